@@ -1,0 +1,6 @@
+//! rollcall: the sync server for apps that work offline.
+
+pub mod clock;
+pub mod digest;
+pub mod model;
+pub mod schema;

@@ -1,0 +1,81 @@
+//! The words of the protocol as types. Known to every module, knows none.
+
+mod row;
+mod time;
+mod value;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub use row::{EarlierState, Life, RowKey, Stored};
+pub use time::{Precision, Spelt, TimeError, Timestamp};
+pub use value::Value;
+
+/// Whose data it is: the unit of sync, of locking, of versions and of sharding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Owner(pub Uuid);
+
+/// One installation of an app, as its token names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DeviceId(pub Uuid);
+
+/// A number that rises each time an owner's lock changes hands; within 2^53.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fence(pub u64);
+
+/// A state of one owner's data: a number that every write transaction raises.
+///
+/// - Bounds: within 2^53, so that JavaScript holds it exactly. The upper 13 bits are the owner's
+///   epoch, which a restore from backup raises; the lower 40 count transactions.
+/// - To clients it is opaque. It is never 0 once the owner exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Version(pub u64);
+
+impl Version {
+    const COUNTER_BITS: u32 = 40;
+
+    /// The first version of an owner in `epoch`.
+    pub const fn first(epoch: u16) -> Self {
+        Self(((epoch as u64) << Self::COUNTER_BITS) | 1)
+    }
+
+    /// The version after this one, in the same epoch.
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// Which restore of the database this version belongs to.
+    pub const fn epoch(self) -> u16 {
+        (self.0 >> Self::COUNTER_BITS) as u16
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

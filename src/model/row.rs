@@ -1,0 +1,131 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{DeviceId, Timestamp, Value, Version};
+
+/// The key of a row: a UUID made by the device that made the row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RowKey(pub Uuid);
+
+impl RowKey {
+    /// Reads the one spelling the wire allows: 36 characters with hyphens, either case.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 36 {
+            return None; // the uuid crate also reads braces, URNs and bare hex: one row, one spelling
+        }
+        Uuid::try_parse(text).ok().map(Self)
+    }
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What the server holds of one key: a live row, or the tombstone of a deleted one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// The version of the transaction that last changed it.
+    pub version: Version,
+    /// The version of the transaction that made it (made it again, if it had been deleted).
+    pub created: Version,
+    /// When it last changed; of a tombstone, when it was deleted.
+    pub last_update: Timestamp,
+    /// The device that made it.
+    pub made_by: DeviceId,
+    /// The device that last changed it.
+    pub changed_by: DeviceId,
+    /// Earlier lives of a row that was deleted and made again, oldest first; nearly always none.
+    pub lives: Vec<Life>,
+    /// Devices beside its maker and the last one to change it that wrote it, or were told of it ahead of their
+    /// cursors; nearly always none.
+    pub writers: Vec<DeviceId>,
+    /// One value for each declared column, in declared order; `None` is a tombstone.
+    pub values: Option<Vec<Value>>,
+}
+
+/// A state of a row that was replaced.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EarlierState {
+    /// The version of the transaction that made it so.
+    pub version: Version,
+    /// When it became so.
+    pub last_update: Timestamp,
+    /// The device that made it so.
+    pub changed_by: DeviceId,
+    /// One value for each declared column.
+    pub values: Vec<Value>,
+}
+
+/// A time in which a row was there, in versions: from `made` on, until `deleted`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The version that made it.
+    pub made: Version,
+    /// The version that deleted it.
+    pub deleted: Version,
+}
+
+/// More earlier lives, or more writers, than this are not told apart: see [`Stored::existed_at`].
+const REMEMBERED_MAX: usize = 16;
+
+impl Stored {
+    /// Whether the row was there at a version: what a device whose cursor stands there knows of.
+    ///
+    /// Where too many lives were lived to remember each, it says yes: a deletion told in vain does no harm.
+    pub fn existed_at(&self, version: Version) -> bool {
+        let in_this_life = self.created <= version && !(self.is_tombstone() && self.version <= version);
+        in_this_life || self.lives.iter().any(|life| life.made <= version && version < life.deleted)
+    }
+
+    /// Whether the device ever wrote the row or was told of it, and so may know of it ahead of its cursor.
+    ///
+    /// Where too many devices did to remember each, it says yes.
+    pub fn may_be_known_to(&self, device: DeviceId) -> bool {
+        self.made_by == device
+            || self.changed_by == device
+            || self.writers.contains(&device)
+            || self.writers.len() >= REMEMBERED_MAX
+    }
+
+    /// The writers to remember once the row is another's, made and last changed by these.
+    pub fn writers_before(&self, made_by: DeviceId, changed_by: DeviceId) -> Vec<DeviceId> {
+        let mut writers = self.writers.clone();
+        for writer in [self.made_by, self.changed_by] {
+            let named = writer == made_by || writer == changed_by || writers.contains(&writer);
+            if !named && writers.len() < REMEMBERED_MAX {
+                writers.push(writer);
+            }
+        }
+        writers
+    }
+
+    /// The same row, known to one more device.
+    pub fn known_to(&self, device: DeviceId) -> Self {
+        let mut row = self.clone();
+        if !row.may_be_known_to(device) {
+            row.writers.push(device);
+        }
+        row
+    }
+
+    /// The lives to remember once this tombstone is made a row again.
+    pub fn lives_before(&self) -> Vec<Life> {
+        let mut lives = self.lives.clone();
+        lives.push(Life { made: self.created, deleted: self.version });
+        if lives.len() > REMEMBERED_MAX {
+            let second = lives.remove(1);
+            lives[0].deleted = second.deleted;
+        }
+        lives
+    }
+
+    /// Whether this is the memory of a deleted row.
+    pub fn is_tombstone(&self) -> bool {
+        self.values.is_none()
+    }
+}

@@ -1,0 +1,269 @@
+//! What the apps store: `schema.toml` read into declared tables. Knows nobody but the model.
+
+mod column;
+mod declare;
+mod names;
+mod read;
+mod write;
+
+use std::collections::HashMap;
+
+use crate::model::{Precision, Timestamp, Value};
+
+pub use declare::{Fault, SchemaError};
+pub use read::ValueSeed;
+pub use write::WireValue;
+
+/// Every declared table, and how times are written.
+#[derive(Clone, Debug)]
+pub struct Schema {
+    /// How finely times are kept and how they are spelt.
+    pub precision: Precision,
+    tables: Vec<Table>,
+    by_name: HashMap<String, TableId>,
+    parents_first: Vec<TableId>,
+}
+
+/// A declared table's place in its schema; only good with the schema that gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableId(usize);
+
+impl TableId {
+    /// The place in [`Schema::tables`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// One declared table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// Its place in the schema.
+    pub id: TableId,
+    /// As the wire and SQL spell it.
+    pub name: String,
+    /// The name of its key column (`bid`, `icid`, `id`, …).
+    pub key: String,
+    /// Who wins a true conflict.
+    pub policy: Policy,
+    /// How many earlier states of a row are kept, to find the common ancestor of a conflict.
+    pub history: usize,
+    /// The SQL column that says whose row it is; never on the wire.
+    pub owner_column: String,
+    /// Without the key, in declared order.
+    pub columns: Vec<Column>,
+    /// Columns that the database still has and the app no longer syncs.
+    pub retired: Vec<String>,
+}
+
+impl Table {
+    /// The place of a column among [`Table::columns`].
+    pub fn column(&self, name: &str) -> Option<usize> {
+        // Tables have a handful of columns: a scan beats hashing.
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// The columns that name a row of another table (or of this one), with their places.
+    pub fn references(&self) -> impl Iterator<Item = (usize, TableId)> + '_ {
+        self.columns.iter().enumerate().filter_map(|(at, column)| Some((at, column.references?)))
+    }
+}
+
+/// One declared column.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    /// As the wire and SQL spell it.
+    pub name: String,
+    /// What it holds.
+    pub kind: ColumnType,
+    /// Whether every row must have a value.
+    pub required: bool,
+    /// What a row gets that was added without it.
+    pub default: Option<DefaultValue>,
+    /// Most characters (`text`) or bytes (`json`, `blob`).
+    pub max_length: Option<usize>,
+    /// The table whose key it holds.
+    pub references: Option<TableId>,
+    /// Who wins it under the policy `merge`.
+    pub merge: ColumnMerge,
+}
+
+impl Column {
+    /// The moment as this column holds it: what the default `now` means.
+    pub fn now(&self, now: Timestamp, precision: Precision) -> Value {
+        match self.kind {
+            ColumnType::Date => Value::Date(now.date()),
+            _ => Value::Timestamp(now.truncated(precision)),
+        }
+    }
+}
+
+/// What a column holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColumnType {
+    /// Unicode without U+0000, which PostgreSQL cannot hold.
+    Text,
+    /// 64 bits.
+    Integer,
+    /// Finite, 64 bits.
+    Real,
+    /// Exact, at most 28 digits.
+    Decimal,
+    /// True or false.
+    Boolean,
+    /// A UUID.
+    Uuid,
+    /// An instant.
+    Timestamp,
+    /// A calendar day.
+    Date,
+    /// Any JSON.
+    Json,
+    /// Bytes, as base64.
+    Blob,
+}
+
+impl ColumnType {
+    /// Every type, in the order that people are told of them.
+    pub const ALL: [Self; 10] = [
+        Self::Text,
+        Self::Integer,
+        Self::Real,
+        Self::Decimal,
+        Self::Boolean,
+        Self::Uuid,
+        Self::Timestamp,
+        Self::Date,
+        Self::Json,
+        Self::Blob,
+    ];
+
+    /// As the schema file spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Integer => "integer",
+            Self::Real => "real",
+            Self::Decimal => "decimal",
+            Self::Boolean => "boolean",
+            Self::Uuid => "uuid",
+            Self::Timestamp => "timestamp",
+            Self::Date => "date",
+            Self::Json => "json",
+            Self::Blob => "blob",
+        }
+    }
+}
+
+/// What a row gets that was added without the column.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DefaultValue {
+    /// When the row is added, by the server's clock.
+    Now,
+    /// Always the same.
+    Constant(Value),
+}
+
+/// Who wins a true conflict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// The later `last_update`, the server's on a tie.
+    #[default]
+    Newest,
+    /// What the server holds.
+    Server,
+    /// What the device sends.
+    Client,
+    /// Each column by itself, against the common ancestor.
+    Merge,
+    /// Nobody yet: the server's row stays, and the device is handed both.
+    Manual,
+}
+
+/// Who wins a column that both sides changed, under [`Policy::Merge`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColumnMerge {
+    /// The side with the later `last_update`, the server's on a tie.
+    #[default]
+    Newest,
+    /// The larger value.
+    Max,
+    /// The smaller value.
+    Min,
+    /// The ancestor plus what each side added to it.
+    Sum,
+    /// A `json` list with what either side holds, less what either side took out.
+    Union,
+}
+
+impl ColumnMerge {
+    /// As the schema file spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Newest => "newest",
+            Self::Max => "max",
+            Self::Min => "min",
+            Self::Sum => "sum",
+            Self::Union => "union",
+        }
+    }
+
+    /// Whether a column of that type can be merged so.
+    pub const fn takes(self, kind: ColumnType) -> bool {
+        let number = matches!(kind, ColumnType::Integer | ColumnType::Real | ColumnType::Decimal);
+        match self {
+            Self::Newest => true,
+            Self::Max | Self::Min => number || matches!(kind, ColumnType::Timestamp | ColumnType::Date),
+            Self::Sum => number,
+            Self::Union => matches!(kind, ColumnType::Json),
+        }
+    }
+}
+
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Self; 5] = [Self::Newest, Self::Server, Self::Client, Self::Merge, Self::Manual];
+
+    /// As the schema file spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Newest => "newest",
+            Self::Server => "server",
+            Self::Client => "client",
+            Self::Merge => "merge",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+impl Schema {
+    /// Every table, in declared order.
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
+    }
+
+    /// The table of that name.
+    pub fn table(&self, name: &str) -> Option<&Table> {
+        self.by_name.get(name).map(|id| &self.tables[id.0])
+    }
+
+    /// The table at that place.
+    pub fn at(&self, id: TableId) -> &Table {
+        &self.tables[id.0]
+    }
+
+    /// Every table, those that others refer to before those that refer to them.
+    pub fn parents_first(&self) -> &[TableId] {
+        &self.parents_first
+    }
+
+    /// The columns anywhere that hold keys of `parent`, with their tables.
+    pub fn referrers(&self, parent: TableId) -> impl Iterator<Item = (TableId, usize)> + '_ {
+        self.tables.iter().flat_map(move |table| {
+            table.references().filter(move |(_, to)| *to == parent).map(move |(column, _)| (table.id, column))
+        })
+    }
+}
