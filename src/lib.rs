@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod digest;
 pub mod model;
+pub mod reconcile;
 pub mod schema;

@@ -1,0 +1,28 @@
+use crate::model::{DeviceId, Stored, Version};
+
+/// What a device is told of a row that changed since its cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Net {
+    /// It was made since.
+    Add,
+    /// It was there, and is another now.
+    Update,
+    /// It was there, and is no more.
+    Delete,
+}
+
+/// The net change of a row from a device's cursor until now; `None` if there is nothing to tell.
+///
+/// - `since`: the device's cursor; without one it is told the rows that are there, and drops all others.
+/// - A row that was made and deleted since is not mentioned, unless the device itself wrote to it or was told of
+///   it: it can know the row ahead of its cursor, by its own push, and would keep a ghost.
+pub fn net(row: &Stored, since: Option<Version>, device: DeviceId) -> Option<Net> {
+    let known = since.is_some_and(|since| row.existed_at(since));
+    match (row.is_tombstone(), known) {
+        (false, true) => Some(Net::Update),
+        (false, false) => Some(Net::Add),
+        (true, true) => Some(Net::Delete),
+        (true, false) => (since.is_some() && row.may_be_known_to(device)).then_some(Net::Delete),
+    }
+}

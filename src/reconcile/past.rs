@@ -1,0 +1,65 @@
+use super::rules::{Seen, seen};
+use super::{Context, Incoming};
+use crate::model::{EarlierState, Stored, Timestamp, Value};
+use crate::schema::Policy;
+
+/// What a change that was not made on a row's present state needs to know of the row's past.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Past {
+    /// The row that the device began its edit with; `None` if there was none, or it is no longer known.
+    pub ancestor: Option<Vec<Value>>,
+    /// What others made of the row since, where the last change is the device's own.
+    pub others: Others,
+}
+
+/// What others made of a row after a device had begun its edit, and before the device's own last change.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Others {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The row as the last of them left it, and when that was.
+    Left(Vec<Value>, Timestamp),
+    /// Nobody knows any more.
+    Forgotten,
+}
+
+impl Past {
+    /// Finds it in the states of a row that are still remembered, the latest first.
+    pub fn of(states: Vec<EarlierState>, stored: &Stored, incoming: &Incoming, context: &Context) -> Self {
+        let was_seen = |state: &EarlierState| match (incoming.base, context.base) {
+            (Some(base), _) => state.last_update <= base.truncated(context.precision),
+            (None, Some(base)) => state.version <= base,
+            (None, None) => false,
+        };
+        let began_with = |state: &EarlierState| match incoming.base {
+            Some(base) => state.last_update == base.truncated(context.precision),
+            None => was_seen(state),
+        };
+        // A device that had seen the row deleted began with nothing.
+        let was_there = incoming.base.is_some() || context.base.is_some_and(|base| stored.existed_at(base));
+        let ancestor = states.iter().find(|state| was_there && began_with(state));
+        let ancestor = ancestor.map(|state| state.values.clone());
+
+        let is_whole = stored.version == stored.created
+            || states.last().is_some_and(|oldest| oldest.version <= stored.created);
+        let not_own =
+            states.into_iter().find(|state| state.changed_by != stored.changed_by || was_seen(state));
+        let others = match not_own.filter(|state| state.version >= stored.created) {
+            Some(state) if was_seen(&state) => Others::Nothing,
+            Some(state) => Others::Left(state.values, state.last_update),
+            None if is_whole => Others::Nothing,
+            None => Others::Forgotten,
+        };
+        Self { ancestor, others }
+    }
+}
+
+/// Whether what becomes of an incoming row depends on the row's [`Past`].
+pub fn needs_past(policy: Policy, stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
+    match seen(stored, incoming, context) {
+        Seen::Earlier => true,
+        Seen::Own => policy == Policy::Merge,
+        Seen::Latest | Seen::Untold => false,
+    }
+}

@@ -1,0 +1,366 @@
+use super::merge::merge;
+use super::{
+    Context, Incoming, Operation, Others, Past, Rejection, RejectionCode, Resolution, Settled, Verdict,
+};
+use crate::model::{Stored, Timestamp, Value};
+use crate::schema::{Column, DefaultValue, Policy, Table};
+
+/// Decides what becomes of one incoming row.
+///
+/// - `stored` is what the server holds under the key, as changed by the rows of the same request that
+///   were settled before.
+/// - `past` is what is still known of the row's past, if [`super::needs_past`] says that it matters.
+/// - A stale row is no error: the protocol expects it.
+/// - References are not looked at here: they need other rows.
+pub fn settle(
+    table: &Table,
+    stored: Option<&Stored>,
+    past: &Past,
+    operation: Operation,
+    incoming: &Incoming,
+    context: &Context,
+) -> Settled {
+    match operation {
+        Operation::Delete => settle_delete(table.policy, stored, past, incoming, context),
+        Operation::Add | Operation::Update => {
+            if let Some(rejection) = faulty_value(table, incoming) {
+                return Settled::Rejected(rejection);
+            }
+            let Some(row) = stored else { return settle_unheld(table, operation, incoming, context) };
+            match &row.values {
+                Some(values) => settle_edit(table, row, values, past, operation, incoming, context),
+                None => settle_against_tombstone(table, row, operation, incoming, context),
+            }
+        }
+    }
+}
+
+/// Whether somebody else changed the row since the device saw it.
+pub fn is_conflict(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
+    seen(stored, incoming, context) == Seen::Earlier
+}
+
+/// What a device had seen of a row when it changed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Its present state.
+    Latest,
+    /// An earlier state, and the last change since is its own: its answer was lost. No conflict, but with the
+    /// answer it may have lost what others had changed before that, and what a merge has kept of it.
+    Own,
+    /// An earlier state: this is a true conflict.
+    Earlier,
+    /// The device does not say.
+    Untold,
+}
+
+impl Seen {
+    /// What to note of a conflict that ended so, if it was one.
+    fn conflict(self, resolution: Resolution) -> Option<Resolution> {
+        (self == Self::Earlier).then_some(resolution)
+    }
+}
+
+pub(super) fn seen(row: &Stored, incoming: &Incoming, context: &Context) -> Seen {
+    let knows = match (incoming.base, context.base) {
+        _ if row.version == context.writing => true, // this very request wrote it
+        (None, None) => return Seen::Untold,
+        (Some(base), _) => base.truncated(context.precision) == row.last_update,
+        (None, Some(base)) => row.version <= base,
+    };
+    match knows {
+        true => Seen::Latest,
+        false if row.changed_by == context.device => Seen::Own,
+        false => Seen::Earlier,
+    }
+}
+
+/// Whether the device's change beats the live row as a whole.
+fn beats(policy: Policy, row: &Stored, seen: Seen, at: Option<Timestamp>) -> bool {
+    match (seen, policy) {
+        (Seen::Latest | Seen::Own, _) | (Seen::Earlier, Policy::Client) => true,
+        (Seen::Earlier, Policy::Server | Policy::Manual) => false,
+        (Seen::Untold, _) | (Seen::Earlier, Policy::Newest | Policy::Merge) => is_newer(row, at),
+    }
+}
+
+/// No time given means now, and now is later than anything stored; on a tie the server's row stays.
+fn is_newer(row: &Stored, at: Option<Timestamp>) -> bool {
+    at.is_none_or(|at| at > row.last_update)
+}
+
+fn settle_delete(
+    policy: Policy,
+    stored: Option<&Stored>,
+    past: &Past,
+    incoming: &Incoming,
+    context: &Context,
+) -> Settled {
+    let Some(row) = stored else { return left(Verdict::Absent) };
+    if row.is_tombstone() {
+        return left(Verdict::Same);
+    }
+    let seen = match seen(row, incoming, context) {
+        // What it deletes was joined from its own change and one that it has not seen.
+        Seen::Own if incoming.base.is_some() && past.others != Others::Nothing => Seen::Earlier,
+        seen => seen,
+    };
+    if !beats(policy, row, seen, incoming.last_update) {
+        return Settled::Left {
+            verdict: Verdict::Kept,
+            echo: true,
+            conflict: seen.conflict(Resolution::Kept),
+        };
+    }
+    let tombstone = Stored {
+        version: context.writing,
+        last_update: stamp(incoming.last_update, Some(row.last_update), context),
+        changed_by: context.device,
+        writers: row.writers_before(row.made_by, context.device),
+        values: None,
+        ..row.clone()
+    };
+    Settled::Written {
+        verdict: Verdict::Deleted,
+        row: tombstone,
+        echo: false,
+        conflict: seen.conflict(Resolution::Overwritten),
+    }
+}
+
+/// The server holds nothing under this key.
+fn settle_unheld(table: &Table, operation: Operation, incoming: &Incoming, context: &Context) -> Settled {
+    // An update that was built on a row of ours, or on one that we would have to make up, has nothing to change.
+    // Any other is as good as an add: the seed's clients do not tell the two apart.
+    let unheld_update = operation == Operation::Update
+        && (incoming.base.is_some() || missing_column(table, incoming).is_some());
+    if unheld_update { left(Verdict::Absent) } else { make(table, operation, incoming, None, None, context) }
+}
+
+/// The row was deleted, and the device sends it all the same.
+fn settle_against_tombstone(
+    table: &Table,
+    tombstone: &Stored,
+    operation: Operation,
+    incoming: &Incoming,
+    context: &Context,
+) -> Settled {
+    // A missing time never beats a tombstone: it would bring back a row that the device merely still had.
+    let later = incoming.last_update.is_some_and(|at| at > tombstone.last_update);
+    let seen = seen(tombstone, incoming, context);
+    let revives = match (seen, table.policy) {
+        // The device knew of the deletion. To add the row again is meant; to update it needs to say so by `_base`.
+        (Seen::Latest, _) => operation == Operation::Add || incoming.base.is_some() || later,
+        (Seen::Earlier, Policy::Client) => true,
+        (Seen::Earlier, Policy::Server | Policy::Manual) => false,
+        // That the deletion was its own proves nothing: this may be a request from before it, sent once more.
+        (Seen::Untold | Seen::Own, _) | (Seen::Earlier, Policy::Newest | Policy::Merge) => later,
+    };
+    // Half a row cannot come back: the other half is gone.
+    if revives && missing_column(table, incoming).is_none() {
+        make(table, operation, incoming, Some(tombstone), seen.conflict(Resolution::Overwritten), context)
+    } else {
+        Settled::Left { verdict: Verdict::Gone, echo: false, conflict: seen.conflict(Resolution::Kept) }
+    }
+}
+
+/// The server holds the row, alive.
+fn settle_edit(
+    table: &Table,
+    row: &Stored,
+    values: &[Value],
+    past: &Past,
+    operation: Operation,
+    incoming: &Incoming,
+    context: &Context,
+) -> Settled {
+    let seen = seen(row, incoming, context);
+    let partial = incoming.values.iter().any(Option::is_none);
+    // Whoever adds a row that is there has not heard what it was filled up with.
+    let unknown_rest = partial && (seen != Seen::Latest || operation == Operation::Add);
+
+    let changes =
+        incoming.values.iter().zip(values).any(|(new, old)| new.as_ref().is_some_and(|new| new != old));
+    if !changes {
+        return Settled::Left { verdict: Verdict::Same, echo: unknown_rest, conflict: None };
+    }
+    let theirs = if table.policy == Policy::Merge { to_merge_with(row, values, seen, past) } else { None };
+    let merged = theirs.map(|(theirs, at)| {
+        let newer = incoming.last_update.is_none_or(|own| own > at);
+        let mut merged = merge(&table.columns, past.ancestor.as_deref(), theirs, &incoming.values, newer);
+        // A column that is not sent now stays as an earlier write has left it.
+        for (place, _) in incoming.values.iter().enumerate().filter(|(_, given)| given.is_none()) {
+            merged.values[place] = values[place].clone();
+        }
+        merged
+    });
+    // `_base` tells for sure that the device has not seen what came of its own change. A version does not: the
+    // answer may have come, and the cursor be behind for what others wrote in between.
+    let is_sure = seen == Seen::Earlier || incoming.base.is_some();
+    let is_replay = merged.as_ref().is_some_and(|merged| merged.values == values)
+        && seen == Seen::Own
+        && matches!(past.others, Others::Left(..))
+        && (is_sure || incoming.last_update.is_none_or(|at| at <= row.last_update));
+    if is_replay {
+        // What it sent is in the row already, as far as it ever will be: it was merged before.
+        return Settled::Left { verdict: Verdict::Same, echo: true, conflict: None };
+    }
+    let (verdict, new_values, conflict) = if let Some(merged) = merged.filter(|_| is_sure) {
+        let lost = merged.contested;
+        if merged.values == values {
+            let conflict = lost.then_some(Resolution::Kept);
+            return Settled::Left { verdict: Verdict::Kept, echo: true, conflict };
+        }
+        (Verdict::Merged, merged.values, lost.then_some(Resolution::Merged))
+    } else if beats(table.policy, row, seen, incoming.last_update) {
+        let overlaid =
+            incoming.values.iter().zip(values).map(|(new, old)| new.as_ref().unwrap_or(old).clone());
+        (Verdict::Updated, overlaid.collect(), seen.conflict(Resolution::Overwritten))
+    } else {
+        return Settled::Left {
+            verdict: Verdict::Kept,
+            echo: true,
+            conflict: seen.conflict(Resolution::Kept),
+        };
+    };
+    if let Some(rejection) = too_large(&new_values, context) {
+        return Settled::Rejected(rejection);
+    }
+    let updated = Stored {
+        version: context.writing,
+        created: row.created,
+        last_update: stamp(incoming.last_update, Some(row.last_update), context),
+        made_by: row.made_by,
+        changed_by: context.device,
+        lives: row.lives.clone(),
+        writers: row.writers_before(row.made_by, context.device),
+        values: Some(new_values),
+    };
+    Settled::Written { verdict, row: updated, echo: unknown_rest || verdict == Verdict::Merged, conflict }
+}
+
+/// What a change of the row is to be merged with, and when that was made; `None` if it is not to be merged.
+fn to_merge_with<'a>(
+    row: &'a Stored,
+    values: &'a [Value],
+    seen: Seen,
+    past: &'a Past,
+) -> Option<(&'a [Value], Timestamp)> {
+    match (seen, &past.others) {
+        (Seen::Latest | Seen::Untold, _) | (Seen::Own, Others::Nothing) => None,
+        // Its own change was merged with this, and it knows nothing of that: merged once more from the start, a
+        // change counts once, however often it is sent.
+        (Seen::Own, Others::Left(theirs, at)) => Some((theirs, *at)),
+        (Seen::Own, Others::Forgotten) | (Seen::Earlier, _) => Some((values, row.last_update)),
+    }
+}
+
+fn left(verdict: Verdict) -> Settled {
+    Settled::Left { verdict, echo: false, conflict: None }
+}
+
+/// Makes the row anew, with defaults for what the device left out.
+fn make(
+    table: &Table,
+    operation: Operation,
+    incoming: &Incoming,
+    tombstone: Option<&Stored>,
+    conflict: Option<Resolution>,
+    context: &Context,
+) -> Settled {
+    if let Some(place) = missing_column(table, incoming) {
+        return Settled::Rejected(required_missing(&table.columns[place], place));
+    }
+    let values: Vec<Value> = incoming
+        .values
+        .iter()
+        .zip(&table.columns)
+        .map(|(given, column)| given.clone().unwrap_or_else(|| default_of(column, context)))
+        .collect();
+    if let Some(rejection) = too_large(&values, context) {
+        return Settled::Rejected(rejection);
+    }
+    // What an add leaves out and has no default for is empty on the device too. Not so what an update leaves
+    // out, nor what the device still has of a row that was deleted here.
+    let in_part = operation == Operation::Update || tombstone.is_some();
+    let echo = incoming
+        .values
+        .iter()
+        .zip(&values)
+        .any(|(given, made)| given.is_none() && (in_part || !made.is_null()));
+    let row = Stored {
+        version: context.writing,
+        created: context.writing,
+        last_update: stamp(incoming.last_update, tombstone.map(|row| row.last_update), context),
+        made_by: context.device,
+        changed_by: context.device,
+        lives: tombstone.map(Stored::lives_before).unwrap_or_default(),
+        writers: tombstone.map(|row| row.writers_before(context.device, context.device)).unwrap_or_default(),
+        values: Some(values),
+    };
+    Settled::Written { verdict: Verdict::Added, row, echo, conflict }
+}
+
+/// When a change counts as made: as told, but never later than now, and later than what it replaces.
+///
+/// The second rule outdoes the first, so that (key, `last_update`) names one state of one row.
+fn stamp(told: Option<Timestamp>, replaced: Option<Timestamp>, context: &Context) -> Timestamp {
+    let at = told.map_or(context.now, |at| at.min(context.now)).truncated(context.precision);
+    match replaced {
+        Some(old) => at.max(old.shifted(context.precision.unit_ms())),
+        None => at,
+    }
+}
+
+fn default_of(column: &Column, context: &Context) -> Value {
+    match &column.default {
+        None => Value::Null,
+        Some(DefaultValue::Constant(value)) => value.clone(),
+        Some(DefaultValue::Now) => column.now(context.now, context.precision),
+    }
+}
+
+/// The first required column that a new row would have no value for.
+fn missing_column(table: &Table, incoming: &Incoming) -> Option<usize> {
+    table
+        .columns
+        .iter()
+        .zip(&incoming.values)
+        .position(|(column, given)| column.required && column.default.is_none() && given.is_none())
+}
+
+/// The first value that its column cannot take, whatever the row was before.
+fn faulty_value(table: &Table, incoming: &Incoming) -> Option<Rejection> {
+    table.columns.iter().zip(&incoming.values).enumerate().find_map(|(place, (column, given))| {
+        let value = given.as_ref()?;
+        if value.is_null() && column.required {
+            return Some(required_missing(column, place));
+        }
+        column.over_length(value).map(|length| Rejection {
+            code: RejectionCode::TooLong,
+            column: Some(place),
+            detail: format!(
+                "{} has a length of {length}, the most is {}",
+                column.name,
+                column.max_length.unwrap_or(length)
+            ),
+        })
+    })
+}
+
+fn required_missing(column: &Column, place: usize) -> Rejection {
+    Rejection {
+        code: RejectionCode::RequiredMissing,
+        column: Some(place),
+        detail: format!("{} is required", column.name),
+    }
+}
+
+fn too_large(values: &[Value], context: &Context) -> Option<Rejection> {
+    let bytes: usize = values.iter().map(Value::weight).sum();
+    (bytes > context.row_bytes_max).then(|| Rejection {
+        code: RejectionCode::RowTooLarge,
+        column: None,
+        detail: format!("the row has {bytes} bytes, the most is {}", context.row_bytes_max),
+    })
+}
