@@ -5,3 +5,4 @@ pub mod digest;
 pub mod model;
 pub mod reconcile;
 pub mod schema;
+pub mod storage;

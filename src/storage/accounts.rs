@@ -1,0 +1,73 @@
+//! Users and devices, as an engine keeps them. What they mean is `accounts`' business.
+
+use uuid::Uuid;
+
+use super::StorageResult;
+use crate::model::{DeviceId, Owner, Timestamp};
+
+/// One person who may log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Made when the user registered.
+    pub id: Uuid,
+    /// Lower case; no two users share one.
+    pub email: String,
+    /// In the PHC string format.
+    pub password_hash: String,
+    /// Whose rows this user syncs; several users may share one owner.
+    pub owner: Owner,
+    /// When the user registered.
+    pub created_at: Timestamp,
+}
+
+/// One installation of an app that logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Made at log-in.
+    pub id: DeviceId,
+    /// Whose device it is.
+    pub user: Uuid,
+    /// The owner of that user.
+    pub owner: Owner,
+    /// As the app calls it: "Anna's phone".
+    pub name: String,
+    /// When it first logged in.
+    pub created_at: Timestamp,
+    /// From when on its token is refused.
+    pub expires_at: Timestamp,
+}
+
+/// SHA-256 of a device's token: the token itself is never kept.
+pub type TokenHash = [u8; 32];
+
+/// Users and devices, as an engine keeps them.
+pub trait AccountStore: Send + Sync {
+    /// Adds a user; `false` if the email is taken.
+    fn add_user(&self, user: &User) -> StorageResult<bool>;
+
+    /// The user of that (lower-case) email.
+    fn user(&self, email: &str) -> StorageResult<Option<User>>;
+
+    /// Every user, by email.
+    fn users(&self) -> StorageResult<Vec<User>>;
+
+    /// Replaces a password hash.
+    fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()>;
+
+    /// Removes a user with all its devices; its owner's rows stay. `false` if there is none.
+    fn remove_user(&self, email: &str) -> StorageResult<bool>;
+
+    /// Adds a device, or gives a known device of the same user a new token, name and expiry.
+    ///
+    /// `false` if the id is another user's.
+    fn put_device(&self, device: &Device, token: &TokenHash) -> StorageResult<bool>;
+
+    /// The device that a token belongs to, expired or not.
+    fn device(&self, token: &TokenHash) -> StorageResult<Option<Device>>;
+
+    /// A user's devices, oldest first.
+    fn devices(&self, user: Uuid) -> StorageResult<Vec<Device>>;
+
+    /// Forgets a device's token; `false` if the user has no such device.
+    fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool>;
+}

@@ -1,0 +1,333 @@
+//! The contract between the protocol and whatever keeps the data.
+//!
+//! What every engine promises, each with a test in `tests/storage.rs`:
+//! - A transaction is begun for one owner, so no statement can forget whose rows it touches.
+//! - A reader sees one snapshot, however long it takes and whatever writers do meanwhile.
+//! - A writer holds its owner alone: versions are numbered in the order of commits.
+//! - Work that ends in an error, or panics, leaves nothing behind.
+//! - [`Storage::run_write`] returns after the engine made the work durable.
+//!
+//! Everything here blocks; `http` calls it off the reactor.
+
+pub mod accounts;
+pub mod records;
+pub mod sqlite;
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::digest::{Digest, Seed};
+use crate::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Timestamp, Version};
+use crate::schema::TableId;
+
+pub use accounts::AccountStore;
+pub use records::{Conflict, GivenAnswer, Side};
+
+/// What a storage call ends in.
+pub type StorageResult<T> = Result<T, StorageError>;
+
+/// Why storage could not do its work. An outcome that the protocol expects is no error.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Another writer held the engine for longer than `busy_wait_ms`.
+    #[error("the database stayed busy")]
+    Busy,
+    /// The disk, or the database's own limit, is full.
+    #[error("the database is full: {0}")]
+    Full(String),
+    /// Everything else; the cause goes to the log, never to a client.
+    #[error("the database failed")]
+    Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What is known of one owner as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnerState {
+    /// The version of the last transaction that changed anything.
+    pub version: Version,
+    /// Changes up to here may have been forgotten: older cursors have expired.
+    pub horizon: Version,
+    /// Live rows.
+    pub rows: u64,
+    /// About how many bytes the live rows take.
+    pub bytes: u64,
+    /// The secret in the owner's digests; `None` until something is written for it.
+    pub seed: Option<Seed>,
+}
+
+/// One owner's rows as of one moment.
+pub trait ReadTxn {
+    /// The owner as of this moment.
+    fn state(&self) -> OwnerState;
+
+    /// Tells `each` the live rows of a table: phase 1, the roll call.
+    ///
+    /// - Shape: by key ascending, beginning after `after`, at most `rows_max`.
+    /// - Units: `last_update` is milliseconds since 1970, UTC.
+    fn manifest(
+        &mut self,
+        table: TableId,
+        after: Option<RowKey>,
+        rows_max: usize,
+        each: &mut dyn FnMut(RowKey, Timestamp),
+    ) -> StorageResult<()>;
+
+    /// What is held of each key, in the order asked; `None` where nothing ever was.
+    fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>>;
+
+    /// What each table holds, in declared order.
+    fn digests(&mut self) -> StorageResult<Vec<Digest>>;
+
+    /// Tells `each` what changed after `after`, up to `upto`, until it answers `false`.
+    ///
+    /// - Shape: by version, then table, then key, tombstones too; each row as it is now.
+    fn changes(&mut self, after: ChangeMark, upto: Version, each: &mut ChangeSink<'_>) -> StorageResult<()>;
+
+    /// The earlier states of a row that are still remembered, the latest first.
+    fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>>;
+
+    /// The answer that a device was given under an idempotency key.
+    fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>>;
+
+    /// Conflicts, newest first.
+    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>>;
+
+    /// One conflict.
+    fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>>;
+
+    /// The keys of the live rows of `table` whose `column` holds `parent`, in no order, at most `rows_max`.
+    fn referring(
+        &mut self,
+        table: TableId,
+        column: usize,
+        parent: RowKey,
+        rows_max: usize,
+    ) -> StorageResult<Vec<RowKey>>;
+}
+
+/// One owner's rows, held alone until the work ends.
+pub trait WriteTxn: ReadTxn {
+    /// Writes rows and tombstones in place of what was held. A key comes at most once.
+    ///
+    /// The caller orders its calls: live rows with parents before their children, then tombstones with
+    /// children before their parents. Rows of one table may refer to each other in any order.
+    fn put(&mut self, table: TableId, rows: &[(RowKey, &Stored)]) -> StorageResult<()>;
+
+    /// Says what the owner is as a whole once the work is done, and its tables' digests where they changed.
+    ///
+    /// `now` dates the version, so that a purge can tell how old a tombstone is.
+    fn advance(
+        &mut self,
+        state: OwnerState,
+        digests: &[(TableId, Digest)],
+        now: Timestamp,
+    ) -> StorageResult<()>;
+
+    /// Remembers states that are about to be replaced, and forgets all but the newest `states_max` of each row.
+    fn remember(
+        &mut self,
+        table: TableId,
+        rows: &[(RowKey, &Stored)],
+        states_max: usize,
+    ) -> StorageResult<()>;
+
+    /// Notes a conflict; one that is noted already stays as it is.
+    fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()>;
+
+    /// Notes that the loser of a conflict was brought back.
+    fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()>;
+
+    /// Keeps an answer under an idempotency key, and forgets all but the newest `answers_max` of the device.
+    fn keep_answer(
+        &mut self,
+        device: DeviceId,
+        key: &str,
+        answer: &GivenAnswer,
+        answers_max: usize,
+    ) -> StorageResult<()>;
+
+    /// Notes up to where a device has seen everything, and that it lives.
+    fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()>;
+
+    /// Forgets up to where a device has seen everything: it was signed out, and holds no tombstone back.
+    fn forget_device(&mut self, device: DeviceId) -> StorageResult<()>;
+
+    /// Forgets what is old, at most about `rows_max` entries of each kind; says whether that was all.
+    fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged>;
+}
+
+/// How far changes have been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangeMark {
+    /// All changes of earlier versions have been told.
+    pub version: Version,
+    /// Of this version, those up to here have been told; `None` is all of them.
+    pub within: Option<(TableId, RowKey)>,
+}
+
+/// Takes one changed row; answers whether to go on.
+pub type ChangeSink<'a> = dyn FnMut(TableId, RowKey, Stored) -> bool + 'a;
+
+/// Which conflicts to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedConflicts {
+    /// Only of this table.
+    pub table: Option<TableId>,
+    /// Only of this row.
+    pub key: Option<RowKey>,
+    /// Only those after this one.
+    pub after: Option<(Timestamp, Uuid)>,
+    /// At most so many.
+    pub rows_max: usize,
+}
+
+/// What is old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PurgeTerms {
+    /// Now, by the server's clock.
+    pub now: Timestamp,
+    /// Tombstones of before may go, and earlier states of rows.
+    pub tombstones_before: Timestamp,
+    /// Devices that were not heard of since do not hold a tombstone back.
+    pub devices_before: Timestamp,
+    /// Conflicts of before may go.
+    pub conflicts_before: Timestamp,
+    /// Answers of before may go.
+    pub answers_before: Timestamp,
+}
+
+/// What a purge forgot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Purged {
+    /// Tombstones.
+    pub tombstones: u64,
+    /// Earlier states, conflicts and answers.
+    pub records: u64,
+    /// Whether more is old.
+    pub more: bool,
+}
+
+impl Purged {
+    /// Whether there was anything to forget.
+    pub const fn is_nothing(&self) -> bool {
+        self.tombstones == 0 && self.records == 0
+    }
+}
+
+impl std::ops::AddAssign for Purged {
+    fn add_assign(&mut self, other: Self) {
+        self.tombstones += other.tombstones;
+        self.records += other.records;
+        self.more = other.more;
+    }
+}
+
+/// Whether a piece of work wants to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Make it durable.
+    Commit,
+    /// Leave nothing of it.
+    Undo,
+}
+
+/// Work inside a read transaction, as engines take it.
+pub type ReadWork<'a> = &'a mut dyn FnMut(&mut dyn ReadTxn) -> StorageResult<()>;
+
+/// Work inside a write transaction, as engines take it. An engine may run it again from the start.
+pub type WriteWork<'a> = &'a mut (dyn FnMut(&mut dyn WriteTxn) -> StorageResult<Outcome> + Send);
+
+/// An engine.
+pub trait Storage: Send + Sync {
+    /// Runs `work` over one snapshot; an owner never seen before has no rows and the first version.
+    fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()>;
+
+    /// Runs `work` with the owner to itself. Returns once it is durable or undone.
+    fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()>;
+
+    /// Whether the engine can read now.
+    fn ready(&self) -> StorageResult<()>;
+
+    /// Every owner after `after`, by id, at most `owners_max`.
+    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>>;
+
+    /// Users and devices.
+    fn accounts(&self) -> Arc<dyn AccountStore>;
+
+    /// The first fence of this run; above every fence of earlier runs.
+    fn first_fence(&self) -> Fence;
+}
+
+/// Whatever can forget what is old: an engine, or a database whose schema is not at hand.
+pub trait Forgetful {
+    /// Every owner after `after`, by id, at most `owners_max`.
+    fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>>;
+
+    /// Forgets what is old of one owner in one transaction, as [`WriteTxn::purge`] does.
+    fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged>;
+}
+
+impl Forgetful for dyn Storage + '_ {
+    fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        self.owners(after, owners_max)
+    }
+
+    fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
+        self.write(owner, |txn| txn.purge(terms, rows_max))
+    }
+}
+
+impl dyn Storage + '_ {
+    /// Reads over one snapshot.
+    pub fn read<T, E: From<StorageError>>(
+        &self,
+        owner: Owner,
+        mut work: impl FnMut(&mut dyn ReadTxn) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut result = None;
+        self.run_read(owner, &mut |txn| {
+            result = Some(work(txn));
+            Ok(())
+        })?;
+        result.unwrap_or_else(|| Err(not_run().into()))
+    }
+
+    /// Writes in one transaction: kept if `work` ends well, else undone.
+    pub fn write<T: Send, E: From<StorageError> + Send>(
+        &self,
+        owner: Owner,
+        work: impl FnMut(&mut dyn WriteTxn) -> Result<T, E> + Send,
+    ) -> Result<T, E> {
+        self.attempt(owner, Outcome::Commit, work)
+    }
+
+    /// Does what `write` would, and keeps nothing of it.
+    pub fn rehearse<T: Send, E: From<StorageError> + Send>(
+        &self,
+        owner: Owner,
+        work: impl FnMut(&mut dyn WriteTxn) -> Result<T, E> + Send,
+    ) -> Result<T, E> {
+        self.attempt(owner, Outcome::Undo, work)
+    }
+
+    fn attempt<T: Send, E: From<StorageError> + Send>(
+        &self,
+        owner: Owner,
+        if_well: Outcome,
+        mut work: impl FnMut(&mut dyn WriteTxn) -> Result<T, E> + Send,
+    ) -> Result<T, E> {
+        let mut result = None;
+        self.run_write(owner, &mut |txn| {
+            let ended = work(txn);
+            let outcome = if ended.is_ok() { if_well } else { Outcome::Undo };
+            result = Some(ended);
+            Ok(outcome)
+        })?;
+        result.unwrap_or_else(|| Err(not_run().into()))
+    }
+}
+
+fn not_run() -> StorageError {
+    StorageError::Engine("the engine did not run the work".into())
+}

@@ -1,0 +1,117 @@
+//! What an engine keeps beside the rows: states that were replaced, conflicts, answers given.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::ser::{SerializeMap, Serializer};
+use uuid::Uuid;
+
+use crate::model::{DeviceId, Precision, RowKey, Timestamp, Value, Version};
+use crate::reconcile::Resolution;
+use crate::schema::WireValue;
+use crate::schema::{Policy, Table, TableId, ValueSeed};
+
+/// A true conflict, and how it ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conflict {
+    /// Made from what it is about: the same loss again is not noted again.
+    pub id: Uuid,
+    /// When it was settled, by the server's clock.
+    pub at: Timestamp,
+    /// Which table.
+    pub table: TableId,
+    /// Which row.
+    pub key: RowKey,
+    /// The policy that settled it.
+    pub policy: Policy,
+    /// How it ended.
+    pub resolution: Resolution,
+    /// The row that both sides began with, if it was still known.
+    pub base: Option<Vec<Value>>,
+    /// What the server held.
+    pub stored: Side,
+    /// What the device sent.
+    pub incoming: Side,
+    /// When the loser was brought back, if it was.
+    pub restored_at: Option<Timestamp>,
+}
+
+/// One side of a conflict.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Side {
+    /// The columns that were told, by place; `None` is a deletion.
+    pub values: Option<Vec<Option<Value>>>,
+    /// When it was made.
+    pub last_update: Timestamp,
+    /// Who made it.
+    pub device: DeviceId,
+}
+
+/// An answer that was given, for the device that may not have got it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenAnswer {
+    /// SHA-256 of the request's body.
+    pub body_hash: [u8; 32],
+    /// The body of the answer.
+    pub body: Vec<u8>,
+    /// The owner's version when it was given.
+    pub version: Version,
+    /// When it was given.
+    pub at: Timestamp,
+}
+
+/// Writes some columns of a row down as JSON, in full precision and by name: tables gain and lose columns.
+pub fn write_columns(table: &Table, values: &[Option<Value>]) -> String {
+    let mut text = Vec::new();
+    let mut json = serde_json::Serializer::new(&mut text);
+    let written = json.serialize_map(None).and_then(|mut map| {
+        for (column, value) in table.columns.iter().zip(values) {
+            if let Some(value) = value {
+                map.serialize_entry(&column.name, &WireValue { value, precision: Precision::Milliseconds })?;
+            }
+        }
+        map.end()
+    });
+    // Only a `json` column that another program filled with something else cannot be written.
+    written.ok().and_then(|()| String::from_utf8(text).ok()).unwrap_or_else(|| "{}".into())
+}
+
+/// Reads what [`write_columns`] wrote; a column that the table has lost is passed over.
+pub fn read_columns(table: &Table, text: &str) -> serde_json::Result<Vec<Option<Value>>> {
+    ColumnsSeed(table).deserialize(&mut serde_json::Deserializer::from_str(text))
+}
+
+struct ColumnsSeed<'a>(&'a Table);
+
+impl<'de> DeserializeSeed<'de> for ColumnsSeed<'_> {
+    type Value = Vec<Option<Value>>;
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ColumnsSeed<'_> {
+    type Value = Vec<Option<Value>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("columns by name")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut values = vec![None; self.0.columns.len()];
+        while let Some(name) = map.next_key::<String>()? {
+            match self.0.column(&name) {
+                Some(place) => {
+                    let column = &self.0.columns[place];
+                    let seed =
+                        ValueSeed { column, precision: Precision::Milliseconds, json_depth_max: usize::MAX };
+                    values[place] = Some(map.next_value_seed(seed)?);
+                }
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(values)
+    }
+}

@@ -1,0 +1,158 @@
+use std::path::Path;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, OpenFlags, params};
+
+use uuid::Uuid;
+
+use super::migrate::{self, migrate};
+use super::{OpenError, accounts, statements, values};
+use crate::model::{DeviceId, Owner};
+use crate::storage::accounts::{AccountStore, Device, TokenHash, User};
+use crate::storage::{StorageError, StorageResult};
+
+/// The connections to one SQLite file: one that writes, a pool that reads.
+pub struct Connections {
+    /// SQLite admits one writer, so requests queue here and not inside SQLite, where they would poll.
+    writer: Mutex<Connection>,
+    readers: r2d2::Pool<SqliteConnectionManager>,
+    busy_wait: Duration,
+}
+
+/// Earlier libraries can corrupt a database in WAL mode (the WAL-reset race, fixed in 3.51.3).
+const SQLITE_VERSION_MIN: i32 = 3_051_003;
+
+/// Statements that a connection keeps ready; a schema of 100 tables needs about 500.
+const STATEMENTS_CACHED: usize = 512;
+
+impl Connections {
+    /// Opens the file, makes it if it is not there, and brings rollcall's own tables up to date.
+    ///
+    /// - `busy_wait`: how long a writer waits for its turn, a reader for a connection.
+    /// - Errors: [`OpenError`] says what to do about it.
+    pub fn open(path: &Path, busy_wait: Duration, readers_max: u32) -> Result<Self, OpenError> {
+        if rusqlite::version_number() < SQLITE_VERSION_MIN {
+            return Err(OpenError::SqliteTooOld(rusqlite::version().to_owned()));
+        }
+        let in_file = |error| OpenError::of(path, &error);
+        let mut writer = Connection::open(path).map_err(in_file)?;
+        prepare(&writer, busy_wait).map_err(in_file)?;
+        // Both survive in the file or matter to the writer alone. FULL: an acknowledged write is on the disk.
+        writer.pragma_update(None, "journal_mode", "WAL").map_err(in_file)?;
+        writer.pragma_update(None, "synchronous", "FULL").map_err(in_file)?;
+        migrate(&mut writer, path)?;
+
+        let manager = SqliteConnectionManager::file(path).with_init(move |reader| {
+            prepare(reader, busy_wait)?;
+            reader.pragma_update(None, "query_only", true)
+        });
+        let readers = r2d2::Pool::builder()
+            .max_size(readers_max.max(1))
+            .min_idle(Some(1))
+            .connection_timeout(busy_wait)
+            .build(manager)
+            .map_err(OpenError::Pool)?;
+        Ok(Self { writer: Mutex::new(writer), readers, busy_wait })
+    }
+
+    /// Opens a file that is there, only to look at it.
+    pub fn look(path: &Path, busy_wait: Duration) -> Result<Connection, OpenError> {
+        let in_file = |error| OpenError::of(path, &error);
+        // A connection that could not write would leave the files behind that it makes beside the database.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags).map_err(in_file)?;
+        prepare(&conn, busy_wait).map_err(in_file)?;
+        conn.pragma_update(None, "query_only", true).map_err(in_file)?;
+        migrate::done(&conn, path)?;
+        Ok(conn)
+    }
+
+    /// Works with the connection that writes before anyone else does.
+    pub(super) fn preparing<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, OpenError>,
+    ) -> Result<T, OpenError> {
+        work(&mut self.writer.lock())
+    }
+
+    /// Every owner after `after`, by id, at most `owners_max`.
+    pub(super) fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        // Every id is greater than the empty blob.
+        let after = after.as_ref().map_or(&[][..], |owner| owner.0.as_bytes());
+        self.reading(|conn| {
+            let mut statement = conn.prepare_cached(statements::OWNERS)?;
+            let owners = statement.query_map(params![after, owners_max as i64], |row| {
+                Ok(Owner(values::uuid(row.get_ref(0)?)?))
+            })?;
+            Ok(owners.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Works with the connection that writes, alone.
+    pub(super) fn writing<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> StorageResult<T>,
+    ) -> StorageResult<T> {
+        let mut writer = self.writer.try_lock_for(self.busy_wait).ok_or(StorageError::Busy)?;
+        work(&mut writer)
+    }
+
+    /// Works with a connection that reads.
+    pub(super) fn reading<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> StorageResult<T>,
+    ) -> StorageResult<T> {
+        let mut reader = self.readers.get().map_err(|_| StorageError::Busy)?;
+        work(&mut reader)
+    }
+}
+
+impl AccountStore for Connections {
+    fn add_user(&self, user: &User) -> StorageResult<bool> {
+        self.writing(|conn| Ok(accounts::add_user(conn, user)?))
+    }
+
+    fn user(&self, email: &str) -> StorageResult<Option<User>> {
+        self.reading(|conn| Ok(accounts::user(conn, email)?))
+    }
+
+    fn users(&self) -> StorageResult<Vec<User>> {
+        self.reading(|conn| Ok(accounts::users(conn)?))
+    }
+
+    fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()> {
+        self.writing(|conn| Ok(accounts::set_password_hash(conn, user, hash)?))
+    }
+
+    fn remove_user(&self, email: &str) -> StorageResult<bool> {
+        self.writing(|conn| Ok(accounts::remove_user(conn, email)?))
+    }
+
+    fn put_device(&self, device: &Device, token: &TokenHash) -> StorageResult<bool> {
+        self.writing(|conn| Ok(accounts::put_device(conn, device, token)?))
+    }
+
+    fn device(&self, token: &TokenHash) -> StorageResult<Option<Device>> {
+        self.reading(|conn| Ok(accounts::device(conn, token)?))
+    }
+
+    fn devices(&self, user: Uuid) -> StorageResult<Vec<Device>> {
+        self.reading(|conn| Ok(accounts::devices(conn, user)?))
+    }
+
+    fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {
+        self.writing(|conn| Ok(accounts::remove_device(conn, user, device)?))
+    }
+}
+
+/// What every connection needs, since SQLite remembers none of it in the file.
+pub(super) fn prepare(conn: &Connection, busy_wait: Duration) -> rusqlite::Result<()> {
+    conn.busy_timeout(busy_wait)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "trusted_schema", false)?;
+    conn.pragma_update(None, "cell_size_check", true)?;
+    conn.pragma_update(None, "mmap_size", 0)
+}

@@ -1,0 +1,311 @@
+//! The SQLite engine: one writer, many readers, one file.
+
+pub mod tables;
+
+mod accounts;
+mod backup;
+mod connections;
+mod ddl;
+mod held;
+mod migrate;
+mod purge;
+mod records;
+mod restore;
+mod statements;
+mod txn;
+mod values;
+
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
+
+use super::{AccountStore, Outcome, ReadWork, Storage, StorageError, StorageResult, WriteWork};
+use crate::model::{Fence, Owner, Timestamp};
+use crate::schema::Schema;
+use statements::Statements;
+use txn::Txn;
+
+pub use backup::{CopyError, CopySink, CopyStep, backup};
+pub use connections::Connections;
+pub use restore::{Restored, restore};
+
+/// An SQLite file that a server keeps its data in.
+pub struct Sqlite {
+    connections: Arc<Connections>,
+    schema: Arc<Schema>,
+    statements: Statements,
+    first_fence: Fence,
+    /// Held while the server runs: a second one on the same file would give out the same fences.
+    _served: File,
+}
+
+/// Why an SQLite file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The library is one that can lose data.
+    #[error("SQLite {0} is too old: 3.51.3 or later is needed")]
+    SqliteTooOld(String),
+    /// The file cannot be opened, or is no SQLite database.
+    #[error("cannot open the database {}: {reason}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nothing can be written to the file, or beside it.
+    #[error("cannot write the database {}: the file, its folder or the disk is read-only", .0.display())]
+    ReadOnly(PathBuf),
+    /// Another program is in a transaction that does not end.
+    #[error("the database {} is locked by another program", .0.display())]
+    Locked(PathBuf),
+    /// A file beside the database cannot be made, locked or deleted.
+    #[error("cannot use {}: {error}", .path.display())]
+    Beside {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// Another server has the file.
+    #[error("another server uses the database {} already", .0.display())]
+    Served(PathBuf),
+    /// A newer release made tables that this one does not know.
+    #[error(
+        "the database {} is from a newer release of rollcall ({done} migrations, this release knows {known})",
+        .path.display()
+    )]
+    FromNewerRelease {
+        /// The file.
+        path: PathBuf,
+        /// Migrations that have run on the file.
+        done: i64,
+        /// Migrations of this release.
+        known: usize,
+    },
+    /// The schema file and the tables in the database disagree.
+    #[error("the schema does not fit the database, and to make it fit would lose data:\n{}", .0.join("\n"))]
+    SchemaMismatch(Vec<String>),
+    /// No connection for reading.
+    #[error("cannot open the database for reading: {0}")]
+    Pool(r2d2::Error),
+}
+
+impl OpenError {
+    /// What SQLite's refusal of a file means to whoever runs the server.
+    pub fn of(path: &Path, error: &rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => return Self::Locked(path),
+            Some(ErrorCode::ReadOnly) => return Self::ReadOnly(path),
+            _ => {}
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let reason = match folder {
+            _ if path.is_dir() => "it is a folder".to_owned(),
+            Some(folder) if !folder.exists() => format!("there is no folder {}", folder.display()),
+            _ => error.to_string(),
+        };
+        Self::File { path, reason }
+    }
+}
+
+impl Sqlite {
+    /// Fences of a run begin above those of all earlier runs: at the second of its start times this, which
+    /// stays within 2^53. So they do even if an older copy of the file was put back.
+    const FENCES_PER_S: u64 = 1 << 20;
+
+    /// Takes an opened file for a server: locks it, and makes its tables fit the schema.
+    ///
+    /// - `path`: the file that `connections` are open on.
+    /// - `now`: what rows get that are there already when a column with the default `now` is added.
+    /// - Errors: [`OpenError`]; the file is then as it was.
+    pub fn serve(
+        path: &Path,
+        connections: Connections,
+        schema: Arc<Schema>,
+        now: Timestamp,
+    ) -> Result<Self, OpenError> {
+        let served = lock(path)?;
+        let (ids, start) = connections.preparing(|conn| prepare(conn, path, &schema, now))?;
+        Ok(Self {
+            connections: Arc::new(connections),
+            statements: Statements::new(&schema, &ids),
+            schema,
+            first_fence: Fence(start * Self::FENCES_PER_S),
+            _served: served,
+        })
+    }
+}
+
+impl Sqlite {
+    /// What a server would make, add or refuse in the file. Nothing is changed: a file that is not there counts
+    /// as an empty one.
+    pub fn compare(path: &Path, schema: &Schema, busy_wait: Duration) -> Result<tables::Plan, OpenError> {
+        let in_file = |error| OpenError::of(path, &error);
+        let conn = if path.exists() {
+            Connections::look(path, busy_wait)?
+        } else {
+            Connection::open_in_memory().map_err(in_file)?
+        };
+        tables::plan(&conn, schema).map_err(in_file)
+    }
+
+    /// Deletes a database with everything in it, unless a server uses it.
+    pub fn remove(path: &Path) -> Result<(), OpenError> {
+        let _lock = lock(path)?;
+        // The database last: a log without its database would be taken for that of the next one.
+        for suffix in ["-wal", "-shm", ""] {
+            let file = beside(path, suffix);
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(OpenError::Beside { path: file, error });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Sqlite {
+    /// Leaves everything in the one file, so that a copy of it is whole. SQLite does so when the last
+    /// connection closes, but the pool may be opening one right then.
+    fn drop(&mut self) {
+        let moved = self.connections.writing(|conn| {
+            Ok(conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))?)
+        });
+        match moved {
+            Ok(false) => {}
+            // Another program reads. Nothing is lost: the next one to open the file goes on from the log.
+            Ok(true) => tracing::info!("the write-ahead log stays, since another program uses the database"),
+            Err(error) => tracing::warn!(%error, "the write-ahead log could not be moved into the database"),
+        }
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Locks the file beside the database; the system frees it when the process ends, however it ends.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let lock_path = beside(path, ".lock");
+    let failed = |error| OpenError::Beside { path: lock_path.clone(), error };
+    let file = File::create(&lock_path).map_err(failed)?;
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Served(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+    }
+}
+
+/// A server that is just ending, or a process that was just started from one, has the lock a moment longer.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+
+/// Makes the tables fit the schema; gives their numbers in the ledger and the second that this start counts as.
+fn prepare(
+    conn: &mut Connection,
+    path: &Path,
+    schema: &Schema,
+    now: Timestamp,
+) -> Result<(Vec<i64>, u64), OpenError> {
+    let in_file = |error| OpenError::of(path, &error);
+    let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(in_file)?;
+    let plan = tables::plan(&transaction, schema).map_err(in_file)?;
+    if !plan.refusals().is_empty() {
+        return Err(OpenError::SchemaMismatch(plan.refusals().to_vec()));
+    }
+    let numbered = || {
+        plan.apply(&transaction, now)?;
+        let ids = schema.tables().iter().map(|table| table_id(&transaction, &table.name));
+        let ids = ids.collect::<rusqlite::Result<_>>()?;
+        let start: i64 = transaction.query_row(
+            "UPDATE rollcall_meta SET value = max(value + 1, ?1) WHERE name = 'start' RETURNING value",
+            [now.ms() / 1_000],
+            |row| row.get(0),
+        )?;
+        Ok((ids, start.cast_unsigned()))
+    };
+    let numbers = numbered().map_err(in_file)?;
+    transaction.commit().map_err(in_file)?;
+    for line in plan.describe() {
+        tracing::info!("{line}");
+    }
+    Ok(numbers)
+}
+
+fn table_id(conn: &Connection, name: &str) -> rusqlite::Result<i64> {
+    let known = conn
+        .query_row("SELECT id FROM rollcall_table WHERE name = ?1", [name], |row| row.get(0))
+        .optional()?;
+    match known {
+        Some(id) => Ok(id),
+        None => conn.query_row("INSERT INTO rollcall_table (name) VALUES (?1) RETURNING id", [name], |row| {
+            row.get(0)
+        }),
+    }
+}
+
+impl Storage for Sqlite {
+    fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
+        self.connections.reading(|conn| {
+            // The first statement fixes the snapshot; dropping the transaction ends it.
+            let transaction = conn.transaction()?;
+            let mut txn = Txn::begin_read(&transaction, &self.schema, &self.statements, owner)?;
+            work(&mut txn)
+        })
+    }
+
+    fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
+        self.connections.writing(|conn| {
+            // A transaction that begins as a reader can fail at its first write, whatever the busy timeout.
+            let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut txn = Txn::begin_write(&transaction, &self.schema, &self.statements, owner)?;
+            match work(&mut txn)? {
+                Outcome::Commit => transaction.commit()?,
+                Outcome::Undo => transaction.rollback()?,
+            }
+            Ok(())
+        })
+    }
+
+    fn ready(&self) -> StorageResult<()> {
+        self.connections
+            .reading(|conn| Ok(conn.query_row("SELECT 1 FROM rollcall_meta LIMIT 1", [], |_| Ok(()))?))
+    }
+
+    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        self.connections.owners(after, owners_max)
+    }
+
+    fn accounts(&self) -> Arc<dyn AccountStore> {
+        Arc::clone(&self.connections) as Arc<dyn AccountStore>
+    }
+
+    fn first_fence(&self) -> Fence {
+        self.first_fence
+    }
+}
+
+impl From<rusqlite::Error> for StorageError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
+            Some(ErrorCode::DiskFull) => Self::Full(error.to_string()),
+            _ => Self::Engine(Box::new(error)),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::{Connections, statements, txn, values};
+use crate::model::{Owner, RowKey, Timestamp, Version};
+use crate::storage::{Forgetful, OwnerState, PurgeTerms, Purged, StorageResult};
+
+const DAY_MS: i64 = 86_400_000;
+
+/// The day that a moment falls on, counted from 1970.
+pub(super) fn day(at: Timestamp) -> i64 {
+    at.ms().div_euclid(DAY_MS)
+}
+
+/// A purge names none of the application's tables, so a command does it without their schema.
+impl Forgetful for Connections {
+    fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        self.owners(after, owners_max)
+    }
+
+    fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
+        self.writing(|conn| {
+            let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let Some((owner, mut state)) = txn::known(&transaction, owner)? else {
+                return Ok(Purged::default());
+            };
+            let purged = purge(&transaction, owner, &mut state, terms, rows_max)?;
+            transaction.commit()?;
+            Ok(purged)
+        })
+    }
+}
+
+/// Forgets what is old, and raises the horizon of `state` over what a cursor can no longer be told.
+pub(super) fn purge(
+    transaction: &Transaction<'_>,
+    owner: i64,
+    state: &mut OwnerState,
+    terms: &PurgeTerms,
+    rows_max: usize,
+) -> StorageResult<Purged> {
+    let mut purged = Purged::default();
+    let until = forgettable(transaction, owner, state, terms)?;
+    let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
+    let old: Vec<(i64, RowKey, Version)> = {
+        let mut statement = transaction.prepare_cached(statements::OLD_TOMBSTONES)?;
+        let rows = statement.query_map(params![owner, until.0.cast_signed(), limit], |row| {
+            Ok((row.get(0)?, values::key(row.get_ref(1)?)?, Version(row.get::<_, i64>(2)?.cast_unsigned())))
+        })?;
+        rows.collect::<Result<_, _>>()?
+    };
+    purged.more = old.len() == rows_max;
+    let mut horizon = state.horizon;
+    for (tbl, key, version) in &old {
+        let key = key.0.as_bytes();
+        transaction.prepare_cached(statements::FORGET_HISTORY)?.execute(params![owner, tbl, key])?;
+        transaction.prepare_cached(statements::FORGET_ENTRY)?.execute(params![owner, tbl, key])?;
+        horizon = horizon.max(*version);
+    }
+    if horizon != state.horizon {
+        // In this very transaction: a reader either finds the tombstones or is told that it came too late.
+        transaction
+            .prepare_cached(statements::RAISE_HORIZON)?
+            .execute(params![owner, horizon.0.cast_signed()])?;
+        state.horizon = horizon;
+    }
+    purged.tombstones = old.len() as u64;
+    for (sql, before) in [
+        (statements::FORGET_CONFLICTS, terms.conflicts_before),
+        (statements::FORGET_OLD_ANSWERS, terms.answers_before),
+    ] {
+        let forgotten = transaction.prepare_cached(sql)?.execute(params![owner, before.ms(), limit])?;
+        purged.records += forgotten as u64;
+        purged.more |= forgotten == rows_max;
+    }
+    let forget = |sql: &str, before: i64| -> StorageResult<usize> {
+        Ok(transaction.prepare_cached(sql)?.execute(params![owner, before])?)
+    };
+    forget(statements::FORGET_DEVICES, terms.devices_before.ms())?;
+    forget(statements::FORGET_DAYS, day(terms.tombstones_before))?;
+    Ok(purged)
+}
+
+/// The last version whose tombstones are old enough and were seen by every device that lives.
+fn forgettable(
+    transaction: &Transaction<'_>,
+    owner: i64,
+    state: &OwnerState,
+    terms: &PurgeTerms,
+) -> StorageResult<Version> {
+    // What was written before the first day that counts as young is old; if nothing was since, all is.
+    let old: Option<i64> = transaction
+        .prepare_cached(statements::VERSION_BEFORE_DAY)?
+        .query_row(params![owner, day(terms.tombstones_before)], |row| row.get(0))
+        .optional()?;
+    let old = old.map_or(state.version, |version| Version(version.cast_unsigned()));
+    // A cursor below the horizon has expired: its device fetches everything, and holds nothing back.
+    let seen: Option<i64> = transaction
+        .prepare_cached(statements::ACKNOWLEDGED_BY_ALL)?
+        .query_row(params![owner, terms.devices_before.ms(), state.horizon.0.cast_signed()], |row| {
+            row.get(0)
+        })?;
+    Ok(seen.map_or(old, |version| old.min(Version(version.cast_unsigned()))))
+}

@@ -1,0 +1,201 @@
+//! What is kept beside the rows: states that were replaced, conflicts, answers given.
+
+use rusqlite::types::{FromSqlError, ValueRef};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+use uuid::Uuid;
+
+use super::statements::{self, Statements};
+use super::values;
+use crate::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
+use crate::reconcile::Resolution;
+use crate::schema::{Policy, Schema, Table};
+use crate::storage::records::{read_columns, write_columns};
+use crate::storage::{Conflict, GivenAnswer, Side, StorageResult, WantedConflicts};
+
+/// The records of one owner.
+pub(super) struct Records<'a> {
+    pub transaction: &'a Transaction<'a>,
+    pub schema: &'a Schema,
+    pub statements: &'a Statements,
+    pub owner: i64,
+}
+
+impl Records<'_> {
+    pub fn remember(
+        &self,
+        table: &Table,
+        rows: &[(RowKey, &Stored)],
+        states_max: usize,
+    ) -> StorageResult<()> {
+        let tbl = self.statements.of(table.id).id;
+        let mut remember = self.transaction.prepare_cached(statements::REMEMBER)?;
+        let mut forget = self.transaction.prepare_cached(statements::FORGET_STATES)?;
+        for (key, row) in rows {
+            let Some(values) = &row.values else { continue };
+            let key = key.0.as_bytes();
+            let version = row.version.0.cast_signed();
+            let columns = write_columns(table, &whole(values));
+            let (at, by) = (row.last_update.ms(), row.changed_by.0.as_bytes());
+            remember.execute(params![self.owner, tbl, key, version, at, by, columns])?;
+            forget.execute(params![self.owner, tbl, key, states_max as i64])?;
+        }
+        Ok(())
+    }
+
+    pub fn earlier(&self, table: &Table, key: RowKey) -> StorageResult<Vec<EarlierState>> {
+        let tbl = self.statements.of(table.id).id;
+        let mut statement = self.transaction.prepare_cached(statements::STATES)?;
+        let states = statement.query_map(params![self.owner, tbl, key.0.as_bytes()], |row| {
+            Ok(EarlierState {
+                version: Version(row.get::<_, i64>(0)?.cast_unsigned()),
+                last_update: Timestamp::from_ms(row.get(1)?),
+                changed_by: DeviceId(values::uuid(row.get_ref(2)?)?),
+                values: filled(columns(table, row.get_ref(3)?)?),
+            })
+        })?;
+        Ok(states.collect::<Result<_, _>>()?)
+    }
+
+    pub fn note_conflict(&self, conflict: &Conflict) -> StorageResult<()> {
+        let table = self.schema.at(conflict.table);
+        let side = |side: &Side| side.values.as_ref().map(|values| write_columns(table, values));
+        self.transaction.prepare_cached(statements::NOTE_CONFLICT)?.execute(params![
+            self.owner,
+            conflict.id.as_bytes(),
+            conflict.at.ms(),
+            self.statements.of(conflict.table).id,
+            conflict.key.0.as_bytes(),
+            conflict.policy.name(),
+            resolution_name(conflict.resolution),
+            conflict.base.as_ref().map(|values| write_columns(table, &whole(values))),
+            side(&conflict.stored),
+            conflict.stored.last_update.ms(),
+            conflict.stored.device.0.as_bytes(),
+            side(&conflict.incoming),
+            conflict.incoming.last_update.ms(),
+            conflict.incoming.device.0.as_bytes(),
+        ])?;
+        Ok(())
+    }
+
+    pub fn note_restored(&self, id: Uuid, at: Timestamp) -> StorageResult<()> {
+        let mut statement = self.transaction.prepare_cached(statements::NOTE_RESTORED)?;
+        statement.execute(params![self.owner, id.as_bytes(), at.ms()])?;
+        Ok(())
+    }
+
+    pub fn conflicts(&self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
+        let (at, id) = wanted.after.map_or((i64::MAX, Uuid::max()), |(at, id)| (at.ms(), id));
+        let tbl = wanted.table.map(|table| self.statements.of(table).id);
+        let key = wanted.key.as_ref().map(|key| key.0.as_bytes());
+        let mut statement = self.transaction.prepare_cached(statements::CONFLICTS)?;
+        let rows = statement
+            .query_map(params![self.owner, at, id.as_bytes(), tbl, key], |row| self.conflict_of(row))?;
+        let of_declared_tables = rows.filter_map(Result::transpose);
+        Ok(of_declared_tables.take(wanted.rows_max).collect::<Result<_, _>>()?)
+    }
+
+    pub fn conflict(&self, id: Uuid) -> StorageResult<Option<Conflict>> {
+        let mut statement = self.transaction.prepare_cached(statements::CONFLICT)?;
+        Ok(statement
+            .query_row(params![self.owner, id.as_bytes()], |row| self.conflict_of(row))
+            .optional()?
+            .flatten())
+    }
+
+    /// The conflict of a row; `None` if its table is no longer declared.
+    fn conflict_of(&self, row: &Row<'_>) -> rusqlite::Result<Option<Conflict>> {
+        let Some(place) = self.statements.table(row.get(2)?) else { return Ok(None) };
+        let table = &self.schema.tables()[place];
+        let side = |at: usize| -> rusqlite::Result<Side> {
+            Ok(Side {
+                values: match row.get_ref(at)? {
+                    ValueRef::Null => None,
+                    text => Some(columns(table, text)?),
+                },
+                last_update: Timestamp::from_ms(row.get(at + 1)?),
+                device: DeviceId(values::uuid(row.get_ref(at + 2)?)?),
+            })
+        };
+        let policy = row.get_ref(4)?.as_str()?;
+        let resolution = row.get_ref(5)?.as_str()?;
+        Ok(Some(Conflict {
+            id: values::uuid(row.get_ref(0)?)?,
+            at: Timestamp::from_ms(row.get(1)?),
+            table: table.id,
+            key: values::key(row.get_ref(3)?)?,
+            policy: Policy::ALL.into_iter().find(|each| each.name() == policy).unwrap_or_default(),
+            resolution: RESOLUTIONS
+                .into_iter()
+                .find(|each| resolution_name(*each) == resolution)
+                .ok_or(FromSqlError::InvalidType)?,
+            base: match row.get_ref(6)? {
+                ValueRef::Null => None,
+                text => Some(filled(columns(table, text)?)),
+            },
+            stored: side(7)?,
+            incoming: side(10)?,
+            restored_at: row.get::<_, Option<i64>>(13)?.map(Timestamp::from_ms),
+        }))
+    }
+
+    pub fn given_answer(&self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
+        let mut statement = self.transaction.prepare_cached(statements::ANSWER)?;
+        let answer = statement.query_row(params![self.owner, device.0.as_bytes(), key], |row| {
+            Ok(GivenAnswer {
+                body_hash: row.get(0)?,
+                body: row.get(1)?,
+                version: Version(row.get::<_, i64>(2)?.cast_unsigned()),
+                at: Timestamp::from_ms(row.get(3)?),
+            })
+        });
+        Ok(answer.optional()?)
+    }
+
+    pub fn keep_answer(
+        &self,
+        device: DeviceId,
+        key: &str,
+        answer: &GivenAnswer,
+        answers_max: usize,
+    ) -> StorageResult<()> {
+        let device = device.0.as_bytes();
+        self.transaction.prepare_cached(statements::KEEP_ANSWER)?.execute(params![
+            self.owner,
+            device,
+            key,
+            answer.at.ms(),
+            answer.version.0.cast_signed(),
+            answer.body_hash,
+            answer.body,
+        ])?;
+        let others_max = answers_max.saturating_sub(1) as i64;
+        self.transaction
+            .prepare_cached(statements::FORGET_ANSWERS)?
+            .execute(params![self.owner, device, key, others_max])?;
+        Ok(())
+    }
+}
+
+fn whole(values: &[Value]) -> Vec<Option<Value>> {
+    values.iter().cloned().map(Some).collect()
+}
+
+/// A column that the table has gained since is empty.
+fn filled(values: Vec<Option<Value>>) -> Vec<Value> {
+    values.into_iter().map(|value| value.unwrap_or(Value::Null)).collect()
+}
+
+fn columns(table: &Table, text: ValueRef<'_>) -> Result<Vec<Option<Value>>, FromSqlError> {
+    read_columns(table, text.as_str()?).map_err(|error| FromSqlError::Other(Box::new(error)))
+}
+
+const RESOLUTIONS: [Resolution; 3] = [Resolution::Kept, Resolution::Overwritten, Resolution::Merged];
+
+const fn resolution_name(resolution: Resolution) -> &'static str {
+    match resolution {
+        Resolution::Kept => "kept",
+        Resolution::Overwritten => "overwritten",
+        Resolution::Merged => "merged",
+    }
+}

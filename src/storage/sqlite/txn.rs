@@ -1,0 +1,406 @@
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+use uuid::Uuid;
+
+use super::purge;
+use super::records::Records;
+use super::statements::{self, Statements, TableStatements};
+use super::values::{self, Bound};
+use crate::digest::{Digest, Seed};
+use crate::model::{DeviceId, EarlierState, Life, Owner, RowKey, Stored, Timestamp, Value, Version};
+use crate::schema::{Column, Schema, Table, TableId};
+use crate::storage::{
+    ChangeMark, ChangeSink, Conflict, GivenAnswer, OwnerState, PurgeTerms, Purged, ReadTxn, StorageError,
+    StorageResult, WantedConflicts, WriteTxn,
+};
+
+/// One owner's rows inside one SQLite transaction.
+pub(super) struct Txn<'a> {
+    transaction: &'a Transaction<'a>,
+    schema: &'a Schema,
+    statements: &'a Statements,
+    /// The owner's number; `None` while nothing was ever written for it.
+    owner: Option<i64>,
+    state: OwnerState,
+}
+
+impl<'a> Txn<'a> {
+    pub fn begin_read(
+        transaction: &'a Transaction<'a>,
+        schema: &'a Schema,
+        statements: &'a Statements,
+        owner: Owner,
+    ) -> StorageResult<Self> {
+        let (owner, state) = match known(transaction, owner)? {
+            Some((id, state)) => (Some(id), state),
+            None => {
+                let epoch = transaction.prepare_cached(statements::EPOCH)?.query_row([], |row| row.get(0))?;
+                let first = Version::first(epoch);
+                (None, OwnerState { version: first, horizon: first, rows: 0, bytes: 0, seed: None })
+            }
+        };
+        Ok(Self { transaction, schema, statements, owner, state })
+    }
+
+    pub fn begin_write(
+        transaction: &'a Transaction<'a>,
+        schema: &'a Schema,
+        statements: &'a Statements,
+        owner: Owner,
+    ) -> StorageResult<Self> {
+        let mut txn = Self::begin_read(transaction, schema, statements, owner)?;
+        if txn.owner.is_none() {
+            let first = txn.state.version.0.cast_signed();
+            let mut seed = [0; 16];
+            getrandom::fill(&mut seed).map_err(|error| StorageError::Engine(Box::new(error)))?;
+            let mut add = transaction.prepare_cached(statements::ADD_OWNER)?;
+            let id = add.query_row(params![owner.0.as_bytes(), first, seed], |row| row.get(0))?;
+            (txn.owner, txn.state.seed) = (Some(id), Some(Seed(seed)));
+        }
+        Ok(txn)
+    }
+
+    fn table(&self, table: TableId) -> (&'a Table, &'a TableStatements) {
+        (self.schema.at(table), self.statements.of(table))
+    }
+
+    /// What is kept beside the rows; `None` while nothing was ever written for the owner.
+    fn records(&self) -> Option<Records<'a>> {
+        let Self { transaction, schema, statements, owner, .. } = *self;
+        Some(Records { transaction, schema, statements, owner: owner? })
+    }
+
+    /// The same, inside a write: its owner is there.
+    fn own_records(&self) -> StorageResult<Records<'a>> {
+        self.records().ok_or_else(|| StorageError::Engine("a read transaction was asked to write".into()))
+    }
+
+    /// The number of a device, made if it has none.
+    fn device(&self, device: DeviceId) -> StorageResult<i64> {
+        let bytes = device.0.as_bytes();
+        let known = self
+            .transaction
+            .prepare_cached(statements::DEVICE)?
+            .query_row([bytes], |row| row.get(0))
+            .optional()?;
+        match known {
+            Some(id) => Ok(id),
+            None => Ok(self
+                .transaction
+                .prepare_cached(statements::ADD_DEVICE)?
+                .query_row([bytes], |row| row.get(0))?),
+        }
+    }
+}
+
+impl ReadTxn for Txn<'_> {
+    fn state(&self) -> OwnerState {
+        self.state
+    }
+
+    fn manifest(
+        &mut self,
+        table: TableId,
+        after: Option<RowKey>,
+        rows_max: usize,
+        each: &mut dyn FnMut(RowKey, Timestamp),
+    ) -> StorageResult<()> {
+        let Some(owner) = self.owner else { return Ok(()) };
+        let (_, sql) = self.table(table);
+        // Every key is greater than the empty blob.
+        let after = after.as_ref().map_or(&[][..], |key| key.0.as_bytes());
+        let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
+        let mut statement = self.transaction.prepare_cached(statements::MANIFEST)?;
+        let mut rows = statement.query(params![owner, sql.id, after, rows_max])?;
+        while let Some(row) = rows.next()? {
+            let key = values::key(row.get_ref(0)?).map_err(rusqlite::Error::from)?;
+            each(key, Timestamp::from_ms(row.get(1)?));
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>> {
+        let Some(owner) = self.owner else { return Ok(vec![None; keys.len()]) };
+        let (declared, sql) = self.table(table);
+        let mut statement = self.transaction.prepare_cached(&sql.load)?;
+        keys.iter()
+            .map(|key| {
+                let row = statement
+                    .query_row(params![owner, sql.id, key.0.as_bytes()], |row| stored(declared, row));
+                Ok(row.optional()?)
+            })
+            .collect()
+    }
+
+    fn digests(&mut self) -> StorageResult<Vec<Digest>> {
+        let mut digests = vec![Digest::default(); self.schema.tables().len()];
+        let mut statement = self.transaction.prepare_cached(statements::DIGESTS)?;
+        let mut rows = statement.query([self.owner])?;
+        while let Some(row) = rows.next()? {
+            if let Some(place) = self.statements.table(row.get(0)?) {
+                let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+                digests[place] = Digest { count: number(1)?, root: number(2)? };
+            }
+        }
+        Ok(digests)
+    }
+
+    fn changes(&mut self, after: ChangeMark, upto: Version, each: &mut ChangeSink<'_>) -> StorageResult<()> {
+        let Some(owner) = self.owner else { return Ok(()) };
+        let (tbl, key) = match &after.within {
+            Some((table, key)) => (self.statements.of(*table).id, &key.0.as_bytes()[..]),
+            None => (i64::MAX, &[][..]),
+        };
+        let (after, upto) = (after.version.0.cast_signed(), upto.0.cast_signed());
+        let mut statement = self.transaction.prepare_cached(statements::CHANGES)?;
+        let mut rows = statement.query(params![owner, after, tbl, key, upto])?;
+        while let Some(row) = rows.next()? {
+            let Some(place) = self.statements.table(row.get(ENTRY_COLUMNS)?) else { continue };
+            let table = &self.schema.tables()[place];
+            let key = values::key(row.get_ref(ENTRY_COLUMNS + 1)?).map_err(rusqlite::Error::from)?;
+            let mut entry = entry(row)?;
+            if !row.get::<_, bool>(DELETED)? {
+                entry.values = Some(self.values(owner, table, key)?);
+            }
+            if !each(table.id, key, entry) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>> {
+        self.records().map_or(Ok(Vec::new()), |records| records.earlier(self.schema.at(table), key))
+    }
+
+    fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
+        self.records().map_or(Ok(None), |records| records.given_answer(device, key))
+    }
+
+    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
+        self.records().map_or(Ok(Vec::new()), |records| records.conflicts(wanted))
+    }
+
+    fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>> {
+        self.records().map_or(Ok(None), |records| records.conflict(id))
+    }
+
+    fn referring(
+        &mut self,
+        table: TableId,
+        column: usize,
+        parent: RowKey,
+        rows_max: usize,
+    ) -> StorageResult<Vec<RowKey>> {
+        let (_, sql) = self.table(table);
+        let Some(sql) = &sql.referring[column] else { return Ok(Vec::new()) };
+        let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
+        let mut statement = self.transaction.prepare_cached(sql)?;
+        let keys = statement.query_map(params![self.owner, parent.0.as_bytes(), rows_max], |row| {
+            Ok(values::key(row.get_ref(0)?)?)
+        })?;
+        Ok(keys.collect::<Result<_, _>>()?)
+    }
+}
+
+impl WriteTxn for Txn<'_> {
+    fn put(&mut self, table: TableId, rows: &[(RowKey, &Stored)]) -> StorageResult<()> {
+        let Some((_, first)) = rows.first() else { return Ok(()) };
+        let (_, sql) = self.table(table);
+        // Nearly always all rows of a batch were made and changed by the device that sends it.
+        let mut known = (first.changed_by, self.device(first.changed_by)?);
+        let mut entry = self.transaction.prepare_cached(statements::PUT_ENTRY)?;
+        let mut put = self.transaction.prepare_cached(&sql.put)?;
+        let mut remove = self.transaction.prepare_cached(&sql.remove)?;
+        for (key, row) in rows {
+            let key = key.0.as_bytes();
+            if row.changed_by != known.0 {
+                known = (row.changed_by, self.device(row.changed_by)?);
+            }
+            let made_by = if row.made_by == known.0 { known.1 } else { self.device(row.made_by)? };
+            entry.execute(params![
+                self.owner,
+                sql.id,
+                key,
+                row.version.0.cast_signed(),
+                row.created.0.cast_signed(),
+                row.last_update.ms(),
+                row.is_tombstone(),
+                made_by,
+                known.1,
+                lives_bytes(&row.lives),
+                writers_bytes(&row.writers),
+            ])?;
+            match &row.values {
+                Some(values) => {
+                    put.raw_bind_parameter(1, self.owner)?;
+                    put.raw_bind_parameter(2, key)?;
+                    for (place, value) in values.iter().enumerate() {
+                        put.raw_bind_parameter(place + 3, Bound(value))?;
+                    }
+                    put.raw_execute()?;
+                }
+                None => {
+                    remove.execute(params![self.owner, key])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(
+        &mut self,
+        state: OwnerState,
+        digests: &[(TableId, Digest)],
+        now: Timestamp,
+    ) -> StorageResult<()> {
+        let before = self.state.version.0.cast_signed();
+        let mut date = self.transaction.prepare_cached(statements::DATE)?;
+        date.execute(params![self.owner, purge::day(now), before])?;
+        let mut put = self.transaction.prepare_cached(statements::PUT_DIGEST)?;
+        for (table, digest) in digests {
+            let (count, root) = (digest.count.cast_signed(), digest.root.cast_signed());
+            put.execute(params![self.owner, self.statements.of(*table).id, count, root])?;
+        }
+        self.put_state(state)
+    }
+
+    fn remember(
+        &mut self,
+        table: TableId,
+        rows: &[(RowKey, &Stored)],
+        states_max: usize,
+    ) -> StorageResult<()> {
+        self.own_records()?.remember(self.schema.at(table), rows, states_max)
+    }
+
+    fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
+        self.own_records()?.note_conflict(conflict)
+    }
+
+    fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {
+        self.own_records()?.note_restored(id, at)
+    }
+
+    fn keep_answer(
+        &mut self,
+        device: DeviceId,
+        key: &str,
+        answer: &GivenAnswer,
+        answers_max: usize,
+    ) -> StorageResult<()> {
+        self.own_records()?.keep_answer(device, key, answer, answers_max)
+    }
+
+    fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {
+        let mut statement = self.transaction.prepare_cached(statements::ACKNOWLEDGE)?;
+        statement.execute(params![self.owner, device.0.as_bytes(), version.0.cast_signed(), now.ms()])?;
+        Ok(())
+    }
+
+    fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
+        let mut statement = self.transaction.prepare_cached(statements::FORGET_DEVICE)?;
+        statement.execute(params![self.owner, device.0.as_bytes()])?;
+        Ok(())
+    }
+
+    fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
+        let owner = self.own_records()?.owner;
+        purge::purge(self.transaction, owner, &mut self.state, terms, rows_max)
+    }
+}
+
+impl Txn<'_> {
+    fn put_state(&mut self, state: OwnerState) -> StorageResult<()> {
+        self.transaction.prepare_cached(statements::ADVANCE_OWNER)?.execute(params![
+            self.owner,
+            state.version.0.cast_signed(),
+            state.horizon.0.cast_signed(),
+            state.rows.cast_signed(),
+            state.bytes.cast_signed(),
+        ])?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// The columns of a live row.
+    fn values(&self, owner: i64, table: &Table, key: RowKey) -> StorageResult<Vec<Value>> {
+        let mut statement = self.transaction.prepare_cached(&self.statements.of(table.id).values)?;
+        Ok(statement.query_row(params![owner, key.0.as_bytes()], |row| columns(table, row, 1))?)
+    }
+}
+
+/// The number and the state of an owner; `None` while nothing was ever written for it.
+pub(super) fn known(
+    transaction: &Transaction<'_>,
+    owner: Owner,
+) -> rusqlite::Result<Option<(i64, OwnerState)>> {
+    let mut statement = transaction.prepare_cached(statements::OWNER)?;
+    statement.query_row([owner.0.as_bytes()], |row| Ok((row.get(0)?, state(row)?))).optional()
+}
+
+fn state(row: &Row<'_>) -> rusqlite::Result<OwnerState> {
+    let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+    Ok(OwnerState {
+        version: Version(number(1)?),
+        horizon: Version(number(2)?),
+        rows: number(3)?,
+        bytes: number(4)?,
+        seed: Some(Seed(row.get(5)?)),
+    })
+}
+
+/// How many columns a ledger entry has, and which of them says that it is a tombstone.
+const ENTRY_COLUMNS: usize = 8;
+const DELETED: usize = 3;
+
+/// A ledger entry, as a tombstone: a live row's columns stand elsewhere.
+fn entry(row: &Row<'_>) -> rusqlite::Result<Stored> {
+    let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+    Ok(Stored {
+        version: Version(number(0)?),
+        created: Version(number(1)?),
+        last_update: Timestamp::from_ms(row.get(2)?),
+        made_by: DeviceId(values::uuid(row.get_ref(4)?)?),
+        changed_by: DeviceId(values::uuid(row.get_ref(5)?)?),
+        lives: lives(row.get_ref(6)?.as_blob_or_null()?.unwrap_or_default()),
+        writers: writers(row.get_ref(7)?.as_blob_or_null()?.unwrap_or_default()),
+        values: None,
+    })
+}
+
+fn stored(table: &Table, row: &Row<'_>) -> rusqlite::Result<Stored> {
+    let mut stored = entry(row)?;
+    if !row.get::<_, bool>(DELETED)? {
+        stored.values = Some(columns(table, row, ENTRY_COLUMNS)?);
+    }
+    Ok(stored)
+}
+
+/// A row's columns, which begin at `first`.
+fn columns(table: &Table, row: &Row<'_>, first: usize) -> rusqlite::Result<Vec<Value>> {
+    let read = |(at, column): (usize, &Column)| -> rusqlite::Result<Value> {
+        Ok(values::read(column.kind, row.get_ref(first + at)?)?)
+    };
+    table.columns.iter().enumerate().map(read).collect()
+}
+
+fn lives(bytes: &[u8]) -> Vec<Life> {
+    let version = |bytes: &[u8]| Version(bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
+    bytes
+        .chunks_exact(16)
+        .map(|life| Life { made: version(&life[..8]), deleted: version(&life[8..]) })
+        .collect()
+}
+
+fn lives_bytes(lives: &[Life]) -> Option<Vec<u8>> {
+    let bytes = lives.iter().flat_map(|life| [life.made.0.to_be_bytes(), life.deleted.0.to_be_bytes()]);
+    (!lives.is_empty()).then(|| bytes.flatten().collect())
+}
+
+fn writers(bytes: &[u8]) -> Vec<DeviceId> {
+    bytes.chunks_exact(16).filter_map(|id| Uuid::from_slice(id).ok()).map(DeviceId).collect()
+}
+
+fn writers_bytes(writers: &[DeviceId]) -> Option<Vec<u8>> {
+    (!writers.is_empty()).then(|| writers.iter().flat_map(|writer| *writer.0.as_bytes()).collect())
+}
