@@ -1,0 +1,214 @@
+//! Tokens of the app's own identity provider: signed JWTs, checked as RFC 8725 says.
+//!
+//! - A key knows its one algorithm; a token cannot choose another, nor bring or point to a key.
+//! - Owner and device ids that are UUIDs are taken as they are. Any other text becomes a UUIDv5,
+//!   so that every provider's ids work (see `derived`); so does a UUIDv5, as otherwise a provider
+//!   that lets users pick their ids would let them pick the derived id of someone else.
+//! - A token cannot be called back before it expires: providers should make them short-lived.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::keys::{Key, KeySet, Source};
+use super::{AccountError, Caller, SetupError};
+use crate::clock::Clock;
+use crate::config::AuthSettings;
+use crate::model::{DeviceId, Owner};
+
+/// Longest token, bytes. Above it nothing is even decoded.
+const TOKEN_BYTES_MAX: usize = 8_192;
+/// How far the provider's clock may be from ours, s.
+const LEEWAY_S: f64 = 30.0;
+/// Longest id in a claim, bytes; OpenID Connect allows 255.
+const CLAIM_BYTES_MAX: usize = 512;
+/// Characters of a device claim that show as the device's name.
+const DEVICE_NAME_CHARS_MAX: usize = 100;
+
+/// Root of all derived ids: a UUIDv4 made for this purpose, never to change.
+const NAMESPACE: Uuid = Uuid::from_u128(0x8d0f_6f0e_52c1_4b6c_9d36_3f1a_f0c7_a1e5);
+
+/// Callers as the identity provider's tokens name them. [`JwtAccounts::authenticate`] blocks.
+pub struct JwtAccounts {
+    keys: Keys,
+    clock: Clock,
+    issuer: Option<String>,
+    audience: Option<String>,
+    user_claim: String,
+    owner_claim: Option<String>,
+    device_claim: String,
+}
+
+enum Keys {
+    /// The one secret shared with the provider.
+    Secret(Arc<Key>),
+    /// The provider's public keys.
+    Set(KeySet),
+}
+
+impl JwtAccounts {
+    /// Reads the keys that the settings name.
+    ///
+    /// Errors: not exactly one source of keys, a short secret, a file without any usable key, a key
+    /// set without an issuer (providers sign for many apps with one set). A URL that does not answer
+    /// is logged, and asked again when the first token comes.
+    pub fn open(settings: &AuthSettings, clock: Clock) -> Result<Self, SetupError> {
+        let claims = [Some(&settings.jwt_user_claim), settings.jwt_owner_claim.as_ref()];
+        if claims.into_iter().flatten().chain([&settings.jwt_device_claim]).any(String::is_empty) {
+            return Err(SetupError::ClaimName);
+        }
+        let keys = match (&settings.jwt_secret_file, &settings.jwt_keys) {
+            (Some(file), None) => Keys::Secret(Arc::new(Key::secret(file)?)),
+            (None, Some(place)) => {
+                if settings.jwt_issuer.is_none() {
+                    return Err(SetupError::IssuerMissing);
+                }
+                Keys::Set(KeySet::open(Source::parse(place)?, clock.clone())?)
+            }
+            _ => return Err(SetupError::OneKeySource),
+        };
+        Ok(Self {
+            keys,
+            clock,
+            issuer: settings.jwt_issuer.clone(),
+            audience: settings.jwt_audience.clone(),
+            user_claim: settings.jwt_user_claim.clone(),
+            owner_claim: settings.jwt_owner_claim.clone(),
+            device_claim: settings.jwt_device_claim.clone(),
+        })
+    }
+
+    /// The caller whom a token names.
+    ///
+    /// Errors: `Unauthorized` for whatever is not a good token of today; `KeysUnavailable` if it
+    /// names a key that we do not know while the provider does not answer.
+    pub fn authenticate(&self, token: &str) -> Result<Caller, AccountError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(AccountError::Unauthorized("The token is longer than 8192 bytes."));
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|_| NO_JWT)?;
+        if header.jku.is_some() || header.jwk.is_some() || header.x5u.is_some() {
+            return Err(AccountError::Unauthorized("The token brings its own key."));
+        }
+        if header.crit.is_some() {
+            return Err(AccountError::Unauthorized("The token demands an extension."));
+        }
+        let key = match &self.keys {
+            Keys::Secret(key) => Arc::clone(key),
+            Keys::Set(keys) => keys.find(header.kid.as_deref())?,
+        };
+        let claims = key
+            .claims_of(token)
+            .ok_or(AccountError::Unauthorized("The token is not signed by the identity provider."))?;
+        self.check_times(&claims)?;
+        self.check_issuer_and_audience(&claims)?;
+        self.caller(&claims)
+    }
+
+    fn check_times(&self, claims: &Map<String, Value>) -> Result<(), AccountError> {
+        // Seconds since 1970, as JWTs count; an f64 holds them exactly, and fractions too.
+        let now_s = self.clock.now().ms() as f64 / 1_000.0;
+        let Some(exp) = claims.get("exp").and_then(Value::as_f64) else {
+            return Err(AccountError::Unauthorized("The token does not say when it expires."));
+        };
+        if exp + LEEWAY_S <= now_s {
+            return Err(AccountError::Unauthorized("The token has expired."));
+        }
+        match claims.get("nbf").map(Value::as_f64) {
+            None => Ok(()),
+            Some(Some(nbf)) if nbf - LEEWAY_S <= now_s => Ok(()),
+            Some(_) => Err(AccountError::Unauthorized("The token is not good yet.")),
+        }
+    }
+
+    fn check_issuer_and_audience(&self, claims: &Map<String, Value>) -> Result<(), AccountError> {
+        let issuer = claims.get("iss").and_then(Value::as_str);
+        if self.issuer.is_some() && issuer != self.issuer.as_deref() {
+            return Err(AccountError::Unauthorized("The token is of another issuer."));
+        }
+        let named = |wanted: &str| match claims.get("aud") {
+            Some(Value::String(one)) => one == wanted,
+            Some(Value::Array(many)) => many.iter().any(|one| one.as_str() == Some(wanted)),
+            _ => false,
+        };
+        match &self.audience {
+            Some(wanted) if named(wanted) => Ok(()),
+            Some(_) => Err(AccountError::Unauthorized("The token is for another audience.")),
+            // RFC 7519, 4.1.3: a token for someone is not for those who are not told who they are.
+            None if claims.contains_key("aud") => Err(AccountError::Unauthorized(
+                "The token names an audience, and the server has none set (--jwt-audience).",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn caller(&self, claims: &Map<String, Value>) -> Result<Caller, AccountError> {
+        let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
+        let Some(user) = id_claim(claims, &self.user_claim)? else {
+            return Err(AccountError::Unauthorized("The token does not name its user."));
+        };
+        let named_owner = match &self.owner_claim {
+            Some(claim) => id_claim(claims, claim)?,
+            None => None,
+        };
+        let owner = match &named_owner {
+            Some(owner) => taken(owner).unwrap_or_else(|| derived(&[issuer, "owner", owner])),
+            None => taken(&user).unwrap_or_else(|| derived(&[issuer, "user", &user])),
+        };
+        let owner_text = owner.hyphenated().to_string();
+        let named_device = id_claim(claims, &self.device_claim)?;
+        let device = match &named_device {
+            Some(device) => {
+                taken(device).unwrap_or_else(|| derived(&[issuer, "device", &owner_text, device]))
+            }
+            // One device a user, then: two phones of the user share the lock, and the later edit wins.
+            None => derived(&[issuer, "only device", &owner_text, &user]),
+        };
+        Ok(Caller {
+            owner: Owner(owner),
+            device: DeviceId(device),
+            device_name: shown(named_device.as_deref().unwrap_or_default()),
+            user: None,
+        })
+    }
+}
+
+const NO_JWT: AccountError = AccountError::Unauthorized("The token is no JWT with an algorithm known here.");
+
+/// The text of a claim with an id: a string, or a whole number as some providers have.
+fn id_claim(claims: &Map<String, Value>, name: &str) -> Result<Option<String>, AccountError> {
+    let text = match claims.get(name) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) if number.is_i64() || number.is_u64() => number.to_string(),
+        Some(_) => {
+            return Err(AccountError::Unauthorized("An id in the token is neither text nor a number."));
+        }
+    };
+    if text.is_empty() || text.len() > CLAIM_BYTES_MAX {
+        return Err(AccountError::Unauthorized("An id in the token is empty or longer than 512 bytes."));
+    }
+    Ok(Some(text))
+}
+
+/// A device claim as a device's name: it stands in answers and logs.
+fn shown(device: &str) -> String {
+    let name: String = device.chars().filter(|c| !c.is_control()).take(DEVICE_NAME_CHARS_MAX).collect();
+    if name.is_empty() { "unnamed device".to_owned() } else { name }
+}
+
+/// The UUID that an id is, if it can be taken as it is: spelt with hyphens, not nil, not version 5.
+fn taken(text: &str) -> Option<Uuid> {
+    let id = if text.len() == 36 { Uuid::try_parse(text).ok()? } else { return None };
+    (!id.is_nil() && id.get_version_num() != 5).then_some(id)
+}
+
+/// The UUIDv5 of a path of names: each step is the namespace of the next, so no two paths meet.
+///
+/// - user: issuer, `user`, claim. owner: issuer, `owner`, claim.
+/// - device: issuer, `device`, the owner's UUID, claim. No device claim: issuer, `only device`, the
+///   owner's UUID, the user's claim.
+fn derived(path: &[&str]) -> Uuid {
+    path.iter().fold(NAMESPACE, |space, name| Uuid::new_v5(&space, name.as_bytes()))
+}

@@ -1,0 +1,360 @@
+//! Users and devices that this server keeps itself, and the tokens it gives them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use argon2::Params;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::attempts::{Attempts, one_address};
+use super::password::{Checked, Passwords};
+use super::{AccountError, Caller, SetupError};
+use crate::clock::Clock;
+use crate::config::{AuthSettings, Limits, Registration};
+use crate::model::{DeviceId, Owner, Timestamp};
+use crate::storage::accounts::{AccountStore, Device, TokenHash, User};
+
+/// What every token of ours begins with, so that people and secret scanners know it.
+const TOKEN_PREFIX: &str = "rc_";
+/// 256 random bits in base64url without padding.
+const TOKEN_TEXT_BYTES: usize = TOKEN_PREFIX.len() + 43;
+/// Longest email, bytes: what SMTP can carry.
+const EMAIL_BYTES_MAX: usize = 254;
+const PASSWORD_BYTES_MIN: usize = 8;
+/// Longest password, bytes: beyond, only someone who wants to keep us busy.
+const PASSWORD_BYTES_MAX: usize = 1_024;
+const DEVICE_NAME_CHARS_MAX: usize = 100;
+/// Devices of one user. A script that never says its `device_id` would add one at each log-in;
+/// the oldest make room.
+const DEVICES_MAX: usize = 100;
+const DAY_MS: i64 = 86_400_000;
+
+/// What the settings say about accounts kept here.
+#[derive(Clone, Debug)]
+pub struct LocalSettings {
+    /// Whether anyone may register.
+    pub registration: Registration,
+    /// How long a token is good, days.
+    pub token_days: u32,
+    /// Log-in attempts for one account, a minute; 0 for no limit.
+    pub logins_per_account_per_min: u32,
+    /// Log-in and registration attempts from one address, a minute; 0 for no limit.
+    pub logins_per_address_per_min: u32,
+}
+
+impl LocalSettings {
+    /// The part of all settings that concerns accounts.
+    pub fn new(auth: &AuthSettings, limits: &Limits) -> Self {
+        Self {
+            registration: auth.registration,
+            token_days: auth.token_days,
+            logins_per_account_per_min: limits.logins_per_account_per_min,
+            logins_per_address_per_min: limits.logins_per_address_per_min,
+        }
+    }
+}
+
+/// What a device says to log in.
+#[derive(Clone, Copy, Debug)]
+pub struct LogIn<'a> {
+    /// In any case, with or without blanks around it.
+    pub email: &'a str,
+    /// As typed.
+    pub password: &'a str,
+    /// The device's name, 1 to 100 characters: "Anna's phone".
+    pub device: &'a str,
+    /// What the device was told at an earlier log-in, if it remembers.
+    pub device_id: Option<DeviceId>,
+}
+
+/// What a device gets for a log-in. Its `Debug` hides the token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NewToken {
+    /// `rc_` and 43 characters of base64url. Only the device has it.
+    pub token: String,
+    /// The device's id from now on: the one it asked for, unless that is another user's.
+    pub device_id: DeviceId,
+    /// From when on the token is refused.
+    pub expires_at: Timestamp,
+}
+
+impl std::fmt::Debug for NewToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewToken").field("device_id", &self.device_id).finish_non_exhaustive()
+    }
+}
+
+/// Users and devices that this server keeps itself. Every method blocks.
+pub struct LocalAccounts {
+    store: Arc<dyn AccountStore>,
+    clock: Clock,
+    settings: LocalSettings,
+    passwords: Passwords,
+    by_account: Attempts<String>,
+    by_address: Attempts<IpAddr>,
+}
+
+impl LocalAccounts {
+    /// Accounts over `store`. `cost` is [`Params::DEFAULT`] except in tests.
+    ///
+    /// Errors: [`SetupError::Passwords`] if the system has no randomness or `cost` is unusable.
+    pub fn new(
+        store: Arc<dyn AccountStore>,
+        clock: Clock,
+        settings: LocalSettings,
+        cost: Params,
+    ) -> Result<Self, SetupError> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let passwords =
+            Passwords::new(cost, cores).map_err(|error| SetupError::Passwords(error.to_string()))?;
+        Ok(Self {
+            by_account: Attempts::new(settings.logins_per_account_per_min, clock.clone()),
+            by_address: Attempts::new(settings.logins_per_address_per_min, clock.clone()),
+            store,
+            clock,
+            settings,
+            passwords,
+        })
+    }
+
+    /// Makes an account for whoever asks, whose rows are its own. Returns the email as kept.
+    ///
+    /// Errors: `RegistrationClosed`, `Invalid`, `TooManyAttempts`, `EmailTaken`.
+    pub fn register(&self, email: &str, password: &str, from: IpAddr) -> Result<String, AccountError> {
+        if self.settings.registration == Registration::Closed {
+            return Err(AccountError::RegistrationClosed);
+        }
+        // Before the attempt is counted: a typing error should not use one up.
+        let email = email_of(email)?;
+        check_password(password)?;
+        self.by_address.take(&one_address(from))?;
+        Ok(self.add_user(email, password, None)?.email)
+    }
+
+    /// Makes an account on behalf of whoever runs the server: registration may be closed.
+    ///
+    /// Without `owner` the user's rows are its own; users with the same owner share their rows.
+    ///
+    /// Errors: `Invalid`, `EmailTaken`.
+    pub fn enrol(&self, email: &str, password: &str, owner: Option<Owner>) -> Result<User, AccountError> {
+        let email = email_of(email)?;
+        check_password(password)?;
+        self.add_user(email, password, owner)
+    }
+
+    /// Replaces a password and signs all the user's devices out; `false` if there is no such user.
+    ///
+    /// Errors: `Invalid`.
+    pub fn set_password(&self, email: &str, password: &str) -> Result<bool, AccountError> {
+        let email = email_of(email)?;
+        check_password(password)?;
+        let store = &self.store;
+        let Some(user) = store.user(&email)? else { return Ok(false) };
+        store.set_password_hash(user.id, &self.passwords.hash(password)?)?;
+        for device in store.devices(user.id)? {
+            store.remove_device(user.id, device.id)?;
+        }
+        Ok(true)
+    }
+
+    /// Gives a device a token.
+    ///
+    /// - A device that says the id of an earlier log-in keeps it, and its older token ends.
+    /// - Errors: `Unauthorized`, alike in words and cost for a wrong password and an unknown account;
+    ///   `Invalid` for the device's name; `TooManyAttempts`.
+    pub fn log_in(&self, asked: LogIn<'_>, from: IpAddr) -> Result<NewToken, AccountError> {
+        let name = device_name_of(asked.device)?;
+        // The address first, so that one address cannot fill the memory with made-up accounts.
+        self.by_address.take(&one_address(from))?;
+        if asked.password.len() > PASSWORD_BYTES_MAX {
+            return Err(WRONG);
+        }
+        let user = match email_of(asked.email) {
+            Ok(email) => {
+                self.by_account.take(&email)?;
+                self.store.user(&email)?
+            }
+            Err(_) => None,
+        };
+        let stored = user.as_ref().map(|user| user.password_hash.as_str());
+        let checked = self.passwords.check(asked.password, stored)?;
+        let Some(user) = user else { return Err(WRONG) };
+        match checked {
+            Checked::Wrong => return Err(WRONG),
+            Checked::Right => {}
+            Checked::Rehashed(hash) => self.store.set_password_hash(user.id, &hash)?,
+        }
+        self.add_device(&user, name, asked.device_id)
+    }
+
+    /// The caller whom a token names.
+    ///
+    /// Errors: `Unauthorized` if it is no token of ours, was given back or has expired.
+    pub fn authenticate(&self, token: &str) -> Result<Caller, AccountError> {
+        if token.len() != TOKEN_TEXT_BYTES || !token.starts_with(TOKEN_PREFIX) {
+            return Err(NO_TOKEN); // spares the database what cannot be one
+        }
+        // Looked up by its hash: what the lookup's time may tell is of no use to make a token.
+        let device = self.store.device(&hash_of(token))?.ok_or(NO_TOKEN)?;
+        if device.expires_at <= self.clock.now() {
+            return Err(AccountError::Unauthorized("The token has expired. Log in again."));
+        }
+        Ok(Caller {
+            owner: device.owner,
+            device: device.id,
+            device_name: device.name,
+            user: Some(device.user),
+        })
+    }
+
+    /// Forgets the caller's token.
+    pub fn log_out(&self, caller: &Caller) -> Result<(), AccountError> {
+        // Already forgotten, by a revocation at the same time, is as good.
+        self.store.remove_device(user_of(caller)?, caller.device)?;
+        Ok(())
+    }
+
+    /// The caller's devices whose tokens are good, oldest first.
+    pub fn devices(&self, caller: &Caller) -> Result<Vec<Device>, AccountError> {
+        let now = self.clock.now();
+        let mut devices = self.store.devices(user_of(caller)?)?;
+        devices.retain(|device| device.expires_at > now);
+        Ok(devices)
+    }
+
+    /// Signs one of the caller's devices out.
+    ///
+    /// Errors: `NoSuchDevice` for an unknown one and for another user's alike.
+    pub fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), AccountError> {
+        if self.store.remove_device(user_of(caller)?, device)? {
+            Ok(())
+        } else {
+            Err(AccountError::NoSuchDevice)
+        }
+    }
+
+    fn add_user(&self, email: String, password: &str, owner: Option<Owner>) -> Result<User, AccountError> {
+        let id = random_uuid()?;
+        let user = User {
+            id,
+            email,
+            password_hash: self.passwords.hash(password)?,
+            owner: owner.unwrap_or(Owner(id)),
+            created_at: self.clock.now(),
+        };
+        if self.store.add_user(&user)? { Ok(user) } else { Err(AccountError::EmailTaken) }
+    }
+
+    fn add_device(
+        &self,
+        user: &User,
+        name: String,
+        asked: Option<DeviceId>,
+    ) -> Result<NewToken, AccountError> {
+        let store = &self.store;
+        let now = self.clock.now();
+        let known = asked.filter(|id| !id.0.is_nil()); // nil stands for nobody
+        let mut device = Device {
+            id: known.map_or_else(|| random_uuid().map(DeviceId), Ok)?,
+            user: user.id,
+            owner: user.owner,
+            name,
+            created_at: now,
+            expires_at: now.shifted(i64::from(self.settings.token_days) * DAY_MS),
+        };
+        self.make_room(user.id, device.id, now)?;
+        let token = random_token()?;
+        if !store.put_device(&device, &hash_of(&token))? {
+            // Another user's device: the app was handed on without a log-out. It gets an id of its own.
+            device.id = DeviceId(random_uuid()?);
+            if !store.put_device(&device, &hash_of(&token))? {
+                return Err(AccountError::Internal("a random device id is taken".into()));
+            }
+        }
+        Ok(NewToken { token, device_id: device.id, expires_at: device.expires_at })
+    }
+
+    /// Drops expired devices, and the oldest of too many.
+    fn make_room(&self, user: Uuid, keep: DeviceId, now: Timestamp) -> Result<(), AccountError> {
+        let store = &self.store;
+        let (live, expired): (Vec<_>, Vec<_>) = store
+            .devices(user)?
+            .into_iter()
+            .filter(|device| device.id != keep)
+            .partition(|device| device.expires_at > now);
+        let surplus = (live.len() + 1).saturating_sub(DEVICES_MAX);
+        for device in expired.iter().chain(live.iter().take(surplus)) {
+            store.remove_device(user, device.id)?;
+        }
+        Ok(())
+    }
+}
+
+const WRONG: AccountError = AccountError::Unauthorized("Wrong email or password.");
+const NO_TOKEN: AccountError = AccountError::Unauthorized("The token is not known here. Log in again.");
+
+/// A caller of these accounts always has a user; one of a provider's never gets here.
+fn user_of(caller: &Caller) -> Result<Uuid, AccountError> {
+    caller.user.ok_or(NO_TOKEN)
+}
+
+fn email_of(text: &str) -> Result<String, AccountError> {
+    let email = text.trim().to_lowercase();
+    let parts = email.split_once('@');
+    let good = email.len() <= EMAIL_BYTES_MAX
+        && parts.is_some_and(|(name, host)| !name.is_empty() && !host.is_empty() && !host.contains('@'))
+        && !email.chars().any(|c| c.is_whitespace() || c.is_control());
+    if good {
+        Ok(email)
+    } else {
+        Err(AccountError::Invalid {
+            member: "email",
+            reason: "An email is a name, one @ and a host, at most 254 bytes, without blanks.",
+        })
+    }
+}
+
+fn check_password(password: &str) -> Result<(), AccountError> {
+    if (PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&password.len()) {
+        Ok(())
+    } else {
+        Err(AccountError::Invalid { member: "password", reason: "A password has 8 to 1024 bytes." })
+    }
+}
+
+fn device_name_of(text: &str) -> Result<String, AccountError> {
+    let name = text.trim();
+    // It stands in answers and logs: a line break in it could fake a log line.
+    let good =
+        (1..=DEVICE_NAME_CHARS_MAX).contains(&name.chars().count()) && !name.contains(char::is_control);
+    if good {
+        Ok(name.to_owned())
+    } else {
+        Err(AccountError::Invalid {
+            member: "device",
+            reason: "A device's name has 1 to 100 characters, on one line.",
+        })
+    }
+}
+
+fn random_token() -> Result<String, AccountError> {
+    let secret: [u8; 32] = random()?;
+    Ok(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(secret)))
+}
+
+fn random_uuid() -> Result<Uuid, AccountError> {
+    Ok(uuid::Builder::from_random_bytes(random()?).into_uuid())
+}
+
+fn random<const N: usize>() -> Result<[u8; N], AccountError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| AccountError::Internal(Box::new(error)))?;
+    Ok(bytes)
+}
+
+fn hash_of(token: &str) -> TokenHash {
+    Sha256::digest(token.as_bytes()).into()
+}

@@ -1,0 +1,100 @@
+//! The change feed: what changed since a device's cursor, in the very sets that phase 2 takes.
+
+use crate::model::{DeviceId, RowKey, Stored, Version};
+use crate::reconcile::{Net, net};
+use crate::schema::TableId;
+use crate::storage::{ChangeMark, OwnerState, ReadTxn, StorageResult};
+
+/// How far a device has been told what changed.
+///
+/// All pages of one feed run from the first page's `since` to the version that was current then: a row that
+/// changes between two pages moves above that version, and comes with the device's next feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Feed {
+    /// The device's cursor; without one it is told everything.
+    pub since: Option<Version>,
+    /// What the device's cursor is once it has the last page.
+    pub upto: Version,
+    /// Leave out what the device itself wrote at this version: the request that the feed began with.
+    pub but: Option<Version>,
+    /// Up to where it has been told.
+    pub told: ChangeMark,
+}
+
+/// The cursor is of no use: purged, of another epoch, or ahead of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// What the device sent.
+    pub given: Version,
+    /// The owner as it is.
+    pub state: OwnerState,
+}
+
+/// Whose feed it is and what it is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Who asks.
+    pub device: DeviceId,
+    /// Only these tables.
+    pub tables: &'a [TableId],
+    /// Tell at most so many rows.
+    pub rows_max: usize,
+}
+
+impl Feed {
+    /// Begins a feed at a device's cursor.
+    pub fn begin(state: OwnerState, since: Option<Version>) -> Result<Self, Expired> {
+        check(state, since)?;
+        let told = ChangeMark { version: since.unwrap_or(Version(0)), within: None };
+        Ok(Self { since, upto: state.version, but: None, told })
+    }
+
+    /// Goes on with a feed whose earlier pages were told.
+    pub fn resume(self, state: OwnerState) -> Result<Self, Expired> {
+        check(state, self.since)?;
+        check(state, Some(self.upto))?;
+        Ok(self)
+    }
+}
+
+/// Whether the server still knows what changed after `cursor`.
+pub fn check(state: OwnerState, cursor: Option<Version>) -> Result<(), Expired> {
+    match cursor {
+        Some(given)
+            if given < state.horizon || given > state.version || given.epoch() != state.version.epoch() =>
+        {
+            Err(Expired { given, state })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tells one page of a feed; gives the feed to go on with, or `None` after the last page.
+///
+/// - Shape: `each` gets the rows by version, then table, then key; a deleted row as its tombstone.
+/// - Bounds: at most `rows_max` rows are told.
+pub fn run(
+    txn: &mut dyn ReadTxn,
+    feed: Feed,
+    asked: &Asked<'_>,
+    each: &mut dyn FnMut(Net, TableId, RowKey, Stored),
+) -> StorageResult<Option<Feed>> {
+    let mut left = asked.rows_max.max(1);
+    let mut told = feed.told;
+    let mut more = false;
+    txn.changes(feed.told, feed.upto, &mut |table, key, row| {
+        let wanted = asked.tables.contains(&table) && feed.but != Some(row.version);
+        let change = if wanted { net(&row, feed.since, asked.device) } else { None };
+        if change.is_some() && left == 0 {
+            more = true;
+            return false;
+        }
+        told = ChangeMark { version: row.version, within: Some((table, key)) };
+        if let Some(change) = change {
+            left -= 1;
+            each(change, table, key, row);
+        }
+        true
+    })?;
+    Ok(more.then_some(Feed { told, ..feed }))
+}

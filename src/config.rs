@@ -1,0 +1,308 @@
+//! Every setting and limit of a running server: unit, default and reason.
+//!
+//! The same struct is the command line (`--body-bytes-max`) and the environment
+//! (`ROLLCALL_BODY_BYTES_MAX`); a test builds it with [`Settings::default`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, ValueEnum};
+
+/// Settings of `rollcall serve` beside the schema.
+#[derive(Clone, Debug, Args)]
+pub struct Settings {
+    /// Where to listen; port 0 picks a free one
+    #[arg(
+        long,
+        env = "ROLLCALL_LISTEN",
+        value_name = "IP:PORT",
+        value_parser = address,
+        default_value = "127.0.0.1:7878"
+    )]
+    pub listen: SocketAddr,
+
+    /// How log lines are written
+    #[arg(long, env = "ROLLCALL_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// Which log lines are written, such as `info` or `rollcall=debug`
+    #[arg(long, env = "ROLLCALL_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+
+    #[command(flatten)]
+    #[allow(missing_docs)] // clap would print it as help of the first flag
+    pub sync: SyncSettings,
+
+    #[command(flatten)]
+    #[allow(missing_docs)] // clap would print it as help of the first flag
+    pub limits: Limits,
+
+    #[command(flatten)]
+    #[allow(missing_docs)] // clap would print it as help of the first flag
+    pub http: HttpSettings,
+
+    #[command(flatten)]
+    #[allow(missing_docs)] // clap would print it as help of the first flag
+    pub auth: AuthSettings,
+}
+
+impl Default for Settings {
+    /// The defaults alone: neither the command line nor the environment is read.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7878)),
+            log_format: LogFormat::Text,
+            log: "info".into(),
+            sync: SyncSettings::default(),
+            limits: Limits::default(),
+            http: HttpSettings::default(),
+            auth: AuthSettings::default(),
+        }
+    }
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Declares a struct of numeric settings once: field, flag, variable, default and help together.
+macro_rules! numeric_settings {
+    ($(#[$about:meta])* $name:ident, $heading:literal {
+        $($(#[doc = $help:literal])+ $field:ident: $kind:ty = $default:literal, env $env:literal;)+
+    }) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, PartialEq, Eq, Args, serde::Serialize)]
+        #[command(next_help_heading = $heading)]
+        pub struct $name {
+            $($(#[doc = $help])+
+            #[arg(long, env = $env, value_name = "N", default_value_t = $default)]
+            pub $field: $kind,)+
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)+ }
+            }
+        }
+    };
+}
+
+numeric_settings! {
+    /// How a sync goes.
+    SyncSettings, "Syncing" {
+        /// Lease of the sync lock, ms; long enough for a slow phone between its two calls
+        lease_ms: u64 = 15_000, env "ROLLCALL_LEASE_MS";
+        /// Longest `Prefer: wait`, s; below common proxies' idle limits
+        lock_wait_max_s: u64 = 20, env "ROLLCALL_LOCK_WAIT_MAX_S";
+        /// Rows on a page of `/fetch`; some 4 MB of JSON
+        fetch_rows_max: usize = 50_000, env "ROLLCALL_FETCH_ROWS_MAX";
+        /// Deletes of one table that a request may hold, before the guard against mass deletion looks
+        mass_delete_rows: usize = 50, env "ROLLCALL_MASS_DELETE_ROWS";
+        /// Rows on a page of `/changes` and of `pull`; some 2 MB of JSON
+        changes_rows_max: usize = 5_000, env "ROLLCALL_CHANGES_ROWS_MAX";
+        /// Conflicts on a page of `/conflicts`
+        conflicts_rows_max: usize = 100, env "ROLLCALL_CONFLICTS_ROWS_MAX";
+        /// Life of an answer kept under an `Idempotency-Key`, hours; a phone may be off overnight
+        idempotency_hours: u32 = 24, env "ROLLCALL_IDEMPOTENCY_HOURS";
+        /// Answers kept for one device; a device has one request under way, or a few
+        idempotency_keys_max: usize = 32, env "ROLLCALL_IDEMPOTENCY_KEYS_MAX";
+        /// Life of a tombstone, days; a device that was away for longer fetches everything
+        tombstone_days: u32 = 90, env "ROLLCALL_TOMBSTONE_DAYS";
+        /// Silence after which a device no longer holds tombstones back, days
+        device_days: u32 = 180, env "ROLLCALL_DEVICE_DAYS";
+        /// Life of a conflict in `/conflicts`, days
+        conflict_days: u32 = 90, env "ROLLCALL_CONFLICT_DAYS";
+        /// Time between two purges of what is old, s; 0 leaves it to `rollcall purge`
+        purge_s: u64 = 3_600, env "ROLLCALL_PURGE_S";
+    }
+}
+
+numeric_settings! {
+    /// What one request and one owner may cost. `GET /limits` publishes them.
+    Limits, "Limits" {
+        /// Request body, bytes; about 25,000 small rows (413)
+        body_bytes_max: usize = 8_388_608, env "ROLLCALL_BODY_BYTES_MAX";
+        /// Rows to add, update and delete in one request; one transaction of some 100 ms (422)
+        rows_max: usize = 5_000, env "ROLLCALL_ROWS_MAX";
+        /// Keys under `get` in one request (422)
+        get_keys_max: usize = 5_000, env "ROLLCALL_GET_KEYS_MAX";
+        /// One row, bytes; a sync server is no file store (verdict `rejected`)
+        row_bytes_max: usize = 262_144, env "ROLLCALL_ROW_BYTES_MAX";
+        /// Nesting inside a `json` column (422)
+        json_depth_max: usize = 16, env "ROLLCALL_JSON_DEPTH_MAX";
+        /// Live rows of one owner (507)
+        owner_rows_max: u64 = 1_000_000, env "ROLLCALL_OWNER_ROWS_MAX";
+        /// Live rows of one owner, bytes; 1 GiB (507)
+        owner_bytes_max: u64 = 1_073_741_824, env "ROLLCALL_OWNER_BYTES_MAX";
+        /// One request from its first byte to the answer, s (503)
+        request_s: u64 = 30, env "ROLLCALL_REQUEST_S";
+        /// All header lines of one request, bytes (431)
+        header_bytes_max: usize = 16_384, env "ROLLCALL_HEADER_BYTES_MAX";
+        /// Header lines of one request (431)
+        headers_max: usize = 64, env "ROLLCALL_HEADERS_MAX";
+        /// Wait for a request's header, and the idle time of a kept connection, s; behind a proxy set it above the proxy's own
+        header_read_s: u64 = 15, env "ROLLCALL_HEADER_READ_S";
+        /// Slowest body after its first 5 s, bytes a second (408)
+        body_bytes_per_s_min: usize = 1_024, env "ROLLCALL_BODY_BYTES_PER_S_MIN";
+        /// Connections at once; more wait to be accepted
+        connections_max: usize = 4_096, env "ROLLCALL_CONNECTIONS_MAX";
+        /// Connections at once from one address; more are closed
+        connections_per_address_max: usize = 64, env "ROLLCALL_CONNECTIONS_PER_ADDRESS_MAX";
+        /// Time that running requests get to end after SIGTERM, s
+        drain_s: u64 = 25, env "ROLLCALL_DRAIN_S";
+        /// Log-in attempts for one account, a minute (429)
+        logins_per_account_per_min: u32 = 5, env "ROLLCALL_LOGINS_PER_ACCOUNT_PER_MIN";
+        /// Log-in and registration attempts from one address, a minute (429)
+        logins_per_address_per_min: u32 = 20, env "ROLLCALL_LOGINS_PER_ADDRESS_PER_MIN";
+        /// Waiting time for the database's one writer, ms (503)
+        busy_wait_ms: u64 = 5_000, env "ROLLCALL_BUSY_WAIT_MS";
+        /// Connections for reading the database; readers never wait for the writer
+        readers_max: u32 = 8, env "ROLLCALL_READERS_MAX";
+    }
+}
+
+/// What the server says to browsers and proxies.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "HTTP")]
+pub struct HttpSettings {
+    /// Web origins that may call the API, such as `https://app.example`, or `*`; repeat or separate by commas
+    #[arg(long = "cors-origin", env = "ROLLCALL_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
+
+    /// Addresses of proxies whose `X-Forwarded-For` is believed; repeat or separate by commas
+    #[arg(
+        long = "trusted-proxy",
+        env = "ROLLCALL_TRUSTED_PROXIES",
+        value_name = "IP",
+        value_delimiter = ','
+    )]
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+/// Who may come in, and how tokens are read.
+#[derive(Clone, Args)]
+#[command(next_help_heading = "Accounts and tokens")]
+pub struct AuthSettings {
+    /// Where tokens come from: `local` (register and log in here) or `jwt` (the app's own identity provider)
+    #[arg(long, env = "ROLLCALL_AUTH", value_name = "MODE", default_value = "local")]
+    pub auth: AuthMode,
+
+    /// Whether anyone may register over HTTP; `closed` leaves it to `rollcall account add`
+    #[arg(long, env = "ROLLCALL_REGISTRATION", value_name = "MODE", default_value = "open")]
+    pub registration: Registration,
+
+    /// How long a device's token is good, days; an app that was offline for long should not need its user
+    #[arg(long, env = "ROLLCALL_TOKEN_DAYS", value_name = "N", default_value_t = 365)]
+    pub token_days: u32,
+
+    /// File with the HS256 secret of `jwt` tokens, at least 32 bytes
+    #[arg(long, env = "ROLLCALL_JWT_SECRET_FILE", value_name = "FILE")]
+    pub jwt_secret_file: Option<PathBuf>,
+
+    /// JWKS with the RS256, ES256 or EdDSA keys of `jwt` tokens: a file, or an http(s) URL
+    #[arg(long, env = "ROLLCALL_JWT_KEYS", value_name = "FILE|URL")]
+    pub jwt_keys: Option<String>,
+
+    /// Issuer that `jwt` tokens must name
+    #[arg(long, env = "ROLLCALL_JWT_ISSUER", value_name = "ISS")]
+    pub jwt_issuer: Option<String>,
+
+    /// Audience that `jwt` tokens must name
+    #[arg(long, env = "ROLLCALL_JWT_AUDIENCE", value_name = "AUD")]
+    pub jwt_audience: Option<String>,
+
+    /// Claim with the user's id
+    #[arg(long, env = "ROLLCALL_JWT_USER_CLAIM", value_name = "CLAIM", default_value = "sub")]
+    pub jwt_user_claim: String,
+
+    /// Claim with the owner's id, for users who share rows; absent, the user is the owner
+    #[arg(long, env = "ROLLCALL_JWT_OWNER_CLAIM", value_name = "CLAIM")]
+    pub jwt_owner_claim: Option<String>,
+
+    /// Claim with the device's id
+    #[arg(long, env = "ROLLCALL_JWT_DEVICE_CLAIM", value_name = "CLAIM", default_value = "device_id")]
+    pub jwt_device_claim: String,
+}
+
+impl Default for AuthSettings {
+    fn default() -> Self {
+        Self {
+            auth: AuthMode::Local,
+            registration: Registration::Open,
+            token_days: 365,
+            jwt_secret_file: None,
+            jwt_keys: None,
+            jwt_issuer: None,
+            jwt_audience: None,
+            jwt_user_claim: "sub".into(),
+            jwt_owner_claim: None,
+            jwt_device_claim: "device_id".into(),
+        }
+    }
+}
+
+impl std::fmt::Debug for AuthSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A JWKS URL may carry a key of its own in its query.
+        f.debug_struct("AuthSettings")
+            .field("auth", &self.auth)
+            .field("registration", &self.registration)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads an address to listen on.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "expected IP:PORT, such as 127.0.0.1:7878, or 0.0.0.0:7878 for every network".to_owned())
+}
+
+/// Where tokens come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuthMode {
+    /// `POST /register` and `POST /login` here.
+    Local,
+    /// The app's own identity provider.
+    Jwt,
+}
+
+/// Whether anyone may register over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Registration {
+    /// Anyone.
+    Open,
+    /// Nobody: accounts come from the command line.
+    Closed,
+}
+
+/// Reads settings from the environment and `flags` alone, for commands and tests that have no others.
+#[derive(Debug, Parser)]
+struct Alone {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Settings {
+    /// The settings that `flags` and the environment give.
+    pub fn from_flags<I: IntoIterator<Item = String>>(flags: I) -> Result<Self, clap::Error> {
+        let named = std::iter::once("rollcall".to_owned()).chain(flags);
+        Alone::try_parse_from(named).map(|alone| alone.settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The flags' defaults and the structs' must not drift apart.
+    #[test]
+    fn the_defaults_of_flags_and_structs_are_the_same() {
+        let told = Settings::from_flags([]).unwrap();
+        assert_eq!(format!("{told:?}"), format!("{:?}", Settings::default()));
+    }
+}

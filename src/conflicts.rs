@@ -1,0 +1,150 @@
+//! Conflicts: what is noted of each, and how its loser is brought back.
+
+use uuid::Uuid;
+
+use crate::model::{RowKey, Stored, Timestamp, Value, Version};
+use crate::reconcile::{Incoming, Merged, Operation, Resolution, Verdict, merge};
+use crate::schema::{Policy, Schema, Table};
+use crate::storage::records::write_columns;
+use crate::storage::{Conflict, Side, StorageError, WriteTxn};
+use crate::synchronise::{self, Batch, LiveRow, Refusal, Terms, Told};
+
+/// What is noted of a conflict.
+///
+/// Its id follows from what it is about: a device that sends the same loser again, since it did not get the
+/// answer, makes no second conflict.
+pub fn note(
+    table: &Table,
+    key: RowKey,
+    stored: &Stored,
+    base: Option<Vec<Value>>,
+    incoming: Side,
+    resolution: Resolution,
+    at: Timestamp,
+) -> Conflict {
+    let sent = incoming.values.as_ref().map(|values| write_columns(table, values));
+    let about = format!("{}/{key}/{}/{}/{sent:?}", table.name, stored.version, incoming.device);
+    Conflict {
+        id: Uuid::new_v5(&Uuid::NAMESPACE_OID, about.as_bytes()),
+        at,
+        table: table.id,
+        key,
+        policy: table.policy,
+        resolution,
+        base,
+        stored: Side {
+            values: stored.values.as_ref().map(|values| values.iter().cloned().map(Some).collect()),
+            last_update: stored.last_update,
+            device: stored.changed_by,
+        },
+        incoming,
+        restored_at: None,
+    }
+}
+
+impl Conflict {
+    /// The side that lost as a whole: not so where columns were merged.
+    pub fn loser(&self) -> &Side {
+        match self.resolution {
+            Resolution::Kept | Resolution::Merged => &self.incoming,
+            Resolution::Overwritten => &self.stored,
+        }
+    }
+
+    /// What the merge of both sides made of the row, and what was lost of either; `None` if they were not merged.
+    fn merged(&self, table: &Table) -> Option<Merged> {
+        let merges = self.policy == Policy::Merge && self.resolution != Resolution::Overwritten;
+        let stored = self.stored.values.as_ref().filter(|_| merges)?;
+        let stored: Vec<Value> = stored.iter().map(|value| value.clone().unwrap_or(Value::Null)).collect();
+        let newer = self.incoming.last_update > self.stored.last_update;
+        Some(merge(&table.columns, self.base.as_deref(), &stored, self.incoming.values.as_ref()?, newer))
+    }
+}
+
+/// What came of bringing a loser back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Restored {
+    /// The conflict as it is now.
+    pub conflict: Conflict,
+    /// What became of the row.
+    pub told: Told,
+    /// The row as it is now, unless it was the deletion that was brought back.
+    pub row: Option<LiveRow>,
+    /// The owner's version now.
+    pub version: Version,
+}
+
+/// Brings the loser of a conflict back, as an edit that the calling device makes now.
+///
+/// - Of a merge, the columns that were lost come back, whichever side had them; the others stay.
+/// - A row that is gone meanwhile is made again, from what is noted of it.
+/// - `Ok(None)` if there is no such conflict.
+/// - Errors: [`RestoreError`]; the caller then undoes the transaction.
+pub fn restore(
+    txn: &mut dyn WriteTxn,
+    schema: &Schema,
+    id: Uuid,
+    terms: &Terms,
+) -> Result<Option<Restored>, RestoreError> {
+    let Some(mut conflict) = txn.conflict(id)? else { return Ok(None) };
+    let held = txn.load(conflict.table, &[conflict.key])?.into_iter().flatten().next();
+    let base = held.as_ref().map(|row| row.last_update);
+    let merged = conflict.merged(schema.at(conflict.table));
+    let lost = merged.as_ref().map(|merged| &merged.lost).or(conflict.loser().values.as_ref());
+    let (operation, values) = match lost {
+        None => (Operation::Delete, Vec::new()),
+        Some(lost) if held.as_ref().is_some_and(|row| !row.is_tombstone()) => {
+            (Operation::Update, lost.clone())
+        }
+        Some(lost) => (Operation::Add, completed(&conflict, merged.as_ref(), lost)),
+    };
+    // Built on what is held now, so it is no conflict; without a time, so it counts as made now.
+    let incoming = Incoming { key: conflict.key, values, last_update: None, base };
+    let set = vec![(conflict.table, vec![incoming])];
+    let get = vec![(conflict.table, vec![conflict.key])];
+    let mut batch = Batch { atomic: true, get, ..Batch::default() };
+    match operation {
+        Operation::Add => batch.add = set,
+        Operation::Update => batch.update = set,
+        Operation::Delete => batch.delete = set,
+    }
+    let mut report = synchronise::run(txn, schema, &batch, terms)?;
+    let sets = [&mut report.add, &mut report.update, &mut report.delete];
+    let told = sets.into_iter().flatten().flat_map(|(_, told)| told.drain(..)).next();
+    let told = told.ok_or_else(|| StorageError::Engine("a restored row got no verdict".into()))?;
+    if !matches!(told.verdict, Verdict::Added | Verdict::Updated | Verdict::Deleted | Verdict::Same) {
+        return Err(RestoreError::TooLittleKnown);
+    }
+    txn.note_restored(id, terms.now)?;
+    conflict.restored_at = Some(terms.now);
+    let row = report.get.into_iter().flat_map(|(_, rows)| rows).next();
+    Ok(Some(Restored { conflict, told, row, version: report.current }))
+}
+
+/// Why a loser cannot be brought back.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The row is gone, and what is noted of it is not the whole of it.
+    #[error("too little of the row is known")]
+    TooLittleKnown,
+    /// The edit was refused, as any other would be; a rejected row comes as [`Refusal::Atomic`].
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl From<StorageError> for RestoreError {
+    fn from(error: StorageError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+/// A whole row from part of one: what was not lost is as the merge or the other side has it, or as at the start.
+fn completed(conflict: &Conflict, merged: Option<&Merged>, lost: &[Option<Value>]) -> Vec<Option<Value>> {
+    let column = |(place, value): (usize, &Option<Value>)| {
+        let of_merge = || merged.map(|merged| merged.values[place].clone());
+        let of_other = || conflict.stored.values.as_ref().and_then(|values| values[place].clone());
+        let of_base = || conflict.base.as_ref().map(|values| values[place].clone());
+        value.clone().or_else(of_merge).or_else(of_other).or_else(of_base)
+    };
+    lost.iter().enumerate().map(column).collect()
+}

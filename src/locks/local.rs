@@ -1,0 +1,248 @@
+use std::collections::{HashMap, hash_map};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Lease, LockError};
+use crate::accounts::Caller;
+use crate::clock::Clock;
+use crate::model::{Fence, Owner, Timestamp};
+
+/// The locks of a server that has its database to itself: kept in memory.
+///
+/// A restart forgets the leases. It cannot repeat a fence, since fences of a run begin above those of
+/// all earlier runs, so a holder from before the restart is told that it lost its lease.
+pub struct LocalLocks {
+    clock: Clock,
+    lease_ms: i64,
+    state: Mutex<State>,
+}
+
+struct State {
+    last_fence: Fence,
+    owners: HashMap<Owner, Entry>,
+    /// How many entries there may be before forgotten ones are swept out.
+    sweep_at: usize,
+}
+
+/// The newest lease of an owner, and what goes on under it.
+struct Entry {
+    lease: Lease,
+    /// Requests of the holder that are at work. Until they end, nobody else is given the lock.
+    at_work: usize,
+    /// The holder gave the lease back, or the owner broke it.
+    ended: Option<Ended>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// By its holder, whose request that is at work may end well.
+    GivenBack,
+    /// By another: what is at work under it must not be kept.
+    Broken,
+}
+
+impl Entry {
+    fn of(lease: Lease) -> Self {
+        Self { lease, at_work: 0, ended: None }
+    }
+
+    /// Whether another device must wait.
+    fn is_held(&self, now: Timestamp) -> bool {
+        self.at_work > 0 || (self.ended.is_none() && now < self.lease.until)
+    }
+
+    /// Whether the caller may go on under the lease: nobody was given the lock since, and it has not ended.
+    /// One that was given back lives on while another request of its holder is at work.
+    fn is_newest_of(&self, caller: &Caller) -> bool {
+        let open = match self.ended {
+            None => true,
+            Some(Ended::GivenBack) => self.at_work > 0,
+            Some(Ended::Broken) => false,
+        };
+        open && self.lease.is_of(caller)
+    }
+}
+
+/// Below this many owners nothing is swept.
+const SWEEP_AT_LEAST: usize = 1_024;
+
+impl LocalLocks {
+    /// Locks whose fences begin after `first_fence`; leases last `lease_ms`.
+    pub fn new(first_fence: Fence, lease_ms: u64, clock: Clock) -> Arc<Self> {
+        let state = State { last_fence: first_fence, owners: HashMap::new(), sweep_at: SWEEP_AT_LEAST };
+        let lease_ms = i64::try_from(lease_ms).unwrap_or(i64::MAX);
+        Arc::new(Self { clock, lease_ms, state: Mutex::new(state) })
+    }
+
+    /// Takes the lock, or renews it for the device that has it.
+    ///
+    /// - `fence`: the lease that the device means to go on under; without it any will do.
+    /// - Errors: [`LockError::Busy`] with the holder; [`LockError::Lost`] if `fence` is not the newest.
+    pub fn take(&self, caller: &Caller, fence: Option<Fence>) -> Result<Lease, LockError> {
+        let now = self.clock.now();
+        self.state.lock().take(caller, fence, now, self.lease_ms).map(|entry| entry.lease.clone())
+    }
+
+    /// Takes the lock for a request that works until the [`Work`] is dropped.
+    ///
+    /// Dropping it, wherever that happens, lets others in once the lease has ended.
+    pub fn work(self: &Arc<Self>, caller: &Caller, fence: Option<Fence>) -> Result<Work, LockError> {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let had = state.owners.get(&caller.owner).is_some_and(|entry| entry.is_newest_of(caller));
+        let entry = state.take(caller, fence, now, self.lease_ms)?;
+        entry.at_work += 1;
+        Ok(Work { locks: Arc::clone(self), caller: caller.clone(), lease: entry.lease.clone(), had })
+    }
+
+    /// Renews the lease of its holder; of anyone else it says nothing and changes nothing.
+    ///
+    /// A lease that ran out stays so: a device that merely looks on every few seconds would else keep all
+    /// others out, long after its sync broke off.
+    pub fn renew(&self, caller: &Caller) {
+        let now = self.clock.now();
+        if let Some(entry) = self.state.lock().owners.get_mut(&caller.owner)
+            && entry.is_newest_of(caller)
+            && entry.is_held(now)
+        {
+            entry.lease.until = now.shifted(self.lease_ms);
+        }
+    }
+
+    /// Who holds the lock now.
+    pub fn holder(&self, owner: Owner) -> Option<Lease> {
+        let now = self.clock.now();
+        let state = self.state.lock();
+        state.owners.get(&owner).filter(|entry| entry.is_held(now)).map(|entry| entry.lease.clone())
+    }
+
+    /// Gives the lock back; a caller that does not hold it loses nothing.
+    pub fn give_back(&self, caller: &Caller) {
+        if let Some(entry) = self.state.lock().owners.get_mut(&caller.owner)
+            && entry.is_newest_of(caller)
+        {
+            entry.ended = Some(Ended::GivenBack);
+        }
+    }
+
+    /// Ends the lease of whoever holds the lock. What its holder is writing is not kept.
+    pub fn break_open(&self, owner: Owner) {
+        if let Some(entry) = self.state.lock().owners.get_mut(&owner) {
+            entry.ended = Some(Ended::Broken);
+        }
+    }
+}
+
+impl State {
+    fn take(
+        &mut self,
+        caller: &Caller,
+        fence: Option<Fence>,
+        now: Timestamp,
+        lease_ms: i64,
+    ) -> Result<&mut Entry, LockError> {
+        self.sweep(now, lease_ms);
+        let until = now.shifted(lease_ms);
+        let newest = self.owners.get(&caller.owner);
+        let mine = newest.is_some_and(|entry| entry.is_newest_of(caller));
+        if let Some(fence) = fence
+            && !(mine && newest.is_some_and(|entry| entry.lease.fence == fence))
+        {
+            return Err(LockError::Lost);
+        }
+        if let Some(entry) = newest.filter(|entry| !mine && entry.is_held(now)) {
+            return Err(LockError::Busy(entry.lease.clone()));
+        }
+        let last_fence = &mut self.last_fence;
+        let mut new_lease = || {
+            *last_fence = Fence(last_fence.0 + 1);
+            Lease {
+                device: caller.device,
+                device_name: caller.device_name.clone(),
+                fence: *last_fence,
+                since: now,
+                until,
+            }
+        };
+        Ok(match self.owners.entry(caller.owner) {
+            // An expired lease that nobody took over is still the newest: its holder goes on under the same fence.
+            hash_map::Entry::Occupied(entry) if mine => {
+                let entry = entry.into_mut();
+                entry.lease.until = until;
+                entry.ended = None;
+                entry
+            }
+            hash_map::Entry::Occupied(entry) => {
+                let entry = entry.into_mut();
+                *entry = Entry::of(new_lease());
+                entry
+            }
+            hash_map::Entry::Vacant(place) => place.insert(Entry::of(new_lease())),
+        })
+    }
+
+    /// Forgets leases that ended long ago, so that memory follows the owners who sync and not all there are.
+    fn sweep(&mut self, now: Timestamp, lease_ms: i64) {
+        if self.owners.len() < self.sweep_at {
+            return;
+        }
+        let long_ago = now.shifted(lease_ms.saturating_mul(-4));
+        self.owners.retain(|_, entry| entry.is_held(now) || entry.lease.until > long_ago);
+        self.sweep_at = (self.owners.len() * 2).max(SWEEP_AT_LEAST);
+    }
+}
+
+/// A request at work under the lock.
+pub struct Work {
+    locks: Arc<LocalLocks>,
+    caller: Caller,
+    lease: Lease,
+    had: bool,
+}
+
+impl Work {
+    /// The lease that the work is done under.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Whether the device had the lock before this request.
+    pub fn had_lock(&self) -> bool {
+        self.had
+    }
+
+    /// Asked as the last step before a write is kept: whether the fence is still the owner's newest.
+    ///
+    /// Errors: [`LockError::Lost`] if the lease was broken meanwhile. It cannot have been taken over: while
+    /// work goes on nobody else is given the lock.
+    pub fn confirm(&self) -> Result<(), LockError> {
+        let state = self.locks.state.lock();
+        match state.owners.get(&self.caller.owner) {
+            Some(entry) if entry.lease.fence == self.lease.fence && entry.ended != Some(Ended::Broken) => {
+                Ok(())
+            }
+            _ => Err(LockError::Lost),
+        }
+    }
+
+    /// Gives the lock back as the work ends.
+    pub fn give_back(&self) {
+        self.locks.give_back(&self.caller);
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let now = self.locks.clock.now();
+        if let Some(entry) = self.locks.state.lock().owners.get_mut(&self.caller.owner)
+            && entry.lease.fence == self.lease.fence
+        {
+            entry.at_work -= 1;
+            if entry.ended.is_none() {
+                // The lease begins anew when the answer leaves, not when the request came.
+                entry.lease.until = now.shifted(self.locks.lease_ms);
+            }
+        }
+    }
+}

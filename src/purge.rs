@@ -1,0 +1,114 @@
+//! Forgetting what is old: tombstones that every living device has seen, conflicts, answers.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::accounts::Caller;
+use crate::config::SyncSettings;
+use crate::model::{DeviceId, Owner, Timestamp, Version};
+use crate::storage::{Forgetful, PurgeTerms, Purged, Storage, StorageResult};
+
+const DAY_MS: i64 = 86_400_000;
+const HOUR_MS: i64 = 3_600_000;
+
+/// Entries that one transaction forgets: a writer waits some 20 ms for it.
+const ROWS_PER_TRANSACTION: usize = 1_000;
+
+/// Owners that are looked up at a time.
+const OWNERS_PER_PAGE: usize = 1_000;
+
+/// What counts as old by the settings.
+pub fn terms(settings: &SyncSettings, now: Timestamp) -> PurgeTerms {
+    let days_ago = |days: u32| now.shifted(-i64::from(days) * DAY_MS);
+    PurgeTerms {
+        now,
+        tombstones_before: days_ago(settings.tombstone_days),
+        devices_before: days_ago(settings.device_days),
+        conflicts_before: days_ago(settings.conflict_days),
+        answers_before: now.shifted(-i64::from(settings.idempotency_hours) * HOUR_MS),
+    }
+}
+
+/// Forgets what is old of every owner, in small transactions.
+///
+/// - `each` hears of every transaction, and answers whether to go on.
+/// - It may be interrupted at any time: what a transaction forgot stays forgotten, the rest is for the next time.
+/// - Writers come first: after each transaction it rests for as long as that took.
+pub fn run<T: Forgetful + ?Sized>(
+    storage: &T,
+    terms: &PurgeTerms,
+    each: &mut dyn FnMut(Owner, Purged) -> bool,
+) -> StorageResult<Purged> {
+    let mut total = Purged::default();
+    let mut after = None;
+    loop {
+        let owners = storage.next_owners(after, OWNERS_PER_PAGE)?;
+        let Some(last) = owners.last() else { return Ok(total) };
+        after = Some(*last);
+        for owner in owners {
+            loop {
+                let begun = Instant::now();
+                let purged = storage.forget(owner, terms, ROWS_PER_TRANSACTION)?;
+                total += purged;
+                if !each(owner, purged) {
+                    return Ok(total);
+                }
+                if !purged.is_nothing() {
+                    // SQLite does not queue writers: whoever comes back at once would be served at once.
+                    std::thread::sleep(begun.elapsed());
+                }
+                if !purged.more {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Up to where devices have seen everything, as their requests tell: kept in memory between two writes of it.
+///
+/// Losing it in a crash only keeps tombstones longer.
+#[derive(Default)]
+pub struct Acks(Mutex<HashMap<(Owner, DeviceId), (Version, Timestamp)>>);
+
+impl Acks {
+    /// A device showed a cursor: it has seen everything up to there.
+    pub fn note(&self, caller: &Caller, cursor: Option<Version>, now: Timestamp) {
+        if let Some(version) = cursor {
+            self.0.lock().insert((caller.owner, caller.device), (version, now));
+        }
+    }
+
+    /// Forgets a device that was signed out.
+    pub fn forget(&self, owner: Owner, device: DeviceId) {
+        self.0.lock().remove(&(owner, device));
+    }
+
+    /// Writes down what was noted since the last time, until `go_on` says no.
+    ///
+    /// Errors: what could not be written is kept for the next time.
+    pub fn flush(&self, storage: &dyn Storage, go_on: &mut dyn FnMut() -> bool) -> StorageResult<()> {
+        let mut by_owner: HashMap<Owner, Vec<(DeviceId, Version, Timestamp)>> = HashMap::new();
+        for ((owner, device), (version, at)) in std::mem::take(&mut *self.0.lock()) {
+            by_owner.entry(owner).or_default().push((device, version, at));
+        }
+        let mut failed = Ok(());
+        for (owner, acks) in by_owner {
+            if failed.is_ok() && go_on() {
+                failed = storage.write(owner, |txn| {
+                    acks.iter().try_for_each(|(device, version, at)| txn.acknowledge(*device, *version, *at))
+                });
+                if failed.is_ok() {
+                    continue;
+                }
+            }
+            let mut noted = self.0.lock();
+            for (device, version, at) in acks {
+                noted.entry((owner, device)).or_insert((version, at)); // unless it has shown a newer one
+            }
+        }
+        failed
+    }
+}

@@ -1,0 +1,319 @@
+//! Phase 2: what the device sends, and what it is told and given.
+//!
+//! One batch is settled row by row over a working copy of the rows it touches, then written in one go:
+//! each row once, in its final state, all under one new version.
+
+mod asked;
+mod batch;
+mod group;
+mod references;
+mod settler;
+mod working_set;
+
+use uuid::Uuid;
+
+use crate::changes::{self, Expired, Feed};
+use crate::digest::Digest;
+use crate::model::{DeviceId, RowKey, Stored, Timestamp, Value, Version};
+use crate::reconcile::{Context, Net, Operation, Rejection, Skew, Verdict};
+use crate::schema::{Schema, TableId};
+use crate::storage::{OwnerState, StorageError, WriteTxn};
+
+pub use batch::{Batch, Set};
+use settler::{DeviceClock, Settler};
+use working_set::WorkingSet;
+
+/// Who sends a batch, when, and what it may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Who sends it.
+    pub device: DeviceId,
+    /// The server's time when the request came; what it waited for since is not the device's clock.
+    pub received: Timestamp,
+    /// The server's time.
+    pub now: Timestamp,
+    /// One row, bytes.
+    pub row_bytes_max: usize,
+    /// Live rows of the owner.
+    pub owner_rows_max: u64,
+    /// Live rows of the owner, bytes.
+    pub owner_bytes_max: u64,
+    /// Deletes of one table before the guard against mass deletion looks.
+    pub mass_delete_rows: usize,
+    /// Changed rows that are sent along.
+    pub pull_rows_max: usize,
+}
+
+/// What became of a batch; its lists mirror the batch's, in the order sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// A verdict for each row under `add`.
+    pub add: Vec<ToldSet>,
+    /// A verdict for each row under `update`.
+    pub update: Vec<ToldSet>,
+    /// A verdict for each key under `delete`.
+    pub delete: Vec<ToldSet>,
+    /// The live rows that were asked for.
+    pub get: Vec<(TableId, Vec<LiveRow>)>,
+    /// The keys asked for that name no live row.
+    pub missing: Vec<(TableId, Vec<RowKey>)>,
+    /// What the device may store as its next base.
+    pub version: Version,
+    /// The owner's version now.
+    pub current: Version,
+    /// What each table holds at that version, in declared order.
+    pub digests: Vec<Digest>,
+    /// What changed since the device's base, if it asked; without what it has just written itself.
+    pub changes: Option<Changes>,
+    /// The server's time less the device's, where the device told its own.
+    pub clock_offset_ms: Option<i64>,
+}
+
+/// A page of the change feed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changes {
+    /// The feed that it is a page of.
+    pub feed: Feed,
+    /// The feed to go on with, if this is not the last page.
+    pub next: Option<Feed>,
+    /// The rows that changed: how, where, which, and what they are now.
+    pub rows: Vec<(Net, TableId, RowKey, Stored)>,
+}
+
+/// What became of the rows of one table, in the order sent.
+pub type ToldSet = (TableId, Vec<Told>);
+
+/// What became of one row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// Which row.
+    pub key: RowKey,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// When the row (or its tombstone) last changed, if the server holds one.
+    pub last_update: Option<Timestamp>,
+    /// The server's row, wherever it is not what the device sent.
+    pub row: Option<LiveRow>,
+    /// Why it was rejected.
+    pub rejection: Option<Rejection>,
+    /// The conflict that was noted, if somebody lost.
+    pub conflict: Option<Uuid>,
+}
+
+/// One live row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LiveRow {
+    /// Its key.
+    pub key: RowKey,
+    /// When it last changed.
+    pub last_update: Timestamp,
+    /// One value for each declared column.
+    pub values: Vec<Value>,
+}
+
+/// Why a batch was refused as a whole. Nothing of it was written.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// `base` is ahead of the owner's version, behind its horizon, or of another epoch.
+    #[error("the base {} has expired", .0.given)]
+    BaseExpired(Expired),
+    /// It would delete most of a table and does not say that this is meant.
+    #[error("{deletes} of {rows} rows would be deleted")]
+    MassDelete {
+        /// The table that would shrink.
+        table: TableId,
+        /// Live rows of it that would go.
+        deletes: u64,
+        /// Live rows of it now.
+        rows: u64,
+        /// Live rows of all tables that would go.
+        confirm: u64,
+    },
+    /// It is atomic, and some rows are rejected: the operation, the table, the place in the list sent.
+    #[error("{} rows are rejected", .0.len())]
+    Atomic(Vec<RejectedRow>),
+    /// The owner would hold more rows than allowed.
+    #[error("more than {0} rows")]
+    TooManyRows(u64),
+    /// The owner's rows would take more bytes than allowed.
+    #[error("more than {0} bytes")]
+    TooManyBytes(u64),
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A row of a batch that breaks a rule of the schema: where it stands in the batch, and which rule.
+pub type RejectedRow = (Operation, TableId, usize, Rejection);
+
+/// Applies a batch for one device, in the order add, update, delete, get.
+///
+/// - Shape: see [`Report`]. A batch that changes nothing moves no version.
+/// - Errors: a [`Refusal`], upon which the caller undoes the transaction.
+/// - Source: the seed post, Step 2; `openapi.yaml`, path `/synchronise`.
+pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms) -> Result<Report, Refusal> {
+    let state = txn.state();
+    changes::check(state, batch.base).map_err(Refusal::BaseExpired)?;
+    let skew = batch.sent_at.map(|sent_at| Skew::measure(sent_at, terms.received));
+    let clock = DeviceClock { skew, received: terms.received };
+    let context = Context {
+        device: terms.device,
+        base: batch.base,
+        writing: state.version.next(),
+        now: terms.now,
+        precision: schema.precision,
+        row_bytes_max: terms.row_bytes_max,
+    };
+
+    let mut rows = WorkingSet::load(txn, schema, batch)?;
+    guard_against_mass_deletion(txn, batch, &rows, terms)?;
+    let mut settler = Settler::new(txn, schema, context, clock, &mut rows);
+    let add = settler.edits(Operation::Add, &batch.add)?;
+    let update = settler.edits(Operation::Update, &batch.update)?;
+    let delete = settler.deletes(&batch.delete)?;
+    let conflicts = settler.conflicts();
+
+    if batch.atomic {
+        let rejections =
+            rejections([(Operation::Add, &add), (Operation::Update, &update), (Operation::Delete, &delete)]);
+        if !rejections.is_empty() {
+            return Err(Refusal::Atomic(rejections));
+        }
+    }
+    for conflict in &conflicts {
+        txn.note_conflict(conflict)?;
+    }
+    let current = write(txn, schema, &rows, state, terms)?;
+    let asked = asked::load(txn, &rows, &batch.get)?;
+    let told = [&add, &update, &delete].into_iter().flatten();
+    asked::note_known(txn, &rows, told, &asked, batch.base, terms.device)?;
+    let (get, missing) = asked::found_and_missing(&asked);
+    // Whoever is told everything drops what is not mentioned, so its own rows must be.
+    let but = (current > state.version && batch.base.is_some()).then_some(current);
+    let changes = if batch.pull { Some(pull(txn, schema, batch, but, terms)?) } else { None };
+
+    // A device that has not seen what others wrote in between must not skip it: its cursor stays.
+    // Without a cursor it stands at the very beginning for as long as pages are to come.
+    let told_all = changes.as_ref().is_some_and(|changes| changes.next.is_none());
+    let version = match batch.base {
+        Some(base) if base < state.version && !told_all => base,
+        None if changes.is_some() && !told_all => Version::first(state.version.epoch()),
+        _ => current,
+    };
+    Ok(Report {
+        add,
+        update,
+        delete,
+        get,
+        missing,
+        version,
+        current,
+        digests: txn.digests()?,
+        changes,
+        clock_offset_ms: skew.map(Skew::offset_ms),
+    })
+}
+
+/// Refuses what looks like a device that lost its data and takes the loss for the user's will.
+fn guard_against_mass_deletion(
+    txn: &mut dyn WriteTxn,
+    batch: &Batch,
+    rows: &WorkingSet,
+    terms: &Terms,
+) -> Result<(), Refusal> {
+    let mut deletes = Vec::new();
+    for (table, set) in &batch.delete {
+        let mut keys: Vec<RowKey> = set.iter().map(|incoming| incoming.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.retain(|key| rows.is_live(*table, *key));
+        deletes.push((*table, keys.len() as u64));
+    }
+    let confirm = deletes.iter().map(|(_, deletes)| deletes).sum();
+    if batch.confirm_deletes.is_some_and(|confirmed| confirmed >= confirm) {
+        return Ok(());
+    }
+    let held = txn.digests()?;
+    for (table, deletes) in deletes {
+        let rows = held[table.index()].count;
+        if deletes > terms.mass_delete_rows as u64 && deletes * 2 > rows {
+            return Err(Refusal::MassDelete { table, deletes, rows, confirm });
+        }
+    }
+    Ok(())
+}
+
+impl LiveRow {
+    /// The row, unless it is a tombstone.
+    fn of(key: RowKey, row: &Stored) -> Option<Self> {
+        row.values.as_ref().map(|values| Self { key, last_update: row.last_update, values: values.clone() })
+    }
+}
+
+fn rejections(told: [(Operation, &[ToldSet]); 3]) -> Vec<RejectedRow> {
+    let mut found = Vec::new();
+    for (operation, lists) in told {
+        for (table, list) in lists {
+            for (place, told) in list.iter().enumerate() {
+                if let Some(rejection) = &told.rejection {
+                    found.push((operation, *table, place, rejection.clone()));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Writes what changed, under one new version, and gives the owner's version after it.
+fn write(
+    txn: &mut dyn WriteTxn,
+    schema: &Schema,
+    rows: &WorkingSet,
+    state: OwnerState,
+    terms: &Terms,
+) -> Result<Version, Refusal> {
+    let Some(growth) = rows.growth() else { return Ok(state.version) };
+    let after = OwnerState {
+        version: state.version.next(),
+        rows: state.rows.saturating_add_signed(growth.rows),
+        bytes: state.bytes.saturating_add_signed(growth.bytes),
+        ..state
+    };
+    // An owner above a limit that was lowered may still edit and delete, only not grow.
+    if growth.rows > 0 && after.rows > terms.owner_rows_max {
+        return Err(Refusal::TooManyRows(terms.owner_rows_max));
+    }
+    if growth.bytes > 0 && after.bytes > terms.owner_bytes_max {
+        return Err(Refusal::TooManyBytes(terms.owner_bytes_max));
+    }
+    for table in schema.tables().iter().filter(|table| table.history > 0) {
+        txn.remember(table.id, &rows.replaced(table.id), table.history)?;
+    }
+    for table in schema.parents_first() {
+        txn.put(*table, &rows.to_write(*table, false))?;
+    }
+    for table in schema.parents_first().iter().rev() {
+        txn.put(*table, &rows.to_write(*table, true))?;
+    }
+    let digests = rows.digests(state.seed, txn.digests()?);
+    txn.advance(after, &digests, terms.now)?;
+    Ok(after.version)
+}
+
+/// What changed since the device's base, `but` for what it has just written itself.
+fn pull(
+    txn: &mut dyn WriteTxn,
+    schema: &Schema,
+    batch: &Batch,
+    but: Option<Version>,
+    terms: &Terms,
+) -> Result<Changes, Refusal> {
+    let feed = Feed::begin(txn.state(), batch.base).map_err(Refusal::BaseExpired)?;
+    let feed = Feed { but, ..feed };
+    let tables: Vec<TableId> = schema.tables().iter().map(|table| table.id).collect();
+    let asked = changes::Asked { device: terms.device, tables: &tables, rows_max: terms.pull_rows_max };
+    let mut rows = Vec::new();
+    let next =
+        changes::run(txn, feed, &asked, &mut |net, table, key, row| rows.push((net, table, key, row)))?;
+    Ok(Changes { feed, next, rows })
+}

@@ -1,0 +1,172 @@
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::Batch;
+use crate::digest::{Digest, Seed};
+use crate::model::{RowKey, Stored, Value};
+use crate::schema::{Schema, TableId};
+use crate::storage::{StorageResult, WriteTxn};
+
+/// The rows that a batch touches or refers to, as they were and as the batch makes them.
+///
+/// Whatever rows say of each other is answered from here, so a batch costs one load a table however
+/// often it names a row, and one write a changed row.
+pub(super) struct WorkingSet {
+    tables: BTreeMap<TableId, HashMap<RowKey, Slot>>,
+    changes: BTreeMap<TableId, Changes>,
+}
+
+/// What a batch has changed of one table, for those who ask again and again.
+#[derive(Default)]
+struct Changes {
+    rows: usize,
+    /// Those that are alive.
+    live: HashSet<RowKey>,
+}
+
+struct Slot {
+    before: Option<Stored>,
+    after: Option<Stored>,
+}
+
+/// By how much a batch grows its owner.
+pub(super) struct Growth {
+    pub rows: i64,
+    pub bytes: i64,
+}
+
+impl WorkingSet {
+    /// Loads every row that the batch changes, and every row that its rows refer to.
+    pub fn load(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch) -> StorageResult<Self> {
+        let mut wanted: BTreeMap<TableId, Vec<RowKey>> = BTreeMap::new();
+        for (table, set) in batch.add.iter().chain(&batch.update).chain(&batch.delete) {
+            wanted.entry(*table).or_default().extend(set.iter().map(|incoming| incoming.key));
+            for (column, parent) in schema.at(*table).references() {
+                let named = set.iter().filter_map(|incoming| match incoming.values.get(column) {
+                    Some(Some(Value::Uuid(key))) => Some(RowKey(*key)),
+                    _ => None,
+                });
+                wanted.entry(parent).or_default().extend(named);
+            }
+        }
+        let mut tables = BTreeMap::new();
+        for (table, mut keys) in wanted {
+            keys.sort_unstable(); // neighbours on a page are read together
+            keys.dedup();
+            let loaded = txn.load(table, &keys)?;
+            let slots =
+                keys.into_iter().zip(loaded).map(|(key, row)| (key, Slot { before: row, after: None }));
+            tables.insert(table, slots.collect());
+        }
+        Ok(Self { tables, changes: BTreeMap::new() })
+    }
+
+    fn slot(&self, table: TableId, key: RowKey) -> Option<&Slot> {
+        self.tables.get(&table)?.get(&key)
+    }
+
+    /// Whether the row was loaded; one that was not has not been changed either.
+    pub fn knows(&self, table: TableId, key: RowKey) -> bool {
+        self.slot(table, key).is_some()
+    }
+
+    /// The row as it is by now.
+    pub fn get(&self, table: TableId, key: RowKey) -> Option<&Stored> {
+        let slot = self.slot(table, key)?;
+        slot.after.as_ref().or(slot.before.as_ref())
+    }
+
+    /// Whether the row is there by now.
+    pub fn is_live(&self, table: TableId, key: RowKey) -> bool {
+        self.get(table, key).is_some_and(|row| !row.is_tombstone())
+    }
+
+    /// Changes a row.
+    pub fn set(&mut self, table: TableId, key: RowKey, row: Stored) {
+        let changes = self.changes.entry(table).or_default();
+        if row.is_tombstone() {
+            changes.live.remove(&key);
+        } else {
+            changes.live.insert(key);
+        }
+        let slots = self.tables.entry(table).or_default();
+        let before = slots.entry(key).or_insert(Slot { before: None, after: None }).after.replace(row);
+        changes.rows += usize::from(before.is_none());
+    }
+
+    /// Whether the batch changed the row.
+    pub fn is_changed(&self, table: TableId, key: RowKey) -> bool {
+        self.slot(table, key).is_some_and(|slot| slot.after.is_some())
+    }
+
+    /// How many rows of a table the batch changed.
+    pub fn changed_count(&self, table: TableId) -> usize {
+        self.changes.get(&table).map_or(0, |changes| changes.rows)
+    }
+
+    /// The rows of a table that the batch changed and that are alive by now.
+    pub fn changed_live(&self, table: TableId) -> impl Iterator<Item = (RowKey, &Stored)> {
+        let live = self.changes.get(&table).into_iter().flat_map(|changes| &changes.live);
+        live.filter_map(move |key| Some((*key, self.get(table, *key)?)))
+    }
+
+    /// The rows of a table that the batch changed, as they are by now.
+    fn changed(&self, table: TableId) -> impl Iterator<Item = (RowKey, &Stored)> {
+        let slots = self.tables.get(&table).into_iter().flatten();
+        slots.filter_map(|(key, slot)| Some((*key, slot.after.as_ref()?)))
+    }
+
+    /// Those of the changed rows that are alive, or the tombstones, by key: neighbours are written together.
+    pub fn to_write(&self, table: TableId, tombstones: bool) -> Vec<(RowKey, &Stored)> {
+        let mut rows: Vec<_> =
+            self.changed(table).filter(|(_, row)| row.is_tombstone() == tombstones).collect();
+        rows.sort_unstable_by_key(|(key, _)| *key);
+        rows
+    }
+
+    /// The live rows of a table that the batch replaces or deletes, as they were.
+    pub fn replaced(&self, table: TableId) -> Vec<(RowKey, &Stored)> {
+        let slots = self.tables.get(&table).into_iter().flatten().filter(|(_, slot)| slot.after.is_some());
+        slots
+            .filter_map(|(key, slot)| Some((*key, slot.before.as_ref()?)))
+            .filter(|(_, row)| !row.is_tombstone())
+            .collect()
+    }
+
+    /// What the tables hold after the batch, where it changed that.
+    pub fn digests(&self, seed: Option<Seed>, held: Vec<Digest>) -> Vec<(TableId, Digest)> {
+        let Some(seed) = seed else { return Vec::new() };
+        let mut changed = Vec::new();
+        for (table, slots) in &self.tables {
+            let before = held[table.index()];
+            let mut digest = before;
+            for (key, slot) in slots.iter().filter(|(_, slot)| slot.after.is_some()) {
+                let live = |row: &Option<Stored>| {
+                    row.as_ref().filter(|row| !row.is_tombstone()).map(|row| seed.row(*key, row.last_update))
+                };
+                live(&slot.before).into_iter().for_each(|hash| digest.remove(hash));
+                live(&slot.after).into_iter().for_each(|hash| digest.add(hash));
+            }
+            if digest != before {
+                changed.push((*table, digest));
+            }
+        }
+        changed
+    }
+
+    /// By how much the batch grows its owner; `None` if it changes nothing.
+    pub fn growth(&self) -> Option<Growth> {
+        let mut changed = false;
+        let mut growth = Growth { rows: 0, bytes: 0 };
+        for slot in self.tables.values().flat_map(HashMap::values) {
+            let Some(after) = &slot.after else { continue };
+            changed = true;
+            for (row, sign) in [(slot.before.as_ref(), -1), (Some(after), 1)] {
+                if let Some(values) = row.and_then(|row| row.values.as_ref()) {
+                    growth.rows += sign;
+                    growth.bytes += sign * values.iter().map(|value| value.weight() as i64).sum::<i64>();
+                }
+            }
+        }
+        changed.then_some(growth)
+    }
+}
