@@ -7,6 +7,7 @@ pub mod config;
 pub mod conflicts;
 pub mod digest;
 pub mod fetch;
+pub mod http;
 pub mod locks;
 pub mod model;
 pub mod purge;

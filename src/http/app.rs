@@ -1,0 +1,77 @@
+use std::sync::Arc;
+
+use crate::accounts::Accounts;
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::http::{BadSetting, Bounds, Draining};
+use crate::locks::LocalLocks;
+use crate::model::{DeviceId, Owner, Timestamp};
+use crate::purge::Acks;
+use crate::schema::Schema;
+use crate::storage::Storage;
+use crate::synchronise::Terms;
+
+/// Everything that a request may need.
+pub struct App {
+    /// The declared tables.
+    pub schema: Arc<Schema>,
+    /// Where rows are kept.
+    pub storage: Arc<dyn Storage>,
+    /// Who reconciles now.
+    pub locks: Arc<LocalLocks>,
+    /// Up to where devices have seen everything.
+    pub acks: Acks,
+    /// Who is asking.
+    pub accounts: Accounts,
+    /// Now.
+    pub clock: Clock,
+    /// The settings of this run.
+    pub settings: Settings,
+    /// Deadlines and sizes of this run.
+    pub bounds: Arc<Bounds>,
+    /// Whether the server is about to stop.
+    pub draining: Draining,
+}
+
+impl App {
+    /// What a request of a device may cost that came at `received` and is at work now.
+    pub fn terms(&self, device: DeviceId, received: Timestamp) -> Terms {
+        let limits = &self.settings.limits;
+        Terms {
+            device,
+            received,
+            now: self.clock.now(),
+            row_bytes_max: limits.row_bytes_max,
+            owner_rows_max: limits.owner_rows_max,
+            owner_bytes_max: limits.owner_bytes_max,
+            mass_delete_rows: self.settings.sync.mass_delete_rows,
+            pull_rows_max: self.settings.sync.changes_rows_max,
+        }
+    }
+
+    /// Lets a device that was signed out hold nothing back any more.
+    pub fn forget_device(&self, owner: Owner, device: DeviceId) {
+        self.acks.forget(owner, device);
+        if let Err(error) = self.storage.write(owner, |txn| txn.forget_device(device)) {
+            // It is signed out all the same; what it has seen is forgotten after `device_days`.
+            tracing::warn!(%error, %device, "could not forget what a device has seen");
+        }
+    }
+
+    /// Puts the parts of a server together.
+    ///
+    /// Errors: [`BadSetting`] for a setting that only shows to be wrong here.
+    pub fn new(
+        schema: Arc<Schema>,
+        storage: Arc<dyn Storage>,
+        accounts: Accounts,
+        clock: Clock,
+        settings: Settings,
+    ) -> Result<Arc<Self>, BadSetting> {
+        let locks = LocalLocks::new(storage.first_fence(), settings.sync.lease_ms, clock.clone());
+        let bounds = Arc::new(Bounds::from_settings(&settings)?);
+        let draining = Draining::default();
+        let acks = Acks::default();
+        Ok(Arc::new(Self { schema, storage, locks, acks, accounts, clock, settings, bounds, draining }))
+    }
+}

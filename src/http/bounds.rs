@@ -1,0 +1,185 @@
+//! What the accept loop and the layers around the handlers obey, checked once at start.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::{HeaderValue, Uri};
+
+use crate::config::Settings;
+
+/// Longest time a setting can ask for: beyond it a sum with an instant could overflow.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The part of [`Settings`] that the server itself obeys, ready for use. The fields that are not told
+/// here mean what the settings of the same name say.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)] // the settings of the same name have the words
+pub struct Bounds {
+    pub request: Duration,
+    pub header_read: Duration,
+    pub drain: Duration,
+    /// How long a body may take its time before `body_bytes_per_s_min` counts.
+    pub body_grace: Duration,
+    /// 0 asks for no pace.
+    pub body_bytes_per_s_min: usize,
+    pub body_bytes_max: usize,
+    pub header_bytes_max: usize,
+    pub headers_max: usize,
+    pub connections_max: usize,
+    pub connections_per_address_max: usize,
+    pub trusted_proxies: Vec<IpAddr>,
+    /// The web origins that may call.
+    pub origins: Origins,
+}
+
+impl Bounds {
+    /// The bounds that the settings ask for.
+    ///
+    /// - Bounds: a time of more than a year counts as a year.
+    /// - Errors: [`BadSetting`] for a limit of 0 that would answer nothing, and for an origin that no
+    ///   browser would send.
+    pub fn from_settings(settings: &Settings) -> Result<Self, BadSetting> {
+        let limits = &settings.limits;
+        let at_least_one = [
+            ("request-s", limits.request_s == 0),
+            ("header-read-s", limits.header_read_s == 0),
+            ("body-bytes-max", limits.body_bytes_max == 0),
+            ("header-bytes-max", limits.header_bytes_max == 0),
+            ("headers-max", limits.headers_max == 0),
+            ("connections-max", limits.connections_max == 0),
+            ("connections-per-address-max", limits.connections_per_address_max == 0),
+        ];
+        if let Some((flag, _)) = at_least_one.iter().find(|(_, is_zero)| *is_zero) {
+            return Err(BadSetting(format!("--{flag} must be at least 1")));
+        }
+        let seconds = |s| Duration::from_secs(s).min(LONGEST);
+        Ok(Self {
+            request: seconds(limits.request_s),
+            header_read: seconds(limits.header_read_s),
+            drain: seconds(limits.drain_s),
+            body_grace: Duration::from_secs(5),
+            body_bytes_per_s_min: limits.body_bytes_per_s_min,
+            body_bytes_max: limits.body_bytes_max,
+            header_bytes_max: limits.header_bytes_max,
+            headers_max: limits.headers_max,
+            connections_max: limits.connections_max,
+            connections_per_address_max: limits.connections_per_address_max,
+            trusted_proxies: settings.http.trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
+            origins: Origins::parse(&settings.http.cors_origins)?,
+        })
+    }
+
+    /// Whether `address` is a proxy of ours.
+    pub(super) fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.contains(&address)
+    }
+}
+
+/// A setting that the server cannot start with; the text names the flag.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadSetting(String);
+
+/// The web origins that may call the API from a browser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    /// No browser of another origin.
+    None,
+    /// Every origin: nothing of ours rests on cookies, so a foreign page has no token to send.
+    Any,
+    /// These.
+    Listed(Vec<HeaderValue>),
+}
+
+impl Origins {
+    /// Reads origins as the settings list them.
+    ///
+    /// - Shape: `scheme://host` or `scheme://host:port`, as browsers spell them, or `*` alone. Schemes
+    ///   are free: apps in a web view come from `capacitor://localhost` and the like.
+    /// - Errors: [`BadSetting`] where a browser would never send that text, since an origin that can
+    ///   never match looks like a broken server to whoever set it.
+    pub fn parse(given: &[String]) -> Result<Self, BadSetting> {
+        match given {
+            [] => Ok(Self::None),
+            [star] if star == "*" => Ok(Self::Any),
+            _ => given.iter().map(|origin| origin_value(origin)).collect::<Result<_, _>>().map(Self::Listed),
+        }
+    }
+}
+
+/// One origin as a header value.
+fn origin_value(origin: &str) -> Result<HeaderValue, BadSetting> {
+    let refuse =
+        |why: &str| BadSetting(format!("--cors-origin {origin:?} {why}, such as https://app.example"));
+    if origin == "*" {
+        return Err(BadSetting("--cors-origin \"*\" stands alone: it allows every origin already".into()));
+    }
+    let Some((scheme, authority)) = origin.split_once("://") else {
+        return Err(refuse("is no origin: write scheme and host"));
+    };
+    if authority.contains(['/', '?', '#', '@', '*']) {
+        return Err(refuse("holds more than an origin: write scheme, host and perhaps a port"));
+    }
+    if origin.chars().any(|c| c.is_ascii_uppercase()) {
+        return Err(refuse("will never match: browsers write origins in lower case"));
+    }
+    if matches!((scheme, authority.rsplit_once(':')), ("https", Some((_, "443"))) | ("http", Some((_, "80"))))
+    {
+        return Err(refuse("will never match: browsers leave the usual port out"));
+    }
+    let whole = origin.parse::<Uri>().ok().filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
+    let value = HeaderValue::from_str(origin).ok().filter(|_| whole.is_some());
+    value.ok_or_else(|| refuse("is no origin: write scheme and host"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn parse(given: &[&str]) -> Result<Origins, BadSetting> {
+        Origins::parse(&given.iter().map(|origin| (*origin).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn origins_that_browsers_send_are_taken() {
+        assert_eq!(parse(&[]), Ok(Origins::None));
+        assert_eq!(parse(&["*"]), Ok(Origins::Any));
+        let listed =
+            ["https://app.example", "http://localhost:5173", "capacitor://localhost", "http://[::1]:8080"];
+        let values = listed.iter().map(|origin| HeaderValue::from_static(origin)).collect();
+        assert_eq!(parse(&listed), Ok(Origins::Listed(values)));
+    }
+
+    #[test]
+    fn origins_that_can_never_match_are_refused_by_name() {
+        for bad in [
+            "",
+            "app.example",
+            "https://",
+            "https://app.example/",
+            "https://app.example/path",
+            "https://App.example",
+            "https://app.example:443",
+            "https://*.example",
+            "https://user@app.example",
+            "https://app example",
+            "null",
+        ] {
+            let refusal = parse(&["https://ok.example", bad]).unwrap_err().to_string();
+            assert!(refusal.contains(&format!("{bad:?}")), "{bad:?}: {refusal}");
+        }
+        assert!(parse(&["*", "https://app.example"]).is_err());
+    }
+
+    #[test]
+    fn a_limit_that_would_answer_nothing_is_refused() {
+        let mut settings = Settings::default();
+        settings.limits.connections_max = 0;
+        let refusal = Bounds::from_settings(&settings).unwrap_err().to_string();
+        assert_eq!(refusal, "--connections-max must be at least 1");
+        settings.limits.connections_max = usize::MAX;
+        settings.limits.request_s = u64::MAX;
+        assert_eq!(Bounds::from_settings(&settings).unwrap().request, LONGEST);
+    }
+}

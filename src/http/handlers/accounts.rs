@@ -1,0 +1,105 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Answer, ApiError, App, json, no_content, off_reactor, spelt};
+use crate::accounts::{Caller, LocalAccounts, LogIn};
+use crate::http::wire::Fields;
+use crate::http::{BodyFault, Peer};
+use crate::model::DeviceId;
+
+/// The accounts that this server keeps; where the identity provider keeps them, the paths do not exist.
+fn local(app: &App) -> Result<&LocalAccounts, ApiError> {
+    app.accounts.local().ok_or(ApiError::no_such_path())
+}
+
+/// `POST /register`
+pub async fn register(app: Arc<App>, Peer(from): Peer, body: Result<Bytes, ApiError>) -> Answer {
+    local(&app)?;
+    let mut fields = Fields::read(&body?)?;
+    let (email, password) = (fields.text("email")?, fields.text("password")?);
+    fields.end()?;
+    let email = off_reactor(move || Ok(local(&app)?.register(&email, &password, from)?)).await?;
+    let mut answer = json(json!({ "email": email }))?;
+    *answer.status_mut() = StatusCode::CREATED;
+    Ok(answer)
+}
+
+/// `POST /login`
+pub async fn log_in(app: Arc<App>, Peer(from): Peer, body: Result<Bytes, ApiError>) -> Answer {
+    local(&app)?;
+    let mut fields = Fields::read(&body?)?;
+    let (email, password) = (fields.text("email")?, fields.text("password")?);
+    let (device, known) = (fields.text("device")?, fields.optional_text("device_id")?);
+    fields.end()?;
+    let device_id = known.map(|id| device_id(&id)).transpose()?;
+    let token = off_reactor(move || {
+        let asked = LogIn { email: &email, password: &password, device: &device, device_id };
+        Ok(local(&app)?.log_in(asked, from)?)
+    })
+    .await?;
+    json(json!({
+        "token": token.token,
+        "device_id": token.device_id,
+        "expires_at": spelt(token.expires_at),
+    }))
+}
+
+fn device_id(text: &str) -> Result<DeviceId, ApiError> {
+    Uuid::try_parse(text).map(DeviceId).map_err(|_| ApiError::InvalidBody {
+        code: BodyFault::InvalidValue,
+        at: "/device_id".into(),
+        reason: "expected the device_id of an earlier log-in".into(),
+    })
+}
+
+/// `POST /logout`
+pub async fn log_out(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
+    local(&app)?;
+    let caller = caller?;
+    off_reactor(move || {
+        app.locks.give_back(&caller);
+        local(&app)?.log_out(&caller)?;
+        app.forget_device(caller.owner, caller.device);
+        Ok(())
+    })
+    .await?;
+    Ok(no_content())
+}
+
+/// `GET /devices`
+pub async fn devices(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
+    local(&app)?;
+    let caller = caller?;
+    let current = caller.device;
+    let devices = off_reactor(move || Ok(local(&app)?.devices(&caller)?)).await?;
+    let told = devices.iter().map(|device| {
+        json!({
+            "device_id": device.id,
+            "device": device.name,
+            "created_at": spelt(device.created_at),
+            "expires_at": spelt(device.expires_at),
+            "current": device.id == current,
+        })
+    });
+    json(json!({ "devices": told.collect::<Vec<_>>() }))
+}
+
+/// `DELETE /devices/{device_id}`
+pub async fn revoke(app: Arc<App>, caller: Result<Caller, ApiError>, id: String) -> Answer {
+    local(&app)?;
+    let caller = caller?;
+    // What is no id names no device.
+    let device = DeviceId(Uuid::try_parse(&id).map_err(|_| ApiError::no_such_device())?);
+    off_reactor(move || {
+        local(&app)?.revoke(&caller, device)?;
+        app.forget_device(caller.owner, device);
+        app.locks.give_back(&Caller { device, ..caller });
+        Ok(())
+    })
+    .await?;
+    Ok(no_content())
+}

@@ -1,0 +1,110 @@
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderMap;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::synchronise::explain;
+use super::{Answer, ApiError, App, fence, json, lock_for_work, off_reactor, parameters, tell_version};
+use crate::accounts::Caller;
+use crate::conflicts::{self, RestoreError};
+use crate::http::wire::{ConflictBody, RestoredBody};
+use crate::model::{RowKey, Timestamp};
+use crate::storage::{Conflict, WantedConflicts};
+
+/// `GET /conflicts`: what was lost, newest first.
+pub async fn list(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> Answer {
+    let caller = caller?;
+    let wanted = read_wanted(&query, &app)?;
+    off_reactor(move || {
+        // One more than is told says whether there is another page.
+        let asked = WantedConflicts { rows_max: wanted.rows_max + 1, ..wanted };
+        let mut conflicts =
+            app.storage.read(caller.owner, |txn| Ok::<_, ApiError>(txn.conflicts(&asked)?))?;
+        let more = conflicts.len() > wanted.rows_max;
+        conflicts.truncate(wanted.rows_max);
+        let schema = &app.schema;
+        let told: Vec<_> = conflicts.iter().map(|conflict| ConflictBody { schema, conflict }).collect();
+        let mut body = json!({ "conflicts": told });
+        if let Some(last) = conflicts.last().filter(|_| more) {
+            body["next"] = json!(write_mark(last));
+        }
+        json(body)
+    })
+    .await
+}
+
+/// `POST /conflicts/{id}/restore`: brings the loser back, as an edit made now.
+pub async fn restore(
+    id: String,
+    app: Arc<App>,
+    caller: Result<Caller, ApiError>,
+    headers: HeaderMap,
+) -> Answer {
+    let caller = caller?;
+    // What is no id names no conflict.
+    let id = Uuid::try_parse(&id).map_err(|_| ApiError::no_such_conflict())?;
+    let work = lock_for_work(&app, &caller, fence(&headers)?, &headers).await?;
+    off_reactor(move || {
+        let restored = app.storage.write(caller.owner, |txn| {
+            let terms = app.terms(caller.device, app.clock.now());
+            let restored = conflicts::restore(txn, &app.schema, id, &terms).map_err(|error| match error {
+                RestoreError::TooLittleKnown => ApiError::NotRestorable,
+                RestoreError::Refused(refusal) => explain(refusal, &app.schema),
+            })?;
+            work.confirm().map_err(|_| ApiError::LockLost)?;
+            restored.ok_or(ApiError::no_such_conflict())
+        });
+        // It is an edit, not a sync: a lock that the device had before stays its own.
+        if !work.had_lock() {
+            work.give_back();
+        }
+        let restored = restored?;
+        let mut answer = json(RestoredBody { schema: &app.schema, restored: &restored })?;
+        tell_version(answer.headers_mut(), restored.version);
+        Ok(answer)
+    })
+    .await
+}
+
+fn read_wanted(query: &str, app: &App) -> Result<WantedConflicts, ApiError> {
+    let rows_max = app.settings.sync.conflicts_rows_max;
+    let mut wanted = WantedConflicts { table: None, key: None, after: None, rows_max };
+    let invalid = |reason: String| ApiError::InvalidRequest { reason };
+    for (name, value) in parameters(query, &["table", "key", "limit", "page"])? {
+        match name.as_str() {
+            "table" => {
+                let table = app.schema.table(&value);
+                let table = table.ok_or_else(|| invalid(format!("table: there is no table {value:?}.")))?;
+                wanted.table = Some(table.id);
+            }
+            "key" => {
+                let key = RowKey::parse(&value);
+                wanted.key = Some(key.ok_or_else(|| invalid("key must be a UUID with hyphens.".into()))?);
+            }
+            "limit" => {
+                let limit = value.parse().ok().filter(|limit| *limit > 0);
+                let limit: usize = limit.ok_or_else(|| invalid("limit must be a number from 1.".into()))?;
+                wanted.rows_max = limit.min(rows_max);
+            }
+            _ => {
+                let mark = read_mark(&value);
+                wanted.after =
+                    Some(mark.ok_or_else(|| invalid("page must come from the page before.".into()))?);
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+fn write_mark(last: &Conflict) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{} {}", last.at.ms(), last.id))
+}
+
+fn read_mark(text: &str) -> Option<(Timestamp, Uuid)> {
+    let mark = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    let (at, id) = mark.split_once(' ')?;
+    Some((Timestamp::from_ms(at.parse().ok()?), Uuid::try_parse(id).ok()?))
+}

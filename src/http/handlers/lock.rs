@@ -1,0 +1,56 @@
+use std::sync::Arc;
+
+use http::HeaderMap;
+use serde_json::json;
+
+use super::{
+    Answer, ApiError, App, fence, flag, json, lock_for_work, no_content, parameters, spelt, tell_lease,
+};
+use crate::accounts::Caller;
+
+/// `GET /lock`: who holds it.
+pub async fn tell(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
+    let caller = caller?;
+    let Some(lease) = app.locks.holder(caller.owner) else { return json(json!({ "held": false })) };
+    let mine = lease.device == caller.device;
+    let mut body = json!({
+        "held": true,
+        "mine": mine,
+        "holder": { "device_id": lease.device, "device": lease.device_name },
+        "since": spelt(lease.since),
+        "until": spelt(lease.until),
+    });
+    if mine {
+        body["fence"] = json!(lease.fence);
+    }
+    json(body)
+}
+
+/// `POST /lock`: take or renew it.
+pub async fn take(app: Arc<App>, caller: Result<Caller, ApiError>, headers: HeaderMap) -> Answer {
+    let caller = caller?;
+    let work = lock_for_work(&app, &caller, fence(&headers)?, &headers).await?;
+    let lease = work.lease();
+    let mut answer = json(json!({
+        "fence": lease.fence,
+        "expires_at": spelt(lease.until),
+        "lease_ms": app.settings.sync.lease_ms,
+    }))?;
+    tell_lease(answer.headers_mut(), lease);
+    Ok(answer)
+}
+
+/// `DELETE /lock`: give it back, or break it whoever holds it.
+pub async fn end(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> Answer {
+    let caller = caller?;
+    let mut breaks = false;
+    for (name, value) in parameters(&query, &["break"])? {
+        breaks = flag(&name, &value)?;
+    }
+    if breaks {
+        app.locks.break_open(caller.owner);
+    } else {
+        app.locks.give_back(&caller);
+    }
+    Ok(no_content())
+}

@@ -1,0 +1,149 @@
+//! What each route does: check the shape, take the lease, call the phase, answer.
+
+pub(super) mod accounts;
+pub(super) mod changes;
+pub(super) mod conflicts;
+pub(super) mod fetch;
+pub(super) mod lock;
+pub(super) mod service;
+pub(super) mod synchronise;
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use serde::Serialize;
+use tokio::time::{Duration, Instant};
+
+use super::app::App;
+use super::problem::ApiError;
+use crate::accounts::Caller;
+use crate::locks::{Lease, LockError, Work};
+use crate::model::{Fence, Precision, Timestamp, Version};
+
+pub(super) const SYNC_VERSION: HeaderName = HeaderName::from_static("sync-version");
+pub(super) const SYNC_LOCK: HeaderName = HeaderName::from_static("sync-lock");
+pub(super) const SYNC_LOCK_EXPIRES: HeaderName = HeaderName::from_static("sync-lock-expires");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+
+type Answer = Result<warp::reply::Response, ApiError>;
+
+/// Runs blocking work off the reactor, in the request's tracing span.
+///
+/// The work goes on if the client hangs up: whatever it holds must be moved into it.
+async fn off_reactor<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let span = tracing::Span::current();
+    let ended = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
+    ended.unwrap_or_else(|panicked| Err(ApiError::Internal(Box::new(panicked))))
+}
+
+fn json(body: impl Serialize) -> Answer {
+    let body = serde_json::to_vec(&body).map_err(|error| ApiError::Internal(Box::new(error)))?;
+    Ok(json_bytes(body))
+}
+
+fn json_bytes(body: Vec<u8>) -> warp::reply::Response {
+    let mut answer = Response::new(body.into());
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn no_content() -> warp::reply::Response {
+    let mut answer = Response::new(Vec::new().into());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer
+}
+
+/// Times outside of rows are always told alike.
+fn spelt(at: Timestamp) -> String {
+    at.spelt(Precision::Milliseconds).to_string()
+}
+
+fn tell_version(headers: &mut HeaderMap, version: Version) {
+    headers.insert(SYNC_VERSION, HeaderValue::from(version.0));
+}
+
+fn tell_lease(headers: &mut HeaderMap, lease: &Lease) {
+    headers.insert(SYNC_LOCK, HeaderValue::from(lease.fence.0));
+    if let Ok(until) = HeaderValue::from_str(&spelt(lease.until)) {
+        headers.insert(SYNC_LOCK_EXPIRES, until);
+    }
+}
+
+/// Takes the lock for the work of one request, after waiting for it as long as the caller would like.
+async fn lock_for_work(
+    app: &App,
+    caller: &Caller,
+    fence: Option<Fence>,
+    headers: &HeaderMap,
+) -> Result<Work, ApiError> {
+    let until = Instant::now() + preferred_wait(headers, app.settings.sync.lock_wait_max_s);
+    loop {
+        match app.locks.work(caller, fence) {
+            Ok(work) => return Ok(work),
+            Err(LockError::Lost) => return Err(ApiError::LockLost),
+            Err(LockError::Busy(lease)) if Instant::now() >= until || app.draining.is_set() => {
+                return Err(busy(lease, app.clock.now()));
+            }
+            // Waiting holds neither a thread nor a database connection; asking costs a hash lookup.
+            Err(LockError::Busy(_)) => tokio::time::sleep(Duration::from_millis(25)).await,
+        }
+    }
+}
+
+fn busy(lease: Lease, now: Timestamp) -> ApiError {
+    let wait_ms = (lease.until.ms() - now.ms()).max(1).cast_unsigned();
+    ApiError::SyncInProgress {
+        holder: lease.device_name,
+        since: lease.since,
+        until: lease.until,
+        retry_after_s: wait_ms.div_ceil(1_000),
+    }
+}
+
+/// The fence that the caller says it works under.
+fn fence(headers: &HeaderMap) -> Result<Option<Fence>, ApiError> {
+    let mut given = headers.get_all(SYNC_LOCK).iter();
+    let Some(value) = given.next() else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.parse().ok()).filter(|_| given.next().is_none());
+    let reason = "Sync-Lock must be the number that came with the lock.";
+    number.map(|number| Some(Fence(number))).ok_or_else(|| ApiError::InvalidRequest { reason: reason.into() })
+}
+
+/// `Prefer: wait=5`, in seconds. A preference that we do not understand is to be ignored; names are spelt in
+/// any case, and values may be quoted (RFC 7240).
+fn preferred_wait(headers: &HeaderMap, max_s: u64) -> Duration {
+    let lines = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    let preferences = lines.flat_map(|line| line.split([',', ';'])).filter_map(|one| one.split_once('='));
+    let wait =
+        preferences.filter(|(name, _)| name.trim().eq_ignore_ascii_case("wait")).map(|(_, value)| value);
+    let seconds = wait.filter_map(|value| value.trim().trim_matches('"').parse::<u64>().ok()).next();
+    Duration::from_secs(seconds.unwrap_or(0).min(max_s))
+}
+
+/// The parameters of a query string; one that is not among `known`, or comes twice, is refused.
+///
+/// Some clients spell a list as `tables=a&tables=b`: to take one of the two would hide the other's rows.
+fn parameters(query: &str, known: &[&str]) -> Result<Vec<(String, String)>, ApiError> {
+    let invalid = |reason| ApiError::InvalidRequest { reason };
+    let parameters: Vec<(String, String)> = serde_urlencoded::from_str(query)
+        .map_err(|error| invalid(format!("The query is malformed: {error}.")))?;
+    for (place, (name, _)) in parameters.iter().enumerate() {
+        if !known.contains(&name.as_str()) {
+            let known = known.join(", ");
+            return Err(invalid(format!("There is no parameter {name:?} here; there are {known}.")));
+        }
+        if parameters[..place].iter().any(|(other, _)| other == name) {
+            return Err(invalid(format!("The parameter {name} comes twice.")));
+        }
+    }
+    Ok(parameters)
+}
+
+fn flag(name: &str, value: &str) -> Result<bool, ApiError> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(ApiError::InvalidRequest { reason: format!("{name} must be true or false.") }),
+    }
+}

@@ -1,0 +1,81 @@
+use std::sync::Arc;
+
+use http::Response;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Answer, ApiError, App, json, off_reactor};
+use crate::accounts::Caller;
+use crate::config::{AuthMode, Limits, SyncSettings};
+use crate::http::Unavailable;
+use crate::model::Precision;
+
+/// Who is asking. Whoever holds the lock keeps it a while longer by asking anything.
+pub async fn caller(app: Arc<App>, headers: HeaderMap) -> Result<Caller, ApiError> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let reason = "Send a token: Authorization: Bearer …";
+    let (Some(value), None) = (given.next(), given.next()) else {
+        return Err(ApiError::Unauthorized { reason });
+    };
+    let token =
+        value.to_str().ok().and_then(|text| text.split_once(' ')).and_then(|(scheme, token)| {
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+        });
+    let token = token.ok_or(ApiError::Unauthorized { reason })?;
+    off_reactor(move || {
+        let caller = app.accounts.authenticate(&token)?;
+        app.locks.renew(&caller);
+        Ok(caller)
+    })
+    .await
+}
+
+/// `GET /healthz`: the process answers.
+pub async fn healthz() -> Answer {
+    json(json!({ "status": "ok" }))
+}
+
+/// `GET /readyz`: send requests here.
+pub async fn readyz(app: Arc<App>) -> Answer {
+    if app.draining.is_set() {
+        return Err(ApiError::Unavailable {
+            code: Unavailable::ShuttingDown,
+            reason: "The server is about to stop.",
+            retry_after_s: 5,
+        });
+    }
+    off_reactor(move || Ok(app.storage.ready()?)).await?;
+    json(json!({ "status": "ok" }))
+}
+
+/// `GET /limits`: what a client may ask for.
+pub async fn limits(app: Arc<App>) -> Answer {
+    let precision = match app.schema.precision {
+        Precision::Milliseconds => "milliseconds",
+        Precision::Seconds => "seconds",
+    };
+    let auth = match app.settings.auth.auth {
+        AuthMode::Local => "local",
+        AuthMode::Jwt => "jwt",
+    };
+    json(Told { limits: &app.settings.limits, sync: &app.settings.sync, time_precision: precision, auth })
+}
+
+/// The limits by the names of their settings, and what else a client has to know beforehand.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    limits: &'a Limits,
+    #[serde(flatten)]
+    sync: &'a SyncSettings,
+    time_precision: &'static str,
+    auth: &'static str,
+}
+
+/// `GET /openapi.yaml`: the contract itself.
+pub async fn contract() -> Answer {
+    let mut answer = Response::new(include_str!("../../../openapi.yaml").into());
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
+    Ok(answer)
+}

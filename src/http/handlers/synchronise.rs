@@ -1,0 +1,227 @@
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::json;
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+
+use super::changes::write_feed;
+use super::{Answer, ApiError, App, fence, json_bytes, lock_for_work, off_reactor, tell_version};
+use crate::accounts::Caller;
+use crate::http::wire::{ReportBody, pointer, read_batch};
+use crate::model::{Timestamp, Version};
+use crate::reconcile::Operation;
+use crate::schema::Schema;
+use crate::storage::{GivenAnswer, ReadTxn, WriteTxn};
+use crate::synchronise::{self, Refusal, Report};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// `POST /synchronise`, phase 2.
+pub async fn synchronise(
+    app: Arc<App>,
+    received: Timestamp,
+    caller: Result<Caller, ApiError>,
+    headers: HeaderMap,
+    body: Result<Bytes, ApiError>,
+) -> Answer {
+    let caller = caller?;
+    let once = Once::read(&headers, body.as_ref().ok())?;
+    if let Some(answer) = replayed(&app, &caller, &headers, once.as_ref()).await? {
+        return Ok(answer);
+    }
+    let work = match lock_for_work(&app, &caller, fence(&headers)?, &headers).await {
+        Ok(work) => work,
+        // Its twin may have ended meanwhile, and given back the very lock that this one came under.
+        Err(refusal) => {
+            return replayed(&app, &caller, &headers, once.as_ref()).await?.ok_or(refusal);
+        }
+    };
+    off_reactor(move || {
+        let batch = body.and_then(|body| read_batch(&body, &app.schema, &app.settings.limits));
+        // It ends the sync even where it is refused, unless it says, in so many words, that it does not.
+        let goes_on = batch.as_ref().is_ok_and(|batch| batch.keep_lock || (batch.dry_run && work.had_lock()));
+        let answer = batch.and_then(|batch| {
+            let apply = |txn: &mut dyn WriteTxn| {
+                if let Some(given) =
+                    once.as_ref().map(|once| once.given(txn, &app, &caller)).transpose()?.flatten()
+                {
+                    return Ok(replay(given)); // its twin came first
+                }
+                let terms = app.terms(caller.device, received);
+                let report = synchronise::run(txn, &app.schema, &batch, &terms)
+                    .map_err(|refusal| explain(refusal, &app.schema))?;
+                let body = write(&app.schema, &report)?;
+                if let Some(once) = &once {
+                    once.keep(txn, &app, &caller, &body, report.current)?;
+                }
+                work.confirm().map_err(|_| ApiError::LockLost)?;
+                app.acks.note(&caller, batch.base, terms.now);
+                Ok::<_, ApiError>(told(body, report.current))
+            };
+            if batch.dry_run {
+                app.storage.rehearse(caller.owner, apply)
+            } else {
+                app.storage.write(caller.owner, apply)
+            }
+        });
+        if !goes_on {
+            work.give_back();
+        }
+        answer
+    })
+    .await
+}
+
+/// The answer that was given to an earlier sending, if it was; with it the sync ends, as it did then.
+///
+/// It needs no lock: a device whose answer was lost has given the lock back by that very request.
+async fn replayed(
+    app: &Arc<App>,
+    caller: &Caller,
+    headers: &HeaderMap,
+    once: Option<&Once>,
+) -> Result<Option<warp::reply::Response>, ApiError> {
+    let Some(once) = once.cloned() else { return Ok(None) };
+    let (app, caller, fence) = (Arc::clone(app), caller.clone(), fence(headers)?);
+    off_reactor(move || {
+        let given = app.storage.read(caller.owner, |txn| once.given(txn, &app, &caller))?;
+        let Some(given) = given else { return Ok(None) };
+        let batch = read_batch(&once.body, &app.schema, &app.settings.limits);
+        let ends = !batch.is_ok_and(|batch| batch.keep_lock);
+        // A late copy of a request of an earlier sync must not end this one.
+        let is_of_this_sync = fence
+            .is_none_or(|fence| app.locks.holder(caller.owner).is_some_and(|lease| lease.fence == fence));
+        if ends && is_of_this_sync {
+            app.locks.give_back(&caller);
+        }
+        Ok(Some(replay(given)))
+    })
+    .await
+}
+
+/// A request that must have one effect however often it comes.
+#[derive(Clone)]
+struct Once {
+    key: String,
+    body: Bytes,
+    body_hash: [u8; 32],
+}
+
+impl Once {
+    fn read(headers: &HeaderMap, body: Option<&Bytes>) -> Result<Option<Self>, ApiError> {
+        let (Some(value), Some(body)) = (headers.get(IDEMPOTENCY_KEY), body) else { return Ok(None) };
+        let is_key = |key: &&str| {
+            (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())
+                && key.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        let reason =
+            format!("Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters.");
+        let key = value.to_str().ok().filter(is_key).ok_or(ApiError::InvalidRequest { reason })?.to_owned();
+        Ok(Some(Self { key, body: body.clone(), body_hash: fingerprint(body) }))
+    }
+
+    /// The answer that was given before, if it was.
+    fn given<T: ReadTxn + ?Sized>(
+        &self,
+        txn: &mut T,
+        app: &App,
+        caller: &Caller,
+    ) -> Result<Option<GivenAnswer>, ApiError> {
+        let given = txn.given_answer(caller.device, &self.key)?;
+        let born_after = forgotten_before(app);
+        match given.filter(|given| given.at > born_after) {
+            Some(given) if given.body_hash != self.body_hash => Err(ApiError::IdempotencyKeyReused),
+            given => Ok(given),
+        }
+    }
+
+    fn keep(
+        &self,
+        txn: &mut dyn WriteTxn,
+        app: &App,
+        caller: &Caller,
+        body: &[u8],
+        version: Version,
+    ) -> Result<(), ApiError> {
+        let answer =
+            GivenAnswer { body_hash: self.body_hash, body: body.to_vec(), version, at: app.clock.now() };
+        Ok(txn.keep_answer(caller.device, &self.key, &answer, app.settings.sync.idempotency_keys_max)?)
+    }
+}
+
+/// What makes two bodies the same request: everything but when they were sent. A device that repeats a request
+/// tells its clock anew, or what it waited in between would pass for an error of its clock.
+fn fingerprint(body: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    match serde_json::from_slice::<BTreeMap<Cow<'_, str>, &RawValue>>(body) {
+        Ok(members) => {
+            for (name, value) in members.iter().filter(|(name, _)| *name != "sent_at") {
+                hash.update(name.as_bytes());
+                hash.update([0]); // no name of the contract holds it
+                hash.update(value.get());
+                hash.update([0]);
+            }
+        }
+        Err(_) => hash.update(body),
+    }
+    hash.finalize().into()
+}
+
+/// Answers given before then are no longer known.
+fn forgotten_before(app: &App) -> Timestamp {
+    let hours = i64::from(app.settings.sync.idempotency_hours);
+    app.clock.now().shifted(-hours * 3_600_000)
+}
+
+fn replay(given: GivenAnswer) -> warp::reply::Response {
+    let mut answer = told(given.body, given.version);
+    answer.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+    answer
+}
+
+fn told(body: Vec<u8>, version: Version) -> warp::reply::Response {
+    let mut answer = json_bytes(body);
+    tell_version(answer.headers_mut(), version);
+    answer
+}
+
+fn write(schema: &Schema, report: &Report) -> Result<Vec<u8>, ApiError> {
+    let every: Vec<_> = schema.tables().iter().map(|table| table.id).collect();
+    let next = report.changes.as_ref().and_then(|changes| changes.next);
+    let next = next.map(|feed| write_feed(feed, &every, schema));
+    let body = ReportBody { schema, report, next: next.as_deref() };
+    serde_json::to_vec(&body).map_err(|error| ApiError::Internal(Box::new(error)))
+}
+
+pub(super) fn explain(refusal: Refusal, schema: &Schema) -> ApiError {
+    match refusal {
+        Refusal::BaseExpired(expired) => expired.into(),
+        Refusal::MassDelete { table, deletes, rows, confirm } => {
+            ApiError::MassDelete { table: schema.at(table).name.clone(), deletes, rows, confirm }
+        }
+        Refusal::Atomic(rejections) => {
+            let told = rejections.iter().map(|(operation, table, place, rejection)| {
+                let operation = match operation {
+                    Operation::Add => "add",
+                    Operation::Update => "update",
+                    Operation::Delete => "delete",
+                };
+                json!({
+                    "at": pointer(operation, schema.at(*table), *place, rejection.column),
+                    "code": rejection.code,
+                    "detail": rejection.detail,
+                })
+            });
+            ApiError::BatchRejected { rejections: told.collect() }
+        }
+        Refusal::TooManyRows(max) => ApiError::QuotaExceeded { what: "rows", max },
+        Refusal::TooManyBytes(max) => ApiError::QuotaExceeded { what: "bytes", max },
+        Refusal::Storage(error) => error.into(),
+    }
+}

@@ -1,0 +1,157 @@
+//! Methods of a path, and what warp's rejections become.
+//!
+//! A route is a path, one of [`get`], [`post`] and [`delete`], then what its handler needs. That alone
+//! decides 404 and 405: each of these filters leaves its own mark when the path was right and the method
+//! was not, so [`shape`] can tell from the marks which methods the path has. There is no second list of
+//! paths to keep.
+//!
+//! ```
+//! use rollcall::http::methods::{get, post, shape};
+//! use warp::Filter;
+//!
+//! let routes = warp::path!("lock")
+//!     .and(get())
+//!     .map(|| "who holds it")
+//!     .or(warp::path!("lock").and(post()).map(|| "yours now"))
+//!     .recover(shape);
+//! ```
+
+use std::convert::Infallible;
+
+use http::Method;
+use warp::reject::{self, Reject, Rejection};
+use warp::{Filter, ext};
+
+use super::problem::ApiError;
+
+/// Left by a route whose path was right; `M` stands for the method that it takes.
+#[derive(Debug)]
+struct Wants<M>(M);
+
+impl<M: std::fmt::Debug + Send + Sync + 'static> Reject for Wants<M> {}
+
+#[derive(Clone, Copy, Debug)]
+struct Get;
+#[derive(Clone, Copy, Debug)]
+struct Post;
+#[derive(Clone, Copy, Debug)]
+struct Delete;
+
+/// Takes `GET`. To stand right after the path, so that a wrong path is 404 and not 405.
+pub fn get() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    only(Method::GET, Get)
+}
+
+/// Takes `POST`; see [`get`].
+pub fn post() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    only(Method::POST, Post)
+}
+
+/// Takes `DELETE`; see [`get`].
+pub fn delete() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    only(Method::DELETE, Delete)
+}
+
+fn only<M>(wanted: Method, mark: M) -> impl Filter<Extract = (), Error = Rejection> + Clone
+where
+    M: std::fmt::Debug + Copy + Send + Sync + 'static,
+{
+    warp::method()
+        .and_then(move |method: Method| {
+            let fits = method == wanted;
+            async move { if fits { Ok(()) } else { Err(reject::custom(Wants(mark))) } }
+        })
+        .untuple_one()
+}
+
+/// Turns whatever no route took into a problem; for `.recover(shape)` after the last route.
+///
+/// - Errors: 404, or 405 with `Allow` for a path that takes other methods. What warp's own filters refuse
+///   in a route is 400, 411 or 415; a rejection that nobody thought of is 500 and goes to the log.
+pub async fn shape(rejection: Rejection) -> Result<ApiError, Infallible> {
+    Ok(problem(&rejection))
+}
+
+fn problem(rejection: &Rejection) -> ApiError {
+    if rejection.is_not_found() {
+        return ApiError::no_such_path();
+    }
+    // A refusal by what follows the method says more than the other methods of the path.
+    let told = [
+        rejection.find::<reject::InvalidQuery>().map(ToString::to_string),
+        rejection.find::<reject::InvalidHeader>().map(ToString::to_string),
+        rejection.find::<reject::MissingHeader>().map(ToString::to_string),
+        rejection.find::<warp::body::BodyDeserializeError>().map(ToString::to_string),
+    ];
+    if let Some(reason) = told.into_iter().flatten().next() {
+        return ApiError::InvalidRequest { reason: format!("{reason}.") };
+    }
+    if rejection.find::<reject::LengthRequired>().is_some() {
+        return ApiError::LengthRequired;
+    }
+    if rejection.find::<reject::UnsupportedMediaType>().is_some() {
+        return ApiError::UnsupportedMediaType { reason: "The body must be application/json." };
+    }
+    let broken = rejection.find::<ext::MissingExtension>().is_some();
+    match allowed(rejection) {
+        Some(allow) if !broken => ApiError::MethodNotAllowed { allow },
+        _ => ApiError::Internal(format!("a rejection without an answer: {rejection:?}").into()),
+    }
+}
+
+/// The methods of a known path, from the marks of its routes.
+fn allowed(rejection: &Rejection) -> Option<&'static str> {
+    let get = rejection.find::<Wants<Get>>().is_some();
+    let post = rejection.find::<Wants<Post>>().is_some();
+    let delete = rejection.find::<Wants<Delete>>().is_some();
+    match (get, post, delete) {
+        (true, true, true) => Some("GET, POST, DELETE"),
+        (true, true, false) => Some("GET, POST"),
+        (true, false, true) => Some("GET, DELETE"),
+        (false, true, true) => Some("POST, DELETE"),
+        (true, false, false) => Some("GET"),
+        (false, true, false) => Some("POST"),
+        (false, false, true) => Some("DELETE"),
+        (false, false, false) => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Goal: 404, 405 and `Allow` follow from the routes alone. Method: three paths with various methods.
+    #[tokio::test]
+    async fn a_path_knows_its_methods() {
+        let lock = || warp::path!("lock");
+        let routes = lock()
+            .and(get())
+            .map(|| "got")
+            .or(lock().and(post()).map(|| "posted"))
+            .or(warp::path!("devices" / String).and(delete()).map(|_| "deleted"))
+            .or(lock().and(delete()).map(|| "given back"))
+            .or(warp::path!("fetch").and(get()).and(warp::query::<Vec<(String, bool)>>()).map(|_| "fetched"))
+            .recover(shape);
+        for (method, path, status, allow) in [
+            ("GET", "/lock", 200, None),
+            ("DELETE", "/lock", 200, None),
+            ("PUT", "/lock", 405, Some("GET, POST, DELETE")),
+            ("HEAD", "/lock", 405, Some("GET, POST, DELETE")),
+            ("GET", "/devices/1", 405, Some("DELETE")),
+            ("POST", "/fetch", 405, Some("GET")),
+            ("GET", "/fetch?lock=perhaps", 400, None),
+            ("GET", "/devices", 404, None),
+            ("GET", "/", 404, None),
+            ("PUT", "/none", 404, None),
+        ] {
+            let answer = warp::test::request().method(method).path(path).reply(&routes).await;
+            assert_eq!(answer.status(), status, "{method} {path}");
+            let told = answer.headers().get("allow").map(|allow| allow.to_str().unwrap());
+            assert_eq!(told, allow, "{method} {path}");
+            if status != 200 {
+                assert_eq!(answer.headers()["content-type"], "application/problem+json", "{method} {path}");
+            }
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The protocol over HTTP. The only module that knows statuses, headers and `async`.
+
+mod app;
+pub mod body;
+pub mod bounds;
+mod handlers;
+pub mod layers;
+pub mod methods;
+pub mod peer;
+pub mod problem;
+mod routes;
+pub mod server;
+mod socket;
+pub mod wire;
+
+pub use app::App;
+pub use body::{body, no_body};
+pub use bounds::{BadSetting, Bounds, Origins};
+pub use layers::RequestId;
+pub use peer::{Peer, peer};
+pub use problem::{ApiError, BodyFault, Unavailable};
+pub use routes::routes;
+pub use server::{Drained, Draining, serve};

@@ -1,0 +1,94 @@
+//! Whose request it is, by address: the socket's, or what a trusted proxy says.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use http::HeaderMap;
+use warp::Filter;
+
+use super::bounds::Bounds;
+
+/// The address of the client. IPv4 is always spelt as IPv4, also on a socket that speaks both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Peer(pub IpAddr);
+
+impl Peer {
+    /// The client behind a socket: the rightmost address of `X-Forwarded-For` that is no trusted proxy.
+    /// Whatever is left of it was written by the client and may be a lie.
+    pub(super) fn behind(socket: IpAddr, headers: &HeaderMap, bounds: &Bounds) -> Self {
+        let mut nearest = socket.to_canonical();
+        let lines: Vec<&str> =
+            headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok()).collect();
+        let mut hops = lines.iter().rev().flat_map(|line| line.rsplit(','));
+        while bounds.trusts(nearest) {
+            // A hop that cannot be read ends the walk: the proxy that wrote it is the best we know.
+            let Some(hop) = hops.next().and_then(address) else { break };
+            nearest = hop;
+        }
+        Self(nearest)
+    }
+
+    /// What counts as one address in a limit: an IPv6 customer has a whole /64 to choose from.
+    pub fn bucket(self) -> IpAddr {
+        match self.0 {
+            IpAddr::V4(_) => self.0,
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
+        }
+    }
+}
+
+/// An address as proxies write it: bare, with a port, or IPv6 in brackets.
+fn address(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim();
+    let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
+    let parsed = bare.parse::<IpAddr>().ok();
+    parsed.or_else(|| hop.parse::<SocketAddr>().ok().map(|socket| socket.ip())).map(|ip| ip.to_canonical())
+}
+
+/// The client's address; `0.0.0.0` where no socket is involved, as in a test of the routes alone.
+pub fn peer() -> impl Filter<Extract = (Peer,), Error = Infallible> + Copy {
+    warp::ext::optional::<Peer>().map(|peer: Option<Peer>| peer.unwrap_or(Peer(Ipv4Addr::UNSPECIFIED.into())))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    /// Goal: nobody can claim another's address. Method: headers as proxies and liars write them.
+    #[test]
+    fn only_what_trusted_proxies_wrote_counts() {
+        let mut settings = Settings::default();
+        settings.http.trusted_proxies = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let bounds = Bounds::from_settings(&settings).unwrap();
+        for (socket, lines, told) in [
+            ("192.0.2.7", &["203.0.113.9"][..], "192.0.2.7"), // not our proxy: its header is its own tale
+            ("10.0.0.1", &[], "10.0.0.1"),
+            ("10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
+            ("::ffff:10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1", &["1.1.1.1, 203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1", &["1.1.1.1", "203.0.113.9, fd00::1"], "203.0.113.9"),
+            ("10.0.0.1", &["203.0.113.9:4711"], "203.0.113.9"),
+            ("fd00::1", &["[2001:db8::5]:4711"], "2001:db8::5"),
+            ("fd00::1", &["[2001:db8::5]"], "2001:db8::5"),
+            ("10.0.0.1", &["203.0.113.9, unknown"], "10.0.0.1"),
+            ("10.0.0.1", &["fd00::1"], "fd00::1"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", line.parse().unwrap());
+            }
+            let peer = Peer::behind(socket.parse().unwrap(), &headers, &bounds);
+            assert_eq!(peer.0.to_string(), told, "{socket} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_customer_of_ipv6_counts_once() {
+        let bucket = |address: &str| Peer(address.parse().unwrap()).bucket();
+        assert_eq!(bucket("2001:db8::1"), bucket("2001:db8::ffff:1"));
+        assert_ne!(bucket("2001:db8::1"), bucket("2001:db8:0:1::1"));
+        assert_ne!(bucket("192.0.2.1"), bucket("192.0.2.2"));
+    }
+}

@@ -1,0 +1,326 @@
+//! Every answer that is not a success, as RFC 9457 problem documents.
+
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use serde_json::{Map, Value, json};
+use warp::reply::Reply;
+
+use crate::accounts::AccountError;
+use crate::changes::Expired;
+use crate::model::{Timestamp, Version};
+use crate::storage::StorageError;
+
+/// Every answer that is not a success. Only `http` knows statuses; `openapi.yaml` lists the codes.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each variant's message says what it is
+pub enum ApiError {
+    #[error("The body is not JSON: {reason} at line {line}, column {column}.")]
+    MalformedJson { reason: String, line: usize, column: usize },
+    #[error("{reason}")]
+    InvalidBody { code: BodyFault, at: String, reason: String },
+    #[error("{reason}")]
+    InvalidRequest { reason: String },
+    #[error("{reason}")]
+    Unauthorized { reason: &'static str },
+    #[error("{reason}")]
+    Forbidden { reason: &'static str },
+    #[error("There is {what}.")]
+    NotFound { what: &'static str },
+    #[error("This path takes {allow}.")]
+    MethodNotAllowed { allow: &'static str },
+    #[error("The body came slower than {bytes_per_s_min} bytes a second.")]
+    BodyTooSlow { bytes_per_s_min: usize },
+    #[error(
+        "Your lease has ended, or another device holds the lock by now. Nothing was written: fetch again."
+    )]
+    LockLost,
+    #[error("The data changed between two pages. Fetch again from the first page.")]
+    VersionMoved,
+    #[error("An account with this email exists already.")]
+    EmailTaken,
+    #[error("The cursor {given} is of no use here. Fetch everything again.")]
+    CursorExpired { given: Version, version: Version, horizon: Version },
+    #[error("Say how long the body is (Content-Length), or send it in chunks.")]
+    LengthRequired,
+    #[error("The body has more than {bytes_max} bytes.")]
+    BodyTooLarge { bytes_max: usize },
+    #[error("{reason}")]
+    UnsupportedMediaType { reason: &'static str },
+    #[error(
+        "The request would delete {deletes} of the {rows} rows of {table}. Repeat it with \"confirm_deletes\": {confirm} if that is meant."
+    )]
+    MassDelete { table: String, deletes: u64, rows: u64, confirm: u64 },
+    #[error("This Idempotency-Key came before with another body. Nothing was done.")]
+    IdempotencyKeyReused,
+    #[error("Too little of the row is known to bring it back. Add it again.")]
+    NotRestorable,
+    #[error("{} of the rows cannot be taken, and the request is atomic. Nothing was written.", rejections.len())]
+    BatchRejected { rejections: Vec<Value> },
+    #[error("{holder} is in the middle of a sync.")]
+    SyncInProgress { holder: String, since: Timestamp, until: Timestamp, retry_after_s: u64 },
+    #[error("{reason}")]
+    TooManyAttempts { reason: &'static str, retry_after_s: u64 },
+    #[error("{reason}")]
+    HeaderTooLarge { reason: String },
+    #[error("The owner's {what} would pass the limit of {max}.")]
+    QuotaExceeded { what: &'static str, max: u64 },
+    #[error("{reason}")]
+    Unavailable { code: Unavailable, reason: &'static str, retry_after_s: u64 },
+    #[error("The server failed; its log has the cause under the request id of this answer.")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What is wrong with a body that is JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFault {
+    /// A member that the contract does not know, or that comes twice.
+    UnknownMember,
+    /// A table that the schema does not declare.
+    UnknownTable,
+    /// A column that the table does not have.
+    UnknownColumn,
+    /// A value of another type than the contract's or the schema's.
+    WrongType,
+    /// A key that is no UUID, or a row without one.
+    InvalidKey,
+    /// More rows or keys than the limits allow.
+    TooManyRows,
+    /// A value that breaks another rule of the contract.
+    InvalidValue,
+}
+
+/// Why the server cannot answer right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// The writer's queue is full, or stayed busy.
+    Busy,
+    /// The disk is full: reads go on.
+    StorageFull,
+    /// The request took longer than `request_s`.
+    Timeout,
+    /// The server is about to stop.
+    ShuttingDown,
+}
+
+/// Declares each status and code once: the match for the wire, and the list for `tests/openapi.rs`.
+macro_rules! codes {
+    ($($error:pat => $status:ident $code:literal,)+) => {
+        /// Every status and code that a problem can have, as `openapi.yaml` lists them.
+        pub const CODES: &[(StatusCode, &str)] = &[$((StatusCode::$status, $code),)+];
+
+        impl ApiError {
+            /// The status and the stable code. A test holds this against `openapi.yaml`.
+            pub fn status_and_code(&self) -> (StatusCode, &'static str) {
+                match self {
+                    $($error => (StatusCode::$status, $code),)+
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    Self::MalformedJson { .. } => BAD_REQUEST "malformed_json",
+    Self::InvalidRequest { .. } => BAD_REQUEST "invalid_request",
+    Self::Unauthorized { .. } => UNAUTHORIZED "unauthorized",
+    Self::Forbidden { .. } => FORBIDDEN "forbidden",
+    Self::NotFound { .. } => NOT_FOUND "not_found",
+    Self::MethodNotAllowed { .. } => METHOD_NOT_ALLOWED "method_not_allowed",
+    Self::BodyTooSlow { .. } => REQUEST_TIMEOUT "body_too_slow",
+    Self::LockLost => CONFLICT "lock_lost",
+    Self::VersionMoved => CONFLICT "version_moved",
+    Self::EmailTaken => CONFLICT "email_taken",
+    Self::NotRestorable => CONFLICT "not_restorable",
+    Self::CursorExpired { .. } => GONE "cursor_expired",
+    Self::LengthRequired => LENGTH_REQUIRED "length_required",
+    Self::BodyTooLarge { .. } => PAYLOAD_TOO_LARGE "body_too_large",
+    Self::UnsupportedMediaType { .. } => UNSUPPORTED_MEDIA_TYPE "unsupported_media_type",
+    Self::InvalidBody { code: BodyFault::UnknownMember, .. } => UNPROCESSABLE_ENTITY "unknown_member",
+    Self::InvalidBody { code: BodyFault::UnknownTable, .. } => UNPROCESSABLE_ENTITY "unknown_table",
+    Self::InvalidBody { code: BodyFault::UnknownColumn, .. } => UNPROCESSABLE_ENTITY "unknown_column",
+    Self::InvalidBody { code: BodyFault::WrongType, .. } => UNPROCESSABLE_ENTITY "wrong_type",
+    Self::InvalidBody { code: BodyFault::InvalidKey, .. } => UNPROCESSABLE_ENTITY "invalid_key",
+    Self::InvalidBody { code: BodyFault::TooManyRows, .. } => UNPROCESSABLE_ENTITY "too_many_rows",
+    Self::InvalidBody { code: BodyFault::InvalidValue, .. } => UNPROCESSABLE_ENTITY "invalid_value",
+    Self::IdempotencyKeyReused => UNPROCESSABLE_ENTITY "idempotency_key_reused",
+    Self::MassDelete { .. } => UNPROCESSABLE_ENTITY "mass_delete",
+    Self::BatchRejected { .. } => UNPROCESSABLE_ENTITY "batch_rejected",
+    Self::SyncInProgress { .. } => LOCKED "sync_in_progress",
+    Self::TooManyAttempts { .. } => TOO_MANY_REQUESTS "too_many_attempts",
+    Self::HeaderTooLarge { .. } => REQUEST_HEADER_FIELDS_TOO_LARGE "header_too_large",
+    Self::Internal(_) => INTERNAL_SERVER_ERROR "internal",
+    Self::Unavailable { code: Unavailable::Busy, .. } => SERVICE_UNAVAILABLE "busy",
+    Self::Unavailable { code: Unavailable::StorageFull, .. } => SERVICE_UNAVAILABLE "storage_full",
+    Self::Unavailable { code: Unavailable::Timeout, .. } => SERVICE_UNAVAILABLE "timeout",
+    Self::Unavailable { code: Unavailable::ShuttingDown, .. } => SERVICE_UNAVAILABLE "shutting_down",
+    Self::QuotaExceeded { .. } => INSUFFICIENT_STORAGE "quota_exceeded",
+}
+
+impl ApiError {
+    /// How long the client should wait before it asks again, s.
+    fn retry_after_s(&self) -> Option<u64> {
+        match self {
+            Self::SyncInProgress { retry_after_s, .. }
+            | Self::TooManyAttempts { retry_after_s, .. }
+            | Self::Unavailable { retry_after_s, .. } => Some(*retry_after_s),
+            _ => None,
+        }
+    }
+
+    /// Members of the document beside those that every problem has.
+    fn extensions(&self) -> Map<String, Value> {
+        let mut members = Map::new();
+        let mut tell = |name: &str, value: Value| members.insert(name.to_owned(), value);
+        match self {
+            Self::MalformedJson { line, column, .. } => {
+                tell("line", json!(line));
+                tell("column", json!(column));
+            }
+            Self::InvalidBody { at, .. } => {
+                tell("at", json!(at));
+            }
+            Self::CursorExpired { version, horizon, .. } => {
+                tell("version", json!(version));
+                tell("horizon", json!(horizon));
+            }
+            Self::MassDelete { table, deletes, rows, confirm } => {
+                tell("at", json!(format!("/delete/{table}")));
+                tell("deletes", json!(deletes));
+                tell("rows", json!(rows));
+                tell("confirm_deletes", json!(confirm));
+            }
+            Self::BatchRejected { rejections } => {
+                tell("rejections", json!(rejections));
+            }
+            Self::SyncInProgress { holder, since, until, retry_after_s } => {
+                let precision = crate::model::Precision::Milliseconds;
+                tell("holder", json!(holder));
+                tell("since", json!(since.spelt(precision).to_string()));
+                tell("until", json!(until.spelt(precision).to_string()));
+                tell("retry_after_s", json!(retry_after_s));
+            }
+            Self::TooManyAttempts { retry_after_s, .. } | Self::Unavailable { retry_after_s, .. } => {
+                tell("retry_after_s", json!(retry_after_s));
+            }
+            _ => {}
+        }
+        members
+    }
+}
+
+impl ApiError {
+    /// No route has this path, or none of this server's.
+    pub const fn no_such_path() -> Self {
+        Self::NotFound { what: "nothing at this path" }
+    }
+
+    /// The user has no device of this id.
+    pub const fn no_such_device() -> Self {
+        Self::NotFound { what: "no device of yours with this id" }
+    }
+
+    /// The owner has no conflict of this id, or it was forgotten.
+    pub const fn no_such_conflict() -> Self {
+        Self::NotFound { what: "no conflict of yours with this id" }
+    }
+}
+
+impl From<Expired> for ApiError {
+    fn from(Expired { given, state }: Expired) -> Self {
+        Self::CursorExpired { given, version: state.version, horizon: state.horizon }
+    }
+}
+
+impl From<StorageError> for ApiError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Busy => Self::Unavailable {
+                code: Unavailable::Busy,
+                reason: "The database is busy.",
+                retry_after_s: 1,
+            },
+            StorageError::Full(_) => Self::Unavailable {
+                code: Unavailable::StorageFull,
+                reason: "The server's disk is full. Reading still works.",
+                retry_after_s: 60,
+            },
+            StorageError::Engine(cause) => Self::Internal(cause),
+        }
+    }
+}
+
+impl From<AccountError> for ApiError {
+    fn from(error: AccountError) -> Self {
+        match error {
+            AccountError::Unauthorized(reason) => Self::Unauthorized { reason },
+            AccountError::RegistrationClosed => Self::Forbidden { reason: "Registration is closed here." },
+            AccountError::EmailTaken => Self::EmailTaken,
+            AccountError::TooManyAttempts { retry_after_s } => {
+                Self::TooManyAttempts { reason: "Too many attempts. Try again later.", retry_after_s }
+            }
+            AccountError::Invalid { member, reason } => Self::InvalidBody {
+                code: BodyFault::InvalidValue,
+                at: format!("/{member}"),
+                reason: reason.into(),
+            },
+            AccountError::NoSuchDevice => Self::no_such_device(),
+            AccountError::KeysUnavailable { retry_after_s } => Self::Unavailable {
+                code: Unavailable::Busy,
+                reason: "The identity provider does not answer.",
+                retry_after_s,
+            },
+            AccountError::Storage(error) => error.into(),
+            AccountError::Internal(cause) => Self::Internal(cause),
+        }
+    }
+}
+
+impl Reply for ApiError {
+    fn into_response(self) -> warp::reply::Response {
+        let (status, code) = self.status_and_code();
+        match &self {
+            Self::Internal(cause) => tracing::error!(cause = %chain(cause.as_ref()), "request failed"),
+            _ => tracing::debug!(code, "request refused: {self}"),
+        }
+        let mut document = Map::new();
+        document.insert("type".into(), json!("about:blank"));
+        document.insert("title".into(), json!(status.canonical_reason().unwrap_or("Error")));
+        document.insert("status".into(), json!(status.as_u16()));
+        document.insert("code".into(), json!(code));
+        document.insert("detail".into(), json!(self.to_string()));
+        document.append(&mut self.extensions());
+
+        let mut answer = Response::new(Value::Object(document).to_string().into());
+        *answer.status_mut() = status;
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after_s() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        match self {
+            Self::MethodNotAllowed { allow } => {
+                headers.insert(ALLOW, HeaderValue::from_static(allow));
+            }
+            Self::Unauthorized { .. } => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            // The rest of the body is on its way: reading it to its end would be the attack.
+            Self::BodyTooLarge { .. } | Self::BodyTooSlow { .. } => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}

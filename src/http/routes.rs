@@ -1,0 +1,143 @@
+//! The URL map: path, method, then what the handler needs.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use warp::filters::BoxedFilter;
+use warp::path::FullPath;
+use warp::reply::{Reply, Response};
+use warp::{Filter, Rejection};
+
+use super::app::App;
+use super::handlers::{accounts, changes, conflicts, fetch, lock, service, synchronise};
+use super::methods::{delete, get, post, shape};
+use super::problem::ApiError;
+use super::{body, no_body, peer};
+use crate::accounts::Caller;
+
+/// Every route of the server. What fits none of them is a problem document as well.
+pub fn routes(
+    app: Arc<App>,
+) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
+    let with_app = {
+        let app = Arc::clone(&app);
+        warp::any().map(move || Arc::clone(&app))
+    };
+    let caller = {
+        let app = Arc::clone(&app);
+        warp::header::headers_cloned()
+            .then(move |headers: HeaderMap| service::caller(Arc::clone(&app), headers))
+    };
+    // When the request came: before its body, which may take its time.
+    let received = {
+        let app = Arc::clone(&app);
+        warp::any().map(move || app.clock.now())
+    };
+    let headers = warp::header::headers_cloned();
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    let no_body = no_body(Arc::clone(&app.bounds));
+    let body = body(Arc::clone(&app.bounds));
+
+    // Either spelling of a path is the same to everyone.
+    let fetch_path = warp::path!("fetch").or(warp::path!("fetch.json")).unify();
+    let synchronise_path = warp::path!("synchronise").or(warp::path!("synchronise.json")).unify();
+
+    let fetch = fetch_path
+        .and(get())
+        .and(with_app.clone())
+        .and(caller.clone())
+        .and(headers)
+        .and(warp::path::full())
+        .and(query)
+        .then(|app, caller, headers, path: FullPath, query: String| {
+            fetch::fetch(app, caller, headers, path, query)
+        });
+    let synchronise = synchronise_path
+        .and(post())
+        .and(with_app.clone())
+        .and(received)
+        .and(caller.clone())
+        .and(headers)
+        .and(body.clone())
+        .then(synchronise::synchronise);
+
+    let changes = warp::path!("changes")
+        .and(get())
+        .and(with_app.clone())
+        .and(caller.clone())
+        .and(headers)
+        .and(query)
+        .then(changes::changes);
+    let digests =
+        warp::path!("digests").and(get()).and(with_app.clone()).and(caller.clone()).then(changes::digests);
+    let conflicts = warp::path!("conflicts")
+        .and(get())
+        .and(with_app.clone())
+        .and(caller.clone())
+        .and(query)
+        .then(conflicts::list);
+    let restore = warp::path!("conflicts" / String / "restore")
+        .and(post())
+        .and(no_body.clone())
+        .and(with_app.clone())
+        .and(caller.clone())
+        .and(headers)
+        .then(conflicts::restore);
+
+    let lock_told = warp::path!("lock").and(get()).and(with_app.clone()).and(caller.clone()).then(lock::tell);
+    let lock_taken = warp::path!("lock")
+        .and(post())
+        .and(no_body.clone())
+        .and(with_app.clone())
+        .and(caller.clone())
+        .and(headers)
+        .then(lock::take);
+    let lock_ended = warp::path!("lock")
+        .and(delete())
+        .and(with_app.clone())
+        .and(caller.clone())
+        .and(query)
+        .then(lock::end);
+
+    let register = warp::path!("register")
+        .and(post())
+        .and(with_app.clone())
+        .and(peer())
+        .and(body.clone())
+        .then(accounts::register);
+    let login =
+        warp::path!("login").and(post()).and(with_app.clone()).and(peer()).and(body).then(accounts::log_in);
+    let logout = warp::path!("logout")
+        .and(post())
+        .and(no_body.clone())
+        .and(with_app.clone())
+        .and(caller.clone())
+        .then(accounts::log_out);
+    let devices =
+        warp::path!("devices").and(get()).and(with_app.clone()).and(caller.clone()).then(accounts::devices);
+    let device = warp::path!("devices" / String).and(delete()).and(with_app.clone()).and(caller).then(
+        |id: String, app: Arc<App>, caller: Result<Caller, ApiError>| accounts::revoke(app, caller, id),
+    );
+
+    let healthz = warp::path!("healthz").and(get()).then(service::healthz);
+    let readyz = warp::path!("readyz").and(get()).and(with_app.clone()).then(service::readyz);
+    let limits = warp::path!("limits").and(get()).and(with_app).then(service::limits);
+    let contract = warp::path!("openapi.yaml").and(get()).then(service::contract);
+
+    let sync = boxed(fetch).or(boxed(synchronise)).unify().or(boxed(changes)).unify();
+    let sync = sync.or(boxed(digests)).unify().or(boxed(conflicts)).unify().or(boxed(restore)).unify();
+    let locks = boxed(lock_told).or(boxed(lock_taken)).unify().or(boxed(lock_ended)).unify();
+    let people = boxed(register).or(boxed(login)).unify().or(boxed(logout)).unify();
+    let devices = boxed(devices).or(boxed(device)).unify();
+    let about =
+        boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(contract)).unify();
+    sync.or(locks).unify().or(people).unify().or(devices).unify().or(about).unify().recover(shape)
+}
+
+/// One type for every route: the compiler would otherwise nest them all into each other.
+fn boxed<T: Reply + 'static>(
+    route: impl Filter<Extract = (T,), Error = Rejection> + Clone + Send + Sync + 'static,
+) -> BoxedFilter<(Response,)> {
+    route.map(Reply::into_response).boxed()
+}

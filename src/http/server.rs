@@ -1,0 +1,232 @@
+//! The accept loop. warp's own server waits for ever: on a silent connection, on half a header, on its stop.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use warp::{Filter, Reply};
+
+use super::bounds::Bounds;
+use super::layers;
+use super::peer::Peer;
+use super::socket::Socket;
+
+/// How many times our own limits hyper takes before it answers itself, bare and without a request id.
+const HARD_LIMIT: usize = 4;
+
+/// Shortest and longest pause after an `accept` that failed.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Whether the server is about to stop. Shared: `/readyz` reads what the accept loop sets.
+#[derive(Clone, Debug, Default)]
+pub struct Draining(Arc<watch::Sender<bool>>);
+
+impl Draining {
+    /// Whether the server is about to stop.
+    pub fn is_set(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Says so. [`serve`] does it itself before it stops accepting; whoever wants a load balancer to
+    /// notice first sets it, waits, and only then lets `stop` end.
+    pub fn set(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Ends once the server is about to stop: for handlers that only wait, so that they do not hold it.
+    pub async fn begun(&self) {
+        // The sender is ours, so the wait cannot fail before it ends.
+        let _ = self.0.subscribe().wait_for(|is_set| *is_set).await;
+    }
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were still busy after `drain` and were cut.
+    pub cut: usize,
+}
+
+/// Serves `filter` on `listener` until `stop` ends, then lets running requests finish.
+///
+/// - Bounds: those of `bounds`; HTTP/1.1 only, without TLS.
+/// - Stopping: `draining` is set, the listener closed, idle connections too; requests under way have
+///   `bounds.drain` to end. Dropping the future cuts everything at once.
+/// - Errors: none. An `accept` that fails for want of files is logged and tried again after a pause.
+pub async fn serve<F>(
+    listener: TcpListener,
+    filter: F,
+    bounds: Arc<Bounds>,
+    draining: Draining,
+    stop: impl Future<Output = ()>,
+) -> Drained
+where
+    F: Filter<Error = Infallible> + Clone + Send + Sync + 'static,
+    F::Extract: Reply,
+{
+    let http = protocol(&bounds);
+    let service = layers::stack(warp::service(filter), bounds.clone());
+    let seats = Seats::default();
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let mut pause = Pause::default();
+    let mut stop = pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a connection panicked"); // a body that is made while it is sent
+                }
+                continue;
+            }
+            accepted = pause.then_accept(&listener), if connections.len() < bounds.connections_max => accepted,
+        };
+        let (stream, address) = match accepted {
+            Ok((stream, address)) => (stream, address.ip().to_canonical()),
+            Err(error) => {
+                pause.note(&error);
+                continue;
+            }
+        };
+        pause = Pause::default();
+        let Some(seat) = seats.take(address, &bounds) else {
+            tracing::debug!(peer = %address, "closed: too many connections from this address");
+            continue;
+        };
+        let unread = Arc::new(AtomicBool::new(false));
+        let io = TokioIo::new(socket(stream, &bounds, unread.clone()));
+        let (service, bounds) = (service.clone(), bounds.clone());
+        let answer = service_fn(move |request| {
+            layers::answer(service.clone(), bounds.clone(), address, unread.clone(), request)
+        });
+        let connection = graceful.watch(http.serve_connection(io, answer));
+        connections.spawn(async move {
+            let _seat = seat;
+            if let Err(error) = connection.await {
+                tracing::debug!(peer = %address, error = %chain(&error), "connection cut");
+            }
+        });
+    }
+    draining.set();
+    drop(listener);
+    let drained = timeout(bounds.drain, graceful.shutdown()).await;
+    while connections.try_join_next().is_some() {}
+    let cut = if drained.is_ok() { 0 } else { connections.len() };
+    connections.shutdown().await;
+    Drained { cut }
+}
+
+/// HTTP/1.1 with deadlines.
+fn protocol(bounds: &Bounds) -> http1::Builder {
+    let header_bytes_max = bounds.header_bytes_max.saturating_mul(HARD_LIMIT);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        // Runs from the first wait for a request on, so it ends silent and idle connections too.
+        .header_read_timeout(bounds.header_read)
+        .max_headers(bounds.headers_max.saturating_mul(HARD_LIMIT).min(u16::MAX.into()))
+        .max_header_size(header_bytes_max)
+        // By default a connection may buffer 400 KB: 1.6 GB for 4,096 of them.
+        .max_buf_size(header_bytes_max.max(64 * 1024));
+    http
+}
+
+fn socket(stream: TcpStream, bounds: &Bounds, unread: Arc<AtomicBool>) -> Socket {
+    // An answer is written at once or in large pieces: nothing to gather, and waiting costs 40 ms.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    Socket::new(stream, bounds.request, bounds.body_bytes_per_s_min, unread)
+}
+
+/// The pause after an `accept` that failed: out of files, say. Trying again at once would spin, giving up
+/// would end the server for a shortage that passes.
+#[derive(Default)]
+struct Pause {
+    length: Duration,
+    until: Option<Instant>,
+}
+
+impl Pause {
+    async fn then_accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, std::net::SocketAddr)> {
+        if let Some(until) = self.until {
+            sleep_until(until).await;
+        }
+        listener.accept().await
+    }
+
+    fn note(&mut self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset};
+        if matches!(error.kind(), ConnectionAborted | ConnectionReset) {
+            return; // the client left before we came: the next one may be there already
+        }
+        self.length = (self.length * 2).clamp(PAUSES.0, PAUSES.1);
+        self.until = Some(Instant::now() + self.length);
+        tracing::warn!(%error, pause_ms = self.length.as_millis(), "cannot accept connections");
+    }
+}
+
+/// How many connections each address has open.
+#[derive(Clone, Default)]
+struct Seats(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl Seats {
+    /// A seat for a connection, unless its address has all that it may have. A trusted proxy speaks for
+    /// many and takes none.
+    fn take(&self, address: IpAddr, bounds: &Bounds) -> Option<Seat> {
+        let bucket = Peer(address).bucket();
+        if bounds.trusts(address) {
+            return Some(Seat { seats: self.clone(), bucket: None });
+        }
+        let mut taken = self.0.lock();
+        let count = taken.entry(bucket).or_default();
+        if *count >= bounds.connections_per_address_max {
+            return None;
+        }
+        *count += 1;
+        Some(Seat { seats: self.clone(), bucket: Some(bucket) })
+    }
+}
+
+/// One connection's place; given back on drop.
+struct Seat {
+    seats: Seats,
+    bucket: Option<IpAddr>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let Some(bucket) = self.bucket else { return };
+        let mut taken = self.seats.0.lock();
+        if let Some(count) = taken.get_mut(&bucket) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&bucket);
+            }
+        }
+    }
+}
+
+/// An error with its causes: hyper's own words leave out what the socket said.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", chain(cause)),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,83 @@
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::{Map, Value as Json};
+
+use super::read::{known, malformed};
+use crate::http::{ApiError, BodyFault};
+
+/// The members of a small body, taken one by one; what is left over at the end is unknown.
+pub struct Fields(Map<String, Json>);
+
+impl Fields {
+    /// Reads a body that must be an object, without a member that comes twice.
+    pub fn read(body: &[u8]) -> Result<Self, ApiError> {
+        let Members(listed) = serde_json::from_slice(body).map_err(|error| {
+            if !error.is_data() {
+                return malformed(&error);
+            }
+            let (code, reason) = (BodyFault::WrongType, "expected an object".into());
+            ApiError::InvalidBody { code, at: String::new(), reason }
+        })?;
+        let mut members = Map::new();
+        for (name, value) in listed {
+            if members.contains_key(&name) {
+                return Err(invalid(BodyFault::UnknownMember, &name, "this member comes twice"));
+            }
+            members.insert(name, value);
+        }
+        Ok(Self(members))
+    }
+
+    /// A text that must be there.
+    pub fn text(&mut self, name: &str) -> Result<String, ApiError> {
+        self.optional_text(name)?
+            .ok_or_else(|| invalid(BodyFault::InvalidValue, name, "this member is missing"))
+    }
+
+    /// A text that may be absent or `null`.
+    pub fn optional_text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+        match self.0.remove(name) {
+            None | Some(Json::Null) => Ok(None),
+            Some(Json::String(text)) => Ok(Some(text)),
+            Some(_) => Err(invalid(BodyFault::WrongType, name, "expected a string")),
+        }
+    }
+
+    /// Nothing else may be there.
+    pub fn end(self) -> Result<(), ApiError> {
+        match self.0.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(invalid(BodyFault::UnknownMember, name, "there is no such member")),
+        }
+    }
+}
+
+/// An object with its members as they come: a map would keep the last of two and say nothing.
+struct Members(Vec<(String, Json)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct Listed;
+        impl<'de> Visitor<'de> for Listed {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut listed = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    listed.push(member);
+                }
+                Ok(Members(listed))
+            }
+        }
+        json.deserialize_map(Listed)
+    }
+}
+
+fn invalid(code: BodyFault, name: &str, reason: &str) -> ApiError {
+    ApiError::InvalidBody { code, at: known(name).to_string(), reason: reason.to_owned() }
+}

@@ -1,0 +1,200 @@
+//! Users, devices and tokens, and what the server tells about itself.
+
+use super::*;
+
+#[tokio::test]
+async fn from_registration_to_log_out() {
+    let server = Server::new();
+    let post = |path: &str, body: Value| server.ask("POST", path).json(&body).send();
+    let anna = json!({ "email": " Anna@Example.org", "password": PASSWORD });
+    let made = post("/register", anna.clone()).await;
+    assert_eq!((made.status, made.json()), (201, json!({ "email": "anna@example.org" })));
+    assert_eq!(post("/register", anna).await.problem(), (409, "email_taken".into()));
+
+    let log_in = |device: &str, id: Option<&str>| {
+        let mut body = json!({ "email": "anna@example.org", "password": PASSWORD, "device": device });
+        if let Some(id) = id {
+            body["device_id"] = json!(id);
+        }
+        post("/login", body)
+    };
+    let device = |told: Value| Device {
+        token: told["token"].as_str().unwrap().into(),
+        id: told["device_id"].as_str().unwrap().into(),
+        name: String::new(),
+    };
+    let phone = device(log_in("phone", None).await.ok());
+    server.turn(1_000);
+    let told = log_in("tablet", None).await.ok();
+    assert_eq!(told["expires_at"], server.time(365 * 86_400_000));
+    let tablet = device(told);
+    let list = server.get("/devices").of(&phone).send().await.ok();
+    let names: Vec<_> =
+        list["devices"].as_array().unwrap().iter().map(|one| (&one["device"], &one["current"])).collect();
+    assert_eq!(names, [(&json!("phone"), &json!(true)), (&json!("tablet"), &json!(false))]);
+
+    let again = device(log_in("new name", Some(&phone.id)).await.ok());
+    assert_eq!(again.id, phone.id);
+    assert_eq!(server.fetch(&phone, "").await.status, 401, "its older token has ended");
+    assert_eq!(server.fetch(&again, "").await.status, 200);
+
+    let ben = server.device("ben", "phone");
+    for id in [tablet.id.as_str(), "x", &key(1), "%20", "..%2f"] {
+        let answer = server.ask("DELETE", &format!("/devices/{id}")).of(&ben).send().await;
+        assert_eq!(answer.problem(), (404, "not_found".into()), "{id}");
+    }
+    assert_eq!(server.ask("DELETE", &format!("/devices/{}", tablet.id)).of(&again).send().await.status, 204);
+    assert_eq!(server.fetch(&tablet, "").await.status, 401);
+    assert_eq!(server.ask("POST", "/logout").of(&again).send().await.status, 204);
+    assert_eq!(server.ask("POST", "/logout").of(&again).send().await.status, 401);
+}
+
+#[tokio::test]
+async fn a_bad_account_body_is_refused_at_its_member() {
+    let server = Server::new();
+    server.device("anna", "phone");
+    let good = json!({ "email": "anna@example.org", "password": PASSWORD, "device": "phone" });
+    let with = |member: &str, value: Value| {
+        let mut body = good.clone();
+        body[member] = value;
+        body.to_string()
+    };
+    let cases = [
+        (with("email", json!(7)), "wrong_type", "/email"),
+        (with("email", Value::Null), "invalid_value", "/email"),
+        (with("password", json!(["x"])), "wrong_type", "/password"),
+        (with("device", json!("")), "invalid_value", "/device"),
+        (with("device", json!({})), "wrong_type", "/device"),
+        (with("device_id", json!("x")), "invalid_value", "/device_id"),
+        (with("device_id", json!(1)), "wrong_type", "/device_id"),
+        (with("a/b~", json!(1)), "unknown_member", "/a~1b~0"),
+        (with("", json!(1)), "unknown_member", "/"),
+        (with("", json!(1)), "unknown_member", "/"),
+        ("[]".into(), "wrong_type", ""),
+        ("null".into(), "wrong_type", ""),
+        ("{}".into(), "invalid_value", "/email"),
+        (good.to_string().replacen('{', "{\"email\":\"ben@example.org\",", 1), "unknown_member", "/email"),
+    ];
+    for (body, code, at) in cases {
+        let answer = refused(&server, server.ask("POST", "/login").body(body.clone()), &body).await;
+        assert_eq!(answer.fault(), (422, code.into(), at.into()), "{body}");
+    }
+    for (body, code, at) in [
+        (r#"{"email":"nobody","password":"correct horse"}"#, "invalid_value", "/email"),
+        (r#"{"email":"dora@example.org","password":"short"}"#, "invalid_value", "/password"),
+        (
+            r#"{"email":"dora@example.org","password":"correct horse","device":"x"}"#,
+            "unknown_member",
+            "/device",
+        ),
+        (
+            r#"{"email":"dora@example.org","password":"correct horse","password":"battery staple"}"#,
+            "unknown_member",
+            "/password",
+        ),
+    ] {
+        let answer = refused(&server, server.ask("POST", "/register").body(body), body).await;
+        assert_eq!(answer.fault(), (422, code.into(), at.into()), "{body}");
+    }
+    for path in ["/login", "/register"] {
+        let answer = refused(&server, server.ask("POST", path).body("{\n\"email\":}"), path).await;
+        assert_eq!(answer.problem(), (400, "malformed_json".into()));
+        assert_eq!((&answer.json()["line"], &answer.json()["column"]), (&json!(2), &json!(9)));
+        assert_eq!(refused(&server, server.ask("POST", path), path).await.status, 411);
+        let ask = server.ask("POST", path).body("{}").header("content-type", "text/plain");
+        assert_eq!(refused(&server, ask, path).await.status, 415);
+    }
+    for (email, password) in [("anna@example.org", "wrong horse"), ("nobody@example.org", PASSWORD), ("", "")]
+    {
+        let body = json!({ "email": email, "password": password, "device": "x" });
+        let answer = refused(&server, server.ask("POST", "/login").json(&body), email).await;
+        assert_eq!(answer.problem(), (401, "unauthorized".into()));
+    }
+}
+
+#[tokio::test]
+async fn attempts_and_registration_have_their_limits() {
+    let server = Server::with(|settings| {
+        settings.limits.logins_per_account_per_min = 2;
+        settings.auth.registration = Registration::Closed;
+    });
+    let body = json!({ "email": "x@example.org", "password": PASSWORD });
+    let answer = refused(&server, server.ask("POST", "/register").json(&body), "closed").await;
+    assert_eq!(answer.problem(), (403, "forbidden".into()));
+    let mut body = body;
+    body["device"] = json!("phone");
+    for status in [401, 401, 429] {
+        let answer = refused(&server, server.ask("POST", "/login").json(&body), "attempts").await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("retry-after").is_some(), status == 429);
+    }
+}
+
+#[tokio::test]
+async fn where_a_provider_keeps_the_accounts_their_paths_are_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "a secret of more than thirty-two bytes").unwrap();
+    let server = Server::with(|settings| {
+        settings.auth.auth = AuthMode::Jwt;
+        settings.auth.jwt_secret_file = Some(secret);
+    });
+    let device = format!("/devices/{}", key(1));
+    for (method, path) in [
+        ("POST", "/register"),
+        ("POST", "/login"),
+        ("POST", "/logout"),
+        ("GET", "/devices"),
+        ("DELETE", &device),
+    ] {
+        let answer = refused(&server, server.ask(method, path).body("{}"), path).await;
+        assert_eq!(answer.problem(), (404, "not_found".into()), "{path}");
+    }
+    assert_eq!(server.get("/limits").send().await.ok()["auth"], "jwt");
+    let claims = json!({ "sub": "anna", "exp": i64::MAX / 1_000_000, "device_id": key(1) });
+    let key = jsonwebtoken::EncodingKey::from_secret(b"a secret of more than thirty-two bytes");
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
+    let anna = Device { token, id: String::new(), name: String::new() };
+    server.fetch(&anna, "").await.ok();
+    server
+        .sync(
+            &anna,
+            json!({ "add": { "lists": [{ "lid": "01900000-0000-7000-8000-0000000000aa", "title": "x" }] } }),
+        )
+        .await
+        .ok();
+    let forged = Device { token: format!("{}x", anna.token), ..anna };
+    assert_eq!(server.fetch(&forged, "").await.problem(), (401, "unauthorized".into()));
+}
+
+#[tokio::test]
+async fn users_who_share_an_owner_share_its_rows_and_its_lock() {
+    let server = Server::new();
+    let anna = server.device("anna", "phone");
+    let carl = server.sharing("anna", "carl", "Carl's phone");
+    server.fetch(&anna, "").await.ok();
+    assert_eq!(server.fetch(&carl, "").await.json()["holder"], "phone");
+    server.sync(&anna, json!({ "add": { "lists": [{ "lid": key(1), "title": "ours" }] } })).await.ok();
+    assert_eq!(server.row(&carl, "lists", &key(1)).await.unwrap()["title"], "ours");
+    let devices = server.get("/devices").of(&carl).send().await.ok();
+    assert_eq!(devices["devices"].as_array().unwrap().len(), 1, "a user's devices are the user's own");
+}
+
+#[tokio::test]
+async fn the_service_tells_about_itself() {
+    let server = Server::new();
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(server.get(path).send().await.ok(), json!({ "status": "ok" }));
+    }
+    let mut expected = serde_json::to_value(&server.app.settings.limits).unwrap();
+    let of_sync = serde_json::to_value(&server.app.settings.sync).unwrap();
+    expected.as_object_mut().unwrap().extend(of_sync.as_object().unwrap().clone());
+    expected["time_precision"] = json!("milliseconds");
+    expected["auth"] = json!("local");
+    assert_eq!(server.get("/limits").send().await.ok(), expected);
+    let contract = server.get("/openapi.yaml").send().await;
+    assert_eq!(contract.bytes, std::fs::read("openapi.yaml").unwrap());
+    server.app.draining.set();
+    assert_eq!(server.get("/readyz").send().await.problem(), (503, "shutting_down".into()));
+    assert_eq!(server.get("/healthz").send().await.status, 200);
+}

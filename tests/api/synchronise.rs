@@ -1,0 +1,437 @@
+//! Phase 2: `POST /synchronise`.
+
+use super::*;
+
+#[tokio::test]
+async fn each_rule_has_its_verdict() {
+    let (server, anna, _) = furnished().await;
+    let tablet = server.device("anna", "tablet");
+    let twin = |body: Value| server.ask("POST", "/synchronise.json").of(&tablet).json(&body).send();
+    let (old, late) = ("2013-05-01T15:42:50.000Z", server.time(0));
+    server.turn(10_000);
+    let now = server.time(0);
+    let cases = [
+        // add
+        (json!({ "add": { "lists": [{ "lid": key(10), "title": "new" }] } }), "added"),
+        (json!({ "add": { "lists": [{ "lid": key(10), "title": "new" }] } }), "same"),
+        (json!({ "add": { "lists": [{ "lid": key(10), "title": "newer" }] } }), "updated"),
+        (json!({ "add": { "lists": [{ "lid": key(1), "title": "stale", "last_update": old }] } }), "kept"),
+        (json!({ "add": { "lists": [{ "lid": key(1), "title": "tie", "last_update": late }] } }), "kept"),
+        (json!({ "add": { "lists": [{ "lid": key(11) }] } }), "rejected"),
+        (json!({ "add": { "lists": [{ "lid": key(11), "title": null }] } }), "rejected"),
+        (json!({ "add": { "lists": [{ "lid": key(11), "title": "x".repeat(21) }] } }), "rejected"),
+        (json!({ "add": { "items": [{ "iid": key(2), "title": "back?" }] } }), "gone"),
+        (json!({ "add": { "items": [{ "iid": key(2), "title": "back?", "last_update": old }] } }), "gone"),
+        (json!({ "add": { "items": [{ "iid": key(2), "title": "back", "last_update": now }] } }), "added"),
+        // update
+        (json!({ "update": { "lists": [{ "lid": key(12), "title": "upsert" }] } }), "added"),
+        (json!({ "update": { "lists": [{ "lid": key(13), "colour": "blue" }] } }), "absent"),
+        (json!({ "update": { "lists": [{ "lid": key(13), "title": "x", "_base": old }] } }), "absent"),
+        (json!({ "update": { "lists": [{ "lid": key(1), "title": "Shopping" }] } }), "same"),
+        (json!({ "update": { "lists": [{ "lid": key(1), "colour": "blue", "_base": late }] } }), "updated"),
+        (json!({ "update": { "lists": [{ "lid": key(1), "title": null }] } }), "rejected"),
+        // delete
+        (json!({ "delete": { "lists": [key(13)] } }), "absent"),
+        (json!({ "delete": { "lists": [key(1)] } }), "rejected"),
+        (json!({ "delete": { "lists": [{ "lid": key(2), "last_update": old }] } }), "kept"),
+        (json!({ "delete": { "lists": [{ "lid": key(2), "last_update": now }] } }), "deleted"),
+        (json!({ "delete": { "lists": [key(2)] } }), "same"),
+    ];
+    for (body, expected) in cases {
+        let told = twin(body.clone()).await.ok();
+        let (operation, tables) = body.as_object().unwrap().iter().next().unwrap();
+        let table = tables.as_object().unwrap().keys().next().unwrap();
+        assert_eq!(verdicts(&told, operation, table), [expected], "{body}\n{told}");
+        let one = &told[operation][table][0];
+        assert_eq!(one["verdict"] == "rejected", one.get("error").is_some(), "{body}");
+        assert_eq!(
+            one["verdict"] == "absent",
+            one.get("last_update").is_none() && one.get("error").is_none()
+        );
+        if expected == "kept" {
+            assert!(one["row"]["title"].is_string(), "{told}");
+        }
+    }
+    // Policies decide true conflicts.
+    let both = json!({ "add": { "ours": [{ "id": key(1), "title": "a" }], "theirs": [{ "id": key(1), "title": "a" }] } });
+    server.sync(&anna, both).await.ok();
+    let late = server.time(1);
+    let conflict = json!({ "update": {
+        "ours": [{ "id": key(1), "title": "b", "_base": old, "last_update": late }],
+        "theirs": [{ "id": key(1), "title": "b", "_base": old, "last_update": old }],
+    } });
+    let told = twin(conflict).await.ok();
+    assert_eq!(verdicts(&told, "update", "ours"), ["kept"]);
+    assert_eq!(verdicts(&told, "update", "theirs"), ["updated"]);
+}
+
+#[tokio::test]
+async fn a_rejection_says_what_and_where() {
+    let server = Server::with(|settings| settings.limits.row_bytes_max = 100);
+    let anna = server.device("anna", "phone");
+    let list = json!({ "lid": key(1), "title": "x" });
+    let item = json!({ "iid": key(1), "title": "x", "list": key(1) });
+    server.sync(&anna, json!({ "add": { "lists": [list], "items": [item] } })).await.ok();
+    let body = json!({
+        "add": { "lists": [
+            { "lid": key(2), "title": "fine" },
+            { "lid": key(3) },
+            { "lid": key(4), "title": "x".repeat(21) },
+            { "lid": key(5), "title": "ü".repeat(20) },
+            { "lid": key(6), "title": "x", "colour": "x".repeat(100) },
+        ] },
+        "update": { "items": [{ "iid": key(1), "list": key(99) }, { "iid": key(1), "title": null }] },
+        "delete": { "lists": [key(2), key(1)] },
+    });
+    let told = server.sync(&anna, body.clone()).await.ok();
+    let errors = |operation: &str, table: &str| -> Vec<(usize, Value, Value)> {
+        let list = told[operation][table].as_array().unwrap();
+        let error = |(at, told): (usize, &Value)| {
+            told.get("error").map(|error| (at, error["code"].clone(), error["at"].clone()))
+        };
+        list.iter().enumerate().filter_map(error).collect()
+    };
+    assert_eq!(
+        errors("add", "lists"),
+        [
+            (1, json!("required_missing"), json!("/add/lists/1/title")),
+            (2, json!("too_long"), json!("/add/lists/2/title")),
+            (4, json!("row_too_large"), json!("/add/lists/4")),
+        ]
+    );
+    assert_eq!(
+        errors("update", "items"),
+        [
+            (0, json!("reference_missing"), json!("/update/items/0/list")),
+            (1, json!("required_missing"), json!("/update/items/1/title")),
+        ]
+    );
+    assert_eq!(errors("delete", "lists"), [(1, json!("still_referenced"), json!("/delete/lists/1"))]);
+    assert_eq!(told["update"]["items"][0]["row"]["list"], json!(key(1)), "the row as it stays");
+
+    // The same, atomic: everything is refused, and every reason is told.
+    let mut atomic = body;
+    atomic["atomic"] = json!(true);
+    atomic["add"]["lists"][0]["lid"] = json!(key(20));
+    let answer = refused(&server, server.ask("POST", "/synchronise").of(&anna).json(&atomic), "atomic").await;
+    assert_eq!(answer.problem(), (422, "batch_rejected".into()));
+    let told: Vec<_> =
+        answer.json()["rejections"].as_array().unwrap().iter().map(|one| one["at"].clone()).collect();
+    assert_eq!(
+        told,
+        [
+            "/add/lists/1/title",
+            "/add/lists/2/title",
+            "/add/lists/4",
+            "/update/items/0/list",
+            "/update/items/1/title",
+            "/delete/lists/1"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn references_are_settled_whatever_the_order_of_the_body() {
+    let server = Server::new();
+    let anna = server.device("anna", "phone");
+    // A child table before its parent's, a child row before its parent's, three levels, in one request.
+    let told = server
+        .sync(
+            &anna,
+            json!({ "add": {
+            "items": [{ "iid": key(1), "title": "x", "list": key(1) }],
+            "nodes": [
+                { "id": key(3), "parent": key(2) },
+                { "id": key(2), "parent": key(1) },
+                { "id": key(4), "parent": key(4) },
+                { "id": key(1) },
+                { "id": key(5), "parent": key(99) },
+                { "id": key(6), "parent": key(5) },
+            ],
+            "lists": [{ "lid": key(1), "title": "x" }],
+        } }),
+        )
+        .await
+        .ok();
+    assert_eq!(verdicts(&told, "add", "items"), ["added"]);
+    assert_eq!(verdicts(&told, "add", "nodes"), ["added", "added", "added", "added", "rejected", "rejected"]);
+
+    let told = server.sync(&anna, json!({ "delete": { "nodes": [key(1), key(2)] } })).await.ok();
+    assert_eq!(verdicts(&told, "delete", "nodes"), ["rejected", "rejected"], "3 stays");
+    assert_eq!(told["delete"]["nodes"][0]["error"]["code"], "still_referenced");
+    let told = server
+        .sync(&anna, json!({ "delete": { "lists": [key(1)], "nodes": [key(1), key(3), key(2), key(4)], "items": [key(1)] } }))
+        .await
+        .ok();
+    assert_eq!(verdicts(&told, "delete", "nodes"), ["deleted"; 4]);
+    assert_eq!(verdicts(&told, "delete", "lists"), ["deleted"]);
+
+    // A parent that goes in the same request in which its child moves away.
+    let rows = json!({ "add": { "nodes": [{ "id": key(10) }, { "id": key(11), "parent": key(10) }] } });
+    server.sync(&anna, rows).await.ok();
+    let told = server
+        .sync(&anna, json!({ "update": { "nodes": [{ "id": key(11), "parent": null }] }, "delete": { "nodes": [key(10)] } }))
+        .await
+        .ok();
+    assert_eq!(verdicts(&told, "delete", "nodes"), ["deleted"]);
+    // And a row that comes to refer to one that is deleted in the same request keeps it alive.
+    let rows = json!({ "add": { "nodes": [{ "id": key(20) }, { "id": key(21) }] } });
+    server.sync(&anna, rows).await.ok();
+    let told = server
+        .sync(&anna, json!({ "update": { "nodes": [{ "id": key(21), "parent": key(20) }] }, "delete": { "nodes": [key(20)] } }))
+        .await
+        .ok();
+    assert_eq!(verdicts(&told, "delete", "nodes"), ["rejected"]);
+}
+
+/// Goal: rows that name each other, as those of a doubly linked list do, can be made and deleted.
+#[tokio::test]
+async fn rows_that_refer_to_each_other_come_and_go_together() {
+    let server = Server::new();
+    let anna = server.device("anna", "phone");
+    let chain = json!({ "add": { "nodes": [
+        { "id": key(1), "twin": key(2) },
+        { "id": key(2), "parent": key(1), "twin": key(3) },
+        { "id": key(3), "parent": key(2) },
+        { "id": key(4), "parent": key(5) },
+        { "id": key(5), "parent": key(4), "twin": key(99) },
+    ] } });
+    let told = server.sync(&anna, chain).await.ok();
+    assert_eq!(verdicts(&told, "add", "nodes"), ["added", "added", "added", "rejected", "rejected"]);
+    assert_eq!(told["add"]["nodes"][3]["error"]["code"], "reference_missing");
+
+    let told = server.sync(&anna, json!({ "delete": { "nodes": [key(1), key(2)] } })).await.ok();
+    assert_eq!(verdicts(&told, "delete", "nodes"), ["rejected", "rejected"], "3 names 2, and 2 names 1");
+    let told =
+        server.sync(&anna, json!({ "delete": { "nodes": [key(2), key(1), key(3), key(3)] } })).await.ok();
+    assert_eq!(verdicts(&told, "delete", "nodes"), ["deleted", "deleted", "deleted", "same"]);
+    assert_eq!(server.manifest(&anna).await["nodes"], json!([]));
+}
+
+#[tokio::test]
+async fn a_key_may_come_more_than_once() {
+    let server = Server::new();
+    let anna = server.device("anna", "phone");
+    let told = server
+        .sync(&anna, json!({
+            "add": { "lists": [{ "lid": key(1), "title": "a" }, { "lid": key(1), "title": "b" }, { "lid": key(1).to_uppercase(), "title": "b" }] },
+            "update": { "lists": [{ "lid": key(1), "colour": "blue" }] },
+            "delete": { "lists": [key(1), key(1)] },
+            "get": { "lists": [key(1), key(1), key(2)] },
+        }))
+        .await
+        .ok();
+    assert_eq!(verdicts(&told, "add", "lists"), ["added", "updated", "same"]);
+    assert_eq!(verdicts(&told, "update", "lists"), ["updated"]);
+    assert_eq!(verdicts(&told, "delete", "lists"), ["deleted", "same"]);
+    assert_eq!(
+        (&told["get"]["lists"], &told["missing"]["lists"]),
+        (&json!([]), &json!([key(1), key(1), key(2)]))
+    );
+    assert_eq!(server.manifest(&anna).await["lists"], json!([]));
+    // Each state of a row has a time of its own, within one request too.
+    let times: Vec<_> = ["add", "update", "delete"]
+        .iter()
+        .flat_map(|operation| told[operation]["lists"].as_array().unwrap())
+        .map(|told| told["last_update"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(times.len(), 6);
+    assert!(
+        times.is_sorted() && times[0] < times[1] && times[2] < times[3] && times[3] < times[4],
+        "{times:?}"
+    );
+}
+
+#[tokio::test]
+async fn versions_and_bases() {
+    let server = Server::new();
+    let (anna, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    let add = |n: u64| json!({ "add": { "lists": [{ "lid": key(n), "title": "x" }] } });
+    let first = server.sync(&anna, json!({})).await;
+    assert_eq!(first.ok()["version"], first.version());
+    let version = first.version();
+    assert_eq!(server.sync(&anna, add(1)).await.version(), version + 1);
+    assert_eq!(server.sync(&anna, add(1)).await.version(), version + 1, "the same again moves nothing");
+
+    let with_base = |n: u64, base: u64| {
+        let mut body = add(n);
+        body["base"] = json!(base);
+        body
+    };
+    let told = server.sync(&tablet, with_base(2, version + 1)).await;
+    assert_eq!((told.ok()["version"].as_u64(), told.version()), (Some(version + 2), version + 2));
+    let told = server.sync(&anna, with_base(3, version + 1)).await;
+    assert_eq!(told.ok()["version"], version + 1, "it has not seen the tablet's row");
+    assert_eq!(told.version(), version + 3);
+
+    for base in [0, version - 1, version + 4, version + (1 << 40), 1 << 52, u64::MAX] {
+        let ask = server.ask("POST", "/synchronise").of(&anna).json(&with_base(9, base));
+        let answer = refused(&server, ask, "base").await;
+        assert_eq!(answer.problem(), (410, "cursor_expired".into()), "{base}");
+        assert_eq!(answer.json()["version"], version + 3);
+    }
+    // After a restore from backup the epoch is another: for a fresh owner at once.
+    server.sql("UPDATE rollcall_meta SET value = 1 WHERE name = 'epoch'");
+    let carl = server.device("carl", "phone");
+    let ask = server.ask("POST", "/synchronise").of(&carl).json(&with_base(1, 1));
+    assert_eq!(refused(&server, ask, "epoch").await.problem(), (410, "cursor_expired".into()));
+    assert_eq!(server.sync(&carl, json!({})).await.version(), (1 << 40) + 1);
+}
+
+#[tokio::test]
+async fn most_of_a_table_is_not_deleted_unasked() {
+    let server = Server::with(|settings| settings.sync.mass_delete_rows = 4);
+    let anna = server.device("anna", "phone");
+    let rows = |n: u64| (0..n).map(|n| json!({ "lid": key(n), "title": "x" })).collect::<Vec<_>>();
+    let keys = |n: u64| (0..n).map(key).collect::<Vec<_>>();
+    server.sync(&anna, json!({ "add": { "lists": rows(8), "ours": [{ "id": key(1) }] } })).await.ok();
+    let delete = json!({ "delete": { "lists": keys(6), "ours": [key(1)] } });
+    let ask = |body: &Value| server.ask("POST", "/synchronise").of(&anna).json(body);
+    for confirmed in [None, Some(0), Some(6)] {
+        let mut body = delete.clone();
+        if let Some(confirmed) = confirmed {
+            body["confirm_deletes"] = json!(confirmed);
+        }
+        let answer = refused(&server, ask(&body), "mass").await;
+        assert_eq!(answer.fault(), (422, "mass_delete".into(), "/delete/lists".into()));
+        let told = answer.json();
+        assert_eq!(
+            (&told["deletes"], &told["rows"], &told["confirm_deletes"]),
+            (&json!(6), &json!(8), &json!(7))
+        );
+    }
+    // Half of a table, few rows, keys that are not there, and the same key again and again are no mass.
+    let mut absent = keys(4);
+    absent.extend((100..120).map(key));
+    absent.extend(keys(4));
+    let told = server.sync(&anna, json!({ "delete": { "lists": absent } })).await.ok();
+    assert_eq!(verdicts(&told, "delete", "lists").iter().filter(|verdict| **verdict == "deleted").count(), 4);
+    server.sync(&anna, json!({ "delete": { "lists": keys(8) } })).await.ok();
+    server
+        .sync(
+            &anna,
+            json!({ "add": { "theirs": (0..8).map(|n| json!({ "id": key(n) })).collect::<Vec<_>>() } }),
+        )
+        .await
+        .ok();
+    let told =
+        server.sync(&anna, json!({ "delete": { "theirs": keys(8) }, "confirm_deletes": 8 })).await.ok();
+    assert_eq!(verdicts(&told, "delete", "theirs"), ["deleted"; 8]);
+}
+
+#[tokio::test]
+async fn a_full_owner_may_delete_and_edit_but_not_grow() {
+    let server = Server::with(|settings| {
+        settings.limits.owner_rows_max = 3;
+        settings.limits.owner_bytes_max = 60;
+    });
+    let anna = server.device("anna", "phone");
+    let rows = |range: std::ops::Range<u64>| {
+        range.map(|n| json!({ "lid": key(n), "title": "x" })).collect::<Vec<_>>()
+    };
+    let ask = |body: &Value| server.ask("POST", "/synchronise").of(&anna).json(body);
+    server.sync(&anna, json!({ "add": { "lists": rows(0..3) } })).await.ok();
+    for body in [
+        json!({ "add": { "lists": rows(3..4) } }),
+        json!({ "add": { "lists": rows(3..9) }, "delete": { "lists": [key(0)] } }),
+        json!({ "update": { "lists": [{ "lid": key(0), "colour": "x".repeat(60) }] } }),
+    ] {
+        let answer = refused(&server, ask(&body), "quota").await;
+        assert_eq!(answer.problem(), (507, "quota_exceeded".into()), "{body}");
+    }
+    server.sync(&anna, json!({ "update": { "lists": [{ "lid": key(0), "title": "y" }] } })).await.ok();
+    let swap = json!({ "add": { "lists": rows(3..4) }, "delete": { "lists": [key(0)] } });
+    assert_eq!(verdicts(&server.sync(&anna, swap).await.ok(), "add", "lists"), ["added"]);
+    server.sync(&anna, json!({ "delete": { "lists": [key(1), key(2), key(3)] } })).await.ok();
+    server.sync(&anna, json!({ "add": { "lists": rows(10..13) } })).await.ok();
+}
+
+#[tokio::test]
+async fn a_wrong_clock_is_measured_and_corrected() {
+    let server = Server::new();
+    let anna = server.device("anna", "phone");
+    for (off, told, stored) in [
+        (0, 0, -60_000),
+        (-1_500, 1_500, -61_500),
+        (3_600_000, -3_600_000, -60_000),
+        (-7_200_000, 7_200_000, -60_000),
+    ] {
+        let body = json!({
+            "sent_at": server.time(off),
+            "add": { "lists": [{ "lid": key(off.unsigned_abs()), "title": "x", "last_update": server.time(off - 60_000) }] },
+        });
+        let report = server.sync(&anna, body).await.ok();
+        assert_eq!(report["clock_offset_ms"], told);
+        assert_eq!(report["add"]["lists"][0]["last_update"], server.time(stored), "{off}");
+    }
+    assert!(server.sync(&anna, json!({})).await.ok().get("clock_offset_ms").is_none());
+    for far in ["0001-01-01 00:00:00", "9999-12-30 00:00:00", "2013-05-01T15:42:50+23:59"] {
+        server.sync(&anna, json!({ "sent_at": far, "add": { "lists": [{ "lid": key(5), "title": far, "last_update": far }] } })).await.ok();
+    }
+    // No time is later than now, whatever the device says.
+    let body = json!({ "add": { "lists": [{ "lid": key(6), "title": "x", "last_update": "9999-01-01 00:00:00" }] } });
+    assert_eq!(server.sync(&anna, body).await.ok()["add"]["lists"][0]["last_update"], server.time(0));
+}
+
+/// Goal: what is stored is what was sent. Method: every type, there and back, by another device.
+#[tokio::test]
+async fn every_type_comes_back_as_it_was_sent() {
+    let server = Server::new();
+    let (anna, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    let row = json!({
+        "id": key(1), "text": "grüße \u{1F600} \\ \" \u{7}", "whole": "9223372036854775807", "real": 0.1,
+        "exact": "1234567890.0123456789", "flag": true, "other": key(2), "at": "2013-05-01T15:42:50.343Z",
+        "day": "2013-05-01", "extra": { "a": [1, null, { "b": "c" }] }, "bytes": "AP8=", "made": "2013-05-01T00:00:00.000Z",
+    });
+    server.sync(&anna, json!({ "add": { "things": [row] } })).await.ok();
+    let mut back = server.row(&tablet, "things", &key(1)).await.unwrap();
+    back.as_object_mut().unwrap().remove("last_update");
+    assert_eq!(back, row);
+    let told = server.sync(&tablet, json!({ "update": { "things": [back] } })).await.ok();
+    assert_eq!(verdicts(&told, "update", "things"), ["same"]);
+    let empty = server.sync(&anna, json!({ "add": { "things": [{ "id": key(2) }] } })).await.ok();
+    assert_eq!(empty["add"]["things"][0]["row"]["made"], server.time(0), "a default is told");
+}
+
+/// The core seed's rows and its own body, as they stand.
+#[tokio::test]
+async fn the_seeds_bodies_are_taken_as_they_stand() {
+    let file = |name: &str| std::fs::read_to_string(format!("fixtures/wedding/{name}")).unwrap();
+    let json_of = |name: &str| -> Value { serde_json::from_str(&file(name)).unwrap() };
+    let server = Server::of(&file("schema.toml"), |_| {});
+    let anna = server.device("anna", "phone");
+    server.sync(&anna, json_of("rows.json")).await.ok();
+    let sorted = |mut manifest: Value| {
+        for entries in manifest.as_object_mut().unwrap().values_mut() {
+            entries.as_array_mut().unwrap().sort_by_key(Value::to_string);
+        }
+        manifest
+    };
+    assert_eq!(sorted(server.manifest(&anna).await), sorted(json_of("fetch.json")));
+    let body = json_of("synchronise.json");
+    let first = server.sync(&anna, body.clone()).await;
+    assert_eq!(verdicts(&first.ok(), "add", "budget"), ["added"; 4]);
+    let again = server.sync(&anna, body).await;
+    assert_eq!(verdicts(&again.ok(), "add", "budget"), ["same"; 4]);
+    assert_eq!(again.version(), first.version());
+}
+
+/// Goal: the cost of a list does not grow with the square of its length. Method: a chain in the wrong order
+/// all through, both ways; a minute is far beyond what one look at each row takes.
+#[tokio::test]
+async fn a_long_chain_in_the_wrong_order_is_settled() {
+    let server = Server::new();
+    let anna = server.device("anna", "phone");
+    let started = Instant::now();
+    let row = |n: u64| json!({ "id": key(n), "parent": (n > 0).then(|| key(n - 1)) });
+    let told = server
+        .sync(&anna, json!({ "add": { "nodes": (0..5_000).rev().map(row).collect::<Vec<_>>() } }))
+        .await
+        .ok();
+    assert_eq!(verdicts(&told, "add", "nodes"), ["added"; 5_000]);
+    let keys: Vec<_> = (0..5_000).map(key).collect();
+    let told =
+        server.sync(&anna, json!({ "delete": { "nodes": keys }, "confirm_deletes": 5_000 })).await.ok();
+    assert_eq!(verdicts(&told, "delete", "nodes"), ["deleted"; 5_000]);
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+}

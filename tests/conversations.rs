@@ -1,0 +1,37 @@
+//! Whole conversations of devices with the server, over its API, from files.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/conversation.rs"]
+mod conversation;
+
+use conversation::{Conversation, FOLDER};
+
+/// Goal: devices get what each file tells, and the server ends up with what it tells. Method: one file a
+/// conversation, all that go otherwise named at once.
+#[tokio::test]
+async fn every_written_conversation_goes_as_told() {
+    let entries = std::fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|ext| ext == "json")).collect();
+    paths.sort();
+    assert!(paths.len() >= 50, "only {} conversations found: a moved folder must not pass", paths.len());
+
+    let (mut faults, mut titles) = (Vec::new(), Vec::new());
+    for path in paths {
+        let conversation = match Conversation::read(&path) {
+            Ok(conversation) => conversation,
+            Err(error) => {
+                faults.push(format!("{}\n  cannot be read: {error}", path.display()));
+                continue;
+            }
+        };
+        if let Err(fault) = conversation.run().await {
+            faults.push(format!("{}: {}\n  {fault}", path.display(), conversation.title));
+        }
+        titles.push(conversation.title);
+    }
+    assert!(faults.is_empty(), "{} conversations go otherwise\n\n{}\n", faults.len(), faults.join("\n\n"));
+    titles.sort_unstable();
+    let twice: Vec<_> = titles.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+    assert!(twice.is_empty(), "titles that come twice: {twice:?}");
+}

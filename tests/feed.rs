@@ -1,0 +1,738 @@
+//! The change feed over a real engine: nothing missed, nothing twice, no ghosts, no false "no changes".
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/feed.rs"]
+mod support;
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use http::Method;
+use rollcall::changes::{self, Asked, Feed};
+use rollcall::model::{DeviceId, Fence, Owner, RowKey, Stored, Timestamp, Value, Version};
+use rollcall::reconcile::{Incoming, Net};
+use rollcall::schema::{Schema, TableId};
+use rollcall::storage::{
+    AccountStore, PurgeTerms, Purged, ReadWork, Storage, StorageError, StorageResult, WriteWork,
+};
+use rollcall::synchronise::{self, Batch, Refusal};
+use serde_json::{Value as Json, json};
+use support::{Copy, Device, Dice, ENGINES, NOON_MS, POLICIES, World, key, open, take, terms};
+use uuid::Uuid;
+
+const THREE: &str = "[table.one]\nkey = \"id\"\n[table.one.columns]\nn = \"integer\"\n\
+    [table.two]\nkey = \"id\"\n[table.two.columns]\nn = \"integer\"\n\
+    [table.three]\nkey = \"id\"\n[table.three.columns]\nn = \"integer\"\n";
+
+/// What one reader holds and has been told.
+struct Reader {
+    device: DeviceId,
+    tables: Vec<TableId>,
+    cursor: Option<Version>,
+    rows: BTreeMap<(TableId, RowKey), (Version, Vec<Value>)>,
+    told: HashSet<(TableId, RowKey, Version)>,
+    pulls: usize,
+}
+
+impl Reader {
+    /// Pulls one whole feed, in pages of random length.
+    fn pull(&mut self, storage: &dyn Storage, owner: Owner, dice: &mut Dice) {
+        let since = self.cursor;
+        let mut feed = storage
+            .read(owner, |txn| Ok::<_, StorageError>(Feed::begin(txn.state(), since).unwrap()))
+            .unwrap();
+        let upto = feed.upto;
+        assert!(since.is_none_or(|since| upto >= since), "the version fell");
+        let mut last = since.unwrap_or(Version(0));
+        loop {
+            let rows_max = dice.below(30) as usize + 1;
+            let asked = Asked { device: self.device, tables: &self.tables, rows_max };
+            let mut page: Vec<(Net, TableId, RowKey, Stored)> = Vec::new();
+            let next = storage
+                .read(owner, |txn| {
+                    page.clear();
+                    let feed = feed.resume(txn.state()).unwrap();
+                    changes::run(txn, feed, &asked, &mut |net, table, key, row| {
+                        page.push((net, table, key, row));
+                    })
+                })
+                .unwrap();
+            assert!(page.len() <= rows_max);
+            assert!(next.is_none() || page.len() == rows_max, "a short page in the middle");
+            for (net, table, key, row) in page {
+                assert!(self.tables.contains(&table));
+                assert!(last <= row.version && row.version <= upto, "out of order");
+                assert!(since.is_none_or(|since| row.version > since), "told of before the cursor");
+                last = row.version;
+                assert!(self.told.insert((table, key, row.version)), "told twice at one version");
+                match net {
+                    Net::Delete => drop(self.rows.remove(&(table, key))),
+                    Net::Add | Net::Update => {
+                        self.rows.insert((table, key), (row.version, row.values.unwrap()));
+                    }
+                }
+            }
+            match next {
+                Some(next) => feed = next,
+                None => break,
+            }
+            if dice.below(4) == 0 {
+                std::thread::sleep(Duration::from_millis(dice.below(10)));
+            }
+        }
+        self.cursor = Some(upto);
+        self.pulls += 1;
+    }
+}
+
+/// Goal: a cursor misses no row and is told none twice at one version, whatever writers do meanwhile.
+/// Method: eight writers that dawdle inside their transactions, four readers with pages and tables of their
+/// own, for `ROLLCALL_FEED_S` seconds; at the end every reader holds what the server holds.
+#[test]
+fn eight_writers_and_four_readers_agree() {
+    let seconds = std::env::var("ROLLCALL_FEED_S").map_or(5, |seconds| seconds.parse().unwrap());
+    for engine in ENGINES {
+        let schema = Arc::new(Schema::parse(THREE).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let storage = open(engine, dir.path(), &schema);
+        let owner = Owner(Uuid::now_v7());
+        let tables: Vec<TableId> = schema.tables().iter().map(|table| table.id).collect();
+        let until = Instant::now() + Duration::from_secs(seconds);
+        let (writes, quiet) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let readers = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..8)
+                .map(|seed| {
+                    let (storage, schema, tables, writes) = (&storage, &schema, &tables, &writes);
+                    scope.spawn(move || {
+                        let mut dice = Dice::new(seed);
+                        let device = DeviceId(Uuid::now_v7());
+                        let mut last = Version(0);
+                        while Instant::now() < until {
+                            let version = write(&**storage, schema, tables, owner, device, &mut dice);
+                            assert!(version >= last, "the version fell");
+                            last = version;
+                            writes.fetch_add(1, Ordering::Relaxed);
+                            std::thread::sleep(Duration::from_millis(dice.below(20)));
+                        }
+                    })
+                })
+                .collect();
+            let readers: Vec<_> = [&tables[..], &tables[..1], &tables[1..], &tables[..]]
+                .into_iter()
+                .enumerate()
+                .map(|(seed, tables)| {
+                    let (storage, quiet) = (&storage, &quiet);
+                    scope.spawn(move || {
+                        let mut dice = Dice::new(100 + seed as u64);
+                        let mut reader = Reader {
+                            device: DeviceId(Uuid::now_v7()),
+                            tables: tables.to_vec(),
+                            cursor: None,
+                            rows: BTreeMap::new(),
+                            told: HashSet::new(),
+                            pulls: 0,
+                        };
+                        loop {
+                            // Looked at before the pull: the last one begins after the last write.
+                            let last = quiet.load(Ordering::SeqCst);
+                            reader.pull(&**storage, owner, &mut dice);
+                            if last {
+                                return reader;
+                            }
+                            std::thread::sleep(Duration::from_millis(dice.below(30)));
+                        }
+                    })
+                })
+                .collect();
+            for writer in writers {
+                writer.join().unwrap();
+            }
+            quiet.store(true, Ordering::SeqCst);
+            readers.into_iter().map(|reader| reader.join().unwrap()).collect::<Vec<_>>()
+        });
+        for (place, reader) in readers.iter().enumerate() {
+            let held = held(&*storage, owner, &reader.tables);
+            assert_eq!(reader.rows, held, "{engine}: reader {place}");
+            assert!(!held.is_empty() && reader.pulls > 2, "{engine}: reader {place} proved nothing");
+        }
+        let told: usize = readers.iter().map(|reader| reader.told.len()).sum();
+        let pulls: usize = readers.iter().map(|reader| reader.pulls).sum();
+        let writes = writes.into_inner();
+        println!("{engine}: {seconds} s, {writes} write transactions, {pulls} feeds, {told} rows told");
+    }
+}
+
+/// One request of a writer over a few of a hundred keys; gives the version after it.
+fn write(
+    storage: &dyn Storage,
+    schema: &Schema,
+    tables: &[TableId],
+    owner: Owner,
+    device: DeviceId,
+    dice: &mut Dice,
+) -> Version {
+    let wanted: Vec<_> = (0..=dice.below(6))
+        .map(|_| (dice.below(3), dice.below(tables.len() as u64), dice.below(100), dice.below(1 << 40)))
+        .collect();
+    let dawdle_ms = dice.below(8);
+    storage
+        .write(owner, |txn| {
+            let mut batch = Batch { base: Some(txn.state().version), ..Batch::default() };
+            for (what, table, key, n) in &wanted {
+                let table = tables[*table as usize];
+                let key = RowKey(Uuid::from_u128(u128::from(*key)));
+                let values = if *what == 0 { vec![] } else { vec![Some(Value::Integer(*n as i64))] };
+                let set = vec![Incoming { key, values, last_update: None, base: None }];
+                let sets = if *what == 0 { &mut batch.delete } else { &mut batch.add };
+                sets.push((table, set));
+            }
+            let now = Timestamp::from_ms(NOON_MS);
+            let report = synchronise::run(txn, schema, &batch, &terms(device, now))?;
+            std::thread::sleep(Duration::from_millis(dawdle_ms));
+            Ok::<_, Refusal>(report.current)
+        })
+        .unwrap()
+}
+
+/// What the server holds of some tables: by the roll call and by keys, not by the feed.
+fn held(
+    storage: &dyn Storage,
+    owner: Owner,
+    tables: &[TableId],
+) -> BTreeMap<(TableId, RowKey), (Version, Vec<Value>)> {
+    storage
+        .read(owner, |txn| {
+            let mut held = BTreeMap::new();
+            for table in tables {
+                let mut keys = Vec::new();
+                txn.manifest(*table, None, usize::MAX, &mut |key, _| keys.push(key))?;
+                for (key, row) in keys.iter().zip(txn.load(*table, &keys)?) {
+                    let row = row.unwrap();
+                    held.insert((*table, *key), (row.version, row.values.unwrap()));
+                }
+            }
+            Ok::<_, StorageError>(held)
+        })
+        .unwrap()
+}
+
+/// A body that adds rows `keys` to a table.
+fn adds(table: &str, keys: impl IntoIterator<Item = u64>) -> Json {
+    let rows: Vec<_> =
+        keys.into_iter().map(|n| json!({ "id": key(n), "title": format!("row {n}") })).collect();
+    json!({ "add": { table: rows } })
+}
+
+fn edits(table: &str, keys: impl IntoIterator<Item = u64>, title: &str) -> Json {
+    let rows: Vec<_> = keys.into_iter().map(|n| json!({ "id": key(n), "title": title })).collect();
+    json!({ "update": { table: rows } })
+}
+
+fn deletes(table: &str, keys: impl IntoIterator<Item = u64>) -> Json {
+    let keys: Vec<_> = keys.into_iter().map(key).collect();
+    json!({ "delete": { table: keys }, "confirm_deletes": keys.len() })
+}
+
+/// Forgets every tombstone, as a purge does once all are old.
+fn purge(world: &World, device: &Device) -> Purged {
+    let late = Timestamp::from_ms(world.hands.ms() + 400 * 86_400_000);
+    let terms = PurgeTerms {
+        now: late,
+        tombstones_before: late,
+        devices_before: late,
+        conflicts_before: Timestamp::from_ms(0),
+        answers_before: Timestamp::from_ms(0),
+    };
+    world.app.storage.write(device.owner, |txn| txn.purge(&terms, 1_000)).unwrap()
+}
+
+#[test]
+fn a_row_pushed_ahead_of_the_cursor_leaves_no_ghost() {
+    let world = World::start(POLICIES);
+    let [mut a, mut b, mut c] = ["a", "b", "c"].map(|name| Copy::new(world.device("anna", name)));
+    a.push(&world, &adds("newest", 0..1));
+    a.pull(&world);
+    c.pull(&world);
+    c.push(&world, &adds("newest", 1..2));
+    let before = a.cursor;
+    a.push(&world, &adds("newest", 2..3));
+    assert_eq!(a.cursor, before, "the cursor passed what c had written");
+    b.pull(&world);
+    b.push(&world, &deletes("newest", 2..3));
+
+    let told = world.get(&a.device, &format!("/changes?since={}", a.cursor.unwrap())).ok();
+    assert_eq!(told["delete"], json!({ "newest": [key(2)] }));
+    let told = world.get(&c.device, &format!("/changes?since={}", c.cursor.unwrap())).ok();
+    assert_eq!(told["delete"], json!({}), "c never knew the row");
+    for copy in [&mut a, &mut b, &mut c] {
+        copy.pull(&world);
+        assert_eq!(copy.rows, world.rows(&copy.device));
+    }
+}
+
+/// Goal: nor does a row that a device was told of ahead of its cursor without having written it: it sent
+/// the same, or lost, or was rejected, or asked for it by key.
+#[test]
+fn a_row_told_ahead_of_the_cursor_leaves_no_ghost() {
+    let world = World::start(POLICIES);
+    for (title, table, body, verdict) in [
+        (
+            "the same row",
+            "newest",
+            json!({ "add": { "newest": [{ "id": key(1), "title": "row 1" }] } }),
+            "same",
+        ),
+        (
+            "the server's row won",
+            "server",
+            json!({ "add": { "server": [{ "id": key(1), "title": "mine" }] } }),
+            "kept",
+        ),
+        (
+            "the user is asked",
+            "manual",
+            json!({ "add": { "manual": [{ "id": key(1), "title": "mine" }] } }),
+            "kept",
+        ),
+        ("rejected", "newest", json!({ "add": { "newest": [{ "id": key(1), "title": null }] } }), "rejected"),
+        ("asked for", "newest", json!({ "get": { "newest": [key(1)] } }), ""),
+    ] {
+        for with_base in [true, false] {
+            let owner = format!("{}-{with_base}", title.replace([' ', '\''], "-"));
+            let [mut a, mut b] = ["a", "b"].map(|name| Copy::new(world.device(&owner, name)));
+            a.push(&world, &adds("client", 0..1));
+            a.pull(&world);
+            b.push(&world, &adds(table, 1..2));
+            let mut body = body.clone();
+            if with_base {
+                body["base"] = json!(a.cursor);
+            } else if verdict.is_empty() || verdict == "kept" {
+                continue; // a get without a base is no cursor's; without a base this is no conflict
+            }
+            let before = world.version(&a.device);
+            let told = world.sync(&a.device, &body).ok();
+            assert_eq!(world.version(&a.device), before, "{title}: nothing changed");
+            if verdict.is_empty() {
+                assert_eq!(told["get"][table][0]["id"], key(1));
+                a.rows.insert((table.into(), key(1)), told["get"][table][0].clone());
+            } else {
+                assert_eq!(told["add"][table][0]["verdict"], verdict, "{title}");
+                let cursor = a.cursor;
+                a.learn(&world.schema, &body, &told);
+                a.cursor = cursor;
+            }
+            assert!(a.rows.contains_key(&(table.to_owned(), key(1))), "{title}: a knows the row");
+            b.push(&world, &deletes(table, 1..2));
+            a.pull(&world);
+            assert_eq!(a.rows, world.rows(&a.device), "{title}, base: {with_base}");
+        }
+    }
+}
+
+#[test]
+fn a_row_told_on_page_one_and_deleted_before_page_two_goes_with_the_next_pull() {
+    let world = World::start(POLICIES);
+    let (mut a, mut b) = (Copy::new(world.device("anna", "a")), Copy::new(world.device("anna", "b")));
+    for since in [false, true] {
+        if since {
+            a.pull(&world);
+        }
+        b.push(&world, &adds("newest", if since { 10..14 } else { 0..4 }));
+        let gone = if since { 10 } else { 0 };
+        (a.limit, b.cursor) = (2, None);
+        let mut pages = 0;
+        a.pull_with(&world, || {
+            pages += 1;
+            if pages == 1 {
+                b.push(&world, &deletes("newest", gone..=gone));
+            }
+        });
+        assert!(pages > 0);
+        assert!(a.rows.contains_key(&("newest".into(), key(gone))), "it was there when it was told");
+        a.pull(&world);
+        assert_eq!(a.rows, world.rows(&a.device));
+    }
+}
+
+/// Goal: whatever happens between two pages, the next pull mends it. Method: changes, deletions and rows
+/// made again after every single page, at random.
+#[test]
+fn what_happens_between_pages_comes_with_the_next_pull() {
+    let world = World::start(POLICIES);
+    let b = world.device("anna", "b");
+    world.sync(&b, &adds("newest", 0..30)).ok();
+    let mut dice = Dice::new(3);
+    let mut a = Copy::new(world.device("anna", "a"));
+    for round in 0..8 {
+        a.limit = dice.below(6) as usize + 1;
+        a.pull_with(&world, || {
+            let n = dice.below(40);
+            match dice.below(3) {
+                0 => world.sync(&b, &deletes("newest", n..=n)).ok(),
+                1 => world.sync(&b, &edits("newest", n..=n, &format!("round {round}"))).ok(),
+                _ => {
+                    world.hands.advance_ms(10);
+                    let row = json!({ "id": key(n), "title": "again", "last_update": world.hands.at(0) });
+                    world.sync(&b, &json!({ "add": { "newest": [row] } })).ok()
+                }
+            };
+        });
+        a.pull(&world);
+        assert_eq!(a.rows, world.rows(&b), "round {round}");
+    }
+}
+
+#[test]
+fn a_purge_between_pages_ends_the_feed() {
+    for from_a_cursor in [false, true] {
+        let world = World::start(POLICIES);
+        let (a, b) = (world.device("anna", "a"), world.device("anna", "b"));
+        world.sync(&b, &adds("newest", 0..4)).ok();
+        let since = if from_a_cursor { format!("since={}&", world.version(&b)) } else { String::new() };
+        world.sync(&b, &adds("newest", 5..8)).ok();
+        let page = world.get(&a, &format!("/changes?{since}limit=1")).ok();
+        let next = format!("/changes?next={}", page["next"].as_str().unwrap());
+        world.get(&a, &next).ok();
+        world.sync(&b, &deletes("newest", 5..6)).ok();
+        world.get(&a, &next).ok();
+        assert_eq!(purge(&world, &b).tombstones, 1);
+        let problem = world.get(&a, &next).problem(410, "cursor_expired");
+        let now = json!(world.version(&b));
+        assert_eq!((&problem["version"], &problem["horizon"]), (&now, &now));
+    }
+}
+
+#[test]
+fn cursors_that_mean_nothing_here_are_gone() {
+    let world = World::start(POLICIES);
+    let (a, b) = (world.device("anna", "a"), world.device("anna", "b"));
+    let fresh = world.get(&a, "/changes?since=1").ok();
+    assert_eq!((&fresh["type"], &fresh["version"]), (&json!("diff"), &json!(1)), "a fresh owner is at 1");
+    world.sync(&b, &adds("newest", 0..2)).ok();
+    let old = world.version(&b);
+    world.sync(&b, &deletes("newest", 0..1)).ok();
+    let now = world.version(&b);
+    world.get(&a, &format!("/changes?since={old}")).ok();
+    let expired = |since: u64| {
+        let problem = world.get(&a, &format!("/changes?since={since}")).problem(410, "cursor_expired");
+        assert_eq!(problem["version"], now);
+        let body = json!({ "base": since, "add": { "newest": [{ "id": key(9), "title": "x" }] } });
+        let before = world.dump();
+        world.sync(&a, &body).problem(410, "cursor_expired");
+        assert_eq!(world.dump(), before);
+        problem
+    };
+    expired(now + 1); // ahead
+    expired(1 << 40 | 1); // another epoch
+    expired(u64::MAX);
+    expired(0);
+    purge(&world, &b);
+    assert_eq!(expired(old)["horizon"], now); // purged
+    assert_eq!(world.get(&a, &format!("/changes?since={now}")).ok()["version"], now);
+    for garbage in
+        ["since=x", "since=-1", "since=", "limit=0", "limit=x", "next=x", "next=", "tables=nope", "page=1"]
+    {
+        world.get(&a, &format!("/changes?{garbage}")).problem(400, "invalid_request");
+    }
+}
+
+#[test]
+fn pull_tells_what_others_wrote_and_not_what_was_just_sent() {
+    let world = World::start(POLICIES);
+    let [mut a, mut b] = ["a", "b"].map(|name| Copy::new(world.device("anna", name)));
+    a.push(&world, &adds("newest", 0..2));
+    a.pull(&world);
+    b.pull(&world);
+    b.push(&world, &adds("newest", 2..4));
+    b.push(&world, &deletes("newest", 0..1));
+    let base = a.cursor;
+
+    // Without pull the cursor stays: others wrote in between.
+    let told = a.push(&world, &adds("newest", 4..5));
+    assert_eq!(told.get("changes"), None);
+    assert_eq!(a.cursor, base);
+
+    // With it everything is told, and the cursor moves past its own write too.
+    let mut body = adds("newest", 5..6);
+    body["pull"] = json!(true);
+    let told = a.push(&world, &body);
+    let changes = &told["changes"];
+    assert_eq!((&changes["type"], &changes["more"]), (&json!("diff"), &json!(false)));
+    assert_eq!(changes.get("digests"), None);
+    let added: Vec<_> =
+        changes["add"]["newest"].as_array().unwrap().iter().map(|row| row["id"].clone()).collect();
+    assert_eq!(added, [key(2), key(3), key(4)], "its earlier write is told, the one of this request is not");
+    assert_eq!(changes["delete"], json!({ "newest": [key(0)] }));
+    assert_eq!(told["version"], world.version(&a.device));
+    assert_eq!(told["digests"]["as_of"], told["version"]);
+    assert_eq!(a.rows, world.rows(&a.device));
+
+    // Alone, its own write moves its cursor by itself.
+    let told = a.push(&world, &adds("newest", 6..7));
+    assert_eq!(told["version"], world.version(&a.device));
+    let told = a.push(&world, &json!({ "pull": true }));
+    let changes = &told["changes"];
+    assert_eq!(
+        (&changes["add"], &changes["update"], &changes["delete"]),
+        (&json!({}), &json!({}), &json!({}))
+    );
+
+    // Without a base everything is told, the row just sent too: what is not mentioned is dropped.
+    let mut body = adds("newest", 7..8);
+    body["pull"] = json!(true);
+    let told = world.sync(&a.device, &body).ok();
+    assert_eq!(told["changes"]["type"], "full");
+    assert_eq!(told["changes"]["add"]["newest"].as_array().unwrap().len(), world.rows(&a.device).len());
+}
+
+#[test]
+fn a_pull_that_is_not_whole_goes_on_and_moves_no_cursor() {
+    let world = World::start_with(POLICIES, |settings| settings.sync.changes_rows_max = 3);
+    let [mut a, mut b] = ["a", "b"].map(|name| Copy::new(world.device("anna", name)));
+    a.push(&world, &adds("newest", 0..1));
+    a.pull(&world);
+    b.push(&world, &adds("newest", 1..8));
+    let mut body = adds("newest", 8..10);
+    body["pull"] = json!(true);
+    let told = a.push(&world, &body);
+    assert_eq!(told["version"], json!(a.cursor), "not everything was told");
+    assert_ne!(told["version"], world.version(&a.device));
+    assert_eq!(
+        (&told["changes"]["more"], told["changes"]["version"].as_u64()),
+        (&json!(true), Some(world.version(&a.device)))
+    );
+    let mut page = told["changes"].clone();
+    let mut seen: Vec<Json> = Vec::new();
+    loop {
+        seen.extend(page["add"]["newest"].as_array().into_iter().flatten().map(|row| row["id"].clone()));
+        take(&world.schema, &mut a.rows, &page);
+        match page["next"].as_str() {
+            Some(next) => page = world.get(&a.device, &format!("/changes?next={next}")).ok(),
+            None => break,
+        }
+    }
+    assert_eq!(page["version"], world.version(&a.device));
+    assert_eq!(seen, (1..8).map(|n| json!(key(n))).collect::<Vec<_>>(), "its own rows are on no later page");
+    assert_eq!(a.rows, world.rows(&a.device));
+
+    // A device without a cursor that stores it all the same begins anew, and misses nothing.
+    let c = world.device("anna", "c");
+    let told = world.sync(&c, &json!({ "pull": true })).ok();
+    assert_eq!((&told["changes"]["more"], &told["version"]), (&json!(true), &json!(1)));
+    let since = world.get(&c, "/changes?since=1").ok();
+    assert_eq!(since["add"]["newest"][0]["id"], json!(key(0)));
+}
+
+/// The lines of a stream, and the last one apart: without it the stream is not whole.
+fn lines(body: &[u8]) -> (Vec<Json>, Option<Json>) {
+    let mut lines: Vec<Json> =
+        body.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    let end = lines.pop_if(|line| line["op"] == "end");
+    (lines, end)
+}
+
+#[test]
+fn the_stream_tells_what_the_pages_tell() {
+    let world = World::start(POLICIES);
+    let (a, b) = (world.device("anna", "a"), world.device("anna", "b"));
+    world.sync(&b, &adds("newest", 0..700)).ok();
+    let since = world.version(&b);
+    world.sync(&b, &edits("newest", 0..5, "edited")).ok();
+    world.sync(&b, &adds("merge", 1_000..1_650)).ok();
+    world.sync(&b, &deletes("newest", 600..700)).ok();
+    for query in [
+        String::new(),
+        format!("since={since}"),
+        format!("since={since}&tables=newest"),
+        format!("since={}", world.version(&b)),
+    ] {
+        let answer = world.call(
+            &a,
+            Method::GET,
+            &format!("/changes?{query}"),
+            &[("accept", "application/x-ndjson")],
+            None,
+        );
+        assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
+        assert_eq!(answer.header("sync-version"), Some(&*world.version(&b).to_string()));
+        let (lines, end) = lines(&answer.body);
+        let end = end.expect("the last line");
+        let mut place = 0;
+        let mut path = format!("/changes?{query}&limit=77");
+        loop {
+            let page = world.get(&a, &path).ok();
+            let mut counted = 0;
+            let mut told: BTreeMap<(String, String), Vec<Json>> = BTreeMap::new();
+            for op in ["add", "update", "delete"] {
+                for (table, rows) in page[op].as_object().unwrap() {
+                    counted += rows.as_array().unwrap().len();
+                    told.insert((op.into(), table.clone()), rows.as_array().unwrap().clone());
+                }
+            }
+            let mut streamed: BTreeMap<(String, String), Vec<Json>> = BTreeMap::new();
+            for line in &lines[place..place + counted] {
+                let op = line["op"].as_str().unwrap();
+                let what = if op == "delete" { &line["key"] } else { &line["row"] };
+                let list = streamed.entry((op.into(), line["table"].as_str().unwrap().into())).or_default();
+                list.push(what.clone());
+            }
+            assert_eq!(streamed, told, "{query}");
+            place += counted;
+            assert_eq!(page["type"], end["type"]);
+            assert_eq!(page["version"], end["version"]);
+            match page["next"].as_str() {
+                Some(next) => path = format!("/changes?next={next}&limit=77"),
+                None => {
+                    assert_eq!(page["digests"], end["digests"]);
+                    break;
+                }
+            }
+        }
+        assert_eq!(place, lines.len(), "{query}");
+    }
+    let refused =
+        world.call(&a, Method::GET, "/changes?since=77777", &[("accept", "application/x-ndjson")], None);
+    refused.problem(410, "cursor_expired");
+}
+
+/// Counts how often the server reads.
+struct Counted {
+    storage: Arc<dyn Storage>,
+    reads: Arc<AtomicUsize>,
+}
+
+impl Storage for Counted {
+    fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.storage.run_read(owner, work)
+    }
+
+    fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
+        self.storage.run_write(owner, work)
+    }
+
+    fn ready(&self) -> StorageResult<()> {
+        self.storage.ready()
+    }
+
+    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        self.storage.owners(after, owners_max)
+    }
+
+    fn accounts(&self) -> Arc<dyn AccountStore> {
+        self.storage.accounts()
+    }
+
+    fn first_fence(&self) -> Fence {
+        self.storage.first_fence()
+    }
+}
+
+/// A server whose owner has 30 lots of rows, 4 MB each, and which has few threads for blocking work.
+fn large() -> (World, Arc<AtomicUsize>, Device, Device) {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&reads);
+    let world =
+        World::start_over(POLICIES, |_| {}, |storage| Arc::new(Counted { storage, reads: counted }), 4);
+    let (a, b) = (world.device("anna", "a"), world.device("anna", "b"));
+    let body = "x".repeat(60_000);
+    for lot in 0..30 {
+        for part in 0..5 {
+            let first = lot * 500 + part * 100;
+            let rows: Vec<_> = (first..first + 100)
+                .map(|n| json!({ "id": key(n), "title": "t", "body": if n % 10 == 0 { &*body } else { "" } }))
+                .collect();
+            world.sync(&b, &json!({ "add": { "newest": rows } })).ok();
+        }
+    }
+    (world, reads, a, b)
+}
+
+/// Asks for a stream and reads only the beginning of it.
+fn begin_stream(world: &World, device: &Device) -> BufReader<TcpStream> {
+    let mut stream = small_socket(world);
+    let request = format!(
+        "GET /changes HTTP/1.1\r\nhost: x\r\nconnection: close\r\naccept: application/x-ndjson\r\n\
+         authorization: Bearer {}\r\n\r\n",
+        device.token
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut stream = BufReader::with_capacity(1024, stream);
+    let mut line = String::new();
+    stream.read_line(&mut line).unwrap();
+    assert!(line.starts_with("HTTP/1.1 200"), "{line}");
+    stream
+}
+
+/// A connection whose reader's side takes little at a time.
+fn small_socket(world: &World) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(world.address).await.unwrap()
+    });
+    let stream = stream.into_std().unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(support::TOO_LONG)).unwrap();
+    stream
+}
+
+/// Waits until the server has stopped reading on behalf of readers who do not; gives how often it did.
+fn settled(reads: &AtomicUsize) -> usize {
+    let mut before = reads.load(Ordering::SeqCst);
+    loop {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = reads.load(Ordering::SeqCst);
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
+}
+
+/// Goal: a feed costs the server a few lots of memory however large it is, and a reader that takes its time
+/// holds neither a snapshot nor a thread that others need. Method: more readers that stop reading than the
+/// server has threads for blocking work; then writes; then one of the readers reads on.
+#[test]
+fn a_slow_reader_costs_little_and_blocks_nobody() {
+    let (world, reads, a, b) = large();
+    let before = reads.load(Ordering::SeqCst);
+    let mut slow: Vec<_> = (0..8).map(|_| begin_stream(&world, &a)).collect();
+    let lots = settled(&reads) - before;
+    // What the kernel takes is a lot or two; the server holds one more, and may have the next at hand.
+    assert!(lots <= 8 * 6, "{lots} lots were read for 8 readers that read none");
+
+    let started = Instant::now();
+    world.sync(&b, &adds("newest", 1_000_000..1_000_001)).ok();
+    assert!(started.elapsed() < Duration::from_secs(5), "a writer waited {:?}", started.elapsed());
+
+    let mut rest = Vec::new();
+    slow.pop().unwrap().read_to_end(&mut rest).unwrap();
+    let text = String::from_utf8(rest).unwrap();
+    assert_eq!(
+        text.matches("{\"op\":\"add\"").count(),
+        15_000,
+        "the feed is of the version that it began at"
+    );
+    assert_eq!(text.matches("{\"op\":\"end\"").count(), 1);
+}
+
+#[test]
+fn a_stream_whose_cursor_expires_on_the_way_ends_without_its_last_line() {
+    let (world, reads, a, b) = large();
+    let mut stream = begin_stream(&world, &a);
+    settled(&reads);
+    world.sync(&b, &deletes("newest", 3..4)).ok();
+    assert_eq!(purge(&world, &b).tombstones, 1);
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    let text = String::from_utf8(rest).unwrap();
+    let told = text.matches("{\"op\":\"add\"").count();
+    assert!((500..15_000).contains(&told), "{told} rows");
+    assert_eq!(text.matches("{\"op\":\"end\"").count(), 0);
+}

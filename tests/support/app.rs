@@ -1,0 +1,408 @@
+//! A server without its socket: the real routes over a temporary SQLite file, with a clock to turn.
+#![allow(dead_code)] // each test takes its part of it
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt, Full};
+use rollcall::accounts::{Accounts, LocalAccounts, LocalSettings, LogIn};
+use rollcall::clock::Clock;
+use rollcall::config::{AuthMode, Settings};
+use rollcall::http::{App, routes};
+use rollcall::model::{Owner, Precision, Timestamp};
+use rollcall::schema::Schema;
+use rollcall::storage::Storage;
+use rollcall::storage::sqlite::{Connections, Sqlite};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+use crate::contract::check_answer;
+
+/// Tables for every rule: each type, each policy, references to another table and to itself.
+pub const SCHEMA: &str = r#"
+[table.items]
+key = "iid"
+[table.items.columns]
+title = { type = "text", required = true }
+list = { type = "uuid", references = "lists" }
+
+[table.lists]
+key = "lid"
+[table.lists.columns]
+title = { type = "text", required = true, max_length = 20 }
+colour = { type = "text", default = "red" }
+
+[table.nodes]
+key = "id"
+[table.nodes.columns]
+name = "text"
+parent = { type = "uuid", references = "nodes" }
+twin = { type = "uuid", references = "nodes" }
+
+[table.things]
+key = "id"
+[table.things.columns]
+text = "text"
+whole = "integer"
+real = "real"
+exact = "decimal"
+flag = "boolean"
+other = "uuid"
+at = "timestamp"
+day = "date"
+extra = "json"
+bytes = "blob"
+made = { type = "timestamp", default = "now" }
+
+[table.ours]
+key = "id"
+policy = "server"
+[table.ours.columns]
+title = "text"
+
+[table.theirs]
+key = "id"
+policy = "client"
+[table.theirs.columns]
+title = "text"
+"#;
+
+pub const PASSWORD: &str = "correct horse";
+
+/// 2025-06-15T15:06:40.000Z
+pub const START_MS: i64 = 1_750_000_000_000;
+
+pub struct Server {
+    pub app: Arc<App>,
+    now_ms: Arc<AtomicI64>,
+    /// Looks at what is committed, beside the server.
+    looker: Connection,
+    path: PathBuf,
+    dir: TempDir,
+}
+
+/// One device, logged in.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub token: String,
+    pub id: String,
+    pub name: String,
+}
+
+/// An answer that keeps the contract: [`Ask::send`] looked.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    /// The body; `null` if it is no JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// Status and code of a problem.
+    pub fn problem(&self) -> (u16, String) {
+        (self.status, self.json()["code"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// The body, of a status that must be 200.
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.bytes));
+        self.json()
+    }
+
+    pub fn fence(&self) -> u64 {
+        self.header("sync-lock").unwrap().parse().unwrap()
+    }
+
+    pub fn version(&self) -> u64 {
+        self.header("sync-version").unwrap().parse().unwrap()
+    }
+
+    /// Status, code and the JSON pointer of a problem of a body.
+    #[track_caller]
+    pub fn fault(&self) -> (u16, String, String) {
+        let (status, code) = self.problem();
+        (status, code, self.json()["at"].as_str().unwrap_or("nowhere").to_owned())
+    }
+}
+
+/// The settings of a test: nobody waits, nobody is counted.
+pub fn settings() -> Settings {
+    let mut settings = Settings::default();
+    settings.limits.logins_per_account_per_min = 0;
+    settings.limits.logins_per_address_per_min = 0;
+    settings
+}
+
+pub fn clock_of(now_ms: &Arc<AtomicI64>) -> Clock {
+    let now_ms = Arc::clone(now_ms);
+    Clock::from_fn(move || Timestamp::from_ms(now_ms.load(Ordering::SeqCst)))
+}
+
+impl Server {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::of(SCHEMA, change)
+    }
+
+    pub fn of(schema: &str, change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        Self::over(dir, path, schema, change)
+    }
+
+    /// Ends the server and starts one over the same file.
+    pub fn restarted(self) -> Self {
+        let Self { app, looker, path, dir, .. } = self;
+        drop((app, looker));
+        Self::over(dir, path, SCHEMA, |_| {})
+    }
+
+    fn over(dir: TempDir, path: PathBuf, schema: &str, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings();
+        change(&mut settings);
+        let now_ms = Arc::new(AtomicI64::new(START_MS));
+        let clock = clock_of(&now_ms);
+        let schema = Arc::new(Schema::parse(schema).unwrap_or_else(|error| panic!("{error}")));
+        let busy_wait = Duration::from_millis(settings.limits.busy_wait_ms);
+        let connections = Connections::open(&path, busy_wait, settings.limits.readers_max).unwrap();
+        let storage: Arc<dyn Storage> =
+            Arc::new(Sqlite::serve(&path, connections, Arc::clone(&schema), clock.now()).unwrap());
+        let accounts = match settings.auth.auth {
+            AuthMode::Local => {
+                let local = LocalSettings::new(&settings.auth, &settings.limits);
+                let cheap = argon2::Params::new(8, 1, 1, None).unwrap();
+                let local = LocalAccounts::new(storage.accounts(), clock.clone(), local, cheap).unwrap();
+                Accounts::Local(Box::new(local))
+            }
+            AuthMode::Jwt => {
+                Accounts::open(&settings.auth, &settings.limits, storage.accounts(), clock.clone()).unwrap()
+            }
+        };
+        let app = App::new(schema, storage, accounts, clock, settings).unwrap();
+        Self { app, now_ms, looker: Connection::open(&path).unwrap(), path, dir }
+    }
+
+    /// Turns the clock.
+    pub fn turn(&self, ms: i64) {
+        self.now_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// A time by the server's clock, `ms` from now, as rows spell it.
+    pub fn time(&self, ms: i64) -> String {
+        let at = Timestamp::from_ms(self.now_ms.load(Ordering::SeqCst) + ms);
+        at.spelt(Precision::Milliseconds).to_string()
+    }
+
+    /// A device of that user, who is made at need.
+    pub fn device(&self, user: &str, name: &str) -> Device {
+        let accounts = self.app.accounts.local().unwrap();
+        let email = format!("{user}@example.org");
+        if self.app.storage.accounts().user(&email).unwrap().is_none() {
+            accounts.enrol(&email, PASSWORD, None).unwrap();
+        }
+        self.log_in(&email, name)
+    }
+
+    /// A device of a new user who shares the rows of another.
+    pub fn sharing(&self, with: &str, user: &str, name: &str) -> Device {
+        let email = format!("{user}@example.org");
+        let owner = self.owner(with);
+        self.app.accounts.local().unwrap().enrol(&email, PASSWORD, Some(owner)).unwrap();
+        self.log_in(&email, name)
+    }
+
+    pub fn owner(&self, user: &str) -> Owner {
+        self.app.storage.accounts().user(&format!("{user}@example.org")).unwrap().unwrap().owner
+    }
+
+    fn log_in(&self, email: &str, name: &str) -> Device {
+        let asked = LogIn { email, password: PASSWORD, device: name, device_id: None };
+        let token = self.app.accounts.local().unwrap().log_in(asked, [127, 0, 0, 1].into()).unwrap();
+        Device { token: token.token, id: token.device_id.to_string(), name: name.to_owned() }
+    }
+
+    /// Every row of every table, as it is committed.
+    pub fn dump(&self) -> BTreeMap<String, Vec<String>> {
+        let mut tables = self
+            .looker
+            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+            .unwrap();
+        let names: Vec<String> =
+            tables.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        assert!(names.iter().any(|name| name == "rollcall_ledger"), "{names:?}");
+        let rows_of = |name: &String| {
+            let mut select = self.looker.prepare(&format!("SELECT * FROM \"{name}\"")).unwrap();
+            let width = select.column_count();
+            let row = |row: &rusqlite::Row<'_>| {
+                let values: Vec<_> = (0..width).map(|at| row.get_ref(at).unwrap()).collect();
+                Ok(format!("{values:?}"))
+            };
+            let mut rows: Vec<String> = select.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap();
+            rows.sort();
+            rows
+        };
+        names.iter().map(|name| (name.clone(), rows_of(name))).collect()
+    }
+
+    /// A number that changes with every commit, whatever it wrote.
+    pub fn commits(&self) -> i64 {
+        self.looker.query_row("PRAGMA data_version", [], |row| row.get(0)).unwrap()
+    }
+
+    /// The owner's version; 0 if nothing was ever written.
+    pub fn version_of(&self, user: &str) -> u64 {
+        let sql = "SELECT max(version) FROM rollcall_owner WHERE owner = ?1";
+        let owner = self.owner(user);
+        let version: Option<i64> =
+            self.looker.query_row(sql, [owner.0.as_bytes()], |row| row.get(0)).unwrap();
+        version.unwrap_or(0).cast_unsigned()
+    }
+
+    /// Fails unless ledger, tables and counts say the same, and every reference leads to a row.
+    pub fn check_whole(&self) {
+        let one = |sql: &str| -> i64 { self.looker.query_row(sql, [], |row| row.get(0)).unwrap() };
+        assert_eq!(one("SELECT count(*) FROM pragma_foreign_key_check"), 0, "references lead nowhere");
+        assert_eq!(
+            one("SELECT count(*) FROM rollcall_ledger WHERE deleted = 0"),
+            one("SELECT coalesce(sum(live_rows), 0) FROM rollcall_owner"),
+            "live rows are miscounted"
+        );
+        for table in self.app.schema.tables() {
+            let (name, key, owner) = (&table.name, &table.key, &table.owner_column);
+            let ledger = format!(
+                "SELECT l.owner, l.key FROM rollcall_ledger l JOIN rollcall_table t ON t.id = l.tbl
+                 WHERE t.name = '{name}' AND l.deleted = 0"
+            );
+            let rows = format!("SELECT \"{owner}\", \"{key}\" FROM \"{name}\"");
+            for (some, others) in [(&ledger, &rows), (&rows, &ledger)] {
+                assert_eq!(one(&format!("SELECT count(*) FROM ({some} EXCEPT {others})")), 0, "{name}");
+            }
+        }
+        let newest = "SELECT count(*) FROM rollcall_ledger l JOIN rollcall_owner o ON o.id = l.owner
+                      WHERE l.version > o.version OR l.created > l.version";
+        assert_eq!(one(newest), 0, "a row is newer than its owner");
+    }
+
+    /// Writes with SQL, past the server.
+    pub fn sql(&self, sql: &str) {
+        self.looker.execute_batch(sql).unwrap();
+    }
+
+    pub fn get(&self, path: &str) -> Ask {
+        self.ask("GET", path)
+    }
+
+    pub fn ask(&self, method: &str, path: &str) -> Ask {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        Ask { app: Arc::clone(&self.app), method, path: path.into(), headers: Vec::new(), body: None }
+    }
+
+    /// `POST /synchronise`.
+    pub async fn sync(&self, device: &Device, body: Value) -> Answer {
+        self.ask("POST", "/synchronise").of(device).json(&body).send().await
+    }
+
+    /// `GET /fetch` with that query.
+    pub async fn fetch(&self, device: &Device, query: &str) -> Answer {
+        self.get(&format!("/fetch{query}")).of(device).send().await
+    }
+
+    /// What the roll call says without taking the lock.
+    pub async fn manifest(&self, device: &Device) -> Value {
+        self.fetch(device, "?lock=false").await.ok()
+    }
+
+    /// The row, if there is one.
+    pub async fn row(&self, device: &Device, table: &str, key: &str) -> Option<Value> {
+        let told = self.sync(device, json!({ "get": { table: [key] } })).await.ok();
+        told["get"][table].get(0).cloned()
+    }
+}
+
+/// One request in the making.
+#[derive(Clone)]
+pub struct Ask {
+    app: Arc<App>,
+    method: Method,
+    path: String,
+    headers: Vec<(String, String)>,
+    body: Option<Vec<u8>>,
+}
+
+impl Ask {
+    pub fn of(self, device: &Device) -> Self {
+        let token = format!("Bearer {}", device.token);
+        self.header("authorization", token)
+    }
+
+    pub fn has_token(&self) -> bool {
+        self.headers.iter().any(|(name, _)| name == "authorization")
+    }
+
+    pub fn header(mut self, name: &str, value: impl ToString) -> Self {
+        self.headers.push((name.into(), value.to_string()));
+        self
+    }
+
+    pub fn json(self, body: &Value) -> Self {
+        self.body(body.to_string())
+    }
+
+    /// A body that says it is JSON.
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = Some(body.into());
+        self.header("content-type", "application/json")
+    }
+
+    /// The answer, after a look whether the document promises it.
+    pub async fn send(self) -> Answer {
+        let mut request = Request::builder().method(&self.method).uri(&self.path);
+        if let Some(body) = &self.body {
+            request = request.header("content-length", body.len());
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name.as_str(), value.as_str()); // one that comes twice is sent twice
+        }
+        let request = request.body(Full::new(Bytes::from(self.body.unwrap_or_default()))).unwrap();
+        let answer = warp::service(routes(self.app)).oneshot(request).await.unwrap();
+        let (head, body) = answer.into_parts();
+        let answer = Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            bytes: body.collect().await.unwrap().to_bytes().to_vec(),
+        };
+        check_answer(&self.method, &self.path, answer.status, &answer.headers, &answer.bytes);
+        answer
+    }
+}
+
+/// The verdicts of one list of an answer.
+pub fn verdicts<'a>(report: &'a Value, operation: &str, table: &str) -> Vec<&'a str> {
+    let list = report[operation][table].as_array().unwrap_or_else(|| panic!("{operation} {table}: {report}"));
+    list.iter().map(|told| told["verdict"].as_str().unwrap()).collect()
+}
+
+/// A key that ends in that number.
+pub fn key(number: u64) -> String {
+    format!("01900000-0000-7000-8000-{number:012x}")
+}

@@ -1,0 +1,192 @@
+//! `openapi.yaml`, and what an answer must be to keep it.
+#![allow(dead_code)] // each test takes its part of it
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{LazyLock, Mutex};
+
+use http::{HeaderMap, Method};
+use jsonschema::Validator;
+use rollcall::model::RowKey;
+use serde_json::{Map, Value, json};
+
+pub const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
+
+pub fn document() -> Value {
+    serde_yaml_ng::from_str(include_str!("../../openapi.yaml")).unwrap()
+}
+
+/// Every operation as (method, path): `("GET", "/fetch")`. Sorted.
+pub fn operations(doc: &Value) -> Vec<(String, String)> {
+    operation_objects(doc).into_keys().collect()
+}
+
+pub fn operation_objects(doc: &Value) -> BTreeMap<(String, String), &Map<String, Value>> {
+    let mut found = BTreeMap::new();
+    for (path, item) in doc["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            if METHODS.contains(&method.as_str()) {
+                found.insert((method.to_uppercase(), path.clone()), operation.as_object().unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// The node itself, or what its `$ref` leads to.
+pub fn follow<'a>(doc: &'a Value, mut node: &'a Value) -> &'a Value {
+    while let Some(to) = node.get("$ref") {
+        let pointer = to.as_str().unwrap().strip_prefix('#').unwrap_or_else(|| panic!("{to} leads outside"));
+        node = doc.pointer(pointer).unwrap_or_else(|| panic!("{to} leads nowhere"));
+    }
+    node
+}
+
+/// The members of an object that may be absent.
+pub fn members<'a>(holder: &'a Value, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    holder.get(name).and_then(Value::as_object).into_iter().flatten()
+}
+
+/// A schema of OpenAPI 3.0 as JSON Schema draft 4, which it is but for `nullable` and what validates nothing.
+///
+/// An object that lists its members and does not say whether there may be others gets no others: clients
+/// must bear new ones, but in an example such a member is a misspelling.
+pub fn json_schema(schema: &Value) -> Value {
+    let members = match schema {
+        Value::Object(members) => members,
+        Value::Array(schemas) => return schemas.iter().map(json_schema).collect(),
+        other => return other.clone(),
+    };
+    let mut converted = Map::new();
+    for (name, value) in members {
+        let value = match (name.as_str(), value) {
+            ("example" | "nullable" | "description", _) => continue,
+            ("properties", Value::Object(named)) => {
+                named.iter().map(|(name, schema)| (name.clone(), json_schema(schema))).collect()
+            }
+            ("enum" | "required" | "default", value) => value.clone(),
+            (_, value) => json_schema(value),
+        };
+        converted.insert(name.clone(), value);
+    }
+    if members.get("nullable") == Some(&Value::Bool(true)) {
+        converted.insert("type".into(), json!([members["type"], "null"]));
+    }
+    if members.contains_key("properties") && !members.contains_key("additionalProperties") {
+        converted.insert("additionalProperties".into(), Value::Bool(false));
+    }
+    Value::Object(converted)
+}
+
+pub fn validator(doc: &Value, schema: &Value) -> Validator {
+    let named: Map<_, _> = members(&doc["components"], "schemas")
+        .map(|(name, schema)| (name.clone(), json_schema(schema)))
+        .collect();
+    let whole = json!({ "allOf": [json_schema(schema)], "components": { "schemas": named } });
+    jsonschema::draft4::options()
+        .should_validate_formats(true)
+        .with_format("uuid", |text: &str| RowKey::parse(text).is_some())
+        .build(&whole)
+        .unwrap()
+}
+
+/// The codes in lines such as `code: busy, timeout` and `- code: busy, because`.
+pub fn codes_in_prose(description: &str) -> BTreeSet<&str> {
+    let mut found = BTreeSet::new();
+    for line in description.lines() {
+        if let Some(codes) = line.strip_prefix("code: ") {
+            found.extend(codes.split(", "));
+        } else if let Some(item) = line.strip_prefix("- code: ") {
+            found.extend(item.split(',').next());
+        }
+    }
+    found
+}
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+
+/// Where an answer was promised, and the validator of its body.
+static VALIDATORS: LazyLock<Mutex<HashMap<String, &'static Validator>>> = LazyLock::new(Mutex::default);
+
+/// Set by the layers around the routes and not by the routes.
+const LAYERS: [&str; 1] = ["x-request-id"];
+
+/// The document's spelling of a path, if it has the path.
+fn template(path: &str) -> Option<&'static String> {
+    let fits = |template: &str| {
+        let (asked, known): (Vec<_>, Vec<_>) = (path.split('/').collect(), template.split('/').collect());
+        asked.len() == known.len()
+            && asked.iter().zip(known).all(|(asked, known)| known.starts_with('{') || *asked == known)
+    };
+    DOCUMENT["paths"].as_object().unwrap().keys().find(|template| fits(template))
+}
+
+/// Fails unless the document promises such an answer to such a request: status, code, headers and body.
+pub fn check_answer(method: &Method, path: &str, status: u16, headers: &HeaderMap, body: &[u8]) {
+    let path = path.split('?').next().unwrap();
+    let place = format!("{method} {path}, {status}");
+    let item = template(path).map(|template| &DOCUMENT["paths"][template]);
+    let operation = item.and_then(|item| item.get(method.as_str().to_lowercase()));
+    let response = match (item, operation) {
+        (_, Some(operation)) => operation["responses"]
+            .get(status.to_string())
+            .unwrap_or_else(|| panic!("{place}: not in the document: {}", String::from_utf8_lossy(body))),
+        (Some(_), None) => {
+            assert_eq!(status, 405, "{place}: the document has no such method");
+            &DOCUMENT["components"]["responses"]["NoSuchOperation"]
+        }
+        (None, None) => {
+            assert_eq!(status, 404, "{place}: the document has no such path");
+            &DOCUMENT["components"]["responses"]["NoSuchOperation"]
+        }
+    };
+    let response = follow(&DOCUMENT, response);
+    check_headers(&place, response, headers);
+
+    let Some((kind, media)) = members(response, "content").next() else {
+        assert!(body.is_empty(), "{place}: the document promises no body");
+        return;
+    };
+    assert_eq!(headers["content-type"], kind.as_str(), "{place}");
+    if !kind.ends_with("json") {
+        return;
+    }
+    let told: Value = serde_json::from_slice(body)
+        .unwrap_or_else(|error| panic!("{place}: {error}: {}", String::from_utf8_lossy(body)));
+    let key = media["schema"].to_string();
+    let validator = *VALIDATORS
+        .lock()
+        .unwrap()
+        .entry(key)
+        .or_insert_with(|| Box::leak(Box::new(validator(&DOCUMENT, &media["schema"]))));
+    let faults: Vec<_> =
+        validator.iter_errors(&told).map(|error| format!("{error} at {}", error.instance_path())).collect();
+    assert!(faults.is_empty(), "{place}: {}\n{told}", faults.join("\n"));
+    if kind == "application/problem+json" {
+        let codes = codes_in_prose(response["description"].as_str().unwrap());
+        let code = told["code"].as_str().unwrap();
+        assert!(codes.contains(code), "{place}: {code} is not among {codes:?}");
+        assert_eq!(told["status"], status, "{place}");
+    }
+}
+
+fn check_headers(place: &str, response: &Value, headers: &HeaderMap) {
+    let mut promised = BTreeSet::from(["content-type".to_owned(), "connection".to_owned()]);
+    for (name, header) in members(response, "headers") {
+        let header = follow(&DOCUMENT, header);
+        let name = name.to_lowercase();
+        let Some(value) = headers.get(&name) else {
+            let required = header["required"] == Value::Bool(true);
+            assert!(!required || LAYERS.contains(&name.as_str()), "{place}: {name} is missing");
+            continue;
+        };
+        let text = value.to_str().unwrap();
+        let schema = follow(&DOCUMENT, &header["schema"]);
+        let value =
+            if schema["type"] == "integer" { json!(text.parse::<u64>().unwrap()) } else { json!(text) };
+        assert!(validator(&DOCUMENT, schema).is_valid(&value), "{place}: {name}: {text}");
+        promised.insert(name);
+    }
+    for name in headers.keys() {
+        assert!(promised.contains(name.as_str()), "{place}: {name} is not in the document");
+    }
+}
