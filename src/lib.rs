@@ -5,6 +5,7 @@ pub mod changes;
 pub mod clock;
 pub mod config;
 pub mod conflicts;
+pub mod device;
 pub mod digest;
 pub mod fetch;
 pub mod http;

@@ -1,0 +1,59 @@
+//! Who the device is.
+
+use super::calls::{CallError, Calls};
+use super::patience::Patience;
+use super::remote::Remote;
+use super::store::{Store, StoreError, names};
+
+/// What to log in with.
+#[derive(Clone, Copy, Debug)]
+pub struct LogIn<'a> {
+    /// As registered.
+    pub email: &'a str,
+    /// Sent, and not kept.
+    pub password: &'a str,
+    /// What people call the device.
+    pub device: &'a str,
+    /// Whether to make the account first.
+    pub register: bool,
+}
+
+/// Why a device could not log in.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// The device's file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The server.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The rows in the file are another user's.
+    #[error("this file has the rows of {0}; make another one with `rollcall device init`")]
+    OtherUser(String),
+}
+
+/// Logs the device in, as the same device as before if it ever was.
+///
+/// A file belongs to one user: another one's roll call would lack every row, and all would be dropped.
+pub fn log_in(
+    store: &Store,
+    remote: &mut dyn Remote,
+    patience: &mut Patience,
+    asked: LogIn<'_>,
+) -> Result<(), LoginError> {
+    let email = asked.email.trim().to_lowercase();
+    if let Some(other) = store.recall(names::EMAIL)?.filter(|known| *known != email) {
+        return Err(LoginError::OtherUser(other));
+    }
+    let mut calls = Calls::new(remote, patience, None);
+    if asked.register {
+        calls.register(&email, asked.password)?;
+    }
+    let device_id = store.recall(names::DEVICE_ID)?;
+    let session = calls.log_in(&email, asked.password, asked.device, device_id.as_deref())?;
+    store.remember(names::EMAIL, &email)?;
+    store.remember(names::DEVICE, asked.device)?;
+    store.remember(names::DEVICE_ID, &session.device_id)?;
+    store.remember(names::TOKEN, &session.token)?;
+    Ok(())
+}

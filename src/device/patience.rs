@@ -1,0 +1,92 @@
+//! When to ask again, and for how long.
+
+use std::time::Duration;
+
+/// How a device waits; tests hand in one that does not.
+pub struct Patience {
+    /// Attempts at one request while the server cannot be reached or answers 429 or 5xx.
+    pub attempts_max: u32,
+    /// Longest time to wait for another device's sync, ms.
+    pub lock_wait_max_ms: u64,
+    /// Waits.
+    pub pause: Box<dyn FnMut(Duration)>,
+    /// Gives any number.
+    pub random: Box<dyn FnMut() -> u64>,
+}
+
+/// Bounds of the first pause between two attempts, and of any, ms.
+const PAUSE_FIRST_MS: u64 = 250;
+const PAUSE_MAX_MS: u64 = 30_000;
+/// Who is told to come back later than this says so to the user instead of waiting, ms.
+const RETRY_AFTER_MAX_MS: u64 = 60_000;
+/// Devices that were all sent away by one lock come back spread over this time, ms.
+const SPREAD_MS: u64 = 1_000;
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            attempts_max: 6,
+            lock_wait_max_ms: 120_000,
+            pause: Box::new(std::thread::sleep),
+            // Without randomness pauses are merely not spread.
+            random: Box::new(|| getrandom::u64().unwrap_or(0)),
+        }
+    }
+}
+
+impl Patience {
+    /// The pause after the failed attempt of that number, from 1: exponential, with full jitter, but never
+    /// shorter than what the server asks for. `None`: give up.
+    pub fn pause_ms(&mut self, attempt: u32, retry_after_s: Option<u64>) -> Option<u64> {
+        if attempt >= self.attempts_max {
+            return None;
+        }
+        let most = PAUSE_FIRST_MS.saturating_mul(1 << attempt.min(20)).min(PAUSE_MAX_MS);
+        match retry_after_s.map(|seconds| seconds.saturating_mul(1_000)) {
+            None => Some(self.below(most)),
+            Some(asked) if asked > RETRY_AFTER_MAX_MS => None,
+            Some(asked) => Some(asked + self.below(SPREAD_MS)),
+        }
+    }
+
+    /// The pause before the lock is asked for again. `waited_ms`: so far. `None`: give up.
+    pub fn lock_pause_ms(&mut self, waited_ms: u64, retry_after_s: Option<u64>) -> Option<u64> {
+        let asked = retry_after_s.unwrap_or(1).saturating_mul(1_000).min(RETRY_AFTER_MAX_MS);
+        let pause = asked + self.below(SPREAD_MS);
+        (waited_ms + pause <= self.lock_wait_max_ms).then_some(pause)
+    }
+
+    fn below(&mut self, most: u64) -> u64 {
+        (self.random)() % (most + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patience(random: u64) -> Patience {
+        Patience { random: Box::new(move || random), pause: Box::new(|_| {}), ..Patience::default() }
+    }
+
+    #[test]
+    fn pauses_grow_are_spread_and_end() {
+        let most: Vec<_> = (1..=6)
+            .map(|attempt| {
+                // The largest value that a pause of up to 2^n · 250 ms can take.
+                (0..=40_000).step_by(250).filter_map(|n| patience(n).pause_ms(attempt, None)).max()
+            })
+            .collect();
+        assert_eq!(most, [Some(500), Some(1_000), Some(2_000), Some(4_000), Some(8_000), None]);
+        assert_eq!(patience(0).pause_ms(3, None), Some(0));
+    }
+
+    #[test]
+    fn what_the_server_asks_for_is_the_least() {
+        assert_eq!(patience(0).pause_ms(1, Some(7)), Some(7_000));
+        assert_eq!(patience(400).pause_ms(1, Some(7)), Some(7_400));
+        assert_eq!(patience(0).pause_ms(1, Some(3_600)), None);
+        assert_eq!(patience(500).lock_pause_ms(0, Some(15)), Some(15_500));
+        assert_eq!(patience(0).lock_pause_ms(119_000, Some(2)), None);
+    }
+}

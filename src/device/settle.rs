@@ -1,0 +1,213 @@
+//! Carries the rules' decisions out in the device's file: one answer, one transaction.
+
+use std::collections::HashMap;
+
+use rusqlite::Transaction;
+use serde_json::{Map, Value as Json};
+
+use super::answers::{self, Changes, Kind, Report, VerdictItem};
+use super::decide::{self, Contents, Entry, Heard, Local, Outcome, Plan, Sent, Told};
+use super::row::{self, Row, Which};
+use super::store::{Outstanding, SentRow, Store, StoreResult, names, outstanding, recall, remember, writing};
+use crate::model::{RowKey, Version};
+use crate::reconcile::{Operation, Verdict};
+use crate::schema::{Schema, Table};
+
+/// What a sync did, in rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// The server took these.
+    pub taken: u64,
+    /// These came from the server.
+    pub received: u64,
+    /// These were dropped here, as they are deleted there.
+    pub dropped: u64,
+    /// Edits of these lost: the server's row is in their place, or none.
+    pub lost: Vec<(String, RowKey)>,
+    /// The server rejected these, and they wait for their user: table, key, reason.
+    pub rejected: Vec<(String, RowKey, String)>,
+}
+
+/// One transaction that applies what the server said.
+pub struct Settling<'a> {
+    txn: Transaction<'a>,
+    schema: &'a Schema,
+    tally: &'a mut Tally,
+    /// Whether rows are marked as mentioned by a full feed.
+    marks: bool,
+}
+
+impl Store {
+    /// Begins to apply an answer.
+    pub fn settling<'a>(&'a mut self, tally: &'a mut Tally) -> StoreResult<Settling<'a>> {
+        let (conn, schema) = self.parts();
+        Ok(Settling { txn: writing(conn)?, schema, tally, marks: false })
+    }
+}
+
+impl Settling<'_> {
+    /// Obeys the verdicts of an answer, takes the rows that were asked for, and closes the request.
+    pub fn report(&mut self, sending: &Outstanding, report: Report) -> StoreResult<Option<Changes>> {
+        let Report { add, update, delete, get, changes, .. } = report;
+        if changes.as_ref().is_some_and(|changes| changes.kind == Kind::Full) {
+            self.begin_full()?; // before the verdicts: the feed does not repeat the rows that they are about
+        }
+        let sent: HashMap<(&str, Operation, RowKey), &SentRow> =
+            sending.sent.iter().map(|sent| ((sent.table.as_str(), sent.operation, sent.key), sent)).collect();
+        for (operation, lists) in
+            [(Operation::Add, add), (Operation::Update, update), (Operation::Delete, delete)]
+        {
+            for (table, items) in answers::known(self.schema, lists) {
+                for item in items {
+                    let key = item.others.get(&table.key).and_then(answers::key);
+                    let sent = key.and_then(|key| sent.get(&(table.name.as_str(), operation, key)));
+                    if let Some(sent) = sent {
+                        self.verdict(table, sent, item)?;
+                    }
+                }
+            }
+        }
+        for (table, rows) in answers::known(self.schema, get) {
+            rows.into_iter().try_for_each(|row| self.entry(table, row))?;
+        }
+        // Only this very request: the user's program may have gone on to another in between.
+        if outstanding(&self.txn)?.is_some_and(|known| known.key == sending.key) {
+            self.forget(names::OUTSTANDING)?;
+        }
+        Ok(changes)
+    }
+
+    fn verdict(&mut self, table: &Table, sent: &SentRow, item: VerdictItem) -> StoreResult<()> {
+        let Some(row) = Row::load(&self.txn, table, sent.key)? else { return Ok(()) };
+        let theirs = item.row.and_then(|row| answers::parts(table, row)).map(|(_, _, columns)| columns);
+        let told = Told {
+            verdict: item.verdict,
+            last_update: item.last_update.as_deref().and_then(answers::time),
+            row: theirs.is_some(),
+        };
+        let edited_since = row.edit > sent.edit;
+        let SentRow { operation, whole, complete, .. } = *sent;
+        let outcome = decide::obey(&row.local, Sent { operation, whole, complete, edited_since }, told);
+        if outcome.local == Some(Local::clean(None)) {
+            self.forget(names::ETAG)?; // the next roll call has to list it
+        }
+        let judged = !matches!(item.verdict, Verdict::Gone | Verdict::Absent | Verdict::Rejected);
+        let lost =
+            item.verdict == Verdict::Kept || (item.verdict == Verdict::Gone && outcome.local.is_none());
+        if lost {
+            self.tally.lost.push((table.name.clone(), sent.key));
+        } else if judged {
+            self.tally.taken += 1;
+        }
+        if outcome.local.is_none() && item.verdict == Verdict::Gone {
+            self.tally.dropped += 1;
+        }
+        let error = item.error.map(|error| error.detail);
+        let settled = if judged { sent.edit } else { 0 };
+        self.put(table, sent.key, row.after(outcome, theirs, settled).map(|row| Row { error, ..row }))
+    }
+
+    /// Takes a row that the server tells: asked for, or from the feed.
+    fn entry(&mut self, table: &Table, told: Map<String, Json>) -> StoreResult<()> {
+        let Some((key, at, theirs)) = answers::parts(table, told) else { return Ok(()) };
+        let row = Row::load(&self.txn, table, key)?;
+        let outcome = decide::apply(row.as_ref().map(|row| &row.local), Entry::Row(at));
+        let news = row.as_ref().is_none_or(|row| row.contents != theirs);
+        self.tally.received += u64::from(outcome.contents == Contents::Theirs && news);
+        let row = row.unwrap_or_else(|| Row::new(key)).after(outcome, Some(theirs), 0);
+        self.put(table, key, row)
+    }
+
+    /// Applies a page of the change feed. After the last page of a full one, what it did not mention is gone.
+    pub fn page(&mut self, page: Changes) -> StoreResult<()> {
+        self.marks |= page.kind == Kind::Full;
+        for lists in [page.add, page.update] {
+            for (table, rows) in answers::known(self.schema, lists) {
+                rows.into_iter().try_for_each(|row| self.entry(table, row))?;
+            }
+        }
+        for (table, keys) in answers::known(self.schema, page.delete) {
+            for key in keys {
+                let row = Row::load(&self.txn, table, key)?;
+                let outcome = decide::apply(row.as_ref().map(|row| &row.local), Entry::Deleted);
+                self.decided(table, key, row, outcome)?;
+            }
+        }
+        if page.kind == Kind::Full && !page.more {
+            for table in self.schema.tables() {
+                for row in Row::load_all(&self.txn, table, Which::Unmentioned)? {
+                    let outcome = decide::absent(&row.local);
+                    self.decided(table, row.key, Some(row), outcome)?;
+                }
+            }
+        }
+        self.heard(Heard::Page { version: page.version, more: page.more })
+    }
+
+    /// Does at once what the roll call's comparison asks for: drops rows, and notes what the server holds.
+    pub fn plan(&mut self, table: &Table, plan: &Plan<RowKey>) -> StoreResult<()> {
+        for key in &plan.drop {
+            self.tally.dropped += 1;
+            self.put(table, *key, None)?;
+        }
+        for (key, local) in &plan.note {
+            if let Some(row) = Row::load(&self.txn, table, *key)? {
+                self.put(table, *key, Some(Row { local: *local, ..row }))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the cursor, or does not.
+    pub fn heard(&mut self, heard: Heard) -> StoreResult<()> {
+        let cursor = recall(&self.txn, names::CURSOR)?.and_then(|text| text.parse().ok()).map(Version);
+        match decide::cursor_after(cursor, heard) {
+            Some(cursor) => remember(&self.txn, names::CURSOR, &cursor.to_string()),
+            None => self.forget(names::CURSOR),
+        }
+    }
+
+    /// What the rules need to know of every row of a table.
+    pub fn locals(&self, table: &Table) -> StoreResult<std::collections::BTreeMap<RowKey, Local>> {
+        row::locals(&self.txn, table)
+    }
+
+    /// Keeps the reason why the server refused a whole request for the sake of one row.
+    pub fn refused(&mut self, table: &Table, key: RowKey, reason: &str) -> StoreResult<()> {
+        let Some(row) = Row::load(&self.txn, table, key)? else { return Ok(()) };
+        self.put(table, key, Some(Row { error: Some(reason.to_owned()), ..row }))
+    }
+
+    /// Ends the transaction; all of it is kept.
+    pub fn commit(self) -> StoreResult<()> {
+        Ok(self.txn.commit()?)
+    }
+
+    /// Begins the first page of a full feed: nothing has been mentioned yet.
+    pub fn begin_full(&mut self) -> StoreResult<()> {
+        self.marks = true;
+        self.txn.execute("UPDATE rows SET mentioned = 0 WHERE mentioned <> 0", [])?;
+        Ok(())
+    }
+
+    fn decided(&mut self, table: &Table, key: RowKey, row: Option<Row>, outcome: Outcome) -> StoreResult<()> {
+        let Some(row) = row else { return Ok(()) };
+        self.tally.dropped += u64::from(outcome.local.is_none());
+        self.put(table, key, row.after(outcome, None, 0))
+    }
+
+    fn put(&mut self, table: &Table, key: RowKey, row: Option<Row>) -> StoreResult<()> {
+        let Some(row) = row else { return Row::remove(&self.txn, table, key) };
+        row.save(&self.txn, table)?;
+        if self.marks {
+            let mark = "UPDATE rows SET mentioned = 1 WHERE table_name = ?1 AND key = ?2";
+            self.txn.prepare_cached(mark)?.execute((&table.name, key.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn forget(&self, name: &str) -> StoreResult<()> {
+        self.txn.execute("DELETE FROM meta WHERE name = ?1", [name])?;
+        Ok(())
+    }
+}
