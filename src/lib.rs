@@ -1,18 +1,33 @@
 //! rollcall: the sync server for apps that work offline.
+//!
+//! A device keeps its own copy of its owner's rows. When there is a network it agrees with the server in two
+//! calls, [`fetch`] (which rows are there, and when each last changed) and [`synchronise`] (what the device
+//! made of them, and what became of each); or in one, with the changes since its last sync sent along
+//! ([`changes`]). What becomes of a row is decided in [`reconcile`], by rules that know neither clock nor disk.
+//!
+//! In reading order: the words ([`model`], [`schema`]), the rules, the calls, what they stand on ([`storage`],
+//! [`locks`], [`accounts`]), and how they are served ([`http`], [`cli`]). [`device`] is the other side of the
+//! wire. `ARCHITECTURE.md` follows one sync from socket to disk.
 
-pub mod accounts;
+pub mod model;
+pub mod schema;
+
+pub mod reconcile;
+
 pub mod changes;
-pub mod clock;
-pub mod config;
 pub mod conflicts;
-pub mod device;
 pub mod digest;
 pub mod fetch;
-pub mod http;
-pub mod locks;
-pub mod model;
-pub mod purge;
-pub mod reconcile;
-pub mod schema;
-pub mod storage;
 pub mod synchronise;
+
+pub mod accounts;
+pub mod locks;
+pub mod purge;
+pub mod storage;
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod http;
+
+pub mod device;

@@ -1,0 +1,134 @@
+use std::io::{BufRead, IsTerminal, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::Done;
+use super::database::Database;
+use crate::accounts::{LocalAccounts, LocalSettings};
+use crate::clock::Clock;
+use crate::config::{AuthSettings, Limits};
+use crate::model::Precision;
+use crate::storage::AccountStore;
+use crate::storage::sqlite::Connections;
+
+/// Add, list and remove the users who may log in
+///
+/// All of it works while a server runs on the same database.
+#[derive(Debug, Subcommand)]
+pub(super) enum Account {
+    /// Add a user; the password is asked for, or read from standard input
+    Add {
+        /// What the user logs in with
+        email: String,
+
+        /// Let the user share the rows of this one, as a couple or a team does
+        #[arg(long, value_name = "EMAIL")]
+        share_with: Option<String>,
+
+        #[command(flatten)]
+        database: DatabaseArg,
+    },
+    /// List every user and whose rows each syncs
+    List {
+        #[command(flatten)]
+        database: DatabaseArg,
+    },
+    /// Remove a user and log out every device of theirs; the rows stay
+    Remove {
+        /// What the user logs in with
+        email: String,
+
+        #[command(flatten)]
+        database: DatabaseArg,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DatabaseArg {
+    /// Where the data is kept
+    #[arg(long, env = "ROLLCALL_DATABASE", value_name = "sqlite:PATH")]
+    database: Database,
+}
+
+impl DatabaseArg {
+    /// Opens a database that is there: a slip in the path must not look like a server without users.
+    fn open(&self) -> Result<Arc<dyn AccountStore>, Box<dyn std::error::Error>> {
+        let Database::Sqlite(path) = &self.database;
+        if !path.exists() {
+            return Err(format!("there is no database {}", path.display()).into());
+        }
+        self.open_or_make()
+    }
+
+    /// Opens a database, made if it is not there: users may come before the first start of the server.
+    fn open_or_make(&self) -> Result<Arc<dyn AccountStore>, Box<dyn std::error::Error>> {
+        let Database::Sqlite(path) = &self.database;
+        Ok(Arc::new(Connections::open(path, Duration::from_secs(5), 1)?))
+    }
+}
+
+impl Account {
+    pub fn run(self) -> Done {
+        match self {
+            Self::Add { email, share_with, database } => add(&email, share_with.as_deref(), &database),
+            Self::List { database } => list(&database),
+            Self::Remove { email, database } => remove(&email, &database),
+        }
+    }
+}
+
+fn add(email: &str, share_with: Option<&str>, database: &DatabaseArg) -> Done {
+    let (store, owner) = match share_with {
+        None => (None, None),
+        Some(other) => {
+            let store = database.open()?;
+            let user = store.user(&kept(other))?.ok_or_else(|| format!("there is no user {other}"))?;
+            (Some(store), Some(user.owner))
+        }
+    };
+    let password = read_password()?;
+    let store = store.map_or_else(|| database.open_or_make(), Ok)?;
+    let settings = LocalSettings::new(&AuthSettings::default(), &Limits::default());
+    let accounts = LocalAccounts::new(store, Clock::system(), settings, argon2::Params::DEFAULT)?;
+    let user = accounts.enrol(email, &password, owner)?;
+    println!("added {}, owner {}", user.email, user.owner);
+    Ok(())
+}
+
+fn list(database: &DatabaseArg) -> Done {
+    let mut out = std::io::stdout().lock();
+    for user in database.open()?.users()? {
+        let since = user.created_at.spelt(Precision::Seconds);
+        writeln!(out, "{}\towner {}\tsince {since}", user.email, user.owner)?;
+    }
+    Ok(())
+}
+
+fn remove(email: &str, database: &DatabaseArg) -> Done {
+    if !database.open()?.remove_user(&kept(email))? {
+        return Err(format!("there is no user {email}").into());
+    }
+    println!("removed {}", kept(email));
+    Ok(())
+}
+
+/// An email as it is kept.
+fn kept(email: &str) -> String {
+    email.trim().to_lowercase()
+}
+
+/// Asks on a terminal, twice and without showing it; else reads a line, for scripts.
+fn read_password() -> Result<String, Box<dyn std::error::Error>> {
+    if std::io::stdin().is_terminal() {
+        let password = rpassword::prompt_password("Password: ")?;
+        if password != rpassword::prompt_password("Again: ")? {
+            return Err("the two passwords differ".into());
+        }
+        return Ok(password);
+    }
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}

@@ -1,0 +1,121 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Done;
+use super::database::Database;
+use super::interrupt::{Interrupt, Interrupted};
+use super::progress::{Progress, megabytes};
+use crate::clock::Clock;
+use crate::storage::sqlite::{self, CopyError, CopyStep};
+
+/// How long the first look at a busy database may take.
+const BUSY_WAIT: Duration = Duration::from_secs(30);
+
+/// Copies the database into one file, beside a running server: all as of the moment at which it began.
+///
+/// FILE appears only once it is complete and on the disk; until then FILE.partial grows. Keep it as safe as
+/// the database: it holds the rows, and what passwords and tokens are checked by.
+#[derive(Debug, Args)]
+pub(super) struct Backup {
+    /// Where the data is kept
+    #[arg(long, env = "ROLLCALL_DATABASE", value_name = "sqlite:PATH")]
+    database: Database,
+
+    /// File to write
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+
+    /// Replace FILE if it is there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl Backup {
+    pub fn run(self) -> Done {
+        let interrupt = Interrupt::listen()?;
+        let from = self.database.existing()?;
+        let mut progress = Progress::new();
+        let copied =
+            sqlite::backup(from, &self.to, self.overwrite, BUSY_WAIT, &mut watch(&mut progress, &interrupt));
+        progress.end();
+        match copied {
+            Ok(bytes) => println!("wrote {}, {}", self.to.display(), megabytes(bytes)),
+            Err(CopyError::Interrupted) => return Err(Interrupted("no backup was written".into()).into()),
+            Err(error @ CopyError::Exists(_)) => {
+                return Err(format!("{error}; --overwrite replaces it").into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+/// Puts a backup in the place of the database, while no server uses it.
+///
+/// Versions go on above all that were ever given out, so a device that has seen what is now lost is told
+/// (410 `cursor_expired`) and fetches everything, and what it has not sent yet is kept. The database that is
+/// replaced stays beside the new one.
+#[derive(Debug, Args)]
+pub(super) struct Restore {
+    /// Backup to put back; it is only read
+    #[arg(long, value_name = "FILE")]
+    from: PathBuf,
+
+    /// Where the data is to be
+    #[arg(long, env = "ROLLCALL_DATABASE", value_name = "sqlite:PATH")]
+    database: Database,
+
+    /// Replace the database that is there; it is kept as PATH.before-restore-TIME
+    #[arg(long)]
+    replace: bool,
+}
+
+impl Restore {
+    pub fn run(self) -> Done {
+        let interrupt = Interrupt::listen()?;
+        let Database::Sqlite(path) = &self.database;
+        let mut progress = Progress::new();
+        let now = Clock::system().now();
+        let restored =
+            sqlite::restore(&self.from, path, self.replace, now, &mut watch(&mut progress, &interrupt));
+        progress.end();
+        let restored = match restored {
+            Ok(restored) => restored,
+            Err(CopyError::Interrupted) => {
+                return Err(Interrupted("the database is as it was".into()).into());
+            }
+            Err(error @ CopyError::Exists(_)) => {
+                return Err(format!("{error}; --replace puts the backup in its place").into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        println!(
+            "restored {}, {}, {} owners, in epoch {}",
+            path.display(),
+            megabytes(restored.bytes),
+            restored.owners,
+            restored.epoch
+        );
+        if let Some(kept) = &restored.kept {
+            println!("what was there is kept as {}", kept.display());
+        }
+        if !restored.knew_replaced {
+            println!("it could not be read: if a backup was restored earlier today, restore again tomorrow");
+        }
+        println!("users and devices are those of the backup: who was removed since may come in again");
+        Ok(())
+    }
+}
+
+/// Tells how far a copy is, and stops it when asked to.
+fn watch<'a>(progress: &'a mut Progress, interrupt: &'a Interrupt) -> impl FnMut(CopyStep) -> bool + 'a {
+    move |step| {
+        progress.tell(|| match step {
+            CopyStep::Copied(done, all) => format!("{} of {} copied", megabytes(done), megabytes(all)),
+            CopyStep::Checking => "checking the copy".into(),
+        });
+        !interrupt.came()
+    }
+}

@@ -1,0 +1,118 @@
+//! `rollcall bench`: how fast the real server is, beside a yardstick measured in the same run.
+//!
+//! - `scenarios`: what is measured, a to g. `yardstick`: what it is held against, and what that leaves out.
+//! - `dataset`, `seed`: the people, the rows, and databases that hold them.
+//! - `child`: the processes, and what the system says of them. `driver`: the HTTP client.
+//! - `lab`: where a run keeps all that. `report`, `progress`: what people see.
+//!
+//! Server and yardstick are measured in turn, run by run, so that whatever else the machine does hits both; where
+//! the disk counts, the yardstick runs before and after. A ratio is the server's speed over the yardstick's: 1 is as fast, 0.5 takes twice the time.
+
+mod child;
+mod dataset;
+mod driver;
+mod lab;
+mod progress;
+mod report;
+mod scenarios;
+mod seed;
+mod yardstick;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Done;
+use super::interrupt::Interrupted;
+use lab::Lab;
+use scenarios::Scenario;
+
+pub(super) use yardstick::Yardstick;
+
+/// Errors cross threads here, and are for people.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Measure the server on this machine
+///
+/// Starts this program as a server with a temporary database, drives it over HTTP, and holds what it reaches
+/// against bare loops over SQLite and against fixed bytes behind the same accept loop. A ratio of 1 is as fast as
+/// that yardstick. The large database takes a minute or two to load; --cache keeps it.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Bench {
+    /// Only these: a upload, b roll call, c nothing new, d a few changes, e small syncs, f first sync, g cold start
+    #[arg(long, value_name = "LETTERS", value_delimiter = ',')]
+    scenario: Vec<Scenario>,
+
+    /// Rows in the large database; the owners that are asked for have a half, a 20th, a 200th and a 2,000th
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(20_000..))]
+    rows: Option<u64>,
+
+    /// Measurements of each kind; the medians of all are told
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
+
+    /// Small sizes and one run, to see that it works
+    #[arg(long)]
+    quick: bool,
+
+    /// Write all figures as JSON to a file, or with `-` to standard output in place of the table
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+
+    /// Folder that keeps the large database from one run to the next, and all other files while a run lasts
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+
+    /// Log level of the server and of the fixed bytes; both log into a file
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    log: String,
+}
+
+impl Bench {
+    pub fn run(self) -> Done {
+        // The driver has one thread, so that it takes no more than one core from the server.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let measured = runtime.block_on(async {
+            let stopped = interrupted()?;
+            tokio::select! {
+                measured = scenarios::run(Lab::new(self.clone())?) => measured,
+                () = stopped => Err(Interrupted("what ran is gone".into()).into()),
+            }
+        });
+        let report = match measured {
+            Ok(report) => report,
+            Err(error) => {
+                return Err(match error.downcast::<Interrupted>() {
+                    Ok(interrupted) => interrupted,
+                    Err(error) => error.to_string().into(),
+                });
+            }
+        };
+        let json = serde_json::to_string_pretty(&report)?;
+        match &self.json {
+            Some(path) if path.as_os_str() == "-" => writeln!(std::io::stdout(), "{json}")?,
+            Some(path) => {
+                std::fs::write(path, json + "\n")
+                    .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+                write!(std::io::stdout(), "{report}")?;
+            }
+            None => write!(std::io::stdout(), "{report}")?,
+        }
+        Ok(())
+    }
+}
+
+/// Ends with Ctrl-C or SIGTERM, which are listened for from now on. What is dropped then takes its processes
+/// and files with it.
+fn interrupted() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

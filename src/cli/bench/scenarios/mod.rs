@@ -1,0 +1,124 @@
+//! What is measured. Each scenario makes a line for each of its variants.
+
+mod answers;
+mod reads;
+mod writes;
+
+use clap::ValueEnum;
+
+use super::child::{Listening, Yield};
+use super::driver::{self, Connection, Talk};
+use super::lab::Lab;
+use super::report::{Line, Report, Sample};
+use super::{Result, dataset::Person};
+
+/// One thing that a server for syncing does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Scenario {
+    /// Bulk upload.
+    A,
+    /// The whole roll call.
+    B,
+    /// Nothing new.
+    C,
+    /// A few changes.
+    D,
+    /// Small syncs of many.
+    E,
+    /// First sync.
+    F,
+    /// Cold start.
+    G,
+}
+
+const ALL: [Scenario; 7] =
+    [Scenario::A, Scenario::B, Scenario::C, Scenario::D, Scenario::E, Scenario::F, Scenario::G];
+
+/// Runs what was asked for.
+pub async fn run(mut lab: Lab) -> Result<Report> {
+    let mut asked = lab.options.scenario.clone();
+    if asked.is_empty() {
+        asked = ALL.to_vec();
+    }
+    asked.sort_unstable();
+    asked.dedup();
+    let steps: u64 = asked.iter().map(|scenario| scenario.variants()).sum::<u64>() * u64::from(lab.runs());
+    lab.progress = super::progress::Progress::new(steps);
+    let mut report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        rows: lab.sizes.rows,
+        cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        sync_us: lab.sync_s()? * 1e6,
+        scenarios: Vec::new(),
+    };
+    for scenario in asked {
+        let lines = match scenario {
+            Scenario::A => writes::uploads(&mut lab).await?,
+            Scenario::B => reads::roll_calls(&mut lab).await?,
+            Scenario::C => answers::unchanged(&mut lab).await?,
+            Scenario::D => reads::deltas(&mut lab).await?,
+            Scenario::E => writes::small_syncs(&mut lab).await?,
+            Scenario::F => reads::first_sync(&mut lab).await?,
+            Scenario::G => answers::cold_starts(&mut lab).await?,
+        };
+        report.scenarios.extend(lines);
+    }
+    Ok(report)
+}
+
+impl Scenario {
+    /// How many lines it makes.
+    fn variants(self) -> u64 {
+        match self {
+            Self::A | Self::D => 4,
+            Self::B => 3,
+            Self::C => 2,
+            Self::E | Self::F | Self::G => 1,
+        }
+    }
+}
+
+impl Sample {
+    /// Takes over what the connections did.
+    fn heard(&mut self, talk: &Talk) {
+        self.latencies = talk.latencies.iter().map(std::time::Duration::as_secs_f64).collect();
+        self.requests = talk.latencies.len() as u64;
+        self.bytes_up = talk.bytes_up;
+        self.bytes_down = talk.bytes_down;
+    }
+
+    /// Takes over what the yardstick cost.
+    fn beside(&mut self, told: &Yield) {
+        self.yardstick_rss_peak = told.usage.rss_peak;
+        self.yardstick_cpu_s = told.usage.cpu_s;
+    }
+}
+
+fn line(letter: char, variant: &str, unit: &'static str, beside: &'static str, samples: &[Sample]) -> Line {
+    Line::of(letter, variant.to_owned(), unit, beside, samples)
+}
+
+/// The bytes that a yardstick makes must be those that the server sends, but for what stands around the rows.
+fn same_bytes(server: u64, yardstick: u64) -> Result<()> {
+    if server.abs_diff(yardstick) > 1_000 + server / 50 {
+        return Err(format!("{server} bytes from the server, {yardstick} from the yardstick").into());
+    }
+    Ok(())
+}
+
+/// An owner's version now.
+async fn version(server: &Listening, person: Person) -> Result<u64> {
+    let mut connection = Connection::open(server.address).await?;
+    let told = connection.good(&driver::get("/digests", &person.token(0), &[]), 200, true).await?;
+    let told: serde_json::Value = serde_json::from_slice(&told.body)?;
+    told["as_of"].as_u64().ok_or_else(|| "no version".into())
+}
+
+/// Commits so far, where the server counts them.
+async fn commits(server: &Listening) -> Result<Option<f64>> {
+    const NAME: &str = "rollcall_commits_total ";
+    let mut connection = Connection::open(server.address).await?;
+    let told = connection.call(&driver::get("/metrics", "", &[]), true).await?;
+    let text = String::from_utf8_lossy(&told.body);
+    Ok(text.lines().find_map(|line| line.strip_prefix(NAME)?.trim().parse().ok()))
+}

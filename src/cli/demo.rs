@@ -1,0 +1,144 @@
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use uuid::Uuid;
+
+use super::Done;
+use super::serve::{app, bind, log_to_stderr, open, run};
+use crate::accounts::LogIn;
+use crate::clock::Clock;
+use crate::config::{Settings, address};
+use crate::http::App;
+use crate::http::wire::read_batch;
+use crate::model::{DeviceId, Owner};
+use crate::schema::Schema;
+use crate::storage::sqlite::Sqlite;
+use crate::synchronise;
+
+const SCHEMA: &str = include_str!("../../fixtures/wedding/schema.toml");
+const ROWS: &str = include_str!("../../fixtures/wedding/rows.json");
+const SYNCHRONISE: &str = include_str!("../../fixtures/wedding/synchronise.json");
+
+const DATABASE: &str = "rollcall-demo.db";
+const BODY: &str = "rollcall-demo-synchronise.json";
+const EMAIL: &str = "anna@example.com";
+const PASSWORD: &str = "something borrowed";
+const DEVICES: [&str; 2] = ["Anna's phone", "Anna's tablet"];
+
+/// Long enough to paste one line after the other and to look at each answer.
+const LEASE_MS: u64 = 120_000;
+
+/// Serve a wedding planner with data in it, and print the calls to try
+///
+/// Makes rollcall-demo.db in the current folder, with a schema, its rows, one user and two devices, and
+/// prints the calls of a whole sync, to paste into another terminal.
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// Where to listen; if the port is taken, a free one is picked
+    #[arg(
+        long,
+        env = "ROLLCALL_LISTEN",
+        value_name = "IP:PORT",
+        value_parser = address,
+        default_value = "127.0.0.1:7878"
+    )]
+    listen: SocketAddr,
+
+    /// Go on with the data of the last demo instead of beginning anew
+    #[arg(long)]
+    keep: bool,
+}
+
+impl Demo {
+    pub fn run(self) -> Done {
+        let path = Path::new(DATABASE);
+        let mut settings = Settings { listen: self.listen, log: "warn".into(), ..Settings::default() };
+        settings.sync.lease_ms = LEASE_MS;
+        log_to_stderr(&settings)?;
+        if !self.keep {
+            Sqlite::remove(path)?;
+        }
+        let schema = Arc::new(Schema::parse(SCHEMA)?);
+        let clock = Clock::system();
+        let storage = open(path, &settings.limits, Arc::clone(&schema), &clock)?;
+        let app = app(schema, storage, clock, settings)?;
+        let tokens = prepare(&app)?;
+        std::fs::write(BODY, SYNCHRONISE).map_err(|error| format!("cannot write {BODY}: {error}"))?;
+        let listener = bind_or_any(self.listen)?;
+        let address = listener.local_addr()?;
+        run(&app, listener, || println!("{}", tour(address, &tokens)))
+    }
+}
+
+fn bind_or_any(asked: SocketAddr) -> Result<TcpListener, Box<dyn std::error::Error>> {
+    match TcpListener::bind(asked) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => bind(SocketAddr::new(asked.ip(), 0)),
+        Err(_) => bind(asked), // fails again, and says so as `serve` does
+        Ok(listener) => Ok(listener),
+    }
+}
+
+/// Makes the user, the rows and the two devices; gives the devices' tokens.
+fn prepare(app: &App) -> Result<[String; 2], Box<dyn std::error::Error>> {
+    let accounts = app.accounts.local().ok_or("the demo keeps its own accounts")?;
+    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    if app.storage.accounts().user(EMAIL)?.is_none() {
+        let user = accounts.enrol(EMAIL, PASSWORD, None)?;
+        load_rows(app, user.owner)?;
+    }
+    let token = |device| {
+        let asked = LogIn { email: EMAIL, password: PASSWORD, device, device_id: None };
+        accounts.log_in(asked, here).map(|token| token.token)
+    };
+    Ok([token(DEVICES[0])?, token(DEVICES[1])?])
+}
+
+/// Adds the rows as a third device of the user would, in one request.
+fn load_rows(app: &App, owner: Owner) -> Done {
+    let batch = read_batch(ROWS.as_bytes(), &app.schema, &app.settings.limits)?;
+    let terms = app.terms(DeviceId(Uuid::now_v7()), app.clock.now());
+    app.storage.write(owner, |txn| synchronise::run(txn, &app.schema, &batch, &terms))?;
+    Ok(())
+}
+
+/// What to paste, with the tokens of this run.
+fn tour(address: SocketAddr, tokens: &[String; 2]) -> String {
+    let [phone, tablet] = tokens;
+    let [phone_name, tablet_name] = DEVICES;
+    let url = format!("http://{address}");
+    format!(
+        r#"
+A wedding planner is in {DATABASE}, with one user and two devices:
+  {EMAIL}, password "{PASSWORD}"
+  A is "{phone_name}", B is "{tablet_name}"
+Paste these into another terminal, one after the other. Ctrl-C here ends the demo.
+
+A='Authorization: Bearer {phone}'
+B='Authorization: Bearer {tablet}'
+JSON='Content-Type: application/json'
+
+# 1. A asks what the server holds. From here on A has the lock.
+curl -s -H "$A" {url}/fetch.json; echo
+
+# 2. B comes in between, and is told who is syncing and when to come back.
+curl -si -H "$B" {url}/fetch.json; echo
+
+# 3. A sends its edits and asks for two rows; each row gets a verdict. That ends A's sync.
+curl -s -H "$A" -H "$JSON" --data @{BODY} {url}/synchronise.json; echo
+
+# 4. Now B: it fetches, finds six rows that it lacks, and asks for them. B has nothing to send.
+curl -s -H "$B" {url}/fetch.json?tables=budget; echo
+curl -s -H "$B" -H "$JSON" --data '{{"get": {{"budget": [
+  "e162cf44-f6d4-4f55-9096-242cb0d2f9a4", "725cd03b-7307-497e-912a-63ae421fb4c7",
+  "edd11083-5efd-4a04-9857-2ff7d16f533f", "6d1ed956-3eb1-48d2-8de3-f1c61eb66860",
+  "d9bd512f-f3c0-4aba-b3ea-e1eafb39a33a", "22971134-2de0-41ed-b1a7-ce95e5953422"]}}}}' {url}/synchronise.json; echo
+
+# 5. Both are told the same rows. ?lock=false only reads.
+curl -s -H "$A" "{url}/fetch.json?lock=false" | cksum
+curl -s -H "$B" "{url}/fetch.json?lock=false" | cksum
+"#
+    )
+}

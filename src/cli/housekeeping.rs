@@ -1,0 +1,68 @@
+//! What a running server does unasked: it writes down what devices have seen, and forgets what is old.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::http::App;
+use crate::purge;
+use crate::storage::StorageResult;
+
+/// After the start, so that a server that is restarted often purges too.
+const FIRST: Duration = Duration::from_secs(60);
+
+/// How often devices' cursors are written down where purging is left to `rollcall purge`.
+const ACKS_ALONE: Duration = Duration::from_secs(3_600);
+
+/// How long a stop may take to write the last of them down. Losing some costs a device at most a full fetch.
+const LAST_FLUSH: Duration = Duration::from_secs(5);
+
+/// Purges every `purge_s` until the server is about to stop; then it ends after the transaction at hand.
+pub(super) async fn run(app: Arc<App>) {
+    let period = match app.settings.sync.purge_s {
+        0 => ACKS_ALONE,
+        seconds => Duration::from_secs(seconds),
+    };
+    let mut pause = period.min(FIRST);
+    loop {
+        tokio::select! {
+            biased;
+            () = app.draining.begun() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = period;
+        let at_work = Arc::clone(&app);
+        // Waited for, so two never run at once.
+        match tokio::task::spawn_blocking(move || once(&at_work)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not forget what is old; it is tried again"),
+            Err(panicked) => tracing::error!(%panicked, "forgetting what is old panicked"),
+        }
+    }
+}
+
+fn once(app: &App) -> StorageResult<()> {
+    let begun = Instant::now();
+    let mut go_on = || !app.draining.is_set();
+    app.acks.flush(&*app.storage, &mut go_on)?;
+    if app.settings.sync.purge_s == 0 || !go_on() {
+        return Ok(());
+    }
+    let terms = purge::terms(&app.settings.sync, app.clock.now());
+    let purged = purge::run(&*app.storage, &terms, &mut |_, _| go_on())?;
+    let (tombstones, records) = (purged.tombstones, purged.records);
+    let ms = begun.elapsed().as_millis();
+    if purged.is_nothing() {
+        tracing::debug!(ms, "nothing old to forget");
+    } else {
+        tracing::info!(tombstones, records, ms, "forgot what is old");
+    }
+    Ok(())
+}
+
+/// Writes down what devices have seen, once no request runs any more.
+pub(super) fn last(app: &App) {
+    let until = Instant::now() + LAST_FLUSH;
+    if let Err(error) = app.acks.flush(&*app.storage, &mut || Instant::now() < until) {
+        tracing::warn!(%error, "could not write down what devices have seen");
+    }
+}

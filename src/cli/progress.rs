@@ -1,0 +1,51 @@
+use std::io::{IsTerminal, Write as _};
+use std::time::{Duration, Instant};
+
+/// Says how far a command is, on standard error: one line that changes on a terminal, else a line now and then.
+pub(super) struct Progress {
+    on_terminal: bool,
+    told: Option<Instant>,
+    shown: bool,
+}
+
+impl Progress {
+    pub fn new() -> Self {
+        Self { on_terminal: std::io::stderr().is_terminal(), told: None, shown: false }
+    }
+
+    pub fn tell(&mut self, line: impl FnOnce() -> String) {
+        let pause = if self.on_terminal { Duration::from_millis(100) } else { Duration::from_secs(5) };
+        let now = Instant::now();
+        // The first pause is spent in silence: most work is done before it ends.
+        let told = *self.told.get_or_insert(now);
+        if now.duration_since(told) < pause {
+            return;
+        }
+        self.told = Some(now);
+        if self.on_terminal {
+            eprint!("\r\x1b[K{}", line());
+            let _ = std::io::stderr().flush(); // a terminal that is gone misses nothing
+            self.shown = true;
+        } else {
+            eprintln!("{}", line());
+        }
+    }
+
+    /// Clears the line; what follows stays.
+    pub fn end(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Bytes as people read them.
+pub(super) fn megabytes(bytes: u64) -> String {
+    format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000)
+}

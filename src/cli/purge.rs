@@ -1,0 +1,80 @@
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Done;
+use super::database::Database;
+use super::interrupt::{Interrupt, Interrupted};
+use super::progress::Progress;
+use crate::clock::Clock;
+use crate::config::SyncSettings;
+use crate::purge;
+use crate::storage::sqlite::Connections;
+
+/// How long one transaction waits for its turn beside a busy server.
+const BUSY_WAIT: Duration = Duration::from_secs(30);
+
+/// Forgets what is old: deletions that every device in use has seen, conflicts, kept answers.
+///
+/// A server does so by itself every ROLLCALL_PURGE_S seconds. This works beside a running one, in small
+/// transactions; stopped half-way, it goes on from there the next time.
+#[derive(Debug, Args)]
+pub(super) struct Purge {
+    /// Where the data is kept
+    #[arg(long, env = "ROLLCALL_DATABASE", value_name = "sqlite:PATH")]
+    database: Database,
+
+    /// Life of a tombstone, days; a device that was away for longer fetches everything
+    #[arg(long, env = "ROLLCALL_TOMBSTONE_DAYS", value_name = "N",
+        default_value_t = SyncSettings::default().tombstone_days)]
+    tombstone_days: u32,
+
+    /// Silence after which a device no longer holds tombstones back, days
+    #[arg(long, env = "ROLLCALL_DEVICE_DAYS", value_name = "N",
+        default_value_t = SyncSettings::default().device_days)]
+    device_days: u32,
+
+    /// Life of a conflict in `/conflicts`, days
+    #[arg(long, env = "ROLLCALL_CONFLICT_DAYS", value_name = "N",
+        default_value_t = SyncSettings::default().conflict_days)]
+    conflict_days: u32,
+
+    /// Life of an answer kept under an `Idempotency-Key`, hours
+    #[arg(long, env = "ROLLCALL_IDEMPOTENCY_HOURS", value_name = "N",
+        default_value_t = SyncSettings::default().idempotency_hours)]
+    idempotency_hours: u32,
+}
+
+impl Purge {
+    pub fn run(self) -> Done {
+        let interrupt = Interrupt::listen()?;
+        let connections = Connections::open(self.database.existing()?, BUSY_WAIT, 1)?;
+        let settings = SyncSettings {
+            tombstone_days: self.tombstone_days,
+            device_days: self.device_days,
+            conflict_days: self.conflict_days,
+            idempotency_hours: self.idempotency_hours,
+            ..SyncSettings::default()
+        };
+        let terms = purge::terms(&settings, Clock::system().now());
+        let mut progress = Progress::new();
+        let (mut tombstones, mut records, mut seen, mut last) = (0, 0, 0_u64, None);
+        let mut stopped = false;
+        purge::run(&connections, &terms, &mut |owner, purged| {
+            tombstones += purged.tombstones;
+            records += purged.records;
+            seen += u64::from(last.replace(owner) != Some(owner));
+            progress.tell(|| format!("{seen} owners, {tombstones} tombstones, {records} records"));
+            stopped = interrupt.came();
+            !stopped
+        })?;
+        progress.end();
+        let forgotten =
+            format!("{tombstones} tombstones and {records} conflicts and kept answers of {seen} owners");
+        if stopped {
+            return Err(Interrupted(format!("forgot {forgotten}; the rest is for the next time")).into());
+        }
+        println!("forgot {forgotten}");
+        Ok(())
+    }
+}

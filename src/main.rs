@@ -1,0 +1,7 @@
+//! The `rollcall` program: parse the command line, call it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rollcall::cli::main()
+}
