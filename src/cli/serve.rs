@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::Done;
 use super::database::Database;
 use super::housekeeping;
+use super::interrupt::StopSignals;
 use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::config::{AuthMode, Limits, LogFormat, Settings};
@@ -128,19 +128,12 @@ pub(super) fn run(app: &Arc<App>, listener: TcpListener, ready: impl FnOnce()) -
 
 /// Ends with the first SIGTERM or SIGINT. The second ends the process at once, as the system has it.
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = StopSignals::listen()?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        signals.next().await;
         tracing::info!("stopping: running requests may finish");
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            signals.next().await;
             std::process::exit(130);
         });
     })

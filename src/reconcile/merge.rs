@@ -9,9 +9,8 @@ use crate::schema::{Column, ColumnMerge};
 pub struct Merged {
     /// One value for each column.
     pub values: Vec<Value>,
-    /// Whether a column that both sides had changed could not be joined, so that one of them lost.
-    pub contested: bool,
-    /// The values that lost so, each at the place of its column.
+    /// The values that lost, where both sides had changed a column that could not be joined; each at the place of
+    /// its column.
     pub lost: Vec<Option<Value>>,
 }
 
@@ -50,7 +49,14 @@ pub fn merge(
         })
     };
     let values = columns.iter().enumerate().map(join).collect();
-    Merged { values, contested: lost.iter().any(Option::is_some), lost }
+    Merged { values, lost }
+}
+
+impl Merged {
+    /// Whether either side lost a column.
+    pub fn is_contested(&self) -> bool {
+        self.lost.iter().any(Option::is_some)
+    }
 }
 
 /// What a column's own rule makes of two values; `None` leaves it to `newest`.
@@ -158,7 +164,8 @@ mod tests {
         let columns = std::slice::from_ref(column);
         let incoming = [Some(ours.clone())];
         let mut merged = merge(columns, base, std::slice::from_ref(theirs), &incoming, newer);
-        (merged.values.remove(0), merged.contested)
+        let contested = merged.is_contested();
+        (merged.values.remove(0), contested)
     }
 
     const INT: fn(i64) -> Value = Value::Integer;
@@ -200,7 +207,7 @@ mod tests {
     fn a_column_that_is_not_sent_stays() {
         let columns = [column("integer", ColumnMerge::Sum, ""), column("integer", ColumnMerge::Newest, "")];
         let merged = merge(&columns, Some(&[INT(1), INT(1)]), &[INT(2), INT(2)], &[None, Some(INT(3))], true);
-        assert_eq!((merged.values, merged.contested), (vec![INT(2), INT(3)], true));
+        assert_eq!((merged.values.clone(), merged.is_contested()), (vec![INT(2), INT(3)], true));
     }
 
     #[test]

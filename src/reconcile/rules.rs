@@ -206,7 +206,7 @@ fn settle_edit(
         return Settled::Left { verdict: Verdict::Same, echo: true, conflict: None };
     }
     let (verdict, new_values, conflict) = if let Some(merged) = merged.filter(|_| is_sure) {
-        let lost = merged.contested;
+        let lost = merged.is_contested();
         if merged.values == values {
             let conflict = lost.then_some(Resolution::Kept);
             return Settled::Left { verdict: Verdict::Kept, echo: true, conflict };

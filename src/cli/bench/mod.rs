@@ -22,10 +22,9 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::Done;
-use super::interrupt::Interrupted;
+use super::interrupt::{Interrupted, StopSignals};
 use lab::Lab;
 use scenarios::Scenario;
 
@@ -75,10 +74,11 @@ impl Bench {
         // The driver has one thread, so that it takes no more than one core from the server.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let measured = runtime.block_on(async {
-            let stopped = interrupted()?;
+            // What is dropped then takes its processes and files with it.
+            let mut signals = StopSignals::listen()?;
             tokio::select! {
                 measured = scenarios::run(Lab::new(self.clone())?) => measured,
-                () = stopped => Err(Interrupted("what ran is gone".into()).into()),
+                () = signals.next() => Err(Interrupted("what ran is gone".into()).into()),
             }
         });
         let report = match measured {
@@ -102,17 +102,4 @@ impl Bench {
         }
         Ok(())
     }
-}
-
-/// Ends with Ctrl-C or SIGTERM, which are listened for from now on. What is dropped then takes its processes
-/// and files with it.
-fn interrupted() -> Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
