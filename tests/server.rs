@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rollcall::config::Settings;
 use rollcall::http::methods::{get, post, shape};
-use rollcall::http::{ApiError, Bounds, Drained, Draining, Origins, Peer, body, peer, serve};
+use rollcall::http::{ApiError, Bounds, Drained, Draining, Origins, Peer, body, no_body, peer, serve};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -64,6 +64,7 @@ fn routes(
     warp::path!("ping")
         .and(get())
         .map(|| "pong")
+        .or(warp::path!("bare").and(post()).and(no_body(bounds.clone())).map(|| "done"))
         .or(warp::path!("echo").and(post()).and(body(bounds)).then(echo))
         .or(slow)
         .or(warp::path!("never").and(get()).then(std::future::pending::<String>))
@@ -323,6 +324,19 @@ async fn a_body_that_breaks_a_rule_is_a_problem() {
 
 /// Goal: a client that is still sending when we refuse can read why. Method: far more than the socket's
 /// buffers hold, read only afterwards: a plain close would reset the connection and lose the answer.
+/// Some clients send an empty body in chunks, and its end by itself.
+#[tokio::test]
+async fn the_end_of_a_body_that_is_not_wanted_costs_no_connection() {
+    let server = Running::start(small()).await;
+    let mut client = server.client().await;
+    client.send("POST /bare HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    client.send("0\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 200);
+    client.send(PING).await;
+    assert_eq!(client.answer().await.body, b"pong");
+}
+
 #[tokio::test]
 async fn the_answer_to_a_huge_body_arrives() {
     let server = Running::start(Bounds { request: TOO_LONG, ..small() }).await;
