@@ -200,7 +200,7 @@ fn settle_edit(
     let is_replay = merged.as_ref().is_some_and(|merged| merged.values == values)
         && seen == Seen::Own
         && matches!(past.others, Others::Left(..))
-        && (is_sure || incoming.last_update.is_none_or(|at| at <= row.last_update));
+        && (is_sure || incoming.last_update.is_none_or(|at| capped(at, context) <= row.last_update));
     if is_replay {
         // What it sent is in the row already, as far as it ever will be: it was merged before.
         return Settled::Left { verdict: Verdict::Same, echo: true, conflict: None };
@@ -301,11 +301,16 @@ fn make(
     Settled::Written { verdict: Verdict::Added, row, echo, conflict }
 }
 
+/// A time that a device told, as it is kept: never later than now.
+fn capped(at: Timestamp, context: &Context) -> Timestamp {
+    at.min(context.now).truncated(context.precision)
+}
+
 /// When a change counts as made: as told, but never later than now, and later than what it replaces.
 ///
 /// The second rule outdoes the first, so that (key, `last_update`) names one state of one row.
 fn stamp(told: Option<Timestamp>, replaced: Option<Timestamp>, context: &Context) -> Timestamp {
-    let at = told.map_or(context.now, |at| at.min(context.now)).truncated(context.precision);
+    let at = capped(told.unwrap_or(context.now), context);
     match replaced {
         Some(old) => at.max(old.shifted(context.precision.unit_ms())),
         None => at,
