@@ -17,7 +17,8 @@ use rollcall::model::{DeviceId, Fence, Owner, RowKey, Stored, Timestamp, Value, 
 use rollcall::reconcile::{Incoming, Net};
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::{
-    AccountStore, PurgeTerms, Purged, ReadWork, Storage, StorageError, StorageResult, WriteWork,
+    AccountStore, OwnerState, PurgeTerms, Purged, ReadWork, Storage, StorageError, StorageResult, Told,
+    WriteWork,
 };
 use rollcall::synchronise::{self, Batch, Refusal};
 use serde_json::{Value as Json, json};
@@ -613,6 +614,14 @@ impl Storage for Counted {
 
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
         self.storage.run_write(owner, work)
+    }
+
+    fn known_state(&self, owner: Owner) -> Option<OwnerState> {
+        self.storage.known_state(owner)
+    }
+
+    fn on_moved(&self, told: Told) {
+        self.storage.on_moved(told);
     }
 
     fn ready(&self) -> StorageResult<()> {

@@ -11,9 +11,14 @@ use rollcall::model::{DeviceId, Life, Owner, RowKey, Stored, Timestamp, Value, V
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::accounts::{Device, User};
 use rollcall::storage::sqlite::{Connections, OpenError, Sqlite};
-use rollcall::storage::{AccountStore, Outcome, OwnerState, ReadTxn, Storage, StorageError, WriteTxn};
+use rollcall::storage::{
+    AccountStore, Forgetful, Outcome, OwnerState, ReadTxn, Storage, StorageError, WriteTxn,
+};
 use tempfile::TempDir;
 use uuid::Uuid;
+
+#[path = "storage/hooks.rs"]
+mod hooks;
 
 const SCHEMA: &str = r#"
 [table.children]
@@ -50,6 +55,7 @@ struct Engine {
     name: &'static str,
     start: fn(&Path) -> Result<Arc<dyn Storage>, String>,
     accounts_beside: fn(&Path) -> Arc<dyn AccountStore>,
+    forgetful_beside: fn(&Path) -> Arc<dyn Forgetful>,
 }
 
 fn sqlite_connections(dir: &Path) -> Connections {
@@ -70,6 +76,7 @@ fn engines() -> Vec<Engine> {
         name: "sqlite",
         start: start_sqlite,
         accounts_beside: |dir| Arc::new(sqlite_connections(dir)),
+        forgetful_beside: |dir| Arc::new(sqlite_connections(dir)),
     }]
 }
 

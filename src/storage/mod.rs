@@ -238,6 +238,9 @@ pub type ReadWork<'a> = &'a mut dyn FnMut(&mut dyn ReadTxn) -> StorageResult<()>
 /// Work inside a write transaction, as engines take it. An engine may run it again from the start.
 pub type WriteWork<'a> = &'a mut (dyn FnMut(&mut dyn WriteTxn) -> StorageResult<Outcome> + Send);
 
+/// Hears that the version of an owner has moved, and where to.
+pub type Told = Arc<dyn Fn(Owner, Version) + Send + Sync>;
+
 /// An engine.
 pub trait Storage: Send + Sync {
     /// Runs `work` over one snapshot; an owner never seen before has no rows and the first version.
@@ -245,6 +248,19 @@ pub trait Storage: Send + Sync {
 
     /// Runs `work` with the owner to itself. Returns once it is durable or undone.
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()>;
+
+    /// The owner's state, where the engine knows it without I/O and can vouch that it is not old; else `None`:
+    /// ask in a transaction.
+    ///
+    /// What a write did is told once that write is durable, never before; while it is becoming durable nothing
+    /// is told of its owner.
+    fn known_state(&self, owner: Owner) -> Option<OwnerState>;
+
+    /// `told` hears of every owner whose version moved, once that is durable, whoever wrote it.
+    ///
+    /// An owner's versions are told in order. `told` is called from any thread, before the write that it hears of
+    /// returns, and must be quick; it is never forgotten again.
+    fn on_moved(&self, told: Told);
 
     /// Whether the engine can read now.
     fn ready(&self) -> StorageResult<()>;

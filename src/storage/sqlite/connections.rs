@@ -3,15 +3,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
 use uuid::Uuid;
 
+use super::known::Known;
 use super::migrate::{self, migrate};
 use super::{OpenError, accounts, statements, values};
-use crate::model::{DeviceId, Owner};
+use crate::model::{DeviceId, Owner, Version};
 use crate::storage::accounts::{AccountStore, Device, TokenHash, User};
-use crate::storage::{StorageError, StorageResult};
+use crate::storage::{OwnerState, StorageError, StorageResult};
 
 /// The connections to one SQLite file: one that writes, a pool that reads.
 pub struct Connections {
@@ -19,6 +20,7 @@ pub struct Connections {
     writer: Mutex<Connection>,
     readers: r2d2::Pool<SqliteConnectionManager>,
     busy_wait: Duration,
+    pub(super) known: Known,
 }
 
 /// Earlier libraries can corrupt a database in WAL mode (the WAL-reset race, fixed in 3.51.3).
@@ -54,7 +56,7 @@ impl Connections {
             .connection_timeout(busy_wait)
             .build(manager)
             .map_err(OpenError::Pool)?;
-        Ok(Self { writer: Mutex::new(writer), readers, busy_wait })
+        Ok(Self { writer: Mutex::new(writer), readers, busy_wait, known: Known::new() })
     }
 
     /// Opens a file that is there, only to look at it.
@@ -97,6 +99,42 @@ impl Connections {
     ) -> StorageResult<T> {
         let mut writer = self.writer.try_lock_for(self.busy_wait).ok_or(StorageError::Busy)?;
         work(&mut writer)
+    }
+
+    /// Works for an owner in a transaction of its own; `work` says what the owner is afterwards, if that is to
+    /// be kept, and what its version was before.
+    pub(super) fn writing_for(
+        &self,
+        owner: Owner,
+        work: impl FnOnce(&Transaction<'_>) -> StorageResult<Option<(Version, OwnerState)>>,
+    ) -> StorageResult<()> {
+        self.writing(|conn| {
+            // A transaction that begins as a reader can fail at its first write, whatever the busy timeout.
+            let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let _end = Ending(&self.known);
+            self.known.begun(&transaction)?;
+            let kept = work(&transaction)?;
+            self.known.ending();
+            let Some((before, state)) = kept else { return Ok(transaction.rollback()?) };
+            self.known.committing(std::iter::once(owner));
+            let ended = transaction.commit();
+            let moved = [(owner, before, state)];
+            self.known.committed(if ended.is_ok() { &moved } else { &[] });
+            Ok(ended?)
+        })
+    }
+
+    /// What is known of an owner without a transaction, and not old.
+    pub(super) fn known_state(&self, owner: Owner) -> Option<OwnerState> {
+        self.known.get(owner, || {
+            // Whoever writes now looks itself.
+            let Some(writer) = self.writer.try_lock() else { return };
+            // The caller must not wait for a process that recovers the log.
+            let looked = writer.busy_timeout(Duration::ZERO).and_then(|()| self.known.look(&writer));
+            if let Err(error) = looked.and(writer.busy_timeout(self.busy_wait)) {
+                tracing::debug!(%error, "could not look whether another process wrote");
+            }
+        })
     }
 
     /// Works with a connection that reads.
@@ -144,6 +182,15 @@ impl AccountStore for Connections {
 
     fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {
         self.writing(|conn| Ok(accounts::remove_device(conn, user, device)?))
+    }
+}
+
+/// Notes the end of a transaction, however it ends.
+struct Ending<'a>(&'a Known);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.ending();
     }
 }
 

@@ -7,6 +7,7 @@ mod backup;
 mod connections;
 mod ddl;
 mod held;
+mod known;
 mod migrate;
 mod purge;
 mod records;
@@ -23,7 +24,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
-use super::{AccountStore, Outcome, ReadWork, Storage, StorageError, StorageResult, WriteWork};
+use super::{
+    AccountStore, Outcome, OwnerState, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told,
+    WriteWork,
+};
 use crate::model::{Fence, Owner, Timestamp};
 use crate::schema::Schema;
 use statements::Statements;
@@ -262,24 +266,36 @@ fn table_id(conn: &Connection, name: &str) -> rusqlite::Result<i64> {
 impl Storage for Sqlite {
     fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
         self.connections.reading(|conn| {
+            let known = &self.connections.known;
+            let mark = known.mark();
             // The first statement fixes the snapshot; dropping the transaction ends it.
             let transaction = conn.transaction()?;
             let mut txn = Txn::begin_read(&transaction, &self.schema, &self.statements, owner)?;
+            known.note(mark, owner, txn.state());
             work(&mut txn)
         })
     }
 
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
-        self.connections.writing(|conn| {
-            // A transaction that begins as a reader can fail at its first write, whatever the busy timeout.
-            let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut txn = Txn::begin_write(&transaction, &self.schema, &self.statements, owner)?;
-            match work(&mut txn)? {
-                Outcome::Commit => transaction.commit()?,
-                Outcome::Undo => transaction.rollback()?,
-            }
-            Ok(())
+        self.connections.writing_for(owner, |transaction| {
+            let mut txn = Txn::begin_write(transaction, &self.schema, &self.statements, owner)?;
+            let before = txn.state().version;
+            Ok(match work(&mut txn)? {
+                Outcome::Commit => Some((before, txn.state())),
+                Outcome::Undo => None,
+            })
         })
+    }
+
+    /// - Bounds: a commit of this process is known once it is durable; one of another process that writes to
+    ///   the file (`rollcall purge`, say) goes unnoticed for at most 10 ms.
+    fn known_state(&self, owner: Owner) -> Option<OwnerState> {
+        self.connections.known_state(owner)
+    }
+
+    /// Only the server that has the file moves versions, so there is nobody else to hear of.
+    fn on_moved(&self, told: Told) {
+        self.connections.known.tell(told);
     }
 
     fn ready(&self) -> StorageResult<()> {

@@ -1,4 +1,4 @@
-use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::{Connections, statements, txn, values};
 use crate::model::{Owner, RowKey, Timestamp, Version};
@@ -18,15 +18,14 @@ impl Forgetful for Connections {
     }
 
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
-        self.writing(|conn| {
-            let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let Some((owner, mut state)) = txn::known(&transaction, owner)? else {
-                return Ok(Purged::default());
-            };
-            let purged = purge(&transaction, owner, &mut state, terms, rows_max)?;
-            transaction.commit()?;
-            Ok(purged)
-        })
+        let mut purged = Purged::default();
+        self.writing_for(owner, |transaction| {
+            let Some((id, mut state)) = txn::known(transaction, owner)? else { return Ok(None) };
+            let before = state.version;
+            purged = purge(transaction, id, &mut state, terms, rows_max)?;
+            Ok(Some((before, state)))
+        })?;
+        Ok(purged)
     }
 }
 
