@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, ValueEnum};
+use sha2::{Digest as _, Sha256};
 
 /// Settings of `rollcall serve` beside the schema.
 #[derive(Clone, Debug, Args)]
@@ -44,6 +45,10 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)] // clap would print it as help of the first flag
     pub auth: AuthSettings,
+
+    #[command(flatten)]
+    #[allow(missing_docs)] // clap would print it as help of the first flag
+    pub operator: OperatorSettings,
 }
 
 impl Default for Settings {
@@ -57,6 +62,7 @@ impl Default for Settings {
             limits: Limits::default(),
             http: HttpSettings::default(),
             auth: AuthSettings::default(),
+            operator: OperatorSettings::default(),
         }
     }
 }
@@ -253,6 +259,50 @@ impl std::fmt::Debug for AuthSettings {
             .field("auth", &self.auth)
             .field("registration", &self.registration)
             .finish_non_exhaustive()
+    }
+}
+
+/// What whoever runs the server may ask of it.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Operating")]
+pub struct OperatorSettings {
+    /// Token for `GET /metrics`, at least 16 characters; without it anyone may read the counts
+    #[arg(long, env = "ROLLCALL_METRICS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub metrics_token: Option<Secret>,
+}
+
+/// A secret that a caller must show. Kept as its hash, so that nothing can log it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    hash: [u8; 32],
+    chars: usize,
+}
+
+impl Secret {
+    /// Fewer characters could be guessed.
+    pub const CHARS_MIN: usize = 16;
+
+    /// Whether it cannot be guessed.
+    pub fn is_long_enough(&self) -> bool {
+        self.chars >= Self::CHARS_MIN
+    }
+
+    /// Whether this is the secret; how long it takes says nothing about how much of it is right.
+    pub fn is(&self, given: &str) -> bool {
+        let given = Self::from(given);
+        self.hash.iter().zip(given.hash).fold(0, |differ, (ours, theirs)| differ | (ours ^ theirs)) == 0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self { hash: Sha256::digest(text).into(), chars: text.chars().count() }
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
     }
 }
 

@@ -29,5 +29,6 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod http;
+pub mod metrics;
 
 pub mod device;

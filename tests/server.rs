@@ -94,7 +94,7 @@ impl Running {
         let (stop, stopped) = oneshot::channel::<()>();
         let app = routes(bounds.clone(), signals.clone());
         let stopped = async move { drop(stopped.await) };
-        let task = tokio::spawn(serve(listener, app, bounds, draining.clone(), stopped));
+        let task = tokio::spawn(serve(listener, app, bounds, draining.clone(), Arc::default(), stopped));
         Self { address, signals, draining, stop, task }
     }
 

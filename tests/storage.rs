@@ -64,7 +64,13 @@ fn sqlite_connections(dir: &Path) -> Connections {
 
 fn start_sqlite(dir: &Path) -> Result<Arc<dyn Storage>, String> {
     let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
-    match Sqlite::serve(&dir.join("app.db"), sqlite_connections(dir), schema, Timestamp::from_ms(0)) {
+    match Sqlite::serve(
+        &dir.join("app.db"),
+        sqlite_connections(dir),
+        schema,
+        Timestamp::from_ms(0),
+        Arc::default(),
+    ) {
         Ok(storage) => Ok(Arc::new(storage)),
         Err(error @ OpenError::Served(_)) => Err(error.to_string()),
         Err(other) => panic!("{other}"),

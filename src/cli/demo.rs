@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::{Settings, address};
 use crate::http::App;
 use crate::http::wire::read_batch;
+use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner};
 use crate::schema::Schema;
 use crate::storage::sqlite::Sqlite;
@@ -63,8 +64,9 @@ impl Demo {
         }
         let schema = Arc::new(Schema::parse(SCHEMA)?);
         let clock = Clock::system();
-        let storage = open(path, &settings.limits, Arc::clone(&schema), &clock)?;
-        let app = app(schema, storage, clock, settings)?;
+        let metrics = Arc::new(Metrics::new());
+        let storage = open(path, &settings.limits, Arc::clone(&schema), &clock, &metrics)?;
+        let app = app(schema, storage, clock, settings, metrics)?;
         let tokens = prepare(&app)?;
         std::fs::write(BODY, SYNCHRONISE).map_err(|error| format!("cannot write {BODY}: {error}"))?;
         let listener = bind_or_any(self.listen)?;

@@ -14,6 +14,7 @@ use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::config::{AuthMode, Limits, LogFormat, Settings};
 use crate::http::{App, routes, serve};
+use crate::metrics::Metrics;
 use crate::schema::Schema;
 use crate::storage::Storage;
 use crate::storage::sqlite::{Connections, Sqlite};
@@ -45,8 +46,9 @@ impl Serve {
         // Before anything is made: a server that was started twice leaves the database alone.
         let listener = bind(self.settings.listen)?;
         let clock = Clock::system();
-        let storage = open(path, &self.settings.limits, Arc::clone(&schema), &clock)?;
-        let app = app(schema, storage, clock, self.settings)?;
+        let metrics = Arc::new(Metrics::new());
+        let storage = open(path, &self.settings.limits, Arc::clone(&schema), &clock, &metrics)?;
+        let app = app(schema, storage, clock, self.settings, metrics)?;
         let auth = &app.settings.auth;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -78,10 +80,11 @@ pub(super) fn open(
     limits: &Limits,
     schema: Arc<Schema>,
     clock: &Clock,
+    metrics: &Arc<Metrics>,
 ) -> Result<Arc<dyn Storage>, Box<dyn std::error::Error>> {
     let busy_wait = Duration::from_millis(limits.busy_wait_ms);
     let connections = Connections::open(path, busy_wait, limits.readers_max)?;
-    Ok(Arc::new(Sqlite::serve(path, connections, schema, clock.now())?))
+    Ok(Arc::new(Sqlite::serve(path, connections, schema, clock.now(), Arc::clone(metrics))?))
 }
 
 pub(super) fn app(
@@ -89,9 +92,10 @@ pub(super) fn app(
     storage: Arc<dyn Storage>,
     clock: Clock,
     settings: Settings,
+    metrics: Arc<Metrics>,
 ) -> Result<Arc<App>, Box<dyn std::error::Error>> {
     let accounts = Accounts::open(&settings.auth, &settings.limits, storage.accounts(), clock.clone())?;
-    Ok(App::new(schema, storage, accounts, clock, settings)?)
+    Ok(App::new(schema, storage, accounts, clock, settings, metrics)?)
 }
 
 pub(super) fn bind(asked: SocketAddr) -> Result<TcpListener, Box<dyn std::error::Error>> {
@@ -112,7 +116,8 @@ pub(super) fn run(app: &Arc<App>, listener: TcpListener, ready: impl FnOnce()) -
         let filter = routes(Arc::clone(app));
         let housekeeping = tokio::spawn(housekeeping::run(Arc::clone(app)));
         let (bounds, draining) = (Arc::clone(&app.bounds), app.draining.clone());
-        let drained = serve(listener, filter, bounds, draining, stop).await;
+        let metrics = Arc::clone(&app.metrics);
+        let drained = serve(listener, filter, bounds, draining, metrics, stop).await;
         housekeeping.await?;
         Ok::<_, Box<dyn std::error::Error>>(drained)
     })?;

@@ -5,6 +5,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::http::{BadSetting, Bounds, Draining};
 use crate::locks::LocalLocks;
+use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner, Timestamp};
 use crate::purge::Acks;
 use crate::schema::Schema;
@@ -29,6 +30,8 @@ pub struct App {
     pub settings: Settings,
     /// Deadlines and sizes of this run.
     pub bounds: Arc<Bounds>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Whether the server is about to stop.
     pub draining: Draining,
 }
@@ -67,11 +70,23 @@ impl App {
         accounts: Accounts,
         clock: Clock,
         settings: Settings,
+        metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, BadSetting> {
         let locks = LocalLocks::new(storage.first_fence(), settings.sync.lease_ms, clock.clone());
         let bounds = Arc::new(Bounds::from_settings(&settings)?);
         let draining = Draining::default();
         let acks = Acks::default();
-        Ok(Arc::new(Self { schema, storage, locks, acks, accounts, clock, settings, bounds, draining }))
+        Ok(Arc::new(Self {
+            schema,
+            storage,
+            locks,
+            acks,
+            accounts,
+            clock,
+            settings,
+            bounds,
+            metrics,
+            draining,
+        }))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Uri};
 
-use crate::config::Settings;
+use crate::config::{Secret, Settings};
 
 /// Longest time a setting can ask for: beyond it a sum with an instant could overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -51,6 +51,13 @@ impl Bounds {
         ];
         if let Some((flag, _)) = at_least_one.iter().find(|(_, is_zero)| *is_zero) {
             return Err(BadSetting(format!("--{flag} must be at least 1")));
+        }
+        let secrets = [("metrics-token", &settings.operator.metrics_token)];
+        for (flag, secret) in secrets {
+            if secret.as_ref().is_some_and(|secret| !secret.is_long_enough()) {
+                let chars_min = Secret::CHARS_MIN;
+                return Err(BadSetting(format!("--{flag} must have at least {chars_min} characters")));
+            }
         }
         let seconds = |s| Duration::from_secs(s).min(LONGEST);
         Ok(Self {

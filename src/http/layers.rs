@@ -37,8 +37,10 @@ use warp::Reply;
 
 use super::body::Deadline;
 use super::bounds::{Bounds, Origins};
+use super::pattern::{method_of, route_of};
 use super::peer::Peer;
 use super::problem::{ApiError, Unavailable};
+use crate::metrics::Metrics;
 
 /// Answers below this size are sent as they are, bytes: the headers of compression would eat the gain.
 const COMPRESS_BYTES_MIN: u64 = 1024;
@@ -188,6 +190,7 @@ fn words_of(panic: &(dyn Any + Send)) -> String {
 pub(super) async fn answer<S, B>(
     service: S,
     bounds: Arc<Bounds>,
+    metrics: Arc<Metrics>,
     socket: IpAddr,
     unread: Arc<AtomicBool>,
     mut request: Request<Incoming>,
@@ -205,6 +208,8 @@ where
         started: Instant::now(),
         method: request.method().clone(),
         path: beginning(request.uri().path()),
+        route: route_of(request.uri().path()),
+        metrics,
         peer,
         status: None,
         bytes: 0,
@@ -232,12 +237,14 @@ fn beginning(path: &str) -> String {
     path.chars().take(200).collect()
 }
 
-/// The log line of one request, written when its answer has gone out or its client has.
+/// The log line of one request, written and counted when its answer has gone out or its client has.
 struct Line {
     span: Span,
     started: Instant,
     method: Method,
     path: String,
+    route: &'static str,
+    metrics: Arc<Metrics>,
     peer: Peer,
     status: Option<u16>,
     bytes: u64,
@@ -246,7 +253,9 @@ struct Line {
 impl Drop for Line {
     fn drop(&mut self) {
         let _entered = self.span.enter();
-        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let took = self.started.elapsed();
+        self.metrics.answered(method_of(&self.method), self.route, self.status.unwrap_or(0), took);
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let (method, path, bytes, peer) = (self.method.as_str(), self.path.as_str(), self.bytes, self.peer.0);
         match self.status {
             Some(status) => tracing::info!(method, path, status, ms, bytes, %peer, "answered"),

@@ -6,6 +6,7 @@ pub mod bounds;
 mod handlers;
 pub mod layers;
 pub mod methods;
+mod pattern;
 pub mod peer;
 pub mod problem;
 mod routes;

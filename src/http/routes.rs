@@ -122,7 +122,8 @@ pub fn routes(
 
     let healthz = warp::path!("healthz").and(get()).then(service::healthz);
     let readyz = warp::path!("readyz").and(get()).and(with_app.clone()).then(service::readyz);
-    let limits = warp::path!("limits").and(get()).and(with_app).then(service::limits);
+    let limits = warp::path!("limits").and(get()).and(with_app.clone()).then(service::limits);
+    let metrics = warp::path!("metrics").and(get()).and(with_app).and(headers).then(service::metrics);
     let contract = warp::path!("openapi.yaml").and(get()).then(service::contract);
 
     let sync = boxed(fetch).or(boxed(synchronise)).unify().or(boxed(changes)).unify();
@@ -132,6 +133,7 @@ pub fn routes(
     let devices = boxed(devices).or(boxed(device)).unify();
     let about =
         boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(contract)).unify();
+    let about = about.or(boxed(metrics)).unify();
     sync.or(locks).unify().or(people).unify().or(devices).unify().or(about).unify().recover(shape)
 }
 

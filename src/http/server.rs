@@ -25,6 +25,7 @@ use super::bounds::Bounds;
 use super::layers;
 use super::peer::Peer;
 use super::socket::Socket;
+use crate::metrics::Metrics;
 
 /// How many times our own limits hyper takes before it answers itself, bare and without a request id.
 const HARD_LIMIT: usize = 4;
@@ -73,6 +74,7 @@ pub async fn serve<F>(
     filter: F,
     bounds: Arc<Bounds>,
     draining: Draining,
+    metrics: Arc<Metrics>,
     stop: impl Future<Output = ()>,
 ) -> Drained
 where
@@ -107,18 +109,21 @@ where
         };
         pause = Pause::default();
         let Some(seat) = seats.take(address, &bounds) else {
+            metrics.connections_refused.inc();
             tracing::debug!(peer = %address, "closed: too many connections from this address");
             continue;
         };
         let unread = Arc::new(AtomicBool::new(false));
         let io = TokioIo::new(socket(stream, &bounds, unread.clone()));
-        let (service, bounds) = (service.clone(), bounds.clone());
+        let (service, bounds, counts) = (service.clone(), bounds.clone(), metrics.clone());
         let answer = service_fn(move |request| {
-            layers::answer(service.clone(), bounds.clone(), address, unread.clone(), request)
+            let (service, bounds, counts) = (service.clone(), bounds.clone(), counts.clone());
+            layers::answer(service, bounds, counts, address, unread.clone(), request)
         });
         let connection = graceful.watch(http.serve_connection(io, answer));
+        let open = Open::new(&metrics);
         connections.spawn(async move {
-            let _seat = seat;
+            let _held = (seat, open);
             if let Err(error) = connection.await {
                 tracing::debug!(peer = %address, error = %chain(&error), "connection cut");
             }
@@ -220,6 +225,22 @@ impl Drop for Seat {
                 taken.remove(&bucket);
             }
         }
+    }
+}
+
+/// One connection, counted while it is open.
+struct Open(Arc<Metrics>);
+
+impl Open {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.connections.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.dec();
     }
 }
 

@@ -85,6 +85,23 @@ pub enum Verdict {
     Rejected,
 }
 
+impl Verdict {
+    /// As the wire spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Updated => "updated",
+            Self::Merged => "merged",
+            Self::Deleted => "deleted",
+            Self::Same => "same",
+            Self::Kept => "kept",
+            Self::Gone => "gone",
+            Self::Absent => "absent",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
 /// What the rules decide for one row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Settled {

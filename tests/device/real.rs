@@ -56,12 +56,13 @@ impl Server {
         let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
         let path = dir.path().join("server.db");
         let connections = Connections::open(&path, Duration::from_secs(5), 4).unwrap();
-        let storage: Arc<dyn Storage> =
-            Arc::new(Sqlite::serve(&path, connections, Arc::clone(&schema), clock.now()).unwrap());
+        let storage: Arc<dyn Storage> = Arc::new(
+            Sqlite::serve(&path, connections, Arc::clone(&schema), clock.now(), Arc::default()).unwrap(),
+        );
         let accounts =
             Accounts::open(&settings.auth, &settings.limits, storage.accounts(), clock.clone()).unwrap();
         accounts.local().unwrap().enrol(EMAIL, PASSWORD, None).unwrap();
-        let app = App::new(schema, storage, accounts, clock, settings).unwrap();
+        let app = App::new(schema, storage, accounts, clock, settings, Arc::default()).unwrap();
 
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -73,7 +74,7 @@ impl Server {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 let (bounds, draining) = (Arc::clone(&app.bounds), app.draining.clone());
                 let stopped = async move { drop(stopped.await) };
-                serve(listener, routes(Arc::clone(&app)), bounds, draining, stopped).await
+                serve(listener, routes(Arc::clone(&app)), bounds, draining, Arc::default(), stopped).await
             });
         });
         Self { url, dir, stop: Some(stop), thread: Some(thread) }

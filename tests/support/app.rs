@@ -14,6 +14,7 @@ use rollcall::accounts::{Accounts, LocalAccounts, LocalSettings, LogIn};
 use rollcall::clock::Clock;
 use rollcall::config::{AuthMode, Settings};
 use rollcall::http::{App, routes};
+use rollcall::metrics::Metrics;
 use rollcall::model::{Owner, Precision, Timestamp};
 use rollcall::schema::Schema;
 use rollcall::storage::Storage;
@@ -184,9 +185,12 @@ impl Server {
         let clock = clock_of(&now_ms);
         let schema = Arc::new(Schema::parse(schema).unwrap_or_else(|error| panic!("{error}")));
         let busy_wait = Duration::from_millis(settings.limits.busy_wait_ms);
+        let metrics = Arc::<Metrics>::default();
         let connections = Connections::open(&path, busy_wait, settings.limits.readers_max).unwrap();
-        let storage: Arc<dyn Storage> =
-            Arc::new(Sqlite::serve(&path, connections, Arc::clone(&schema), clock.now()).unwrap());
+        let storage: Arc<dyn Storage> = Arc::new(
+            Sqlite::serve(&path, connections, Arc::clone(&schema), clock.now(), Arc::clone(&metrics))
+                .unwrap(),
+        );
         let accounts = match settings.auth.auth {
             AuthMode::Local => {
                 let local = LocalSettings::new(&settings.auth, &settings.limits);
@@ -198,7 +202,7 @@ impl Server {
                 Accounts::open(&settings.auth, &settings.limits, storage.accounts(), clock.clone()).unwrap()
             }
         };
-        let app = App::new(schema, storage, accounts, clock, settings).unwrap();
+        let app = App::new(schema, storage, accounts, clock, settings, metrics).unwrap();
         Self { app, now_ms, looker: Connection::open(&path).unwrap(), path, dir }
     }
 

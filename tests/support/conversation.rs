@@ -175,7 +175,7 @@ impl Talk {
         let path = folder.path().join("rollcall.db");
         let connections = Connections::open(&path, Duration::from_secs(5), 2).unwrap();
         let storage: Arc<dyn Storage> =
-            Arc::new(Sqlite::serve(&path, connections, Arc::clone(&schema), begin).unwrap());
+            Arc::new(Sqlite::serve(&path, connections, Arc::clone(&schema), begin, Arc::default()).unwrap());
 
         let unlimited =
             LocalSettings { logins_per_account_per_min: 0, logins_per_address_per_min: 0, ..of(&settings) };
@@ -204,8 +204,9 @@ impl Talk {
             (device.clone(), (user.clone(), token))
         });
         let tokens = tokens.collect();
-        let app = App::new(schema, storage, Accounts::Local(Box::new(local)), clock, settings)
-            .map_err(|error| told(&error))?;
+        let app =
+            App::new(schema, storage, Accounts::Local(Box::new(local)), clock, settings, Arc::default())
+                .map_err(|error| told(&error))?;
         Ok(Self { app, now_ms, looks, tokens, owners, caught: BTreeMap::new(), _folder: folder })
     }
 

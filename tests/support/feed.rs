@@ -121,7 +121,7 @@ pub fn open(engine: &str, dir: &Path, schema: &Arc<Schema>) -> Arc<dyn Storage> 
     let path = dir.join("data.db");
     let connections = Connections::open(&path, Duration::from_secs(10), 8).unwrap();
     let now = Timestamp::from_ms(NOON_MS);
-    Arc::new(Sqlite::serve(&path, connections, Arc::clone(schema), now).unwrap())
+    Arc::new(Sqlite::serve(&path, connections, Arc::clone(schema), now, Arc::default()).unwrap())
 }
 
 /// What a request of a device may cost, where the test drives the phases themselves.
@@ -220,7 +220,8 @@ impl World {
         let local = LocalSettings::new(&settings.auth, &settings.limits);
         let local = LocalAccounts::new(storage.accounts(), hands.clock(), local, cheap).unwrap();
         let accounts = Accounts::Local(Box::new(local));
-        let app = App::new(Arc::clone(&schema), storage, accounts, hands.clock(), settings).unwrap();
+        let app = App::new(Arc::clone(&schema), storage, accounts, hands.clock(), settings, Arc::default())
+            .unwrap();
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -233,7 +234,7 @@ impl World {
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { drop(stopped.await) };
         let (bounds, draining) = (Arc::clone(&app.bounds), app.draining.clone());
-        runtime.spawn(serve(listener, routes(Arc::clone(&app)), bounds, draining, stopped));
+        runtime.spawn(serve(listener, routes(Arc::clone(&app)), bounds, draining, Arc::default(), stopped));
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(TOO_LONG))

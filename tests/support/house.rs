@@ -73,8 +73,9 @@ impl House {
         let clock = Clock::from_fn(move || Timestamp::from_ms(now_ms.load(Ordering::SeqCst)));
         let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
         let connections = Connections::open(&self.path, Duration::from_secs(5), 2).unwrap();
-        let storage =
-            Arc::new(Sqlite::serve(&self.path, connections, Arc::clone(&schema), clock.now()).unwrap());
+        let storage = Arc::new(
+            Sqlite::serve(&self.path, connections, Arc::clone(&schema), clock.now(), Arc::default()).unwrap(),
+        );
         let storage: Arc<dyn rollcall::storage::Storage> = storage;
         let local = LocalSettings::new(&settings.auth, &settings.limits);
         let cheap = argon2::Params::new(8, 1, 1, None).unwrap();
@@ -83,7 +84,7 @@ impl House {
             local.enrol(EMAIL, PASSWORD, None).unwrap();
         }
         let accounts = Accounts::Local(Box::new(local));
-        self.app = Some(App::new(schema, storage, accounts, clock, settings).unwrap());
+        self.app = Some(App::new(schema, storage, accounts, clock, settings, Arc::default()).unwrap());
     }
 
     /// Ends the server.

@@ -66,7 +66,13 @@ pub fn empty(path: &Path, people: &[Person]) -> Result<()> {
 
 fn open(path: &Path) -> Result<Arc<dyn Storage>> {
     let connections = Connections::open(path, BUSY_WAIT, 1)?;
-    Ok(Arc::new(Sqlite::serve(path, connections, Arc::new(schema()?), Clock::system().now())?))
+    Ok(Arc::new(Sqlite::serve(
+        path,
+        connections,
+        Arc::new(schema()?),
+        Clock::system().now(),
+        Arc::default(),
+    )?))
 }
 
 /// The name that the large database is kept under: another layout or another load has another.

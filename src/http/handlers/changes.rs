@@ -86,6 +86,7 @@ fn read(
         let digests = txn.digests()?;
         Ok::<_, ApiError>((Changes { feed, next, rows }, state.version, digests))
     })?;
+    app.metrics.feed_rows.inc_by(read.0.rows.len() as u64);
     app.acks.note(caller, asked.since, app.clock.now());
     Ok(read)
 }

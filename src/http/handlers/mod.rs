@@ -77,12 +77,21 @@ async fn lock_for_work(
     fence: Option<Fence>,
     headers: &HeaderMap,
 ) -> Result<Work, ApiError> {
-    let until = Instant::now() + preferred_wait(headers, app.settings.sync.lock_wait_max_s);
+    let begun = Instant::now();
+    let until = begun + preferred_wait(headers, app.settings.sync.lock_wait_max_s);
+    let waited = |outcome| app.metrics.lock_waited(outcome, begun.elapsed());
     loop {
         match app.locks.work(caller, fence) {
-            Ok(work) => return Ok(work),
-            Err(LockError::Lost) => return Err(ApiError::LockLost),
+            Ok(work) => {
+                waited("taken");
+                return Ok(work);
+            }
+            Err(LockError::Lost) => {
+                waited("lost");
+                return Err(ApiError::LockLost);
+            }
             Err(LockError::Busy(lease)) if Instant::now() >= until || app.draining.is_set() => {
+                waited("busy");
                 return Err(busy(lease, app.clock.now()));
             }
             // Waiting holds neither a thread nor a database connection; asking costs a hash lookup.

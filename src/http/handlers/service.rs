@@ -9,10 +9,22 @@ use super::{Answer, ApiError, App, json, off_reactor};
 use crate::accounts::Caller;
 use crate::config::{AuthMode, Limits, SyncSettings};
 use crate::http::Unavailable;
+use crate::metrics;
 use crate::model::Precision;
 
 /// Who is asking. Whoever holds the lock keeps it a while longer by asking anything.
 pub async fn caller(app: Arc<App>, headers: HeaderMap) -> Result<Caller, ApiError> {
+    let token = bearer(&headers)?;
+    off_reactor(move || {
+        let caller = app.accounts.authenticate(&token)?;
+        app.locks.renew(&caller);
+        Ok(caller)
+    })
+    .await
+}
+
+/// The one token of a request.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<String, ApiError> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let reason = "Send a token: Authorization: Bearer …";
     let (Some(value), None) = (given.next(), given.next()) else {
@@ -22,13 +34,7 @@ pub async fn caller(app: Arc<App>, headers: HeaderMap) -> Result<Caller, ApiErro
         value.to_str().ok().and_then(|text| text.split_once(' ')).and_then(|(scheme, token)| {
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
         });
-    let token = token.ok_or(ApiError::Unauthorized { reason })?;
-    off_reactor(move || {
-        let caller = app.accounts.authenticate(&token)?;
-        app.locks.renew(&caller);
-        Ok(caller)
-    })
-    .await
+    token.ok_or(ApiError::Unauthorized { reason })
 }
 
 /// `GET /healthz`: the process answers.
@@ -71,6 +77,19 @@ struct Told<'a> {
     sync: &'a SyncSettings,
     time_precision: &'static str,
     auth: &'static str,
+}
+
+/// `GET /metrics`: what the server has counted.
+pub async fn metrics(app: Arc<App>, headers: HeaderMap) -> Answer {
+    if let Some(token) = &app.settings.operator.metrics_token
+        && !token.is(&bearer(&headers)?)
+    {
+        return Err(ApiError::Unauthorized { reason: "This is not the token of --metrics-token." });
+    }
+    let text = off_reactor(move || Ok(app.metrics.written())).await?;
+    let mut answer = Response::new(text.into());
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+    Ok(answer)
 }
 
 /// `GET /openapi.yaml`: the contract itself.

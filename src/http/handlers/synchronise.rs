@@ -47,6 +47,7 @@ pub async fn synchronise(
         // It ends the sync even where it is refused, unless it says, in so many words, that it does not.
         let goes_on = batch.as_ref().is_ok_and(|batch| batch.keep_lock || (batch.dry_run && work.had_lock()));
         let answer = batch.and_then(|batch| {
+            let mut settled = None;
             let apply = |txn: &mut dyn WriteTxn| {
                 if let Some(given) =
                     once.as_ref().map(|once| once.given(txn, &app, &caller)).transpose()?.flatten()
@@ -62,13 +63,16 @@ pub async fn synchronise(
                 }
                 work.confirm().map_err(|_| ApiError::LockLost)?;
                 app.acks.note(&caller, batch.base, terms.now);
-                Ok::<_, ApiError>(told(body, report.current))
+                let answer = told(body, report.current);
+                settled = Some(report);
+                Ok::<_, ApiError>(answer)
             };
             if batch.dry_run {
-                app.storage.rehearse(caller.owner, apply)
-            } else {
-                app.storage.write(caller.owner, apply)
+                return app.storage.rehearse(caller.owner, apply);
             }
+            let answer = app.storage.write(caller.owner, apply)?;
+            settled.inspect(|report| count(&app, report));
+            Ok(answer)
         });
         if !goes_on {
             work.give_back();
@@ -103,6 +107,25 @@ async fn replayed(
         Ok(Some(replay(given)))
     })
     .await
+}
+
+/// Counts what became of the rows, once it is safe.
+fn count(app: &App, report: &Report) {
+    let mut verdicts: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for (table, told) in [&report.add, &report.update, &report.delete].into_iter().flatten() {
+        for told in told {
+            *verdicts.entry(told.verdict.name()).or_default() += 1;
+            if told.conflict.is_some() {
+                let table = app.schema.at(*table);
+                app.metrics.conflicted(&table.name, table.policy.name());
+            }
+        }
+    }
+    for (verdict, rows) in verdicts {
+        app.metrics.settled(verdict, rows);
+    }
+    let told = report.changes.as_ref().map_or(0, |changes| changes.rows.len());
+    app.metrics.feed_rows.inc_by(told as u64);
 }
 
 /// A request that must have one effect however often it comes.

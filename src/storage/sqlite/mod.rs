@@ -28,6 +28,7 @@ use super::{
     AccountStore, Outcome, OwnerState, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told,
     WriteWork,
 };
+use crate::metrics::Metrics;
 use crate::model::{Fence, Owner, Timestamp};
 use crate::schema::Schema;
 use statements::Statements;
@@ -43,6 +44,7 @@ pub struct Sqlite {
     schema: Arc<Schema>,
     statements: Statements,
     first_fence: Fence,
+    metrics: Arc<Metrics>,
     /// Held while the server runs: a second one on the same file would give out the same fences.
     _served: File,
 }
@@ -127,20 +129,28 @@ impl Sqlite {
     ///
     /// - `path`: the file that `connections` are open on.
     /// - `now`: what rows get that are there already when a column with the default `now` is added.
+    /// - `metrics`: where the engine counts what it does.
     /// - Errors: [`OpenError`]; the file is then as it was.
     pub fn serve(
         path: &Path,
         connections: Connections,
         schema: Arc<Schema>,
         now: Timestamp,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
         let served = lock(path)?;
         let (ids, start) = connections.preparing(|conn| prepare(conn, path, &schema, now))?;
+        let wal = beside(path, "-wal");
+        metrics.at_scrape(move |metrics| {
+            let bytes = std::fs::metadata(&wal).map_or(0, |file| file.len());
+            metrics.wal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        });
         Ok(Self {
             connections: Arc::new(connections),
             statements: Statements::new(&schema, &ids),
             schema,
             first_fence: Fence(start * Self::FENCES_PER_S),
+            metrics,
             _served: served,
         })
     }
@@ -277,14 +287,22 @@ impl Storage for Sqlite {
     }
 
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
+        let mut commits = false;
         self.connections.writing_for(owner, |transaction| {
             let mut txn = Txn::begin_write(transaction, &self.schema, &self.statements, owner)?;
             let before = txn.state().version;
             Ok(match work(&mut txn)? {
-                Outcome::Commit => Some((before, txn.state())),
+                Outcome::Commit => {
+                    commits = true;
+                    Some((before, txn.state()))
+                }
                 Outcome::Undo => None,
             })
-        })
+        })?;
+        if commits {
+            self.metrics.committed(1);
+        }
+        Ok(())
     }
 
     /// - Bounds: a commit of this process is known once it is durable; one of another process that writes to

@@ -45,7 +45,7 @@ pub fn run(log: String) -> Done {
             *answer.status_mut() = StatusCode::NOT_FOUND;
             Ok::<_, std::convert::Infallible>(answer)
         });
-        serve(listener, filter, bounds, Draining::default(), std::future::pending()).await;
+        serve(listener, filter, bounds, Draining::default(), Arc::default(), std::future::pending()).await;
         Ok(())
     })
 }

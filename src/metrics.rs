@@ -1,0 +1,237 @@
+//! What a running server counts, for Prometheus and whoever else asks `GET /metrics`.
+//!
+//! Nothing here names an owner, a user or a device: a label has as many values as the contract has routes,
+//! statuses and verdicts, and the schema has tables.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// The content type of [`Metrics::written`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Everything that is counted, ready to be counted up: recording costs a look into a small map at most.
+///
+/// One for each server, handed to whatever records. The fields are for those who record.
+#[derive(Debug)]
+#[allow(missing_docs)] // the help of each family, in `Metrics::new`, says what it is
+pub struct Metrics {
+    pub commits: Counter,
+    pub commit_jobs: Histogram,
+    pub write_queue: Gauge,
+    pub busy: Counter,
+    pub wal_bytes: Gauge,
+    pub feed_rows: Counter,
+    pub connections: Gauge,
+    pub connections_refused: Counter,
+    pub event_streams: Gauge,
+    requests: Family<Request, Counter>,
+    request_seconds: Family<Route, Histogram, fn() -> Histogram>,
+    lock_seconds: Family<Outcome, Histogram, fn() -> Histogram>,
+    verdicts: Family<Verdict, Counter>,
+    conflicts: Family<Conflict, Counter>,
+    cache: Family<Cache, Counter>,
+    registry: Registry,
+    probes: Mutex<Vec<Probe>>,
+}
+
+/// Looks at something that is not counted as it happens: see [`Metrics::at_scrape`].
+struct Probe(Box<dyn Fn(&Metrics) + Send>);
+
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Probe")
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    method: &'static str,
+    route: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Route {
+    method: &'static str,
+    route: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Verdict {
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Conflict {
+    table: String,
+    policy: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cache {
+    cache: &'static str,
+    outcome: &'static str,
+}
+
+/// From 0.5 ms, an answer from memory, to 16 s, half of what a request may take by default.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
+}
+
+/// From 1 to 512: more than a commit ever joined.
+fn jobs() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 2.0, 10))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Counts from nothing.
+    pub fn new() -> Self {
+        let mut all = Self {
+            commits: Counter::default(),
+            commit_jobs: jobs(),
+            write_queue: Gauge::default(),
+            busy: Counter::default(),
+            wal_bytes: Gauge::default(),
+            feed_rows: Counter::default(),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            event_streams: Gauge::default(),
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(seconds),
+            lock_seconds: Family::new_with_constructor(seconds),
+            verdicts: Family::default(),
+            conflicts: Family::default(),
+            cache: Family::default(),
+            registry: Registry::with_prefix("rollcall"),
+            probes: Mutex::default(),
+        };
+        // The help is what an operator reads; the encoder adds `_total` to counters and a full stop.
+        let r = &mut all.registry;
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("build", "The release that runs", build);
+        r.register("requests", "Requests answered, by method, route and status", all.requests.clone());
+        let help = "Time from a request's header to the end of its answer, by method and route";
+        r.register_with_unit("request", help, Unit::Seconds, all.request_seconds.clone());
+        let help = "Time that requests waited for the sync lock, by outcome: taken, busy or lost";
+        r.register_with_unit("lock_wait", help, Unit::Seconds, all.lock_seconds.clone());
+        r.register("write_queue", "Jobs that wait for the database's writer", all.write_queue.clone());
+        r.register("commits", "Transactions made durable", all.commits.clone());
+        r.register("commit_jobs", "Jobs of one commit", all.commit_jobs.clone());
+        r.register("busy", "Jobs refused since the writer had too many or took too long", all.busy.clone());
+        r.register("verdicts", "Rows settled, by verdict", all.verdicts.clone());
+        r.register("conflicts", "Conflicts noted, by table and policy", all.conflicts.clone());
+        r.register("feed_rows", "Rows told by the change feed", all.feed_rows.clone());
+        let help = "Size of the write-ahead log";
+        r.register_with_unit("wal", help, Unit::Bytes, all.wal_bytes.clone());
+        let help = "Questions that memory could answer or could not, by cache and outcome: hit or miss";
+        r.register("cache_lookups", help, all.cache.clone());
+        r.register("connections", "Connections that are open", all.connections.clone());
+        let help = "Connections closed since their address had as many as it may";
+        r.register("connections_refused", help, all.connections_refused.clone());
+        r.register("event_streams", "Event streams that are open", all.event_streams.clone());
+        all
+    }
+
+    /// A request was answered, or its client hung up (status 0).
+    pub fn answered(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
+        self.requests.get_or_create(&Request { method, route, status }).inc();
+        self.request_seconds.get_or_create(&Route { method, route }).observe(took.as_secs_f64());
+    }
+
+    /// A request waited for the sync lock, and this came of it.
+    pub fn lock_waited(&self, outcome: &'static str, waited: Duration) {
+        self.lock_seconds.get_or_create(&Outcome { outcome }).observe(waited.as_secs_f64());
+    }
+
+    /// Work of so many jobs was made durable by one commit.
+    pub fn committed(&self, jobs: usize) {
+        self.commits.inc();
+        self.commit_jobs.observe(jobs as f64);
+    }
+
+    /// So many rows got this verdict.
+    pub fn settled(&self, verdict: &'static str, rows: u64) {
+        self.verdicts.get_or_create(&Verdict { verdict }).inc_by(rows);
+    }
+
+    /// A conflict was noted.
+    pub fn conflicted(&self, table: &str, policy: &'static str) {
+        self.conflicts.get_or_create(&Conflict { table: table.to_owned(), policy }).inc();
+    }
+
+    /// A cache was asked, and had the answer or had not.
+    pub fn looked_up(&self, cache: &'static str, hit: bool) {
+        let outcome = if hit { "hit" } else { "miss" };
+        self.cache.get_or_create(&Cache { cache, outcome }).inc();
+    }
+
+    /// Has `look` set a gauge whenever somebody reads the metrics. It must be quick.
+    pub fn at_scrape(&self, look: impl Fn(&Self) + Send + 'static) {
+        self.probes.lock().push(Probe(Box::new(look)));
+    }
+
+    /// All of it, as OpenMetrics text.
+    pub fn written(&self) -> String {
+        for probe in self.probes.lock().iter() {
+            (probe.0)(self);
+        }
+        let mut text = String::new();
+        // A `String` takes whatever is written to it.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the text is what a scraper reads. Method: one of each kind, looked up by line.
+    #[test]
+    fn what_is_counted_is_written() {
+        let metrics = Metrics::new();
+        metrics.answered("GET", "/fetch", 200, Duration::from_millis(3));
+        metrics.committed(4);
+        metrics.settled("added", 7);
+        metrics.conflicted("gäste \"x\"", "newest");
+        metrics.looked_up("token", true);
+        metrics.at_scrape(|metrics| {
+            metrics.wal_bytes.set(42);
+        });
+        let text = metrics.written();
+        for line in [
+            "rollcall_requests_total{method=\"GET\",route=\"/fetch\",status=\"200\"} 1",
+            "rollcall_request_seconds_count{method=\"GET\",route=\"/fetch\"} 1",
+            "rollcall_request_seconds_bucket{le=\"0.004\",method=\"GET\",route=\"/fetch\"} 1",
+            "rollcall_commits_total 1",
+            "rollcall_commit_jobs_sum 4.0",
+            "rollcall_verdicts_total{verdict=\"added\"} 7",
+            "rollcall_conflicts_total{table=\"gäste \\\"x\\\"\",policy=\"newest\"} 1",
+            "rollcall_cache_lookups_total{cache=\"token\",outcome=\"hit\"} 1",
+            "rollcall_wal_bytes 42",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
+        }
+    }
+}
