@@ -470,7 +470,8 @@ async fn browsers_of_listed_origins_may_call() {
     assert_eq!(preflight.header("access-control-allow-methods"), Some("GET,POST,DELETE"));
     let mut allowed: Vec<_> = preflight.header("access-control-allow-headers").unwrap().split(',').collect();
     allowed.sort_unstable();
-    let all = "authorization content-type idempotency-key if-none-match prefer sync-lock x-request-id";
+    let all = "authorization content-type idempotency-key if-none-match last-event-id prefer sync-lock \
+        x-request-id";
     assert_eq!(allowed.join(" "), all);
     assert!(preflight.header("access-control-max-age").is_some());
     assert!(preflight.header("x-request-id").is_some());
@@ -487,10 +488,14 @@ async fn browsers_of_listed_origins_may_call() {
         let mut exposed: Vec<_> =
             answer.header("access-control-expose-headers").unwrap().split(',').collect();
         exposed.sort_unstable();
-        let all = "etag idempotency-replayed link retry-after sync-lock sync-lock-expires sync-version \
+        let all = "etag idempotency-replayed link retry-after server-timing sync-lock sync-lock-expires sync-version \
             x-request-id";
         assert_eq!(exposed.join(" "), all);
+        let timing = answer.header("server-timing").unwrap();
+        assert!(timing.starts_with("total;dur="), "{path}: {timing}");
+        assert_eq!(answer.header("timing-allow-origin"), Some("https://app.example"), "{path}");
     }
+    assert_eq!(stranger.header("timing-allow-origin"), None);
 }
 
 #[tokio::test]

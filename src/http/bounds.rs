@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use http::{HeaderValue, Uri};
+use http::header::ORIGIN;
+use http::{HeaderMap, HeaderValue, Uri};
 
 use crate::config::{Secret, Settings};
 
@@ -110,6 +111,18 @@ impl Origins {
             [] => Ok(Self::None),
             [star] if star == "*" => Ok(Self::Any),
             _ => given.iter().map(|origin| origin_value(origin)).collect::<Result<_, _>>().map(Self::Listed),
+        }
+    }
+
+    /// Whom an answer to this request may be told to, as browsers want it said.
+    pub(super) fn allowed(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        match self {
+            Self::None => None,
+            Self::Any => Some(HeaderValue::from_static("*")),
+            Self::Listed(origins) => {
+                let from = headers.get(ORIGIN)?;
+                origins.contains(from).then(|| from.clone())
+            }
         }
     }
 }

@@ -40,6 +40,7 @@ use super::bounds::{Bounds, Origins};
 use super::pattern::{method_of, route_of};
 use super::peer::Peer;
 use super::problem::{ApiError, Unavailable};
+use super::timing::timed;
 use crate::metrics::Metrics;
 
 /// Answers below this size are sent as they are, bytes: the headers of compression would eat the gain.
@@ -53,6 +54,8 @@ const COMPRESS_QUALITY: i32 = 2;
 const CORS_AGE: Duration = Duration::from_secs(3600);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
 
 /// The id of a request: the caller's own if it is usable, else a new UUIDv7. An extension of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,11 +120,13 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
     let named =
         |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect::<Vec<_>>();
     let asked = [AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH, REQUEST_ID];
-    let told = [ETAG, LINK, RETRY_AFTER, REQUEST_ID];
+    let told = [ETAG, LINK, RETRY_AFTER, REQUEST_ID, SERVER_TIMING];
     let layer = CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        .allow_headers([named(&["prefer", "sync-lock", "idempotency-key"]), asked.to_vec()].concat())
+        .allow_headers(
+            [named(&["prefer", "sync-lock", "idempotency-key", "last-event-id"]), asked.to_vec()].concat(),
+        )
         .expose_headers(
             [
                 named(&["sync-version", "sync-lock", "sync-lock-expires", "idempotency-replayed"]),
@@ -218,7 +223,9 @@ where
     request.extensions_mut().insert(peer);
     request.extensions_mut().insert(id.clone());
 
-    let response = match service.oneshot(request).instrument(span).await {
+    let watcher = bounds.origins.allowed(request.headers());
+    let (response, timing) = timed(line.started, service.oneshot(request).instrument(span)).await;
+    let response = match response {
         Ok(response) => response,
         Err(never) => match never {},
     };
@@ -227,8 +234,15 @@ where
     unread.store(has_body && refused, Ordering::Relaxed);
     line.status = Some(status.as_u16());
     let mut response = response.map(|body| Sent { body: Box::pin(body), line });
-    response.headers_mut().insert(REQUEST_ID, id.0);
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id.0);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some(timing) = timing {
+        headers.insert(SERVER_TIMING, timing);
+    }
+    if let Some(origin) = watcher {
+        headers.insert(TIMING_ALLOW_ORIGIN, origin); // or the browser hides the timing from the page
+    }
     Ok(response)
 }
 

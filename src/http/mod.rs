@@ -12,6 +12,7 @@ pub mod problem;
 mod routes;
 pub mod server;
 mod socket;
+mod timing;
 pub mod wire;
 
 pub use app::App;

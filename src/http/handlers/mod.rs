@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant};
 
 use super::app::App;
 use super::problem::ApiError;
+use super::timing;
 use crate::accounts::Caller;
 use crate::locks::{Lease, LockError, Work};
 use crate::model::{Fence, Precision, Timestamp, Version};
@@ -33,7 +34,9 @@ async fn off_reactor<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let span = tracing::Span::current();
+    let begun = Instant::now();
     let ended = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
+    timing::worked(begun);
     ended.unwrap_or_else(|panicked| Err(ApiError::Internal(Box::new(panicked))))
 }
 
@@ -79,7 +82,10 @@ async fn lock_for_work(
 ) -> Result<Work, ApiError> {
     let begun = Instant::now();
     let until = begun + preferred_wait(headers, app.settings.sync.lock_wait_max_s);
-    let waited = |outcome| app.metrics.lock_waited(outcome, begun.elapsed());
+    let waited = |outcome| {
+        timing::waited_for_lock(begun);
+        app.metrics.lock_waited(outcome, begun.elapsed());
+    };
     loop {
         match app.locks.work(caller, fence) {
             Ok(work) => {

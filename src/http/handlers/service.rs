@@ -14,7 +14,7 @@ use crate::model::Precision;
 
 /// Who is asking. Whoever holds the lock keeps it a while longer by asking anything.
 pub async fn caller(app: Arc<App>, headers: HeaderMap) -> Result<Caller, ApiError> {
-    let token = bearer(&headers)?;
+    let token = bearer(&headers)?.to_owned();
     off_reactor(move || {
         let caller = app.accounts.authenticate(&token)?;
         app.locks.renew(&caller);
@@ -24,16 +24,17 @@ pub async fn caller(app: Arc<App>, headers: HeaderMap) -> Result<Caller, ApiErro
 }
 
 /// The one token of a request.
-pub(super) fn bearer(headers: &HeaderMap) -> Result<String, ApiError> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let reason = "Send a token: Authorization: Bearer …";
     let (Some(value), None) = (given.next(), given.next()) else {
         return Err(ApiError::Unauthorized { reason });
     };
-    let token =
-        value.to_str().ok().and_then(|text| text.split_once(' ')).and_then(|(scheme, token)| {
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
-        });
+    let token = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .and_then(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()));
     token.ok_or(ApiError::Unauthorized { reason })
 }
 
@@ -82,7 +83,7 @@ struct Told<'a> {
 /// `GET /metrics`: what the server has counted.
 pub async fn metrics(app: Arc<App>, headers: HeaderMap) -> Answer {
     if let Some(token) = &app.settings.operator.metrics_token
-        && !token.is(&bearer(&headers)?)
+        && !token.is(bearer(&headers)?)
     {
         return Err(ApiError::Unauthorized { reason: "This is not the token of --metrics-token." });
     }

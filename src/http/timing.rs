@@ -1,0 +1,98 @@
+//! `Server-Timing`: where a request's time went, for the network tab of a browser and for clients that log it.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use tokio::time::Instant;
+
+tokio::task_local! {
+    /// Of the request at hand: handlers spend its time in several places, and only the outermost layer tells.
+    static SPENT: Spent;
+}
+
+/// What a request has waited for so far.
+#[derive(Default)]
+struct Spent {
+    lock: Cell<Duration>,
+    work: Cell<Duration>,
+}
+
+/// Runs a request and tells what it spent, as the value of `Server-Timing`.
+///
+/// - `lock`: waiting for the sync lock. `work`: work off the reactor, its place in the queue included: that is
+///   the database, and where a password is checked that too. `total`: to the head of the answer.
+/// - Units: milliseconds, as the header has it. What took nothing is left out.
+pub(super) async fn timed<T>(started: Instant, request: impl Future<Output = T>) -> (T, Option<HeaderValue>) {
+    SPENT
+        .scope(Spent::default(), async {
+            let answer = request.await;
+            let told = SPENT.with(|spent| told(spent, started.elapsed()));
+            (answer, HeaderValue::from_maybe_shared(Bytes::from(told)).ok())
+        })
+        .await
+}
+
+fn told(spent: &Spent, total: Duration) -> String {
+    let mut text = String::with_capacity(64);
+    for (name, took) in [("lock", spent.lock.get()), ("work", spent.work.get()), ("total", total)] {
+        if name == "total" || !took.is_zero() {
+            let us = took.as_micros();
+            let comma = if text.is_empty() { "" } else { ", " };
+            // A `String` takes whatever is written to it.
+            let _ = std::fmt::Write::write_fmt(
+                &mut text,
+                format_args!("{comma}{name};dur={}.{:02}", us / 1_000, us % 1_000 / 10),
+            );
+        }
+    }
+    text
+}
+
+/// Counts what has passed since `since` as waiting for the lock.
+pub(super) fn waited_for_lock(since: Instant) {
+    add(|spent| &spent.lock, since);
+}
+
+/// Counts what has passed since `since` as work.
+pub(super) fn worked(since: Instant) {
+    add(|spent| &spent.work, since);
+}
+
+fn add(part: impl FnOnce(&Spent) -> &Cell<Duration>, since: Instant) {
+    // Nobody asks for the times of routes that are called without the layers, or of a body's later pieces.
+    let _ = SPENT.try_with(|spent| {
+        let part = part(spent);
+        part.set(part.get() + since.elapsed());
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_took_nothing_is_left_out() {
+        let spent = Spent::default();
+        assert_eq!(told(&spent, Duration::from_micros(70)), "total;dur=0.07");
+        spent.work.set(Duration::from_micros(12_345));
+        assert_eq!(told(&spent, Duration::from_secs(2)), "work;dur=12.34, total;dur=2000.00");
+    }
+
+    #[tokio::test]
+    async fn time_is_counted_where_it_is_spent() {
+        let began = Instant::now();
+        let (answer, header) = timed(began, async {
+            waited_for_lock(began);
+            worked(began);
+            7
+        })
+        .await;
+        let header = header.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();
+        assert_eq!(answer, 7);
+        assert!(header.starts_with("lock;dur=") && header.contains(", work;dur="), "{header}");
+        worked(began); // outside of a request: counts nothing, harms nothing
+    }
+}
