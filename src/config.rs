@@ -159,6 +159,12 @@ numeric_settings! {
         connections_max: usize = 4_096, env "ROLLCALL_CONNECTIONS_MAX";
         /// Connections at once from one address; more are closed
         connections_per_address_max: usize = 64, env "ROLLCALL_CONNECTIONS_PER_ADDRESS_MAX";
+        /// Event streams at once; each is a connection, and half of those are for everything else (503)
+        event_streams_max: usize = 2_048, env "ROLLCALL_EVENT_STREAMS_MAX";
+        /// Event streams of one owner; the oldest makes room
+        event_streams_per_owner_max: usize = 32, env "ROLLCALL_EVENT_STREAMS_PER_OWNER_MAX";
+        /// Time between two heartbeats of an event stream, s; below the idle limits of proxies and phone networks
+        event_heartbeat_s: u64 = 15, env "ROLLCALL_EVENT_HEARTBEAT_S";
         /// Time that running requests get to end after SIGTERM, s
         drain_s: u64 = 25, env "ROLLCALL_DRAIN_S";
         /// Log-in attempts for one account, a minute (429)

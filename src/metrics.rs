@@ -152,10 +152,12 @@ impl Metrics {
         all
     }
 
-    /// A request was answered, or its client hung up (status 0).
-    pub fn answered(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
+    /// A request was answered, or its client hung up (status 0); `took` is `None` where the time says nothing.
+    pub fn answered(&self, method: &'static str, route: &'static str, status: u16, took: Option<Duration>) {
         self.requests.get_or_create(&Request { method, route, status }).inc();
-        self.request_seconds.get_or_create(&Route { method, route }).observe(took.as_secs_f64());
+        if let Some(took) = took {
+            self.request_seconds.get_or_create(&Route { method, route }).observe(took.as_secs_f64());
+        }
     }
 
     /// A request waited for the sync lock, and this came of it.
@@ -210,7 +212,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_written() {
         let metrics = Metrics::new();
-        metrics.answered("GET", "/fetch", 200, Duration::from_millis(3));
+        metrics.answered("GET", "/fetch", 200, Some(Duration::from_millis(3)));
         metrics.committed(4);
         metrics.settled("added", 7);
         metrics.conflicted("gäste \"x\"", "newest");

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::http::{BadSetting, Bounds, Draining};
+use crate::http::{BadSetting, Bounds, Draining, Events};
 use crate::locks::LocalLocks;
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner, Timestamp};
@@ -32,6 +32,8 @@ pub struct App {
     pub bounds: Arc<Bounds>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Who listens for events.
+    pub events: Arc<Events>,
     /// Whether the server is about to stop.
     pub draining: Draining,
 }
@@ -55,6 +57,7 @@ impl App {
     /// Lets a device that was signed out hold nothing back any more.
     pub fn forget_device(&self, owner: Owner, device: DeviceId) {
         self.acks.forget(owner, device);
+        self.events.signed_out(owner, device);
         if let Err(error) = self.storage.write(owner, |txn| txn.forget_device(device)) {
             // It is signed out all the same; what it has seen is forgotten after `device_days`.
             tracing::warn!(%error, %device, "could not forget what a device has seen");
@@ -76,6 +79,10 @@ impl App {
         let bounds = Arc::new(Bounds::from_settings(&settings)?);
         let draining = Draining::default();
         let acks = Acks::default();
+        let events = Events::new(&settings.limits, Arc::clone(&metrics));
+        let (of_versions, of_locks) = (Arc::clone(&events), Arc::clone(&events));
+        storage.on_moved(Arc::new(move |owner, version| of_versions.moved(owner, version)));
+        locks.on_changed(Arc::new(move |owner, lease| of_locks.locked(owner, lease)));
         Ok(Arc::new(Self {
             schema,
             storage,
@@ -86,6 +93,7 @@ impl App {
             settings,
             bounds,
             metrics,
+            events,
             draining,
         }))
     }

@@ -217,6 +217,7 @@ where
         metrics,
         peer,
         status: None,
+        lasts: false,
         bytes: 0,
     };
     let has_body = !request.body().is_end_stream();
@@ -233,6 +234,7 @@ where
     let refused = status.is_client_error() || status.is_server_error();
     unread.store(has_body && refused, Ordering::Relaxed);
     line.status = Some(status.as_u16());
+    line.lasts = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
     let mut response = response.map(|body| Sent { body: Box::pin(body), line });
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id.0);
@@ -261,6 +263,8 @@ struct Line {
     metrics: Arc<Metrics>,
     peer: Peer,
     status: Option<u16>,
+    /// Whether the answer goes on for as long as the client likes: its time says nothing.
+    lasts: bool,
     bytes: u64,
 }
 
@@ -268,7 +272,8 @@ impl Drop for Line {
     fn drop(&mut self) {
         let _entered = self.span.enter();
         let took = self.started.elapsed();
-        self.metrics.answered(method_of(&self.method), self.route, self.status.unwrap_or(0), took);
+        let status = self.status.unwrap_or(0);
+        self.metrics.answered(method_of(&self.method), self.route, status, (!self.lasts).then_some(took));
         let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let (method, path, bytes, peer) = (self.method.as_str(), self.path.as_str(), self.bytes, self.peer.0);
         match self.status {

@@ -3,6 +3,7 @@
 mod app;
 pub mod body;
 pub mod bounds;
+mod events;
 mod handlers;
 pub mod layers;
 pub mod methods;
@@ -18,6 +19,7 @@ pub mod wire;
 pub use app::App;
 pub use body::{body, no_body};
 pub use bounds::{BadSetting, Bounds, Origins};
+pub use events::Events;
 pub use layers::RequestId;
 pub use peer::{Peer, peer};
 pub use problem::{ApiError, BodyFault, Unavailable};

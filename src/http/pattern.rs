@@ -18,6 +18,7 @@ pub(super) fn route_of(path: &str) -> &'static str {
         ["synchronise" | "synchronise.json"] => "/synchronise",
         ["changes"] => "/changes",
         ["digests"] => "/digests",
+        ["events"] => "/events",
         ["conflicts"] => "/conflicts",
         ["conflicts", _, "restore"] => "/conflicts/{id}/restore",
         ["lock"] => "/lock",

@@ -10,7 +10,7 @@ use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
 use super::app::App;
-use super::handlers::{accounts, changes, conflicts, fetch, lock, service, synchronise};
+use super::handlers::{accounts, changes, conflicts, events, fetch, lock, service, synchronise};
 use super::methods::{delete, get, post, shape};
 use super::problem::ApiError;
 use super::{body, no_body, peer};
@@ -71,6 +71,12 @@ pub fn routes(
         .then(changes::changes);
     let digests =
         warp::path!("digests").and(get()).and(with_app.clone()).and(caller.clone()).then(changes::digests);
+    let events = warp::path!("events")
+        .and(get())
+        .and(with_app.clone())
+        .and(caller.clone())
+        .and(headers)
+        .then(events::events);
     let conflicts = warp::path!("conflicts")
         .and(get())
         .and(with_app.clone())
@@ -128,6 +134,7 @@ pub fn routes(
 
     let sync = boxed(fetch).or(boxed(synchronise)).unify().or(boxed(changes)).unify();
     let sync = sync.or(boxed(digests)).unify().or(boxed(conflicts)).unify().or(boxed(restore)).unify();
+    let sync = sync.or(boxed(events)).unify();
     let locks = boxed(lock_told).or(boxed(lock_taken)).unify().or(boxed(lock_ended)).unify();
     let people = boxed(register).or(boxed(login)).unify().or(boxed(logout)).unify();
     let devices = boxed(devices).or(boxed(device)).unify();

@@ -1,9 +1,9 @@
 use std::collections::{HashMap, hash_map};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::{Lease, LockError};
+use super::{Lease, LockError, Told};
 use crate::accounts::Caller;
 use crate::clock::Clock;
 use crate::model::{Fence, Owner, Timestamp};
@@ -16,6 +16,7 @@ pub struct LocalLocks {
     clock: Clock,
     lease_ms: i64,
     state: Mutex<State>,
+    told: OnceLock<Told>,
 }
 
 struct State {
@@ -72,7 +73,26 @@ impl LocalLocks {
     pub fn new(first_fence: Fence, lease_ms: u64, clock: Clock) -> Arc<Self> {
         let state = State { last_fence: first_fence, owners: HashMap::new(), sweep_at: SWEEP_AT_LEAST };
         let lease_ms = i64::try_from(lease_ms).unwrap_or(i64::MAX);
-        Arc::new(Self { clock, lease_ms, state: Mutex::new(state) })
+        Arc::new(Self { clock, lease_ms, state: Mutex::new(state), told: OnceLock::new() })
+    }
+
+    /// `told` hears of every lock that changes hands, in order. It is called under the locks' own mutex: it must be
+    /// quick and not call back. Only the first one is ever told.
+    pub fn on_changed(&self, told: Told) {
+        let _ = self.told.set(told);
+    }
+
+    /// Changes an owner's lock, and tells who holds it if that is another one now.
+    fn change<T>(&self, owner: Owner, now: Timestamp, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        let Some(told) = self.told.get() else { return change(&mut state) };
+        let before = state.held(owner, now).map(|lease| lease.fence);
+        let changed = change(&mut state);
+        let after = state.held(owner, now);
+        if before != after.map(|lease| lease.fence) {
+            told(owner, after);
+        }
+        changed
     }
 
     /// Takes the lock, or renews it for the device that has it.
@@ -81,7 +101,9 @@ impl LocalLocks {
     /// - Errors: [`LockError::Busy`] with the holder; [`LockError::Lost`] if `fence` is not the newest.
     pub fn take(&self, caller: &Caller, fence: Option<Fence>) -> Result<Lease, LockError> {
         let now = self.clock.now();
-        self.state.lock().take(caller, fence, now, self.lease_ms).map(|entry| entry.lease.clone())
+        self.change(caller.owner, now, |state| {
+            state.take(caller, fence, now, self.lease_ms).map(|entry| entry.lease.clone())
+        })
     }
 
     /// Takes the lock for a request that works until the [`Work`] is dropped.
@@ -89,11 +111,12 @@ impl LocalLocks {
     /// Dropping it, wherever that happens, lets others in once the lease has ended.
     pub fn work(self: &Arc<Self>, caller: &Caller, fence: Option<Fence>) -> Result<Work, LockError> {
         let now = self.clock.now();
-        let mut state = self.state.lock();
-        let had = state.owners.get(&caller.owner).is_some_and(|entry| entry.is_newest_of(caller));
-        let entry = state.take(caller, fence, now, self.lease_ms)?;
-        entry.at_work += 1;
-        Ok(Work { locks: Arc::clone(self), caller: caller.clone(), lease: entry.lease.clone(), had })
+        self.change(caller.owner, now, |state| {
+            let had = state.owners.get(&caller.owner).is_some_and(|entry| entry.is_newest_of(caller));
+            let entry = state.take(caller, fence, now, self.lease_ms)?;
+            entry.at_work += 1;
+            Ok(Work { locks: Arc::clone(self), caller: caller.clone(), lease: entry.lease.clone(), had })
+        })
     }
 
     /// Renews the lease of its holder; of anyone else it says nothing and changes nothing.
@@ -113,28 +136,36 @@ impl LocalLocks {
     /// Who holds the lock now.
     pub fn holder(&self, owner: Owner) -> Option<Lease> {
         let now = self.clock.now();
-        let state = self.state.lock();
-        state.owners.get(&owner).filter(|entry| entry.is_held(now)).map(|entry| entry.lease.clone())
+        self.state.lock().held(owner, now).cloned()
     }
 
     /// Gives the lock back; a caller that does not hold it loses nothing.
     pub fn give_back(&self, caller: &Caller) {
-        if let Some(entry) = self.state.lock().owners.get_mut(&caller.owner)
-            && entry.is_newest_of(caller)
-        {
-            entry.ended = Some(Ended::GivenBack);
-        }
+        self.change(caller.owner, self.clock.now(), |state| {
+            if let Some(entry) = state.owners.get_mut(&caller.owner)
+                && entry.is_newest_of(caller)
+            {
+                entry.ended = Some(Ended::GivenBack);
+            }
+        });
     }
 
     /// Ends the lease of whoever holds the lock. What its holder is writing is not kept.
     pub fn break_open(&self, owner: Owner) {
-        if let Some(entry) = self.state.lock().owners.get_mut(&owner) {
-            entry.ended = Some(Ended::Broken);
-        }
+        self.change(owner, self.clock.now(), |state| {
+            if let Some(entry) = state.owners.get_mut(&owner) {
+                entry.ended = Some(Ended::Broken);
+            }
+        });
     }
 }
 
 impl State {
+    /// The lease under which others must wait.
+    fn held(&self, owner: Owner, now: Timestamp) -> Option<&Lease> {
+        self.owners.get(&owner).filter(|entry| entry.is_held(now)).map(|entry| &entry.lease)
+    }
+
     fn take(
         &mut self,
         caller: &Caller,
@@ -235,14 +266,16 @@ impl Work {
 impl Drop for Work {
     fn drop(&mut self) {
         let now = self.locks.clock.now();
-        if let Some(entry) = self.locks.state.lock().owners.get_mut(&self.caller.owner)
-            && entry.lease.fence == self.lease.fence
-        {
-            entry.at_work -= 1;
-            if entry.ended.is_none() {
-                // The lease begins anew when the answer leaves, not when the request came.
-                entry.lease.until = now.shifted(self.locks.lease_ms);
+        self.locks.change(self.caller.owner, now, |state| {
+            if let Some(entry) = state.owners.get_mut(&self.caller.owner)
+                && entry.lease.fence == self.lease.fence
+            {
+                entry.at_work -= 1;
+                if entry.ended.is_none() {
+                    // The lease begins anew when the answer leaves, not when the request came.
+                    entry.lease.until = now.shifted(self.locks.lease_ms);
+                }
             }
-        }
+        });
     }
 }

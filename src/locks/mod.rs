@@ -6,10 +6,16 @@
 
 mod local;
 
+use std::sync::Arc;
+
 use crate::accounts::Caller;
-use crate::model::{DeviceId, Fence, Timestamp};
+use crate::model::{DeviceId, Fence, Owner, Timestamp};
 
 pub use local::{LocalLocks, Work};
+
+/// Hears that an owner's lock was taken, or ended, and by whom it is held now. A lease that merely runs out, or is
+/// renewed, is not told.
+pub type Told = Arc<dyn Fn(Owner, Option<&Lease>) + Send + Sync>;
 
 /// Who holds an owner's lock.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -389,12 +389,15 @@ impl Ask {
         }
         let request = request.body(Full::new(Bytes::from(self.body.unwrap_or_default()))).unwrap();
         let answer = warp::service(routes(self.app)).oneshot(request).await.unwrap();
-        let (head, body) = answer.into_parts();
-        let answer = Answer {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            bytes: body.collect().await.unwrap().to_bytes().to_vec(),
+        let (head, mut body) = answer.into_parts();
+        let bytes = match head.headers.get("content-type") {
+            // It would never end.
+            Some(kind) if kind == "text/event-stream" => {
+                body.frame().await.unwrap().unwrap().into_data().unwrap()
+            }
+            _ => body.collect().await.unwrap().to_bytes(),
         };
+        let answer = Answer { status: head.status.as_u16(), headers: head.headers, bytes: bytes.to_vec() };
         check_answer(&self.method, &self.path, answer.status, &answer.headers, &answer.bytes);
         answer
     }

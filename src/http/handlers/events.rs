@@ -1,0 +1,196 @@
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde_json::json;
+use tokio::time::{Instant, sleep_until};
+use warp::reply::Reply;
+
+use super::service::bearer;
+use super::{Answer, ApiError, App, off_reactor, spelt};
+use crate::accounts::{AccountError, Caller};
+use crate::http::Unavailable;
+use crate::http::events::{End, News, Seat};
+use crate::locks::Lease;
+use crate::model::{Fence, Owner, Version};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// Some proxies gather an answer before they pass it on; nginx and its kin leave it alone if told so.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// `GET /events`: the owner's version moved, the lock changed hands.
+pub async fn events(app: Arc<App>, caller: Result<Caller, ApiError>, headers: HeaderMap) -> Answer {
+    let caller = caller?;
+    let token = bearer(&headers)?.to_owned();
+    if app.draining.is_set() {
+        return Err(ApiError::Unavailable {
+            code: Unavailable::ShuttingDown,
+            reason: "The server is about to stop.",
+            retry_after_s: 5,
+        });
+    }
+    let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
+    // First a place to hear news, then a look at how things are: in between nothing is missed.
+    let seat = app.events.listen(caller.owner, caller.device)?;
+    let version = version(&app, caller.owner).await?;
+    let lock = holder(&app, caller.owner).await?;
+    let period = Duration::from_secs(app.settings.limits.event_heartbeat_s.max(1));
+    let listening = Listening {
+        version,
+        lock,
+        lock_news: 0,
+        told_version: seen.map(Version),
+        told_lock: None,
+        beat: Instant::now() + period,
+        period,
+        over: false,
+        app,
+        caller,
+        token,
+        seat,
+    };
+    let events = stream::unfold(listening, |mut listening| async move {
+        let event = listening.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(event)), listening))
+    });
+    let mut answer = warp::reply::stream(events).into_response();
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    Ok(answer)
+}
+
+async fn version(app: &Arc<App>, owner: Owner) -> Result<Version, ApiError> {
+    if let Some(state) = app.storage.known_state(owner) {
+        return Ok(state.version);
+    }
+    let app = Arc::clone(app);
+    off_reactor(move || app.storage.read(owner, |txn| Ok(txn.state().version))).await
+}
+
+async fn holder(app: &Arc<App>, owner: Owner) -> Result<Option<Lease>, ApiError> {
+    let app = Arc::clone(app);
+    off_reactor(move || Ok(app.locks.holder(owner))).await
+}
+
+/// One stream: what it knows, and what of it has been told.
+struct Listening {
+    app: Arc<App>,
+    caller: Caller,
+    token: String,
+    seat: Seat,
+    version: Version,
+    lock: Option<Lease>,
+    /// Which change of the lock `lock` takes in.
+    lock_news: u64,
+    told_version: Option<Version>,
+    /// The fence of the holder that was told of; `None` inside for nobody.
+    told_lock: Option<Option<Fence>>,
+    beat: Instant,
+    period: Duration,
+    over: bool,
+}
+
+impl Listening {
+    /// The next piece of the stream, once there is one; `None` after the last.
+    async fn next(&mut self) -> Option<String> {
+        while !self.over {
+            if let Some(text) = self.news() {
+                return Some(text);
+            }
+            let lease_ends = self.lease_ends();
+            let draining = self.app.draining.clone();
+            tokio::select! {
+                biased;
+                () = draining.begun() => return Some(self.end(End::ShuttingDown)),
+                () = self.seat.changed() => {}
+                () = sleep_until(self.beat) => {
+                    self.beat = Instant::now() + self.period;
+                    return Some(if self.is_welcome().await { ": heartbeat\n\n".into() } else { self.end(End::Unauthorized) });
+                }
+                // Nobody tells of a lease that runs out, or is renewed.
+                () = sleep_until(lease_ends.unwrap_or(self.beat)), if lease_ends.is_some() => {
+                    if let Ok(lock) = holder(&self.app, self.caller.owner).await
+                        && self.seat.news().lock.0 == self.lock_news
+                    {
+                        self.lock = lock;
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// What is to be told now.
+    fn news(&mut self) -> Option<String> {
+        let News { version, lock: (lock_news, lock), ended } = self.seat.news();
+        if let Some(end) = ended {
+            return Some(self.end(end));
+        }
+        // What was looked up at the beginning may be newer than the first that was heard.
+        self.version = version.map_or(self.version, |version| version.max(self.version));
+        if lock_news > self.lock_news {
+            (self.lock_news, self.lock) = (lock_news, lock);
+        }
+        let mut text = String::new();
+        if self.told_version != Some(self.version) {
+            self.told_version = Some(self.version);
+            let version = self.version;
+            text = format!("event: version\nid: {version}\ndata: {{\"version\":{version}}}\n\n");
+        }
+        let fence = self.lock.as_ref().map(|lease| lease.fence);
+        if self.told_lock != Some(fence) {
+            self.told_lock = Some(fence);
+            let data = match &self.lock {
+                None => json!({ "held": false }),
+                Some(lease) => json!({
+                    "held": true,
+                    "device_id": lease.device,
+                    "device": lease.device_name,
+                    "until": spelt(lease.until),
+                }),
+            };
+            text.push_str(&format!("event: lock\ndata: {data}\n\n"));
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// When to look whether the lease that is known has run out.
+    fn lease_ends(&self) -> Option<Instant> {
+        let lease = self.lock.as_ref()?;
+        let left = lease.until.ms() - self.app.clock.now().ms();
+        // A request that is at work holds the lock beyond its lease: no sense in asking all the time.
+        Some(Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0).max(250)))
+    }
+
+    /// Whether the token is still good. Where nobody can tell now, the next heartbeat asks again.
+    async fn is_welcome(&self) -> bool {
+        let (app, token) = (Arc::clone(&self.app), self.token.clone());
+        let asked = off_reactor(move || {
+            Ok(match app.accounts.authenticate(&token) {
+                Ok(caller) => Some(caller),
+                Err(AccountError::Unauthorized(_)) => None,
+                Err(error) => return Err(error.into()),
+            })
+        });
+        match asked.await {
+            Ok(Some(caller)) => (caller.owner, caller.device) == (self.caller.owner, self.caller.device),
+            Ok(None) => false,
+            Err(error) => {
+                tracing::debug!(%error, "could not look whether the token of an event stream is still good");
+                true
+            }
+        }
+    }
+
+    fn end(&mut self, end: End) -> String {
+        self.over = true;
+        let data = json!({ "code": end.code() });
+        format!("event: end\ndata: {data}\n\n")
+    }
+}
