@@ -5,10 +5,12 @@
 //! made of them, and what became of each); or in one, with the changes since its last sync sent along
 //! ([`changes`]). What becomes of a row is decided in [`reconcile`], by rules that know neither clock nor disk.
 //!
-//! In reading order: the words ([`model`], [`schema`]), the rules, the calls, what they stand on ([`storage`],
+//! In reading order: the words ([`model`], [`schema`]), the contract made of
+//! them ([`contract`]), the rules, the calls, what they stand on ([`storage`],
 //! [`locks`], [`accounts`]), and how they are served ([`http`], [`cli`]). [`device`] is the other side of the
 //! wire. `ARCHITECTURE.md` follows one sync from socket to disk.
 
+pub mod contract;
 pub mod model;
 pub mod schema;
 

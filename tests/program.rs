@@ -87,7 +87,10 @@ fn help_says_what_each_command_needs() {
     let folder = folder();
     let help = |args: &[&str]| good(run(folder.path(), &[args, &["--help"]].concat(), ""));
     for (args, words) in [
-        (&[][..], &["serve", "demo", "account", "schema", "Try it", "Run it", "ROLLCALL_LISTEN"][..]),
+        (
+            &[][..],
+            &["serve", "demo", "account", "schema", "openapi", "Try it", "Run it", "ROLLCALL_LISTEN"][..],
+        ),
         (
             &["serve"],
             &["--schema <FILE>", "--database <sqlite:PATH>", "--listen <IP:PORT>", "SIGTERM", "listening on"],
@@ -98,6 +101,7 @@ fn help_says_what_each_command_needs() {
         (&["account", "list"], &["--database <sqlite:PATH>", "ROLLCALL_DATABASE"]),
         (&["account", "remove"], &["<EMAIL>", "--database", "the rows stay"]),
         (&["schema"], &["check"]),
+        (&["openapi"], &["--schema <FILE>", "OpenAPI 3.0.3"]),
         (&["schema", "check"], &["--schema <FILE>", "--database", "nothing is changed"]),
     ] {
         let text = help(args);
@@ -116,7 +120,9 @@ fn help_says_what_each_command_needs() {
         let variable = format!("[env: ROLLCALL_{}", flag.to_uppercase().replace('-', "_"));
         // A list is one flag for each, and one variable for all.
         let plural = variable.strip_suffix('Y').map_or(format!("{variable}S="), |stem| format!("{stem}IES="));
-        assert!(about.contains(&format!("{variable}=")) || about.contains(&plural), "{flag}: {about}");
+        // The value of a secret is hidden.
+        let named = [format!("{variable}="), format!("{variable}]"), plural];
+        assert!(named.iter().any(|name| about.contains(name)), "{flag}: {about}");
         assert!(!flag.contains('_'), "{flag}");
     }
     assert!(flags > 30, "{text}");

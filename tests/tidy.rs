@@ -82,6 +82,7 @@ fn modules_name_only_what_lies_below_them() {
         ("metrics", &[]),
         ("clock", &["model"]),
         ("schema", &["model", "schema"]),
+        ("contract", &["model", "schema", "contract"]),
         ("reconcile", &["model", "schema"]),
         ("digest", &["model"]),
         ("storage", &["model", "schema", "reconcile", "digest", "metrics", "storage"]),
@@ -102,6 +103,7 @@ fn modules_name_only_what_lies_below_them() {
                 "clock",
                 "config",
                 "schema",
+                "contract",
                 "storage",
                 "reconcile",
                 "fetch",
@@ -128,6 +130,7 @@ fn modules_name_only_what_lies_below_them() {
                 "clock",
                 "config",
                 "schema",
+                "contract",
                 "storage",
                 "synchronise",
                 "accounts",
@@ -163,7 +166,7 @@ fn modules_name_only_what_lies_below_them() {
 fn what_is_pure_or_blocking_stays_so() {
     let rules: &[(&[&str], &[&str])] = &[
         (
-            &["reconcile", "model", "schema", "device/decide"],
+            &["reconcile", "model", "schema", "contract", "device/decide"],
             &[
                 "warp",
                 "tokio",

@@ -8,6 +8,7 @@ mod demo;
 mod device;
 mod housekeeping;
 mod interrupt;
+mod openapi;
 mod progress;
 mod purge;
 mod schema;
@@ -48,6 +49,7 @@ enum Command {
     Device(device::Device),
     #[command(subcommand)]
     Schema(schema::SchemaCommand),
+    Openapi(openapi::Openapi),
     Bench(bench::Bench),
     #[command(hide = true)]
     BenchYardstick(bench::Yardstick),
@@ -64,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Restore(restore) => restore.run(),
         Command::Device(device) => device.run(),
         Command::Schema(schema) => schema.run(),
+        Command::Openapi(openapi) => openapi.run(),
         Command::Bench(bench) => bench.run(),
         Command::BenchYardstick(yardstick) => yardstick.run(),
     };

@@ -1,9 +1,13 @@
-use std::sync::Arc;
+use std::error::Error;
+use std::sync::{Arc, OnceLock};
+
+use sha2::{Digest, Sha256};
 
 use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::http::{BadSetting, Bounds, Draining, Events};
+use crate::contract;
+use crate::http::{ApiError, BadSetting, Bounds, Draining, Events};
 use crate::locks::LocalLocks;
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner, Timestamp};
@@ -36,6 +40,16 @@ pub struct App {
     pub events: Arc<Events>,
     /// Whether the server is about to stop.
     pub draining: Draining,
+    /// The contract of the declared tables, once somebody has asked for it.
+    pub contract: OnceLock<Arc<Contract>>,
+}
+
+/// A document to be given as it stands.
+pub struct Contract {
+    /// The document.
+    pub text: Vec<u8>,
+    /// Names it.
+    pub etag: String,
 }
 
 impl App {
@@ -52,6 +66,21 @@ impl App {
             mass_delete_rows: self.settings.sync.mass_delete_rows,
             pull_rows_max: self.settings.sync.changes_rows_max,
         }
+    }
+
+    /// The contract of the declared tables, made the first time.
+    pub fn contract(&self) -> Result<Arc<Contract>, ApiError> {
+        if let Some(made) = self.contract.get() {
+            return Ok(Arc::clone(made));
+        }
+        let text = contract::typed(&self.schema)
+            .map_err(Box::<dyn Error + Send + Sync>::from)
+            .and_then(|document| Ok(serde_json::to_vec(&document)?))
+            .map_err(ApiError::Internal)?;
+        let hash = Sha256::digest(&text);
+        let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let etag = format!("W/\"{hash}\"");
+        Ok(Arc::clone(self.contract.get_or_init(|| Arc::new(Contract { text, etag }))))
     }
 
     /// Lets a device that was signed out hold nothing back any more.
@@ -83,6 +112,7 @@ impl App {
         let (of_versions, of_locks) = (Arc::clone(&events), Arc::clone(&events));
         storage.on_moved(Arc::new(move |owner, version| of_versions.moved(owner, version)));
         locks.on_changed(Arc::new(move |owner, lease| of_locks.locked(owner, lease)));
+        let contract = OnceLock::new();
         Ok(Arc::new(Self {
             schema,
             storage,
@@ -95,6 +125,7 @@ impl App {
             metrics,
             events,
             draining,
+            contract,
         }))
     }
 }

@@ -129,8 +129,10 @@ pub fn routes(
     let healthz = warp::path!("healthz").and(get()).then(service::healthz);
     let readyz = warp::path!("readyz").and(get()).and(with_app.clone()).then(service::readyz);
     let limits = warp::path!("limits").and(get()).and(with_app.clone()).then(service::limits);
-    let metrics = warp::path!("metrics").and(get()).and(with_app).and(headers).then(service::metrics);
-    let contract = warp::path!("openapi.yaml").and(get()).then(service::contract);
+    let metrics = warp::path!("metrics").and(get()).and(with_app.clone()).and(headers).then(service::metrics);
+    let general = warp::path!("openapi.yaml").and(get()).then(service::general_contract);
+    let typed =
+        warp::path!("openapi.json").and(get()).and(with_app).and(headers).then(service::typed_contract);
 
     let sync = boxed(fetch).or(boxed(synchronise)).unify().or(boxed(changes)).unify();
     let sync = sync.or(boxed(digests)).unify().or(boxed(conflicts)).unify().or(boxed(restore)).unify();
@@ -138,9 +140,8 @@ pub fn routes(
     let locks = boxed(lock_told).or(boxed(lock_taken)).unify().or(boxed(lock_ended)).unify();
     let people = boxed(register).or(boxed(login)).unify().or(boxed(logout)).unify();
     let devices = boxed(devices).or(boxed(device)).unify();
-    let about =
-        boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(contract)).unify();
-    let about = about.or(boxed(metrics)).unify();
+    let about = boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(metrics)).unify();
+    let about = about.or(boxed(general)).unify().or(boxed(typed)).unify();
     sync.or(locks).unify().or(people).unify().or(devices).unify().or(about).unify().recover(shape)
 }
 

@@ -12,7 +12,13 @@ use serde_json::{Map, Value, json};
 pub const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 
 pub fn document() -> Value {
-    serde_yaml_ng::from_str(include_str!("../../openapi.yaml")).unwrap()
+    rollcall::contract::general().unwrap()
+}
+
+/// The document made for a schema file.
+pub fn typed(schema: &str) -> Value {
+    let text = std::fs::read_to_string(schema).unwrap();
+    rollcall::contract::typed(&rollcall::schema::Schema::parse(&text).unwrap()).unwrap()
 }
 
 /// Every operation as (method, path): `("GET", "/fetch")`. Sorted.
@@ -44,6 +50,64 @@ pub fn follow<'a>(doc: &'a Value, mut node: &'a Value) -> &'a Value {
 /// The members of an object that may be absent.
 pub fn members<'a>(holder: &'a Value, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
     holder.get(name).and_then(Value::as_object).into_iter().flatten()
+}
+
+/// The responses of every operation: place, status as the document writes it, response.
+pub fn responses(doc: &Value) -> Vec<(String, &str, &Value)> {
+    let mut found = Vec::new();
+    for ((method, path), operation) in operation_objects(doc) {
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            found.push((format!("{method} {path}, {status}"), status.as_str(), follow(doc, response)));
+        }
+    }
+    found
+}
+
+/// What has a schema and ought to have examples: a body, a parameter or a header.
+pub struct Exemplified<'a> {
+    pub place: String,
+    pub schema: &'a Value,
+    pub examples: Vec<(String, &'a Value)>,
+}
+
+impl<'a> Exemplified<'a> {
+    pub fn new(doc: &'a Value, place: String, holder: &'a Value) -> Self {
+        let mut examples = Vec::new();
+        if let Some(only) = holder.get("example") {
+            examples.push(("example".to_owned(), only));
+        }
+        for (name, example) in members(holder, "examples") {
+            examples.push((name.clone(), &follow(doc, example)["value"]));
+        }
+        Self { place, schema: &holder["schema"], examples }
+    }
+}
+
+/// Every body, parameter and header that an operation uses.
+pub fn exemplified(doc: &Value) -> Vec<Exemplified<'_>> {
+    let mut found = Vec::new();
+    for ((method, path), operation) in operation_objects(doc) {
+        let shared = doc["paths"][&path].get("parameters").and_then(Value::as_array);
+        let own = operation.get("parameters").and_then(Value::as_array);
+        for parameter in shared.into_iter().chain(own).flatten() {
+            let parameter = follow(doc, parameter);
+            found.push(Exemplified::new(doc, format!("{method} {path}, {}", parameter["name"]), parameter));
+        }
+        if let Some(body) = operation.get("requestBody") {
+            for (kind, media) in members(follow(doc, body), "content") {
+                found.push(Exemplified::new(doc, format!("{method} {path}, {kind}"), media));
+            }
+        }
+    }
+    for (place, _, response) in responses(doc) {
+        for (name, header) in members(response, "headers") {
+            found.push(Exemplified::new(doc, format!("{place}, {name}"), follow(doc, header)));
+        }
+        for (kind, media) in members(response, "content") {
+            found.push(Exemplified::new(doc, format!("{place}, {kind}"), media));
+        }
+    }
+    found
 }
 
 /// A schema of OpenAPI 3.0 as JSON Schema draft 4, which it is but for `nullable` and what validates nothing.

@@ -163,13 +163,13 @@ fn etag(owner: Owner, version: Version, asked: &Asked, schema: &Schema) -> Strin
 }
 
 /// Whether `If-None-Match` lists the tag.
-fn lists(headers: &HeaderMap, etag: &str) -> bool {
+pub(super) fn lists(headers: &HeaderMap, etag: &str) -> bool {
     let strong = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
     known.flat_map(|line| line.split(',')).any(|tag| tag.trim() == "*" || strong(tag) == strong(etag))
 }
 
-fn header(text: &str) -> Result<HeaderValue, ApiError> {
+pub(super) fn header(text: &str) -> Result<HeaderValue, ApiError> {
     HeaderValue::from_str(text).map_err(|error| ApiError::Internal(Box::new(error)))
 }
 

@@ -1,13 +1,15 @@
 use std::sync::Arc;
 
-use http::Response;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Answer, ApiError, App, json, off_reactor};
+use super::fetch::{header, lists};
+use super::{Answer, ApiError, App, json, json_bytes, off_reactor};
 use crate::accounts::Caller;
 use crate::config::{AuthMode, Limits, SyncSettings};
+use crate::contract;
 use crate::http::Unavailable;
 use crate::metrics;
 use crate::model::Precision;
@@ -93,9 +95,27 @@ pub async fn metrics(app: Arc<App>, headers: HeaderMap) -> Answer {
     Ok(answer)
 }
 
-/// `GET /openapi.yaml`: the contract itself.
-pub async fn contract() -> Answer {
-    let mut answer = Response::new(include_str!("../../../openapi.yaml").into());
+/// `GET /openapi.json`: the contract of the declared tables.
+pub async fn typed_contract(app: Arc<App>, asked: HeaderMap) -> Answer {
+    let document = match app.contract.get() {
+        Some(document) => document.clone(),
+        None => off_reactor(move || app.contract()).await?,
+    };
+    let known = lists(&asked, &document.etag);
+    let mut answer = json_bytes(if known { Vec::new() } else { document.text.to_vec() });
+    if known {
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        answer.headers_mut().remove(CONTENT_TYPE);
+    }
+    let headers = answer.headers_mut();
+    headers.insert(ETAG, header(&document.etag)?);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    Ok(answer)
+}
+
+/// `GET /openapi.yaml`: the general contract.
+pub async fn general_contract() -> Answer {
+    let mut answer = Response::new(contract::GENERAL.into());
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
     Ok(answer)
 }

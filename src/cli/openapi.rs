@@ -1,0 +1,28 @@
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Done;
+use super::serve::read_schema;
+use crate::contract;
+
+/// Print the API of your tables as OpenAPI 3.0.3, for a generator of clients
+///
+/// A type for each table's rows, new rows, edits, deletions, manifest entries and verdicts. The running server
+/// answers the same at /openapi.json.
+#[derive(Debug, Args)]
+pub(super) struct Openapi {
+    /// File that declares your tables
+    #[arg(long, env = "ROLLCALL_SCHEMA", value_name = "FILE")]
+    schema: PathBuf,
+}
+
+impl Openapi {
+    pub fn run(self) -> Done {
+        let document = contract::typed(&read_schema(&self.schema)?)?;
+        let mut out = std::io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, &document)?;
+        Ok(writeln!(out)?)
+    }
+}
