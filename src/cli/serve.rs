@@ -83,7 +83,8 @@ pub(super) fn open(
     metrics: &Arc<Metrics>,
 ) -> Result<Arc<dyn Storage>, Box<dyn std::error::Error>> {
     let busy_wait = Duration::from_millis(limits.busy_wait_ms);
-    let connections = Connections::open(path, busy_wait, limits.readers_max)?;
+    let connections =
+        Connections::open(path, busy_wait, limits.readers_max)?.queueing(limits.write_queue_max);
     Ok(Arc::new(Sqlite::serve(path, connections, schema, clock.now(), Arc::clone(metrics))?))
 }
 

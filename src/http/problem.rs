@@ -239,6 +239,11 @@ impl From<StorageError> for ApiError {
                 reason: "The database is busy.",
                 retry_after_s: 1,
             },
+            StorageError::QueueFull => Self::Unavailable {
+                code: Unavailable::Busy,
+                reason: "Too many writes are waiting.",
+                retry_after_s: 1,
+            },
             StorageError::Full(_) => Self::Unavailable {
                 code: Unavailable::StorageFull,
                 reason: "The server's disk is full. Reading still works.",

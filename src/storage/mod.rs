@@ -5,7 +5,8 @@
 //! - A reader sees one snapshot, however long it takes and whatever writers do meanwhile.
 //! - A writer holds its owner alone: versions are numbered in the order of commits.
 //! - Work that ends in an error, or panics, leaves nothing behind.
-//! - [`Storage::run_write`] returns after the engine made the work durable.
+//! - [`Storage::run_write`] returns after the engine made the work durable. Work of several owners may become
+//!   durable at once; if that fails, it fails for each of them.
 //!
 //! Everything here blocks; `http` calls it off the reactor.
 
@@ -33,6 +34,9 @@ pub enum StorageError {
     /// Another writer held the engine for longer than `busy_wait_ms`.
     #[error("the database stayed busy")]
     Busy,
+    /// As many writers wait already as may.
+    #[error("too many wait to write")]
+    QueueFull,
     /// The disk, or the database's own limit, is full.
     #[error("the database is full: {0}")]
     Full(String),

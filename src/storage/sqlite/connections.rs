@@ -1,26 +1,26 @@
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, params};
 
 use uuid::Uuid;
 
+use super::group::{self, Done, Group};
 use super::known::Known;
 use super::migrate::{self, migrate};
 use super::{OpenError, accounts, statements, values};
-use crate::model::{DeviceId, Owner, Version};
+use crate::metrics::Metrics;
+use crate::model::{DeviceId, Owner};
 use crate::storage::accounts::{AccountStore, Device, TokenHash, User};
-use crate::storage::{OwnerState, StorageError, StorageResult};
+use crate::storage::{OwnerState, StorageError, StorageResult, not_run};
 
 /// The connections to one SQLite file: one that writes, a pool that reads.
 pub struct Connections {
     /// SQLite admits one writer, so requests queue here and not inside SQLite, where they would poll.
-    writer: Mutex<Connection>,
+    group: Group,
     readers: r2d2::Pool<SqliteConnectionManager>,
-    busy_wait: Duration,
-    pub(super) known: Known,
 }
 
 /// Earlier libraries can corrupt a database in WAL mode (the WAL-reset race, fixed in 3.51.3).
@@ -56,7 +56,7 @@ impl Connections {
             .connection_timeout(busy_wait)
             .build(manager)
             .map_err(OpenError::Pool)?;
-        Ok(Self { writer: Mutex::new(writer), readers, busy_wait, known: Known::new() })
+        Ok(Self { group: Group::new(writer, busy_wait), readers })
     }
 
     /// Opens a file that is there, only to look at it.
@@ -73,10 +73,10 @@ impl Connections {
 
     /// Works with the connection that writes before anyone else does.
     pub(super) fn preparing<T>(
-        &self,
+        &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, OpenError>,
     ) -> Result<T, OpenError> {
-        work(&mut self.writer.lock())
+        work(self.group.conn())
     }
 
     /// Every owner after `after`, by id, at most `owners_max`.
@@ -92,49 +92,45 @@ impl Connections {
         })
     }
 
-    /// Works with the connection that writes, alone.
-    pub(super) fn writing<T>(
-        &self,
-        work: impl FnOnce(&mut Connection) -> StorageResult<T>,
-    ) -> StorageResult<T> {
-        let mut writer = self.writer.try_lock_for(self.busy_wait).ok_or(StorageError::Busy)?;
-        work(&mut writer)
+    /// Works with the connection that writes, outside of any transaction.
+    pub(super) fn outside<T>(&self, work: impl FnOnce(&mut Connection) -> T) -> StorageResult<T> {
+        self.group.outside(work)
     }
 
-    /// Works for an owner in a transaction of its own; `work` says what the owner is afterwards, if that is to
-    /// be kept, and what its version was before.
-    pub(super) fn writing_for(
-        &self,
-        owner: Owner,
-        work: impl FnOnce(&Transaction<'_>) -> StorageResult<Option<(Version, OwnerState)>>,
-    ) -> StorageResult<()> {
-        self.writing(|conn| {
-            // A transaction that begins as a reader can fail at its first write, whatever the busy timeout.
-            let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let _end = Ending(&self.known);
-            self.known.begun(&transaction)?;
-            let kept = work(&transaction)?;
-            self.known.ending();
-            let Some((before, state)) = kept else { return Ok(transaction.rollback()?) };
-            self.known.committing(std::iter::once(owner));
-            let ended = transaction.commit();
-            let moved = [(owner, before, state)];
-            self.known.committed(if ended.is_ok() { &moved } else { &[] });
-            Ok(ended?)
-        })
+    /// Works within a transaction, which others may share. The work may be run again from the start.
+    fn writing<T>(&self, mut work: impl FnMut(&Connection) -> rusqlite::Result<T>) -> StorageResult<T> {
+        let mut result = None;
+        self.group.run(&mut |job| {
+            result = Some(work(job.conn)?);
+            Ok(Done::Keep)
+        })?;
+        result.ok_or_else(not_run)
+    }
+
+    /// Works for an owner, as [`Self::writing`] does.
+    pub(super) fn writing_for(&self, work: group::Work<'_>) -> StorageResult<()> {
+        self.group.run(work)
+    }
+
+    pub(super) fn known(&self) -> &Known {
+        &self.group.known
     }
 
     /// What is known of an owner without a transaction, and not old.
     pub(super) fn known_state(&self, owner: Owner) -> Option<OwnerState> {
-        self.known.get(owner, || {
-            // Whoever writes now looks itself.
-            let Some(writer) = self.writer.try_lock() else { return };
-            // The caller must not wait for a process that recovers the log.
-            let looked = writer.busy_timeout(Duration::ZERO).and_then(|()| self.known.look(&writer));
-            if let Err(error) = looked.and(writer.busy_timeout(self.busy_wait)) {
-                tracing::debug!(%error, "could not look whether another process wrote");
-            }
-        })
+        self.group.known_state(owner)
+    }
+
+    /// Lets at most so many writers wait; further ones are refused.
+    #[must_use]
+    pub fn queueing(mut self, writers_max: usize) -> Self {
+        self.group.queue_max = writers_max;
+        self
+    }
+
+    /// Counts commits, and who waits for them.
+    pub(super) fn count(&mut self, metrics: Arc<Metrics>) {
+        self.group.metrics = metrics;
     }
 
     /// Works with a connection that reads.
@@ -149,7 +145,7 @@ impl Connections {
 
 impl AccountStore for Connections {
     fn add_user(&self, user: &User) -> StorageResult<bool> {
-        self.writing(|conn| Ok(accounts::add_user(conn, user)?))
+        self.writing(|conn| accounts::add_user(conn, user))
     }
 
     fn user(&self, email: &str) -> StorageResult<Option<User>> {
@@ -161,15 +157,15 @@ impl AccountStore for Connections {
     }
 
     fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()> {
-        self.writing(|conn| Ok(accounts::set_password_hash(conn, user, hash)?))
+        self.writing(|conn| accounts::set_password_hash(conn, user, hash))
     }
 
     fn remove_user(&self, email: &str) -> StorageResult<bool> {
-        self.writing(|conn| Ok(accounts::remove_user(conn, email)?))
+        self.writing(|conn| accounts::remove_user(conn, email))
     }
 
     fn put_device(&self, device: &Device, token: &TokenHash) -> StorageResult<bool> {
-        self.writing(|conn| Ok(accounts::put_device(conn, device, token)?))
+        self.writing(|conn| accounts::put_device(conn, device, token))
     }
 
     fn device(&self, token: &TokenHash) -> StorageResult<Option<Device>> {
@@ -181,16 +177,7 @@ impl AccountStore for Connections {
     }
 
     fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {
-        self.writing(|conn| Ok(accounts::remove_device(conn, user, device)?))
-    }
-}
-
-/// Notes the end of a transaction, however it ends.
-struct Ending<'a>(&'a Known);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.ending();
+        self.writing(|conn| accounts::remove_device(conn, user, device))
     }
 }
 

@@ -6,6 +6,7 @@ mod accounts;
 mod backup;
 mod connections;
 mod ddl;
+mod group;
 mod held;
 mod known;
 mod migrate;
@@ -31,6 +32,7 @@ use super::{
 use crate::metrics::Metrics;
 use crate::model::{Fence, Owner, Timestamp};
 use crate::schema::Schema;
+use group::Done;
 use statements::Statements;
 use txn::Txn;
 
@@ -44,7 +46,6 @@ pub struct Sqlite {
     schema: Arc<Schema>,
     statements: Statements,
     first_fence: Fence,
-    metrics: Arc<Metrics>,
     /// Held while the server runs: a second one on the same file would give out the same fences.
     _served: File,
 }
@@ -133,13 +134,14 @@ impl Sqlite {
     /// - Errors: [`OpenError`]; the file is then as it was.
     pub fn serve(
         path: &Path,
-        connections: Connections,
+        mut connections: Connections,
         schema: Arc<Schema>,
         now: Timestamp,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
         let served = lock(path)?;
         let (ids, start) = connections.preparing(|conn| prepare(conn, path, &schema, now))?;
+        connections.count(Arc::clone(&metrics));
         let wal = beside(path, "-wal");
         metrics.at_scrape(move |metrics| {
             let bytes = std::fs::metadata(&wal).map_or(0, |file| file.len());
@@ -150,7 +152,6 @@ impl Sqlite {
             statements: Statements::new(&schema, &ids),
             schema,
             first_fence: Fence(start * Self::FENCES_PER_S),
-            metrics,
             _served: served,
         })
     }
@@ -190,10 +191,10 @@ impl Drop for Sqlite {
     /// Leaves everything in the one file, so that a copy of it is whole. SQLite does so when the last
     /// connection closes, but the pool may be opening one right then.
     fn drop(&mut self) {
-        let moved = self.connections.writing(|conn| {
-            Ok(conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))?)
+        let moved = self.connections.outside(|conn| {
+            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
         });
-        match moved {
+        match moved.and_then(|moved| Ok(moved?)) {
             Ok(false) => {}
             // Another program reads. Nothing is lost: the next one to open the file goes on from the log.
             Ok(true) => tracing::info!("the write-ahead log stays, since another program uses the database"),
@@ -276,7 +277,7 @@ fn table_id(conn: &Connection, name: &str) -> rusqlite::Result<i64> {
 impl Storage for Sqlite {
     fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
         self.connections.reading(|conn| {
-            let known = &self.connections.known;
+            let known = self.connections.known();
             let mark = known.mark();
             // The first statement fixes the snapshot; dropping the transaction ends it.
             let transaction = conn.transaction()?;
@@ -287,22 +288,14 @@ impl Storage for Sqlite {
     }
 
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
-        let mut commits = false;
-        self.connections.writing_for(owner, |transaction| {
-            let mut txn = Txn::begin_write(transaction, &self.schema, &self.statements, owner)?;
+        self.connections.writing_for(&mut |job| {
+            let mut txn = Txn::begin_write(job, &self.schema, &self.statements, owner)?;
             let before = txn.state().version;
             Ok(match work(&mut txn)? {
-                Outcome::Commit => {
-                    commits = true;
-                    Some((before, txn.state()))
-                }
-                Outcome::Undo => None,
+                Outcome::Commit => Done::Move((owner, before, txn.state())),
+                Outcome::Undo => Done::Undo,
             })
-        })?;
-        if commits {
-            self.metrics.committed(1);
-        }
-        Ok(())
+        })
     }
 
     /// - Bounds: a commit of this process is known once it is durable; one of another process that writes to
@@ -313,7 +306,7 @@ impl Storage for Sqlite {
 
     /// Only the server that has the file moves versions, so there is nobody else to hear of.
     fn on_moved(&self, told: Told) {
-        self.connections.known.tell(told);
+        self.connections.known().tell(told);
     }
 
     fn ready(&self) -> StorageResult<()> {

@@ -1,5 +1,6 @@
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
+use super::group::Done;
 use super::{Connections, statements, txn, values};
 use crate::model::{Owner, RowKey, Timestamp, Version};
 use crate::storage::{Forgetful, OwnerState, PurgeTerms, Purged, StorageResult};
@@ -19,11 +20,12 @@ impl Forgetful for Connections {
 
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
         let mut purged = Purged::default();
-        self.writing_for(owner, |transaction| {
-            let Some((id, mut state)) = txn::known(transaction, owner)? else { return Ok(None) };
+        self.writing_for(&mut |job| {
+            job.takes_long()?;
+            let Some((id, mut state)) = txn::known(job.conn, owner)? else { return Ok(Done::Undo) };
             let before = state.version;
-            purged = purge(transaction, id, &mut state, terms, rows_max)?;
-            Ok(Some((before, state)))
+            purged = purge(job.conn, id, &mut state, terms, rows_max)?;
+            Ok(Done::Move((owner, before, state)))
         })?;
         Ok(purged)
     }
@@ -31,17 +33,17 @@ impl Forgetful for Connections {
 
 /// Forgets what is old, and raises the horizon of `state` over what a cursor can no longer be told.
 pub(super) fn purge(
-    transaction: &Transaction<'_>,
+    conn: &Connection,
     owner: i64,
     state: &mut OwnerState,
     terms: &PurgeTerms,
     rows_max: usize,
 ) -> StorageResult<Purged> {
     let mut purged = Purged::default();
-    let until = forgettable(transaction, owner, state, terms)?;
+    let until = forgettable(conn, owner, state, terms)?;
     let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
     let old: Vec<(i64, RowKey, Version)> = {
-        let mut statement = transaction.prepare_cached(statements::OLD_TOMBSTONES)?;
+        let mut statement = conn.prepare_cached(statements::OLD_TOMBSTONES)?;
         let rows = statement.query_map(params![owner, until.0.cast_signed(), limit], |row| {
             Ok((row.get(0)?, values::key(row.get_ref(1)?)?, Version(row.get::<_, i64>(2)?.cast_unsigned())))
         })?;
@@ -51,15 +53,13 @@ pub(super) fn purge(
     let mut horizon = state.horizon;
     for (tbl, key, version) in &old {
         let key = key.0.as_bytes();
-        transaction.prepare_cached(statements::FORGET_HISTORY)?.execute(params![owner, tbl, key])?;
-        transaction.prepare_cached(statements::FORGET_ENTRY)?.execute(params![owner, tbl, key])?;
+        conn.prepare_cached(statements::FORGET_HISTORY)?.execute(params![owner, tbl, key])?;
+        conn.prepare_cached(statements::FORGET_ENTRY)?.execute(params![owner, tbl, key])?;
         horizon = horizon.max(*version);
     }
     if horizon != state.horizon {
         // In this very transaction: a reader either finds the tombstones or is told that it came too late.
-        transaction
-            .prepare_cached(statements::RAISE_HORIZON)?
-            .execute(params![owner, horizon.0.cast_signed()])?;
+        conn.prepare_cached(statements::RAISE_HORIZON)?.execute(params![owner, horizon.0.cast_signed()])?;
         state.horizon = horizon;
     }
     purged.tombstones = old.len() as u64;
@@ -67,12 +67,12 @@ pub(super) fn purge(
         (statements::FORGET_CONFLICTS, terms.conflicts_before),
         (statements::FORGET_OLD_ANSWERS, terms.answers_before),
     ] {
-        let forgotten = transaction.prepare_cached(sql)?.execute(params![owner, before.ms(), limit])?;
+        let forgotten = conn.prepare_cached(sql)?.execute(params![owner, before.ms(), limit])?;
         purged.records += forgotten as u64;
         purged.more |= forgotten == rows_max;
     }
     let forget = |sql: &str, before: i64| -> StorageResult<usize> {
-        Ok(transaction.prepare_cached(sql)?.execute(params![owner, before])?)
+        Ok(conn.prepare_cached(sql)?.execute(params![owner, before])?)
     };
     forget(statements::FORGET_DEVICES, terms.devices_before.ms())?;
     forget(statements::FORGET_DAYS, day(terms.tombstones_before))?;
@@ -81,19 +81,19 @@ pub(super) fn purge(
 
 /// The last version whose tombstones are old enough and were seen by every device that lives.
 fn forgettable(
-    transaction: &Transaction<'_>,
+    conn: &Connection,
     owner: i64,
     state: &OwnerState,
     terms: &PurgeTerms,
 ) -> StorageResult<Version> {
     // What was written before the first day that counts as young is old; if nothing was since, all is.
-    let old: Option<i64> = transaction
+    let old: Option<i64> = conn
         .prepare_cached(statements::VERSION_BEFORE_DAY)?
         .query_row(params![owner, day(terms.tombstones_before)], |row| row.get(0))
         .optional()?;
     let old = old.map_or(state.version, |version| Version(version.cast_unsigned()));
     // A cursor below the horizon has expired: its device fetches everything, and holds nothing back.
-    let seen: Option<i64> = transaction
+    let seen: Option<i64> = conn
         .prepare_cached(statements::ACKNOWLEDGED_BY_ALL)?
         .query_row(params![owner, terms.devices_before.ms(), state.horizon.0.cast_signed()], |row| {
             row.get(0)

@@ -1,7 +1,7 @@
 //! What is kept beside the rows: states that were replaced, conflicts, answers given.
 
 use rusqlite::types::{FromSqlError, ValueRef};
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::statements::{self, Statements};
@@ -14,7 +14,7 @@ use crate::storage::{Conflict, GivenAnswer, Side, StorageResult, WantedConflicts
 
 /// The records of one owner.
 pub(super) struct Records<'a> {
-    pub transaction: &'a Transaction<'a>,
+    pub conn: &'a Connection,
     pub schema: &'a Schema,
     pub statements: &'a Statements,
     pub owner: i64,
@@ -28,8 +28,8 @@ impl Records<'_> {
         states_max: usize,
     ) -> StorageResult<()> {
         let tbl = self.statements.of(table.id).id;
-        let mut remember = self.transaction.prepare_cached(statements::REMEMBER)?;
-        let mut forget = self.transaction.prepare_cached(statements::FORGET_STATES)?;
+        let mut remember = self.conn.prepare_cached(statements::REMEMBER)?;
+        let mut forget = self.conn.prepare_cached(statements::FORGET_STATES)?;
         for (key, row) in rows {
             let Some(values) = &row.values else { continue };
             let key = key.0.as_bytes();
@@ -44,7 +44,7 @@ impl Records<'_> {
 
     pub fn earlier(&self, table: &Table, key: RowKey) -> StorageResult<Vec<EarlierState>> {
         let tbl = self.statements.of(table.id).id;
-        let mut statement = self.transaction.prepare_cached(statements::STATES)?;
+        let mut statement = self.conn.prepare_cached(statements::STATES)?;
         let states = statement.query_map(params![self.owner, tbl, key.0.as_bytes()], |row| {
             Ok(EarlierState {
                 version: Version(row.get::<_, i64>(0)?.cast_unsigned()),
@@ -59,7 +59,7 @@ impl Records<'_> {
     pub fn note_conflict(&self, conflict: &Conflict) -> StorageResult<()> {
         let table = self.schema.at(conflict.table);
         let side = |side: &Side| side.values.as_ref().map(|values| write_columns(table, values));
-        self.transaction.prepare_cached(statements::NOTE_CONFLICT)?.execute(params![
+        self.conn.prepare_cached(statements::NOTE_CONFLICT)?.execute(params![
             self.owner,
             conflict.id.as_bytes(),
             conflict.at.ms(),
@@ -79,7 +79,7 @@ impl Records<'_> {
     }
 
     pub fn note_restored(&self, id: Uuid, at: Timestamp) -> StorageResult<()> {
-        let mut statement = self.transaction.prepare_cached(statements::NOTE_RESTORED)?;
+        let mut statement = self.conn.prepare_cached(statements::NOTE_RESTORED)?;
         statement.execute(params![self.owner, id.as_bytes(), at.ms()])?;
         Ok(())
     }
@@ -88,7 +88,7 @@ impl Records<'_> {
         let (at, id) = wanted.after.map_or((i64::MAX, Uuid::max()), |(at, id)| (at.ms(), id));
         let tbl = wanted.table.map(|table| self.statements.of(table).id);
         let key = wanted.key.as_ref().map(|key| key.0.as_bytes());
-        let mut statement = self.transaction.prepare_cached(statements::CONFLICTS)?;
+        let mut statement = self.conn.prepare_cached(statements::CONFLICTS)?;
         let rows = statement
             .query_map(params![self.owner, at, id.as_bytes(), tbl, key], |row| self.conflict_of(row))?;
         let of_declared_tables = rows.filter_map(Result::transpose);
@@ -96,7 +96,7 @@ impl Records<'_> {
     }
 
     pub fn conflict(&self, id: Uuid) -> StorageResult<Option<Conflict>> {
-        let mut statement = self.transaction.prepare_cached(statements::CONFLICT)?;
+        let mut statement = self.conn.prepare_cached(statements::CONFLICT)?;
         Ok(statement
             .query_row(params![self.owner, id.as_bytes()], |row| self.conflict_of(row))
             .optional()?
@@ -140,7 +140,7 @@ impl Records<'_> {
     }
 
     pub fn given_answer(&self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
-        let mut statement = self.transaction.prepare_cached(statements::ANSWER)?;
+        let mut statement = self.conn.prepare_cached(statements::ANSWER)?;
         let answer = statement.query_row(params![self.owner, device.0.as_bytes(), key], |row| {
             Ok(GivenAnswer {
                 body_hash: row.get(0)?,
@@ -160,7 +160,7 @@ impl Records<'_> {
         answers_max: usize,
     ) -> StorageResult<()> {
         let device = device.0.as_bytes();
-        self.transaction.prepare_cached(statements::KEEP_ANSWER)?.execute(params![
+        self.conn.prepare_cached(statements::KEEP_ANSWER)?.execute(params![
             self.owner,
             device,
             key,
@@ -170,7 +170,7 @@ impl Records<'_> {
             answer.body,
         ])?;
         let others_max = answers_max.saturating_sub(1) as i64;
-        self.transaction
+        self.conn
             .prepare_cached(statements::FORGET_ANSWERS)?
             .execute(params![self.owner, device, key, others_max])?;
         Ok(())

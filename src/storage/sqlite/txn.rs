@@ -1,6 +1,7 @@
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
+use super::group::Job;
 use super::purge;
 use super::records::Records;
 use super::statements::{self, Statements, TableStatements};
@@ -13,9 +14,14 @@ use crate::storage::{
     StorageResult, WantedConflicts, WriteTxn,
 };
 
+/// Work that begins with so many rows of a table takes a few milliseconds, longer than others should wait for it.
+const LONG_KEYS: usize = 100;
+
 /// One owner's rows inside one SQLite transaction.
 pub(super) struct Txn<'a> {
-    transaction: &'a Transaction<'a>,
+    conn: &'a Connection,
+    /// What it is a part of, if it writes.
+    job: Option<&'a Job<'a>>,
     schema: &'a Schema,
     statements: &'a Statements,
     /// The owner's number; `None` while nothing was ever written for it.
@@ -25,34 +31,34 @@ pub(super) struct Txn<'a> {
 
 impl<'a> Txn<'a> {
     pub fn begin_read(
-        transaction: &'a Transaction<'a>,
+        conn: &'a Connection,
         schema: &'a Schema,
         statements: &'a Statements,
         owner: Owner,
     ) -> StorageResult<Self> {
-        let (owner, state) = match known(transaction, owner)? {
+        let (owner, state) = match known(conn, owner)? {
             Some((id, state)) => (Some(id), state),
             None => {
-                let epoch = transaction.prepare_cached(statements::EPOCH)?.query_row([], |row| row.get(0))?;
+                let epoch = conn.prepare_cached(statements::EPOCH)?.query_row([], |row| row.get(0))?;
                 let first = Version::first(epoch);
                 (None, OwnerState { version: first, horizon: first, rows: 0, bytes: 0, seed: None })
             }
         };
-        Ok(Self { transaction, schema, statements, owner, state })
+        Ok(Self { conn, job: None, schema, statements, owner, state })
     }
 
     pub fn begin_write(
-        transaction: &'a Transaction<'a>,
+        job: &'a Job<'a>,
         schema: &'a Schema,
         statements: &'a Statements,
         owner: Owner,
     ) -> StorageResult<Self> {
-        let mut txn = Self::begin_read(transaction, schema, statements, owner)?;
+        let mut txn = Self { job: Some(job), ..Self::begin_read(job.conn, schema, statements, owner)? };
         if txn.owner.is_none() {
             let first = txn.state.version.0.cast_signed();
             let mut seed = [0; 16];
             getrandom::fill(&mut seed).map_err(|error| StorageError::Engine(Box::new(error)))?;
-            let mut add = transaction.prepare_cached(statements::ADD_OWNER)?;
+            let mut add = job.conn.prepare_cached(statements::ADD_OWNER)?;
             let id = add.query_row(params![owner.0.as_bytes(), first, seed], |row| row.get(0))?;
             (txn.owner, txn.state.seed) = (Some(id), Some(Seed(seed)));
         }
@@ -65,8 +71,8 @@ impl<'a> Txn<'a> {
 
     /// What is kept beside the rows; `None` while nothing was ever written for the owner.
     fn records(&self) -> Option<Records<'a>> {
-        let Self { transaction, schema, statements, owner, .. } = *self;
-        Some(Records { transaction, schema, statements, owner: owner? })
+        let Self { conn, schema, statements, owner, .. } = *self;
+        Some(Records { conn, schema, statements, owner: owner? })
     }
 
     /// The same, inside a write: its owner is there.
@@ -77,17 +83,13 @@ impl<'a> Txn<'a> {
     /// The number of a device, made if it has none.
     fn device(&self, device: DeviceId) -> StorageResult<i64> {
         let bytes = device.0.as_bytes();
-        let known = self
-            .transaction
-            .prepare_cached(statements::DEVICE)?
-            .query_row([bytes], |row| row.get(0))
-            .optional()?;
+        let known =
+            self.conn.prepare_cached(statements::DEVICE)?.query_row([bytes], |row| row.get(0)).optional()?;
         match known {
             Some(id) => Ok(id),
-            None => Ok(self
-                .transaction
-                .prepare_cached(statements::ADD_DEVICE)?
-                .query_row([bytes], |row| row.get(0))?),
+            None => {
+                Ok(self.conn.prepare_cached(statements::ADD_DEVICE)?.query_row([bytes], |row| row.get(0))?)
+            }
         }
     }
 }
@@ -109,7 +111,7 @@ impl ReadTxn for Txn<'_> {
         // Every key is greater than the empty blob.
         let after = after.as_ref().map_or(&[][..], |key| key.0.as_bytes());
         let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
-        let mut statement = self.transaction.prepare_cached(statements::MANIFEST)?;
+        let mut statement = self.conn.prepare_cached(statements::MANIFEST)?;
         let mut rows = statement.query(params![owner, sql.id, after, rows_max])?;
         while let Some(row) = rows.next()? {
             let key = values::key(row.get_ref(0)?).map_err(rusqlite::Error::from)?;
@@ -119,9 +121,12 @@ impl ReadTxn for Txn<'_> {
     }
 
     fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>> {
+        if let Some(job) = self.job.filter(|_| keys.len() > LONG_KEYS) {
+            job.takes_long()?;
+        }
         let Some(owner) = self.owner else { return Ok(vec![None; keys.len()]) };
         let (declared, sql) = self.table(table);
-        let mut statement = self.transaction.prepare_cached(&sql.load)?;
+        let mut statement = self.conn.prepare_cached(&sql.load)?;
         keys.iter()
             .map(|key| {
                 let row = statement
@@ -133,7 +138,7 @@ impl ReadTxn for Txn<'_> {
 
     fn digests(&mut self) -> StorageResult<Vec<Digest>> {
         let mut digests = vec![Digest::default(); self.schema.tables().len()];
-        let mut statement = self.transaction.prepare_cached(statements::DIGESTS)?;
+        let mut statement = self.conn.prepare_cached(statements::DIGESTS)?;
         let mut rows = statement.query([self.owner])?;
         while let Some(row) = rows.next()? {
             if let Some(place) = self.statements.table(row.get(0)?) {
@@ -151,7 +156,7 @@ impl ReadTxn for Txn<'_> {
             None => (i64::MAX, &[][..]),
         };
         let (after, upto) = (after.version.0.cast_signed(), upto.0.cast_signed());
-        let mut statement = self.transaction.prepare_cached(statements::CHANGES)?;
+        let mut statement = self.conn.prepare_cached(statements::CHANGES)?;
         let mut rows = statement.query(params![owner, after, tbl, key, upto])?;
         while let Some(row) = rows.next()? {
             let Some(place) = self.statements.table(row.get(ENTRY_COLUMNS)?) else { continue };
@@ -194,7 +199,7 @@ impl ReadTxn for Txn<'_> {
         let (_, sql) = self.table(table);
         let Some(sql) = &sql.referring[column] else { return Ok(Vec::new()) };
         let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
-        let mut statement = self.transaction.prepare_cached(sql)?;
+        let mut statement = self.conn.prepare_cached(sql)?;
         let keys = statement.query_map(params![self.owner, parent.0.as_bytes(), rows_max], |row| {
             Ok(values::key(row.get_ref(0)?)?)
         })?;
@@ -208,9 +213,9 @@ impl WriteTxn for Txn<'_> {
         let (_, sql) = self.table(table);
         // Nearly always all rows of a batch were made and changed by the device that sends it.
         let mut known = (first.changed_by, self.device(first.changed_by)?);
-        let mut entry = self.transaction.prepare_cached(statements::PUT_ENTRY)?;
-        let mut put = self.transaction.prepare_cached(&sql.put)?;
-        let mut remove = self.transaction.prepare_cached(&sql.remove)?;
+        let mut entry = self.conn.prepare_cached(statements::PUT_ENTRY)?;
+        let mut put = self.conn.prepare_cached(&sql.put)?;
+        let mut remove = self.conn.prepare_cached(&sql.remove)?;
         for (key, row) in rows {
             let key = key.0.as_bytes();
             if row.changed_by != known.0 {
@@ -254,9 +259,9 @@ impl WriteTxn for Txn<'_> {
         now: Timestamp,
     ) -> StorageResult<()> {
         let before = self.state.version.0.cast_signed();
-        let mut date = self.transaction.prepare_cached(statements::DATE)?;
+        let mut date = self.conn.prepare_cached(statements::DATE)?;
         date.execute(params![self.owner, purge::day(now), before])?;
-        let mut put = self.transaction.prepare_cached(statements::PUT_DIGEST)?;
+        let mut put = self.conn.prepare_cached(statements::PUT_DIGEST)?;
         for (table, digest) in digests {
             let (count, root) = (digest.count.cast_signed(), digest.root.cast_signed());
             put.execute(params![self.owner, self.statements.of(*table).id, count, root])?;
@@ -292,26 +297,27 @@ impl WriteTxn for Txn<'_> {
     }
 
     fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {
-        let mut statement = self.transaction.prepare_cached(statements::ACKNOWLEDGE)?;
+        let mut statement = self.conn.prepare_cached(statements::ACKNOWLEDGE)?;
         statement.execute(params![self.owner, device.0.as_bytes(), version.0.cast_signed(), now.ms()])?;
         Ok(())
     }
 
     fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
-        let mut statement = self.transaction.prepare_cached(statements::FORGET_DEVICE)?;
+        let mut statement = self.conn.prepare_cached(statements::FORGET_DEVICE)?;
         statement.execute(params![self.owner, device.0.as_bytes()])?;
         Ok(())
     }
 
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
         let owner = self.own_records()?.owner;
-        purge::purge(self.transaction, owner, &mut self.state, terms, rows_max)
+        self.job.map_or(Ok(()), Job::takes_long)?;
+        purge::purge(self.conn, owner, &mut self.state, terms, rows_max)
     }
 }
 
 impl Txn<'_> {
     fn put_state(&mut self, state: OwnerState) -> StorageResult<()> {
-        self.transaction.prepare_cached(statements::ADVANCE_OWNER)?.execute(params![
+        self.conn.prepare_cached(statements::ADVANCE_OWNER)?.execute(params![
             self.owner,
             state.version.0.cast_signed(),
             state.horizon.0.cast_signed(),
@@ -324,17 +330,14 @@ impl Txn<'_> {
 
     /// The columns of a live row.
     fn values(&self, owner: i64, table: &Table, key: RowKey) -> StorageResult<Vec<Value>> {
-        let mut statement = self.transaction.prepare_cached(&self.statements.of(table.id).values)?;
+        let mut statement = self.conn.prepare_cached(&self.statements.of(table.id).values)?;
         Ok(statement.query_row(params![owner, key.0.as_bytes()], |row| columns(table, row, 1))?)
     }
 }
 
 /// The number and the state of an owner; `None` while nothing was ever written for it.
-pub(super) fn known(
-    transaction: &Transaction<'_>,
-    owner: Owner,
-) -> rusqlite::Result<Option<(i64, OwnerState)>> {
-    let mut statement = transaction.prepare_cached(statements::OWNER)?;
+pub(super) fn known(conn: &Connection, owner: Owner) -> rusqlite::Result<Option<(i64, OwnerState)>> {
+    let mut statement = conn.prepare_cached(statements::OWNER)?;
     statement.query_row([owner.0.as_bytes()], |row| Ok((row.get(0)?, state(row)?))).optional()
 }
 

@@ -1,0 +1,137 @@
+//! Work of many owners at once: it may become durable together, and is each one's own.
+
+use std::sync::Mutex;
+
+use super::*;
+
+/// Goal: work that ends badly leaves nothing and harms nobody beside it; what was acknowledged is there, under
+/// versions without a gap. Method: threads of eight owners, two for each, whose work ends in every way.
+#[test]
+fn work_of_many_owners_at_once_is_each_ones_own() {
+    on_every_engine(|ground| {
+        let (parents, children) = (ground.table("parents"), ground.table("children"));
+        let moved = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&moved);
+        ground.storage.on_moved(Arc::new(move |owner, version| told.lock().unwrap().push((owner, version))));
+        let kept: Vec<(Owner, u128, Version)> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..16_u128)
+                .map(|thread| {
+                    scope.spawn(move || {
+                        let owner = owner(thread % 8 + 1);
+                        let mut kept = Vec::new();
+                        for round in 0..30 {
+                            let n = thread * 1_000 + round;
+                            let mut written = Version(0);
+                            let ended = catch_unwind(AssertUnwindSafe(|| {
+                                ground.storage.run_write(owner, &mut |txn| {
+                                    let next = txn.state().version.next();
+                                    let rows = [(key(n), parent(next, "x"))];
+                                    txn.put(parents, &by_reference(&rows))?;
+                                    advance(txn, next)?;
+                                    written = next;
+                                    match (thread + round) % 7 {
+                                        0 => Ok(Outcome::Undo),
+                                        1 => Err(StorageError::Busy),
+                                        2 if round % 3 == 0 => panic!("for the test"),
+                                        3 if round % 3 == 0 => {
+                                            let dangling = [(key(n), child(next, Some(999_999), None))];
+                                            txn.put(children, &by_reference(&dangling))?;
+                                            Ok(Outcome::Commit)
+                                        }
+                                        _ => Ok(Outcome::Commit),
+                                    }
+                                })
+                            }));
+                            let is_kept = match (thread + round) % 7 {
+                                0 => {
+                                    assert!(matches!(ended, Ok(Ok(()))));
+                                    false
+                                }
+                                1 => {
+                                    assert!(matches!(ended, Ok(Err(StorageError::Busy))));
+                                    false
+                                }
+                                2 if round % 3 == 0 => {
+                                    assert!(ended.is_err());
+                                    false
+                                }
+                                3 if round % 3 == 0 => {
+                                    assert!(matches!(ended, Ok(Err(StorageError::Engine(_)))), "{ended:?}");
+                                    false
+                                }
+                                _ => {
+                                    assert!(matches!(ended, Ok(Ok(()))), "{ended:?}");
+                                    true
+                                }
+                            };
+                            if is_kept {
+                                let held = ground.load(owner, "parents", &[n]);
+                                assert_eq!(held[0].as_ref().map(|row| row.version), Some(written));
+                                kept.push((owner, n, written));
+                            }
+                        }
+                        kept
+                    })
+                })
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        for n in 1..=8 {
+            let owner = owner(n);
+            let mut versions: Vec<_> =
+                kept.iter().filter(|kept| kept.0 == owner).map(|kept| kept.2).collect();
+            versions.sort_unstable();
+            let expected: Vec<_> = (2..2 + versions.len() as u64).map(Version).collect();
+            assert_eq!(versions, expected, "no version was given twice, none is missing");
+            assert_eq!(ground.state(owner).version, *versions.last().unwrap());
+            assert_eq!(ground.titles(owner).len(), versions.len(), "and nothing else is there");
+            let until = std::time::Instant::now() + Duration::from_secs(10);
+            let heard = || -> Vec<_> {
+                let moved = moved.lock().unwrap();
+                moved.iter().filter(|moved| moved.0 == owner).map(|moved| moved.1).collect()
+            };
+            while heard().len() < expected.len() && std::time::Instant::now() < until {
+                std::thread::yield_now();
+            }
+            assert_eq!(heard(), expected);
+        }
+    });
+}
+
+/// Whoever writes much must neither hold up those who came before nor lose what it did.
+#[test]
+fn work_with_many_rows_goes_well_beside_small_work() {
+    on_every_engine(|ground| {
+        let parents = ground.table("parents");
+        std::thread::scope(|scope| {
+            for thread in 0..6_u128 {
+                scope.spawn(move || {
+                    for round in 0..10 {
+                        let owner = owner(thread);
+                        if thread % 3 > 0 {
+                            ground.write(owner, &[(round, "small")]);
+                            continue;
+                        }
+                        let keys: Vec<_> = (0..300).map(|n| key(round * 1_000 + n)).collect();
+                        ground
+                            .storage
+                            .write(owner, |txn| {
+                                assert!(txn.load(parents, &keys)?.iter().all(Option::is_none));
+                                let next = txn.state().version.next();
+                                let rows: Vec<_> =
+                                    keys.iter().map(|key| (*key, parent(next, "much"))).collect();
+                                txn.put(parents, &by_reference(&rows))?;
+                                advance(txn, next)
+                            })
+                            .unwrap();
+                    }
+                });
+            }
+        });
+        for thread in 0..6 {
+            let rows = if thread % 3 > 0 { 10 } else { 3_000 };
+            assert_eq!(ground.titles(owner(thread)).len(), rows);
+            assert_eq!(ground.state(owner(thread)).version, Version(11));
+        }
+    });
+}
