@@ -1,5 +1,7 @@
 //! The change feed: what changed since a device's cursor, in the very sets that phase 2 takes.
 
+use std::ops::ControlFlow;
+
 use crate::model::{DeviceId, RowKey, Stored, Version};
 use crate::reconcile::{Net, net};
 use crate::schema::TableId;
@@ -39,6 +41,8 @@ pub struct Asked<'a> {
     pub tables: &'a [TableId],
     /// Tell at most so many rows.
     pub rows_max: usize,
+    /// Tell no more rows once those told have so many bytes, about.
+    pub bytes_max: usize,
 }
 
 impl Feed {
@@ -72,14 +76,14 @@ pub fn check(state: OwnerState, cursor: Option<Version>) -> Result<(), Expired> 
 /// Tells one page of a feed; gives the feed to go on with, or `None` after the last page.
 ///
 /// - Shape: `each` gets the rows by version, then table, then key; a deleted row as its tombstone.
-/// - Bounds: at most `rows_max` rows are told.
+/// - Bounds: at most `rows_max` rows are told, and none after `each` said to pause.
 pub fn run(
     txn: &mut dyn ReadTxn,
     feed: Feed,
     asked: &Asked<'_>,
-    each: &mut dyn FnMut(Net, TableId, RowKey, Stored),
+    each: &mut dyn FnMut(Net, TableId, RowKey, Stored) -> ControlFlow<()>,
 ) -> StorageResult<Option<Feed>> {
-    let mut left = asked.rows_max.max(1);
+    let (mut left, mut bytes_left) = (asked.rows_max.max(1), asked.bytes_max);
     let mut told = feed.told;
     let mut more = false;
     txn.changes(feed.told, feed.upto, &mut |table, key, row| {
@@ -92,7 +96,11 @@ pub fn run(
         told = ChangeMark { version: row.version, within: Some((table, key)) };
         if let Some(change) = change {
             left -= 1;
-            each(change, table, key, row);
+            bytes_left = bytes_left.saturating_sub(row.weight());
+            let enough = each(change, table, key, row).is_break() || bytes_left == 0;
+            if enough {
+                left = 0; // whether this was the last one is still to be seen
+            }
         }
         true
     })?;

@@ -40,6 +40,10 @@ pub struct Settings {
 
     #[command(flatten)]
     #[allow(missing_docs)] // clap would print it as help of the first flag
+    pub memory: MemorySettings,
+
+    #[command(flatten)]
+    #[allow(missing_docs)] // clap would print it as help of the first flag
     pub http: HttpSettings,
 
     #[command(flatten)]
@@ -60,6 +64,7 @@ impl Default for Settings {
             log: "info".into(),
             sync: SyncSettings::default(),
             limits: Limits::default(),
+            memory: MemorySettings::default(),
             http: HttpSettings::default(),
             auth: AuthSettings::default(),
             operator: OperatorSettings::default(),
@@ -111,6 +116,8 @@ numeric_settings! {
         mass_delete_rows: usize = 50, env "ROLLCALL_MASS_DELETE_ROWS";
         /// Rows on a page of `/changes` and of `pull`; some 2 MB of JSON
         changes_rows_max: usize = 5_000, env "ROLLCALL_CHANGES_ROWS_MAX";
+        /// Rows on a page of `/changes` and of `pull`, bytes in memory; the page ends with the row that passes it
+        changes_bytes_max: usize = 8_388_608, env "ROLLCALL_CHANGES_BYTES_MAX";
         /// Conflicts on a page of `/conflicts`
         conflicts_rows_max: usize = 100, env "ROLLCALL_CONFLICTS_ROWS_MAX";
         /// Life of an answer kept under an `Idempotency-Key`, hours; a phone may be off overnight
@@ -180,6 +187,14 @@ numeric_settings! {
     }
 }
 
+numeric_settings! {
+    /// What the server keeps in memory so as not to work twice.
+    MemorySettings, "Memory" {
+        /// Answers kept ready, bytes: roll calls by owner and version, of owners with less than half of it; 0 keeps none
+        ready_bytes_max: usize = 33_554_432, env "ROLLCALL_READY_BYTES_MAX";
+    }
+}
+
 /// What the server says to browsers and proxies.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "HTTP")]
@@ -213,6 +228,15 @@ pub struct AuthSettings {
     /// How long a device's token is good, days; an app that was offline for long should not need its user
     #[arg(long, env = "ROLLCALL_TOKEN_DAYS", value_name = "N", default_value_t = 365)]
     pub token_days: u32,
+
+    /// Tokens whose callers are kept in memory; one takes some 300 bytes, and spares a look into the database
+    #[arg(long, env = "ROLLCALL_TOKENS_KNOWN_MAX", value_name = "N", default_value_t = 10_000)]
+    pub tokens_known_max: usize,
+
+    /// How long a token is good without another look, s: that long one may live on that `rollcall account`
+    /// took back beside the running server
+    #[arg(long, env = "ROLLCALL_TOKEN_KNOWN_S", value_name = "N", default_value_t = 5)]
+    pub token_known_s: u32,
 
     /// File with the HS256 secret of `jwt` tokens, at least 32 bytes
     #[arg(long, env = "ROLLCALL_JWT_SECRET_FILE", value_name = "FILE")]
@@ -249,6 +273,8 @@ impl Default for AuthSettings {
             auth: AuthMode::Local,
             registration: Registration::Open,
             token_days: 365,
+            tokens_known_max: 10_000,
+            token_known_s: 5,
             jwt_secret_file: None,
             jwt_keys: None,
             jwt_issuer: None,

@@ -1,18 +1,43 @@
 //! Phase 1, the roll call: which rows the server holds and when each last changed, never their bodies.
 
+use std::ops::ControlFlow;
+
 use crate::model::{RowKey, Timestamp, Version};
 use crate::schema::TableId;
 use crate::storage::{ReadTxn, StorageError};
 
 /// Where a page of the roll call begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mark {
     /// The version that the first page was of.
     pub version: Version,
     /// The place of the table among those asked for.
     pub table: usize,
+    /// How many rows of that table were told.
+    pub told: u64,
     /// The last key told of that table.
     pub after: Option<RowKey>,
+}
+
+/// One page, as it is laid out before its first row is read: what a client must know of it comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Where it begins, and of which version it is.
+    pub from: Mark,
+    /// How many rows it tells.
+    pub rows: u64,
+    /// Where the next one begins.
+    pub next: Option<Mark>,
+}
+
+/// How far a page has been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The place of the table at hand.
+    table: usize,
+    begun: bool,
+    after: Option<RowKey>,
+    rows: u64,
 }
 
 /// Takes the roll call down as it is read.
@@ -21,58 +46,116 @@ pub trait Sink {
     fn table(&mut self, table: TableId);
     /// One live row, by key ascending within its table.
     fn row(&mut self, key: RowKey, last_update: Timestamp);
+    /// Asked after every few rows: whether to go on now.
+    fn pass_on(&mut self) -> ControlFlow<()>;
 }
 
 /// Why a page cannot be told.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The owner's data changed since the first page: pages of two versions make no whole.
+    /// The owner's data changed since the page, or the first page, was begun: two versions make no whole.
     #[error("the version moved")]
     VersionMoved,
+    /// The rows are not as many as the owner's digests say.
+    #[error("{told} rows of a page of {rows}: the ledger and the digests disagree")]
+    Miscounted {
+        /// Rows that were there.
+        told: u64,
+        /// Rows that were announced.
+        rows: u64,
+    },
     /// Storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
-/// Tells one page of the roll call, and where the next one begins.
+/// Rows that are read before the sink is asked.
+const ROWS_AT_A_TIME: u64 = 500;
+
+/// Lays out one page: how many rows it has, and where the next one begins.
 ///
-/// - Shape: every asked table, in the order asked, those without rows on this page too.
 /// - Bounds: at most `rows_max` rows, at least one of them if any is left.
 /// - Errors: [`FetchError::VersionMoved`] if `from` is of another version.
 /// - Source: the seed post, Step 1; `openapi.yaml`, path `/fetch`.
-pub fn run(
+pub fn page(
     txn: &mut dyn ReadTxn,
     asked: &[TableId],
     from: Option<Mark>,
     rows_max: usize,
-    sink: &mut dyn Sink,
-) -> Result<Option<Mark>, FetchError> {
+) -> Result<Page, FetchError> {
     let version = txn.state().version;
-    let start = from.unwrap_or(Mark { version, table: 0, after: None });
-    if start.version != version {
+    let from = from.unwrap_or(Mark { version, table: 0, told: 0, after: None });
+    if from.version != version {
         return Err(FetchError::VersionMoved);
     }
-    let mut left = rows_max.max(1);
-    let mut next = None;
-    for (place, table) in asked.iter().enumerate() {
-        sink.table(*table);
-        if place < start.table || next.is_some() {
-            continue;
+    let digests = txn.digests()?;
+    let count = |table: &TableId| digests.get(table.index()).map_or(0, |digest| digest.count);
+    let rows_max = rows_max.max(1) as u64;
+    let mut rows = 0;
+    for (place, table) in asked.iter().enumerate().skip(from.table) {
+        let (told, after) = if place == from.table { (from.told, from.after) } else { (0, None) };
+        let left = count(table).saturating_sub(told);
+        let room = rows_max - rows;
+        if left > room {
+            // Only the key that the page ends with is looked up: to read its rows twice would be dear.
+            let last = if room == 0 { after } else { txn.nth_after(*table, after, room)? };
+            let next = Some(Mark { version, table: place, told: told + room, after: last });
+            return Ok(Page { from, rows: rows_max, next });
         }
-        let mut after = if place == start.table { start.after } else { None };
-        let full_before = left == 0;
-        txn.manifest(*table, after, left, &mut |key, last_update| {
-            sink.row(key, last_update);
-            after = Some(key);
-            left -= 1;
-        })?;
-        if left == 0 {
-            // Only a row that is really there makes another page.
-            let mut more = false;
-            txn.manifest(*table, after, 1, &mut |_, _| more = true)?;
-            let after = if full_before { None } else { after };
-            next = more.then_some(Mark { version, table: place, after });
-        }
+        rows += left;
     }
-    Ok(next)
+    Ok(Page { from, rows, next: None })
+}
+
+impl Page {
+    /// Nothing of it is told yet.
+    pub fn begin(&self) -> Progress {
+        Progress { table: 0, begun: false, after: None, rows: 0 }
+    }
+}
+
+/// Tells a page, or goes on with it, until it is told or the sink has enough; says whether it is told.
+///
+/// - Shape: every asked table, in the order asked, those without rows on this page too.
+/// - Errors: [`FetchError::VersionMoved`] if the owner has moved since the page was laid out.
+pub fn run(
+    txn: &mut dyn ReadTxn,
+    asked: &[TableId],
+    page: &Page,
+    progress: &mut Progress,
+    sink: &mut dyn Sink,
+) -> Result<bool, FetchError> {
+    let from = page.from;
+    if txn.state().version != from.version {
+        return Err(FetchError::VersionMoved);
+    }
+    while let Some(table) = asked.get(progress.table) {
+        if !progress.begun {
+            sink.table(*table);
+            progress.begun = true;
+            progress.after = if progress.table == from.table { from.after } else { None };
+        }
+        let mut more = progress.table >= from.table;
+        // The last page takes every row there is, so that one too many is noticed as well.
+        while more && (progress.rows < page.rows || page.next.is_none()) {
+            let left = if page.next.is_some() { page.rows - progress.rows } else { ROWS_AT_A_TIME };
+            let lot = left.min(ROWS_AT_A_TIME);
+            let before = progress.rows;
+            txn.manifest(*table, progress.after, lot as usize, &mut |key, last_update| {
+                sink.row(key, last_update);
+                progress.after = Some(key);
+                progress.rows += 1;
+            })?;
+            more = progress.rows - before == lot;
+            if sink.pass_on().is_break() {
+                return Ok(false);
+            }
+        }
+        (progress.table, progress.begun) = (progress.table + 1, false);
+    }
+    if progress.rows == page.rows {
+        Ok(true)
+    } else {
+        Err(FetchError::Miscounted { told: progress.rows, rows: page.rows })
+    }
 }

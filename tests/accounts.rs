@@ -105,6 +105,8 @@ fn unlimited() -> LocalSettings {
         token_days: 30,
         logins_per_account_per_min: 0,
         logins_per_address_per_min: 0,
+        tokens_known_max: 100,
+        token_known_s: 5,
     }
 }
 
@@ -147,8 +149,9 @@ impl Local {
         self.accounts.authenticate(&token.token).unwrap()
     }
 
+    /// As requests are let in: from memory, or by a look that is then remembered.
     fn is_in(&self, token: &NewToken) -> bool {
-        self.accounts.authenticate(&token.token).is_ok()
+        self.accounts.known(&token.token).is_some() || self.accounts.authenticate(&token.token).is_ok()
     }
 
     fn hash(&self, email: &str) -> String {
@@ -334,6 +337,44 @@ fn a_user_has_at_most_a_hundred_devices_and_the_oldest_make_room() {
     let still_in = tokens.iter().filter(|token| local.is_in(token)).count();
     assert_eq!((out, still_in), (3, 100));
     assert!(local.is_in(&his));
+}
+
+/// Goal: a token that is in memory costs no look, and lives on for no longer than it says. Method: its device goes
+/// behind the server's back, as `rollcall account remove` would have it.
+#[test]
+fn a_token_taken_back_by_another_process_is_refused_within_the_bound() {
+    let local = Local::new();
+    let (hers, his) = (local.anna("phone", None), local.bert(None));
+    assert!(local.accounts.known(&hers.token).is_none(), "nobody has asked yet");
+    let caller = local.caller(&hers);
+    assert!(local.is_in(&his));
+    assert_eq!(local.accounts.known(&hers.token), Some(caller.clone()));
+    assert!(local.memory.remove_device(caller.user.unwrap(), caller.device).unwrap());
+    local.turn(4_999);
+    assert!(local.is_in(&hers), "another process did it");
+    local.turn(1);
+    assert!(!local.is_in(&hers));
+    assert!(local.is_in(&his), "looked up again");
+    assert!(local.accounts.remove(" Bert@example.org").unwrap());
+    assert!(!local.is_in(&his), "this process did it");
+    assert!(!local.accounts.remove("bert@example.org").unwrap());
+}
+
+#[test]
+fn a_token_in_memory_expires_all_the_same() {
+    let local = Local::with(LocalSettings { token_days: 0, token_known_s: 3_600, ..unlimited() });
+    local.accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+    let none = local.anna("phone", None);
+    assert!(local.accounts.authenticate(&none.token).is_err());
+    let local = Local::with(LocalSettings { token_days: 1, token_known_s: 864_000, ..unlimited() });
+    local.accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+    let hers = local.anna("phone", None);
+    assert!(local.accounts.authenticate(&hers.token).is_ok());
+    local.turn(86_399_999);
+    assert!(local.accounts.known(&hers.token).is_some());
+    local.turn(1);
+    assert!(local.accounts.known(&hers.token).is_none());
+    assert!(!local.is_in(&hers));
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Reader {
         let mut last = since.unwrap_or(Version(0));
         loop {
             let rows_max = dice.below(30) as usize + 1;
-            let asked = Asked { device: self.device, tables: &self.tables, rows_max };
+            let asked = Asked { device: self.device, tables: &self.tables, rows_max, bytes_max: usize::MAX };
             let mut page: Vec<(Net, TableId, RowKey, Stored)> = Vec::new();
             let next = storage
                 .read(owner, |txn| {
@@ -59,6 +59,7 @@ impl Reader {
                     let feed = feed.resume(txn.state()).unwrap();
                     changes::run(txn, feed, &asked, &mut |net, table, key, row| {
                         page.push((net, table, key, row));
+                        std::ops::ControlFlow::Continue(())
                     })
                 })
                 .unwrap();

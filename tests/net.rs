@@ -186,10 +186,13 @@ fn ask(
             storage.read(owner, |txn| Ok::<_, StorageError>(Feed::begin(txn.state(), since).unwrap()));
         while let Ok(next) = feed {
             assert_eq!(next.upto, version);
-            let asked = Asked { device, tables: &tables, rows_max };
+            let asked = Asked { device, tables: &tables, rows_max, bytes_max: usize::MAX };
             let goes_on = storage
                 .read(owner, |txn| {
-                    changes::run(txn, next, &asked, &mut |net, _, key, _| told.push((net, key)))
+                    changes::run(txn, next, &asked, &mut |net, _, key, _| {
+                        told.push((net, key));
+                        std::ops::ControlFlow::Continue(())
+                    })
                 })
                 .unwrap();
             match goes_on {

@@ -12,10 +12,11 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::keys::{Key, KeySet, Source};
+use super::known::{Good, Known, fingerprint};
 use super::{AccountError, Caller, SetupError};
 use crate::clock::Clock;
 use crate::config::AuthSettings;
-use crate::model::{DeviceId, Owner};
+use crate::model::{DeviceId, Owner, Timestamp};
 
 /// Longest token, bytes. Above it nothing is even decoded.
 const TOKEN_BYTES_MAX: usize = 8_192;
@@ -29,7 +30,8 @@ const DEVICE_NAME_CHARS_MAX: usize = 100;
 /// Root of all derived ids: a UUIDv4 made for this purpose, never to change.
 const NAMESPACE: Uuid = Uuid::from_u128(0x8d0f_6f0e_52c1_4b6c_9d36_3f1a_f0c7_a1e5);
 
-/// Callers as the identity provider's tokens name them. [`JwtAccounts::authenticate`] blocks.
+/// Callers as the identity provider's tokens name them. [`JwtAccounts::authenticate`] blocks,
+/// [`JwtAccounts::known`] does not.
 pub struct JwtAccounts {
     keys: Keys,
     clock: Clock,
@@ -38,6 +40,7 @@ pub struct JwtAccounts {
     user_claim: String,
     owner_claim: Option<String>,
     device_claim: String,
+    known: Known,
 }
 
 enum Keys {
@@ -45,6 +48,16 @@ enum Keys {
     Secret(Arc<Key>),
     /// The provider's public keys.
     Set(KeySet),
+}
+
+impl Keys {
+    /// The number of the set of keys that is in force; `None` if it is due to be asked for again.
+    fn in_force(&self, now: Timestamp) -> Option<u64> {
+        match self {
+            Self::Secret(_) => Some(0),
+            Self::Set(keys) => keys.in_force(now),
+        }
+    }
 }
 
 impl JwtAccounts {
@@ -76,6 +89,7 @@ impl JwtAccounts {
             user_claim: settings.jwt_user_claim.clone(),
             owner_claim: settings.jwt_owner_claim.clone(),
             device_claim: settings.jwt_device_claim.clone(),
+            known: Known::new(settings.tokens_known_max),
         })
     }
 
@@ -94,6 +108,9 @@ impl JwtAccounts {
         if header.crit.is_some() {
             return Err(AccountError::Unauthorized("The token demands an extension."));
         }
+        // Before the key is looked up: what it signed is known no longer than the set that it was found in.
+        let (now, since) = (self.clock.now(), self.known.moment());
+        let keys = self.keys.in_force(now);
         let key = match &self.keys {
             Keys::Secret(key) => Arc::clone(key),
             Keys::Set(keys) => keys.find(header.kid.as_deref())?,
@@ -101,12 +118,28 @@ impl JwtAccounts {
         let claims = key
             .claims_of(token)
             .ok_or(AccountError::Unauthorized("The token is not signed by the identity provider."))?;
-        self.check_times(&claims)?;
+        let expires_at = self.check_times(&claims)?;
         self.check_issuer_and_audience(&claims)?;
-        self.caller(&claims)
+        let caller = self.caller(&claims)?;
+        if let Some(keys) = keys {
+            // A signature stays good: only time and other keys can end it.
+            let good = Good { since: now, until: expires_at, expires_at, keys };
+            self.known.note(fingerprint(token), &caller, good, since);
+        }
+        Ok(caller)
     }
 
-    fn check_times(&self, claims: &Map<String, Value>) -> Result<(), AccountError> {
+    /// The caller whom a token names, if that is in memory.
+    pub fn known(&self, token: &str) -> Option<Caller> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return None;
+        }
+        let now = self.clock.now();
+        self.known.find(&fingerprint(token), now, self.keys.in_force(now)?)
+    }
+
+    /// Gives the time from which on the token is refused.
+    fn check_times(&self, claims: &Map<String, Value>) -> Result<Timestamp, AccountError> {
         // Seconds since 1970, as JWTs count; an f64 holds them exactly, and fractions too.
         let now_s = self.clock.now().ms() as f64 / 1_000.0;
         let Some(exp) = claims.get("exp").and_then(Value::as_f64) else {
@@ -115,9 +148,11 @@ impl JwtAccounts {
         if exp + LEEWAY_S <= now_s {
             return Err(AccountError::Unauthorized("The token has expired."));
         }
+        // A float beyond the range of times ends at its last one.
+        let expires_at = Timestamp::from_ms(((exp + LEEWAY_S) * 1_000.0) as i64);
         match claims.get("nbf").map(Value::as_f64) {
-            None => Ok(()),
-            Some(Some(nbf)) if nbf - LEEWAY_S <= now_s => Ok(()),
+            None => Ok(expires_at),
+            Some(Some(nbf)) if nbf - LEEWAY_S <= now_s => Ok(expires_at),
             Some(_) => Err(AccountError::Unauthorized("The token is not good yet.")),
         }
     }

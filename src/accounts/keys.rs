@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -76,6 +76,8 @@ pub(super) struct KeySet {
     source: Source,
     clock: Clock,
     known: RwLock<Arc<Known>>,
+    /// How many sets of keys there were.
+    sets: AtomicU64,
     /// Held while fetching, so that one request fetches and the others wait for its result.
     fetching: Mutex<LastFetch>,
     waiting: AtomicUsize,
@@ -120,7 +122,16 @@ impl KeySet {
             }
         };
         let known = RwLock::new(Arc::new(known));
-        Ok(Self { source, clock, known, fetching: Mutex::new(last), waiting: AtomicUsize::new(0) })
+        let (sets, waiting) = (AtomicU64::new(1), AtomicUsize::new(0));
+        Ok(Self { source, clock, known, sets, fetching: Mutex::new(last), waiting })
+    }
+
+    /// The number of the set of keys that is in force; `None` if the provider is due to be asked again.
+    pub(super) fn in_force(&self, now: Timestamp) -> Option<u64> {
+        // Before the set itself: a token that is checked while the keys change counts as checked by the old ones.
+        let number = self.sets.load(Ordering::SeqCst);
+        let as_of = self.known.read().as_of?;
+        (now.ms().saturating_sub(as_of.ms()) < STALE_MS).then_some(number)
     }
 
     /// The key that a token names, or the only one for a token that names none.
@@ -164,6 +175,7 @@ impl KeySet {
         match self.source.fetch() {
             Ok(keys) => {
                 *self.known.write() = Arc::new(Known { as_of: Some(now), ..keys });
+                self.sets.fetch_add(1, Ordering::SeqCst);
                 last.failed = false;
             }
             Err(FetchError(reason)) => {

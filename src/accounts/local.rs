@@ -6,16 +6,16 @@ use std::sync::Arc;
 use argon2::Params;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::attempts::{Attempts, one_address};
+use super::known::{Good, Known, fingerprint};
 use super::password::{Checked, Passwords};
 use super::{AccountError, Caller, SetupError};
 use crate::clock::Clock;
 use crate::config::{AuthSettings, Limits, Registration};
 use crate::model::{DeviceId, Owner, Timestamp};
-use crate::storage::accounts::{AccountStore, Device, TokenHash, User};
+use crate::storage::accounts::{AccountStore, Device, User};
 
 /// What every token of ours begins with, so that people and secret scanners know it.
 const TOKEN_PREFIX: &str = "rc_";
@@ -43,6 +43,10 @@ pub struct LocalSettings {
     pub logins_per_account_per_min: u32,
     /// Log-in and registration attempts from one address, a minute; 0 for no limit.
     pub logins_per_address_per_min: u32,
+    /// Tokens that are known without a look into the database; 0 looks every time.
+    pub tokens_known_max: usize,
+    /// How long a token is known without another look, s.
+    pub token_known_s: u32,
 }
 
 impl LocalSettings {
@@ -53,6 +57,8 @@ impl LocalSettings {
             token_days: auth.token_days,
             logins_per_account_per_min: limits.logins_per_account_per_min,
             logins_per_address_per_min: limits.logins_per_address_per_min,
+            tokens_known_max: auth.tokens_known_max,
+            token_known_s: auth.token_known_s,
         }
     }
 }
@@ -87,7 +93,7 @@ impl std::fmt::Debug for NewToken {
     }
 }
 
-/// Users and devices that this server keeps itself. Every method blocks.
+/// Users and devices that this server keeps itself. Every method but [`LocalAccounts::known`] blocks.
 pub struct LocalAccounts {
     store: Arc<dyn AccountStore>,
     clock: Clock,
@@ -95,6 +101,7 @@ pub struct LocalAccounts {
     passwords: Passwords,
     by_account: Attempts<String>,
     by_address: Attempts<IpAddr>,
+    known: Known,
 }
 
 impl LocalAccounts {
@@ -113,6 +120,7 @@ impl LocalAccounts {
         Ok(Self {
             by_account: Attempts::new(settings.logins_per_account_per_min, clock.clone()),
             by_address: Attempts::new(settings.logins_per_address_per_min, clock.clone()),
+            known: Known::new(settings.tokens_known_max),
             store,
             clock,
             settings,
@@ -157,7 +165,17 @@ impl LocalAccounts {
         for device in store.devices(user.id)? {
             store.remove_device(user.id, device.id)?;
         }
+        self.known.forget(|caller| caller.user == Some(user.id));
         Ok(true)
+    }
+
+    /// Removes a user with all its devices; its owner's rows stay. `false` if there is none.
+    pub fn remove(&self, email: &str) -> Result<bool, AccountError> {
+        let email = email.trim().to_lowercase();
+        let Some(user) = self.store.user(&email)? else { return Ok(false) };
+        let removed = self.store.remove_user(&email)?;
+        self.known.forget(|caller| caller.user == Some(user.id));
+        Ok(removed)
     }
 
     /// Gives a device a token.
@@ -197,23 +215,42 @@ impl LocalAccounts {
         if token.len() != TOKEN_TEXT_BYTES || !token.starts_with(TOKEN_PREFIX) {
             return Err(NO_TOKEN); // spares the database what cannot be one
         }
+        let (since, now) = (self.known.moment(), self.clock.now());
         // Looked up by its hash: what the lookup's time may tell is of no use to make a token.
-        let device = self.store.device(&hash_of(token))?.ok_or(NO_TOKEN)?;
-        if device.expires_at <= self.clock.now() {
+        let device = self.store.device(&fingerprint(token))?.ok_or(NO_TOKEN)?;
+        if device.expires_at <= now {
             return Err(AccountError::Unauthorized("The token has expired. Log in again."));
         }
-        Ok(Caller {
+        let caller = Caller {
             owner: device.owner,
             device: device.id,
             device_name: device.name,
             user: Some(device.user),
-        })
+        };
+        let until = now.shifted(i64::from(self.settings.token_known_s) * 1_000);
+        let good = Good { since: now, until, expires_at: device.expires_at, keys: 0 };
+        self.known.note(fingerprint(token), &caller, good, since);
+        Ok(caller)
+    }
+
+    /// The caller whom a token names, if that is in memory.
+    pub fn known(&self, token: &str) -> Option<Caller> {
+        if token.len() != TOKEN_TEXT_BYTES {
+            return None;
+        }
+        self.known.find(&fingerprint(token), self.clock.now(), 0)
+    }
+
+    /// Ends what is known of a device's tokens, once the store refuses them.
+    fn forget(&self, device: DeviceId) {
+        self.known.forget(|caller| caller.device == device);
     }
 
     /// Forgets the caller's token.
     pub fn log_out(&self, caller: &Caller) -> Result<(), AccountError> {
         // Already forgotten, by a revocation at the same time, is as good.
         self.store.remove_device(user_of(caller)?, caller.device)?;
+        self.forget(caller.device);
         Ok(())
     }
 
@@ -230,6 +267,7 @@ impl LocalAccounts {
     /// Errors: `NoSuchDevice` for an unknown one and for another user's alike.
     pub fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), AccountError> {
         if self.store.remove_device(user_of(caller)?, device)? {
+            self.forget(device);
             Ok(())
         } else {
             Err(AccountError::NoSuchDevice)
@@ -267,13 +305,14 @@ impl LocalAccounts {
         };
         self.make_room(user.id, device.id, now)?;
         let token = random_token()?;
-        if !store.put_device(&device, &hash_of(&token))? {
+        if !store.put_device(&device, &fingerprint(&token))? {
             // Another user's device: the app was handed on without a log-out. It gets an id of its own.
             device.id = DeviceId(random_uuid()?);
-            if !store.put_device(&device, &hash_of(&token))? {
+            if !store.put_device(&device, &fingerprint(&token))? {
                 return Err(AccountError::Internal("a random device id is taken".into()));
             }
         }
+        self.forget(device.id); // its older token ended
         Ok(NewToken { token, device_id: device.id, expires_at: device.expires_at })
     }
 
@@ -288,6 +327,7 @@ impl LocalAccounts {
         let surplus = (live.len() + 1).saturating_sub(DEVICES_MAX);
         for device in expired.iter().chain(live.iter().take(surplus)) {
             store.remove_device(user, device.id)?;
+            self.forget(device.id);
         }
         Ok(())
     }
@@ -353,8 +393,4 @@ fn random<const N: usize>() -> Result<[u8; N], AccountError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| AccountError::Internal(Box::new(error)))?;
     Ok(bytes)
-}
-
-fn hash_of(token: &str) -> TokenHash {
-    Sha256::digest(token.as_bytes()).into()
 }

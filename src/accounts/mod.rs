@@ -3,13 +3,15 @@
 //! - `local`: this server keeps users and devices, and gives out random tokens.
 //! - `jwt`: the app's own identity provider signs the tokens; nothing is kept here. `keys`: with what.
 //! - `password`: Argon2id, and how many of it run at once. `attempts`: how often one may try.
+//! - `known`: tokens that were found good a moment ago.
 //!
-//! Everything here blocks: a password takes some 100 ms of a core, a token a look into the database
-//! or, rarely, a request to the identity provider. `http` calls it off the reactor.
+//! All but [`Accounts::known`] blocks: a password takes some 100 ms of a core, a token a look into the
+//! database or, rarely, a request to the identity provider. `http` calls it off the reactor.
 
 mod attempts;
 pub mod jwt;
 mod keys;
+mod known;
 pub mod local;
 mod password;
 
@@ -74,6 +76,17 @@ impl Accounts {
         match self {
             Self::Local(accounts) => accounts.authenticate(bearer),
             Self::Jwt(accounts) => accounts.authenticate(bearer),
+        }
+    }
+
+    /// The caller whom a bearer token names, if that is in memory; `None` says nothing. Never blocks.
+    ///
+    /// - A token that was taken back here is not known from then on. One that another process took back is
+    ///   refused after `token_known_s` at the latest.
+    pub fn known(&self, bearer: &str) -> Option<Caller> {
+        match self {
+            Self::Local(accounts) => accounts.known(bearer),
+            Self::Jwt(accounts) => accounts.known(bearer),
         }
     }
 

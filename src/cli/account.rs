@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::Done;
 use super::database::Database;
-use crate::accounts::{LocalAccounts, LocalSettings};
+use crate::accounts::{LocalAccounts, LocalSettings, SetupError};
 use crate::clock::Clock;
 use crate::config::{AuthSettings, Limits};
 use crate::model::Precision;
@@ -90,9 +90,7 @@ fn add(email: &str, share_with: Option<&str>, database: &DatabaseArg) -> Done {
     };
     let password = read_password()?;
     let store = store.map_or_else(|| database.open_or_make(), Ok)?;
-    let settings = LocalSettings::new(&AuthSettings::default(), &Limits::default());
-    let accounts = LocalAccounts::new(store, Clock::system(), settings, argon2::Params::DEFAULT)?;
-    let user = accounts.enrol(email, &password, owner)?;
+    let user = local(store)?.enrol(email, &password, owner)?;
     println!("added {}, owner {}", user.email, user.owner);
     Ok(())
 }
@@ -107,11 +105,16 @@ fn list(database: &DatabaseArg) -> Done {
 }
 
 fn remove(email: &str, database: &DatabaseArg) -> Done {
-    if !database.open()?.remove_user(&kept(email))? {
+    if !local(database.open()?)?.remove(email)? {
         return Err(format!("there is no user {email}").into());
     }
     println!("removed {}", kept(email));
     Ok(())
+}
+
+fn local(store: Arc<dyn AccountStore>) -> Result<LocalAccounts, SetupError> {
+    let settings = LocalSettings::new(&AuthSettings::default(), &Limits::default());
+    LocalAccounts::new(store, Clock::system(), settings, argon2::Params::DEFAULT)
 }
 
 /// An email as it is kept.

@@ -1,5 +1,6 @@
 use std::error::Error;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -7,6 +8,8 @@ use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::contract;
+use crate::http::ready::Ready;
+use crate::http::stream::Readers;
 use crate::http::{ApiError, BadSetting, Bounds, Draining, Events};
 use crate::locks::LocalLocks;
 use crate::metrics::Metrics;
@@ -38,6 +41,10 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Who listens for events.
     pub events: Arc<Events>,
+    /// Answers that are ready.
+    pub(super) ready: Arc<Ready>,
+    /// Readers that streams may have.
+    pub(super) readers: Arc<Readers>,
     /// Whether the server is about to stop.
     pub draining: Draining,
     /// The contract of the declared tables, once somebody has asked for it.
@@ -65,6 +72,7 @@ impl App {
             owner_bytes_max: limits.owner_bytes_max,
             mass_delete_rows: self.settings.sync.mass_delete_rows,
             pull_rows_max: self.settings.sync.changes_rows_max,
+            pull_bytes_max: self.settings.sync.changes_bytes_max,
         }
     }
 
@@ -113,6 +121,11 @@ impl App {
         storage.on_moved(Arc::new(move |owner, version| of_versions.moved(owner, version)));
         locks.on_changed(Arc::new(move |owner, lease| of_locks.locked(owner, lease)));
         let contract = OnceLock::new();
+        let ready = Arc::new(Ready::new(settings.memory.ready_bytes_max));
+        let moved = Arc::clone(&ready);
+        storage.on_moved(Arc::new(move |owner, version| moved.moved(owner, version)));
+        let busy_wait = Duration::from_millis(settings.limits.busy_wait_ms);
+        let readers = Readers::new(settings.limits.readers_max, busy_wait);
         Ok(Arc::new(Self {
             schema,
             storage,
@@ -124,6 +137,8 @@ impl App {
             bounds,
             metrics,
             events,
+            ready,
+            readers,
             draining,
             contract,
         }))

@@ -10,9 +10,11 @@ pub mod methods;
 mod pattern;
 pub mod peer;
 pub mod problem;
+mod ready;
 mod routes;
 pub mod server;
 mod socket;
+mod stream;
 mod timing;
 pub mod wire;
 

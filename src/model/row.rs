@@ -124,6 +124,12 @@ impl Stored {
         lives
     }
 
+    /// About how many bytes it takes in memory.
+    pub fn weight(&self) -> usize {
+        let values = self.values.as_deref().unwrap_or_default();
+        size_of::<Self>() + values.iter().map(|value| size_of::<Value>() + value.weight()).sum::<usize>()
+    }
+
     /// Whether this is the memory of a deleted row.
     pub fn is_tombstone(&self) -> bool {
         self.values.is_none()

@@ -77,6 +77,22 @@ pub trait ReadTxn {
         each: &mut dyn FnMut(RowKey, Timestamp),
     ) -> StorageResult<()>;
 
+    /// The last of the `places` live rows of a table that follow `after`; `None` if they are fewer.
+    fn nth_after(
+        &mut self,
+        table: TableId,
+        after: Option<RowKey>,
+        places: u64,
+    ) -> StorageResult<Option<RowKey>> {
+        let (mut nth, mut seen) = (None, 0);
+        let rows_max = usize::try_from(places).unwrap_or(usize::MAX);
+        self.manifest(table, after, rows_max, &mut |key, _| {
+            seen += 1;
+            nth = Some(key);
+        })?;
+        Ok(nth.filter(|_| seen == places))
+    }
+
     /// What is held of each key, in the order asked; `None` where nothing ever was.
     fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>>;
 

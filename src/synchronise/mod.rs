@@ -10,6 +10,8 @@ mod references;
 mod settler;
 mod working_set;
 
+use std::ops::ControlFlow;
+
 use uuid::Uuid;
 
 use crate::changes::{self, Expired, Feed};
@@ -42,6 +44,8 @@ pub struct Terms {
     pub mass_delete_rows: usize,
     /// Changed rows that are sent along.
     pub pull_rows_max: usize,
+    /// No more rows once they have so many bytes.
+    pub pull_bytes_max: usize,
 }
 
 /// What became of a batch; its lists mirror the batch's, in the order sent.
@@ -311,9 +315,12 @@ fn pull(
     let feed = Feed::begin(txn.state(), batch.base).map_err(Refusal::BaseExpired)?;
     let feed = Feed { but, ..feed };
     let tables: Vec<TableId> = schema.tables().iter().map(|table| table.id).collect();
-    let asked = changes::Asked { device: terms.device, tables: &tables, rows_max: terms.pull_rows_max };
+    let (rows_max, bytes_max) = (terms.pull_rows_max, terms.pull_bytes_max);
+    let asked = changes::Asked { device: terms.device, tables: &tables, rows_max, bytes_max };
     let mut rows = Vec::new();
-    let next =
-        changes::run(txn, feed, &asked, &mut |net, table, key, row| rows.push((net, table, key, row)))?;
+    let next = changes::run(txn, feed, &asked, &mut |net, table, key, row| {
+        rows.push((net, table, key, row));
+        ControlFlow::Continue(())
+    })?;
     Ok(Changes { feed, next, rows })
 }

@@ -234,7 +234,8 @@ pub fn check_answer(method: &Method, path: &str, status: u16, headers: &HeaderMa
 }
 
 fn check_headers(place: &str, response: &Value, headers: &HeaderMap) {
-    let mut promised = BTreeSet::from(["content-type".to_owned(), "connection".to_owned()]);
+    let mut promised =
+        BTreeSet::from(["content-type", "content-length", "connection"].map(ToOwned::to_owned));
     for (name, header) in members(response, "headers") {
         let header = follow(&DOCUMENT, header);
         let name = name.to_lowercase();

@@ -1,31 +1,29 @@
-use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use futures_util::stream;
+use http::Response;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::json;
-use tracing::Instrument as _;
 use warp::reply::Reply;
 
 use super::fetch::tables;
 use super::{Answer, ApiError, App, json, off_reactor, parameters, tell_version};
 use crate::accounts::Caller;
-use crate::changes::{self, Feed};
+use crate::changes::{self, Expired, Feed};
 use crate::digest::Digest;
+use crate::http::ready::Question;
+use crate::http::stream::{self, Out, Progress, Source, Told};
 use crate::http::wire::{ChangeLine, ChangesBody, DigestsBody, EndLine};
 use crate::model::{RowKey, Version};
 use crate::schema::{Schema, TableId};
-use crate::storage::ChangeMark;
+use crate::storage::{ChangeMark, OwnerState};
 use crate::synchronise::Changes;
 
+const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
-
-/// Rows of a stream that are read and written at a time: each lot in a snapshot of its own, so that a slow
-/// reader holds none.
-const STREAM_ROWS: usize = 500;
 
 /// What a query asks for.
 struct Asked {
@@ -47,42 +45,66 @@ pub async fn changes(
     let streams = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|accept| {
         accept.split(',').any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == NDJSON))
     });
-    if streams { stream(app, caller, asked).await } else { page(app, caller, asked).await }
+    if streams {
+        return stream(app, caller, asked).await;
+    }
+    match unchanged(&app, &caller, &asked) {
+        Some(answer) => Ok(answer),
+        None => page(app, caller, asked).await,
+    }
+}
+
+/// That nothing changed, where the owner's version is known without a look and so is the answer at that version.
+fn unchanged(app: &App, caller: &Caller, asked: &Asked) -> Option<warp::reply::Response> {
+    let since = asked.since.filter(|_| asked.next.is_none())?;
+    let state = app.storage.known_state(caller.owner).filter(|state| state.version == since)?;
+    let ready = app.ready.find(caller.owner, state.version, &Question::Unchanged);
+    app.metrics.looked_up("unchanged feed", ready.is_some());
+    let body = ready?.chunks.first()?.clone();
+    app.acks.note(caller, asked.since, app.clock.now());
+    Some(told(body, JSON, since))
 }
 
 async fn page(app: Arc<App>, caller: Caller, asked: Asked) -> Answer {
     off_reactor(move || {
-        let (changes, current, digests) = read(&app, &caller, &asked, None)?;
+        let (changes, current, digests) = read(&app, &caller, &asked)?;
         let next = changes.next.map(|feed| write_feed(feed, &asked.tables, &app.schema));
         let digests = next.is_none().then_some((current, digests.as_slice()));
         let schema = &app.schema;
-        let mut answer = json(ChangesBody { schema, changes: &changes, next: next.as_deref(), digests })?;
-        let headers = answer.headers_mut();
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-        tell_version(headers, changes.feed.upto);
-        Ok(answer)
+        let body = ChangesBody { schema, changes: &changes, next: next.as_deref(), digests };
+        let body =
+            Bytes::from(serde_json::to_vec(&body).map_err(|error| ApiError::Internal(Box::new(error)))?);
+        if asked.next.is_none() && asked.since == Some(current) {
+            let mut making = app.ready.begin();
+            making.add(&body);
+            making.keep(caller.owner, current, Question::Unchanged, None);
+        }
+        Ok(told(body, JSON, changes.feed.upto))
     })
     .await
 }
 
+fn told(body: Bytes, kind: &'static str, version: Version) -> warp::reply::Response {
+    with_headers(Response::new(body.into()), kind, version)
+}
+
 /// Reads one page in one snapshot; beside it the owner's version and digests then.
-fn read(
-    app: &App,
-    caller: &Caller,
-    asked: &Asked,
-    goes_on: Option<Feed>,
-) -> Result<(Changes, Version, Vec<Digest>), ApiError> {
+fn read(app: &App, caller: &Caller, asked: &Asked) -> Result<(Changes, Version, Vec<Digest>), ApiError> {
     let read = app.storage.read(caller.owner, |txn| {
         let state = txn.state();
-        let feed = match goes_on.or(asked.next) {
-            Some(feed) => feed.resume(state)?,
-            None => Feed::begin(state, asked.since)?,
+        let feed = asked.feed(state)?;
+        let bytes_max = app.settings.sync.changes_bytes_max;
+        let wanted = changes::Asked {
+            device: caller.device,
+            tables: &asked.tables,
+            rows_max: asked.rows_max,
+            bytes_max,
         };
-        let wanted =
-            changes::Asked { device: caller.device, tables: &asked.tables, rows_max: asked.rows_max };
         let mut rows = Vec::new();
-        let next =
-            changes::run(txn, feed, &wanted, &mut |net, table, key, row| rows.push((net, table, key, row)))?;
+        let next = changes::run(txn, feed, &wanted, &mut |net, table, key, row| {
+            rows.push((net, table, key, row));
+            ControlFlow::Continue(())
+        })?;
         let digests = txn.digests()?;
         Ok::<_, ApiError>((Changes { feed, next, rows }, state.version, digests))
     })?;
@@ -92,72 +114,68 @@ fn read(
 }
 
 /// The whole feed, a line a row, in memory that does not grow with it.
-///
-/// A lot is read when the client has taken the one before: a slow reader holds no thread and no snapshot.
 async fn stream(app: Arc<App>, caller: Caller, asked: Asked) -> Answer {
-    let source = Arc::new(Source { app, caller, asked: Asked { rows_max: STREAM_ROWS, ..asked } });
-    let reader = Arc::clone(&source);
-    // The first lot is read before the answer begins, so that a bad cursor still gets its problem.
-    let (version, first) = off_reactor(move || reader.lot(None)).await?;
-    let span = tracing::Span::current();
-    let lots = stream::unfold(Some(Step::Tell(first)), move |step| {
-        let source = Arc::clone(&source);
-        let read_on = async move {
-            let lot = match step? {
-                Step::Tell(lot) => lot,
-                Step::Read(feed) => match off_reactor(move || source.lot(Some(feed))).await {
-                    Ok((_, lot)) => lot,
-                    Err(error) => {
-                        // The last line is missing, so the client knows that it has not got everything.
-                        tracing::warn!(%error, "a feed broke off");
-                        return None;
-                    }
-                },
-            };
-            Some((Ok::<_, Infallible>(lot.lines), lot.next.map(Step::Read)))
-        };
-        read_on.instrument(span.clone())
-    });
-    let mut answer = warp::reply::stream(lots).into_response();
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    tell_version(headers, version);
-    Ok(answer)
+    let readers = Arc::clone(&app.readers);
+    let (version, lines) = stream::tell(&readers, Lines { app, caller, asked, rest: None }).await?;
+    let answer = match lines {
+        Told::Whole(lines) => Response::new(lines.into()),
+        Told::Streaming(coming) => warp::reply::stream(coming).into_response(),
+    };
+    Ok(with_headers(answer, NDJSON, version))
 }
 
-/// What a stream is read from.
-struct Source {
+/// A feed as lines.
+struct Lines {
     app: Arc<App>,
     caller: Caller,
     asked: Asked,
+    /// What is still to be told, once it has begun.
+    rest: Option<Feed>,
 }
 
-/// Some lines of a stream, and the feed to go on with.
-struct Lot {
-    lines: Bytes,
-    next: Option<Feed>,
-}
+impl Source for Lines {
+    /// The version that the feed ends at.
+    type Head = Version;
 
-/// What a stream does next.
-enum Step {
-    Tell(Lot),
-    Read(Feed),
-}
-
-impl Source {
-    /// Reads the next lot; beside it the version that the feed ends at.
-    fn lot(&self, goes_on: Option<Feed>) -> Result<(Version, Lot), ApiError> {
-        let schema = &self.app.schema;
-        let (changes, current, digests) = read(&self.app, &self.caller, &self.asked, goes_on)?;
-        let mut lines = Vec::new();
-        for (net, table, key, row) in &changes.rows {
-            line(&mut lines, &ChangeLine { schema, net: *net, table: *table, key: *key, row })?;
-        }
-        if changes.next.is_none() {
-            line(&mut lines, &EndLine { schema, feed: &changes.feed, digests: (current, &digests) })?;
-        }
-        Ok((changes.feed.upto, Lot { lines: lines.into(), next: changes.next }))
+    /// Each stretch has a snapshot of its own: a row that changes between two moves above the feed's end.
+    fn read(&mut self, out: &mut Out<Version>) -> Result<Progress, ApiError> {
+        let Self { app, caller, asked, rest } = self;
+        let schema = &app.schema;
+        app.storage.read(caller.owner, |txn| {
+            let state = txn.state();
+            let feed = match rest {
+                Some(feed) => feed.resume(state)?,
+                None => {
+                    let feed = asked.feed(state)?;
+                    app.acks.note(caller, asked.since, app.clock.now());
+                    out.begin(feed.upto);
+                    *rest.insert(feed)
+                }
+            };
+            let (device, tables) = (caller.device, asked.tables.as_slice());
+            let wanted = changes::Asked { device, tables, rows_max: usize::MAX, bytes_max: usize::MAX };
+            let (mut wrong, mut rows) = (None, 0);
+            let next = changes::run(txn, feed, &wanted, &mut |net, table, key, row| {
+                let written = line(&mut out.lot, &ChangeLine { schema, net, table, key, row: &row });
+                wrong = written.err();
+                rows += 1;
+                // In step with what is written: work that is run again goes on from here.
+                let told = ChangeMark { version: row.version, within: Some((table, key)) };
+                *rest = Some(Feed { told, ..feed });
+                if wrong.is_some() { ControlFlow::Break(()) } else { out.pass_on() }
+            })?;
+            app.metrics.feed_rows.inc_by(rows);
+            if let Some(error) = wrong {
+                return Err(error);
+            }
+            if let Some(next) = next {
+                *rest = Some(next);
+                return Ok(Progress::Paused);
+            }
+            let digests = txn.digests()?;
+            line(&mut out.lot, &EndLine { schema, feed: &feed, digests: (state.version, &digests) })?;
+            Ok(Progress::Told)
+        })
     }
 }
 
@@ -165,6 +183,18 @@ fn line(lot: &mut Vec<u8>, line: &impl serde::Serialize) -> Result<(), ApiError>
     serde_json::to_writer(&mut *lot, line).map_err(|error| ApiError::Internal(Box::new(error)))?;
     lot.push(b'\n');
     Ok(())
+}
+
+fn with_headers(
+    mut answer: warp::reply::Response,
+    kind: &'static str,
+    version: Version,
+) -> warp::reply::Response {
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    tell_version(headers, version);
+    answer
 }
 
 /// `GET /digests`: what each table holds, and the secret to check it by.
@@ -196,6 +226,14 @@ pub async fn digests(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer 
 }
 
 impl Asked {
+    /// The feed that is asked for, from its beginning or from where a page ended.
+    fn feed(&self, state: OwnerState) -> Result<Feed, Expired> {
+        match self.next {
+            Some(feed) => feed.resume(state),
+            None => Feed::begin(state, self.since),
+        }
+    }
+
     fn read(query: &str, app: &App) -> Result<Self, ApiError> {
         let (schema, rows_max) = (&app.schema, app.settings.sync.changes_rows_max);
         let every = schema.tables().iter().map(|table| table.id).collect();

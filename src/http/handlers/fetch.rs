@@ -1,23 +1,27 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LINK};
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LINK,
+};
 use http::{Response, StatusCode};
 use warp::path::FullPath;
+use warp::reply::Reply;
 
-use super::{
-    Answer, ApiError, App, flag, json_bytes, lock_for_work, off_reactor, parameters, tell_lease, tell_version,
-};
+use super::{Answer, ApiError, App, flag, json_bytes, lock_for_work, parameters, tell_lease, tell_version};
 use crate::accounts::Caller;
-use crate::fetch::{self, FetchError, Mark};
+use crate::fetch::{self, FetchError, Mark, Page, Progress};
+use crate::http::ready::{self, Making, Question, Sending};
+use crate::http::stream::{self, Out, Source, Told};
 use crate::http::wire::Manifest;
-use crate::model::{Owner, RowKey, Version};
+use crate::model::{Owner, RowKey, Timestamp, Version};
 use crate::schema::{Schema, TableId};
 
 /// What a query asks for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Asked {
     tables: Vec<TableId>,
     /// As the query spells it, for the link to the next page.
@@ -26,13 +30,9 @@ struct Asked {
     page: Option<Mark>,
 }
 
-/// One page of the roll call, or nothing if the caller has it already.
-enum Page {
-    Unchanged(Version),
-    Full { version: Version, body: Vec<u8>, next: Option<Mark> },
-}
-
 /// `GET /fetch`, phase 1.
+///
+/// The work under the lock ends when the answer is written, or cut: nobody else of the owner writes meanwhile.
 pub async fn fetch(
     app: Arc<App>,
     caller: Result<Caller, ApiError>,
@@ -44,43 +44,175 @@ pub async fn fetch(
     let asked = Asked::read(&query, &app.schema)?;
     // A sync begins here: whatever hold of the lock the caller had before is no condition.
     let work = if asked.lock { Some(lock_for_work(&app, &caller, None, &headers).await?) } else { None };
+    let lease = work.as_ref().map(|work| work.lease().clone());
 
-    off_reactor(move || {
-        let page = app.storage.read(caller.owner, |txn| {
-            let version = txn.state().version;
-            let moved = asked.page.is_some_and(|page| page.version != version);
-            if !moved && lists(&headers, &etag(caller.owner, version, &asked, &app.schema)) {
-                return Ok(Page::Unchanged(version));
-            }
-            let mut manifest = Manifest::new(&app.schema);
-            let rows_max = app.settings.sync.fetch_rows_max;
-            let next = fetch::run(txn, &asked.tables, asked.page, rows_max, &mut manifest)?;
-            Ok::<_, ApiError>(Page::Full { version, body: manifest.finish(), next })
-        })?;
-        let (version, mut answer) = match page {
-            Page::Unchanged(version) => {
-                let mut answer = Response::new(Vec::new().into());
-                *answer.status_mut() = StatusCode::NOT_MODIFIED;
-                (version, answer)
-            }
-            Page::Full { version, body, next } => {
-                let mut answer = json_bytes(body);
-                if let Some(next) = next {
-                    answer.headers_mut().insert(LINK, header(&asked.link(path.as_str(), next))?);
-                }
-                (version, answer)
-            }
-        };
-        let headers = answer.headers_mut();
-        headers.insert(ETAG, header(&etag(caller.owner, version, &asked, &app.schema))?);
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-        tell_version(headers, version);
-        if let Some(work) = &work {
-            tell_lease(headers, work.lease());
+    let (head, body) = match from_memory(&app, &caller, &asked, &headers)? {
+        Some(known) => known,
+        None => {
+            let known = headers.get_all(IF_NONE_MATCH).iter().cloned().collect();
+            let (app, asked, owner) = (Arc::clone(&app), asked.clone(), caller.owner);
+            let readers = Arc::clone(&app.readers);
+            let source = RollCall { app, owner, asked, known, at: None, manifest: Manifest::default() };
+            let (head, told) = stream::tell(&readers, source).await?;
+            (head, Body::Read(told))
         }
-        Ok(answer)
-    })
-    .await
+    };
+    let mut answer = match body {
+        Body::Unchanged => {
+            let mut answer = Response::new(Vec::new().into());
+            *answer.status_mut() = StatusCode::NOT_MODIFIED;
+            answer
+        }
+        Body::Read(Told::Whole(_)) if head.unchanged => {
+            let mut answer = Response::new(Vec::new().into());
+            *answer.status_mut() = StatusCode::NOT_MODIFIED;
+            answer
+        }
+        Body::Read(Told::Whole(body)) => json_bytes(body),
+        Body::Read(Told::Streaming(coming)) => json_stream(coming.holding(work)),
+        Body::Ready(ready) => {
+            let bytes = HeaderValue::from(ready.bytes);
+            let mut answer = json_stream(Sending::new(ready));
+            answer.headers_mut().insert(CONTENT_LENGTH, bytes);
+            answer
+        }
+    };
+    let headers = answer.headers_mut();
+    if let Some(next) = head.next {
+        headers.insert(LINK, header(&asked.link(path.as_str(), next))?);
+    }
+    headers.insert(ETAG, header(&head.etag)?);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    tell_version(headers, head.version);
+    if let Some(lease) = lease {
+        tell_lease(headers, &lease);
+    }
+    Ok(answer)
+}
+
+fn json_stream<S, E>(chunks: S) -> warp::reply::Response
+where
+    S: futures_util::Stream<Item = Result<bytes::Bytes, E>> + Send + Sync + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    let mut answer = warp::reply::stream(chunks).into_response();
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// What is known of an answer before its first byte.
+struct Head {
+    version: Version,
+    etag: String,
+    unchanged: bool,
+    next: Option<Mark>,
+}
+
+enum Body {
+    Unchanged,
+    Ready(Arc<ready::Answer>),
+    Read(Told),
+}
+
+/// The answer, where the owner's version is known without a look and so is the answer at that version.
+fn from_memory(
+    app: &App,
+    caller: &Caller,
+    asked: &Asked,
+    headers: &HeaderMap,
+) -> Result<Option<(Head, Body)>, ApiError> {
+    let Some(state) = app.storage.known_state(caller.owner) else { return Ok(None) };
+    let version = state.version;
+    if asked.page.is_some_and(|page| page.version != version) {
+        return Err(ApiError::VersionMoved);
+    }
+    let etag = etag(caller.owner, version, asked, &app.schema);
+    if lists(headers.get_all(IF_NONE_MATCH), &etag) {
+        return Ok(Some((Head { version, etag, unchanged: true, next: None }, Body::Unchanged)));
+    }
+    let ready = app.ready.find(caller.owner, version, &asked.question());
+    app.metrics.looked_up("roll call", ready.is_some());
+    Ok(ready.map(|ready| (Head { version, etag, unchanged: false, next: ready.next }, Body::Ready(ready))))
+}
+
+/// A page of the roll call, read from storage.
+struct RollCall {
+    app: Arc<App>,
+    owner: Owner,
+    asked: Asked,
+    /// The tags that the caller has.
+    known: Vec<HeaderValue>,
+    /// What is being told, and how far it is told.
+    at: Option<(Page, Progress)>,
+    manifest: Manifest,
+}
+
+impl Source for RollCall {
+    type Head = Head;
+
+    fn read(&mut self, out: &mut Out<Head>) -> Result<stream::Progress, ApiError> {
+        let Self { app, owner, asked, known, at, manifest } = self;
+        app.storage.read(*owner, |txn| {
+            let state = txn.state();
+            // The work may be run again from its start, and the page is laid out once.
+            let (page, progress) = match at {
+                Some(at) => at,
+                None => {
+                    let version = state.version;
+                    let moved = asked.page.is_some_and(|page| page.version != version);
+                    let etag = etag(*owner, version, asked, &app.schema);
+                    if !moved && lists(known.iter(), &etag) {
+                        out.begin(Head { version, etag, unchanged: true, next: None });
+                        return Ok(stream::Progress::Told);
+                    }
+                    let page = fetch::page(txn, &asked.tables, asked.page, app.settings.sync.fetch_rows_max)?;
+                    out.begin(Head { version, etag, unchanged: false, next: page.next });
+                    let all_bytes = state.rows.saturating_mul(Manifest::ROW_BYTES);
+                    if all_bytes <= app.ready.owner_bytes_max() as u64 {
+                        out.making = Some(app.ready.begin());
+                    }
+                    at.insert((page, page.begin()))
+                }
+            };
+            let mut writing = Writing { schema: &app.schema, manifest, out };
+            if !fetch::run(txn, &asked.tables, page, progress, &mut writing)? {
+                return Ok(stream::Progress::Paused);
+            }
+            manifest.end(&mut out.lot);
+            Ok(stream::Progress::Told)
+        })
+    }
+
+    fn needs_one_snapshot(&self) -> bool {
+        !self.asked.lock // under the lock nobody else moves the version
+    }
+
+    fn told(&mut self, made: Option<Making>) {
+        if let (Some(made), Some((page, _))) = (made, &self.at) {
+            made.keep(self.owner, page.from.version, self.asked.question(), page.next);
+        }
+    }
+}
+
+/// The roll call on its way into the lots of an answer.
+struct Writing<'a> {
+    schema: &'a Schema,
+    manifest: &'a mut Manifest,
+    out: &'a mut Out<Head>,
+}
+
+impl fetch::Sink for Writing<'_> {
+    fn table(&mut self, table: TableId) {
+        self.manifest.table(self.schema, &mut self.out.lot, table);
+    }
+
+    fn row(&mut self, key: RowKey, last_update: Timestamp) {
+        self.manifest.row(self.schema, &mut self.out.lot, key, last_update);
+    }
+
+    fn pass_on(&mut self) -> ControlFlow<()> {
+        self.out.pass_on()
+    }
 }
 
 impl Asked {
@@ -101,6 +233,10 @@ impl Asked {
             return Err(bad_page());
         }
         Ok(asked)
+    }
+
+    fn question(&self) -> Question {
+        Question::RollCall(self.tables.clone(), self.page)
     }
 
     fn link(&self, path: &str, next: Mark) -> String {
@@ -132,19 +268,20 @@ pub(super) fn tables(names: &str, schema: &Schema) -> Result<Vec<TableId>, ApiEr
 
 fn write_mark(mark: Mark) -> String {
     let after = mark.after.map(|key| key.to_string()).unwrap_or_default();
-    URL_SAFE_NO_PAD.encode(format!("{}.{}.{after}", mark.version, mark.table))
+    URL_SAFE_NO_PAD.encode(format!("{}.{}.{}.{after}", mark.version, mark.table, mark.told))
 }
 
 fn read_mark(text: &str) -> Option<Mark> {
     let mark = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let mut parts = mark.splitn(3, '.');
+    let mut parts = mark.splitn(4, '.');
     let version = Version(parts.next()?.parse().ok()?);
     let table = parts.next()?.parse().ok()?;
+    let told = parts.next()?.parse().ok()?;
     let after = match parts.next()? {
         "" => None,
         key => Some(RowKey::parse(key)?),
     };
-    Some(Mark { version, table, after })
+    Some(Mark { version, table, told, after })
 }
 
 fn bad_page() -> ApiError {
@@ -163,10 +300,11 @@ fn etag(owner: Owner, version: Version, asked: &Asked, schema: &Schema) -> Strin
 }
 
 /// Whether `If-None-Match` lists the tag.
-pub(super) fn lists(headers: &HeaderMap, etag: &str) -> bool {
-    let strong = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
-    known.flat_map(|line| line.split(',')).any(|tag| tag.trim() == "*" || strong(tag) == strong(etag))
+pub(super) fn lists<'a>(known: impl IntoIterator<Item = &'a HeaderValue>, etag: &str) -> bool {
+    let strong = |tag: &'a str| tag.trim().trim_start_matches("W/");
+    let opaque = etag.trim_start_matches("W/");
+    let known = known.into_iter().filter_map(|line| line.to_str().ok());
+    known.flat_map(|line| line.split(',')).any(|tag| tag.trim() == "*" || strong(tag) == opaque)
 }
 
 pub(super) fn header(text: &str) -> Result<HeaderValue, ApiError> {
@@ -177,6 +315,7 @@ impl From<FetchError> for ApiError {
     fn from(error: FetchError) -> Self {
         match error {
             FetchError::VersionMoved => Self::VersionMoved,
+            error @ FetchError::Miscounted { .. } => Self::Internal(Box::new(error)),
             FetchError::Storage(error) => error.into(),
         }
     }

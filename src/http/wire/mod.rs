@@ -1,12 +1,12 @@
 //! The bodies of the protocol: JSON read straight into typed rows, and written straight from them.
 
 mod fields;
+mod manifest;
 mod read;
 mod write;
 
 pub use fields::Fields;
+pub use manifest::Manifest;
 pub use read::read_batch;
 pub(super) use write::pointer;
-pub use write::{
-    ChangeLine, ChangesBody, ConflictBody, DigestsBody, EndLine, Manifest, ReportBody, RestoredBody,
-};
+pub use write::{ChangeLine, ChangesBody, ConflictBody, DigestsBody, EndLine, ReportBody, RestoredBody};

@@ -5,63 +5,11 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use crate::changes::Feed;
 use crate::conflicts::Restored;
 use crate::digest::Digest;
-use crate::fetch::Sink;
 use crate::model::{Precision, RowKey, Stored, Timestamp, Value, Version};
 use crate::reconcile::Net;
 use crate::schema::{Schema, Table, TableId, WireValue};
 use crate::storage::{Conflict, Side};
 use crate::synchronise::{Changes, LiveRow, Report, Told};
-
-/// The roll call as JSON, written row by row as storage tells it.
-pub struct Manifest<'a> {
-    schema: &'a Schema,
-    body: Vec<u8>,
-    /// The table being written, and whether it has a row yet.
-    table: Option<(&'a Table, bool)>,
-}
-
-impl<'a> Manifest<'a> {
-    /// A body without tables.
-    pub fn new(schema: &'a Schema) -> Self {
-        Self { schema, body: vec![b'{'], table: None }
-    }
-
-    /// The finished body.
-    pub fn finish(mut self) -> Vec<u8> {
-        self.body.extend_from_slice(if self.table.is_some() { b"]}" } else { b"}" });
-        self.body
-    }
-}
-
-impl Sink for Manifest<'_> {
-    fn table(&mut self, table: TableId) {
-        let next = self.schema.at(table);
-        let before = if self.table.is_some() { "]," } else { "" };
-        self.table = Some((next, false));
-        // Declared names need no escapes.
-        for part in [before, "\"", &next.name, "\":["] {
-            self.body.extend_from_slice(part.as_bytes());
-        }
-    }
-
-    fn row(&mut self, key: RowKey, last_update: Timestamp) {
-        let Some((table, begun)) = self.table else { return };
-        self.table = Some((table, true));
-        let mut buffer = uuid::Uuid::encode_buffer();
-        let key = key.0.hyphenated().encode_lower(&mut buffer);
-        for part in [
-            if begun { ",{\"" } else { "{\"" }.as_bytes(),
-            table.key.as_bytes(),
-            b"\":\"",
-            key.as_bytes(),
-            b"\",\"last_update\":\"",
-            last_update.spelt(self.schema.precision).as_bytes(),
-            b"\"}",
-        ] {
-            self.body.extend_from_slice(part);
-        }
-    }
-}
 
 /// The answer of phase 2.
 pub struct ReportBody<'a> {

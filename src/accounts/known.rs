@@ -1,0 +1,186 @@
+//! Tokens that were found good a moment ago, and whom they name: kept in memory, so that a device in the middle
+//! of a sync costs no look into the database and no signature check.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+
+use super::Caller;
+use crate::model::Timestamp;
+
+/// SHA-256 of a token: the token itself is not kept.
+pub(super) type Fingerprint = [u8; 32];
+
+pub(super) fn fingerprint(token: &str) -> Fingerprint {
+    Sha256::digest(token).into()
+}
+
+/// How long a token is known without another look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Good {
+    /// When it was looked up. A clock that was turned back since says nothing of how long ago that was.
+    pub since: Timestamp,
+    /// From when on the token is refused.
+    pub expires_at: Timestamp,
+    /// From when on it must be looked up again.
+    pub until: Timestamp,
+    /// The keys that it was checked against; 0 where there are none.
+    pub keys: u64,
+}
+
+/// Tokens by their hash.
+///
+/// - Bounds: at most `tokens_max`, whoever sends however many. Two generations: what was asked for since the
+///   younger one began is in it; when it is full, the older one goes.
+/// - A token that was taken back while it was being looked up is not noted: see [`Known::moment`].
+pub(super) struct Known {
+    generation_max: usize,
+    generations: Mutex<Generations>,
+    /// Raised whenever tokens are taken back.
+    taken_back: AtomicU64,
+}
+
+type Generation = HashMap<Fingerprint, (Caller, Good)>;
+
+#[derive(Default)]
+struct Generations {
+    younger: Generation,
+    older: Generation,
+}
+
+/// When a look into the database began.
+#[derive(Clone, Copy)]
+pub(super) struct Moment(u64);
+
+impl Known {
+    pub fn new(tokens_max: usize) -> Self {
+        Self { generation_max: tokens_max / 2, generations: Mutex::default(), taken_back: AtomicU64::new(0) }
+    }
+
+    /// Whom a token names, if that is known and still good.
+    pub fn find(&self, token: &Fingerprint, now: Timestamp, keys: u64) -> Option<Caller> {
+        let mut generations = self.generations.lock();
+        if let Some((caller, good)) = generations.younger.get(token) {
+            return good.is_good(now, keys).then(|| caller.clone());
+        }
+        let (caller, good) = generations.older.remove(token)?;
+        if !good.is_good(now, keys) {
+            return None;
+        }
+        generations.put(self.generation_max, *token, (caller.clone(), good));
+        Some(caller)
+    }
+
+    /// To be asked before a token is looked up.
+    pub fn moment(&self) -> Moment {
+        Moment(self.taken_back.load(Ordering::SeqCst))
+    }
+
+    /// Notes what a look that began at `since` found.
+    pub fn note(&self, token: Fingerprint, caller: &Caller, good: Good, since: Moment) {
+        let mut generations = self.generations.lock();
+        // Read under the lock that `forget` holds: either it sees this token, or this sees that it ran.
+        if self.taken_back.load(Ordering::SeqCst) == since.0 {
+            generations.put(self.generation_max, token, (caller.clone(), good));
+        }
+    }
+
+    /// Forgets the tokens of the callers that `is_gone` names. To be called once they are refused elsewhere.
+    pub fn forget(&self, is_gone: impl Fn(&Caller) -> bool) {
+        let mut generations = self.generations.lock();
+        self.taken_back.fetch_add(1, Ordering::SeqCst);
+        generations.younger.retain(|_, (caller, _)| !is_gone(caller));
+        generations.older.retain(|_, (caller, _)| !is_gone(caller));
+    }
+}
+
+impl Good {
+    fn is_good(&self, now: Timestamp, keys: u64) -> bool {
+        self.since <= now && now < self.until && now < self.expires_at && self.keys == keys
+    }
+}
+
+impl Generations {
+    fn put(&mut self, generation_max: usize, token: Fingerprint, found: (Caller, Good)) {
+        if generation_max == 0 {
+            return;
+        }
+        if self.younger.len() >= generation_max && !self.younger.contains_key(&token) {
+            self.older = std::mem::take(&mut self.younger);
+        }
+        self.younger.insert(token, found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::{DeviceId, Owner};
+
+    fn caller(number: u128) -> Caller {
+        let (owner, device) = (Owner(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(number)));
+        Caller { owner, device, device_name: "phone".into(), user: None }
+    }
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_ms(ms)
+    }
+
+    const GOOD: Good = Good {
+        since: Timestamp::from_ms(0),
+        expires_at: Timestamp::from_ms(100),
+        until: Timestamp::from_ms(50),
+        keys: 7,
+    };
+
+    #[test]
+    fn a_token_is_known_until_it_must_be_looked_up_again() {
+        let known = Known::new(8);
+        let token = fingerprint("a");
+        assert_eq!(known.find(&token, at(0), 7), None);
+        known.note(token, &caller(1), GOOD, known.moment());
+        assert_eq!(known.find(&token, at(49), 7), Some(caller(1)));
+        assert_eq!(known.find(&token, at(-1), 7), None, "the clock was turned back");
+        assert_eq!(known.find(&token, at(50), 7), None);
+        assert_eq!(known.find(&token, at(0), 8), None, "the keys are others");
+        known.note(token, &caller(1), Good { until: at(1_000), ..GOOD }, known.moment());
+        assert!(known.find(&token, at(99), 7).is_some());
+        assert_eq!(known.find(&token, at(100), 7), None, "it has expired");
+    }
+
+    #[test]
+    fn what_was_taken_back_during_a_look_is_not_noted() {
+        let known = Known::new(8);
+        let (token, since) = (fingerprint("a"), known.moment());
+        known.forget(|each| each.device == caller(2).device);
+        known.note(token, &caller(1), GOOD, since);
+        assert_eq!(known.find(&token, at(0), 7), None);
+        known.note(token, &caller(1), GOOD, known.moment());
+        known.note(fingerprint("b"), &caller(2), GOOD, known.moment());
+        known.forget(|each| each.device == caller(2).device);
+        assert!(known.find(&token, at(0), 7).is_some());
+        assert_eq!(known.find(&fingerprint("b"), at(0), 7), None);
+    }
+
+    /// Goal: memory is bounded, and what is in use stays. Method: many tokens pass by one that is asked for
+    /// again and again.
+    #[test]
+    fn however_many_tokens_come_few_are_held() {
+        let known = Known::new(8);
+        let mine = fingerprint("mine");
+        known.note(mine, &caller(1), GOOD, known.moment());
+        for number in 0..1_000 {
+            known.note(fingerprint(&number.to_string()), &caller(number), GOOD, known.moment());
+            assert!(known.find(&mine, at(0), 7).is_some(), "{number}");
+            let held = known.generations.lock();
+            assert!(held.younger.len() + held.older.len() <= 8);
+        }
+        let none = Known::new(0);
+        none.note(mine, &caller(1), GOOD, none.moment());
+        assert_eq!(none.find(&mine, at(0), 7), None);
+    }
+}

@@ -1,0 +1,423 @@
+//! Answers that are written while they are read: memory stays flat, however much there is to tell.
+//!
+//! A source reads on a blocking thread, over one snapshot, for as long as its client takes what comes: a stretch.
+//! Between the two stand a few chunks. When the client falls behind, the source
+//!
+//! - waits a moment; one that needs the same snapshot to its end waits on, as long as nobody else waits for a
+//!   reader and the stretch is not too old;
+//! - then lets go of thread, reader and snapshot, and reads on in another stretch once the client has caught up.
+//!   So a client that is slow, or stopped, holds none of them, and the socket cuts it at its own deadline.
+//!
+//! An answer that is not whole ends in a broken connection, never in an end that looks like one.
+
+use std::any::Any;
+use std::io;
+use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::Span;
+
+use super::problem::ApiError;
+use super::ready::Making;
+use super::timing;
+use crate::storage::StorageError;
+
+/// A chunk is sent once it has so many bytes; an answer below goes out in one piece.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Chunks that wait between the reader and the socket, beside the one that either has in hand.
+const CHUNKS_AHEAD: usize = 2;
+
+/// What a stretch may spend on waiting for its client.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Longest stretch while others wait, however fast its client is.
+const TURN: Duration = Duration::from_millis(500);
+
+/// The same, for one that needs its snapshot and is in nobody's way. The write-ahead log cannot be folded back
+/// while a snapshot is held.
+const PATIENCE_ALONE: Duration = Duration::from_secs(10);
+
+/// Whatever an answer is read from.
+pub(super) trait Source: Send + 'static {
+    /// What must be known before the first byte: headers.
+    type Head: Send + 'static;
+
+    /// Reads on where the last stretch ended, until all is told or `out` has enough.
+    ///
+    /// - `out.begin` comes first, once; an error before it is the whole answer.
+    /// - Errors: after the first byte they break the connection.
+    fn read(&mut self, out: &mut Out<Self::Head>) -> Result<Progress, ApiError>;
+
+    /// Whether the answer breaks off if the data changes between two stretches.
+    fn needs_one_snapshot(&self) -> bool {
+        false
+    }
+
+    /// The answer is told; what was gathered of it on the way.
+    fn told(&mut self, _: Option<Making>) {}
+}
+
+/// How far a stretch came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// To the end.
+    Told,
+    /// As far as there was room; the rest is for the next stretch.
+    Paused,
+}
+
+/// How many streams may hold a reader at once, so that the others are there for short requests.
+pub(super) struct Readers {
+    places: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    wanted: Notify,
+    wait: Duration,
+}
+
+impl Readers {
+    /// - `readers_max`: all connections that read; streams have half of them.
+    /// - `wait`: how long a stream waits for its turn.
+    pub fn new(readers_max: u32, wait: Duration) -> Arc<Self> {
+        let places = Arc::new(Semaphore::new((readers_max as usize / 2).max(1)));
+        Arc::new(Self { places, waiting: AtomicUsize::new(0), wanted: Notify::new(), wait })
+    }
+
+    async fn enter(self: &Arc<Self>) -> Result<OwnedSemaphorePermit, ApiError> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(place);
+        }
+        let _waiting = Waiting::new(self);
+        let place = timeout(self.wait, Arc::clone(&self.places).acquire_owned()).await;
+        place.ok().and_then(Result::ok).ok_or(ApiError::from(StorageError::Busy))
+    }
+
+    fn are_wanted(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Ends once somebody waits for a reader.
+    async fn wanted(&self) {
+        let mut wanted = pin!(self.wanted.notified());
+        wanted.as_mut().enable(); // before the look, so that no call is missed
+        if !self.are_wanted() {
+            wanted.await;
+        }
+    }
+}
+
+/// One that waits; counted as long as it does.
+struct Waiting<'a>(&'a Readers);
+
+impl<'a> Waiting<'a> {
+    fn new(readers: &'a Readers) -> Self {
+        readers.waiting.fetch_add(1, Ordering::SeqCst);
+        readers.wanted.notify_waiters();
+        Self(readers)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// An answer, of which at least the beginning is there.
+pub(super) enum Told {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// The rest is on its way.
+    Streaming(Coming),
+}
+
+/// Reads an answer; returns once it is whole, or has begun.
+///
+/// Errors: [`ApiError`] of the source; `busy` if every reader that streams may have is taken.
+pub(super) async fn tell<S: Source>(
+    readers: &Arc<Readers>,
+    mut source: S,
+) -> Result<(S::Head, Told), ApiError> {
+    let asked_at = Instant::now();
+    let place = readers.enter().await?;
+    let (begun, beginning) = oneshot::channel();
+    let (readers, span) = (Arc::clone(readers), Span::current());
+    let reader = Handle::current();
+    tokio::task::spawn_blocking(move || {
+        span.in_scope(|| {
+            let mut out = Out::new(&source, &readers, &reader);
+            out.first = Some(begun);
+            let ended = source.read(&mut out);
+            drop(place);
+            out.ended(source, readers, &reader, ended);
+        });
+    });
+    // Dropped without a word, the thread panicked.
+    let began = beginning.await.unwrap_or_else(|gone| Err(ApiError::Internal(Box::new(gone))));
+    timing::worked(asked_at);
+    began
+}
+
+type Beginning<H> = Result<(H, Told), ApiError>;
+
+/// Where a source writes. Rows go into `lot`; `pass_on` after a lot of them.
+pub(super) struct Out<H> {
+    /// What is not sent yet.
+    pub lot: Vec<u8>,
+    /// What is gathered of the answer to be kept, if anything is.
+    pub making: Option<Making>,
+    first: Option<oneshot::Sender<Beginning<H>>>,
+    head: Option<H>,
+    chunks: Option<mpsc::Sender<Part>>,
+    /// A chunk for which there was no room.
+    late: Option<Bytes>,
+    readers: Arc<Readers>,
+    reactor: Handle,
+    began: Instant,
+    needs_one_snapshot: bool,
+    /// For how long this stretch has waited for its client.
+    waited: Duration,
+}
+
+/// What comes through the channel.
+enum Part {
+    Chunk(Bytes),
+    /// The answer is whole. A channel that closes without this is one whose reader died.
+    End,
+    Broken(ApiError),
+}
+
+impl<H: Send + 'static> Out<H> {
+    fn new<S: Source<Head = H>>(source: &S, readers: &Arc<Readers>, reactor: &Handle) -> Self {
+        let lot = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
+        let (first, head, chunks, late, making) = (None, None, None, None, None);
+        let (began, waited) = (Instant::now(), Duration::ZERO);
+        let (readers, reactor) = (Arc::clone(readers), reactor.clone());
+        let needs_one_snapshot = source.needs_one_snapshot();
+        Self { lot, making, first, head, chunks, late, readers, reactor, began, needs_one_snapshot, waited }
+    }
+
+    /// Says what stands before the first byte.
+    pub fn begin(&mut self, head: H) {
+        self.head = Some(head);
+    }
+
+    /// Sends what was written, if it is enough for a chunk; answers whether to go on.
+    pub fn pass_on(&mut self) -> ControlFlow<()> {
+        if self.lot.len() < CHUNK_BYTES {
+            return ControlFlow::Continue(());
+        }
+        let room = Vec::with_capacity(self.lot.capacity().min(2 * CHUNK_BYTES));
+        let chunk = Bytes::from(std::mem::replace(&mut self.lot, room));
+        if let Some(making) = &mut self.making {
+            making.add(&chunk);
+        }
+        let Some(chunks) = &self.chunks else { return self.open(chunk) };
+        match chunks.try_send(Part::Chunk(chunk)) {
+            Ok(()) if self.began.elapsed() > TURN && self.readers.are_wanted() => ControlFlow::Break(()),
+            Ok(()) => ControlFlow::Continue(()),
+            Err(mpsc::error::TrySendError::Full(Part::Chunk(chunk))) => self.wait_to_send(chunk),
+            Err(_) => ControlFlow::Break(()), // the client left
+        }
+    }
+
+    /// There is more than one chunk: the answer begins to go out.
+    fn open(&mut self, chunk: Bytes) -> ControlFlow<()> {
+        let (Some(first), Some(head)) = (self.first.take(), self.head.take()) else {
+            return ControlFlow::Break(());
+        };
+        let (chunks, rest) = mpsc::channel(CHUNKS_AHEAD);
+        self.chunks = Some(chunks);
+        let coming = Coming { begin: Some(chunk), rest, state: State::Coming, until_told: None };
+        match first.send(Ok((head, Told::Streaming(coming)))) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    fn wait_to_send(&mut self, chunk: Bytes) -> ControlFlow<()> {
+        let Some(chunks) = &self.chunks else { return ControlFlow::Break(()) };
+        let (readers, since) = (&self.readers, Instant::now());
+        let patience = PATIENCE.saturating_sub(self.waited);
+        let enough = async {
+            sleep_until(since + patience).await;
+            if self.needs_one_snapshot {
+                let _ = timeout(PATIENCE_ALONE, readers.wanted()).await;
+            }
+        };
+        let room = self.reactor.block_on(async {
+            tokio::select! {
+                biased;
+                room = chunks.reserve() => Some(room),
+                () = enough => None,
+            }
+        });
+        self.waited += since.elapsed();
+        match room {
+            Some(Ok(room)) => {
+                room.send(Part::Chunk(chunk));
+                ControlFlow::Continue(())
+            }
+            Some(Err(_)) => ControlFlow::Break(()),
+            None => {
+                self.late = Some(chunk);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// Passes on what a stretch ended in. The reader is given back by now.
+    fn ended<S: Source<Head = H>>(
+        mut self,
+        mut source: S,
+        readers: Arc<Readers>,
+        reactor: &Handle,
+        ended: Result<Progress, ApiError>,
+    ) {
+        let Some(chunks) = self.chunks.take() else {
+            let first = self.first.take();
+            let answer = ended.and_then(|_| {
+                let head = self.head.take().ok_or_else(|| ApiError::Internal("no head".into()))?;
+                if let Some(making) = &mut self.making {
+                    making.add(&Bytes::copy_from_slice(&self.lot));
+                }
+                source.told(self.making.take());
+                Ok((head, Told::Whole(self.lot)))
+            });
+            if let Some(first) = first {
+                let _ = first.send(answer); // a client that left wants no answer
+            }
+            return;
+        };
+        let late = self.late.take();
+        match ended {
+            Ok(Progress::Told) => {
+                let rest = Bytes::from(std::mem::take(&mut self.lot));
+                if let Some(making) = &mut self.making {
+                    making.add(&rest);
+                }
+                source.told(self.making.take());
+                reactor.spawn(async move {
+                    // A send fails if the client left; then there is nobody to tell.
+                    let _ = chunks.send(Part::Chunk(rest)).await;
+                    let _ = chunks.send(Part::End).await;
+                });
+            }
+            Ok(Progress::Paused) => {
+                // An empty lot may have room for much: a client that is slow should not hold it.
+                let lot = if self.lot.is_empty() { Vec::new() } else { std::mem::take(&mut self.lot) };
+                let making = self.making.take();
+                let span = Span::current();
+                reactor.spawn(go_on(source, readers, chunks, late, lot, making, span));
+            }
+            Err(error) => {
+                reactor.spawn(async move {
+                    let _ = chunks.send(Part::Broken(error)).await;
+                });
+            }
+        }
+    }
+}
+
+/// Waits until the client has caught up, then reads on.
+async fn go_on<S: Source>(
+    mut source: S,
+    readers: Arc<Readers>,
+    chunks: mpsc::Sender<Part>,
+    late: Option<Bytes>,
+    lot: Vec<u8>,
+    making: Option<Making>,
+    span: Span,
+) {
+    if let Some(late) = late
+        && chunks.send(Part::Chunk(late)).await.is_err()
+    {
+        return;
+    }
+    // Room for what comes next, before others are kept from a reader.
+    match chunks.reserve().await {
+        Ok(room) => drop(room),
+        Err(_) => return,
+    }
+    let place = loop {
+        match readers.enter().await {
+            Ok(place) => break place,
+            // It has waited for its client before; it may wait for its turn as long as that stays.
+            Err(_) if !chunks.is_closed() => {}
+            Err(_) => return,
+        }
+    };
+    let reactor = Handle::current();
+    tokio::task::spawn_blocking(move || {
+        span.in_scope(|| {
+            let mut out = Out::new(&source, &readers, &reactor);
+            (out.lot, out.making, out.chunks) = (lot, making, Some(chunks));
+            let ended = source.read(&mut out);
+            drop(place);
+            out.ended(source, readers, &reactor, ended);
+        });
+    });
+}
+
+/// The body of an answer that is still being read.
+pub(super) struct Coming {
+    begin: Option<Bytes>,
+    rest: mpsc::Receiver<Part>,
+    state: State,
+    /// Dropped as soon as the answer is told or cut.
+    until_told: Option<Mutex<Box<dyn Any + Send>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Coming,
+    Over,
+}
+
+impl Coming {
+    /// Holds something until the answer is told or cut.
+    pub fn holding(mut self, held: impl Send + 'static) -> Self {
+        self.until_told = Some(Mutex::new(Box::new(held)));
+        self
+    }
+}
+
+impl Stream for Coming {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(begin) = self.begin.take() {
+            return Poll::Ready(Some(Ok(begin)));
+        }
+        if self.state == State::Over {
+            return Poll::Ready(None);
+        }
+        let part = ready!(self.rest.poll_recv(cx));
+        if let Some(Part::Chunk(chunk)) = part {
+            return Poll::Ready(Some(Ok(chunk)));
+        }
+        self.state = State::Over;
+        self.until_told = None;
+        match part {
+            Some(Part::End) => Poll::Ready(None),
+            Some(Part::Broken(error)) => {
+                tracing::warn!(%error, "an answer broke off");
+                Poll::Ready(Some(Err(io::Error::other(error))))
+            }
+            _ => {
+                tracing::error!("an answer broke off: its reader panicked");
+                Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())))
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+use uuid::Uuid;
+
+use crate::model::{RowKey, Timestamp};
+use crate::schema::{Schema, TableId};
+
+/// The roll call as JSON, written row by row as storage tells it: what has been written so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manifest {
+    /// The table being written, and whether it has a row yet.
+    table: Option<(TableId, bool)>,
+}
+
+impl Manifest {
+    /// About how many bytes a row takes.
+    pub const ROW_BYTES: u64 = 88;
+
+    /// The rows that follow are of this table.
+    pub fn table(&mut self, schema: &Schema, body: &mut Vec<u8>, table: TableId) {
+        let before = if self.table.is_some() { "]," } else { "{" };
+        self.table = Some((table, false));
+        // Declared names need no escapes.
+        for part in [before, "\"", &schema.at(table).name, "\":["] {
+            body.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    /// One row of that table.
+    pub fn row(&mut self, schema: &Schema, body: &mut Vec<u8>, key: RowKey, last_update: Timestamp) {
+        let Some((table, begun)) = &mut self.table else { return };
+        let mut buffer = Uuid::encode_buffer();
+        let key = key.0.hyphenated().encode_lower(&mut buffer);
+        for part in [
+            if *begun { ",{\"" } else { "{\"" }.as_bytes(),
+            schema.at(*table).key.as_bytes(),
+            b"\":\"",
+            key.as_bytes(),
+            b"\",\"last_update\":\"",
+            last_update.spelt(schema.precision).as_bytes(),
+            b"\"}",
+        ] {
+            body.extend_from_slice(part);
+        }
+        *begun = true;
+    }
+
+    /// There are no more tables.
+    pub fn end(&self, body: &mut Vec<u8>) {
+        body.extend_from_slice(if self.table.is_some() { b"]}" } else { b"{}" });
+    }
+}
