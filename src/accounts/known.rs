@@ -87,6 +87,13 @@ impl Known {
         }
     }
 
+    /// Forgets one token.
+    pub fn drop(&self, token: &Fingerprint) {
+        let mut generations = self.generations.lock();
+        generations.younger.remove(token);
+        generations.older.remove(token);
+    }
+
     /// Forgets the tokens of the callers that `is_gone` names. To be called once they are refused elsewhere.
     pub fn forget(&self, is_gone: impl Fn(&Caller) -> bool) {
         let mut generations = self.generations.lock();

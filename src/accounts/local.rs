@@ -217,7 +217,11 @@ impl LocalAccounts {
         }
         let (since, now) = (self.known.moment(), self.clock.now());
         // Looked up by its hash: what the lookup's time may tell is of no use to make a token.
-        let device = self.store.device(&fingerprint(token))?.ok_or(NO_TOKEN)?;
+        let token = fingerprint(token);
+        let Some(device) = self.store.device(&token)? else {
+            self.known.drop(&token); // another process took it back
+            return Err(NO_TOKEN);
+        };
         if device.expires_at <= now {
             return Err(AccountError::Unauthorized("The token has expired. Log in again."));
         }
@@ -229,7 +233,7 @@ impl LocalAccounts {
         };
         let until = now.shifted(i64::from(self.settings.token_known_s) * 1_000);
         let good = Good { since: now, until, expires_at: device.expires_at, keys: 0 };
-        self.known.note(fingerprint(token), &caller, good, since);
+        self.known.note(token, &caller, good, since);
         Ok(caller)
     }
 
