@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
 use http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
@@ -108,7 +108,7 @@ pub async fn typed_contract(app: Arc<App>, asked: HeaderMap) -> Answer {
         Some(document) => document.clone(),
         None => off_reactor(move || app.contract()).await?,
     };
-    let known = lists(&asked, &document.etag);
+    let known = lists(asked.get_all(IF_NONE_MATCH), &document.etag);
     let mut answer = json_bytes(if known { Vec::new() } else { document.text.to_vec() });
     if known {
         *answer.status_mut() = StatusCode::NOT_MODIFIED;
