@@ -1,0 +1,32 @@
+import { type Declared, type Held, type Meta, type Outstanding, type SentRow } from "./held.js";
+import type { Json, Row, StoredRow } from "./types.js";
+export interface Place {
+    readonly table: string;
+    readonly key: string;
+}
+/** What is still to be sent and to be asked for. */
+export interface Queue {
+    rows: Place[];
+    gets: Place[];
+}
+/** What a request says beside rows. */
+export interface Terms {
+    readonly base: number | null;
+    /** Whether the last request asks for the changes of others. */
+    readonly pull: boolean;
+    readonly confirmDeletes: number | undefined;
+}
+export type Limits = Meta["limits"];
+/** New and changed rows parents first, then deletions children first: no request refers to a row of a later one. */
+export declare function inOrder(rows: readonly StoredRow[], tables: ReadonlyMap<string, Declared>): Place[];
+/**
+ * Takes the next request from the queue and writes it down as outstanding, in the transaction that read the
+ * rows: they go up as they are now, and what the user changes from here on has a later edit number.
+ */
+export declare function nextRequest(held: Held, queue: Queue, limits: Limits, terms: Terms): Promise<Outstanding>;
+/** Puts back what was in a request of which nothing was written. */
+export declare function putBack(queue: Queue, sending: Outstanding): void;
+/** What was sent of a row: its columns, or null for a deletion. */
+export declare function columnsSent({ body }: Outstanding, { table, key, operation }: SentRow, keyColumn: string): Row | null;
+/** The body as it was sent at a time. */
+export declare const stamped: ({ body }: Outstanding, at: number) => Json;

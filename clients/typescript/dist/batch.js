@@ -1,0 +1,93 @@
+import { goesWhole } from "./decide.js";
+import { localOf } from "./held.js";
+import { newKey } from "./key.js";
+import { spellTime } from "./time.js";
+const BODY_SHARE = 0.8;
+const KEY_BYTES = 40;
+const bytes = new TextEncoder();
+export function inOrder(rows, tables) {
+    const order = [...tables.keys()];
+    const rank = ({ table, state }) => {
+        const place = order.indexOf(table);
+        return state === "added" ? place : state === "deleted" ? 3 * order.length - place : order.length + place;
+    };
+    return rows
+        .filter(({ table, state }) => tables.has(table) && state !== "clean")
+        .sort((a, b) => rank(a) - rank(b) || (a.key < b.key ? -1 : 1))
+        .map(({ table, key }) => ({ table, key }));
+}
+function itemOf(table, row) {
+    const { state, base, at, editedAt } = row;
+    const operation = state === "added" ? "add" : state === "deleted" ? "delete" : "update";
+    const item = { [table.key]: row.key };
+    if (operation !== "delete") {
+        const whole = goesWhole(localOf(row));
+        for (const [column, value] of Object.entries(row.row)) {
+            if (table.columns && !table.columns.includes(column))
+                continue;
+            if ((whole && (state !== "added" || value !== null)) || column in row.changed)
+                item[column] = value;
+        }
+    }
+    const [edited, began] = state === "clean" ? [at, at] : [editedAt, base];
+    if (edited !== null)
+        item["last_update"] = spellTime(edited);
+    if (began !== null)
+        item["_base"] = spellTime(began);
+    return [operation, item];
+}
+export async function nextRequest(held, queue, limits, terms) {
+    const body = {};
+    const into = (member, table, item) => {
+        const tables = (body[member] ?? (body[member] = {}));
+        (tables[table] ?? (tables[table] = [])).push(item);
+    };
+    const sent = [];
+    let left = limits.bytes * BODY_SHARE;
+    let taken = 0;
+    const rows = await Promise.all(queue.rows.slice(0, Math.max(limits.rows, 1)).map(({ table, key }) => held.get(table, key)));
+    for (const row of rows) {
+        const table = row && held.tables.get(row.table);
+        if (row && table) {
+            const [operation, item] = itemOf(table, row);
+            const size = bytes.encode(JSON.stringify(item)).length + 1;
+            if (size > left && sent.length > 0)
+                break;
+            left -= size;
+            into(operation, table.name, item);
+            const whole = goesWhole(localOf(row));
+            const complete = whole && table.columns !== null && table.columns.every((column) => column in row.row);
+            sent.push({ table: table.name, key: row.key, operation, whole, complete, edit: row.edit });
+        }
+        taken++;
+    }
+    queue.rows = queue.rows.slice(taken);
+    const keys = Math.max(Math.min(limits.keys, Math.floor(left / KEY_BYTES)), sent.length ? 0 : 1);
+    for (const { table, key } of queue.gets.splice(0, keys))
+        into("get", table, key);
+    if (terms.base !== null)
+        body["base"] = terms.base;
+    if (queue.rows.length || queue.gets.length)
+        body["keep_lock"] = true;
+    else if (terms.pull)
+        body["pull"] = true;
+    if (terms.confirmDeletes !== undefined)
+        body["confirm_deletes"] = terms.confirmDeletes;
+    const sending = { key: newKey(), body, stamps: [], sent };
+    await held.remember("outstanding", sending);
+    return sending;
+}
+export function putBack(queue, sending) {
+    queue.rows = [...sending.sent.map(({ table, key }) => ({ table, key })), ...queue.rows];
+    for (const [table, keys] of Object.entries((sending.body["get"] ?? {}))) {
+        queue.gets.push(...keys.map((key) => ({ table, key })));
+    }
+}
+export function columnsSent({ body }, { table, key, operation }, keyColumn) {
+    if (operation === "delete")
+        return null;
+    const items = (body[operation] ?? {})[table] ?? [];
+    const { [keyColumn]: _key, last_update: _at, _base, ...columns } = items.find((item) => item[keyColumn] === key) ?? {};
+    return columns;
+}
+export const stamped = ({ body }, at) => ({ ...body, sent_at: spellTime(at) });

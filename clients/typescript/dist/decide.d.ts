@@ -1,0 +1,96 @@
+/**
+ * What a device decides. Pure: no store, no network, no clock. The same rules as the reference device's; the
+ * cases in `fixtures/device` hold both to them.
+ *
+ * Two times belong to a row. `at` is the state that the server holds, as it last told it; `base` is the state
+ * that the user's edit was made on. They differ when others change a row that is edited here: the edit stays,
+ * and goes up with its old `base`, so that the server sees the conflict and decides it.
+ */
+import type { RowState, Verdict } from "./types.js";
+/** What a device knows of a row, its contents aside. Times are ms since 1970; null is none. */
+export interface Local {
+    readonly state: RowState;
+    readonly at: number | null;
+    readonly base: number | null;
+    readonly editedAt: number | null;
+}
+/** Whose contents a row has: ours, the server's, or the server's with what was changed since on it. */
+export type Contents = "mine" | "theirs" | "mine_over_theirs";
+/** What becomes of a local row; without `local` the device drops it. */
+export interface Outcome {
+    readonly local: Local | null;
+    readonly contents: Contents;
+}
+export type Operation = "add" | "update" | "delete";
+/** A row just as the server told it. */
+export declare const clean: (at: number | null) => Local;
+/**
+ * Whether all columns go up, or only the changed ones. Half a row can neither be made nor be brought back, so a
+ * row that the server does not hold goes up whole.
+ */
+export declare const goesWhole: (local: Local) => boolean;
+/** What to do about one table after the roll call, by key ascending. */
+export interface Plan {
+    add: string[];
+    update: string[];
+    delete: string[];
+    get: string[];
+    /** Delete these here, at once. */
+    drop: string[];
+    /** Remember this of these dirty rows, at once: the server holds another state than was known. */
+    note: [string, Local][];
+}
+/** Compares the roll call of a table with the local rows. `complete`: the last page has come. */
+export declare function compare(theirs: ReadonlyMap<string, number>, mine: ReadonlyMap<string, Local>, complete: boolean): Plan;
+/**
+ * What becomes of a row that a complete list of the server's rows does not have. A row that was synced once and
+ * edited since was deleted there against edited here: a conflict, and not ours to decide.
+ */
+export declare function absent(local: Local): Outcome;
+/** What becomes of a row of which the server tells a state; `told` null: it was deleted. Edits always stay. */
+export declare function apply(local: Local | null, told: number | null): Outcome;
+/** What the device had sent of a row. */
+export interface Sent {
+    readonly operation: Operation;
+    /** All columns that the device has, or the changed ones alone. */
+    readonly whole: boolean;
+    /** Whether every declared column was there, so that the server had none to fill in. */
+    readonly complete: boolean;
+    /** Whether the user changed the row again after the request was made. */
+    readonly editedSince: boolean;
+}
+/** What the server said of it. `row`: whether the server's row came along. */
+export interface Told {
+    readonly verdict: Verdict;
+    readonly at: number | null;
+    readonly row: boolean;
+}
+/** What becomes of a row after its verdict. It settles what was sent; what the user did since stays. */
+export declare function obey(local: Local, sent: Sent, told: Told): Outcome;
+/** What moves the cursor, or does not. */
+export type Heard = 
+/** The answer to a push that had a `base`. `complete`: the copy is all of what that base was. */
+{
+    readonly pushed: {
+        readonly version: number;
+        readonly complete: boolean;
+    };
+}
+/** A page of the change feed, applied. */
+ | {
+    readonly page: {
+        readonly version: number;
+        readonly more: boolean;
+    };
+}
+/** 410: the server cannot say what changed since the cursor. */
+ | "expired";
+/** Where the cursor stands after an answer. It moves in the transaction that applies the answer. */
+export declare function cursorAfter(cursor: number | null, heard: Heard): number | null;
+/**
+ * The pause after the failed attempt of that number, from 1: exponential, with full jitter, but never shorter
+ * than what the server asks for. Null: give up. `random` is in [0, 1).
+ */
+export declare function pauseMs(attempt: number, attemptsMax: number, retryAfterS: number | null, random: number): number | null;
+/** The pause before the lock is asked for again. `waitedMs`: so far. Null: give up. */
+export declare function lockPauseMs(waitedMs: number, waitMaxMs: number, retryAfterS: number | null, random: number): number | null;

@@ -1,0 +1,126 @@
+import { RollcallError } from "./error.js";
+import { newRow } from "./held.js";
+import { readKey } from "./key.js";
+import { parseTime, spellTime } from "./time.js";
+const wrong = (table, column, expected) => new RollcallError("wrong_type", `${table.name}.${column}: expected ${expected}`);
+function checked(table, column, value, precision) {
+    const declared = table.spec.columns?.[column];
+    if (!declared || value === null)
+        return value;
+    const type = typeof declared === "string" ? declared : declared.type;
+    switch (type) {
+        case "boolean":
+            if (typeof value !== "boolean")
+                throw wrong(table, column, "true or false");
+            return value;
+        case "integer":
+            if (!Number.isSafeInteger(value) && !(typeof value === "string" && /^-?\d+$/.test(value)))
+                throw wrong(table, column, "an integer");
+            return value;
+        case "real":
+            if (typeof value !== "number" || !Number.isFinite(value))
+                throw wrong(table, column, "a number");
+            return value;
+        case "decimal":
+            if (!/^-?\d+(\.\d+)?$/.test(String(value)))
+                throw wrong(table, column, 'a decimal such as "12.50"');
+            return String(value);
+        case "json":
+            return value;
+        default:
+            if (typeof value !== "string")
+                throw wrong(table, column, "a string");
+    }
+    if (type === "uuid") {
+        const key = readKey(value);
+        if (key === null)
+            throw wrong(table, column, "a UUID of 36 characters");
+        return key;
+    }
+    if (type === "timestamp") {
+        const at = parseTime(value);
+        if (at === null)
+            throw wrong(table, column, 'a time such as "2013-05-01T15:42:50.000Z"');
+        return precision ? spellTime(at, precision) : value;
+    }
+    if (type === "date" && !/^\d{4}-\d\d-\d\d$/.test(value))
+        throw wrong(table, column, 'a date such as "2013-05-01"');
+    return value;
+}
+function defaultOf(declared, now, precision) {
+    if (typeof declared === "string" || declared.default === undefined)
+        return null;
+    if (declared.default !== "now")
+        return declared.default;
+    if (declared.type === "date")
+        return spellTime(now).slice(0, 10);
+    return declared.type === "timestamp" && precision ? spellTime(now, precision) : undefined;
+}
+export function keyOf(table, key) {
+    const read = readKey(key);
+    if (read === null)
+        throw new RollcallError("invalid_key", `${table.name}: a key is a UUID of 36 characters`);
+    return read;
+}
+export async function put(held, table, key, columns, now, base) {
+    const precision = (await held.recall("limits"))?.precision;
+    const was = await held.get(table.name, key);
+    const row = was ?? newRow(table.name, key);
+    const news = {};
+    for (const [column, value] of Object.entries(columns)) {
+        if (column === table.key || column === "last_update" || value === undefined)
+            continue;
+        if (table.columns && !table.columns.includes(column)) {
+            throw new RollcallError("no_such_column", `${table.name} has no column ${JSON.stringify(column)}`);
+        }
+        const said = checked(table, column, value, precision);
+        if (JSON.stringify(row.row[column]) !== JSON.stringify(said))
+            news[column] = said;
+    }
+    if (was && row.state !== "deleted" && Object.keys(news).length === 0)
+        return row;
+    const edit = await held.nextEdit();
+    const next = { ...row, edit, row: { ...row.row }, changed: { ...row.changed }, editedAt: now };
+    if (!was) {
+        for (const [column, declared] of Object.entries(table.spec.columns ?? {})) {
+            const value = defaultOf(declared, now, precision);
+            if (value !== undefined)
+                next.row[column] = value;
+        }
+    }
+    for (const [column, value] of Object.entries(news)) {
+        next.row[column] = value;
+        next.changed[column] = edit;
+    }
+    if (row.state === "clean" && was) {
+        Object.assign(next, { state: "edited", base: row.at, baseRow: row.row });
+    }
+    else if (row.state === "clean" || row.state === "deleted") {
+        next.state = row.at !== null || row.base !== null ? "edited" : "added";
+    }
+    if (!was && base != null)
+        next.base = base;
+    delete next.rejected;
+    await held.replace(was, next);
+    return next;
+}
+export async function remove(held, table, key, now) {
+    const row = await held.get(table.name, key);
+    if (!row || row.state === "deleted")
+        return;
+    const inFlight = (await held.recall("outstanding"))?.sent.some((sent) => sent.table === table.name && sent.key === key);
+    if (row.state === "added" && row.at === null && !inFlight)
+        return held.replace(row, null);
+    const next = { ...row, state: "deleted", editedAt: now, edit: await held.nextEdit() };
+    if (row.state === "clean")
+        Object.assign(next, { base: row.at, baseRow: row.row });
+    delete next.rejected;
+    return held.replace(row, next);
+}
+export async function settle(held, table, conflict, as, now) {
+    if (as === null)
+        return remove(held, table, conflict.key, now);
+    const there = await held.get(table.name, conflict.key);
+    const columns = there || conflict.theirs ? as : { ...conflict.base, ...conflict.mine, ...as };
+    await put(held, table, conflict.key, columns, now, conflict.lastUpdate);
+}

@@ -1,0 +1,34 @@
+import type { Json } from "./types.js";
+/** A problem document (RFC 9457). Members beside these are as the server's contract says. */
+export interface Problem {
+    readonly status: number;
+    readonly code: string;
+    readonly detail: string;
+    readonly at?: string;
+    readonly retry_after_s?: number;
+    readonly confirm_deletes?: number;
+    readonly holder?: string;
+    readonly since?: string;
+    readonly until?: string;
+    readonly [member: string]: Json | undefined;
+}
+/**
+ * Whatever goes wrong. Decide by `code`: one of the server's, such as `sync_in_progress`, or
+ * - `offline`: no answer came, however often it was asked;
+ * - `aborted`: by the caller's signal, or `close`;
+ * - `not_logged_in`: there is neither a token nor a way to get one;
+ * - `other_user`: the rows in the store are another user's;
+ * - `restless`: others keep changing the data faster than it can be listed;
+ * - `garbled`: an answer that the contract does not know;
+ * - `no_such_table`, `no_such_row`, `no_such_column`, `wrong_type`, `invalid_key`: what the app asked for.
+ */
+export declare class RollcallError extends Error {
+    readonly code: string;
+    /** What the server said, if it said no. */
+    readonly problem?: Problem | undefined;
+    readonly name = "RollcallError";
+    constructor(code: string, message: string, 
+    /** What the server said, if it said no. */
+    problem?: Problem | undefined);
+    get status(): number | undefined;
+}

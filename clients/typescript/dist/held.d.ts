@@ -1,0 +1,105 @@
+import type { Local } from "./decide.js";
+import type { Conflict, Digest, Json, Rejection, Row, Store, StoredRow, SyncReport, TableSpec, Tables, Way } from "./types.js";
+/** A declared table, ready for use. */
+export interface Declared {
+    readonly name: string;
+    readonly key: string;
+    /** The declared columns; null: whatever the app puts. */
+    readonly columns: readonly string[] | null;
+    readonly spec: TableSpec;
+}
+/** The tables by name, those that others refer to first. */
+export declare function declare(tables: Tables): Map<string, Declared>;
+/** A row of an outstanding request. */
+export interface SentRow {
+    readonly table: string;
+    readonly key: string;
+    readonly operation: "add" | "update" | "delete";
+    readonly whole: boolean;
+    readonly complete: boolean;
+    /** The edit that is in the request; a later one is not settled by the answer. */
+    readonly edit: number;
+}
+/**
+ * A request whose answer has not been applied. Written before it is sent, removed in the transaction that
+ * applies the answer: after a lost answer or a reload the same goes up again under the same key.
+ */
+export interface Outstanding {
+    readonly key: string;
+    /** Without `sent_at`, which is the time of each sending. */
+    readonly body: {
+        readonly [member: string]: Json;
+    };
+    /** Each `sent_at` that it was sent with, ms. */
+    readonly stamps: number[];
+    readonly sent: readonly SentRow[];
+}
+/** What is remembered beside rows. */
+export interface Meta {
+    cursor: number;
+    seed: string;
+    /** By table; only once the seed is known. */
+    digests: {
+        [table: string]: Digest;
+    };
+    edits: number;
+    outstanding: Outstanding;
+    etag: string;
+    limits: {
+        rows: number;
+        keys: number;
+        bytes: number;
+        precision: "seconds" | "milliseconds";
+    };
+    /** The full feed under way: its number, and the mark of the next page. */
+    feed: {
+        number: number;
+        next: string;
+    };
+    feeds: number;
+    conflicts: Conflict[];
+    token: string;
+    email: string;
+    device_id: string;
+    synced: {
+        began: number;
+        at: number;
+        report: SyncReport;
+        way: Way;
+    };
+    turn: {
+        holder: string;
+        until: number;
+    };
+}
+export declare const localOf: ({ state, at, base, editedAt }: StoredRow) => Local;
+export declare const newRow: (table: string, key: string) => StoredRow;
+/** Rows that a sync sends or asks for; a rejected one only once what it refers to may have changed. */
+export declare const isAboutOthers: ({ code }: Rejection) => boolean;
+/** One transaction over a store. */
+export declare class Held {
+    private readonly txn;
+    readonly tables: ReadonlyMap<string, Declared>;
+    /** Tables whose rows changed. */
+    readonly touched: Set<string>;
+    private sums;
+    private constructor();
+    static read<R>(store: Store, tables: ReadonlyMap<string, Declared>, work: (held: Held) => Promise<R>): Promise<R>;
+    /** All of `work` is kept, or nothing. Gives the tables whose rows changed, too. */
+    static write<R>(store: Store, tables: ReadonlyMap<string, Declared>, work: (held: Held) => Promise<R>): Promise<[R, Set<string>]>;
+    get(table: string, key: string): Promise<StoredRow | undefined>;
+    all(table: string): Promise<StoredRow[]>;
+    waiting(): Promise<StoredRow[]>;
+    recall<N extends keyof Meta>(name: N): Promise<Meta[N] | undefined>;
+    remember<N extends keyof Meta>(name: N, value: Meta[N] | undefined): Promise<void>;
+    /** Puts `row` in the place of `was`; null drops it. Keeps the table's proof in step. */
+    replace(was: StoredRow | undefined, row: StoredRow | null): Promise<void>;
+    nextEdit(): Promise<number>;
+    /** The proof of what the server holds, as far as it told: an edit that waits counts as the state before it. */
+    digests(): Promise<Meta["digests"] | null>;
+    /** Adds the proofs up again from the rows. Within a transaction that writes. */
+    recount(): Promise<void>;
+    private proofs;
+}
+/** The row as the app sees it. */
+export declare const shown: (table: Declared, key: string, row: Row) => Row;

@@ -1,0 +1,164 @@
+import { problemOf, send } from "./calls.js";
+import { RollcallError } from "./error.js";
+import { pause, webLocks } from "./turn.js";
+const SILENCE_MAX_MS = 40000;
+const BACKOFF_FIRST_MS = 500;
+const BACKOFF_MAX_MS = 60000;
+const FINAL = ["unauthorized", "forbidden", "not_logged_in", "other_user", "mass_delete", "aborted"];
+export class Live {
+    constructor(client, options) {
+        this.client = client;
+        this.options = options;
+        this.control = new AbortController();
+        this.failed = 0;
+        this.running = false;
+        this.wake = () => this.poke(0);
+        globalThis.addEventListener?.("online", this.wake);
+        void this.listen();
+        this.poke(0);
+    }
+    edited() {
+        this.poke(this.options.debounceMs ?? 100);
+    }
+    stop() {
+        this.control.abort();
+        clearTimeout(this.timer);
+        globalThis.removeEventListener?.("online", this.wake);
+        this.client.state("off");
+    }
+    get stopped() {
+        return this.control.signal.aborted;
+    }
+    poke(ms, version = null) {
+        if (this.stopped)
+            return;
+        this.due = { version };
+        clearTimeout(this.timer);
+        this.timer = setTimeout(() => void this.work(), ms);
+    }
+    async work() {
+        if (this.running)
+            return;
+        this.running = true;
+        try {
+            while (this.due && !this.stopped) {
+                const { version } = this.due;
+                this.due = undefined;
+                if (version === null || (await this.client.behind(version)))
+                    await this.client.sync();
+                this.failed = 0;
+            }
+        }
+        catch (error) {
+            if (!(error instanceof RollcallError && FINAL.includes(error.code)))
+                this.poke(this.backoff());
+        }
+        finally {
+            this.running = false;
+        }
+    }
+    backoff() {
+        const most = Math.min(BACKOFF_FIRST_MS * 2 ** this.failed++, BACKOFF_MAX_MS);
+        return most / 2 + (this.client.wire.patience.random() * most) / 2;
+    }
+    async listen() {
+        const { signal } = this.control;
+        const locks = webLocks(this.client.store);
+        try {
+            if (!locks)
+                return await this.follow();
+            this.client.state("waiting");
+            await locks.request(`rollcall ${this.client.store.name} live`, { signal }, () => this.follow());
+        }
+        catch {
+        }
+    }
+    async follow() {
+        const { signal } = this.control;
+        let failed = 0;
+        while (!this.stopped) {
+            this.client.state("connecting");
+            let heard = false;
+            try {
+                if (!(await this.stream(() => (heard = true)))) {
+                    this.client.state("polling");
+                    await pause(this.options.pollMs ?? 15000, signal);
+                    this.poke(0);
+                    continue;
+                }
+            }
+            catch {
+            }
+            if (this.stopped)
+                return;
+            this.client.state("connecting");
+            failed = heard ? 0 : failed + 1;
+            const most = Math.min(BACKOFF_FIRST_MS * 2 ** failed, BACKOFF_MAX_MS);
+            await pause(most / 2 + (this.client.wire.patience.random() * most) / 2, signal).catch(() => { });
+        }
+    }
+    async stream(heard) {
+        const { wire } = this.client;
+        const token = await wire.token(false);
+        const control = new AbortController();
+        const abort = () => control.abort();
+        this.control.signal.addEventListener("abort", abort);
+        let silence;
+        const alive = () => {
+            clearTimeout(silence);
+            silence = setTimeout(abort, SILENCE_MAX_MS);
+        };
+        try {
+            const answer = await send(wire, "GET", "/events", token, { headers: { Accept: "text/event-stream" } }, control.signal, true);
+            if (answer.status === 404 || (answer.ok && !answer.body))
+                return false;
+            if (!answer.ok) {
+                if (answer.status === 401)
+                    await wire.token(true);
+                throw problemOf(answer.status, (name) => answer.headers.get(name), undefined);
+            }
+            this.client.state("listening");
+            this.poke(0);
+            const reader = answer.body.getReader();
+            const decoder = new TextDecoder();
+            let text = "";
+            for (;;) {
+                alive();
+                const { done, value } = await reader.read();
+                if (done)
+                    return true;
+                text += decoder.decode(value, { stream: true });
+                const events = text.split(/\r?\n\r?\n/);
+                text = events.pop();
+                for (const event of events)
+                    if (this.take(event))
+                        heard();
+            }
+        }
+        finally {
+            clearTimeout(silence);
+            abort();
+            this.control.signal.removeEventListener("abort", abort);
+        }
+    }
+    take(event) {
+        const field = (name) => event
+            .split(/\r?\n/)
+            .filter((line) => line.startsWith(`${name}:`))
+            .map((line) => line.slice(name.length + 1).trim())
+            .join("\n");
+        let data = {};
+        try {
+            data = JSON.parse(field("data") || "{}");
+        }
+        catch {
+            return false;
+        }
+        const type = field("event");
+        if (type === "version" && typeof data["version"] === "number")
+            this.poke(0, data["version"]);
+        if (type === "lock")
+            this.client.lock(data);
+        return type !== "";
+    }
+}

@@ -1,0 +1,160 @@
+import { absent, apply, cursorAfter, obey } from "./decide.js";
+import { columnsSent } from "./batch.js";
+import { localOf, newRow, shown } from "./held.js";
+import { newKey, readKey } from "./key.js";
+import { parseTime } from "./time.js";
+const CONFLICTS_MAX = 200;
+export function parts(table, row) {
+    const { [table.key]: id, last_update, ...columns } = row;
+    const [key, at] = [readKey(id), parseTime(last_update)];
+    return key === null || at === null ? null : { key, at, columns };
+}
+function after(row, { local, contents }, theirs, settled, sent) {
+    if (!local)
+        return null;
+    const changed = Object.fromEntries(Object.entries(row.changed).filter(([, edit]) => edit > settled));
+    const next = { ...row, ...local, changed };
+    if (theirs && contents === "theirs")
+        next.row = theirs;
+    if (theirs && contents === "mine_over_theirs") {
+        next.row = { ...theirs };
+        for (const column of Object.keys(changed))
+            next.row[column] = row.row[column] ?? null;
+    }
+    if (local.state === "clean") {
+        next.changed = {};
+        delete next.baseRow;
+        delete next.rejected;
+    }
+    else if (local.base !== row.base && settled) {
+        next.baseRow = theirs ?? { ...row.baseRow, ...sent };
+    }
+    return next;
+}
+export class Settling {
+    constructor(held, tally, now, feed) {
+        this.held = held;
+        this.tally = tally;
+        this.now = now;
+        this.feed = feed;
+        this.conflicts = [];
+        this.rejected = [];
+    }
+    put(was, row) {
+        if (!was && !row)
+            return Promise.resolve();
+        return this.held.replace(was, row && this.feed !== null ? { ...row, seen: this.feed } : row);
+    }
+    async each(lists, work) {
+        for (const [name, items] of Object.entries(lists ?? {})) {
+            const table = this.held.tables.get(name);
+            if (table)
+                await Promise.all(items.map((item) => work(table, item)));
+        }
+    }
+    async report(sending, answer) {
+        const sent = new Map(sending.sent.map((row) => [`${row.operation} ${row.table} ${row.key}`, row]));
+        for (const operation of ["add", "update", "delete"]) {
+            await this.each(answer[operation], async (table, item) => {
+                const row = sent.get(`${operation} ${table.name} ${readKey(item[table.key])}`);
+                if (row)
+                    await this.verdict(table, sending, row, item);
+            });
+        }
+        await this.each(answer.get, (table, row) => this.entry(table, row));
+        await this.each(answer.missing, (table, key) => this.gone(table, key));
+        if ((await this.held.recall("outstanding"))?.key === sending.key)
+            await this.held.remember("outstanding", undefined);
+        if (this.conflicts.length) {
+            const known = (await this.held.recall("conflicts")) ?? [];
+            await this.held.remember("conflicts", [...this.conflicts, ...known].slice(0, CONFLICTS_MAX));
+        }
+    }
+    async verdict(table, sending, sent, item) {
+        this.tally.verdicts[item.verdict] = (this.tally.verdicts[item.verdict] ?? 0) + 1;
+        const row = await this.held.get(table.name, sent.key);
+        if (!row)
+            return;
+        const theirs = item.row ? (parts(table, item.row)?.columns ?? null) : null;
+        const at = parseTime(item.last_update);
+        const columns = columnsSent(sending, sent, table.key);
+        const { operation, whole, complete } = sent;
+        const outcome = obey(localOf(row), { operation, whole, complete, editedSince: row.edit > sent.edit }, { verdict: item.verdict, at, row: theirs !== null });
+        const judged = !["gone", "absent", "rejected"].includes(item.verdict);
+        const lost = item.verdict === "kept" || (item.verdict === "gone" && !outcome.local);
+        if (lost && item.verdict === "gone")
+            this.tally.dropped++;
+        if (judged && !lost)
+            this.tally.pushed++;
+        if (outcome.local && outcome.local.state === "clean" && outcome.local.at === null)
+            await this.held.remember("etag", undefined);
+        if ((lost || (item.verdict === "merged" && item.conflict)) && row.state !== "clean") {
+            this.conflicts.push({
+                ...{ id: newKey(this.now), serverId: item.conflict ?? null, table: table.name, key: sent.key },
+                ...{ verdict: item.verdict, lastUpdate: at, at: this.now },
+                base: row.baseRow ? shown(table, sent.key, row.baseRow) : null,
+                mine: columns && shown(table, sent.key, { ...row.row, ...columns }),
+                theirs: theirs && shown(table, sent.key, theirs),
+            });
+        }
+        const next = after(row, outcome, theirs, judged ? sent.edit : 0, columns);
+        if (next && item.error) {
+            next.rejected = { code: item.error.code, detail: item.error.detail };
+            this.rejected.push({ ...sent, ...next.rejected });
+        }
+        await this.put(row, next);
+    }
+    async entry(table, told) {
+        const found = parts(table, told);
+        if (!found)
+            return;
+        const { key, at, columns } = found;
+        const row = await this.held.get(table.name, key);
+        const outcome = apply(row ? localOf(row) : null, at);
+        if (outcome.contents === "theirs" && row?.at !== at)
+            this.tally.pulled++;
+        await this.put(row, after(row ?? newRow(table.name, key), outcome, columns, 0, null));
+    }
+    async gone(table, key) {
+        const row = await this.held.get(table.name, key);
+        if (row)
+            await this.decided(row, apply(localOf(row), null));
+    }
+    decided(row, outcome) {
+        if (!outcome.local)
+            this.tally.dropped++;
+        return this.put(row, after(row, outcome, null, 0, null));
+    }
+    async page(page) {
+        for (const lists of [page.add, page.update])
+            await this.each(lists, (table, row) => this.entry(table, row));
+        await this.each(page.delete, (table, key) => this.gone(table, key));
+        const full = page.type === "full" && this.feed !== null;
+        if (full && !page.more) {
+            for (const name of this.held.tables.keys()) {
+                for (const row of await this.held.all(name))
+                    if (row.seen !== this.feed)
+                        await this.decided(row, absent(localOf(row)));
+            }
+        }
+        const next = full && page.more && page.next !== undefined ? { number: this.feed, next: page.next } : undefined;
+        await this.held.remember("feed", next);
+        await this.heard({ page: { version: page.version, more: page.more === true } });
+    }
+    async plan(table, plan) {
+        for (const key of plan.drop) {
+            const row = await this.held.get(table.name, key);
+            if (row)
+                await this.decided(row, { local: null, contents: "mine" });
+        }
+        for (const [key, local] of plan.note) {
+            const row = await this.held.get(table.name, key);
+            if (row)
+                await this.put(row, { ...row, ...local });
+        }
+    }
+    async heard(heard) {
+        const cursor = cursorAfter((await this.held.recall("cursor")) ?? null, heard);
+        await this.held.remember("cursor", cursor ?? undefined);
+    }
+}

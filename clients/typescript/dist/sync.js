@@ -1,0 +1,362 @@
+import { compare } from "./decide.js";
+import { inOrder, nextRequest, putBack, stamped } from "./batch.js";
+import { Calls } from "./calls.js";
+import { RollcallError } from "./error.js";
+import { Held, isAboutOthers, localOf } from "./held.js";
+import { newKey, readKey } from "./key.js";
+import { Settling } from "./settle.js";
+const BEGINNINGS_MAX = 4;
+const ROUNDS_MAX = 8;
+const STAMPS_MAX = 16;
+const STAMP_GOOD_MS = 2000;
+const is = (error, ...codes) => error instanceof RollcallError && codes.includes(error.code);
+const name = (table, key) => `${table} ${key}`;
+export class Syncing {
+    constructor(ground, options) {
+        this.ground = ground;
+        this.options = options;
+        this.tally = { pushed: 0, pulled: 0, dropped: 0, verdicts: {} };
+        this.conflicts = [];
+        this.refused = new Map();
+        this.said = null;
+        this.resumed = false;
+        this.progress = options.onProgress ?? (() => { });
+        this.calls = new Calls(ground.wire, options.signal, this.progress);
+        this.way = options.way;
+    }
+    async run() {
+        const began = this.ground.now();
+        try {
+            await this.prepare();
+            await this.resume();
+            await (this.way === "manifest" ? this.byManifest(true) : this.byCursor());
+            await this.rest();
+            const proof = await this.prove();
+            const [version, rejected] = await this.read(async (held) => {
+                const waiting = (await held.waiting()).flatMap(({ table, key, rejected }) => (rejected ? [{ table, key, ...rejected }] : []));
+                return [(await held.recall("cursor")) ?? null, waiting];
+            });
+            const { requests, repeats } = this.calls;
+            const { way, conflicts, resumed } = this;
+            return { way, ...this.tally, conflicts, rejected, ...proof, version, resumed, requests, repeats, ms: this.ground.now() - began };
+        }
+        catch (error) {
+            await this.calls.giveLockBack();
+            throw error;
+        }
+    }
+    read(work) {
+        return Held.read(this.ground.store, this.ground.tables, work);
+    }
+    async write(work) {
+        const [result, touched] = await Held.write(this.ground.store, this.ground.tables, work);
+        if (touched.size)
+            this.ground.touched(touched);
+        return result;
+    }
+    async settle(work, feed = null) {
+        const settling = await this.write(async (held) => {
+            const made = new Settling(held, this.tally, this.ground.now(), feed ?? (await held.recall("feed"))?.number ?? null);
+            await work(made, held);
+            return made;
+        });
+        for (const row of settling.rejected)
+            if (!isAboutOthers(row))
+                this.refused.set(name(row.table, row.key), row.edit);
+        if (!settling.conflicts.length)
+            return;
+        this.conflicts.push(...settling.conflicts);
+        await this.ground.lost(settling.conflicts);
+    }
+    async prepare() {
+        let [limits, seed] = await this.read(async (held) => [await held.recall("limits"), await held.recall("seed")]);
+        if (!limits) {
+            const said = await this.calls.limits();
+            limits = { rows: said.rows_max, keys: said.get_keys_max, bytes: said.body_bytes_max, precision: said.time_precision };
+            await this.write((held) => held.remember("limits", limits));
+        }
+        this.limits = limits;
+        if (!seed) {
+            ({ seed } = await this.calls.digests());
+            await this.write(async (held) => {
+                await held.remember("seed", seed);
+                await held.recount();
+            });
+        }
+    }
+    async resume() {
+        const outstanding = await this.read((held) => held.recall("outstanding"));
+        if (!outstanding)
+            return;
+        this.resumed = true;
+        try {
+            const [sending, answer] = await this.send(outstanding, null);
+            await this.settle((settling) => settling.report(sending, answer));
+        }
+        catch (error) {
+            if (!(error instanceof RollcallError) || (await this.read((held) => held.recall("outstanding"))))
+                throw error;
+        }
+    }
+    async byManifest(trustEtag) {
+        for (let beginning = 0; beginning < BEGINNINGS_MAX; beginning++) {
+            try {
+                return await this.oneRollCall(trustEtag);
+            }
+            catch (error) {
+                if (!is(error, "version_moved", "lock_lost"))
+                    throw error;
+            }
+        }
+        throw new RollcallError("restless", "others keep changing the data; try again");
+    }
+    async oneRollCall(trustEtag) {
+        const declared = [...this.ground.tables.values()];
+        const etag = await this.write(async (held) => {
+            const known = await held.recall("etag");
+            await held.remember("etag", undefined);
+            await held.remember("feed", undefined);
+            return trustEtag ? known : undefined;
+        });
+        const told = await this.calls.fetch(declared, etag);
+        let listed = 0;
+        for (const rows of told.tables?.values() ?? [])
+            listed += rows.size;
+        this.progress({ phase: "listed", rows: listed });
+        const queue = { rows: [], gets: [] };
+        const [edits, deletes] = [[], []];
+        await this.settle(async (settling, held) => {
+            for (const table of declared) {
+                const mine = new Map((await held.all(table.name)).map((row) => [row.key, localOf(row)]));
+                const theirs = told.tables?.get(table.name) ?? new Map([...mine].flatMap(([key, { at }]) => (at === null ? [] : [[key, at]])));
+                const plan = compare(theirs, mine, true);
+                await settling.plan(table, plan);
+                const places = (keys) => keys.map((key) => ({ table: table.name, key }));
+                queue.rows.push(...places(plan.add));
+                edits.push(...places(plan.update));
+                deletes.unshift(...places(plan.delete));
+                queue.gets.push(...places(plan.get));
+            }
+            queue.rows.push(...edits, ...deletes);
+            queue.rows = await this.sendable(held, queue.rows);
+        });
+        const version = await this.push(queue, told.version, told.fence, "manifest");
+        if (version === told.version && told.etag)
+            await this.write((held) => held.remember("etag", told.etag));
+    }
+    async byCursor() {
+        for (let beginning = 0; beginning < BEGINNINGS_MAX; beginning++) {
+            try {
+                if (await this.onePull())
+                    return;
+            }
+            catch (error) {
+                if (!is(error, "cursor_expired"))
+                    throw error;
+                await this.settle(async (settling, held) => {
+                    await settling.heard("expired");
+                    await held.remember("feed", undefined);
+                });
+            }
+        }
+        throw new RollcallError("restless", "others keep changing the data; try again");
+    }
+    async onePull() {
+        const [cursor, feed, rows] = await this.read(async (held) => [(await held.recall("cursor")) ?? null, await held.recall("feed"), await this.sendable(held)]);
+        if (feed) {
+            try {
+                await this.pages(await this.calls.changes(null, feed.next), feed.number);
+            }
+            catch (error) {
+                if (!is(error, "invalid_request"))
+                    throw error;
+                await this.write((held) => held.remember("feed", undefined));
+            }
+            return false;
+        }
+        if (rows.length === 0) {
+            const first = await this.calls.changes(cursor);
+            await this.pages(first, first.type === "full" ? await this.newFeed() : null);
+        }
+        else {
+            await this.push({ rows, gets: [] }, cursor, null, "pull");
+        }
+        return true;
+    }
+    newFeed() {
+        return this.write(async (held) => {
+            const number = ((await held.recall("feeds")) ?? 0) + 1;
+            await held.remember("feeds", number);
+            return number;
+        });
+    }
+    async pages(page, feed) {
+        for (;;) {
+            this.said = page.digests ?? this.said;
+            await this.settle((settling) => settling.page(page), feed);
+            this.progress({ phase: "receiving", rows: this.tally.pulled });
+            if (!page.more || page.next === undefined)
+                return;
+            page = await this.calls.changes(null, page.next);
+        }
+    }
+    async rest() {
+        let before = "";
+        for (let round = 0; round < ROUNDS_MAX; round++) {
+            const [queue, cursor] = await this.read(async (held) => {
+                const gets = (await held.waiting()).filter(({ state, at }) => state === "clean" && at === null);
+                const rows = await this.sendable(held);
+                return [{ rows, gets: gets.map(({ table, key }) => ({ table, key })) }, (await held.recall("cursor")) ?? null];
+            });
+            const now = JSON.stringify(queue);
+            if (now === before || queue.rows.length + queue.gets.length === 0)
+                return;
+            before = now;
+            await this.push(queue, cursor, null, "nothing");
+        }
+    }
+    async push(queue, base, fence, then) {
+        for (;;) {
+            const terms = { base, pull: then === "pull", confirmDeletes: this.options.confirmDeletes };
+            const made = await this.write((held) => nextRequest(held, queue, this.limits, terms));
+            let sending, answer;
+            try {
+                [sending, answer] = await this.send(made, fence);
+            }
+            catch (error) {
+                if (!(error instanceof RollcallError) || !error.problem)
+                    throw error;
+                await this.mend(queue, made, error);
+                fence = null;
+                continue;
+            }
+            const { version, changes } = answer;
+            const feed = changes?.type === "full" ? await this.newFeed() : null;
+            const last = queue.rows.length + queue.gets.length === 0;
+            await this.settle(async (settling) => {
+                await settling.report(sending, answer);
+                const heard = { pushed: { version, complete: base !== null && (then !== "manifest" || last) } };
+                if (!changes)
+                    await settling.heard(heard);
+            }, feed);
+            this.progress({ phase: "sending", left: queue.rows.length, asked: queue.gets.length });
+            this.said = answer.digests ?? this.said;
+            if (base !== null)
+                base = version;
+            if (changes)
+                await this.pages(changes, feed);
+            if (last)
+                return version;
+        }
+    }
+    async send(sending, fence) {
+        for (let time = 0; time < 2; time++) {
+            try {
+                const answer = await this.calls.synchronise(sending.key, fence, async () => {
+                    const [now, last] = [this.ground.now(), sending.stamps[sending.stamps.length - 1]];
+                    if (last === undefined || Math.abs(now - last) > STAMP_GOOD_MS) {
+                        sending = { ...sending, stamps: [...sending.stamps, now].slice(-STAMPS_MAX) };
+                        await this.write((held) => held.remember("outstanding", sending));
+                    }
+                    if (sending.body["keep_lock"])
+                        this.calls.holding = true;
+                    return stamped(sending, sending.stamps[sending.stamps.length - 1]);
+                });
+                this.calls.holding = sending.body["keep_lock"] === true;
+                return [sending, answer];
+            }
+            catch (error) {
+                if (is(error, "idempotency_key_reused")) {
+                    const answer = await this.answerGiven(sending);
+                    if (answer)
+                        return [sending, answer];
+                    sending = { ...sending, key: newKey(this.ground.now()), stamps: [] };
+                    await this.write((held) => held.remember("outstanding", sending));
+                    continue;
+                }
+                const status = error instanceof RollcallError ? error.status : undefined;
+                const undecided = status === undefined || status >= 500 ? status !== 507 : [401, 403, 408, 423, 429].includes(status);
+                if (!undecided) {
+                    this.calls.holding = false;
+                    await this.write((held) => held.remember("outstanding", undefined));
+                }
+                throw error;
+            }
+        }
+        throw new RollcallError("restless", "the server does not know its own answer");
+    }
+    async answerGiven(sending) {
+        for (const at of sending.stamps.slice(0, -1).reverse()) {
+            try {
+                return await this.calls.synchronise(sending.key, null, async () => stamped(sending, at));
+            }
+            catch (error) {
+                if (!is(error, "idempotency_key_reused"))
+                    throw error;
+            }
+        }
+        return null;
+    }
+    async mend(queue, sending, error) {
+        const { code, status, at, detail } = error.problem;
+        const limits = this.limits;
+        const rows = sending.sent.length;
+        if ((code === "too_many_rows" && limits.rows > 1) || (code === "body_too_large" && rows !== 1 && limits.bytes > 1)) {
+            this.limits = { ...limits, bytes: Math.floor(limits.bytes / 2) };
+            if (code === "too_many_rows")
+                this.limits = { ...limits, rows: Math.ceil(limits.rows / 2), keys: Math.ceil(limits.keys / 2) };
+            await this.write((held) => held.remember("limits", undefined));
+            return putBack(queue, sending);
+        }
+        const [, member = "", table = "", place = ""] = status === 422 && at ? at.split("/") : [];
+        const declared = this.ground.tables.get(table);
+        const items = sending.body[member]?.[table];
+        const item = place === "" ? undefined : items?.[Number(place)];
+        const key = declared && readKey(typeof item === "string" ? item : item?.[declared.key]);
+        if (!declared || !key)
+            throw error;
+        const sent = sending.sent.find((row) => row.table === table && row.key === key);
+        this.refused.set(name(table, key), sent?.edit ?? 0);
+        await this.write(async (held) => {
+            const row = await held.get(table, key);
+            if (row)
+                await held.replace(row, { ...row, rejected: { code, detail } });
+        });
+        putBack(queue, sending);
+        queue.rows = queue.rows.filter((row) => row.table !== table || row.key !== key);
+        queue.gets = queue.gets.filter((row) => row.table !== table || row.key !== key);
+    }
+    async sendable(held, of) {
+        const waiting = await held.waiting();
+        const back = new Set();
+        for (const { table, key, edit, rejected } of waiting) {
+            const refused = this.refused.get(name(table, key));
+            if ((rejected && !isAboutOthers(rejected)) || (refused !== undefined && edit <= refused))
+                back.add(name(table, key));
+        }
+        return (of ?? inOrder(waiting, this.ground.tables)).filter(({ table, key }) => !back.has(name(table, key)));
+    }
+    async prove() {
+        let repaired = false;
+        for (;;) {
+            const server = this.said;
+            const [cursor, tables] = await this.read(async (held) => [(await held.recall("cursor")) ?? null, await held.digests()]);
+            const digests = { server, device: tables && { as_of: cursor, tables } };
+            if (!server || !tables || server.as_of !== cursor)
+                return { digestsEqual: null, digests, repaired };
+            const differ = Object.keys(tables).filter((table) => {
+                const [mine, theirs] = [tables[table], server.tables[table]];
+                return theirs && (theirs.count !== mine.count || theirs.root !== mine.root);
+            });
+            if (differ.length === 0)
+                return { digestsEqual: true, digests, repaired };
+            if (repaired)
+                return { digestsEqual: false, digests, repaired };
+            repaired = true;
+            this.progress({ phase: "repairing", tables: differ });
+            this.said = null;
+            await this.write((held) => held.recount());
+            await this.byManifest(false);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+import { RollcallError } from "./error.js";
+import { Held } from "./held.js";
+import { newKey } from "./key.js";
+const LEASE_MS = 15000;
+const LOOK_MS = 100;
+const queues = new WeakMap();
+export const pause = (ms, signal) => new Promise((resolve, reject) => {
+    const stop = () => {
+        clearTimeout(timer);
+        reject(new RollcallError("aborted", "the sync was cancelled"));
+    };
+    const timer = setTimeout(() => {
+        signal?.removeEventListener("abort", stop);
+        resolve();
+    }, ms);
+    if (signal?.aborted)
+        stop();
+    else
+        signal?.addEventListener("abort", stop, { once: true });
+});
+export const webLocks = (store) => store.shared === "tabs" ? globalThis.navigator?.locks : undefined;
+export async function inTurn(store, signal, work) {
+    const locks = webLocks(store);
+    if (locks) {
+        let began = false;
+        const options = signal ? { signal } : {};
+        const turn = locks.request(`rollcall ${store.name}`, options, () => ((began = true), work()));
+        return turn.catch((error) => {
+            if (began || !signal?.aborted)
+                throw error;
+            throw new RollcallError("aborted", "the sync was cancelled");
+        });
+    }
+    const last = queues.get(store) ?? Promise.resolve();
+    const turn = last.then(() => (store.shared === "nobody" ? work() : underLease(store, signal, work)));
+    queues.set(store, turn.catch(() => { }));
+    return turn;
+}
+async function underLease(store, signal, work) {
+    const holder = newKey();
+    const write = (of) => Held.write(store, new Map(), of).then(([result]) => result);
+    const take = () => write(async (held) => {
+        const known = await held.recall("turn");
+        if (known && known.holder !== holder && known.until > Date.now())
+            return false;
+        await held.remember("turn", { holder, until: Date.now() + LEASE_MS });
+        return true;
+    });
+    while (!(await take()))
+        await pause(LOOK_MS, signal);
+    const renewal = setInterval(() => void take().catch(() => { }), LEASE_MS / 3);
+    try {
+        return await work();
+    }
+    finally {
+        clearInterval(renewal);
+        await write(async (held) => {
+            if ((await held.recall("turn"))?.holder === holder)
+                await held.remember("turn", undefined);
+        });
+    }
+}
+export function openChannel(store, heard) {
+    if (store.shared !== "tabs" || typeof BroadcastChannel === "undefined")
+        return { tell: () => { }, close: () => { } };
+    const channel = new BroadcastChannel(`rollcall ${store.name}`);
+    channel.onmessage = ({ data }) => heard(data);
+    return { tell: (tables) => channel.postMessage(tables), close: () => channel.close() };
+}

@@ -1,0 +1,312 @@
+/** The calls of the protocol, each repeated as long as that is right. */
+import { lockPauseMs, pauseMs } from "./decide.js";
+import { RollcallError, type Problem } from "./error.js";
+import { readKey } from "./key.js";
+import { parseTime } from "./time.js";
+import type { Declared } from "./held.js";
+import type { Digests, Json, Patience, Progress, Rejection, Row, Traffic, Verdict } from "./types.js";
+
+/** What became of one row that was sent. Its key is under the table's key column. */
+export interface VerdictItem {
+  readonly verdict: Verdict;
+  readonly last_update?: string;
+  readonly row?: Row;
+  readonly error?: Rejection;
+  readonly conflict?: string;
+  readonly [key: string]: unknown;
+}
+
+interface Rows {
+  readonly [table: string]: Row[];
+}
+
+export interface Changes {
+  readonly type: "full" | "diff";
+  readonly version: number;
+  readonly more?: boolean;
+  readonly next?: string;
+  readonly add?: Rows;
+  readonly update?: Rows;
+  readonly delete?: { readonly [table: string]: string[] };
+  readonly digests?: Digests;
+}
+
+/** The answer of `POST /synchronise`. */
+export interface Answered {
+  readonly add?: { readonly [table: string]: VerdictItem[] };
+  readonly update?: { readonly [table: string]: VerdictItem[] };
+  readonly delete?: { readonly [table: string]: VerdictItem[] };
+  readonly get?: Rows;
+  readonly missing?: { readonly [table: string]: string[] };
+  readonly version: number;
+  readonly changes?: Changes;
+  readonly digests?: Digests;
+}
+
+/** What the roll call told. */
+export interface RollCall {
+  /** Null if nothing changed since the `ETag` that was named. */
+  readonly tables: Map<string, Map<string, number>> | null;
+  readonly version: number;
+  readonly fence: string | null;
+  readonly etag: string | null;
+}
+
+interface Answer {
+  readonly status: number;
+  readonly header: (name: string) => string | null;
+  readonly body: Json | undefined;
+}
+
+interface Ask {
+  readonly headers?: { [name: string]: string };
+  readonly body?: Json | undefined;
+  /** Without a token. */
+  readonly open?: boolean;
+}
+
+/** How a client reaches its server. */
+export interface Wire {
+  readonly url: string;
+  readonly fetch: typeof globalThis.fetch;
+  readonly patience: Patience;
+  /** The token to use; `renew` if the last one was refused. Null if there is no other. */
+  token(renew: boolean): Promise<string | null>;
+  traffic(traffic: Traffic): void;
+  listening(): boolean;
+  online(online: boolean): void;
+}
+
+/** How long the server may wait for the lock before it answers 423, s. */
+const LOCK_WAIT_S = 10;
+const RETRIED = [408, 429, 500, 502, 503, 504];
+
+let requests = 0;
+const bytes = (text: string | undefined) => (text ? new TextEncoder().encode(text).length : 0);
+const readJson = (text: string): Json | undefined => {
+  try {
+    return text ? (JSON.parse(text) as Json) : undefined;
+  } catch {
+    return undefined;
+  }
+};
+
+/** Hides what an inspector must not show. */
+const hidden = (body: Json | undefined): Json | undefined => {
+  if (!body || typeof body !== "object" || Array.isArray(body)) return body;
+  const secret = ["password", "token", "seed"].filter((name) => name in body);
+  return secret.length ? { ...body, ...Object.fromEntries(secret.map((name) => [name, "…"])) } : body;
+};
+
+/** Sends one request, once. Fails with `offline` if no answer comes, or with `aborted`. */
+export async function send(
+  wire: Wire,
+  method: string,
+  path: string,
+  token: string | null,
+  { headers = {}, body }: Ask,
+  signal: AbortSignal | undefined,
+  stream = false,
+): Promise<Response & { text(): Promise<string> }> {
+  const id = ++requests;
+  const text = body === undefined ? undefined : JSON.stringify(body);
+  const said = { ...headers, ...(text === undefined ? {} : { "Content-Type": "application/json" }) };
+  const traffic = { id, method, path, requestHeaders: said, requestBody: hidden(body), bytesSent: wire.listening() ? bytes(text) : 0 };
+  wire.traffic({ ...traffic, phase: "sent" });
+  const began = Date.now();
+  const control = new AbortController();
+  const abort = () => control.abort();
+  if (signal?.aborted) abort();
+  signal?.addEventListener("abort", abort);
+  const timer = setTimeout(abort, wire.patience.requestMaxMs);
+  try {
+    const answer = await wire.fetch(wire.url + path, {
+      method,
+      headers: token === null ? said : { ...said, Authorization: `Bearer ${token}` },
+      signal: control.signal,
+      cache: "no-store", // 304 is for us to hear, not for the browser
+      credentials: "omit",
+      ...(text === undefined ? {} : { body: text }),
+    });
+    if (stream && answer.ok && answer.body) {
+      wire.traffic({ ...traffic, phase: "answered", status: answer.status, ms: Date.now() - began });
+      wire.online(true);
+      return answer;
+    }
+    const came = await answer.text();
+    wire.online(true);
+    if (wire.listening()) {
+      const told: Record<string, string> = {};
+      answer.headers.forEach((value, name) => (told[name] = value));
+      const parsed = hidden(readJson(came));
+      wire.traffic({ ...traffic, phase: "answered", status: answer.status, headers: told, body: parsed, bytesReceived: bytes(came), ms: Date.now() - began });
+    }
+    const { status, headers: answerHeaders, ok } = answer;
+    return { status, ok, headers: answerHeaders, text: async () => came } as Response;
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    wire.traffic({ ...traffic, phase: "failed", error: why, ms: Date.now() - began });
+    if (signal?.aborted) throw new RollcallError("aborted", "the sync was cancelled");
+    wire.online(false);
+    throw new RollcallError("offline", `the server cannot be reached: ${why}`);
+  } finally {
+    clearTimeout(timer);
+    if (!stream) signal?.removeEventListener("abort", abort);
+  }
+}
+
+/** The problem that an answer is, also if a proxy wrote it. */
+export function problemOf(status: number, header: (name: string) => string | null, body: Json | undefined): RollcallError {
+  const said = (body && typeof body === "object" && !Array.isArray(body) ? body : {}) as Partial<Problem>;
+  const after = Number(header("retry-after") ?? NaN);
+  const code = said.code ?? "unknown";
+  const detail = said.detail ?? `HTTP ${status}`;
+  const problem: Problem = { ...said, status, code, detail, ...(said.retry_after_s === undefined && after >= 0 ? { retry_after_s: after } : {}) };
+  return new RollcallError(code, `the server refused (${status} ${code}): ${detail}`, problem);
+}
+
+/** The calls of one sync. */
+export class Calls {
+  requests = 0;
+  repeats = 0;
+  /** Whether this device may have the lock, so that it should be given back after a failure. */
+  holding = false;
+
+  constructor(
+    private readonly wire: Wire,
+    private readonly signal: AbortSignal | undefined,
+    private readonly progress: (progress: Progress) => void,
+  ) {}
+
+  /** Asks until there is an answer that counts. `make` is told how many attempts have failed. */
+  async ask(method: string, path: string, make: (failed: number) => Promise<Ask> | Ask = () => ({})): Promise<Answer> {
+    const { patience } = this.wire;
+    let [failed, waited, renewed] = [0, 0, false];
+    for (;;) {
+      if (this.signal?.aborted) throw new RollcallError("aborted", "the sync was cancelled");
+      const asked = await make(failed);
+      let problem: RollcallError;
+      const began = Date.now();
+      try {
+        const token = asked.open ? null : await this.wire.token(false);
+        if (!asked.open && token === null) throw new RollcallError("not_logged_in", "this device has no token: log in first");
+        this.requests++;
+        const answer = await send(this.wire, method, path, token, asked, this.signal);
+        const header = (name: string) => answer.headers.get(name);
+        const body = readJson(await answer.text());
+        if (answer.status < 400) return { status: answer.status, header, body };
+        problem = problemOf(answer.status, header, body);
+      } catch (error) {
+        if (!(error instanceof RollcallError) || error.code !== "offline") throw error;
+        problem = error;
+      }
+      let pause: number | null = null;
+      const after = problem.problem?.retry_after_s ?? null;
+      const status = problem.status;
+      if (status === 401 && !asked.open && !renewed) {
+        renewed = true;
+        if ((await this.wire.token(true)) === null) throw problem;
+        continue;
+      }
+      if (status === 423) {
+        pause = lockPauseMs(waited, patience.lockWaitMaxMs, after, patience.random());
+        if (pause === null) throw problem;
+        waited += pause + Date.now() - began; // the server has waited, too
+        const { holder = null, until = null } = problem.problem!;
+        this.progress({ phase: "waiting", holder, until, ms: pause });
+      } else if (status === undefined || RETRIED.includes(status)) {
+        pause = pauseMs(++failed, patience.attemptsMax, after, patience.random());
+        if (pause === null) throw problem;
+        this.progress({ phase: "retrying", attempt: failed, reason: problem.message, ms: pause });
+      } else {
+        throw problem;
+      }
+      this.repeats++;
+      await patience.pause(pause, this.signal);
+    }
+  }
+
+  private async read<T>(method: string, path: string, make?: (failed: number) => Promise<Ask> | Ask): Promise<T> {
+    const { body } = await this.ask(method, path, make);
+    if (!body || typeof body !== "object") throw garbled(`${method} ${path}`);
+    return body as T;
+  }
+
+  limits(): Promise<{ rows_max: number; get_keys_max: number; body_bytes_max: number; time_precision: "seconds" | "milliseconds" }> {
+    return this.read("GET", "/limits", () => ({ open: true }));
+  }
+
+  digests(): Promise<{ seed: string } & Digests> {
+    return this.read("GET", "/digests");
+  }
+
+  /** The whole roll call, under the lock, however many pages it has. Fails with `version_moved`: begin again. */
+  async fetch(declared: readonly Declared[], known: string | undefined): Promise<RollCall> {
+    let path = `/fetch?tables=${declared.map(({ name }) => name).join(",")}`;
+    const tables = new Map(declared.map(({ name }) => [name, new Map<string, number>()]));
+    let first: RollCall | undefined;
+    for (;;) {
+      const headers: { [name: string]: string } = { Prefer: `wait=${LOCK_WAIT_S}` };
+      // Only the first page can be left out: the others are then as they were.
+      if (known && !first) headers["If-None-Match"] = known;
+      const { status, header, body } = await this.ask("GET", path, () => ({ headers }));
+      this.holding = true;
+      const version = Number(header("sync-version") ?? NaN);
+      if (!Number.isSafeInteger(version)) throw garbled("GET /fetch");
+      first ??= { tables: null, version, fence: header("sync-lock"), etag: header("etag") };
+      if (status === 304) return first;
+      for (const { name, key } of declared) {
+        for (const entry of ((body ?? {}) as unknown as Rows)[name] ?? []) {
+          const [id, at] = [readKey(entry[key]), parseTime(entry["last_update"])];
+          if (id === null || at === null) throw garbled("GET /fetch");
+          tables.get(name)!.set(id, at);
+        }
+      }
+      const query = nextQuery(header("link"));
+      if (!query) return { ...first, tables };
+      path = `/fetch?${query}`;
+    }
+  }
+
+  /**
+   * `body` gives the body of each attempt: it says when it was sent. A repeated attempt leaves the fence out:
+   * the first may have been answered, and have given the lock back.
+   */
+  async synchronise(key: string, fence: string | null, body: () => Promise<Json>): Promise<Answered> {
+    const answer = await this.read<Answered>("POST", "/synchronise", async (failed) => {
+      const headers: { [name: string]: string } = { Prefer: `wait=${LOCK_WAIT_S}`, "Idempotency-Key": key };
+      if (fence && failed === 0) headers["Sync-Lock"] = fence;
+      return { headers, body: await body() };
+    });
+    if (!Number.isSafeInteger(answer.version)) throw garbled("POST /synchronise");
+    return answer;
+  }
+
+  async changes(since: number | null, next?: string): Promise<Changes> {
+    const query = next !== undefined ? `?next=${encodeURIComponent(next)}` : since !== null ? `?since=${since}` : "";
+    const page = await this.read<Changes>("GET", `/changes${query}`);
+    if (!Number.isSafeInteger(page.version)) throw garbled("GET /changes");
+    return page;
+  }
+
+  /** Whether it works does not matter: leases end by themselves. */
+  async giveLockBack(): Promise<void> {
+    if (!this.holding) return;
+    try {
+      await send(this.wire, "DELETE", "/lock", await this.wire.token(false), {}, undefined);
+    } catch {
+      // then it ends with its lease
+    }
+  }
+}
+
+const garbled = (call: string) => new RollcallError("garbled", `the server's answer to ${call} cannot be read`);
+
+/** The query of a `Link` to the next page: the server does not know under which path a proxy shows it. */
+export function nextQuery(link: string | null): string | null {
+  for (const part of link?.split(", <") ?? []) {
+    const found = /^<?[^>?]*\?([^>]*)>.*rel="next"/.exec(part);
+    if (found) return found[1]!;
+  }
+  return null;
+}

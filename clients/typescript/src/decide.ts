@@ -1,0 +1,193 @@
+/**
+ * What a device decides. Pure: no store, no network, no clock. The same rules as the reference device's; the
+ * cases in `fixtures/device` hold both to them.
+ *
+ * Two times belong to a row. `at` is the state that the server holds, as it last told it; `base` is the state
+ * that the user's edit was made on. They differ when others change a row that is edited here: the edit stays,
+ * and goes up with its old `base`, so that the server sees the conflict and decides it.
+ */
+import type { RowState, Verdict } from "./types.js";
+
+/** What a device knows of a row, its contents aside. Times are ms since 1970; null is none. */
+export interface Local {
+  readonly state: RowState;
+  readonly at: number | null;
+  readonly base: number | null;
+  readonly editedAt: number | null;
+}
+
+/** Whose contents a row has: ours, the server's, or the server's with what was changed since on it. */
+export type Contents = "mine" | "theirs" | "mine_over_theirs";
+
+/** What becomes of a local row; without `local` the device drops it. */
+export interface Outcome {
+  readonly local: Local | null;
+  readonly contents: Contents;
+}
+
+export type Operation = "add" | "update" | "delete";
+
+const DROP: Outcome = { local: null, contents: "mine" };
+const of = (local: Local, contents: Contents = "mine"): Outcome => ({ local, contents });
+
+/** A row just as the server told it. */
+export const clean = (at: number | null): Local => ({ state: "clean", at, base: null, editedAt: null });
+
+/**
+ * Whether all columns go up, or only the changed ones. Half a row can neither be made nor be brought back, so a
+ * row that the server does not hold goes up whole.
+ */
+export const goesWhole = (local: Local): boolean => local.state !== "edited" || local.at === null;
+
+/** What to do about one table after the roll call, by key ascending. */
+export interface Plan {
+  add: string[];
+  update: string[];
+  delete: string[];
+  get: string[];
+  /** Delete these here, at once. */
+  drop: string[];
+  /** Remember this of these dirty rows, at once: the server holds another state than was known. */
+  note: [string, Local][];
+}
+
+/** Compares the roll call of a table with the local rows. `complete`: the last page has come. */
+export function compare(theirs: ReadonlyMap<string, number>, mine: ReadonlyMap<string, Local>, complete: boolean): Plan {
+  const plan: Plan = { add: [], update: [], delete: [], get: [], drop: [], note: [] };
+  const send = (key: string, known: Local, { local }: Outcome) => {
+    if (!local) return plan.drop.push(key);
+    if (!same(local, known)) plan.note.push([key, local]);
+    if (local.state === "added") return plan.add.push(key);
+    return local.state === "deleted" ? plan.delete.push(key) : plan.update.push(key);
+  };
+  for (const key of [...theirs.keys()].sort()) {
+    const at = theirs.get(key)!;
+    const local = mine.get(key);
+    if (!local) plan.get.push(key);
+    else if (local.state !== "clean") send(key, local, apply(local, at));
+    // A clean row is only newer than the server's if the server forgot it, in a restore.
+    else if (local.at !== null && local.at > at) plan.update.push(key);
+    else if (local.at !== at) plan.get.push(key);
+  }
+  if (complete) {
+    for (const key of [...mine.keys()].sort()) if (!theirs.has(key)) send(key, mine.get(key)!, absent(mine.get(key)!));
+  }
+  return plan;
+}
+
+const same = (a: Local, b: Local) =>
+  a.state === b.state && a.at === b.at && a.base === b.base && a.editedAt === b.editedAt;
+
+/**
+ * What becomes of a row that a complete list of the server's rows does not have. A row that was synced once and
+ * edited since was deleted there against edited here: a conflict, and not ours to decide.
+ */
+export function absent(local: Local): Outcome {
+  return local.state === "clean" || local.state === "deleted" ? DROP : of({ ...local, at: null });
+}
+
+/** What becomes of a row of which the server tells a state; `told` null: it was deleted. Edits always stay. */
+export function apply(local: Local | null, told: number | null): Outcome {
+  if (!local || local.state === "clean") return told === null ? DROP : of(clean(told), "theirs");
+  if (local.state === "deleted" && told === null) return DROP; // both deleted it
+  // Someone else made a row under a key that was made here. Without a `base` ours would count as made in its
+  // knowledge and replace it unasked: so say that ours was built on nothing but itself.
+  if (local.state === "added") return of({ ...local, at: told, state: "edited", base: local.base ?? local.editedAt });
+  return of({ ...local, at: told });
+}
+
+/** What the device had sent of a row. */
+export interface Sent {
+  readonly operation: Operation;
+  /** All columns that the device has, or the changed ones alone. */
+  readonly whole: boolean;
+  /** Whether every declared column was there, so that the server had none to fill in. */
+  readonly complete: boolean;
+  /** Whether the user changed the row again after the request was made. */
+  readonly editedSince: boolean;
+}
+
+/** What the server said of it. `row`: whether the server's row came along. */
+export interface Told {
+  readonly verdict: Verdict;
+  readonly at: number | null;
+  readonly row: boolean;
+}
+
+/** What becomes of a row after its verdict. It settles what was sent; what the user did since stays. */
+export function obey(local: Local, sent: Sent, told: Told): Outcome {
+  const { at, row, verdict } = told;
+  const deleted = local.state === "deleted";
+  const settled = (base: number | null) =>
+    sent.editedSince
+      ? of({ ...local, state: deleted ? "deleted" : "edited", at, base }, row ? "mine_over_theirs" : "mine")
+      : of(clean(at), row ? "theirs" : "mine");
+  if (verdict === "rejected") return of({ ...local, at: row ? at : null }); // a live row always comes along
+  // The server's row won. An edit made since did not know that row, so its base stays the old one.
+  if (verdict === "kept" && row) return settled(local.base ?? at);
+  if (sent.operation === "delete") {
+    if (verdict !== "deleted" && verdict !== "same" && verdict !== "gone" && verdict !== "absent") return of(local);
+    // Deleted as asked; unless it was brought back since, in full knowledge of the deletion.
+    return sent.editedSince ? of({ ...local, state: "added", at: null, base: at }) : DROP;
+  }
+  switch (verdict) {
+    case "same":
+      // It had arrived before, and the answer was lost that said what the server filled in: ask for the row.
+      if (sent.operation === "add" && !row && !sent.complete && !sent.editedSince) return of(clean(null));
+      return settled(at);
+    case "added":
+    case "updated":
+    case "merged":
+      return settled(at);
+    case "gone":
+      // With a part of the row the server could not have brought it back whatever the policy says, and an edit
+      // made since it has not seen: it decides once more, over the whole row.
+      if (deleted || (sent.whole && !sent.editedSince)) return DROP;
+      return of({ ...local, state: "edited", at: null, base: local.base ?? local.editedAt });
+    case "absent":
+      // Nobody remembers the row, not even that it was deleted: the edit is all there is of it.
+      return deleted ? DROP : of({ ...local, state: "added", at: null, base: null });
+    default:
+      return of(local); // no server says this; losing nothing is the safe reading
+  }
+}
+
+/** What moves the cursor, or does not. */
+export type Heard =
+  /** The answer to a push that had a `base`. `complete`: the copy is all of what that base was. */
+  | { readonly pushed: { readonly version: number; readonly complete: boolean } }
+  /** A page of the change feed, applied. */
+  | { readonly page: { readonly version: number; readonly more: boolean } }
+  /** 410: the server cannot say what changed since the cursor. */
+  | "expired";
+
+/** Where the cursor stands after an answer. It moves in the transaction that applies the answer. */
+export function cursorAfter(cursor: number | null, heard: Heard): number | null {
+  if (heard === "expired") return null;
+  if ("pushed" in heard) return heard.pushed.complete ? heard.pushed.version : cursor;
+  return heard.page.more ? cursor : heard.page.version;
+}
+
+const PAUSE_FIRST_MS = 250;
+const PAUSE_MAX_MS = 30_000;
+/** Whoever is told to come back later than this says so to the user instead of waiting. */
+const RETRY_AFTER_MAX_MS = 60_000;
+/** Devices that were all sent away by one lock come back spread over this time. */
+const SPREAD_MS = 1_000;
+
+/**
+ * The pause after the failed attempt of that number, from 1: exponential, with full jitter, but never shorter
+ * than what the server asks for. Null: give up. `random` is in [0, 1).
+ */
+export function pauseMs(attempt: number, attemptsMax: number, retryAfterS: number | null, random: number): number | null {
+  if (attempt >= attemptsMax) return null;
+  if (retryAfterS === null) return Math.floor(random * (Math.min(PAUSE_FIRST_MS * 2 ** attempt, PAUSE_MAX_MS) + 1));
+  const asked = retryAfterS * 1_000;
+  return asked > RETRY_AFTER_MAX_MS ? null : asked + Math.floor(random * SPREAD_MS);
+}
+
+/** The pause before the lock is asked for again. `waitedMs`: so far. Null: give up. */
+export function lockPauseMs(waitedMs: number, waitMaxMs: number, retryAfterS: number | null, random: number): number | null {
+  const pause = Math.min((retryAfterS ?? 1) * 1_000, RETRY_AFTER_MAX_MS) + Math.floor(random * SPREAD_MS);
+  return waitedMs + pause <= waitMaxMs ? pause : null;
+}

@@ -1,0 +1,182 @@
+/** What the device holds, within one transaction: rows, the proofs of its tables, and what it remembers beside. */
+import { Sum } from "./digest.js";
+import type { Local } from "./decide.js";
+import type { Conflict, Digest, Json, Rejection, Row, Store, StoredRow, StoreTxn, SyncReport, TableSpec, Tables, Way } from "./types.js";
+
+/** A declared table, ready for use. */
+export interface Declared {
+  readonly name: string;
+  readonly key: string;
+  /** The declared columns; null: whatever the app puts. */
+  readonly columns: readonly string[] | null;
+  readonly spec: TableSpec;
+}
+
+/** The tables by name, those that others refer to first. */
+export function declare(tables: Tables): Map<string, Declared> {
+  const sorted = new Map<string, Declared>();
+  const visiting = new Set<string>();
+  const visit = (name: string) => {
+    const spec = tables[name];
+    if (!spec || visiting.has(name)) return;
+    visiting.add(name);
+    for (const column of Object.values(spec.columns ?? {})) {
+      if (typeof column === "object" && column.references) visit(column.references);
+    }
+    sorted.set(name, { name, key: spec.key, columns: spec.columns ? Object.keys(spec.columns) : null, spec });
+  };
+  Object.keys(tables).sort().forEach(visit);
+  return sorted;
+}
+
+/** A row of an outstanding request. */
+export interface SentRow {
+  readonly table: string;
+  readonly key: string;
+  readonly operation: "add" | "update" | "delete";
+  readonly whole: boolean;
+  readonly complete: boolean;
+  /** The edit that is in the request; a later one is not settled by the answer. */
+  readonly edit: number;
+}
+
+/**
+ * A request whose answer has not been applied. Written before it is sent, removed in the transaction that
+ * applies the answer: after a lost answer or a reload the same goes up again under the same key.
+ */
+export interface Outstanding {
+  readonly key: string;
+  /** Without `sent_at`, which is the time of each sending. */
+  readonly body: { readonly [member: string]: Json };
+  /** Each `sent_at` that it was sent with, ms. */
+  readonly stamps: number[];
+  readonly sent: readonly SentRow[];
+}
+
+/** What is remembered beside rows. */
+export interface Meta {
+  cursor: number;
+  seed: string;
+  /** By table; only once the seed is known. */
+  digests: { [table: string]: Digest };
+  edits: number;
+  outstanding: Outstanding;
+  etag: string;
+  limits: { rows: number; keys: number; bytes: number; precision: "seconds" | "milliseconds" };
+  /** The full feed under way: its number, and the mark of the next page. */
+  feed: { number: number; next: string };
+  feeds: number;
+  conflicts: Conflict[];
+  token: string;
+  email: string;
+  device_id: string;
+  synced: { began: number; at: number; report: SyncReport; way: Way };
+  turn: { holder: string; until: number };
+}
+
+export const localOf = ({ state, at, base, editedAt }: StoredRow): Local => ({ state, at, base, editedAt });
+
+export const newRow = (table: string, key: string): StoredRow => ({
+  ...{ table, key, state: "clean", at: null, base: null, editedAt: null },
+  ...{ edit: 0, row: {}, changed: {} },
+});
+
+/** Rows that a sync sends or asks for; a rejected one only once what it refers to may have changed. */
+export const isAboutOthers = ({ code }: Rejection) => code === "reference_missing" || code === "still_referenced";
+
+/** One transaction over a store. */
+export class Held {
+  /** Tables whose rows changed. */
+  readonly touched = new Set<string>();
+  private sums: Map<string, Sum> | undefined;
+
+  private constructor(
+    private readonly txn: StoreTxn,
+    readonly tables: ReadonlyMap<string, Declared>,
+  ) {}
+
+  static read<R>(store: Store, tables: ReadonlyMap<string, Declared>, work: (held: Held) => Promise<R>): Promise<R> {
+    return store.transact("read", (txn) => work(new Held(txn, tables)));
+  }
+
+  /** All of `work` is kept, or nothing. Gives the tables whose rows changed, too. */
+  static write<R>(store: Store, tables: ReadonlyMap<string, Declared>, work: (held: Held) => Promise<R>): Promise<[R, Set<string>]> {
+    return store.transact("write", async (txn) => {
+      const held = new Held(txn, tables);
+      const result = await work(held);
+      if (held.sums) {
+        const digests = Object.fromEntries([...held.sums].map(([name, sum]) => [name, sum.digest()]));
+        await held.remember("digests", digests);
+      }
+      return [result, held.touched];
+    });
+  }
+
+  get(table: string, key: string): Promise<StoredRow | undefined> {
+    return this.txn.get(table, key);
+  }
+  all(table: string): Promise<StoredRow[]> {
+    return this.txn.all(table);
+  }
+  waiting(): Promise<StoredRow[]> {
+    return this.txn.waiting();
+  }
+
+  recall<N extends keyof Meta>(name: N): Promise<Meta[N] | undefined> {
+    return this.txn.meta(name) as Promise<Meta[N] | undefined>;
+  }
+  remember<N extends keyof Meta>(name: N, value: Meta[N] | undefined): Promise<void> {
+    return this.txn.setMeta(name, value as Json | undefined);
+  }
+
+  /** Puts `row` in the place of `was`; null drops it. Keeps the table's proof in step. */
+  async replace(was: StoredRow | undefined, row: StoredRow | null): Promise<void> {
+    const { table, key } = (row ?? was)!;
+    const sums = await this.proofs();
+    sums?.get(table)?.change(key, was?.at ?? null, row?.at ?? null);
+    this.touched.add(table);
+    if (!row) return was && this.txn.delete(table, key);
+    if (row.state !== "clean" || row.at === null) row.waits = 1;
+    else delete row.waits;
+    return this.txn.put(row);
+  }
+
+  async nextEdit(): Promise<number> {
+    const edit = ((await this.recall("edits")) ?? 0) + 1;
+    await this.remember("edits", edit);
+    return edit;
+  }
+
+  /** The proof of what the server holds, as far as it told: an edit that waits counts as the state before it. */
+  async digests(): Promise<Meta["digests"] | null> {
+    const sums = await this.proofs();
+    if (!sums) return null;
+    return Object.fromEntries([...this.tables.keys()].map((name) => [name, sums.get(name)!.digest()]));
+  }
+
+  /** Adds the proofs up again from the rows. Within a transaction that writes. */
+  async recount(): Promise<void> {
+    const seed = await this.recall("seed");
+    if (!seed) return;
+    const sums = new Map<string, Sum>();
+    for (const name of this.tables.keys()) {
+      const sum = new Sum(seed);
+      for (const row of await this.all(name)) sum.change(row.key, null, row.at);
+      sums.set(name, sum);
+    }
+    this.sums = sums;
+  }
+
+  private async proofs(): Promise<Map<string, Sum> | undefined> {
+    if (this.sums) return this.sums;
+    const [seed, known] = await Promise.all([this.recall("seed"), this.recall("digests")]);
+    if (!seed || !known) return undefined;
+    // Calls may run side by side: whoever comes second takes the first one's sums.
+    return (this.sums ??= new Map(
+      [...this.tables.keys()].map((name) => [name, known[name] ? Sum.read(seed, known[name]) : new Sum(seed)]),
+    ));
+  }
+}
+
+/** The row as the app sees it. */
+export const shown = (table: Declared, key: string, row: Row): Row => ({ [table.key]: key, ...row });

@@ -1,0 +1,34 @@
+/** Keys: UUIDs of version 7, so that they sort in the order in which they were made. */
+
+const UUID = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/;
+
+/** The key in lower case, or null if it is no UUID of 36 characters. */
+export function readKey(text: unknown): string | null {
+  const key = typeof text === "string" ? text.toLowerCase() : "";
+  return UUID.test(key) ? key : null;
+}
+
+let last = 0;
+let count = 0;
+
+/** A new key. Within one millisecond, and while the clock goes backwards, a counter keeps them in order. */
+export function newKey(now: number = Date.now()): string {
+  const bytes = new Uint8Array(16);
+  // React Native has no `crypto` of its own: add a polyfill for keys that nobody can guess.
+  const random = globalThis.crypto as Crypto | undefined;
+  if (random) random.getRandomValues(bytes);
+  else for (let place = 0; place < 16; place++) bytes[place] = Math.random() * 256;
+  if (now > last) {
+    last = now;
+    count = ((bytes[6]! & 7) << 8) | bytes[7]!; // 12 bits, the first of them free to count up
+  } else if (++count > 0xfff) {
+    last++;
+    count = 0;
+  }
+  for (let place = 5, rest = last; place >= 0; place--, rest = Math.floor(rest / 256)) bytes[place] = rest % 256;
+  bytes[6] = 0x70 | (count >> 8);
+  bytes[7] = count & 0xff;
+  bytes[8] = 0x80 | (bytes[8]! & 0x3f);
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
+}

@@ -1,0 +1,420 @@
+/** The two ways of syncing. */
+import { compare, type Heard } from "./decide.js";
+import { inOrder, nextRequest, putBack, stamped, type Limits, type Place, type Queue, type Terms } from "./batch.js";
+import { Calls, type Answered, type Changes, type Wire } from "./calls.js";
+import { RollcallError } from "./error.js";
+import { Held, isAboutOthers, localOf, type Declared, type Outstanding } from "./held.js";
+import { newKey, readKey } from "./key.js";
+import { Settling, type Tally } from "./settle.js";
+import type { Conflict, Digests, Json, Progress, Store, SyncOptions, SyncReport, Way } from "./types.js";
+
+/** What a sync needs of its client. */
+export interface Ground {
+  readonly store: Store;
+  readonly tables: ReadonlyMap<string, Declared>;
+  readonly wire: Wire;
+  now(): number;
+  /** Rows of these tables changed. */
+  touched(tables: Set<string>): void;
+  /** Shows the app what it lost, and takes its answers as edits. */
+  lost(conflicts: readonly Conflict[]): Promise<void>;
+}
+
+/** Beginnings of one sync before it counts as hopeless, and rounds for rows that wait for others. */
+const BEGINNINGS_MAX = 4;
+const ROUNDS_MAX = 8;
+/** Sendings of one request that are remembered. */
+const STAMPS_MAX = 16;
+/** The server takes clocks that differ by less for equal: so long a repeated request may say when it was first sent. */
+const STAMP_GOOD_MS = 2_000;
+
+const is = (error: unknown, ...codes: string[]): error is RollcallError => error instanceof RollcallError && codes.includes(error.code);
+const name = (table: string, key: string) => `${table} ${key}`;
+
+/** Brings the store and the server together. The caller sees to it that nobody else does it at the same time. */
+export class Syncing {
+  private readonly calls: Calls;
+  private readonly tally: Tally = { pushed: 0, pulled: 0, dropped: 0, verdicts: {} };
+  private readonly conflicts: Conflict[] = [];
+  private readonly progress: (progress: Progress) => void;
+  /** Rows that the server cannot take as they are, with the edit that it refused. */
+  private readonly refused = new Map<string, number>();
+  private limits!: Limits;
+  private said: Digests | null = null;
+  private resumed = false;
+  private way: Way;
+
+  constructor(
+    private readonly ground: Ground,
+    private readonly options: SyncOptions & { readonly way: Way },
+  ) {
+    this.progress = options.onProgress ?? (() => {});
+    this.calls = new Calls(ground.wire, options.signal, this.progress);
+    this.way = options.way;
+  }
+
+  async run(): Promise<SyncReport> {
+    const began = this.ground.now();
+    try {
+      await this.prepare();
+      await this.resume();
+      await (this.way === "manifest" ? this.byManifest(true) : this.byCursor());
+      await this.rest();
+      const proof = await this.prove();
+      const [version, rejected] = await this.read(async (held) => {
+        const waiting = (await held.waiting()).flatMap(({ table, key, rejected }) => (rejected ? [{ table, key, ...rejected }] : []));
+        return [(await held.recall("cursor")) ?? null, waiting] as const;
+      });
+      const { requests, repeats } = this.calls;
+      const { way, conflicts, resumed } = this;
+      return { way, ...this.tally, conflicts, rejected, ...proof, version, resumed, requests, repeats, ms: this.ground.now() - began };
+    } catch (error) {
+      await this.calls.giveLockBack(); // others need not wait for the lease to end
+      throw error;
+    }
+  }
+
+  private read<R>(work: (held: Held) => Promise<R>): Promise<R> {
+    return Held.read(this.ground.store, this.ground.tables, work);
+  }
+
+  private async write<R>(work: (held: Held) => Promise<R>): Promise<R> {
+    const [result, touched] = await Held.write(this.ground.store, this.ground.tables, work);
+    if (touched.size) this.ground.touched(touched);
+    return result;
+  }
+
+  /** Applies what the server said, in one transaction, and then shows the app what it lost. */
+  private async settle(work: (settling: Settling, held: Held) => Promise<void>, feed: number | null = null): Promise<void> {
+    const settling = await this.write(async (held) => {
+      const made = new Settling(held, this.tally, this.ground.now(), feed ?? (await held.recall("feed"))?.number ?? null);
+      await work(made, held);
+      return made;
+    });
+    for (const row of settling.rejected) if (!isAboutOthers(row)) this.refused.set(name(row.table, row.key), row.edit);
+    if (!settling.conflicts.length) return;
+    this.conflicts.push(...settling.conflicts);
+    await this.ground.lost(settling.conflicts);
+  }
+
+  /** The server's limits and the owner's seed, asked for once; a server that lowers its limits says so by 413 and 422. */
+  private async prepare(): Promise<void> {
+    let [limits, seed] = await this.read(async (held) => [await held.recall("limits"), await held.recall("seed")] as const);
+    if (!limits) {
+      const said = await this.calls.limits();
+      limits = { rows: said.rows_max, keys: said.get_keys_max, bytes: said.body_bytes_max, precision: said.time_precision };
+      await this.write((held) => held.remember("limits", limits));
+    }
+    this.limits = limits;
+    if (!seed) {
+      ({ seed } = await this.calls.digests());
+      await this.write(async (held) => {
+        await held.remember("seed", seed);
+        await held.recount();
+      });
+    }
+  }
+
+  /**
+   * Hears the answer to a request that an earlier sync sent and never settled. Only its rows are settled: the
+   * cursor stays, and whatever else the answer said is asked for again.
+   */
+  private async resume(): Promise<void> {
+    const outstanding = await this.read((held) => held.recall("outstanding"));
+    if (!outstanding) return;
+    this.resumed = true;
+    try {
+      const [sending, answer] = await this.send(outstanding, null);
+      await this.settle((settling) => settling.report(sending, answer));
+    } catch (error) {
+      // Given up: nothing of it was written, and the sync that follows makes a new one.
+      if (!(error instanceof RollcallError) || (await this.read((held) => held.recall("outstanding")))) throw error;
+    }
+  }
+
+  /** Roll call under the lock, comparison, and one or more requests under the same lock. */
+  private async byManifest(trustEtag: boolean): Promise<void> {
+    for (let beginning = 0; beginning < BEGINNINGS_MAX; beginning++) {
+      try {
+        return await this.oneRollCall(trustEtag);
+      } catch (error) {
+        if (!is(error, "version_moved", "lock_lost")) throw error;
+      }
+    }
+    throw new RollcallError("restless", "others keep changing the data; try again");
+  }
+
+  private async oneRollCall(trustEtag: boolean): Promise<void> {
+    const declared = [...this.ground.tables.values()];
+    const etag = await this.write(async (held) => {
+      const known = await held.recall("etag");
+      await held.remember("etag", undefined);
+      await held.remember("feed", undefined); // the comparison is in its place
+      return trustEtag ? known : undefined;
+    });
+    const told = await this.calls.fetch(declared, etag);
+    let listed = 0;
+    for (const rows of told.tables?.values() ?? []) listed += rows.size;
+    this.progress({ phase: "listed", rows: listed });
+
+    const queue: Queue = { rows: [], gets: [] };
+    const [edits, deletes]: [Place[], Place[]] = [[], []];
+    await this.settle(async (settling, held) => {
+      for (const table of declared) {
+        const mine = new Map((await held.all(table.name)).map((row) => [row.key, localOf(row)]));
+        // Nothing changed there: the server still holds what it held when it last said so.
+        const theirs =
+          told.tables?.get(table.name) ?? new Map([...mine].flatMap(([key, { at }]) => (at === null ? [] : [[key, at] as const])));
+        const plan = compare(theirs, mine, true);
+        await settling.plan(table, plan);
+        const places = (keys: string[]) => keys.map((key) => ({ table: table.name, key }));
+        queue.rows.push(...places(plan.add));
+        edits.push(...places(plan.update));
+        deletes.unshift(...places(plan.delete));
+        queue.gets.push(...places(plan.get));
+      }
+      queue.rows.push(...edits, ...deletes);
+      queue.rows = await this.sendable(held, queue.rows);
+    });
+    // The copy is of the roll call's version. Said as `base`, the answer tells whether anybody but us has
+    // written since, lock or no lock.
+    const version = await this.push(queue, told.version, told.fence, "manifest");
+    if (version === told.version && told.etag) await this.write((held) => held.remember("etag", told.etag!));
+  }
+
+  /** By cursor: the edits and the question what else changed, in one request. */
+  private async byCursor(): Promise<void> {
+    for (let beginning = 0; beginning < BEGINNINGS_MAX; beginning++) {
+      try {
+        if (await this.onePull()) return;
+      } catch (error) {
+        if (!is(error, "cursor_expired")) throw error;
+        // The server cannot say what changed since: forget the cursor and hear everything. What waits here
+        // goes up as ever, each row with its own `_base`.
+        await this.settle(async (settling, held) => {
+          await settling.heard("expired");
+          await held.remember("feed", undefined);
+        });
+      }
+    }
+    throw new RollcallError("restless", "others keep changing the data; try again");
+  }
+
+  /** Whether all is told. */
+  private async onePull(): Promise<boolean> {
+    const [cursor, feed, rows] = await this.read(
+      async (held) => [(await held.recall("cursor")) ?? null, await held.recall("feed"), await this.sendable(held)] as const,
+    );
+    if (feed) {
+      // A first sync that broke off goes on where it was, and then hears what changed meanwhile.
+      try {
+        await this.pages(await this.calls.changes(null, feed.next), feed.number);
+      } catch (error) {
+        if (!is(error, "invalid_request")) throw error;
+        await this.write((held) => held.remember("feed", undefined));
+      }
+      return false;
+    }
+    if (rows.length === 0) {
+      // Nothing to send: reading needs no lock, and keeps no other device from its sync.
+      const first = await this.calls.changes(cursor);
+      await this.pages(first, first.type === "full" ? await this.newFeed() : null);
+    } else {
+      await this.push({ rows, gets: [] }, cursor, null, "pull");
+    }
+    return true;
+  }
+
+  private newFeed(): Promise<number> {
+    return this.write(async (held) => {
+      const number = ((await held.recall("feeds")) ?? 0) + 1;
+      await held.remember("feeds", number);
+      return number;
+    });
+  }
+
+  /** Applies a page of the feed and all that follow it. */
+  private async pages(page: Changes, feed: number | null): Promise<void> {
+    for (;;) {
+      this.said = page.digests ?? this.said;
+      await this.settle((settling) => settling.page(page), feed);
+      this.progress({ phase: "receiving", rows: this.tally.pulled });
+      if (!page.more || page.next === undefined) return;
+      page = await this.calls.changes(null, page.next);
+    }
+  }
+
+  /**
+   * Sends what waits still: rows whose parents came in a later request, rows that have to go up whole, what the
+   * user did meanwhile; and asks for rows of which nobody has told what they are. Ends when a round settles nothing.
+   */
+  private async rest(): Promise<void> {
+    let before = "";
+    for (let round = 0; round < ROUNDS_MAX; round++) {
+      const [queue, cursor] = await this.read(async (held) => {
+        const gets = (await held.waiting()).filter(({ state, at }) => state === "clean" && at === null);
+        const rows = await this.sendable(held);
+        return [{ rows, gets: gets.map(({ table, key }) => ({ table, key })) }, (await held.recall("cursor")) ?? null] as const;
+      });
+      const now = JSON.stringify(queue);
+      if (now === before || queue.rows.length + queue.gets.length === 0) return;
+      before = now;
+      await this.push(queue, cursor, null, "nothing");
+    }
+  }
+
+  /** Sends a queue, request by request, each settled before the next is made. Gives the last `version`. */
+  private async push(queue: Queue, base: number | null, fence: string | null, then: "manifest" | "pull" | "nothing"): Promise<number> {
+    for (;;) {
+      const terms: Terms = { base, pull: then === "pull", confirmDeletes: this.options.confirmDeletes };
+      const made = await this.write((held) => nextRequest(held, queue, this.limits, terms));
+      let sending: Outstanding, answer: Answered;
+      try {
+        [sending, answer] = await this.send(made, fence);
+      } catch (error) {
+        if (!(error instanceof RollcallError) || !error.problem) throw error;
+        await this.mend(queue, made, error);
+        // The refused request gave the lock back. The next takes it again, and `base` and each row's `_base`
+        // tell the server what we have seen, whoever came in between.
+        fence = null;
+        continue;
+      }
+      const { version, changes } = answer;
+      // Before the verdicts: a full feed does not repeat the rows that they are about.
+      const feed = changes?.type === "full" ? await this.newFeed() : null;
+      const last = queue.rows.length + queue.gets.length === 0;
+      await this.settle(async (settling) => {
+        await settling.report(sending, answer);
+        const heard: Heard = { pushed: { version, complete: base !== null && (then !== "manifest" || last) } };
+        if (!changes) await settling.heard(heard);
+      }, feed);
+      this.progress({ phase: "sending", left: queue.rows.length, asked: queue.gets.length });
+      this.said = answer.digests ?? this.said;
+      if (base !== null) base = version;
+      if (changes) await this.pages(changes, feed);
+      if (last) return version;
+    }
+  }
+
+  /**
+   * Sends one request until it is answered. A refusal means that nothing was written: the request is given up.
+   * Anything else leaves it outstanding, to be sent again.
+   */
+  private async send(sending: Outstanding, fence: string | null): Promise<[Outstanding, Answered]> {
+    for (let time = 0; time < 2; time++) {
+      try {
+        const answer = await this.calls.synchronise(sending.key, fence, async () => {
+          // A request that never arrived would else tell the server the clock of its first sending, and old
+          // edits would pass for new ones. An answer to this sending may be lost: write it down.
+          const [now, last] = [this.ground.now(), sending.stamps[sending.stamps.length - 1]];
+          if (last === undefined || Math.abs(now - last) > STAMP_GOOD_MS) {
+            sending = { ...sending, stamps: [...sending.stamps, now].slice(-STAMPS_MAX) };
+            await this.write((held) => held.remember("outstanding", sending));
+          }
+          if (sending.body["keep_lock"]) this.calls.holding = true;
+          return stamped(sending, sending.stamps[sending.stamps.length - 1]!);
+        });
+        this.calls.holding = sending.body["keep_lock"] === true;
+        return [sending, answer];
+      } catch (error) {
+        if (is(error, "idempotency_key_reused")) {
+          const answer = await this.answerGiven(sending);
+          if (answer) return [sending, answer];
+          // It was answered in words that we no longer know. The rows say themselves what is new: those that
+          // the server has are `same`.
+          sending = { ...sending, key: newKey(this.ground.now()), stamps: [] };
+          await this.write((held) => held.remember("outstanding", sending));
+          continue;
+        }
+        const status = error instanceof RollcallError ? error.status : undefined;
+        const undecided = status === undefined || status >= 500 ? status !== 507 : [401, 403, 408, 423, 429].includes(status);
+        if (!undecided) {
+          this.calls.holding = false;
+          await this.write((held) => held.remember("outstanding", undefined));
+        }
+        throw error;
+      }
+    }
+    throw new RollcallError("restless", "the server does not know its own answer");
+  }
+
+  /** The answer that the server gave to one of the earlier sendings, said again. */
+  private async answerGiven(sending: Outstanding): Promise<Answered | null> {
+    for (const at of sending.stamps.slice(0, -1).reverse()) {
+      try {
+        return await this.calls.synchronise(sending.key, null, async () => stamped(sending, at));
+      } catch (error) {
+        if (!is(error, "idempotency_key_reused")) throw error;
+      }
+    }
+    return null;
+  }
+
+  /**
+   * What to do about a refused request: send it without the row at fault, or in smaller parts. One row that no
+   * server takes must not keep all the others.
+   */
+  private async mend(queue: Queue, sending: Outstanding, error: RollcallError): Promise<void> {
+    const { code, status, at, detail } = error.problem!;
+    const limits = this.limits;
+    const rows = sending.sent.length;
+    if ((code === "too_many_rows" && limits.rows > 1) || (code === "body_too_large" && rows !== 1 && limits.bytes > 1)) {
+      this.limits = { ...limits, bytes: Math.floor(limits.bytes / 2) };
+      if (code === "too_many_rows") this.limits = { ...limits, rows: Math.ceil(limits.rows / 2), keys: Math.ceil(limits.keys / 2) };
+      await this.write((held) => held.remember("limits", undefined)); // to be asked for again
+      return putBack(queue, sending);
+    }
+    const [, member = "", table = "", place = ""] = status === 422 && at ? at.split("/") : [];
+    const declared = this.ground.tables.get(table);
+    const items = (sending.body[member] as { [table: string]: Json[] } | undefined)?.[table];
+    const item = place === "" ? undefined : items?.[Number(place)];
+    const key = declared && readKey(typeof item === "string" ? item : (item as { [column: string]: Json } | undefined)?.[declared.key]);
+    if (!declared || !key) throw error;
+    const sent = sending.sent.find((row) => row.table === table && row.key === key);
+    this.refused.set(name(table, key), sent?.edit ?? 0);
+    await this.write(async (held) => {
+      const row = await held.get(table, key);
+      if (row) await held.replace(row, { ...row, rejected: { code, detail } });
+    });
+    putBack(queue, sending);
+    queue.rows = queue.rows.filter((row) => row.table !== table || row.key !== key);
+    queue.gets = queue.gets.filter((row) => row.table !== table || row.key !== key);
+  }
+
+  /**
+   * What waits, or those of `of`, without what was refused: in this sync, or before and not edited since. A row
+   * that was rejected for the sake of others is tried again.
+   */
+  private async sendable(held: Held, of?: Place[]): Promise<Place[]> {
+    const waiting = await held.waiting();
+    const back = new Set<string>();
+    for (const { table, key, edit, rejected } of waiting) {
+      const refused = this.refused.get(name(table, key));
+      if ((rejected && !isAboutOthers(rejected)) || (refused !== undefined && edit <= refused)) back.add(name(table, key));
+    }
+    return (of ?? inOrder(waiting, this.ground.tables)).filter(({ table, key }) => !back.has(name(table, key)));
+  }
+
+  /** Compares the server's digests with what the device holds; repairs once by a roll call. */
+  private async prove(): Promise<Pick<SyncReport, "digestsEqual" | "digests" | "repaired">> {
+    let repaired = false;
+    for (;;) {
+      const server = this.said;
+      const [cursor, tables] = await this.read(async (held) => [(await held.recall("cursor")) ?? null, await held.digests()] as const);
+      const digests = { server, device: tables && { as_of: cursor, tables } };
+      // Somebody wrote since: it is a proof of another state.
+      if (!server || !tables || server.as_of !== cursor) return { digestsEqual: null, digests, repaired };
+      const differ = Object.keys(tables).filter((table) => {
+        const [mine, theirs] = [tables[table]!, server.tables[table]];
+        return theirs && (theirs.count !== mine.count || theirs.root !== mine.root);
+      });
+      if (differ.length === 0) return { digestsEqual: true, digests, repaired };
+      if (repaired) return { digestsEqual: false, digests, repaired };
+      repaired = true;
+      this.progress({ phase: "repairing", tables: differ });
+      this.said = null;
+      await this.write((held) => held.recount());
+      await this.byManifest(false);
+    }
+  }
+}

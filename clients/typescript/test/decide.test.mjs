@@ -1,0 +1,49 @@
+// The pure rules, by the cases in fixtures/device, which the reference device runs too.
+import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
+import { test } from "node:test";
+import { absent, apply, compare, cursorAfter, lockPauseMs, obey, pauseMs } from "../dist/decide.js";
+import { readFixture, root } from "./support.mjs";
+
+const local = (row) => row && { state: row.state, at: row.last_update ?? null, base: row.base ?? null, editedAt: row.edited_at ?? null };
+
+const rules = {
+  compare: ({ server, device, pages, plan, note }) => {
+    const mine = new Map(Object.entries(device).map(([key, row]) => [key, local(row)]));
+    const got = compare(new Map(Object.entries(server)), mine, pages === "all");
+    assert.deepEqual(Object.fromEntries(got.note), Object.fromEntries(Object.entries(note).map(([key, row]) => [key, local(row)])));
+    for (const list of ["add", "update", "delete", "get", "drop"]) assert.deepEqual(got[list], plan[list] ?? [], list);
+  },
+  absent: (given) => outcome(absent(local(given.device)), given),
+  apply: (given) => outcome(apply(local(given.device), given.entry === "deleted" ? null : given.entry.row), given),
+  obey: (given) => {
+    const { operation, whole, complete, edited_since } = given.sent;
+    const told = { verdict: given.told.verdict, at: given.told.last_update ?? null, row: given.told.row };
+    outcome(obey(local(given.device), { operation, whole, complete, editedSince: edited_since }, told), given);
+  },
+  cursor: ({ cursor, heard, then }) => assert.equal(cursorAfter(cursor, heard), then),
+};
+
+function outcome(got, { then, contents }) {
+  assert.deepEqual(got, { local: local(then), contents });
+}
+
+const cases = readdirSync(`${root}fixtures/device`).filter((name) => name.endsWith(".json"));
+assert.ok(cases.length > 0, "no cases found: a moved folder must not pass");
+for (const name of cases) {
+  const given = readFixture(`device/${name}`);
+  test(`fixtures/device/${name}: ${given.title}`, () => rules[given.rule](given));
+}
+
+test("pauses grow, are spread and end", () => {
+  assert.deepEqual([1, 2, 3, 4, 5, 6].map((attempt) => pauseMs(attempt, 6, null, 0.999999)), [500, 1000, 2000, 4000, 8000, null]);
+  assert.equal(pauseMs(3, 6, null, 0), 0);
+});
+
+test("what the server asks for is the least", () => {
+  assert.equal(pauseMs(1, 6, 7, 0), 7000);
+  assert.equal(pauseMs(1, 6, 7, 0.4), 7400);
+  assert.equal(pauseMs(1, 6, 3600, 0), null);
+  assert.equal(lockPauseMs(0, 120_000, 15, 0.5), 15_500);
+  assert.equal(lockPauseMs(119_000, 120_000, 2, 0), null);
+});

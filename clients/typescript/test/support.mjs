@@ -1,0 +1,165 @@
+// A real server for each test file, accounts for each test, and ways to the server that can be disturbed.
+import { spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { after } from "node:test";
+import { memoryStore, openClient } from "../dist/index.js";
+
+export const root = fileURLToPath(new URL("../../../", import.meta.url));
+const binary = process.env.ROLLCALL_BIN ?? join(root, "target/debug/rollcall");
+
+/** Why tests with a server do not run here; false if they do. */
+export const skip = existsSync(binary) ? false : `no server at ${binary}: build it, or set ROLLCALL_BIN`;
+if (skip && process.env.CI) throw new Error(skip);
+
+export const schema = `
+[table.lists]
+key = "id"
+[table.lists.columns]
+name = { type = "text", required = true, max_length = 40 }
+
+[table.items]
+key = "iid"
+[table.items.columns]
+title = { type = "text", max_length = 40 }
+done = { type = "boolean", default = false }
+count = "integer"
+price = "decimal"
+due = "timestamp"
+tags = "json"
+list = { type = "uuid", references = "lists" }
+
+[table.tallies]
+key = "id"
+policy = "merge"
+[table.tallies.columns]
+label = "text"
+hits = { type = "integer", default = 0, merge = "sum" }
+
+[table.papers]
+key = "id"
+policy = "manual"
+[table.papers.columns]
+text = "text"
+`;
+
+export const tables = {
+  lists: { key: "id", columns: { name: { type: "text", required: true } } },
+  items: {
+    key: "iid",
+    columns: {
+      title: "text",
+      done: { type: "boolean", default: false },
+      count: "integer",
+      price: "decimal",
+      due: "timestamp",
+      tags: "json",
+      list: { type: "uuid", references: "lists" },
+    },
+  },
+  tallies: { key: "id", columns: { label: "text", hits: { type: "integer", default: 0 } } },
+  papers: { key: "id", columns: { text: "text" } },
+};
+
+/** Starts a server on a free port; ended with the test file. */
+export async function startServer({ schemaText = schema, settings = [], listen = "127.0.0.1:0", dir } = {}) {
+  const folder = dir ?? mkdtempSync(join(tmpdir(), "rollcall-client-"));
+  writeFileSync(join(folder, "schema.toml"), schemaText);
+  const flags = ["serve", "--schema", join(folder, "schema.toml"), "--database", `sqlite:${join(folder, "app.db")}`, "--listen", listen];
+  flags.push("--logins-per-address-per-min", "0", "--logins-per-account-per-min", "0", "--log", "warn", ...settings);
+  const child = spawn(binary, flags, { stdio: ["ignore", "pipe", "inherit"] });
+  const url = await new Promise((resolve, reject) => {
+    let text = "";
+    child.stdout.on("data", (data) => {
+      text += data;
+      const found = /listening on (http:\S+)/.exec(text);
+      if (found) resolve(found[1]);
+    });
+    child.on("exit", (code) => reject(new Error(`the server ended with ${code}: ${text}`)));
+  });
+  const stop = (signal = "SIGTERM") =>
+    new Promise((resolve) => {
+      if (child.exitCode !== null || child.signalCode !== null) return resolve();
+      child.on("exit", resolve);
+      child.kill(signal);
+    });
+  return { url, dir: folder, stop, remove: () => rmSync(folder, { recursive: true, force: true }) };
+}
+
+/** A server for the whole file. */
+export async function server(options) {
+  if (skip) return { url: "" };
+  const started = await startServer(options);
+  after(async () => {
+    await started.stop();
+    started.remove();
+  });
+  return started;
+}
+
+let accounts = 0;
+
+/** A user with as many devices as asked for. `disturb(request)` may lose a request or its answer. */
+export function user(started, defaults = {}) {
+  const email = `anna${++accounts}@example.com`;
+  return {
+    email,
+    async device(name, options = {}) {
+      const net = { disturb: () => "arrives", answered: () => {}, log: [] };
+      const client = await openClient({
+        url: started.url,
+        tables,
+        store: memoryStore(),
+        login: { email, password: "something borrowed", device: name, register: true },
+        patience: { pause: async () => {}, random: () => 0 },
+        fetch: disturbed(net),
+        ...defaults,
+        ...options,
+      });
+      after(() => client.close());
+      return Object.assign(client, { net });
+    },
+  };
+}
+
+/** What a test does to requests: "arrives", "lost" on the way there, "answer lost", "twice". */
+export function disturbed(wire) {
+  return async (url, init) => {
+    const path = new URL(url).pathname;
+    const request = { method: init.method, path, body: init.body ? JSON.parse(init.body) : undefined, headers: init.headers };
+    const fate = await wire.disturb(request);
+    if (fate === "lost") throw new TypeError("lost on the way there");
+    if (fate === "old base") init = { ...init, body: init.body.replace(/"base":(\d+)/, (_, base) => `"base":${Number(base) + 2 ** 45}`) };
+    if (fate === "twice") await (await fetch(url, { ...init, signal: undefined })).text();
+    const answer = await fetch(url, init);
+    wire.log.push({ ...request, status: answer.status });
+    const text = await answer.text();
+    await wire.answered(request, text);
+    if (fate === "answer lost") throw new TypeError("lost on the way back");
+    return new Response([204, 304].includes(answer.status) ? null : text, { status: answer.status, headers: answer.headers });
+  };
+}
+
+/** What a device sees, with the server's time of each row. */
+export async function sees(client) {
+  const seen = {};
+  for (const name of Object.keys(client.tables)) {
+    seen[name] = (await client.table(name).entries()).filter((entry) => entry.state !== "deleted").map(({ row, lastUpdate }) => [row, lastUpdate]);
+  }
+  return seen;
+}
+
+/** A generator of numbers in [0, 1) from a seed. */
+export function randomFrom(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+export const readFixture = (path) => JSON.parse(readFileSync(join(root, "fixtures", path), "utf8"));

@@ -1,0 +1,353 @@
+// Two devices and a real server: both ways of syncing, conflicts, lost answers, the lock.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { memoryStore, newKey, openClient, RollcallError } from "../dist/index.js";
+import { sees, server, skip, startServer, tables, user } from "./support.mjs";
+
+const started = await server();
+const ways = ["cursor", "manifest"];
+
+async function agree(...devices) {
+  for (let round = 0; round < 2; round++) for (const device of devices) await device.sync();
+  const seen = await sees(devices[0]);
+  for (const device of devices) {
+    assert.deepEqual(await sees(device), seen);
+    const report = await device.sync();
+    assert.equal(report.digestsEqual, true);
+    assert.deepEqual([report.pushed, report.pulled, report.dropped], [0, 0, 0]);
+    assert.equal((await device.pending()).rows, 0);
+  }
+  return seen;
+}
+
+for (const way of ways) {
+  test(`what one device writes the other sees (${way})`, { skip }, async () => {
+    const anna = user(started, { way });
+    const [phone, tablet] = [await anna.device("phone"), await anna.device("tablet")];
+    const list = await phone.table("lists").put({ name: "Food" });
+    const cake = await phone.table("items").put({ title: "Cake", list: list.id, price: "12.50", tags: ["sweet"], due: "2026-05-01 10:00:00" });
+    assert.deepEqual(await phone.pending(), { rows: 2, added: 2, edited: 0, deleted: 0, rejected: 0 });
+    const report = await phone.sync();
+    assert.deepEqual([report.pushed, report.verdicts, report.digestsEqual, report.way], [2, { added: 2 }, true, way]);
+    assert.equal((await tablet.sync()).pulled, 2);
+    assert.equal((await tablet.table("items").get(cake.iid)).title, "Cake");
+    await tablet.table("items").patch(cake.iid, { done: true });
+    await tablet.table("lists").patch(list.id, { name: "Food and drink" });
+    await agree(tablet, phone);
+    assert.equal((await phone.table("items").get(cake.iid)).done, true);
+    await phone.table("items").remove(cake.iid);
+    await phone.table("lists").remove(list.id);
+    assert.equal((await phone.table("items").list()).length, 0);
+    assert.deepEqual(await agree(phone, tablet), { lists: [], items: [], tallies: [], papers: [] });
+  });
+
+  test(`a conflict is told and can be settled (${way})`, { skip }, async () => {
+    const anna = user(started, { way });
+    const lost = [];
+    const phone = await anna.device("phone");
+    const tablet = await anna.device("tablet", {
+      onConflict: (conflict) => {
+        lost.push(conflict);
+        return conflict.verdict === "kept" ? { text: `${conflict.base.text}: ${conflict.theirs.text} ${conflict.mine.text}` } : undefined;
+      },
+    });
+    const { id } = await phone.table("papers").put({ text: "a" });
+    await agree(phone, tablet);
+    await phone.table("papers").patch(id, { text: "b" });
+    await tablet.table("papers").patch(id, { text: "c" });
+    await phone.sync();
+    const report = await tablet.sync();
+    assert.equal(report.conflicts.length, 1);
+    assert.deepEqual([lost[0].mine.text, lost[0].theirs.text, lost[0].base.text], ["c", "b", "a"]);
+    assert.ok(lost[0].serverId);
+    await agree(tablet, phone);
+    assert.equal((await phone.table("papers").get(id)).text, "a: b c");
+    assert.deepEqual(await tablet.conflicts.list(), []);
+  });
+
+  test(`a conflict that nobody looks at waits to be settled (${way})`, { skip }, async () => {
+    const anna = user(started, { way });
+    const [phone, tablet] = [await anna.device("phone"), await anna.device("tablet")];
+    const { id } = await phone.table("papers").put({ text: "a" });
+    const { id: other } = await phone.table("papers").put({ text: "x" });
+    await agree(phone, tablet);
+    await phone.table("papers").patch(id, { text: "b" });
+    await phone.table("papers").remove(other);
+    await tablet.table("papers").patch(id, { text: "c" });
+    await tablet.table("papers").patch(other, { text: "y" });
+    await agree(phone, tablet);
+    const listed = await tablet.conflicts.list();
+    assert.deepEqual(listed.map(({ verdict }) => verdict).sort(), ["gone", "kept"]);
+    for (const conflict of listed) await tablet.conflicts.resolve(conflict.id, "mine");
+    await agree(tablet, phone);
+    assert.equal((await phone.table("papers").get(id)).text, "c");
+    assert.equal((await phone.table("papers").get(other)).text, "y");
+    assert.deepEqual(await tablet.conflicts.list(), []);
+    assert.ok((await phone.conflicts.history()).conflicts.length >= 2);
+  });
+
+  test(`lost answers, lost requests and doubled ones do no harm (${way})`, { skip }, async () => {
+    const anna = user(started, { way });
+    const [phone, tablet] = [await anna.device("phone"), await anna.device("tablet")];
+    const tally = await phone.table("tallies").put({ label: "guests", hits: 1 });
+    await agree(phone, tablet);
+    for (const fate of ["answer lost", "lost", "twice"]) {
+      let times = 1;
+      phone.net.disturb = ({ path }) => (path === "/synchronise" && times-- > 0 ? fate : "arrives");
+      const { hits } = await phone.table("tallies").get(tally.id);
+      await phone.table("tallies").patch(tally.id, { hits: hits + 10 });
+      const report = await phone.sync();
+      assert.equal(report.repeats, fate === "twice" ? 0 : 1, fate);
+      assert.equal(report.digestsEqual, true);
+      await agree(tablet, phone);
+    }
+    assert.equal((await tablet.table("tallies").get(tally.id)).hits, 31);
+  });
+
+  test(`an app that dies after it has sent goes on where it was (${way})`, { skip }, async () => {
+    const anna = user(started, { way });
+    const store = memoryStore();
+    const phone = await anna.device("phone", { store, patience: { attemptsMax: 1, pause: async () => {} } });
+    await phone.sync();
+    const cake = await phone.table("items").put({ title: "Cake" });
+    phone.net.disturb = ({ path }) => (path === "/synchronise" ? "answer lost" : "arrives");
+    await assert.rejects(phone.sync(), { code: "offline" });
+    await phone.table("items").patch(cake.iid, { title: "Cheesecake" });
+    const first = phone.net.log.findLast(({ path }) => path === "/synchronise");
+    await phone.close();
+
+    const again = await anna.device("phone", { store });
+    const report = await again.sync();
+    assert.equal(report.resumed, true);
+    const repeated = again.net.log.find(({ path, status }) => path === "/synchronise" && status === 200);
+    assert.equal(repeated.headers["Idempotency-Key"], first.headers["Idempotency-Key"]);
+    assert.deepEqual(repeated.body, first.body);
+    assert.deepEqual(report.verdicts, { added: 1, updated: 1 });
+    const [, tablet] = [again, await anna.device("tablet")];
+    await agree(again, tablet);
+    assert.equal((await tablet.table("items").get(cake.iid)).title, "Cheesecake");
+  });
+
+  test(`edits made while a sync is under way are neither lost nor overwritten (${way})`, { skip }, async () => {
+    const anna = user(started, { way });
+    const [phone, tablet] = [await anna.device("phone"), await anna.device("tablet")];
+    const cake = await phone.table("items").put({ title: "Cake" });
+    await agree(phone, tablet);
+    await tablet.table("items").patch(cake.iid, { done: true });
+    await tablet.sync();
+    await phone.table("items").patch(cake.iid, { count: 1 });
+    let edits = 0;
+    phone.net.answered = async ({ path }) => {
+      if (path === "/synchronise" && edits++ === 0) {
+        await phone.table("items").patch(cake.iid, { title: "Pie" });
+        await phone.table("items").put({ title: "Bread" });
+      }
+    };
+    await phone.sync();
+    assert.equal((await phone.table("items").get(cake.iid)).title, "Pie");
+    await agree(phone, tablet);
+    assert.deepEqual((await tablet.table("items").list()).map(({ title }) => title).sort(), ["Bread", "Pie"]);
+  });
+
+  test(`many rows go in requests that the server takes, parents first (${way})`, { skip }, async () => {
+    const small = await startServer({ settings: ["--mass-delete-rows", "5", "--rows-max", "20", "--get-keys-max", "15", "--changes-rows-max", "7", "--fetch-rows-max", "12", "--body-bytes-max", "20000"] });
+    try {
+      const anna = user(small, { way });
+      const [phone, tablet] = [await anna.device("phone"), await anna.device("tablet")];
+      const lists = [];
+      for (let place = 0; place < 30; place++) lists.push(await phone.table("lists").put({ name: `list ${place}` }));
+      for (let place = 0; place < 90; place++) await phone.table("items").put({ title: `item ${place}`, list: lists[place % 30].id });
+      const progress = [];
+      const report = await phone.sync({ onProgress: (told) => progress.push(told.phase) });
+      assert.deepEqual([report.pushed, report.verdicts, report.digestsEqual], [120, { added: 120 }, true]);
+      assert.ok(progress.filter((phase) => phase === "sending").length >= 6);
+      assert.equal((await tablet.sync()).pulled, 120);
+      for (const { iid } of await tablet.table("items").list()) await tablet.table("items").remove(iid);
+      await assert.rejects(tablet.sync(), ({ code, problem }) => code === "mass_delete" && problem.confirm_deletes > 5);
+      await tablet.sync({ confirmDeletes: 200 });
+      await agree(tablet, phone);
+      assert.equal((await phone.table("items").list()).length, 0);
+    } finally {
+      await small.stop();
+      small.remove();
+    }
+  });
+
+  test(`a row that the server cannot take keeps no other back (${way})`, { skip }, async () => {
+    const anna = user(started, { way });
+    const phone = await anna.device("phone", { tables: { ...tables, items: { key: "iid" } } });
+    const bad = await phone.table("items").put({ title: "x".repeat(50) });
+    const worse = await phone.table("items").put({ title: "y", no_such_column: 1 });
+    await phone.table("items").put({ title: "good" });
+    const report = await phone.sync();
+    assert.equal(report.pushed, 1);
+    assert.deepEqual(report.rejected.map(({ key, code }) => [key, code]).sort(), [[bad.iid, "too_long"], [worse.iid, "unknown_column"]].sort());
+    assert.equal((await phone.pending()).rejected, 2);
+    const quiet = phone.net.log.length;
+    await phone.sync();
+    assert.ok(!phone.net.log.slice(quiet).some(({ body }) => JSON.stringify(body ?? "").includes("no_such_column")));
+    await phone.table("items").patch(bad.iid, { title: "short" });
+    assert.equal((await phone.sync()).pushed, 1);
+    assert.equal((await phone.pending()).rows, 1);
+  });
+}
+
+test("the lock of another device is waited for, and named", { skip }, async () => {
+  const anna = user(started);
+  const tablet = await anna.device("Anna's tablet");
+  await tablet.table("items").put({ title: "one" });
+  await tablet.sync();
+  const { Authorization } = tablet.net.log.at(-1).headers;
+  const lock = (method) => fetch(`${started.url}/lock`, { method, headers: { Authorization } });
+  // Else the server would wait 10 s for the lock before it says 423.
+  const impatient = (url, init) => fetch(url, { ...init, headers: { ...init.headers, Prefer: "wait=0" } });
+
+  await lock("POST");
+  const waits = [];
+  const pause = async (ms) => void (waits.push(ms), await lock("DELETE"));
+  const phone = await anna.device("phone", { fetch: impatient, patience: { pause, random: () => 0 } });
+  await phone.table("items").put({ title: "two" });
+  const holders = [];
+  const report = await phone.sync({ onProgress: (told) => told.phase === "waiting" && holders.push(told.holder) });
+  assert.deepEqual([holders, waits.length, report.repeats], [["Anna's tablet"], 1, 1]);
+  assert.ok(waits[0] >= 1000, "as long as the server asked");
+
+  await lock("POST");
+  const hasty = await anna.device("hasty", { fetch: impatient, way: "manifest", patience: { lockWaitMaxMs: 0 } });
+  await assert.rejects(hasty.sync(), (error) => error instanceof RollcallError && error.code === "sync_in_progress" && error.problem.holder === "Anna's tablet");
+  await lock("DELETE");
+  await agree(tablet, phone, hasty);
+});
+
+test("an expired cursor costs no edit", { skip }, async () => {
+  const anna = user(started);
+  const [phone, tablet] = [await anna.device("phone"), await anna.device("tablet")];
+  const cake = await phone.table("items").put({ title: "Cake" });
+  const pie = await phone.table("items").put({ title: "Pie" });
+  await agree(phone, tablet);
+  await tablet.table("items").remove(pie.iid);
+  await tablet.sync();
+  await phone.table("items").patch(cake.iid, { done: true });
+  await phone.table("items").put({ title: "Bread" });
+  let times = 1;
+  // The server's own 410: a base of another epoch.
+  phone.net.disturb = (request) => {
+    return request.body?.base !== undefined && times-- > 0 ? "old base" : "arrives";
+  };
+  await phone.sync();
+  await agree(phone, tablet);
+  assert.deepEqual((await tablet.table("items").list()).map(({ title, done }) => [title, done]), [["Cake", true], ["Bread", false]]);
+  assert.ok(phone.net.log.some(({ status }) => status === 410));
+});
+
+test("a copy that is wrong is found and mended", { skip }, async () => {
+  const anna = user(started);
+  const store = memoryStore();
+  const phone = await anna.device("phone", { store });
+  const tablet = await anna.device("tablet");
+  for (const title of ["Cake", "Pie", "Bread"]) await tablet.table("items").put({ title });
+  await agree(tablet, phone);
+  const [cake, pie] = await phone.table("items").entries();
+  await store.transact("write", async (txn) => {
+    await txn.setMeta("digests", { ...(await txn.meta("digests")), items: { count: 1, root: "0000000000000001" } });
+    await txn.delete("items", cake.key);
+    await txn.put({ ...(await txn.get("items", pie.key)), at: 5, row: { title: "wrong" } });
+  });
+  const phases = [];
+  const report = await phone.sync({ onProgress: ({ phase }) => phases.push(phase) });
+  assert.deepEqual([report.digestsEqual, report.repaired, phases.includes("repairing")], [true, true, true]);
+  await agree(phone, tablet);
+});
+
+test("a sync can be cancelled, and goes on later", { skip }, async () => {
+  const anna = user(started);
+  const phone = await anna.device("phone");
+  await phone.table("items").put({ title: "Cake" });
+  const control = new AbortController();
+  phone.net.disturb = ({ path }) => (path === "/synchronise" && control.abort(), "arrives");
+  await assert.rejects(phone.sync({ signal: control.signal }), { code: "aborted" });
+  assert.equal((await phone.pending()).rows, 1);
+  phone.net.disturb = () => "arrives";
+  assert.equal((await phone.sync()).digestsEqual, true);
+  await assert.rejects(phone.sync({ signal: AbortSignal.abort() }), { code: "aborted" });
+});
+
+test("airplane mode: everything works but the sync", { skip }, async () => {
+  const anna = user(started);
+  const phone = await anna.device("phone");
+  const statuses = [];
+  phone.onStatus((status) => statuses.push(status));
+  phone.net.disturb = () => "lost";
+  const cake = await phone.table("items").put({ title: "Cake" });
+  await assert.rejects(phone.sync(), { code: "offline" });
+  await phone.table("items").patch(cake.iid, { title: "Pie" });
+  assert.equal((await phone.table("items").list())[0].title, "Pie");
+  phone.net.disturb = () => "arrives";
+  assert.equal((await phone.sync()).pushed, 1);
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.ok(statuses.some(({ online }) => online === false));
+  const last = statuses.at(-1);
+  assert.deepEqual([last.online, last.syncing, last.pending.rows, last.lastError], [true, false, 0, null]);
+});
+
+test("traffic is told without secrets", { skip }, async () => {
+  const anna = user(started);
+  const phone = await anna.device("phone");
+  const told = [];
+  phone.onTraffic((traffic) => told.push(traffic));
+  await phone.table("items").put({ title: "Cake" });
+  await phone.sync();
+  assert.ok(!JSON.stringify(told).includes("something borrowed"));
+  assert.ok(!JSON.stringify(told).includes("rc_"));
+  const sent = told.find(({ phase, path }) => phase === "sent" && path === "/synchronise");
+  const answered = told.find(({ phase, id }) => phase === "answered" && id === sent.id);
+  assert.deepEqual([sent.method, answered.status, typeof answered.ms], ["POST", 200, "number"]);
+  assert.equal(answered.body.add.items[0].verdict, "added");
+  assert.ok(answered.bytesReceived > 0 && sent.bytesSent > 0);
+});
+
+test("wrong values are refused when they are put", async () => {
+  const client = await openClient({ url: "http://127.0.0.1:9", tables, store: memoryStore() });
+  const items = client.table("items");
+  for (const row of [{ title: 5 }, { done: "yes" }, { count: 1.5 }, { price: "dear" }, { due: "soon" }, { list: "x" }]) {
+    await assert.rejects(items.put(row), { code: "wrong_type" });
+  }
+  await assert.rejects(items.put({ colour: "red" }), { code: "no_such_column" });
+  await assert.rejects(items.put({ iid: "1" }), { code: "invalid_key" });
+  await assert.rejects(items.patch(newKey(), {}), { code: "no_such_row" });
+  assert.throws(() => client.table("presents"), { code: "no_such_table" });
+  await assert.rejects(client.sync(), { code: "offline" }, "the limits are public");
+  assert.deepEqual(await items.list(), []);
+});
+
+test("a store belongs to one user", { skip }, async () => {
+  const store = memoryStore();
+  const phone = await user(started).device("phone", { store });
+  await phone.sync();
+  const other = await user(started).device("phone", { store });
+  await other.sync(); // the token is there
+  await assert.rejects(other.logIn({ email: "ben@example.com", password: "something blue", device: "x", register: true }), { code: "other_user" });
+  await other.logOut({ wipe: true });
+  await other.logIn({ email: "ben@example.com", password: "something blue", device: "x", register: true });
+  await other.sync();
+});
+
+test("subscribers hear of every change", { skip }, async () => {
+  const anna = user(started);
+  const [phone, tablet] = [await anna.device("phone"), await anna.device("tablet")];
+  const heard = [];
+  const stop = phone.table("items").subscribe((rows) => heard.push(rows.map(({ title }) => title)));
+  await phone.table("items").put({ title: "Cake" });
+  await phone.sync();
+  await tablet.sync();
+  await tablet.table("items").put({ title: "Pie" });
+  await tablet.sync();
+  await phone.sync();
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.deepEqual(heard[0], []);
+  assert.deepEqual(heard.at(-1), ["Cake", "Pie"]);
+  stop();
+  const count = heard.length;
+  await phone.table("items").put({ title: "Bread" });
+  assert.equal(heard.length, count);
+});
