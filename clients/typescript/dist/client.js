@@ -1,5 +1,5 @@
 import { Calls } from "./calls.js";
-import { keyOf, put, remove, settle } from "./edits.js";
+import { keyOf, put, remove, revert, settle } from "./edits.js";
 import { RollcallError } from "./error.js";
 import { declare, Held, shown } from "./held.js";
 import { newKey } from "./key.js";
@@ -106,6 +106,7 @@ class Opened {
                 return row(await put(held, table, id, columns, this.now()));
             }),
             remove: (key) => this.edit((held) => remove(held, table, keyOf(table, key), this.now())),
+            revert: (key) => this.edit((held) => revert(held, table, keyOf(table, key))),
             subscribe: (listener) => {
                 let [wanted, working, ended] = [true, false, false];
                 const tell = async () => {

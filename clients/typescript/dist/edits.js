@@ -104,17 +104,31 @@ export async function put(held, table, key, columns, now, base) {
     await held.replace(was, next);
     return next;
 }
+const isInFlight = async (held, { name }, key) => (await held.recall("outstanding"))?.sent.some((sent) => sent.table === name && sent.key === key) ?? false;
 export async function remove(held, table, key, now) {
     const row = await held.get(table.name, key);
     if (!row || row.state === "deleted")
         return;
-    const inFlight = (await held.recall("outstanding"))?.sent.some((sent) => sent.table === table.name && sent.key === key);
-    if (row.state === "added" && row.at === null && !inFlight)
+    if (row.state === "added" && row.at === null && !(await isInFlight(held, table, key)))
         return held.replace(row, null);
     const next = { ...row, state: "deleted", editedAt: now, edit: await held.nextEdit() };
     if (row.state === "clean")
         Object.assign(next, { base: row.at, baseRow: row.row });
     delete next.rejected;
+    return held.replace(row, next);
+}
+export async function revert(held, table, key) {
+    const row = await held.get(table.name, key);
+    if (!row || row.state === "clean")
+        return;
+    if (await isInFlight(held, table, key))
+        throw new RollcallError("in_flight", `${table.name} ${key} is being sent`);
+    if (row.at === null)
+        return held.replace(row, null);
+    const next = { ...row, state: "clean", at: row.base === row.at && row.baseRow ? row.at : null };
+    Object.assign(next, { base: null, editedAt: null, changed: {}, row: row.baseRow ?? row.row });
+    delete next.rejected;
+    delete next.baseRow;
     return held.replace(row, next);
 }
 export async function settle(held, table, conflict, as, now) {

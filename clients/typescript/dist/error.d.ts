@@ -20,6 +20,7 @@ export interface Problem {
  * - `other_user`: the rows in the store are another user's;
  * - `restless`: others keep changing the data faster than it can be listed;
  * - `garbled`: an answer that the contract does not know;
+ * - `in_flight`: a row that is being sent cannot be reverted;
  * - `no_such_table`, `no_such_row`, `no_such_column`, `wrong_type`, `invalid_key`: what the app asked for.
  */
 export declare class RollcallError extends Error {

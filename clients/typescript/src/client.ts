@@ -1,6 +1,6 @@
 /** Puts the parts together. */
 import { Calls, type Wire } from "./calls.js";
-import { keyOf, put, remove, settle } from "./edits.js";
+import { keyOf, put, remove, revert, settle } from "./edits.js";
 import { RollcallError } from "./error.js";
 import { declare, Held, shown, type Declared } from "./held.js";
 import { newKey } from "./key.js";
@@ -121,6 +121,7 @@ class Opened implements Client {
           return row(await put(held, table, id, columns, this.now()));
         }),
       remove: (key) => this.edit((held) => remove(held, table, keyOf(table, key), this.now())),
+      revert: (key) => this.edit((held) => revert(held, table, keyOf(table, key))),
       subscribe: (listener) => {
         let [wanted, working, ended] = [true, false, false];
         const tell = async () => {

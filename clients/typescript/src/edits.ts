@@ -101,16 +101,32 @@ export async function put(held: Held, table: Declared, key: string, columns: Row
   return next;
 }
 
+const isInFlight = async (held: Held, { name }: Declared, key: string) =>
+  (await held.recall("outstanding"))?.sent.some((sent) => sent.table === name && sent.key === key) ?? false;
+
 /** Deletes a row, if it is there. */
 export async function remove(held: Held, table: Declared, key: string, now: number): Promise<void> {
   const row = await held.get(table.name, key);
   if (!row || row.state === "deleted") return;
-  const inFlight = (await held.recall("outstanding"))?.sent.some((sent) => sent.table === table.name && sent.key === key);
   // Nobody else ever knew of it.
-  if (row.state === "added" && row.at === null && !inFlight) return held.replace(row, null);
+  if (row.state === "added" && row.at === null && !(await isInFlight(held, table, key))) return held.replace(row, null);
   const next: StoredRow = { ...row, state: "deleted", editedAt: now, edit: await held.nextEdit() };
   if (row.state === "clean") Object.assign(next, { base: row.at, baseRow: row.row });
   delete next.rejected;
+  return held.replace(row, next);
+}
+
+/** Gives an unsent edit up. */
+export async function revert(held: Held, table: Declared, key: string): Promise<void> {
+  const row = await held.get(table.name, key);
+  if (!row || row.state === "clean") return;
+  if (await isInFlight(held, table, key)) throw new RollcallError("in_flight", `${table.name} ${key} is being sent`);
+  if (row.at === null) return held.replace(row, null); // the server holds none
+  // The row that the edit began with is the server's, unless that has moved since: then the next sync asks for it.
+  const next: StoredRow = { ...row, state: "clean", at: row.base === row.at && row.baseRow ? row.at : null };
+  Object.assign(next, { base: null, editedAt: null, changed: {}, row: row.baseRow ?? row.row });
+  delete next.rejected;
+  delete next.baseRow;
   return held.replace(row, next);
 }
 

@@ -1,0 +1,51 @@
+// What every store promises. IndexedDB's turn is in browser.test.mjs, by the same cases.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { memoryStore, openClient } from "../dist/index.js";
+import { sqliteStore } from "../dist/sqlite.js";
+import { storeCases } from "./store-cases.mjs";
+import { sees, server, skip, tables, user } from "./support.mjs";
+
+// ROLLCALL_SQLITE=better-sqlite3 tries the other library of the same interface.
+const Database = createRequire(import.meta.url)(process.env.ROLLCALL_SQLITE ?? "libsql");
+const folder = mkdtempSync(join(tmpdir(), "rollcall-store-"));
+test.after(() => rmSync(folder, { recursive: true, force: true }));
+let files = 0;
+const file = () => join(folder, `${++files}.db`);
+
+const promised = () => {
+  const database = new Database(file());
+  const later = (of) => (sql, values) => new Promise((resolve) => setImmediate(() => resolve(database.prepare(sql)[of](...values))));
+  return { run: later("run"), all: later("all") };
+};
+const stores = { memory: memoryStore, sqlite: () => sqliteStore(new Database(file())), "sqlite by promises": () => sqliteStore(promised()) };
+
+for (const [kind, make] of Object.entries(stores)) {
+  for (const [title, check] of Object.entries(storeCases)) test(`${kind}: ${title}`, () => check(make()));
+}
+
+const started = await server();
+
+test("a file outlives its program, and two connections take turns", { skip }, async () => {
+  const anna = user(started);
+  const path = file();
+  const open = () => sqliteStore(new Database(path, { timeout: 5000 }), path);
+  const phone = await anna.device("phone", { store: open() });
+  await phone.table("items").put({ title: "Cake" });
+  await phone.close();
+  const [one, two] = [await anna.device("phone", { store: open() }), await anna.device("phone", { store: open() })];
+  await one.table("items").put({ title: "Pie" });
+  const reports = await Promise.all([one.sync(), two.sync()]);
+  assert.equal(reports[0].pushed + reports[1].pushed + (reports[0] === reports[1] ? 0 : 0), 2);
+  assert.deepEqual(await sees(one), await sees(two));
+  assert.equal((await two.pending()).rows, 0);
+});
+
+test("a store that cannot be opened says so at once", async () => {
+  const broken = { run: () => { throw new Error("disk I/O error"); }, all: () => [] };
+  await assert.rejects(openClient({ url: "", tables, store: sqliteStore(broken) }), /disk I\/O error/);
+});
