@@ -4,6 +4,19 @@ const LAYOUT = [
     "CREATE INDEX IF NOT EXISTS rollcall_waits ON rollcall_rows (waits) WHERE waits IS NOT NULL",
     "CREATE TABLE IF NOT EXISTS rollcall_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 ];
+const BUSY_MAX_MS = 10000;
+const LOOK_MS = 10;
+async function patiently(work) {
+    for (const began = Date.now();; await new Promise((resolve) => setTimeout(resolve, LOOK_MS))) {
+        try {
+            return await work();
+        }
+        catch (error) {
+            if (!/busy|locked/i.test(String(error)) || Date.now() - began > BUSY_MAX_MS)
+                throw error;
+        }
+    }
+}
 export function sqliteStore(database, name = "rollcall") {
     const prepared = new Map();
     const prepare = (sql) => {
@@ -27,8 +40,10 @@ export function sqliteStore(database, name = "rollcall") {
             : run("INSERT OR REPLACE INTO rollcall_meta VALUES (?, ?)", key, JSON.stringify(value)),
     };
     let queue = (async () => {
+        await all("PRAGMA busy_timeout = 0");
+        await patiently(() => all("PRAGMA journal_mode = WAL"));
         for (const statement of LAYOUT)
-            await run(statement);
+            await patiently(() => run(statement));
     })();
     const inTurn = (work) => {
         const turn = queue.then(work);
@@ -40,7 +55,7 @@ export function sqliteStore(database, name = "rollcall") {
         name,
         shared: "processes",
         transact: (mode, work) => inTurn(async () => {
-            await run(mode === "read" ? "BEGIN" : "BEGIN IMMEDIATE");
+            await patiently(() => run(mode === "read" ? "BEGIN" : "BEGIN IMMEDIATE"));
             try {
                 const result = await work(txn);
                 await run("COMMIT");

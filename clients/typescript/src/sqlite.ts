@@ -21,6 +21,21 @@ const LAYOUT = [
   "CREATE TABLE IF NOT EXISTS rollcall_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 ];
 
+/** How long to wait for another process, and how often to look, ms. */
+const BUSY_MAX_MS = 10_000;
+const LOOK_MS = 10;
+
+/** Tries again while another connection writes. */
+async function patiently<R>(work: () => Promise<R>): Promise<R> {
+  for (const began = Date.now(); ; await new Promise((resolve) => setTimeout(resolve, LOOK_MS))) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!/busy|locked/i.test(String(error)) || Date.now() - began > BUSY_MAX_MS) throw error;
+    }
+  }
+}
+
 /**
  * A store in an open SQLite database. Give it a connection of its own: its transactions wait for promises, and
  * what the app writes on the same connection meanwhile would be part of them. `name` is the same for all
@@ -56,7 +71,10 @@ export function sqliteStore(database: PreparingDatabase | AnyDatabase, name = "r
   };
 
   let queue: Promise<unknown> = (async () => {
-    for (const statement of LAYOUT) await run(statement);
+    // Readers do not stand in the way of a writer then. Whoever waits must not keep this thread from going on.
+    await all("PRAGMA busy_timeout = 0");
+    await patiently(() => all("PRAGMA journal_mode = WAL"));
+    for (const statement of LAYOUT) await patiently(() => run(statement));
   })();
   const inTurn = <R>(work: () => Promise<R>): Promise<R> => {
     const turn = queue.then(work);
@@ -69,7 +87,7 @@ export function sqliteStore(database: PreparingDatabase | AnyDatabase, name = "r
     shared: "processes",
     transact: (mode, work) =>
       inTurn(async () => {
-        await run(mode === "read" ? "BEGIN" : "BEGIN IMMEDIATE");
+        await patiently(() => run(mode === "read" ? "BEGIN" : "BEGIN IMMEDIATE"));
         try {
           const result = await work(txn);
           await run("COMMIT");

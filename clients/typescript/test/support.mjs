@@ -79,6 +79,7 @@ export async function startServer({ schemaText = schema, settings = [], listen =
     });
     child.on("exit", (code) => reject(new Error(`the server ended with ${code}: ${text}`)));
   });
+  after(() => child.kill("SIGKILL")); // whatever becomes of the test
   const stop = (signal = "SIGTERM") =>
     new Promise((resolve) => {
       if (child.exitCode !== null || child.signalCode !== null) return resolve();

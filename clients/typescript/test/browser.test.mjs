@@ -1,0 +1,112 @@
+// The client in a real browser: IndexedDB, several tabs, a reload, under a strict content security policy.
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { before, test } from "node:test";
+import { launch, noBrowser, serveFiles } from "./chromium.mjs";
+import { server, skip as noServer, tables } from "./support.mjs";
+
+const here = fileURLToPath(new URL(".", import.meta.url));
+const skip = noBrowser || noServer;
+const started = await server({ settings: ["--cors-origin", "*"] });
+const csp = `default-src 'none'; script-src 'self'; connect-src ${started.url}`;
+let browser, origin;
+before(async () => {
+  if (skip) return;
+  origin = await serveFiles({ "/page/": `${here}page`, "/test/": here, "/dist/": `${here}../dist` }, { "Content-Security-Policy": csp });
+  browser = await launch();
+});
+
+async function tab(context, email, options = {}) {
+  const page = await context.newPage();
+  page.on("pageerror", (error) => console.error(error));
+  await page.goto(`${origin}/page/index.html`);
+  await page.waitForFunction(() => window.ready);
+  const login = { email, password: "something borrowed", device: "browser", register: true };
+  await page.evaluate(([given, name]) => window.open_(given, name), [{ url: started.url, tables, login, ...options }, email]);
+  return page;
+}
+const heard = (page, titles) => page.waitForFunction((titles) => JSON.stringify(window.heard.at(-1)) === titles, JSON.stringify(titles));
+
+test("IndexedDB keeps what every store promises", { skip }, async () => {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  await page.goto(`${origin}/page/index.html`);
+  await page.waitForFunction(() => window.ready);
+  const titles = await page.evaluate("window.storeTitles");
+  assert.ok(titles.length > 5);
+  for (const title of titles) await page.evaluate((title) => window.checkStore(title), title);
+  await context.close();
+});
+
+test("tabs share rows, one syncs at a time, one listens for all", { skip }, async () => {
+  const context = await browser.newContext();
+  const [one, two] = [await tab(context, "tabs@example.com"), await tab(context, "tabs@example.com")];
+  await one.evaluate(() => client.table("items").put({ title: "Cake" }));
+  await heard(two, ["Cake"]);
+  const reports = await Promise.all([one.evaluate(() => client.sync()), two.evaluate(() => client.sync())]);
+  for (const report of reports) assert.equal(report.digestsEqual, true);
+  const posts = async (page) => (await page.evaluate("sent")).filter((path) => path === "POST /synchronise").length;
+  assert.equal((await posts(one)) + (await posts(two)), 1, "the cake is sent once");
+
+  await one.evaluate(() => void (window.live = client.live({ debounceMs: 5 })));
+  await one.waitForFunction(() => told?.live === 'listening');
+  await two.evaluate(() => void (window.live = client.live({ debounceMs: 5 })));
+  await two.waitForFunction(() => told?.live === 'waiting');
+
+  // Another device writes: the listening tab hears it, both show it.
+  const other = await tab(await browser.newContext(), "tabs@example.com");
+  await other.evaluate(async () => {
+    await client.table("items").put({ title: "Pie" });
+    await client.sync();
+  });
+  await heard(one, ["Cake", "Pie"]);
+  await heard(two, ["Cake", "Pie"]);
+
+  // An edit in the tab that does not listen goes up by itself.
+  await two.evaluate(() => client.table("items").put({ title: "Bread" }));
+  await two.waitForFunction(() => told?.pending.rows === 0);
+  await one.close();
+  await two.waitForFunction(() => told?.live === 'listening');
+  await other.evaluate(async () => {
+    await client.sync();
+    const [row] = await client.table("items").list();
+    await client.table("items").remove(row.iid);
+    await client.sync();
+  });
+  await heard(two, ["Pie", "Bread"]);
+  const digests = await Promise.all([two, other].map((page) => page.evaluate(() => client.digests())));
+  assert.deepEqual(digests[0].tables, digests[1].tables);
+});
+
+test("edits made offline survive a reload", { skip }, async () => {
+  const context = await browser.newContext();
+  const patience = { attemptsMax: 1 };
+  const page = await tab(context, "reload@example.com", { patience });
+  await page.evaluate(() => client.sync());
+  await page.route(`${started.url}/**`, (route) => route.abort());
+  await page.evaluate(() => client.table("items").put({ title: "Cake" }));
+  assert.equal(await page.evaluate(() => client.sync().catch((error) => error.code)), "offline");
+  await page.close();
+
+  const again = await tab(context, "reload@example.com");
+  await heard(again, ["Cake"]);
+  assert.equal((await again.evaluate(() => client.pending())).rows, 1);
+  const report = await again.evaluate(() => client.sync());
+  assert.deepEqual([report.pushed, report.resumed, report.digestsEqual], [1, true, true]);
+});
+
+test("5,000 rows come and are kept", { skip }, async (t) => {
+  const context = await browser.newContext();
+  const page = await tab(context, "many@example.com");
+  const ms = await page.evaluate(async () => {
+    const rows = Array.from({ length: 5000 }, (_, place) => ({ iid: crypto.randomUUID(), title: `item ${place}` }));
+    const login = await fetch(`${client.wire.url}/register`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ email: "many@example.com", password: "something borrowed" }) });
+    const token = await client.wire.token(false);
+    await fetch(`${client.wire.url}/synchronise`, { method: "POST", headers: { "Content-Type": "application/json", Authorization: `Bearer ${token}` }, body: JSON.stringify({ add: { items: rows } }) });
+    const began = performance.now();
+    const report = await client.sync();
+    if (report.pulled !== 5000 || !report.digestsEqual) throw new Error(JSON.stringify({ ...report, login: login.status }));
+    return Math.round(performance.now() - began);
+  });
+  t.diagnostic(`first sync of 5,000 rows into IndexedDB: ${ms} ms`);
+});
