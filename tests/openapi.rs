@@ -61,6 +61,28 @@ fn every_body_parameter_and_header_has_examples_that_fit_its_schema() {
     }
 }
 
+/// Some generators make a member with a `default` one that has to be sent: descriptions tell what absent means.
+#[test]
+fn what_may_be_left_out_has_no_default() {
+    fn look(node: &Value) {
+        match node {
+            Value::Object(members) if members.get("type").is_some_and(Value::is_string) => {
+                assert!(members.get("default").is_none_or(Value::is_object), "{node}");
+                members.values().for_each(look);
+            }
+            Value::Object(members) => members.values().for_each(look),
+            Value::Array(items) => items.iter().for_each(look),
+            _ => {}
+        }
+    }
+    for doc in documents() {
+        look(&doc["paths"]);
+        for kind in ["schemas", "parameters", "headers"] {
+            look(&doc["components"][kind]);
+        }
+    }
+}
+
 #[test]
 fn only_answers_that_have_no_body_lack_one() {
     for doc in documents() {

@@ -68,10 +68,7 @@ fn length_max(column: &Column) -> Option<usize> {
 fn describe(column: &Column, declared: &Schema) -> String {
     let kind = match (column.kind, declared.precision) {
         (ColumnType::Text, _) => "Text.",
-        (ColumnType::Integer, _) => {
-            "An integer within ±2^53. Beyond, it would travel as a string of digits, which this type has not: \
-             keep larger numbers in a `decimal` or `text` column."
-        }
+        (ColumnType::Integer, _) => "An integer within ±2^53.",
         (ColumnType::Real, _) => "A number.",
         (ColumnType::Decimal, _) => "A decimal of at most 28 digits, such as `12.5`.",
         (ColumnType::Boolean, _) => "True or false.",

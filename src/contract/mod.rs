@@ -53,7 +53,9 @@ fn introduce(document: &mut Json, schema: &Schema) {
     let names: Vec<_> = schema.tables().iter().map(|table| format!("`{}`", table.name)).collect();
     let told = format!(
         "This document is made for one schema, with the tables {}. A column that is added to the schema comes \
-         in answers at once: a generated client goes on without it, and has it once it is made again.",
+         in answers at once: a generated client goes on without it, and has it once it is made again.\n\n\
+         **Integers** beyond ±2^53 travel as strings of digits, which the types here have not. Keep such numbers \
+         in a `decimal` or `text` column.",
         names.join(", ")
     );
     let info = &mut document["info"]["description"];
@@ -65,21 +67,29 @@ fn introduce(document: &mut Json, schema: &Schema) {
 
 /// The spelling of times in rows: of the two, the one that this schema has.
 fn times(schemas: &mut Json, precision: Precision) {
-    let (told, given) = match precision {
+    let (told, given, spelling) = match precision {
         // No format has this spelling: it is a string, and says so.
-        Precision::Seconds => (r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$", None),
-        Precision::Milliseconds => {
-            let told = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$";
-            (told, Some(r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$"))
-        }
+        Precision::Seconds => (
+            r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$",
+            None,
+            "A time as a device sends it: `YYYY-MM-DD HH:MM:SS`, UTC, or RFC 3339 with any offset; finer parts are \
+             cut off.",
+        ),
+        Precision::Milliseconds => (
+            r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$",
+            Some(r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$"),
+            "A time as a device sends it: RFC 3339 with any offset. Finer parts than ms are cut off.",
+        ),
     };
     schemas["RowTime"]["pattern"] = told.into();
+    schemas["GivenTime"]["description"] = spelling.into();
+    // None is told by leaving it out; a type of nothing or a time, inside a member that may be left out, makes
+    // clients spell it twice.
+    if let Some(given) = schemas["GivenTime"].as_object_mut() {
+        given.shift_remove("nullable");
+    }
     if let Some(given) = given {
         schemas["GivenTime"]["pattern"] = given.into();
-        schemas["GivenTime"]["description"] =
-            "A time as a device sends it: RFC 3339 with any offset. Finer parts than ms are cut off. Null \
-             counts as absent."
-                .into();
         for name in ["RowTime", "GivenTime"] {
             schemas[name]["format"] = "date-time".into();
         }

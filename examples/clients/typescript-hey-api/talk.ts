@@ -1,0 +1,127 @@
+// The conversation of examples/clients/README.md. A misspelt table or column does not compile.
+import { createClient, type Client } from "./generated/client/index.js";
+import { changes, digests, fetch_, listConflicts, login, register, synchronise } from "./generated/sdk.gen.js";
+import type { Report } from "./generated/types.gen.js";
+
+type Verdicts = Record<string, { verdict: string }[] | undefined>;
+
+const baseUrl = process.env["ROLLCALL_URL"]!;
+const account = { email: process.env["EMAIL"]!, password: "correct horse battery" };
+const key = (n: number) => `01901651-0000-7000-8000-00000000000${n}`;
+const first = "2013-05-01 10:00:00";
+const second = "2013-05-02 10:00:00";
+
+const anyone = createClient({ baseUrl });
+
+async function logIn(device: string): Promise<Client> {
+  const { token } = await good(login({ client: anyone, body: { ...account, device } }));
+  return createClient({ baseUrl, auth: token });
+}
+
+async function good<T>(answer: Promise<{ data?: T; error?: { detail: string } }>): Promise<T> {
+  const { data, error } = await answer;
+  if (data === undefined) throw new Error(error?.detail ?? "no answer");
+  return data;
+}
+
+await good(register({ client: anyone, body: account }));
+const phone = await logIn("phone");
+const tablet = await logIn("tablet");
+const verdicts: string[] = [];
+const note = (report: Report) => {
+  for (const sets of [report.add, report.update, report.delete] as Verdicts[])
+    for (const set of Object.values(sets)) verdicts.push(...set!.map((one) => one.verdict));
+  return report;
+};
+
+// 1. The phone begins; the tablet is told to wait.
+const begun = await fetch_({ client: phone });
+const fence = Number(begun.response!.headers.get("Sync-Lock"));
+const { error: locked } = await fetch_({ client: tablet });
+
+// 2. The phone sends its first rows.
+note(await good(synchronise({
+  client: phone,
+  headers: { "Sync-Lock": fence },
+  body: {
+    add: {
+      invitation_categories: [{ icid: key(1), title: "University", last_update: first }],
+      invitations: [
+        { iid: key(2), guest: "Jón Þór", icid: key(1), party_size: 2, last_update: first },
+        { iid: key(3), guest: "Clara", last_update: first },
+      ],
+      wishlist: [{ gid: key(4), title: "Pot", price: "89.95", last_update: first }],
+      todo: [
+        { id: key(5), title: "Book the band", due: "2013-06-01", last_update: first },
+        { id: key(6), title: "Cake", done: true, last_update: first },
+      ],
+    },
+  },
+})));
+
+// 3. The tablet has nothing: it asks for all that is listed, and sends its own edits.
+const listed = await good(fetch_({ client: tablet }));
+const report = note(await good(synchronise({
+  client: tablet,
+  body: {
+    get: {
+      invitation_categories: listed.invitation_categories!.map((row) => row.icid),
+      invitations: listed.invitations!.map((row) => row.iid),
+      wishlist: listed.wishlist!.map((row) => row.gid),
+      todo: listed.todo!.map((row) => row.id),
+    },
+    add: { gift_list: [{ id: key(7), title: "Vase", received: "2013-05-02", last_update: second }] },
+    update: {
+      invitation_categories: [{ icid: key(1), colour: "#27ae60", last_update: second, _base: first }],
+    },
+    delete: { todo: [{ id: key(6), last_update: second, _base: first }] },
+  },
+})));
+
+// 4. The phone has edited the same row meanwhile. It compares: a gift to get, a todo to drop, an edit to send.
+const manifest = await good(fetch_({ client: phone }));
+const fetched = manifest.gift_list!.map((row) => row.id);
+const dropped = [key(5), key(6)].filter((mine) => !manifest.todo!.some((row) => row.id === mine));
+const lost = note(await good(synchronise({
+  client: phone,
+  body: {
+    get: { gift_list: fetched },
+    update: {
+      invitation_categories: [
+        { icid: key(1), title: "School", last_update: "2013-05-01 12:00:00", _base: first },
+      ],
+    },
+  },
+})));
+
+// 5. The edit lost. The user insists: the same row again, built on the server's.
+const theirs = lost.update.invitation_categories![0]!.row!;
+note(await good(synchronise({
+  client: phone,
+  body: {
+    update: {
+      invitation_categories: [
+        { icid: key(1), title: "School", last_update: "2013-05-03 10:00:00", _base: theirs.last_update },
+      ],
+    },
+  },
+})));
+const { conflicts } = await good(listConflicts({ client: phone }));
+
+// 6. A cursor that the server never gave, and everything instead.
+const { error: expired } = await changes({ client: tablet, query: { since: Number.MAX_SAFE_INTEGER } });
+const all = await good(changes({ client: tablet }));
+const proof = await good(digests({ client: tablet }));
+
+const counts = Object.entries(proof.tables).map(([table, digest]) => [table, digest.count]);
+console.log(JSON.stringify({
+  verdicts,
+  received: Object.values(report.get).reduce((sum, rows) => sum + rows.length, 0),
+  missing: report.missing.todo,
+  refused: [`${locked?.code} by ${locked?.holder}`, expired?.code],
+  fetched,
+  dropped,
+  conflict: conflicts.map((one) => `${one.table} ${one.outcome}`).join(", "),
+  rows: all.add,
+  counts: Object.fromEntries(counts),
+}));
