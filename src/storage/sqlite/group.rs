@@ -260,7 +260,7 @@ impl Group {
                 alone = true;
                 continue;
             }
-            return self.settle(&mut writer, me, alone, ran);
+            return self.conclude(&mut writer, me, alone, ran);
         }
     }
 
@@ -280,7 +280,7 @@ impl Group {
     }
 
     /// Takes a job into the transaction, or ends the transaction if the job leaves none.
-    fn settle(&self, writer: &mut Writer, me: &Arc<Caller>, alone: bool, ran: Ran) -> Part {
+    fn conclude(&self, writer: &mut Writer, me: &Arc<Caller>, alone: bool, ran: Ran) -> Part {
         let members = writer.open.as_ref().map_or(0, |open| open.members.len());
         let lost = ran.settled.err();
         let is_kept = matches!(ran.ended, Ok(Ok(Done::Keep | Done::Move(_))));
@@ -536,11 +536,10 @@ mod tests {
         (first, let_go)
     }
 
+    type Boxed<'j> = Box<dyn FnMut(&Job<'_>) -> StorageResult<Done> + Send + 'j>;
+
     /// Runs the jobs in one transaction, after one that inserts 0; tells how that one and each of them ended.
-    fn together<'j>(
-        ground: &Ground,
-        jobs: Vec<Box<dyn FnMut(&Job<'_>) -> StorageResult<Done> + Send + 'j>>,
-    ) -> Vec<std::thread::Result<StorageResult<()>>> {
+    fn together<'j>(ground: &Ground, jobs: Vec<Boxed<'j>>) -> Vec<std::thread::Result<StorageResult<()>>> {
         let group = &ground.group;
         scope(|scope| {
             let (first, let_go) = hold(scope, group, 0);
@@ -558,7 +557,7 @@ mod tests {
     fn jobs_that_wait_share_one_commit_and_nobody_sees_them_before() {
         let ground = Ground::new();
         let beside = open(&ground.path);
-        let mut jobs: Vec<Box<dyn FnMut(&Job<'_>) -> StorageResult<Done> + Send>> = Vec::new();
+        let mut jobs: Vec<Boxed<'_>> = Vec::new();
         for n in 1..=5 {
             jobs.push(Box::new(move |job| insert(job, n)));
         }

@@ -1,4 +1,4 @@
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::group::Job;
@@ -158,13 +158,20 @@ impl ReadTxn for Txn<'_> {
         let (after, upto) = (after.version.0.cast_signed(), upto.0.cast_signed());
         let mut statement = self.conn.prepare_cached(statements::CHANGES)?;
         let mut rows = statement.query(params![owner, after, tbl, key, upto])?;
+        // One statement for each table that turns up, not one for each row.
+        let mut columns: Vec<Option<CachedStatement<'_>>> = Vec::new();
+        columns.resize_with(self.schema.tables().len(), || None);
         while let Some(row) = rows.next()? {
             let Some(place) = self.statements.table(row.get(ENTRY_COLUMNS)?) else { continue };
             let table = &self.schema.tables()[place];
             let key = values::key(row.get_ref(ENTRY_COLUMNS + 1)?).map_err(rusqlite::Error::from)?;
             let mut entry = entry(row)?;
             if !row.get::<_, bool>(DELETED)? {
-                entry.values = Some(self.values(owner, table, key)?);
+                let columns = match &mut columns[place] {
+                    Some(columns) => columns,
+                    none => none.insert(self.conn.prepare_cached(&self.statements.of(table.id).values)?),
+                };
+                entry.values = Some(values(columns, owner, table, key)?);
             }
             if !each(table.id, key, entry) {
                 break;
@@ -327,12 +334,16 @@ impl Txn<'_> {
         self.state = state;
         Ok(())
     }
+}
 
-    /// The columns of a live row.
-    fn values(&self, owner: i64, table: &Table, key: RowKey) -> StorageResult<Vec<Value>> {
-        let mut statement = self.conn.prepare_cached(&self.statements.of(table.id).values)?;
-        Ok(statement.query_row(params![owner, key.0.as_bytes()], |row| columns(table, row, 1))?)
-    }
+/// The columns of a live row.
+fn values(
+    columns_of: &mut CachedStatement<'_>,
+    owner: i64,
+    table: &Table,
+    key: RowKey,
+) -> StorageResult<Vec<Value>> {
+    Ok(columns_of.query_row(params![owner, key.0.as_bytes()], |row| columns(table, row, 1))?)
 }
 
 /// The number and the state of an owner; `None` while nothing was ever written for it.
