@@ -67,6 +67,20 @@ test("the examples run", { skip }, async () => {
   await tablet.close();
 });
 
+test("React's store gives the same rows until they change", { skip }, async () => {
+  const code = blocks.find((block) => block.includes('"react"')).replace('import { useSyncExternalStore } from "react";', "const useSyncExternalStore = (_, snapshot) => snapshot();");
+  writeFileSync(join(folder, "react.mjs"), code);
+  const { tableStore, useRows } = await import(pathToFileURL(join(folder, "react.mjs")).href);
+  const device = await user(started).device("react", { tables: { lists: { key: "id" } } });
+  const store = tableStore(device.table("lists"));
+  const changed = new Promise((resolve) => store.subscribe(() => useRows(store).length && resolve()));
+  assert.equal(useRows(store), useRows(store));
+  await device.table("lists").put({ name: "Food" });
+  await changed;
+  assert.equal(useRows(store)[0].name, "Food");
+  assert.equal(useRows(store), useRows(store));
+});
+
 test("links lead somewhere", () => {
   for (const [, path] of readme.matchAll(/\]\((?!http)([^)#]+)/g)) readFileSync(join(here, path));
   assert.ok(root.length > 0);
