@@ -303,6 +303,10 @@ pub struct OperatorSettings {
     /// Token for `GET /metrics`, at least 16 characters; without it anyone may read the counts
     #[arg(long, env = "ROLLCALL_METRICS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub metrics_token: Option<Secret>,
+
+    /// Token for `/console`, at least 16 characters; without it there is no console
+    #[arg(long, env = "ROLLCALL_CONSOLE_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub console_token: Option<Secret>,
 }
 
 /// A secret that a caller must show. Kept as its hash, so that nothing can log it.

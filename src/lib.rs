@@ -21,6 +21,7 @@ pub mod conflicts;
 pub mod digest;
 pub mod fetch;
 pub mod synchronise;
+pub mod why;
 
 pub mod accounts;
 pub mod locks;

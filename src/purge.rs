@@ -81,6 +81,13 @@ impl Acks {
         }
     }
 
+    /// What devices of an owner have shown since it was last written down.
+    pub fn noted(&self, owner: Owner) -> Vec<(DeviceId, Version, Timestamp)> {
+        let noted = self.0.lock();
+        let own = noted.iter().filter(|((of, _), _)| *of == owner);
+        own.map(|((_, device), (version, at))| (*device, *version, *at)).collect()
+    }
+
     /// Forgets a device that was signed out.
     pub fn forget(&self, owner: Owner, device: DeviceId) {
         self.0.lock().remove(&(owner, device));

@@ -17,8 +17,8 @@ use rollcall::model::{DeviceId, Fence, Owner, RowKey, Stored, Timestamp, Value, 
 use rollcall::reconcile::{Incoming, Net};
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::{
-    AccountStore, OwnerState, PurgeTerms, Purged, ReadWork, Storage, StorageError, StorageResult, Told,
-    WriteWork,
+    AccountStore, Census, OwnerState, PurgeTerms, Purged, ReadWork, Storage, StorageError, StorageResult,
+    Told, WriteWork,
 };
 use rollcall::synchronise::{self, Batch, Refusal};
 use serde_json::{Value as Json, json};
@@ -635,6 +635,10 @@ impl Storage for Counted {
 
     fn accounts(&self) -> Arc<dyn AccountStore> {
         self.storage.accounts()
+    }
+
+    fn census(&self) -> &dyn Census {
+        self.storage.census()
     }
 
     fn first_fence(&self) -> Fence {

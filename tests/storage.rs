@@ -17,6 +17,8 @@ use rollcall::storage::{
 use tempfile::TempDir;
 use uuid::Uuid;
 
+#[path = "storage/census.rs"]
+mod census;
 #[path = "storage/group.rs"]
 mod group;
 #[path = "storage/hooks.rs"]

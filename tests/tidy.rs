@@ -92,6 +92,7 @@ fn modules_name_only_what_lies_below_them() {
             "synchronise",
             &["model", "schema", "storage", "reconcile", "changes", "conflicts", "digest", "synchronise"],
         ),
+        ("why", &["model"]),
         ("conflicts", &["model", "schema", "storage", "reconcile", "synchronise"]),
         ("purge", &["model", "config", "accounts", "storage"]),
         ("accounts", &["model", "clock", "config", "storage", "accounts"]),
@@ -114,6 +115,7 @@ fn modules_name_only_what_lies_below_them() {
                 "purge",
                 "accounts",
                 "locks",
+                "why",
                 "metrics",
                 "http",
             ],
@@ -166,7 +168,7 @@ fn modules_name_only_what_lies_below_them() {
 fn what_is_pure_or_blocking_stays_so() {
     let rules: &[(&[&str], &[&str])] = &[
         (
-            &["reconcile", "model", "schema", "contract", "device/decide"],
+            &["reconcile", "model", "schema", "contract", "device/decide", "why"],
             &[
                 "warp",
                 "tokio",

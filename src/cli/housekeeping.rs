@@ -56,6 +56,9 @@ fn once(app: &App) -> StorageResult<()> {
     } else {
         tracing::info!(tombstones, records, ms, "forgot what is old");
     }
+    if app.settings.operator.console_token.is_some() {
+        app.console.count_tombstones(&*app.storage, app.clock.now(), &mut go_on)?;
+    }
     Ok(())
 }
 

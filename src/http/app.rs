@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::contract;
 use crate::http::ready::Ready;
 use crate::http::stream::Readers;
-use crate::http::{ApiError, BadSetting, Bounds, Draining, Events};
+use crate::http::{ApiError, BadSetting, Bounds, Console, Draining, Events};
 use crate::locks::LocalLocks;
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner, Timestamp};
@@ -39,6 +39,8 @@ pub struct App {
     pub bounds: Arc<Bounds>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What is remembered for the console.
+    pub console: Console,
     /// Who listens for events.
     pub events: Arc<Events>,
     /// Answers that are ready.
@@ -116,6 +118,7 @@ impl App {
         let bounds = Arc::new(Bounds::from_settings(&settings)?);
         let draining = Draining::default();
         let acks = Acks::default();
+        let console = Console::new(clock.now());
         let events = Events::new(&settings.limits, Arc::clone(&metrics));
         let (of_versions, of_locks) = (Arc::clone(&events), Arc::clone(&events));
         storage.on_moved(Arc::new(move |owner, version| of_versions.moved(owner, version)));
@@ -136,6 +139,7 @@ impl App {
             settings,
             bounds,
             metrics,
+            console,
             events,
             ready,
             readers,

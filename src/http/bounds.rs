@@ -53,7 +53,9 @@ impl Bounds {
         if let Some((flag, _)) = at_least_one.iter().find(|(_, is_zero)| *is_zero) {
             return Err(BadSetting(format!("--{flag} must be at least 1")));
         }
-        let secrets = [("metrics-token", &settings.operator.metrics_token)];
+        let operator = &settings.operator;
+        let secrets =
+            [("metrics-token", &operator.metrics_token), ("console-token", &operator.console_token)];
         for (flag, secret) in secrets {
             if secret.as_ref().is_some_and(|secret| !secret.is_long_enough()) {
                 let chars_min = Secret::CHARS_MIN;

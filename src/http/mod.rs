@@ -3,6 +3,8 @@
 mod app;
 pub mod body;
 pub mod bounds;
+mod console;
+mod console_routes;
 mod events;
 mod handlers;
 pub mod layers;
@@ -21,6 +23,7 @@ pub mod wire;
 pub use app::App;
 pub use body::{body, no_body};
 pub use bounds::{BadSetting, Bounds, Origins};
+pub use console::{Console, Counted};
 pub use events::Events;
 pub use layers::RequestId;
 pub use peer::{Peer, peer};

@@ -6,7 +6,7 @@ use http::Method;
 ///
 /// Known before any route is tried, so that a request that was refused, timed out or hung up has one too.
 pub(super) fn route_of(path: &str) -> &'static str {
-    let mut parts = [""; 4];
+    let mut parts = [""; 7];
     let mut count = 0;
     for part in path.strip_prefix('/').unwrap_or(path).split('/') {
         let Some(place) = parts.get_mut(count) else { return "other" };
@@ -33,6 +33,17 @@ pub(super) fn route_of(path: &str) -> &'static str {
         ["metrics"] => "/metrics",
         ["openapi.json"] => "/openapi.json",
         ["openapi.yaml"] => "/openapi.yaml",
+        ["console", "api", rest @ ..] => match rest {
+            ["overview"] => "/console/api/overview",
+            ["series"] => "/console/api/series",
+            ["owners"] => "/console/api/owners",
+            ["owners", _] => "/console/api/owners/{owner}",
+            ["owners", _, "conflicts"] => "/console/api/owners/{owner}/conflicts",
+            ["owners", _, "conflicts", _, "restore"] => "/console/api/owners/{owner}/conflicts/{id}/restore",
+            ["owners", _, "lock"] => "/console/api/owners/{owner}/lock",
+            ["owners", _, "why"] => "/console/api/owners/{owner}/why",
+            _ => "other",
+        },
         _ => "other",
     }
 }

@@ -219,6 +219,11 @@ impl ApiError {
         Self::NotFound { what: "no device of yours with this id" }
     }
 
+    /// Nothing was ever written for such an owner, and no device of it is known.
+    pub const fn no_such_owner() -> Self {
+        Self::NotFound { what: "no owner with this id" }
+    }
+
     /// The owner has no conflict of this id, or it was forgotten.
     pub const fn no_such_conflict() -> Self {
         Self::NotFound { what: "no conflict of yours with this id" }

@@ -4,12 +4,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use warp::filters::BoxedFilter;
 use warp::path::FullPath;
-use warp::reply::{Reply, Response};
-use warp::{Filter, Rejection};
+use warp::{Filter, Reply};
 
 use super::app::App;
+use super::console_routes::{boxed, console_routes};
 use super::handlers::{accounts, changes, conflicts, events, fetch, lock, service, synchronise};
 use super::methods::{delete, get, post, shape};
 use super::problem::ApiError;
@@ -20,6 +19,7 @@ use crate::accounts::Caller;
 pub fn routes(
     app: Arc<App>,
 ) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
+    let console = console_routes(Arc::clone(&app));
     let with_app = {
         let app = Arc::clone(&app);
         warp::any().map(move || Arc::clone(&app))
@@ -142,12 +142,6 @@ pub fn routes(
     let devices = boxed(devices).or(boxed(device)).unify();
     let about = boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(metrics)).unify();
     let about = about.or(boxed(general)).unify().or(boxed(typed)).unify();
+    let sync = sync.or(console).unify();
     sync.or(locks).unify().or(people).unify().or(devices).unify().or(about).unify().recover(shape)
-}
-
-/// One type for every route: the compiler would otherwise nest them all into each other.
-fn boxed<T: Reply + 'static>(
-    route: impl Filter<Extract = (T,), Error = Rejection> + Clone + Send + Sync + 'static,
-) -> BoxedFilter<(Response,)> {
-    route.map(Reply::into_response).boxed()
 }

@@ -139,6 +139,14 @@ impl LocalLocks {
         self.state.lock().held(owner, now).cloned()
     }
 
+    /// Locks that are held now, in no order, at most `locks_max`.
+    pub fn held_now(&self, locks_max: usize) -> Vec<(Owner, Lease)> {
+        let now = self.clock.now();
+        let state = self.state.lock();
+        let held = state.owners.iter().filter(|(_, entry)| entry.is_held(now));
+        held.take(locks_max).map(|(owner, entry)| (*owner, entry.lease.clone())).collect()
+    }
+
     /// Gives the lock back; a caller that does not hold it loses nothing.
     pub fn give_back(&self, caller: &Caller) {
         self.change(caller.owner, self.clock.now(), |state| {

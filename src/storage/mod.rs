@@ -11,6 +11,7 @@
 //! Everything here blocks; `http` calls it off the reactor.
 
 pub mod accounts;
+pub mod census;
 pub mod records;
 pub mod sqlite;
 
@@ -23,6 +24,7 @@ use crate::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Timesta
 use crate::schema::TableId;
 
 pub use accounts::AccountStore;
+pub use census::Census;
 pub use records::{Conflict, GivenAnswer, Side};
 
 /// What a storage call ends in.
@@ -290,6 +292,9 @@ pub trait Storage: Send + Sync {
 
     /// Users and devices.
     fn accounts(&self) -> Arc<dyn AccountStore>;
+
+    /// What is known beyond one owner, for whoever runs the server.
+    fn census(&self) -> &dyn Census;
 
     /// The first fence of this run; above every fence of earlier runs.
     fn first_fence(&self) -> Fence;

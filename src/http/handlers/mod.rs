@@ -3,6 +3,7 @@
 pub(super) mod accounts;
 pub(super) mod changes;
 pub(super) mod conflicts;
+pub(super) mod console;
 pub(super) mod events;
 pub(super) mod fetch;
 pub(super) mod lock;

@@ -33,7 +33,7 @@ pub async fn caller(app: Arc<App>, headers: HeaderMap) -> Result<Caller, ApiErro
 }
 
 /// The one token of a request.
-pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
+pub fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let reason = "Send a token: Authorization: Bearer …";
     let (Some(value), None) = (given.next(), given.next()) else {

@@ -36,6 +36,12 @@ const DEVICES: &str = "SELECT d.id, d.user, u.owner, d.name, d.created_at, d.exp
     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user
     WHERE d.user = ?1 ORDER BY d.created_at, d.id";
 
+pub(super) const DEVICES_OF_OWNER: &str = "SELECT d.id, d.user, u.owner, d.name, d.created_at, d.expires_at
+    FROM rollcall_user u JOIN rollcall_device d ON d.user = u.id WHERE u.owner = ?1";
+
+pub(super) const DEVICE_OF_ID: &str = "SELECT d.id, d.user, u.owner, d.name, d.created_at, d.expires_at
+    FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user WHERE d.id = ?1";
+
 const REMOVE_DEVICE: &str = "DELETE FROM rollcall_device WHERE id = ?2 AND user = ?1";
 
 /// Adds a user; `false` if the email is taken.
@@ -94,6 +100,16 @@ pub(super) fn device(conn: &Connection, token: &TokenHash) -> rusqlite::Result<O
 /// A user's devices, oldest first.
 pub(super) fn devices(conn: &Connection, user: Uuid) -> rusqlite::Result<Vec<Device>> {
     conn.prepare_cached(DEVICES)?.query_map([user.as_bytes()], read_device)?.collect()
+}
+
+/// The devices of all users of an owner.
+pub(super) fn devices_of(conn: &Connection, owner: Owner) -> rusqlite::Result<Vec<Device>> {
+    conn.prepare_cached(DEVICES_OF_OWNER)?.query_map([owner.0.as_bytes()], read_device)?.collect()
+}
+
+/// The device of that id.
+pub(super) fn device_of_id(conn: &Connection, device: DeviceId) -> rusqlite::Result<Option<Device>> {
+    conn.prepare_cached(DEVICE_OF_ID)?.query_row([device.0.as_bytes()], read_device).optional()
 }
 
 /// Forgets a device; `false` if the user has no such device.

@@ -5,8 +5,11 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use super::OpenError;
 
 /// rollcall's own tables, step by step. A step that was released never changes.
-const STEPS: &[&str] =
-    &[include_str!("migrations/0001_init.sql"), include_str!("migrations/0002_accounts.sql")];
+const STEPS: &[&str] = &[
+    include_str!("migrations/0001_init.sql"),
+    include_str!("migrations/0002_accounts.sql"),
+    include_str!("migrations/0003_user_of_owner.sql"),
+];
 
 /// Brings rollcall's own tables up to date, each step in a transaction of its own.
 ///

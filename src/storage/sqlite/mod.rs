@@ -4,6 +4,7 @@ pub mod tables;
 
 mod accounts;
 mod backup;
+mod census;
 mod connections;
 mod ddl;
 mod group;
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 use super::{
-    AccountStore, Outcome, OwnerState, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told,
+    AccountStore, Census, Outcome, OwnerState, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told,
     WriteWork,
 };
 use crate::metrics::Metrics;
@@ -320,6 +321,10 @@ impl Storage for Sqlite {
 
     fn accounts(&self) -> Arc<dyn AccountStore> {
         Arc::clone(&self.connections) as Arc<dyn AccountStore>
+    }
+
+    fn census(&self) -> &dyn Census {
+        self
     }
 
     fn first_fence(&self) -> Fence {

@@ -352,7 +352,7 @@ pub(super) fn known(conn: &Connection, owner: Owner) -> rusqlite::Result<Option<
     statement.query_row([owner.0.as_bytes()], |row| Ok((row.get(0)?, state(row)?))).optional()
 }
 
-fn state(row: &Row<'_>) -> rusqlite::Result<OwnerState> {
+pub(super) fn state(row: &Row<'_>) -> rusqlite::Result<OwnerState> {
     let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
     Ok(OwnerState {
         version: Version(number(1)?),

@@ -3,6 +3,8 @@
 //! Nothing here names an owner, a user or a device: a label has as many values as the contract has routes,
 //! statuses and verdicts, and the schema has tables.
 
+pub mod series;
+
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,8 +17,13 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use series::Series;
+
 /// The content type of [`Metrics::written`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The route whose answers count as syncs in the series: every way of syncing ends there.
+const SYNC: &str = "/synchronise";
 
 /// Everything that is counted, ready to be counted up: recording costs a look into a small map at most.
 ///
@@ -39,6 +46,8 @@ pub struct Metrics {
     verdicts: Family<Verdict, Counter>,
     conflicts: Family<Conflict, Counter>,
     cache: Family<Cache, Counter>,
+    /// The last hour of it.
+    pub series: Series,
     registry: Registry,
     probes: Mutex<Vec<Probe>>,
 }
@@ -122,6 +131,7 @@ impl Metrics {
             verdicts: Family::default(),
             conflicts: Family::default(),
             cache: Family::default(),
+            series: Series::default(),
             registry: Registry::with_prefix("rollcall"),
             probes: Mutex::default(),
         };
@@ -157,6 +167,12 @@ impl Metrics {
         self.requests.get_or_create(&Request { method, route, status }).inc();
         if let Some(took) = took {
             self.request_seconds.get_or_create(&Route { method, route }).observe(took.as_secs_f64());
+            if status == 200 && route == SYNC {
+                self.series.synced(took);
+            }
+        }
+        if status >= 400 {
+            self.series.refused();
         }
     }
 
@@ -174,6 +190,7 @@ impl Metrics {
     /// So many rows got this verdict.
     pub fn settled(&self, verdict: &'static str, rows: u64) {
         self.verdicts.get_or_create(&Verdict { verdict }).inc_by(rows);
+        self.series.settled(verdict, rows);
     }
 
     /// A conflict was noted.

@@ -1,0 +1,303 @@
+//! The console's API, below `/console/api`: across owners, for whoever runs the server.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Answer, ApiError, App, conflicts, json, no_content, off_reactor, parameters, spelt};
+use crate::accounts::Caller;
+use crate::config::AuthMode;
+use crate::http::console::Operator;
+use crate::locks::Lease;
+use crate::metrics::series::STEP_S;
+use crate::model::{DeviceId, Owner, RowKey, Timestamp, Version};
+use crate::storage::OwnerState;
+use crate::why::{self, Facts, SignedIn};
+
+/// Owners on a page, unless it asks for fewer.
+const OWNERS_MAX: usize = 100;
+
+/// Locks that an overview lists.
+const LOCKS_MAX: usize = 100;
+
+/// The device that the console writes as: the same for all servers, and no app's.
+const CONSOLE: DeviceId = DeviceId(Uuid::from_u128(0x726f_6c6c_6361_8c6c_8000_636f_6e73_6f6c));
+
+type Admitted = Result<Operator, ApiError>;
+
+/// `GET /console/api/overview`
+pub async fn overview(app: Arc<App>, operator: Admitted) -> Answer {
+    operator?;
+    off_reactor(move || {
+        let totals = app.console.totals(&*app.storage, app.clock.now())?;
+        let tombstones = app.console.tombstones();
+        let tables = app.schema.tables().iter().map(|table| {
+            let place = table.id.index();
+            let buried = tombstones.as_ref().map(|counted| counted.count.get(place).copied().unwrap_or(0));
+            json!({ "table": table.name, "rows": totals.count.tables.get(place), "tombstones": buried })
+        });
+        let locks = app.locks.held_now(LOCKS_MAX);
+        let locks = locks.iter().map(|(owner, lease)| {
+            let mut lock = lock(lease);
+            lock["owner"] = json!(owner.0);
+            lock
+        });
+        let metrics = &app.metrics;
+        json(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "started_at": spelt(app.console.started_at),
+            "engine": app.storage.census().engine(),
+            "owners": totals.count.owners,
+            "rows": totals.count.rows,
+            "bytes": totals.count.bytes,
+            "counted_at": spelt(totals.at),
+            "tables": tables.collect::<Vec<_>>(),
+            "tombstones_counted_at": tombstones.as_ref().map(|counted| spelt(counted.at)),
+            "locks": locks.collect::<Vec<_>>(),
+            "totals": {
+                "commits": metrics.commits.get(),
+                "feed_rows": metrics.feed_rows.get(),
+                "busy": metrics.busy.get(),
+                "connections": metrics.connections.get(),
+                "event_streams": metrics.event_streams.get(),
+            },
+        }))
+    })
+    .await
+}
+
+fn lock(lease: &Lease) -> Value {
+    json!({
+        "device_id": lease.device,
+        "device": lease.device_name,
+        "since": spelt(lease.since),
+        "until": spelt(lease.until),
+    })
+}
+
+/// `GET /console/api/series`
+pub async fn series(app: Arc<App>, operator: Admitted) -> Answer {
+    operator?;
+    let told = app.metrics.series.told();
+    let ago_ms = i64::try_from(told.began.as_millis()).unwrap_or(i64::MAX);
+    let verdicts: BTreeMap<_, _> = told.verdicts.into_iter().collect();
+    // To two places: what is behind them is not known.
+    let ms = |steps: Vec<Option<f64>>| -> Vec<Option<f64>> {
+        steps.into_iter().map(|ms| ms.map(|ms| (ms * 100.0).round() / 100.0)).collect()
+    };
+    json(json!({
+        "step_s": STEP_S,
+        "since": spelt(app.clock.now().shifted(ago_ms.saturating_neg())),
+        "syncs": told.syncs,
+        "p50_ms": ms(told.p50_ms),
+        "p99_ms": ms(told.p99_ms),
+        "verdicts": verdicts,
+        "refused": told.refused,
+    }))
+}
+
+/// `GET /console/api/owners`
+pub async fn owners(app: Arc<App>, operator: Admitted, query: String) -> Answer {
+    operator?;
+    let invalid = |reason: &str| ApiError::InvalidRequest { reason: reason.into() };
+    let (mut after, mut limit) = (None, OWNERS_MAX);
+    for (name, value) in parameters(&query, &["after", "limit"])? {
+        if name == "after" {
+            let owner = Uuid::try_parse(&value).map_err(|_| invalid("after must be an owner's id."))?;
+            after = Some(Owner(owner));
+        } else {
+            let asked = value.parse().ok().filter(|limit| *limit > 0);
+            limit = asked.ok_or_else(|| invalid("limit must be a number from 1."))?;
+        }
+    }
+    let limit = limit.min(OWNERS_MAX);
+    off_reactor(move || {
+        // One more than is told says whether there is another page.
+        let mut states = app.storage.census().states(after, limit + 1)?;
+        let more = states.len() > limit;
+        states.truncate(limit);
+        let owners: Vec<_> = states.iter().map(|(owner, state)| about(&app, *owner, *state)).collect();
+        let mut body = json!({ "owners": owners });
+        if let Some((last, _)) = states.last().filter(|_| more) {
+            body["next"] = json!(last.0);
+        }
+        json(body)
+    })
+    .await
+}
+
+fn about(app: &App, owner: Owner, state: OwnerState) -> Value {
+    let mut told = json!({
+        "owner": owner.0,
+        "version": state.version,
+        "horizon": state.horizon,
+        "rows": state.rows,
+        "bytes": state.bytes,
+    });
+    if let Some(lease) = app.locks.holder(owner) {
+        told["lock"] = lock(&lease);
+    }
+    told
+}
+
+/// `GET /console/api/owners/{owner}`
+pub async fn owner(id: String, app: Arc<App>, operator: Admitted) -> Answer {
+    operator?;
+    let owner = owner_of(&id)?;
+    off_reactor(move || {
+        let (state, digests) =
+            app.storage.read(owner, |txn| Ok::<_, ApiError>((txn.state(), txn.digests()?)))?;
+        let devices = devices(&app, owner)?;
+        if state.seed.is_none() && devices.is_empty() {
+            return Err(ApiError::no_such_owner());
+        }
+        let mut told = about(&app, owner, state);
+        let tables = app.schema.tables().iter();
+        let tables =
+            tables.map(|table| json!({ "table": table.name, "rows": digests[table.id.index()].count }));
+        told["tables"] = tables.collect();
+        let devices = devices.iter().map(|(id, device)| {
+            let seen = device.seen.filter(|(version, _)| version.epoch() == state.version.epoch());
+            json!({
+                "device_id": id,
+                "device": device.name,
+                "acknowledged": device.seen.map(|(version, _)| version),
+                "behind": seen.map(|(version, _)| state.version.0.saturating_sub(version.0)),
+                "seen_at": device.seen.map(|(_, at)| spelt(at)),
+                "signed_in": device.signed_in,
+            })
+        });
+        told["devices"] = devices.collect();
+        json(told)
+    })
+    .await
+}
+
+fn owner_of(id: &str) -> Result<Owner, ApiError> {
+    // What is no id names no owner.
+    Uuid::try_parse(id).map(Owner).map_err(|_| ApiError::no_such_owner())
+}
+
+/// A device of an owner, as far as it is known.
+#[derive(Default)]
+struct Known {
+    name: Option<String>,
+    seen: Option<(Version, Timestamp)>,
+    signed_in: bool,
+}
+
+/// Every device that is signed in for the owner, or has shown a cursor.
+fn devices(app: &App, owner: Owner) -> Result<BTreeMap<Uuid, Known>, ApiError> {
+    let census = app.storage.census();
+    let now = app.clock.now();
+    let mut devices: BTreeMap<Uuid, Known> = BTreeMap::new();
+    for device in census.signed_in(owner)? {
+        let known = devices.entry(device.id.0).or_default();
+        (known.name, known.signed_in) = (Some(device.name), now < device.expires_at);
+    }
+    // What is in memory is newer than what is written down.
+    for (device, version, at) in census.acknowledged(owner)?.into_iter().chain(app.acks.noted(owner)) {
+        devices.entry(device.0).or_default().seen = Some((version, at));
+    }
+    Ok(devices)
+}
+
+/// Whoever uses the console, as the locks and the rules know them.
+fn caller(owner: Owner) -> Caller {
+    Caller { owner, device: CONSOLE, device_name: "The console".into(), user: None }
+}
+
+/// `GET /console/api/owners/{owner}/conflicts`
+pub async fn list_conflicts(id: String, app: Arc<App>, operator: Admitted, query: String) -> Answer {
+    operator?;
+    let owner = owner_of(&id)?;
+    conflicts::list(app, Ok(caller(owner)), query).await
+}
+
+/// `POST /console/api/owners/{owner}/conflicts/{id}/restore`
+pub async fn restore(
+    id: String,
+    conflict: String,
+    app: Arc<App>,
+    operator: Admitted,
+    headers: HeaderMap,
+) -> Answer {
+    operator?;
+    let owner = owner_of(&id)?;
+    conflicts::restore(conflict, app, Ok(caller(owner)), headers).await
+}
+
+/// `DELETE /console/api/owners/{owner}/lock`
+pub async fn break_lock(id: String, app: Arc<App>, operator: Admitted) -> Answer {
+    operator?;
+    let owner = owner_of(&id)?;
+    off_reactor(move || {
+        app.locks.break_open(owner);
+        tracing::info!(%owner, "the console broke a lock");
+        Ok(no_content())
+    })
+    .await
+}
+
+/// `GET /console/api/owners/{owner}/why`: why is this row not on that device?
+pub async fn why(id: String, app: Arc<App>, operator: Admitted, query: String) -> Answer {
+    operator?;
+    let owner = owner_of(&id)?;
+    let (mut table, mut key, mut device) = (None, None, None);
+    for (name, value) in parameters(&query, &["table", "key", "device"])? {
+        match name.as_str() {
+            "table" => table = app.schema.table(&value).map(|table| table.id),
+            "key" => key = RowKey::parse(&value),
+            _ => device = Uuid::try_parse(&value).ok().map(DeviceId),
+        }
+    }
+    let missing =
+        |name: &str, what: &str| ApiError::InvalidRequest { reason: format!("{name} must be {what}.") };
+    let table = table.ok_or_else(|| missing("table", "a table of the schema"))?;
+    let key = key.ok_or_else(|| missing("key", "a UUID with hyphens"))?;
+    let device = device.ok_or_else(|| missing("device", "a device's id"))?;
+    off_reactor(move || {
+        let (state, row) = app.storage.read(owner, |txn| {
+            Ok::<_, ApiError>((txn.state(), txn.load(table, &[key])?.into_iter().next().flatten()))
+        })?;
+        let seen = devices(&app, owner)?.remove(&device.0).and_then(|known| known.seen);
+        let signed_in = app.storage.census().device(device)?;
+        let facts = Facts {
+            owner,
+            version: state.version,
+            horizon: state.horizon,
+            row: row.as_ref(),
+            device,
+            signed_in: signed_in.as_ref().map(|device| SignedIn {
+                name: &device.name,
+                owner: device.owner,
+                expired: device.expires_at <= app.clock.now(),
+            }),
+            acknowledged: seen,
+            knows_devices: app.settings.auth.auth == AuthMode::Local,
+        };
+        let told = row.as_ref().map(|row| {
+            json!({
+                "alive": !row.is_tombstone(),
+                "version": row.version,
+                "created": row.created,
+                "last_update": spelt(row.last_update),
+                "made_by": row.made_by,
+                "changed_by": row.changed_by,
+            })
+        });
+        let known = seen.is_some() || signed_in.is_some();
+        let device = known.then(|| {
+            json!({
+                "device": signed_in.as_ref().map(|device| &device.name),
+                "acknowledged": seen.map(|(version, _)| version),
+                "seen_at": seen.map(|(_, at)| spelt(at)),
+            })
+        });
+        json(json!({ "answer": why::answer(&facts), "facts": { "row": told, "device": device } }))
+    })
+    .await
+}
