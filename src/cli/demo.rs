@@ -1,6 +1,7 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use clap::Args;
@@ -12,6 +13,7 @@ use crate::accounts::LogIn;
 use crate::clock::Clock;
 use crate::config::{Settings, address};
 use crate::http::App;
+use crate::http::pages::{DemoAccounts, DemoPhone, Pages};
 use crate::http::wire::read_batch;
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner};
@@ -26,16 +28,21 @@ const SYNCHRONISE: &str = include_str!("../../fixtures/wedding/synchronise.json"
 const DATABASE: &str = "rollcall-demo.db";
 const BODY: &str = "rollcall-demo-synchronise.json";
 const EMAIL: &str = "anna@example.com";
+/// Shares Anna's rows: the page's second phone is his.
+const PARTNER: &str = "ben@example.com";
 const PASSWORD: &str = "something borrowed";
 const DEVICES: [&str; 2] = ["Anna's phone", "Anna's tablet"];
+/// The phones of the page, and whose they are.
+const PHONES: [(&str, &str); 2] = [("Anna’s phone", EMAIL), ("Ben’s phone", PARTNER)];
 
 /// Long enough to paste one line after the other and to look at each answer.
 const LEASE_MS: u64 = 120_000;
 
-/// Serve a wedding planner with data in it, and print the calls to try
+/// Serve a wedding planner with data in it: two phones in the browser, and the calls to try
 ///
-/// Makes rollcall-demo.db in the current folder, with a schema, its rows, one user and two devices, and
-/// prints the calls of a whole sync, to paste into another terminal.
+/// Makes rollcall-demo.db in the current folder, with a schema, its rows, a couple of users and their devices.
+/// Prints the address of a page with two phones on it, and the calls of a whole sync, to paste into another
+/// terminal.
 #[derive(Debug, Args)]
 pub(super) struct Demo {
     /// Where to listen; if the port is taken, a free one is picked
@@ -51,6 +58,10 @@ pub(super) struct Demo {
     /// Go on with the data of the last demo instead of beginning anew
     #[arg(long)]
     keep: bool,
+
+    /// Show the page in this machine's browser
+    #[arg(long)]
+    open: bool,
 }
 
 impl Demo {
@@ -58,6 +69,9 @@ impl Demo {
         let path = Path::new(DATABASE);
         let mut settings = Settings { listen: self.listen, log: "warn".into(), ..Settings::default() };
         settings.sync.lease_ms = LEASE_MS;
+        // Whoever plays with it logs in more often than a user would, and always from this machine.
+        settings.limits.logins_per_account_per_min = 0;
+        settings.limits.logins_per_address_per_min = 0;
         log_to_stderr(&settings)?;
         if !self.keep {
             Sqlite::remove(path)?;
@@ -71,7 +85,32 @@ impl Demo {
         std::fs::write(BODY, SYNCHRONISE).map_err(|error| format!("cannot write {BODY}: {error}"))?;
         let listener = bind_or_any(self.listen)?;
         let address = listener.local_addr()?;
-        run(&app, listener, || println!("{}", tour(address, &tokens)))
+        let pages = Pages { demo: Some(page_accounts(&app)?) };
+        run(&app, listener, pages, || {
+            println!("{}", tour(address, &tokens));
+            if self.open {
+                show(&format!("http://{address}/demo"));
+            }
+        })
+    }
+}
+
+/// Asks the system for a browser. Without one the address is printed all the same.
+fn show(url: &str) {
+    let (opener, arguments): (_, &[&str]) = match std::env::consts::OS {
+        "macos" => ("open", &[]),
+        "windows" => ("cmd", &["/C", "start"]),
+        _ => ("xdg-open", &[]),
+    };
+    let started = Command::new(opener)
+        .args(arguments)
+        .arg(url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    if let Err(error) = started {
+        tracing::warn!(%error, opener, "cannot open a browser");
     }
 }
 
@@ -90,12 +129,24 @@ fn prepare(app: &App) -> Result<[String; 2], Box<dyn std::error::Error>> {
     if app.storage.accounts().user(EMAIL)?.is_none() {
         let user = accounts.enrol(EMAIL, PASSWORD, None)?;
         load_rows(app, user.owner)?;
+        accounts.enrol(PARTNER, PASSWORD, Some(user.owner))?;
     }
     let token = |device| {
         let asked = LogIn { email: EMAIL, password: PASSWORD, device, device_id: None };
         accounts.log_in(asked, here).map(|token| token.token)
     };
     Ok([token(DEVICES[0])?, token(DEVICES[1])?])
+}
+
+/// What the page's phones log in with.
+fn page_accounts(app: &App) -> Result<DemoAccounts, Box<dyn std::error::Error>> {
+    let user = app.storage.accounts().user(EMAIL)?.ok_or("the demo's data has no Anna: begin anew")?;
+    let phones = PHONES.map(|(device, email)| DemoPhone {
+        email: email.into(),
+        password: PASSWORD.into(),
+        device: device.into(),
+    });
+    Ok(DemoAccounts { owner: user.owner.to_string(), phones: phones.into() })
 }
 
 /// Adds the rows as a third device of the user would, in one request.
@@ -113,7 +164,10 @@ fn tour(address: SocketAddr, tokens: &[String; 2]) -> String {
     let url = format!("http://{address}");
     format!(
         r#"
-A wedding planner is in {DATABASE}, with one user and two devices:
+Two phones, side by side in your browser:
+  {url}/demo
+
+Or call it yourself. A wedding planner is in {DATABASE}, with a user and two devices:
   {EMAIL}, password "{PASSWORD}"
   A is "{phone_name}", B is "{tablet_name}"
 Paste these into another terminal, one after the other. Ctrl-C here ends the demo.

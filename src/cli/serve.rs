@@ -13,7 +13,8 @@ use super::interrupt::StopSignals;
 use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::config::{AuthMode, Limits, LogFormat, Settings};
-use crate::http::{App, routes, serve};
+use crate::http::pages::{Pages, routes_and_pages};
+use crate::http::{App, serve};
 use crate::metrics::Metrics;
 use crate::schema::Schema;
 use crate::storage::Storage;
@@ -60,7 +61,7 @@ impl Serve {
             registration = (auth.auth == AuthMode::Local).then(|| tracing::field::display(spelt(auth.registration))),
             "serving"
         );
-        run(&app, listener, || {})
+        run(&app, listener, Pages::default(), || {})
     }
 }
 
@@ -103,8 +104,8 @@ pub(super) fn bind(asked: SocketAddr) -> Result<TcpListener, Box<dyn std::error:
     Ok(TcpListener::bind(asked).map_err(|error| format!("cannot listen on {asked}: {error}"))?)
 }
 
-/// Serves the app until it is told to stop; `ready` runs once it accepts.
-pub(super) fn run(app: &Arc<App>, listener: TcpListener, ready: impl FnOnce()) -> Done {
+/// Serves the app and its pages until it is told to stop; `ready` runs once it accepts.
+pub(super) fn run(app: &Arc<App>, listener: TcpListener, shown: Pages, ready: impl FnOnce()) -> Done {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let drained = runtime.block_on(async {
         listener.set_nonblocking(true)?;
@@ -114,7 +115,7 @@ pub(super) fn run(app: &Arc<App>, listener: TcpListener, ready: impl FnOnce()) -
         writeln!(out, "listening on http://{}", listener.local_addr()?)?;
         out.flush()?;
         ready();
-        let filter = routes(Arc::clone(app));
+        let filter = routes_and_pages(Arc::clone(app), shown);
         let housekeeping = tokio::spawn(housekeeping::run(Arc::clone(app)));
         let (bounds, draining) = (Arc::clone(&app.bounds), app.draining.clone());
         let metrics = Arc::clone(&app.metrics);

@@ -9,6 +9,7 @@ mod events;
 mod handlers;
 pub mod layers;
 pub mod methods;
+pub mod pages;
 mod pattern;
 pub mod peer;
 pub mod problem;

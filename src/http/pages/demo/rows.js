@@ -1,0 +1,206 @@
+// The rows of one table on a phone: shown, edited in place, deleted.
+
+import { announce, calm, h, icon, keyed, text } from '../shared/dom.js';
+import { paintFlag } from './tables.js';
+
+const WAITING = { added: 'new, not sent yet', edited: 'edited, not sent yet' };
+
+/** A form's value of a field, as the column holds it. */
+function valueOf(field, input) {
+  const given = input.value.trim();
+  if (field.type === 'number') return given === '' ? null : Number(given);
+  return given === '' ? null : given;
+}
+
+/** An input for a field. `categories` are the rows to choose from. */
+export function inputFor(field, value, categories) {
+  const options = { 'aria-label': field.label, class: `field${field.short ? ' field-short' : ''}`, name: field.column };
+  if (field.type === 'category') {
+    const choices = categories.map(({ icid, title }) =>
+      h('option', { value: icid, selected: icid === value }, title ?? 'without a name'),
+    );
+    return h('select', options, h('option', { value: '' }, 'no category'), choices);
+  }
+  return h('input', {
+    ...options,
+    type: field.type,
+    required: field.required,
+    min: field.min,
+    maxlength: field.type === 'text' ? 200 : undefined,
+    placeholder: field.label,
+    autocomplete: 'off',
+    value: value ?? '',
+  });
+}
+
+/** The columns of a form whose values differ from `row`. */
+export function edits(fields, form, row) {
+  const changed = {};
+  for (const field of fields) {
+    const value = valueOf(field, form.elements.namedItem(field.column));
+    if (value !== (row?.[field.column] ?? null)) changed[field.column] = value;
+  }
+  return changed;
+}
+
+/**
+ * A list of rows. `lost(key)` tells of a conflict of the row: `{words, bringBack}`, or nothing.
+ */
+export function rowList(phone, tab, { lost, categories }) {
+  const list = h('ul', { class: 'rows', 'aria-label': tab.label });
+  const table = phone.client.table(tab.table);
+  const key = table.keyColumn;
+  const shown = new Map();
+  let entries = [];
+  let first = true;
+
+  function make({ entry, heading }) {
+    if (heading !== undefined) return h('li', { class: 'group' }, h('span', { class: 'group-dot' }), h('span'));
+    const row = () => shown.get(entry.key).row;
+    const flag = h('button', {
+      type: 'button',
+      class: 'flag',
+      on: { click: () => table.patch(entry.key, tab.flag.next(row())) },
+    });
+    const main = h(
+      'button',
+      { type: 'button', class: 'row-main', on: { click: () => openForm(item, row()) } },
+      h('span', { class: 'row-title' }),
+      h('span', { class: 'row-end' }),
+      h('span', { class: 'row-note' }),
+      h('span', { class: 'unseen' }, 'edit'),
+    );
+    const remove = h(
+      'button',
+      { type: 'button', class: 'row-delete', on: { click: () => removeRow(item, row()) } },
+      icon('trash'),
+    );
+    const item = h('li', { class: 'row' }, flag, main, remove, h('div', { class: 'row-lost', hidden: true }));
+    return item;
+  }
+
+  async function removeRow(item, row) {
+    const beside = item.nextElementSibling ?? item.previousElementSibling;
+    await table.remove(row[key]);
+    announce(`${row[tab.title]} deleted on ${phone.name}`);
+    (beside?.querySelector('.row-main') ?? list).focus();
+  }
+
+  function openForm(item, row) {
+    if (item.querySelector('form')) return;
+    const done = () => {
+      form.remove();
+      item.classList.remove('is-edited');
+    };
+    const form = h(
+      'form',
+      {
+        class: 'row-form',
+        'aria-label': `Edit ${row[tab.title]} on ${phone.name}`,
+        on: {
+          submit: async (event) => {
+            event.preventDefault();
+            const changed = edits(tab.fields, form, row);
+            done();
+            if (Object.keys(changed).length > 0) await table.patch(row[key], changed);
+            focusRow(row[key]);
+          },
+          keydown: (event) => {
+            if (event.key !== 'Escape') return;
+            event.stopPropagation();
+            done();
+            focusRow(row[key]);
+          },
+        },
+      },
+      tab.fields.map((field) => inputFor(field, row[field.column], categories())),
+      h(
+        'span',
+        { class: 'row-form-buttons' },
+        h('button', { type: 'submit', class: 'button button-strong' }, 'Save'),
+        h('button', { type: 'button', class: 'button', on: { click: done } }, 'Cancel'),
+      ),
+    );
+    item.classList.add('is-edited');
+    item.append(form);
+    const field = form.elements[0];
+    field.focus();
+    field.select?.();
+  }
+
+  function focusRow(rowKey) {
+    list.querySelector(`[data-key="${CSS.escape(rowKey)}"] .row-main`)?.focus();
+  }
+
+  function update(item, { entry, heading, colour }) {
+    if (heading !== undefined) {
+      text(item.lastElementChild, heading);
+      if (colour) item.firstElementChild.style.background = colour;
+      return;
+    }
+    const { row } = entry;
+    const before = shown.get(entry.key);
+    shown.set(entry.key, entry);
+    const [flag, main, remove, loss] = item.children;
+    const [title, end, note] = main.children;
+    const name = row[tab.title] || 'without a name';
+    text(title, name);
+    text(end, tab.end(row));
+    text(note, WAITING[entry.state] ?? tab.note(row));
+    paintFlag(flag, tab.flag.look(row), name);
+    remove.setAttribute('aria-label', `Delete ${name}`);
+    item.classList.toggle('is-waiting', entry.state !== 'clean');
+    item.classList.toggle('is-struck', Boolean(tab.strike?.(row)));
+    paintLoss(loss, lost(entry.key));
+    const came = !first && entry.state === 'clean' && (!before || JSON.stringify(before.row) !== JSON.stringify(row));
+    if (came && !calm()) flash(item);
+  }
+
+  function paintLoss(place, told) {
+    const words = told?.words ?? '';
+    place.hidden = !told;
+    if (place.dataset.words === words) return;
+    place.dataset.words = words;
+    place.replaceChildren();
+    if (!told) return;
+    place.append(h('span', {}, words));
+    if (told.bringBack) {
+      place.append(
+        h('button', { type: 'button', class: 'button', on: { click: told.bringBack } }, icon('undo'), told.button),
+      );
+    }
+  }
+
+  function flash(item) {
+    const from = getComputedStyle(list).getPropertyValue('--flash');
+    item.animate([{ backgroundColor: from }, { backgroundColor: 'transparent' }], { duration: 1600, easing: 'ease-out' });
+  }
+
+  function items() {
+    const alive = entries.filter(({ state }) => state !== 'deleted').sort((a, b) => tab.order(a.row, b.row));
+    if (!tab.group) return alive.map((entry) => ({ id: entry.key, entry }));
+    const groups = [...categories(), { icid: null, title: 'No category' }];
+    const known = new Set(groups.map(({ icid }) => icid));
+    return groups.flatMap(({ icid, title, colour }) => {
+      const members = alive.filter(({ row }) => (known.has(row[tab.group]) ? row[tab.group] : null) === icid);
+      if (members.length === 0) return [];
+      const heading = { id: `group-${icid}`, heading: title ?? 'without a name', colour };
+      return [heading, ...members.map((entry) => ({ id: entry.key, entry }))];
+    });
+  }
+
+  function draw() {
+    keyed(list, items(), ({ id }) => id, make, update);
+  }
+
+  return {
+    list,
+    draw,
+    /** Shows these entries. */
+    show(now) {
+      first = entries.length === 0;
+      entries = now;
+      draw();
+    },
+  };
+}

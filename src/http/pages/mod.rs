@@ -1,0 +1,210 @@
+//! The web page that the binary serves: a demo with two phones.
+//!
+//! It is no part of the contract: apps do not call it, and only `rollcall demo` has it. So it stands before the
+//! routes, and `openapi.yaml` does not list it.
+
+mod files;
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
+};
+use http::header::{CONTENT_SECURITY_POLICY, LOCATION, REFERRER_POLICY};
+use http::{Method, Response, StatusCode};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use warp::path::FullPath;
+use warp::reject::{self, Rejection};
+use warp::{Filter, Reply};
+
+use self::files::{FILES, File};
+use super::app::App;
+use super::peer::{Peer, peer};
+use super::problem::ApiError;
+use super::routes::routes;
+
+/// Scripts and styles from this server and no other, nothing inline, and no script made from text.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+     trusted-types 'none'",
+);
+
+const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+
+/// What stands in a page where the folder of this build's files belongs.
+const FOLDER: &str = "@build";
+
+/// The pages of one server.
+#[derive(Default)]
+pub struct Pages {
+    /// The demo page, and what it logs in with.
+    pub demo: Option<DemoAccounts>,
+}
+
+/// What the demo's phones log in with. The page alone gets it, on the machine that the demo runs on.
+#[derive(Clone, Debug, Serialize)]
+pub struct DemoAccounts {
+    /// Whose rows they are; phones that kept rows of another owner begin anew.
+    pub owner: String,
+    /// One account for each phone.
+    pub phones: Vec<DemoPhone>,
+}
+
+/// One phone of the demo.
+#[derive(Clone, Debug, Serialize)]
+pub struct DemoPhone {
+    /// The account, which shares its owner with the others.
+    pub email: String,
+    /// Its password.
+    pub password: String,
+    /// The name of the device.
+    pub device: String,
+}
+
+/// Every route of the server, and before them those of its pages.
+pub fn routes_and_pages(
+    app: Arc<App>,
+    shown: Pages,
+) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
+    pages(shown).or(routes(app))
+}
+
+/// The pages as routes; to stand before those of the API.
+pub fn pages(
+    pages: Pages,
+) -> impl Filter<Extract = (impl Reply,), Error = Rejection> + Clone + Send + Sync + 'static {
+    let built = Arc::new(Built { pages, build: build() });
+    warp::method().and(warp::path::full()).and(warp::header::headers_cloned()).and(peer()).and_then(
+        move |method: Method, path: FullPath, headers: HeaderMap, peer: Peer| {
+            let answer = built.answer(&method, path.as_str(), &headers, peer);
+            async move { answer.ok_or_else(reject::not_found) }
+        },
+    )
+}
+
+/// A name that changes with any of the files.
+fn build() -> String {
+    let mut hash = Sha256::new();
+    for File { path, bytes, .. } in FILES {
+        hash.update(path);
+        hash.update(bytes.len().to_be_bytes());
+        hash.update(bytes);
+    }
+    hash.finalize().iter().take(8).fold(String::new(), |mut name, byte| {
+        let _ = write!(name, "{byte:02x}"); // a String takes everything
+        name
+    })
+}
+
+struct Built {
+    pages: Pages,
+    build: String,
+}
+
+impl Built {
+    /// The answer, unless the path is none of the pages'.
+    fn answer(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        peer: Peer,
+    ) -> Option<warp::reply::Response> {
+        let answer = self.get(path, headers, peer)?;
+        if method != Method::GET {
+            return Some(ApiError::MethodNotAllowed { allow: "GET" }.into_response());
+        }
+        Some(answer)
+    }
+
+    fn get(&self, path: &str, headers: &HeaderMap, peer: Peer) -> Option<warp::reply::Response> {
+        if let Some(accounts) = &self.pages.demo {
+            match path {
+                "/" => return Some(see_other("/demo")),
+                "/demo/account.json" => return is_local(headers, peer).then(|| told(accounts)),
+                _ => {}
+            }
+        }
+        let (page, below) = path.strip_prefix('/')?.split_once('/').unwrap_or((path.get(1..)?, ""));
+        if page != "demo" || self.pages.demo.is_none() {
+            return None;
+        }
+        if below.is_empty() {
+            return Some(self.page(file(&format!("{page}/index.html"))?, headers));
+        }
+        let name = below.strip_prefix(self.build.as_str())?.strip_prefix('/')?;
+        let of_page = ["shared", page].contains(&name.split('/').next()?);
+        let file = file(name).filter(|_| of_page || page == "demo" && name.starts_with("client/"))?;
+        Some(self.asset(file, headers))
+    }
+
+    /// A page itself: asked for anew each time, so that it names the files of the build that serves it.
+    fn page(&self, file: &File, headers: &HeaderMap) -> warp::reply::Response {
+        let html = String::from_utf8_lossy(file.bytes).replace(FOLDER, &self.build);
+        let mut answer = self.unless_known(headers, file, || html.into());
+        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        answer.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
+        answer.headers_mut().insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
+        answer
+    }
+
+    /// What a page is made of: its path has the build's name, so it never changes.
+    fn asset(&self, file: &'static File, headers: &HeaderMap) -> warp::reply::Response {
+        let mut answer = self.unless_known(headers, file, || file.bytes.into());
+        let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
+        answer.headers_mut().insert(CACHE_CONTROL, forever);
+        answer
+    }
+
+    fn unless_known(
+        &self,
+        headers: &HeaderMap,
+        file: &File,
+        body: impl FnOnce() -> bytes::Bytes,
+    ) -> warp::reply::Response {
+        let tag = format!("W/\"{}\"", self.build);
+        let mut known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        let is_known = known.any(|tags| tags.split(',').any(|one| one.trim() == tag));
+        let mut answer = if is_known { Response::default() } else { Response::new(body().into()) };
+        if is_known {
+            *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        if let Ok(tag) = HeaderValue::try_from(tag) {
+            answer.headers_mut().insert(ETAG, tag);
+        }
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(file.kind));
+        answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        answer
+    }
+}
+
+fn file(path: &str) -> Option<&'static File> {
+    FILES.iter().find(|file| file.path == path)
+}
+
+/// Whether the browser runs on this machine and knows the server by a name of this machine: a foreign
+/// name that leads here would let a foreign page read the answer.
+fn is_local(headers: &HeaderMap, peer: Peer) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
+    });
+    peer.0.is_loopback() && ["localhost", "127.0.0.1", "[::1]"].contains(&name)
+}
+
+fn told(accounts: &DemoAccounts) -> warp::reply::Response {
+    let mut answer = warp::reply::json(accounts).into_response();
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn see_other(place: &'static str) -> warp::reply::Response {
+    let mut answer = Response::default();
+    *answer.status_mut() = StatusCode::SEE_OTHER;
+    answer.headers_mut().insert(LOCATION, HeaderValue::from_static(place));
+    answer
+}
