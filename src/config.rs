@@ -146,6 +146,8 @@ numeric_settings! {
         get_keys_max: usize = 5_000, env "ROLLCALL_GET_KEYS_MAX";
         /// One row, bytes; a sync server is no file store (verdict `rejected`)
         row_bytes_max: usize = 262_144, env "ROLLCALL_ROW_BYTES_MAX";
+        /// Rows that one request sends, or touches, or asks for, bytes in memory; what `rows_max` small rows take many times over (422)
+        batch_bytes_max: usize = 33_554_432, env "ROLLCALL_BATCH_BYTES_MAX";
         /// Nesting inside a `json` column (422)
         json_depth_max: usize = 16, env "ROLLCALL_JSON_DEPTH_MAX";
         /// Live rows of one owner (507)
@@ -192,6 +194,8 @@ numeric_settings! {
     MemorySettings, "Memory" {
         /// Answers kept ready, bytes: roll calls by owner and version, of owners with less than half of it; 0 keeps none
         ready_bytes_max: usize = 33_554_432, env "ROLLCALL_READY_BYTES_MAX";
+        /// Log lines that wait to be written, some 200 bytes each; more are dropped and counted, as a slow disk or terminal must not hold requests up
+        log_lines_max: usize = 16_384, env "ROLLCALL_LOG_LINES_MAX";
     }
 }
 

@@ -72,7 +72,7 @@ impl Demo {
         // Whoever plays with it logs in more often than a user would, and always from this machine.
         settings.limits.logins_per_account_per_min = 0;
         settings.limits.logins_per_address_per_min = 0;
-        log_to_stderr(&settings)?;
+        let _log = log_to_stderr(&settings)?;
         if !self.keep {
             Sqlite::remove(path)?;
         }

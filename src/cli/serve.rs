@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
 use super::Done;
 use super::database::Database;
@@ -43,7 +44,7 @@ impl Serve {
     pub fn run(self) -> Done {
         let Database::Sqlite(path) = &self.database;
         let schema = Arc::new(read_schema(&self.schema)?);
-        log_to_stderr(&self.settings)?;
+        let _log = log_to_stderr(&self.settings)?;
         // Before anything is made: a server that was started twice leaves the database alone.
         let listener = bind(self.settings.listen)?;
         let clock = Clock::system();
@@ -146,14 +147,37 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-pub(super) fn log_to_stderr(settings: &Settings) -> Done {
+/// The log lines on their way; dropped, it has written them all.
+pub(super) struct Log {
+    _writer: WorkerGuard,
+    dropped: ErrorCounter,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        match self.dropped.dropped_lines() {
+            0 => {}
+            lines => eprintln!(
+                "{lines} log lines were dropped, since they could not be written as fast as they came"
+            ),
+        }
+    }
+}
+
+/// Writes log lines on a thread of their own: a disk or a terminal that is slow holds no request up.
+pub(super) fn log_to_stderr(settings: &Settings) -> Result<Log, Box<dyn std::error::Error>> {
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
         .map_err(|error| format!("--log {:?}: {error}", settings.log))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(settings.memory.log_lines_max.max(1))
+        .thread_name("log")
+        .finish(std::io::stderr());
+    let log = Log { _writer: guard, dropped: writer.error_counter() };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match settings.log_format {
         // For people, who know no module of ours; colours only where one looks.
         LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
-    Ok(())
+    Ok(log)
 }

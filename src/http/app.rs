@@ -70,6 +70,7 @@ impl App {
             received,
             now: self.clock.now(),
             row_bytes_max: limits.row_bytes_max,
+            batch_bytes_max: limits.batch_bytes_max,
             owner_rows_max: limits.owner_rows_max,
             owner_bytes_max: limits.owner_bytes_max,
             mass_delete_rows: self.settings.sync.mass_delete_rows,

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
-use super::{LiveRow, ToldSet, WorkingSet};
+use super::working_set::Budget;
+use super::{LiveRow, Refusal, ToldSet, WorkingSet};
 use crate::model::{DeviceId, RowKey, Stored, Version};
 use crate::schema::TableId;
 use crate::storage::{StorageResult, WriteTxn};
@@ -12,11 +13,18 @@ type Rows = (TableId, Vec<LiveRow>);
 type Keys = (TableId, Vec<RowKey>);
 
 /// Loads what a device asks for.
-pub(super) fn load(txn: &mut dyn WriteTxn, rows: &WorkingSet, wanted: &[Keys]) -> StorageResult<Vec<Asked>> {
-    let mut all = Vec::new();
+///
+/// Errors: [`Refusal::TooHeavy`] where it takes more than `bytes_max`.
+pub(super) fn load(
+    txn: &mut dyn WriteTxn,
+    rows: &WorkingSet,
+    wanted: &[Keys],
+    bytes_max: usize,
+) -> Result<Vec<Asked>, Refusal> {
+    let (mut all, mut budget) = (Vec::new(), Budget::new(bytes_max));
     for (table, keys) in wanted {
         let unloaded: Vec<RowKey> = keys.iter().copied().filter(|key| !rows.knows(*table, *key)).collect();
-        let mut loaded = txn.load(*table, &unloaded)?.into_iter();
+        let mut loaded = budget.load(txn, *table, &unloaded)?.into_iter();
         let held = |key: &RowKey| {
             let known = rows.knows(*table, *key);
             (*key, if known { rows.get(*table, *key).cloned() } else { loaded.next().flatten() })

@@ -44,6 +44,8 @@ pub struct Terms {
     pub mass_delete_rows: usize,
     /// Changed rows that are sent along.
     pub pull_rows_max: usize,
+    /// The rows that it touches, and those that it asks for, take at most so many bytes in memory each.
+    pub batch_bytes_max: usize,
     /// No more rows once they have so many bytes.
     pub pull_bytes_max: usize,
 }
@@ -142,6 +144,9 @@ pub enum Refusal {
     /// The owner's rows would take more bytes than allowed.
     #[error("more than {0} bytes")]
     TooManyBytes(u64),
+    /// The rows that it touches, or asks for, would take more memory than allowed.
+    #[error("more than {0} bytes of memory")]
+    TooHeavy(usize),
     /// Storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -169,7 +174,7 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
         row_bytes_max: terms.row_bytes_max,
     };
 
-    let mut rows = WorkingSet::load(txn, schema, batch)?;
+    let mut rows = WorkingSet::load(txn, schema, batch, terms.batch_bytes_max)?;
     guard_against_mass_deletion(txn, batch, &rows, terms)?;
     let mut settler = Settler::new(txn, schema, context, clock, &mut rows);
     let add = settler.edits(Operation::Add, &batch.add)?;
@@ -188,7 +193,7 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
         txn.note_conflict(conflict)?;
     }
     let current = write(txn, schema, &rows, state, terms)?;
-    let asked = asked::load(txn, &rows, &batch.get)?;
+    let asked = asked::load(txn, &rows, &batch.get, terms.batch_bytes_max)?;
     let told = [&add, &update, &delete].into_iter().flatten();
     asked::note_known(txn, &rows, told, &asked, batch.base, terms.device)?;
     let (get, missing) = asked::found_and_missing(&asked);

@@ -1,10 +1,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::Batch;
+use super::{Batch, Refusal};
 use crate::digest::{Digest, Seed};
 use crate::model::{RowKey, Stored, Value};
 use crate::schema::{Schema, TableId};
-use crate::storage::{StorageResult, WriteTxn};
+use crate::storage::WriteTxn;
 
 /// The rows that a batch touches or refers to, as they were and as the batch makes them.
 ///
@@ -28,6 +28,38 @@ struct Slot {
     after: Option<Stored>,
 }
 
+/// How many bytes of rows a request may still have in memory.
+pub(super) struct Budget {
+    left: usize,
+    max: usize,
+}
+
+/// Rows that are loaded before they are weighed.
+const LOADED_AT_A_TIME: usize = 128;
+
+impl Budget {
+    pub fn new(max: usize) -> Self {
+        Self { left: max, max }
+    }
+
+    /// Loads rows as [`crate::storage::ReadTxn::load`] does, unless they are too heavy.
+    pub fn load(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        table: TableId,
+        keys: &[RowKey],
+    ) -> Result<Vec<Option<Stored>>, Refusal> {
+        let mut loaded = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(LOADED_AT_A_TIME) {
+            let rows = txn.load(table, keys)?;
+            let bytes: usize = rows.iter().flatten().map(Stored::weight).sum();
+            self.left = self.left.checked_sub(bytes).ok_or(Refusal::TooHeavy(self.max))?;
+            loaded.extend(rows);
+        }
+        Ok(loaded)
+    }
+}
+
 /// By how much a batch grows its owner.
 pub(super) struct Growth {
     pub rows: i64,
@@ -36,7 +68,14 @@ pub(super) struct Growth {
 
 impl WorkingSet {
     /// Loads every row that the batch changes, and every row that its rows refer to.
-    pub fn load(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch) -> StorageResult<Self> {
+    ///
+    /// Errors: [`Refusal::TooHeavy`] where those rows take more than `bytes_max`, though the batch takes little.
+    pub fn load(
+        txn: &mut dyn WriteTxn,
+        schema: &Schema,
+        batch: &Batch,
+        bytes_max: usize,
+    ) -> Result<Self, Refusal> {
         let mut wanted: BTreeMap<TableId, Vec<RowKey>> = BTreeMap::new();
         for (table, set) in batch.add.iter().chain(&batch.update).chain(&batch.delete) {
             wanted.entry(*table).or_default().extend(set.iter().map(|incoming| incoming.key));
@@ -48,11 +87,11 @@ impl WorkingSet {
                 wanted.entry(parent).or_default().extend(named);
             }
         }
-        let mut tables = BTreeMap::new();
+        let (mut tables, mut budget) = (BTreeMap::new(), Budget::new(bytes_max));
         for (table, mut keys) in wanted {
             keys.sort_unstable(); // neighbours on a page are read together
             keys.dedup();
-            let loaded = txn.load(table, &keys)?;
+            let loaded = budget.load(txn, table, &keys)?;
             let slots =
                 keys.into_iter().zip(loaded).map(|(key, row)| (key, Slot { before: row, after: None }));
             tables.insert(table, slots.collect());

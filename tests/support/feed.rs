@@ -136,6 +136,7 @@ pub fn terms(device: DeviceId, now: Timestamp) -> Terms {
         mass_delete_rows: usize::MAX,
         pull_rows_max: 5_000,
         pull_bytes_max: usize::MAX,
+        batch_bytes_max: usize::MAX,
     }
 }
 

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::changes::write_feed;
 use super::{Answer, ApiError, App, fence, json_bytes, lock_for_work, off_reactor, tell_version};
 use crate::accounts::Caller;
+use crate::http::BodyFault;
 use crate::http::wire::{ReportBody, pointer, read_batch};
 use crate::model::{Timestamp, Version};
 use crate::reconcile::Operation;
@@ -242,6 +243,12 @@ pub(super) fn explain(refusal: Refusal, schema: &Schema) -> ApiError {
                 })
             });
             ApiError::BatchRejected { rejections: told.collect() }
+        }
+        Refusal::TooHeavy(max) => {
+            let reason = format!(
+                "the rows that this request touches, or asks for, take more than {max} bytes of memory: fewer at a time"
+            );
+            ApiError::InvalidBody { code: BodyFault::TooManyRows, at: String::new(), reason }
         }
         Refusal::TooManyRows(max) => ApiError::QuotaExceeded { what: "rows", max },
         Refusal::TooManyBytes(max) => ApiError::QuotaExceeded { what: "bytes", max },

@@ -3,6 +3,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::config::Limits;
 use crate::http::{ApiError, BodyFault};
@@ -15,7 +16,8 @@ use crate::synchronise::Batch;
 ///
 /// - Shape: `openapi.yaml`, schema `SynchroniseRequest`. Rows become typed values as they are read; no tree
 ///   of JSON is built.
-/// - Bounds: `rows_max`, `get_keys_max` and `json_depth_max` of `limits`.
+/// - Bounds: `rows_max`, `get_keys_max`, `json_depth_max` and `batch_bytes_max` of `limits`; a `json` value is at
+///   most [`JSON_TIMES`] as long as a row may be, since it takes many times its length while it is read.
 /// - Errors: [`ApiError::MalformedJson`] with line and column; [`ApiError::InvalidBody`] with a JSON pointer.
 pub fn read_batch(body: &[u8], schema: &Schema, limits: &Limits) -> Result<Batch, ApiError> {
     let reader = Reader {
@@ -25,6 +27,7 @@ pub fn read_batch(body: &[u8], schema: &Schema, limits: &Limits) -> Result<Batch
         fault: Cell::new(BodyFault::WrongType),
         rows: Cell::new(0),
         keys: Cell::new(0),
+        bytes: Cell::new(0),
     };
     let mut json = serde_json::Deserializer::from_slice(body);
     let read = BatchSeed(&reader).deserialize(&mut json).and_then(|batch| json.end().map(|()| batch));
@@ -41,7 +44,12 @@ struct Reader<'a> {
     fault: Cell<BodyFault>,
     rows: Cell<usize>,
     keys: Cell<usize>,
+    /// What has been read takes so many bytes.
+    bytes: Cell<usize>,
 }
+
+/// How many times `row_bytes_max` a `json` value may have as it is sent: blanks and escapes do not count later.
+const JSON_TIMES: usize = 4;
 
 pub(super) enum Step<'a> {
     Member(Cow<'a, str>),
@@ -71,6 +79,17 @@ impl<'a> Reader<'a> {
         counter.set(counter.get() + 1);
         if counter.get() > max {
             return Err(self.fault(BodyFault::TooManyRows, format_args!("more than {max} {what}")));
+        }
+        Ok(())
+    }
+
+    /// Counts what a row takes once it is read. A body of small rows may be many times as large then.
+    fn weigh<E: Error>(&self, bytes: usize) -> Result<(), E> {
+        let max = self.limits.batch_bytes_max;
+        self.bytes.set(self.bytes.get().saturating_add(bytes));
+        if self.bytes.get() > max {
+            let reason = format_args!("the rows so far take more than {max} bytes of memory: send fewer");
+            return Err(self.fault(BodyFault::TooManyRows, reason));
         }
         Ok(())
     }
@@ -391,11 +410,16 @@ impl<'de> Visitor<'de> for RowVisitor<'_, '_> {
             return Err(E::invalid_type(serde::de::Unexpected::Str(text), &self));
         }
         let key = parse_key(self.reader, text)?;
+        self.reader.weigh(size_of::<Incoming>())?;
         Ok(Incoming { key, values: Vec::new(), last_update: None, base: None })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Incoming, A::Error> {
         let Self { reader, table, columns } = self;
+        reader.weigh(size_of::<Incoming>())?;
+        if columns {
+            reader.weigh(table.columns.len() * size_of::<Option<Value>>())?;
+        }
         let mut key = None;
         let mut values: Vec<Option<Value>> =
             if columns { vec![None; table.columns.len()] } else { Vec::new() };
@@ -428,7 +452,10 @@ impl<'de> Visitor<'de> for RowVisitor<'_, '_> {
                     // Any JSON is of a json column's type: all that can be wrong with it is its depth.
                     let is_json = column.kind == ColumnType::Json;
                     reader.fault.set(if is_json { BodyFault::InvalidValue } else { BodyFault::WrongType });
-                    let value = reader.at(known(&column.name), || map.next_value_seed(seed))?;
+                    let value = reader.at(known(&column.name), || {
+                        if is_json { json_value(reader, seed, &mut map) } else { map.next_value_seed(seed) }
+                    })?;
+                    reader.weigh(value.weight())?;
                     reader.fault.set(BodyFault::WrongType);
                     if values[place].replace(value).is_some() {
                         return Err(twice(known(&column.name)));
@@ -457,6 +484,21 @@ impl<'de> Visitor<'de> for RowVisitor<'_, '_> {
             }
         }
     }
+}
+
+/// Any JSON, unless it is too long to be looked at.
+fn json_value<'de, A: MapAccess<'de>>(
+    reader: &Reader<'_>,
+    seed: ValueSeed<'_>,
+    map: &mut A,
+) -> Result<Value, A::Error> {
+    let raw: &'de RawValue = map.next_value()?;
+    let max = reader.limits.row_bytes_max.saturating_mul(JSON_TIMES);
+    if raw.get().len() > max {
+        return Err(A::Error::custom(format_args!("expected JSON of at most {max} bytes")));
+    }
+    seed.deserialize(&mut serde_json::Deserializer::from_str(raw.get()))
+        .map_err(|error| A::Error::custom(reason(&error)))
 }
 
 struct KeySeed<'r, 'a>(&'r Reader<'a>);

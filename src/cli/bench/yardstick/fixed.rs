@@ -22,7 +22,7 @@ const BYTES_MAX: usize = 128 * 1024 * 1024;
 pub fn run(log: String) -> Done {
     let mut settings = Settings { log, ..Settings::default() };
     settings.limits.connections_per_address_max = 4_096;
-    log_to_stderr(&settings)?;
+    let _log = log_to_stderr(&settings)?;
     // Whoever started this may be gone without a word.
     std::thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0]);
