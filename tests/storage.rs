@@ -51,7 +51,8 @@ extra = "json"
 bytes = "blob"
 "#;
 
-const BUSY_WAIT: Duration = Duration::from_millis(200);
+/// Long enough for a turn on a busy machine.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// One engine, and how to start it over a folder. PostgreSQL joins here.
 #[derive(Clone, Copy)]
