@@ -37,7 +37,7 @@ class Opened {
         this.statuses = new Listeners();
         this.lives = new Set();
         this.known = { lock: null, online: null, live: "off", lastSync: null, lastError: null };
-        this.syncs = 0;
+        this.syncs = new Set();
         this.telling = false;
         this.tables = options.tables;
         this.declared = declare(options.tables);
@@ -176,18 +176,19 @@ class Opened {
             touched: (tables) => this.touched(tables),
             lost: (conflicts) => this.lost(conflicts),
         };
-        this.syncs++;
+        const work = inTurn(this.options.store, control.signal, async () => {
+            const [synced, waiting] = await this.read(async (held) => [await held.recall("synced"), (await held.waiting()).length]);
+            if (synced && synced.began > asked && synced.way === way && !waiting)
+                return synced.report;
+            const began = this.now();
+            const done = await new Syncing(ground, { ...options, signal: control.signal, way }).run();
+            await this.write((held) => held.remember("synced", { began, at: this.now(), report: done, way }));
+            return done;
+        });
+        this.syncs.add(work);
         this.know({});
         try {
-            const report = await inTurn(this.options.store, control.signal, async () => {
-                const [synced, waiting] = await this.read(async (held) => [await held.recall("synced"), (await held.waiting()).length]);
-                if (synced && synced.began > asked && synced.way === way && !waiting)
-                    return synced.report;
-                const began = this.now();
-                const done = await new Syncing(ground, { ...options, signal: control.signal, way }).run();
-                await this.write((held) => held.remember("synced", { began, at: this.now(), report: done, way }));
-                return done;
-            });
+            const report = await work;
             this.know({ lastSync: { at: this.now(), report }, lastError: null });
             return report;
         }
@@ -199,7 +200,7 @@ class Opened {
         finally {
             options.signal?.removeEventListener("abort", abort);
             this.closing.signal.removeEventListener("abort", abort);
-            this.syncs--;
+            this.syncs.delete(work);
             this.know({});
         }
     }
@@ -322,6 +323,7 @@ class Opened {
             live.stop();
         this.lives.clear();
         this.channel.close();
+        await Promise.allSettled(this.syncs);
         await this.options.store.close();
     }
     onTraffic(listener) {
@@ -341,7 +343,7 @@ class Opened {
             try {
                 const pending = await this.pending();
                 this.telling = false;
-                this.statuses.tell({ ...this.known, syncing: this.syncs > 0, pending });
+                this.statuses.tell({ ...this.known, syncing: this.syncs.size > 0, pending });
             }
             catch {
                 this.telling = false;

@@ -3,6 +3,15 @@ import { newRow } from "./held.js";
 import { readKey } from "./key.js";
 import { parseTime, spellTime } from "./time.js";
 const wrong = (table, column, expected) => new RollcallError("wrong_type", `${table.name}.${column}: expected ${expected}`);
+function plain(value) {
+    if (typeof value === "string")
+        return value.replace(/\p{Surrogate}/gu, "\ufffd");
+    if (Array.isArray(value))
+        return value.map(plain);
+    if (value === null || typeof value !== "object")
+        return value;
+    return Object.fromEntries(Object.entries(value).map(([name, member]) => [plain(name), plain(member)]));
+}
 function checked(table, column, value, precision) {
     const declared = table.spec.columns?.[column];
     if (!declared || value === null)
@@ -73,7 +82,7 @@ export async function put(held, table, key, columns, now, base) {
         if (table.columns && !table.columns.includes(column)) {
             throw new RollcallError("no_such_column", `${table.name} has no column ${JSON.stringify(column)}`);
         }
-        const said = checked(table, column, value, precision);
+        const said = checked(table, column, plain(JSON.parse(JSON.stringify(value))), precision);
         if (JSON.stringify(row.row[column]) !== JSON.stringify(said))
             news[column] = said;
     }
@@ -129,6 +138,7 @@ export async function revert(held, table, key) {
     Object.assign(next, { base: null, editedAt: null, changed: {}, row: row.baseRow ?? row.row });
     delete next.rejected;
     delete next.baseRow;
+    await held.remember("etag", undefined);
     return held.replace(row, next);
 }
 export async function settle(held, table, conflict, as, now) {

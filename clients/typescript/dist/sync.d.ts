@@ -70,6 +70,8 @@ export declare class Syncing {
      * server takes must not keep all the others.
      */
     private mend;
+    /** The row for whose sake a whole request was refused; null if it is not about one row. */
+    private atFault;
     /**
      * What waits, or those of `of`, without what was refused: in this sync, or before and not edited since. A row
      * that was rejected for the sake of others is tried again.

@@ -298,7 +298,7 @@ export class Syncing {
         return null;
     }
     async mend(queue, sending, error) {
-        const { code, status, at, detail } = error.problem;
+        const { code, detail } = error.problem;
         const limits = this.limits;
         const rows = sending.sent.length;
         if ((code === "too_many_rows" && limits.rows > 1) || (code === "body_too_large" && rows !== 1 && limits.bytes > 1)) {
@@ -308,13 +308,10 @@ export class Syncing {
             await this.write((held) => held.remember("limits", undefined));
             return putBack(queue, sending);
         }
-        const [, member = "", table = "", place = ""] = status === 422 && at ? at.split("/") : [];
-        const declared = this.ground.tables.get(table);
-        const items = sending.body[member]?.[table];
-        const item = place === "" ? undefined : items?.[Number(place)];
-        const key = declared && readKey(typeof item === "string" ? item : item?.[declared.key]);
-        if (!declared || !key)
+        const fault = this.atFault(sending, error);
+        if (!fault)
             throw error;
+        const { table, key } = fault;
         const sent = sending.sent.find((row) => row.table === table && row.key === key);
         this.refused.set(name(table, key), sent?.edit ?? 0);
         await this.write(async (held) => {
@@ -325,6 +322,17 @@ export class Syncing {
         putBack(queue, sending);
         queue.rows = queue.rows.filter((row) => row.table !== table || row.key !== key);
         queue.gets = queue.gets.filter((row) => row.table !== table || row.key !== key);
+    }
+    atFault({ body, sent }, error) {
+        const { code, status, at } = error.problem;
+        if (code === "body_too_large")
+            return sent.length === 1 ? sent[0] : null;
+        const [, member = "", table = "", place = ""] = status === 422 && at ? at.split("/") : [];
+        const column = this.ground.tables.get(table)?.key;
+        const items = body[member]?.[table];
+        const item = place === "" ? undefined : items?.[Number(place)];
+        const key = readKey(typeof item === "string" ? item : column && item?.[column]);
+        return key === null ? null : { table, key };
     }
     async sendable(held, of) {
         const waiting = await held.waiting();

@@ -47,7 +47,7 @@ class Opened implements Client {
   private readonly lives = new Set<Live>();
   private readonly now: () => number;
   private known: Omit<Status, "pending" | "syncing"> = { lock: null, online: null, live: "off", lastSync: null, lastError: null };
-  private syncs = 0;
+  private readonly syncs = new Set<Promise<unknown>>();
   private telling = false;
 
   constructor(private readonly options: ClientOptions<Tables>) {
@@ -194,18 +194,19 @@ class Opened implements Client {
       touched: (tables: Set<string>) => this.touched(tables),
       lost: (conflicts: readonly Conflict[]) => this.lost(conflicts),
     };
-    this.syncs++;
+    const work = inTurn(this.options.store, control.signal, async () => {
+      // Another tab may have done it all while this one waited for its turn.
+      const [synced, waiting] = await this.read(async (held) => [await held.recall("synced"), (await held.waiting()).length] as const);
+      if (synced && synced.began > asked && synced.way === way && !waiting) return synced.report;
+      const began = this.now();
+      const done = await new Syncing(ground, { ...options, signal: control.signal, way }).run();
+      await this.write((held) => held.remember("synced", { began, at: this.now(), report: done, way }));
+      return done;
+    });
+    this.syncs.add(work);
     this.know({});
     try {
-      const report = await inTurn(this.options.store, control.signal, async () => {
-        // Another tab may have done it all while this one waited for its turn.
-        const [synced, waiting] = await this.read(async (held) => [await held.recall("synced"), (await held.waiting()).length] as const);
-        if (synced && synced.began > asked && synced.way === way && !waiting) return synced.report;
-        const began = this.now();
-        const done = await new Syncing(ground, { ...options, signal: control.signal, way }).run();
-        await this.write((held) => held.remember("synced", { began, at: this.now(), report: done, way }));
-        return done;
-      });
+      const report = await work;
       this.know({ lastSync: { at: this.now(), report }, lastError: null });
       return report;
     } catch (error) {
@@ -215,7 +216,7 @@ class Opened implements Client {
     } finally {
       options.signal?.removeEventListener("abort", abort);
       this.closing.signal.removeEventListener("abort", abort);
-      this.syncs--;
+      this.syncs.delete(work);
       this.know({});
     }
   }
@@ -345,6 +346,7 @@ class Opened implements Client {
     for (const live of this.lives) live.stop();
     this.lives.clear();
     this.channel.close();
+    await Promise.allSettled(this.syncs);
     await this.options.store.close();
   }
 
@@ -369,7 +371,7 @@ class Opened implements Client {
       try {
         const pending = await this.pending();
         this.telling = false;
-        this.statuses.tell({ ...this.known, syncing: this.syncs > 0, pending });
+        this.statuses.tell({ ...this.known, syncing: this.syncs.size > 0, pending });
       } catch {
         this.telling = false; // the store is closed
       }

@@ -8,6 +8,14 @@ import type { ColumnSpec, Conflict, Json, Row, StoredRow } from "./types.js";
 const wrong = (table: Declared, column: string, expected: string) =>
   new RollcallError("wrong_type", `${table.name}.${column}: expected ${expected}`);
 
+/** Plain JSON that any server reads: half a character, as a cut emoji leaves it, would cost the whole request. */
+function plain(value: Json): Json {
+  if (typeof value === "string") return value.replace(/\p{Surrogate}/gu, "\ufffd");
+  if (Array.isArray(value)) return value.map(plain);
+  if (value === null || typeof value !== "object") return value;
+  return Object.fromEntries(Object.entries(value).map(([name, member]) => [plain(name) as string, plain(member)]));
+}
+
 /** A value as the server would write it, so that a row is the same text wherever it was written. */
 function checked(table: Declared, column: string, value: Json, precision: Precision | undefined): Json {
   const declared = table.spec.columns?.[column];
@@ -74,7 +82,7 @@ export async function put(held: Held, table: Declared, key: string, columns: Row
     if (table.columns && !table.columns.includes(column)) {
       throw new RollcallError("no_such_column", `${table.name} has no column ${JSON.stringify(column)}`);
     }
-    const said = checked(table, column, value, precision);
+    const said = checked(table, column, plain(JSON.parse(JSON.stringify(value)) as Json), precision);
     if (JSON.stringify(row.row[column]) !== JSON.stringify(said)) news[column] = said;
   }
   if (was && row.state !== "deleted" && Object.keys(news).length === 0) return row; // the row is like this already
@@ -127,6 +135,7 @@ export async function revert(held: Held, table: Declared, key: string): Promise<
   Object.assign(next, { base: null, editedAt: null, changed: {}, row: row.baseRow ?? row.row });
   delete next.rejected;
   delete next.baseRow;
+  await held.remember("etag", undefined); // the next roll call has to list it
   return held.replace(row, next);
 }
 

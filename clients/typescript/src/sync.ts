@@ -355,7 +355,7 @@ export class Syncing {
    * server takes must not keep all the others.
    */
   private async mend(queue: Queue, sending: Outstanding, error: RollcallError): Promise<void> {
-    const { code, status, at, detail } = error.problem!;
+    const { code, detail } = error.problem!;
     const limits = this.limits;
     const rows = sending.sent.length;
     if ((code === "too_many_rows" && limits.rows > 1) || (code === "body_too_large" && rows !== 1 && limits.bytes > 1)) {
@@ -364,12 +364,9 @@ export class Syncing {
       await this.write((held) => held.remember("limits", undefined)); // to be asked for again
       return putBack(queue, sending);
     }
-    const [, member = "", table = "", place = ""] = status === 422 && at ? at.split("/") : [];
-    const declared = this.ground.tables.get(table);
-    const items = (sending.body[member] as { [table: string]: Json[] } | undefined)?.[table];
-    const item = place === "" ? undefined : items?.[Number(place)];
-    const key = declared && readKey(typeof item === "string" ? item : (item as { [column: string]: Json } | undefined)?.[declared.key]);
-    if (!declared || !key) throw error;
+    const fault = this.atFault(sending, error);
+    if (!fault) throw error;
+    const { table, key } = fault;
     const sent = sending.sent.find((row) => row.table === table && row.key === key);
     this.refused.set(name(table, key), sent?.edit ?? 0);
     await this.write(async (held) => {
@@ -379,6 +376,18 @@ export class Syncing {
     putBack(queue, sending);
     queue.rows = queue.rows.filter((row) => row.table !== table || row.key !== key);
     queue.gets = queue.gets.filter((row) => row.table !== table || row.key !== key);
+  }
+
+  /** The row for whose sake a whole request was refused; null if it is not about one row. */
+  private atFault({ body, sent }: Outstanding, error: RollcallError): Place | null {
+    const { code, status, at } = error.problem!;
+    if (code === "body_too_large") return sent.length === 1 ? sent[0]! : null;
+    const [, member = "", table = "", place = ""] = status === 422 && at ? at.split("/") : [];
+    const column = this.ground.tables.get(table)?.key;
+    const items = (body[member] as { [table: string]: Json[] } | undefined)?.[table];
+    const item = place === "" ? undefined : items?.[Number(place)];
+    const key = readKey(typeof item === "string" ? item : column && (item as { [column: string]: Json } | undefined)?.[column]);
+    return key === null ? null : { table, key };
   }
 
   /**

@@ -78,6 +78,22 @@ test("tabs share rows, one syncs at a time, one listens for all", { skip }, asyn
   assert.deepEqual(digests[0].tables, digests[1].tables);
 });
 
+test("without Web Locks a lease in the store keeps tabs apart", { skip }, async () => {
+  const context = await browser.newContext();
+  await context.addInitScript(() => Object.defineProperty(navigator, "locks", { value: undefined }));
+  const [one, two] = [await tab(context, "lease@example.com"), await tab(context, "lease@example.com")];
+  await one.evaluate(() => client.table("items").put({ title: "Cake" }));
+  await heard(two, ["Cake"]);
+  await Promise.all([one, two].map((page) => page.evaluate(() => client.sync())));
+  const sent = [...(await one.evaluate("sent")), ...(await two.evaluate("sent"))];
+  assert.equal(sent.filter((path) => path === "POST /synchronise").length, 1, "the cake is sent once");
+  for (const page of [one, two]) {
+    await page.evaluate(() => client.live());
+    await page.waitForFunction(() => told?.live === "listening");
+  }
+  await context.close();
+});
+
 test("edits made offline survive a reload", { skip }, async () => {
   const context = await browser.newContext();
   const patience = { attemptsMax: 1 };

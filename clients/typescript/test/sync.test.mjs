@@ -320,6 +320,44 @@ test("wrong values are refused when they are put", async () => {
   assert.deepEqual(await items.list(), []);
 });
 
+test("what no server reads does not keep the rest back", { skip }, async () => {
+  const small = await startServer({ settings: ["--body-bytes-max", "5000"] });
+  try {
+    const phone = await user(small).device("phone", { tables: { ...tables, items: { key: "iid" } } });
+    const cut = await phone.table("items").put({ title: "half a cake \ud83c", tags: ["\udf82", { "\ud83c": "\ud83c\udf82" }] });
+    assert.deepEqual(cut.tags, ["\ufffd", { "\ufffd": "\ud83c\udf82" }]);
+    const huge = await phone.table("items").put({ title: "x".repeat(6000) });
+    const report = await phone.sync();
+    assert.deepEqual([report.pushed, report.rejected.map(({ key, code }) => [key, code])], [1, [[huge.iid, "body_too_large"]]]);
+    await phone.table("items").revert(huge.iid);
+    assert.equal((await phone.pending()).rows, 0);
+    assert.equal((await phone.sync()).digestsEqual, true);
+  } finally {
+    await small.stop();
+    small.remove();
+  }
+});
+
+for (const way of ways) {
+  test(`an edit that was not sent can be given up (${way})`, { skip }, async () => {
+    const anna = user(started, { way });
+    const [phone, tablet] = [await anna.device("phone"), await anna.device("tablet")];
+    const cake = await phone.table("items").put({ title: "Cake" });
+    await agree(phone, tablet);
+    await phone.table("items").patch(cake.iid, { title: "Pie" });
+    await phone.table("items").revert(cake.iid);
+    assert.equal((await phone.table("items").get(cake.iid)).title, "Cake");
+    await phone.table("items").remove(cake.iid);
+    await tablet.table("items").patch(cake.iid, { title: "Bread" });
+    await tablet.sync();
+    phone.net.disturb = ({ path }) => (path === "/synchronise" ? "lost" : "arrives");
+    await phone.sync().catch(() => {});
+    await assert.rejects(phone.table("items").revert(cake.iid), { code: "in_flight" });
+    phone.net.disturb = () => "arrives";
+    await agree(phone, tablet);
+  });
+}
+
 test("a store belongs to one user", { skip }, async () => {
   const store = memoryStore();
   const phone = await user(started).device("phone", { store });
