@@ -36,8 +36,7 @@ impl Past {
             Some(base) => state.last_update == base.truncated(context.precision),
             None => was_seen(state),
         };
-        // A device that had seen the row deleted began with nothing.
-        let was_there = incoming.base.is_some() || context.base.is_some_and(|base| stored.existed_at(base));
+        let was_there = was_there(stored, incoming, context);
         let ancestor = states.iter().find(|state| was_there && began_with(state));
         let ancestor = ancestor.map(|state| state.values.clone());
 
@@ -53,6 +52,21 @@ impl Past {
         };
         Self { ancestor, others }
     }
+
+    /// Whether others changed the row before the device's own last change, and too little of that is known to
+    /// work out once more what came of it.
+    pub fn is_forgotten(&self, stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
+        match self.others {
+            Others::Nothing => false,
+            Others::Forgotten => true,
+            Others::Left(..) => self.ancestor.is_none() && was_there(stored, incoming, context),
+        }
+    }
+}
+
+/// Whether there was a row when the device began its edit: a device that had seen it deleted began with nothing.
+fn was_there(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
+    incoming.base.is_some() || context.base.is_some_and(|base| stored.existed_at(base))
 }
 
 /// Whether what becomes of an incoming row depends on the row's [`Past`].

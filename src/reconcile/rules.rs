@@ -184,7 +184,9 @@ fn settle_edit(
     if !changes {
         return Settled::Left { verdict: Verdict::Same, echo: unknown_rest, conflict: None };
     }
-    let theirs = if table.policy == Policy::Merge { to_merge_with(row, values, seen, past) } else { None };
+    let merges = table.policy == Policy::Merge;
+    let forgotten = merges && seen == Seen::Own && past.is_forgotten(row, incoming, context);
+    let theirs = if merges { to_merge_with(row, values, seen, past, forgotten) } else { None };
     let merged = theirs.map(|(theirs, at)| {
         let newer = incoming.last_update.is_none_or(|own| own > at);
         let mut merged = merge(&table.columns, past.ancestor.as_deref(), theirs, &incoming.values, newer);
@@ -197,13 +199,20 @@ fn settle_edit(
     // `_base` tells for sure that the device has not seen what came of its own change. A version does not: the
     // answer may have come, and the cursor be behind for what others wrote in between.
     let is_sure = seen == Seen::Earlier || incoming.base.is_some();
+    // A time beyond now is of a clock that is ahead: it was cut to now, and cannot be known again by it.
+    let is_later = incoming.last_update.filter(|at| *at <= context.now).map(|at| at > row.last_update);
     let is_replay = merged.as_ref().is_some_and(|merged| merged.values == values)
         && seen == Seen::Own
         && matches!(past.others, Others::Left(..))
-        && (is_sure || incoming.last_update.is_none_or(|at| capped(at, context) <= row.last_update));
+        && (is_sure || !is_later.unwrap_or(false));
     if is_replay {
         // What it sent is in the row already, as far as it ever will be: it was merged before.
         return Settled::Left { verdict: Verdict::Same, echo: true, conflict: None };
+    }
+    if forgotten && !is_later.unwrap_or(!is_sure) {
+        // What its change was joined with cannot be worked out again, and to join it twice would undo what
+        // others did. It is taken for a replay; should it be none, it is not lost.
+        return Settled::Left { verdict: Verdict::Kept, echo: true, conflict: Some(Resolution::Kept) };
     }
     let (verdict, new_values, conflict) = if let Some(merged) = merged.filter(|_| is_sure) {
         let lost = merged.is_contested();
@@ -245,9 +254,11 @@ fn to_merge_with<'a>(
     values: &'a [Value],
     seen: Seen,
     past: &'a Past,
+    forgotten: bool,
 ) -> Option<(&'a [Value], Timestamp)> {
     match (seen, &past.others) {
         (Seen::Latest | Seen::Untold, _) | (Seen::Own, Others::Nothing) => None,
+        (Seen::Own, _) if forgotten => Some((values, row.last_update)),
         // Its own change was merged with this, and it knows nothing of that: merged once more from the start, a
         // change counts once, however often it is sent.
         (Seen::Own, Others::Left(theirs, at)) => Some((theirs, *at)),
