@@ -1,5 +1,6 @@
 //! The proof at the end of a sync: what the device knows gives the digests that the server tells.
 
+use super::answers::Digests;
 use super::digest::Seed;
 use super::store::names;
 use super::sync::{Progress, SyncError, Syncing};
@@ -45,10 +46,23 @@ impl Syncing<'_> {
             return Ok(None); // somebody wrote since: it is a proof of another state
         }
         let Some(seed) = self.seed()? else { return Ok(None) };
-        let ours = self.store.digests(&seed)?;
+        let mut differ = self.differ(&said, &seed)?;
+        if !differ.is_empty() {
+            // A server that was restored from before the owner's first write has drawn another seed since.
+            self.store.forget(names::SEED)?;
+            if let Some(anew) = self.seed()?.filter(|anew| *anew != seed) {
+                differ = self.differ(&said, &anew)?;
+            }
+        }
+        Ok(Some(differ))
+    }
+
+    /// The tables whose digests are not what the device knows gives.
+    fn differ(&self, said: &Digests, seed: &Seed) -> Result<Vec<String>, SyncError> {
+        let ours = self.store.digests(seed)?;
         let differ =
             |(name, digest): &(&String, _)| said.tables.get(*name).is_some_and(|said| said != *digest);
-        Ok(Some(ours.iter().filter(differ).map(|(name, _)| name.clone()).collect()))
+        Ok(ours.iter().filter(differ).map(|(name, _)| name.clone()).collect())
     }
 
     fn seed(&mut self) -> Result<Option<Seed>, SyncError> {

@@ -1,0 +1,153 @@
+//! Whole histories from a seed: owners, devices with clocks of their own, a bad network, crashes, purges,
+//! restores. The real server without its socket, the reference device as its client, under a clock of the test.
+//!
+//! Goal: what `TESTING.md` promises holds after every operation. Method: `ops` draws a history, `world` runs it,
+//! `oracle` and `requests` hold what is there against what was there before. A history that breaks a promise is
+//! made as short as it can be, and printed: put into a file in `fixtures/simulation` it is run for ever after.
+//!
+//! `ROLLCALL_SIM_SEEDS` (how many histories), `ROLLCALL_SIM_OPS` (how long each is), `ROLLCALL_SEED` (run just
+//! this one), `ROLLCALL_SOAK_S` (go on for so long).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod link;
+mod ops;
+mod oracle;
+mod requests;
+mod server;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ops::{Op, history};
+use world::World;
+
+/// In a debug build everything is some ten times slower.
+const SEEDS: u64 = if cfg!(debug_assertions) { 4 } else { 200 };
+const OPS: u64 = if cfg!(debug_assertions) { 400 } else { 5_000 };
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
+}
+
+/// What a run cost.
+#[derive(Default)]
+struct Spent {
+    ops: u64,
+    requests: u64,
+    syncs: u64,
+}
+
+/// Runs a history; where a promise breaks: at which operation, and which.
+fn run(ops: &[Op], thorough: bool) -> Result<Spent, (usize, String)> {
+    let mut world = World::new();
+    world.thorough = thorough;
+    for (at, op) in ops.iter().enumerate() {
+        let done = catch_unwind(AssertUnwindSafe(|| world.run(op)));
+        let done = done.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Err(format!("nothing panics: {}", text.unwrap_or_default()))
+        });
+        done.map_err(|what| (at, format!("{what}\n  at operation {at}: {op:?}")))?;
+    }
+    Ok(Spent { ops: ops.len() as u64, requests: world.requests, syncs: world.syncs })
+}
+
+/// Leaves out whatever the failure does not need.
+fn shrunk(ops: &[Op], failure: (usize, String), until: Instant) -> (Vec<Op>, String) {
+    let kind = |what: &str| what.split(':').next().unwrap_or_default().to_owned();
+    let wanted = kind(&failure.1);
+    let (mut ops, mut what) = (ops[..=failure.0].to_vec(), failure.1);
+    let mut lot = ops.len() / 2;
+    while lot > 0 && Instant::now() < until {
+        let mut at = 0;
+        while at < ops.len() && Instant::now() < until {
+            let mut fewer = ops.clone();
+            fewer.drain(at..(at + lot).min(ops.len()));
+            match run(&fewer, true) {
+                Err((last, told)) if kind(&told) == wanted => {
+                    fewer.truncate(last + 1);
+                    (ops, what) = (fewer, told);
+                }
+                _ => at += lot,
+            }
+        }
+        lot /= 2;
+    }
+    (ops, what)
+}
+
+fn check(ops: &[Op], name: &str) -> Spent {
+    match run(ops, false) {
+        Ok(spent) => spent,
+        Err(failure) => {
+            println!("{name} breaks a promise: {}", failure.1);
+            let until = Instant::now() + Duration::from_secs(number("ROLLCALL_SHRINK_S").unwrap_or(60));
+            let (ops, what) = shrunk(ops, failure, until);
+            panic!("{name}: {what}\n{}", serde_json::to_string(&ops).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_history_keeps_the_promises() {
+    let only = number("ROLLCALL_SEED");
+    let (seeds, length) =
+        (number("ROLLCALL_SIM_SEEDS").unwrap_or(SEEDS), number("ROLLCALL_SIM_OPS").unwrap_or(OPS) as usize);
+    let soak = number("ROLLCALL_SOAK_S").map(Duration::from_secs);
+    let begun = Instant::now();
+    let next = AtomicU64::new(0);
+    let first =
+        only.unwrap_or_else(|| if soak.is_some() { uuid::Uuid::new_v4().as_u64_pair().1 >> 20 } else { 1 });
+    let [total, requests, syncs, runs] = [0; 4].map(AtomicU64::new);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    println!("seeds from {first}, {length} operations each, {threads} threads");
+    std::thread::scope(|scope| {
+        let work = || loop {
+            let number = next.fetch_add(1, Ordering::SeqCst);
+            let more = match (only, soak) {
+                (Some(_), _) => number == 0,
+                (None, Some(soak)) => begun.elapsed() < soak,
+                (None, None) => number < seeds,
+            };
+            if !more {
+                return;
+            }
+            let seed = first + number;
+            let spent = check(&history(seed, length), &format!("ROLLCALL_SEED={seed}"));
+            total.fetch_add(spent.ops, Ordering::SeqCst);
+            requests.fetch_add(spent.requests, Ordering::SeqCst);
+            syncs.fetch_add(spent.syncs, Ordering::SeqCst);
+            runs.fetch_add(1, Ordering::SeqCst);
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            if let Err(panic) = worker.join() {
+                next.store(u64::MAX / 2, Ordering::SeqCst);
+                std::panic::resume_unwind(panic);
+            }
+        }
+    });
+    let [total, requests, syncs, runs] = [total, requests, syncs, runs].map(AtomicU64::into_inner);
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{total} operations of {runs} seeds, {syncs} syncs, {requests} requests, in {seconds:.0} s");
+    assert!(total > 0);
+}
+
+/// Goal: what broke once stays mended. Method: the shrunk histories.
+#[test]
+fn every_history_that_broke_once_holds() {
+    let mut found = 0;
+    for entry in std::fs::read_dir("fixtures/simulation").unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ext| ext == "json") {
+            let ops: Vec<Op> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            check(&ops, &path.display().to_string());
+            found += 1;
+        }
+    }
+    assert!(found > 0, "no histories found: a moved folder must not pass");
+}

@@ -1,0 +1,122 @@
+//! What can happen in a history. An operation names what it is about by small numbers and carries its own seed,
+//! so that any part of a history can be left out and the rest still means the same.
+
+use serde::{Deserialize, Serialize};
+
+/// Numbers from a seed: SplitMix64.
+#[derive(Clone, Debug)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub fn below(&mut self, most: u64) -> u64 {
+        self.next() % most
+    }
+
+    /// Whether something happens that happens so often in a thousand.
+    pub fn often(&mut self, in_thousand: u64) -> bool {
+        self.below(1_000) < in_thousand
+    }
+
+    pub fn among<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len() as u64) as usize]
+    }
+}
+
+/// One thing that happens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    /// A user makes or changes a row.
+    Put { device: usize, table: usize, slot: usize, draw: u64 },
+    /// A user deletes a row.
+    Delete { device: usize, table: usize, slot: usize },
+    /// A device syncs, over a network that is as good as `net` makes it; 0 is a perfect one.
+    Sync { device: usize, manifest: bool, net: u64 },
+    /// The network delivers an old request of a device once more.
+    Again { device: usize, draw: u64 },
+    /// An app without idempotency keys writes, loses the answer and sends the very same.
+    Plain { device: usize, table: usize, slot: usize, draw: u64 },
+    /// A device takes the lock and is not heard of again.
+    Hold { device: usize },
+    /// A device that was paused writes under a lock that another has had since.
+    Stale { device: usize, other: usize, table: usize, slot: usize },
+    /// The owner breaks the lock while a request is inside its transaction.
+    Broken { device: usize, table: usize, slot: usize, draw: u64 },
+    /// A user looks at the conflicts and brings a loser back.
+    Undo { device: usize, draw: u64 },
+    /// Nothing, for so long.
+    Wait { ms: i64 },
+    /// A device's clock is off by so much from now on.
+    Clock { device: usize, ms: i64 },
+    /// An app dies and is started again.
+    DeviceCrash { device: usize },
+    /// The server dies and is started again.
+    ServerCrash,
+    /// So many days later, what is old is forgotten.
+    Purge { days: i64 },
+    /// A copy of the database is made.
+    Backup,
+    /// The copy is put in the database's place.
+    Restore,
+    /// The server gets a schema with more columns and tables.
+    NewSchema,
+    /// Everybody syncs until nothing moves; then all must be equal.
+    Settle,
+}
+
+pub const OWNERS: usize = 3;
+pub const DEVICES: usize = 7;
+pub const TABLES: usize = 6;
+pub const SLOTS: usize = 5;
+
+/// A history of so many operations.
+pub fn history(seed: u64, length: usize) -> Vec<Op> {
+    let mut rng = Rng(seed);
+    let mut ops: Vec<Op> = (0..length).map(|_| draw(&mut rng)).collect();
+    ops.push(Op::Settle);
+    ops
+}
+
+fn draw(rng: &mut Rng) -> Op {
+    let device = rng.below(DEVICES as u64) as usize;
+    let table = rng.below(TABLES as u64) as usize;
+    let slot = rng.below(SLOTS as u64) as usize;
+    let draw = rng.next();
+    match rng.below(2_000) {
+        0..900 => Op::Put { device, table, slot, draw },
+        900..1_060 => Op::Delete { device, table, slot },
+        1_060..1_660 => {
+            let net = if rng.often(600) { 0 } else { draw | 1 };
+            Op::Sync { device, manifest: rng.often(350), net }
+        }
+        1_660..1_720 => Op::Again { device, draw },
+        1_720..1_780 => Op::Plain { device, table, slot, draw },
+        1_780..1_790 => Op::Hold { device },
+        1_790..1_810 => Op::Stale { device, other: (draw % DEVICES as u64) as usize, table, slot },
+        1_810..1_830 => Op::Broken { device, table, slot, draw },
+        1_830..1_850 => Op::Undo { device, draw },
+        1_850..1_930 => {
+            let most = *rng.among(&[5, 1_000, 20_000, 600_000]);
+            Op::Wait { ms: 1 + rng.below(most) as i64 }
+        }
+        1_930..1_965 => {
+            let most = *rng.among(&[3_i64, 1_500, 120_000, 86_400_000]);
+            Op::Clock { device, ms: rng.below(2 * most as u64 + 1) as i64 - most }
+        }
+        1_965..1_980 => Op::DeviceCrash { device },
+        1_980..1_987 => Op::ServerCrash,
+        1_987..1_993 => Op::Purge { days: rng.below(4) as i64 },
+        1_993..1_995 => Op::Backup,
+        1_995..1_996 => Op::Restore,
+        1_996..1_997 => Op::NewSchema,
+        _ => Op::Settle,
+    }
+}

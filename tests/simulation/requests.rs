@@ -1,0 +1,445 @@
+//! What goes over the wire, and what must hold of every answer; requests that no well-made device sends.
+
+use std::collections::BTreeMap;
+
+use rollcall::device::{Answer, Request, answers};
+use rollcall::model::{Precision, RowKey, Stored, Value};
+use rollcall::reconcile::Operation;
+use rollcall::schema::{Policy, Schema, Table, WireValue};
+use serde_json::{Map, Value as Json, json};
+
+use crate::ops::{OWNERS, Rng, SLOTS};
+use crate::oracle::{Check, Id, Named, must, slot_key};
+use crate::world::{TABLES, World, columns};
+
+/// Answers that a device can be given.
+const STATUSES: [u16; 8] = [200, 204, 304, 404, 409, 410, 422, 423];
+
+/// Answered requests of a device that the network may still deliver again.
+const ANSWERED_MAX: usize = 4;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// The columns of a row as a device shows them.
+pub fn shows(table: &Table, row: &Stored) -> Map<String, Json> {
+    let wire = |value: &Value| serde_json::to_value(WireValue { value, precision: Precision::Milliseconds });
+    let values = row.values.iter().flatten();
+    table
+        .columns
+        .iter()
+        .zip(values)
+        .map(|(column, value)| (column.name.clone(), wire(value).unwrap()))
+        .collect()
+}
+
+/// The same of a device's row: it keeps whatever the server told.
+pub fn shown(table: &Table, contents: &Map<String, Json>) -> Map<String, Json> {
+    let of = |name: &String| contents.get(name).cloned().unwrap_or(Json::Null);
+    table.columns.iter().map(|column| (column.name.clone(), of(&column.name))).collect()
+}
+
+impl World {
+    /// Brings a request of a device to the server, and looks at the answer and at what came of it.
+    pub fn serve(&mut self, device: usize, request: &Request) -> Answer {
+        self.requests += 1;
+        let answer = self.server().ask(request);
+        let check = self.check_answer(device, request, &answer).map_err(|what| {
+            let sent = String::from_utf8_lossy(request.body.as_deref().unwrap_or_default());
+            let told = String::from_utf8_lossy(&answer.body);
+            format!(
+                "{what}\n  device {device}: {} /{} {:?} {sent}\n  {} {told}",
+                request.method, request.path, request.headers, answer.status
+            )
+        });
+        self.note(check);
+        let is_once = request.headers.iter().any(|(name, _)| *name == "idempotency-key");
+        if request.path == "synchronise" && answer.status == 200 && is_once {
+            let now = self.now();
+            let answered = &mut self.devices[device].answered;
+            if !answered.iter().any(|(known, ..)| known == request) {
+                answered.push_back((request.clone(), answer.clone(), now));
+                if answered.len() > ANSWERED_MAX {
+                    answered.pop_front();
+                }
+            }
+        }
+        answer
+    }
+
+    fn check_answer(&mut self, device: usize, request: &Request, answer: &Answer) -> Check {
+        let (owner, id) = (self.devices[device].owner, self.devices[device].id);
+        must(STATUSES.contains(&answer.status), || "every answer is one that a device can be given".into())?;
+        for other in (0..OWNERS).filter(|other| *other != owner) {
+            let mark = format!("\"o{other}:");
+            let leaks = answer.body.windows(mark.len()).any(|bytes| bytes == mark.as_bytes());
+            must(!leaks, || format!("no answer holds a byte of another owner: {mark}"))?;
+        }
+        let app = std::sync::Arc::clone(&self.server().app);
+        let (storage, schema) = (&*app.storage, &*app.schema);
+        let body: Json =
+            request.body.as_deref().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
+        let told: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let named = match request.path.as_str() {
+            "synchronise" => named(schema, &body),
+            path if path.ends_with("/restore") => every(schema),
+            _ => Vec::new(),
+        };
+        let shadow = &mut self.shadows[owner];
+        if let Some(fence) = answer.header("sync-lock").and_then(|text| text.parse().ok()) {
+            must(fence >= shadow.fence, || format!("fences rise: {} to {fence}", shadow.fence))?;
+            shadow.fence = fence;
+        }
+        let changed = shadow.after_request(storage, schema, id, &named)?;
+        if request.path == "synchronise" && answer.status == 200 {
+            let replayed = answer.header("idempotency-replayed").is_some();
+            must(!replayed || changed.is_empty(), || "a replay changes nothing".into())?;
+            if !replayed {
+                let noted = check_verdicts(shadow, schema, id, &named, &told, &changed, storage)?;
+                shadow.seen.extend(noted);
+                check_digests(shadow, schema, &told)?;
+            }
+        } else if !request.path.ends_with("/restore") {
+            must(changed.is_empty(), || "whoever is not told of a change has made none".into())?;
+        }
+        if answer.status == 200 && request.path.starts_with("changes") {
+            check_told(shadow, schema, &told)?;
+        }
+        if let Some(changes) = told.get("changes").filter(|_| answer.header("idempotency-replayed").is_none())
+        {
+            check_told(shadow, schema, changes)?;
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, device: usize, method: &'static str, path: &str, body: Option<&Json>) -> Answer {
+        self.ask_with(device, method, path, body, None)
+    }
+
+    fn ask_with(
+        &mut self,
+        device: usize,
+        method: &'static str,
+        path: &str,
+        body: Option<&Json>,
+        fence: Option<&str>,
+    ) -> Answer {
+        let mut headers = vec![("authorization", format!("Bearer {}", self.devices[device].token))];
+        headers.extend(fence.map(|fence| ("sync-lock", fence.to_owned())));
+        let body = body.map(|body| body.to_string().into_bytes());
+        self.serve(device, &Request { method, path: path.into(), headers, body })
+    }
+
+    /// The network delivers once more what was answered before: within a day the answer is the same.
+    pub fn again(&mut self, device: usize, draw: u64) {
+        let answered = &self.devices[device].answered;
+        if answered.is_empty() {
+            return;
+        }
+        let (request, answer, at) = answered[(draw % answered.len() as u64) as usize].clone();
+        let again = self.serve(device, &request);
+        // An answer is kept for a day by the server's clock, which steps with every request.
+        if self.now() - at < DAY_MS - 60_000 {
+            self.note(must((again.status, &again.body) == (200, &answer.body), || {
+                let told = |answer: &Answer| String::from_utf8_lossy(&answer.body).into_owned();
+                format!(
+                    "the same request gets the same answer: {} {}, then {} {}",
+                    answer.status,
+                    told(&answer),
+                    again.status,
+                    told(&again)
+                )
+            }));
+        }
+    }
+
+    /// A row as an app writes it that keeps no copy: on the state that it has last seen, or an older one.
+    fn edit(&mut self, device: usize, table: usize, slot: usize, draw: u64) -> Json {
+        let owner = self.devices[device].owner;
+        let mut rng = Rng(draw);
+        let token = self.token(owner);
+        let mut row = columns(TABLES[table], &mut rng);
+        row.insert("title".into(), json!(token));
+        let declared = self.server().app.schema.table(TABLES[table]).unwrap().clone();
+        row.insert(declared.key.clone(), json!(slot_key(table, slot)));
+        row.insert("last_update".into(), json!(self.device_time(device)));
+        let held = self.shadows[owner].rows.get(&(declared.id, slot_key(table, slot)));
+        let older = if rng.often(300) { rng.below(100_000) as i64 } else { 0 };
+        if let Some(held) = held.filter(|_| rng.often(700)) {
+            let base = held.last_update.shifted(-older).spelt(Precision::Milliseconds).to_string();
+            row.insert("_base".into(), json!(base));
+        }
+        let operation = if rng.often(300) { "add" } else { "update" };
+        json!({ operation: { TABLES[table]: [row] } })
+    }
+
+    /// Writes without an idempotency key, and sends the very same again.
+    pub fn plain(&mut self, device: usize, table: usize, slot: usize, draw: u64) {
+        let body = self.edit(device, table, slot, draw);
+        let first = self.ask(device, "POST", "synchronise", Some(&body));
+        if first.status != 200 {
+            return;
+        }
+        self.advance((draw % 50) as i64);
+        let before = self.shadows[self.devices[device].owner].version;
+        let again = self.ask(device, "POST", "synchronise", Some(&body));
+        let after = self.shadows[self.devices[device].owner].version;
+        self.note(must(before == after, || {
+            let told = |answer: &Answer| String::from_utf8_lossy(&answer.body).into_owned();
+            format!("sent again, nothing more is written: {body}\n  {}\n  {}", told(&first), told(&again))
+        }));
+    }
+
+    /// Takes the lock and is not heard of again; until the lease ends nobody else may write.
+    pub fn hold(&mut self, device: usize) {
+        if self.ask(device, "POST", "lock", None).status != 200 {
+            return;
+        }
+        let owner = self.devices[device].owner;
+        let Some(other) =
+            (0..self.devices.len()).find(|it| *it != device && self.devices[*it].owner == owner)
+        else {
+            return;
+        };
+        let body = self.edit(other, 0, 0, 1);
+        let answer = self.ask(other, "POST", "synchronise", Some(&body));
+        self.note(must(answer.status == 423, || {
+            format!("under another's lease nobody writes: {}", answer.status)
+        }));
+    }
+
+    /// A device was paused while it held the lock, and another has had it since.
+    pub fn stale(&mut self, device: usize, other: usize, table: usize, slot: usize) {
+        let fence = |answer: &Answer| {
+            let told: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+            Some(told["fence"].as_u64()?.to_string())
+        };
+        let taken = self.ask(device, "POST", "lock", None);
+        let (true, Some(fence)) = (taken.status == 200, fence(&taken)) else { return };
+        if other == device || self.devices[other].owner != self.devices[device].owner {
+            return;
+        }
+        self.advance(16_000);
+        let takes = self.ask(other, "POST", "lock", None).status;
+        self.note(must(takes == 200, || format!("a lease that has run out keeps nobody out: {takes}")));
+        self.ask(other, "DELETE", "lock", None);
+        let body = self.edit(device, table, slot, 0);
+        let answer = self.ask_with(device, "POST", "synchronise", Some(&body), Some(&fence));
+        self.note(must(answer.status == 409, || {
+            format!("nobody writes under an old fence: {}", answer.status)
+        }));
+    }
+
+    /// The owner breaks the lock while a request is at work under it.
+    pub fn break_lock(&mut self, device: usize, table: usize, slot: usize, draw: u64) {
+        let body = self.edit(device, table, slot, draw);
+        let (app, owner) =
+            (std::sync::Arc::clone(&self.server().app), self.shadows[self.devices[device].owner].owner);
+        self.server().trap.set(move || app.locks.break_open(owner));
+        let answer = self.ask(device, "POST", "synchronise", Some(&body));
+        let sprang = self.server().trap.sprang();
+        self.note(must(!sprang || answer.status == 409, || {
+            format!("nothing is kept under a lock that was broken: {}", answer.status)
+        }));
+    }
+
+    /// Brings the loser of a conflict back.
+    pub fn undo(&mut self, device: usize, draw: u64) {
+        let answer = self.ask(device, "GET", "conflicts", None);
+        let told: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let ids: Vec<&str> =
+            told["conflicts"].as_array().into_iter().flatten().filter_map(|one| one["id"].as_str()).collect();
+        if !ids.is_empty() {
+            let path = format!("conflicts/{}/restore", ids[(draw % ids.len() as u64) as usize]);
+            self.ask(device, "POST", &path, None);
+        }
+    }
+}
+
+/// The rows that the body of a request changes.
+fn named(schema: &Schema, body: &Json) -> Vec<Named> {
+    let mut all = Vec::new();
+    for (operation, member) in
+        [(Operation::Add, "add"), (Operation::Update, "update"), (Operation::Delete, "delete")]
+    {
+        for (name, items) in body[member].as_object().into_iter().flatten() {
+            let Some(table) = schema.table(name) else { continue };
+            for item in items.as_array().into_iter().flatten() {
+                let time = |member: &str| item[member].as_str().and_then(answers::time);
+                let key = answers::key(item.get(&table.key).unwrap_or(item)).unwrap();
+                all.push(Named {
+                    id: (table.id, key),
+                    operation,
+                    last_update: time("last_update"),
+                    base: time("_base"),
+                    columns: item.as_object().cloned().unwrap_or_default(),
+                });
+            }
+        }
+    }
+    all
+}
+
+/// Every row there can be, as if any of them were named.
+fn every(schema: &Schema) -> Vec<Named> {
+    let slots = schema
+        .tables()
+        .iter()
+        .flat_map(|table| (0..SLOTS).map(|slot| (table.id, slot_key(table.id.index(), slot))));
+    let at = Some(rollcall::model::Timestamp::from_ms(0));
+    slots
+        .map(|id| Named {
+            id,
+            operation: Operation::Update,
+            last_update: at,
+            base: None,
+            columns: Map::new(),
+        })
+        .collect()
+}
+
+/// What a device is told of its rows is what became of them. Gives the titles that are noted in conflicts.
+fn check_verdicts(
+    shadow: &crate::oracle::Shadow,
+    schema: &Schema,
+    device: rollcall::model::DeviceId,
+    named: &[Named],
+    told: &Json,
+    changed: &BTreeMap<Id, Option<Stored>>,
+    storage: &dyn rollcall::storage::Storage,
+) -> Check<Vec<String>> {
+    let mut noted = Vec::new();
+    let mut writes: BTreeMap<Id, bool> = BTreeMap::new();
+    for (operation, member) in
+        [(Operation::Add, "add"), (Operation::Update, "update"), (Operation::Delete, "delete")]
+    {
+        for (name, items) in told[member].as_object().into_iter().flatten() {
+            let table = schema.table(name).ok_or("a verdict is about a declared table")?;
+            for item in items.as_array().into_iter().flatten() {
+                let key = answers::key(&item[&table.key]).ok_or("a verdict names a row")?;
+                let id = (table.id, key);
+                let verdict = item["verdict"].as_str().unwrap_or_default();
+                let wrote = matches!(verdict, "added" | "updated" | "merged" | "deleted");
+                *writes.entry(id).or_default() |= wrote;
+                let row = shadow.rows.get(&id);
+                let at = item["last_update"].as_str().and_then(answers::time);
+                must(at == row.map(|row| row.last_update) || at.is_none(), || {
+                    format!("the time that is told is the row's: {item}, {row:?}")
+                })?;
+                let sent = named.iter().find(|named| named.id == id && named.operation == operation);
+                if let (Some(sent), Some(row), "added" | "updated") = (sent, row, verdict) {
+                    let held = shows(table, row);
+                    for (column, value) in
+                        sent.columns.iter().filter(|(column, _)| table.column(column).is_some())
+                    {
+                        must(held.get(column) == Some(value), || {
+                            format!("what was taken is held: {column} of {item}, {row:?}")
+                        })?;
+                    }
+                }
+                if let Some(shown_row) = item["row"].as_object() {
+                    let held = row.filter(|row| !row.is_tombstone()).ok_or("only a live row is shown")?;
+                    must(shows(table, held) == shown(table, shown_row), || {
+                        format!("the row that is shown is the row that is held: {item}, {held:?}")
+                    })?;
+                }
+                noted.extend(check_conflict(shadow, table, device, sent, item, changed.get(&id), storage)?);
+            }
+        }
+    }
+    for (id, wrote) in &writes {
+        must(*wrote == changed.contains_key(id), || {
+            format!(
+                "a row is written if its verdict says so: {id:?} {wrote}, was {:?}, is {:?}",
+                changed.get(id),
+                shadow.rows.get(id)
+            )
+        })?;
+    }
+    must(
+        writes.len() == named.iter().map(|named| named.id).collect::<std::collections::BTreeSet<_>>().len(),
+        || "every row that was sent has a verdict".into(),
+    )?;
+    Ok(noted)
+}
+
+/// Whoever loses a true conflict is noted. Gives the titles in the note.
+fn check_conflict(
+    shadow: &crate::oracle::Shadow,
+    table: &Table,
+    device: rollcall::model::DeviceId,
+    sent: Option<&Named>,
+    item: &Json,
+    changed: Option<&Option<Stored>>,
+    storage: &dyn rollcall::storage::Storage,
+) -> Check<Vec<String>> {
+    if let Some(noted) = item["conflict"].as_str() {
+        let id = uuid::Uuid::parse_str(noted).map_err(|_| "a conflict has an id".to_owned())?;
+        let known = storage.read(shadow.owner, |txn| txn.conflict(id));
+        let known = known.map_err(|error: rollcall::storage::StorageError| error.to_string())?;
+        let known = known.ok_or_else(|| format!("a conflict that is told is noted: {item}"))?;
+        let title = |side: rollcall::storage::Side| match side.values?.swap_remove(0)? {
+            Value::Text(title) => Some(title),
+            _ => None,
+        };
+        return Ok([known.stored, known.incoming].into_iter().filter_map(title).collect());
+    }
+    let Some(sent) = sent else { return Ok(Vec::new()) };
+    let Some(base) = sent.base else { return Ok(Vec::new()) };
+    let verdict = item["verdict"].as_str().unwrap_or_default();
+    let before = match changed {
+        Some(before) => before.as_ref(),
+        None => shadow.rows.get(&sent.id),
+    };
+    let Some(before) = before.filter(|row| !row.is_tombstone()) else { return Ok(Vec::new()) };
+    let unseen = before.changed_by != device && before.last_update != base;
+    let loses = match verdict {
+        "updated" | "deleted" => true,
+        "kept" => table.policy != Policy::Merge,
+        _ => false,
+    };
+    must(!(unseen && loses), || format!("whoever loses a conflict is noted: {item}, was {before:?}"))?;
+    Ok(Vec::new())
+}
+
+/// The digests in an answer are those of the rows.
+fn check_digests(shadow: &crate::oracle::Shadow, schema: &Schema, told: &Json) -> Check {
+    let digests = &told["digests"];
+    must(digests["as_of"].as_u64() == Some(shadow.version.0), || format!("digests are of now: {digests}"))?;
+    for table in schema.tables() {
+        let count =
+            shadow.rows.iter().filter(|((of, _), row)| *of == table.id && !row.is_tombstone()).count();
+        must(digests["tables"][&table.name]["count"].as_u64() == Some(count as u64), || {
+            format!("digests count the rows: {} {count}, {digests}", table.name)
+        })?;
+    }
+    Ok(())
+}
+
+/// The rows of a feed are as they are.
+fn check_told(shadow: &crate::oracle::Shadow, schema: &Schema, feed: &Json) -> Check {
+    for member in ["add", "update"] {
+        for (name, rows) in feed[member].as_object().into_iter().flatten() {
+            let table = schema.table(name).ok_or("a feed is of declared tables")?;
+            for row in rows.as_array().into_iter().flatten() {
+                let key = answers::key(&row[&table.key]).ok_or("a feed's row has a key")?;
+                let held = shadow.rows.get(&(table.id, key)).filter(|held| !held.is_tombstone());
+                let same = held.zip(row.as_object()).is_some_and(|(held, row)| {
+                    row.get("last_update").and_then(Json::as_str).and_then(answers::time)
+                        == Some(held.last_update)
+                        && shows(table, held) == shown(table, row)
+                });
+                must(same, || format!("a feed tells rows as they are: {row}, {held:?}"))?;
+            }
+        }
+    }
+    for (name, keys) in feed["delete"].as_object().into_iter().flatten() {
+        let table = schema.table(name).ok_or("a feed is of declared tables")?;
+        for key in keys.as_array().into_iter().flatten().filter_map(answers::key) {
+            let held = shadow.rows.get(&(table.id, RowKey(key.0)));
+            must(held.is_none_or(Stored::is_tombstone), || {
+                format!("a feed deletes no live row: {name} {key}")
+            })?;
+        }
+    }
+    Ok(())
+}

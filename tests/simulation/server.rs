@@ -1,0 +1,229 @@
+//! The real server without its socket: routes, phases, rules and storage, under a clock that the test turns.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use parking_lot::Mutex;
+use rollcall::accounts::{Accounts, LocalAccounts, LocalSettings};
+use rollcall::clock::Clock;
+use rollcall::config::Settings;
+use rollcall::device::{Answer, Request};
+use rollcall::http::{App, routes};
+use rollcall::model::{Fence, Owner, Timestamp};
+use rollcall::schema::Schema;
+use rollcall::storage::sqlite::{Connections, Sqlite, backup, restore};
+use rollcall::storage::{AccountStore, OwnerState, ReadWork, Storage, StorageResult, Told, WriteWork};
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+/// Where data lies, and what can befall it. Another engine joins the simulation here.
+pub trait Disk {
+    /// Opens what is there.
+    fn open(&mut self, schema: &Arc<Schema>, now: Timestamp) -> Arc<dyn Storage>;
+    /// The server dies: what it had written stays, and nothing is closed in good order. Called while it runs;
+    /// what `open` gives after it is another server's.
+    fn crash(&mut self);
+    /// Copies everything, beside the running server.
+    fn back_up(&mut self);
+    /// Puts the copy in the place of the data, while no server runs; says whether there was one.
+    fn restore(&mut self, now: Timestamp) -> bool;
+}
+
+/// SQLite, in memory where the system has a file system there.
+pub struct SqliteDisk {
+    dir: TempDir,
+    life: u64,
+    has_copy: bool,
+}
+
+impl SqliteDisk {
+    pub fn new() -> Self {
+        Self { dir: folder(), life: 0, has_copy: false }
+    }
+
+    fn file(&self, life: u64) -> PathBuf {
+        self.dir.path().join(format!("{life}.db"))
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.dir.path().join("copy.db")
+    }
+}
+
+/// A folder in memory if there can be one: nothing here is to outlive the test.
+pub fn folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+impl Disk for SqliteDisk {
+    fn open(&mut self, schema: &Arc<Schema>, now: Timestamp) -> Arc<dyn Storage> {
+        let path = self.file(self.life);
+        let connections = Connections::open(&path, Duration::from_secs(5), 2).unwrap();
+        Arc::new(Sqlite::serve(&path, connections, Arc::clone(schema), now, Arc::default()).unwrap())
+    }
+
+    fn crash(&mut self) {
+        let (old, new) = (self.file(self.life), self.file(self.life + 1));
+        for suffix in ["", "-wal"] {
+            let from = format!("{}{suffix}", old.display());
+            std::fs::copy(from, format!("{}{suffix}", new.display())).unwrap();
+        }
+        self.life += 1;
+    }
+
+    fn back_up(&mut self) {
+        backup(&self.file(self.life), &self.copy(), true, Duration::from_secs(5), &mut |_| true).unwrap();
+        self.has_copy = true;
+    }
+
+    fn restore(&mut self, now: Timestamp) -> bool {
+        if self.has_copy {
+            restore(&self.copy(), &self.file(self.life), true, now, &mut |_| true).unwrap();
+        }
+        self.has_copy
+    }
+}
+
+type Act = Box<dyn FnOnce() + Send>;
+
+/// What happens once inside the next write transaction, after it has begun.
+#[derive(Clone, Default)]
+pub struct Trap(Arc<Mutex<Option<Act>>>);
+
+impl Trap {
+    pub fn set(&self, act: impl FnOnce() + Send + 'static) {
+        *self.0.lock() = Some(Box::new(act));
+    }
+
+    /// Takes the trap away; says whether it had sprung.
+    pub fn sprang(&self) -> bool {
+        self.0.lock().take().is_none()
+    }
+
+    fn spring(&self) {
+        let act = self.0.lock().take();
+        if let Some(act) = act {
+            act();
+        }
+    }
+}
+
+/// An engine with traps.
+struct Trapped {
+    inner: Arc<dyn Storage>,
+    trap: Trap,
+}
+
+impl Storage for Trapped {
+    fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
+        self.inner.run_read(owner, work)
+    }
+
+    fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
+        self.inner.run_write(owner, &mut |txn| {
+            self.trap.spring();
+            work(txn)
+        })
+    }
+
+    fn known_state(&self, owner: Owner) -> Option<OwnerState> {
+        self.inner.known_state(owner)
+    }
+
+    fn on_moved(&self, told: Told) {
+        self.inner.on_moved(told);
+    }
+
+    fn ready(&self) -> StorageResult<()> {
+        self.inner.ready()
+    }
+
+    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        self.inner.owners(after, owners_max)
+    }
+
+    fn accounts(&self) -> Arc<dyn AccountStore> {
+        self.inner.accounts()
+    }
+
+    fn first_fence(&self) -> Fence {
+        self.inner.first_fence()
+    }
+}
+
+type Serve = Box<dyn Fn(http::Request<Full<Bytes>>) -> Answer>;
+
+/// One life of the server.
+pub struct Server {
+    pub app: Arc<App>,
+    pub trap: Trap,
+    serve: Serve,
+}
+
+/// Limits so small that pages and parts come up often.
+pub fn settings() -> Settings {
+    let mut settings = Settings::default();
+    settings.sync.fetch_rows_max = 7;
+    settings.sync.changes_rows_max = 5;
+    settings.sync.tombstone_days = 2;
+    settings.sync.device_days = 5;
+    settings.sync.conflict_days = 2;
+    settings.limits.rows_max = 12;
+    settings.limits.get_keys_max = 8;
+    settings.limits.logins_per_account_per_min = 0;
+    settings.limits.logins_per_address_per_min = 0;
+    settings
+}
+
+pub fn clock(now_ms: &Arc<AtomicI64>) -> Clock {
+    let now_ms = Arc::clone(now_ms);
+    Clock::from_fn(move || Timestamp::from_ms(now_ms.load(Ordering::SeqCst)))
+}
+
+impl Server {
+    pub fn start(disk: &mut dyn Disk, schema: &str, now_ms: &Arc<AtomicI64>) -> Self {
+        let (settings, clock) = (settings(), clock(now_ms));
+        let schema = Arc::new(Schema::parse(schema).unwrap_or_else(|error| panic!("{error}")));
+        let trap = Trap::default();
+        let inner = disk.open(&schema, clock.now());
+        let storage: Arc<dyn Storage> = Arc::new(Trapped { inner, trap: trap.clone() });
+        let local = LocalSettings::new(&settings.auth, &settings.limits);
+        let cheap = argon2::Params::new(8, 1, 1, None).unwrap();
+        let accounts = LocalAccounts::new(storage.accounts(), clock.clone(), local, cheap).unwrap();
+        let accounts = Accounts::Local(Box::new(accounts));
+        let app = App::new(schema, storage, accounts, clock, settings, Arc::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let filter = routes(Arc::clone(&app));
+        let serve = move |request| {
+            runtime.block_on(async {
+                let answer = warp::service(filter.clone()).oneshot(request).await.unwrap();
+                let (head, body) = answer.into_parts();
+                let headers = head
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+                    .collect();
+                let body = body.collect().await.unwrap().to_bytes().to_vec();
+                Answer { status: head.status.as_u16(), headers, body }
+            })
+        };
+        Self { app, trap, serve: Box::new(serve) }
+    }
+
+    pub fn ask(&self, request: &Request) -> Answer {
+        let mut asked = http::Request::builder().method(request.method).uri(format!("/{}", request.path));
+        // Who waits for the lock on the server waits by the real clock; here devices come back themselves.
+        for (name, value) in request.headers.iter().filter(|(name, _)| *name != "prefer") {
+            asked = asked.header(*name, value);
+        }
+        let body = request.body.clone().unwrap_or_default();
+        if request.body.is_some() {
+            asked = asked.header("content-type", "application/json").header("content-length", body.len());
+        }
+        (self.serve)(asked.body(Full::new(Bytes::from(body))).unwrap())
+    }
+}
