@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::model::{DeviceId, RowKey, Stored, Version};
+use crate::broken;
+use crate::model::{DeviceId, RowKey, Stored, Timestamp, Version};
 use crate::reconcile::{Net, net};
 use crate::schema::TableId;
 use crate::storage::{ChangeMark, OwnerState, ReadTxn, StorageResult};
@@ -86,8 +87,11 @@ pub fn run(
     let (mut left, mut bytes_left) = (asked.rows_max.max(1), asked.bytes_max);
     let mut told = feed.told;
     let mut more = false;
+    let seen_until = if broken::is("cursor_by_time") { newest_at(txn, feed.since)? } else { None };
     txn.changes(feed.told, feed.upto, &mut |table, key, row| {
-        let wanted = asked.tables.contains(&table) && feed.but != Some(row.version);
+        let wanted = asked.tables.contains(&table)
+            && feed.but != Some(row.version)
+            && seen_until.is_none_or(|at| row.last_update > at);
         let change = if wanted { net(&row, feed.since, asked.device) } else { None };
         if change.is_some() && left == 0 {
             more = true;
@@ -105,4 +109,15 @@ pub fn run(
         true
     })?;
     Ok(more.then_some(Feed { told, ..feed }))
+}
+
+/// A fault: the time that a cursor by time would stand at.
+fn newest_at(txn: &mut dyn ReadTxn, since: Option<Version>) -> StorageResult<Option<Timestamp>> {
+    let mut newest = None;
+    let from = ChangeMark { version: Version(0), within: None };
+    txn.changes(from, since.unwrap_or(Version(0)), &mut |_, _, row| {
+        newest = newest.max(Some(row.last_update));
+        true
+    })?;
+    Ok(newest)
 }

@@ -10,6 +10,7 @@
 //! [`locks`], [`accounts`]), and how they are served ([`http`], [`cli`]). [`device`] is the other side of the
 //! wire. `ARCHITECTURE.md` follows one sync from socket to disk.
 
+pub mod broken;
 pub mod contract;
 pub mod model;
 pub mod schema;

@@ -78,6 +78,7 @@ fn code_of(path: &str, text: &str) -> Vec<String> {
 fn modules_name_only_what_lies_below_them() {
     let rules: &[(&str, &[&str])] = &[
         ("model", &[]),
+        ("broken", &[]),
         ("config", &[]),
         ("metrics", &[]),
         ("clock", &["model"]),
@@ -153,7 +154,9 @@ fn modules_name_only_what_lies_below_them() {
             continue;
         };
         for module in source.named_after("crate::") {
-            assert!(allowed.contains(&module), "{} names crate::{module}", source.path);
+            // Faults for the tests to find stand where they do harm.
+            let allowed = allowed.contains(&module) || module == "broken";
+            assert!(allowed, "{} names crate::{module}", source.path);
         }
     }
     for (place, _) in rules {

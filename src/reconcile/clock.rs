@@ -1,3 +1,4 @@
+use crate::broken;
 use crate::model::Timestamp;
 
 /// Differences below this are the network's, not the clock's.
@@ -22,6 +23,10 @@ impl Skew {
 
     /// A time that the device read off its clock, in the server's time.
     pub fn correct(self, at: Timestamp) -> Timestamp {
-        if self.offset_ms.abs() < TOLERATED_SKEW_MS { at } else { at.shifted(self.offset_ms) }
+        if self.offset_ms.abs() < TOLERATED_SKEW_MS || broken::is("clock_not_corrected") {
+            at
+        } else {
+            at.shifted(self.offset_ms)
+        }
     }
 }

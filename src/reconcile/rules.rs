@@ -2,6 +2,7 @@ use super::merge::merge;
 use super::{
     Context, Incoming, Operation, Others, Past, Rejection, RejectionCode, Resolution, Settled, Verdict,
 };
+use crate::broken;
 use crate::model::{Stored, Timestamp, Value};
 use crate::schema::{Column, DefaultValue, Policy, Table};
 
@@ -154,6 +155,7 @@ fn settle_against_tombstone(
         (Seen::Earlier, Policy::Client) => true,
         (Seen::Earlier, Policy::Server | Policy::Manual) => false,
         // That the deletion was its own proves nothing: this may be a request from before it, sent once more.
+        _ if broken::is("deletion_forgiven") => true,
         (Seen::Untold | Seen::Own, _) | (Seen::Earlier, Policy::Newest | Policy::Merge) => later,
     };
     // Half a row cannot come back: the other half is gone.
@@ -184,7 +186,7 @@ fn settle_edit(
     if !changes {
         return Settled::Left { verdict: Verdict::Same, echo: unknown_rest, conflict: None };
     }
-    let merges = table.policy == Policy::Merge;
+    let merges = table.policy == Policy::Merge && !broken::is("merge_takes_last");
     let forgotten = merges && seen == Seen::Own && past.is_forgotten(row, incoming, context);
     let theirs = if merges { to_merge_with(row, values, seen, past, forgotten) } else { None };
     let merged = theirs.map(|(theirs, at)| {
@@ -323,8 +325,8 @@ fn capped(at: Timestamp, context: &Context) -> Timestamp {
 fn stamp(told: Option<Timestamp>, replaced: Option<Timestamp>, context: &Context) -> Timestamp {
     let at = capped(told.unwrap_or(context.now), context);
     match replaced {
-        Some(old) => at.max(old.shifted(context.precision.unit_ms())),
-        None => at,
+        Some(old) if !broken::is("time_not_rising") => at.max(old.shifted(context.precision.unit_ms())),
+        _ => at,
     }
 }
 

@@ -14,6 +14,7 @@ use std::ops::ControlFlow;
 
 use uuid::Uuid;
 
+use crate::broken;
 use crate::changes::{self, Expired, Feed};
 use crate::digest::Digest;
 use crate::model::{DeviceId, RowKey, Stored, Timestamp, Value, Version};
@@ -283,7 +284,7 @@ fn write(
 ) -> Result<Version, Refusal> {
     let Some(growth) = rows.growth() else { return Ok(state.version) };
     let after = OwnerState {
-        version: state.version.next(),
+        version: if broken::is("version_stuck") { state.version } else { state.version.next() },
         rows: state.rows.saturating_add_signed(growth.rows),
         bytes: state.bytes.saturating_add_signed(growth.bytes),
         ..state
@@ -302,9 +303,14 @@ fn write(
         txn.put(*table, &rows.to_write(*table, false))?;
     }
     for table in schema.parents_first().iter().rev() {
-        txn.put(*table, &rows.to_write(*table, true))?;
+        if !broken::is("tombstone_forgotten") {
+            txn.put(*table, &rows.to_write(*table, true))?;
+        }
     }
-    let digests = rows.digests(state.seed, txn.digests()?);
+    let digests = match broken::is("digest_not_updated") {
+        true => Vec::new(),
+        false => rows.digests(state.seed, txn.digests()?),
+    };
     txn.advance(after, &digests, terms.now)?;
     Ok(after.version)
 }

@@ -15,6 +15,8 @@ use crate::ops::SLOTS;
 pub type Check<T = ()> = Result<T, String>;
 pub type Id = (TableId, RowKey);
 type Rows = BTreeMap<Id, Stored>;
+/// Of each table: how many rows, and the sum of their digests.
+type Digests = Vec<(u64, u64)>;
 
 pub fn must(holds: bool, what: impl FnOnce() -> String) -> Check {
     if holds { Ok(()) } else { Err(what()) }
@@ -53,7 +55,7 @@ impl Shadow {
     }
 
     /// What is on the server under these keys.
-    fn load(&self, storage: &dyn Storage, ids: &BTreeSet<Id>) -> Check<(OwnerState, Rows, Vec<(u64, u64)>)> {
+    fn load(&self, storage: &dyn Storage, ids: &BTreeSet<Id>) -> Check<(OwnerState, Rows, Digests)> {
         let mut by_table: BTreeMap<TableId, Vec<RowKey>> = BTreeMap::new();
         ids.iter().for_each(|(table, key)| by_table.entry(*table).or_default().push(*key));
         let looked = storage.read(self.owner, |txn| {

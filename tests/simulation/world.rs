@@ -192,7 +192,7 @@ impl World {
         self.act(op);
         let everything = self.thorough
             || matches!(op, Op::ServerCrash | Op::Settle | Op::Undo { .. } | Op::Purge { .. })
-            || self.next_token % 16 == 0;
+            || self.next_token.is_multiple_of(16);
         if everything && self.broken.is_none() {
             let check = self.everything();
             self.note(check);
@@ -261,7 +261,7 @@ impl World {
         let store = device.store.as_mut().unwrap();
         let known = store.get(name, key).unwrap();
         let mut columns = columns(name, &mut Rng(draw));
-        if known.is_none() || draw % 2 == 0 {
+        if known.is_none() || draw.is_multiple_of(2) {
             columns.insert("title".into(), json!(token));
             device.tokens.insert((table, slot), token);
         }

@@ -11,6 +11,7 @@ use super::group::{self, Done, Group};
 use super::known::Known;
 use super::migrate::{self, migrate};
 use super::{OpenError, accounts, statements, values};
+use crate::broken;
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner};
 use crate::storage::accounts::{AccountStore, Device, TokenHash, User};
@@ -51,7 +52,8 @@ impl Connections {
         prepare(&writer, busy_wait).map_err(in_file)?;
         // Both survive in the file or matter to the writer alone. FULL: an acknowledged write is on the disk.
         writer.pragma_update(None, "journal_mode", "WAL").map_err(in_file)?;
-        writer.pragma_update(None, "synchronous", "FULL").map_err(in_file)?;
+        let synchronous = if broken::is("synchronous_normal") { "NORMAL" } else { "FULL" };
+        writer.pragma_update(None, "synchronous", synchronous).map_err(in_file)?;
         writer.pragma_update(None, "cache_size", -WRITER_CACHE_KIB).map_err(in_file)?;
         writer.pragma_update(None, "wal_autocheckpoint", LOG_PAGES).map_err(in_file)?;
         migrate(&mut writer, path)?;

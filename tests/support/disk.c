@@ -1,0 +1,184 @@
+/* Stands between a process and the files of one folder. Preloaded (LD_PRELOAD); POWERCUT_FOLDER is watched.
+ *
+ * Records, if POWERCUT_LOG is set, in order: writes, truncations, syncs, removals. For each event a line
+ * "<op> <offset> <length> <name>\n" and then, of a write, its bytes. One writev an event, appended: others may
+ * append lines of their own, and the order is the order of events. A sync is recorded as it begins and ends.
+ * What goes over mmap is not seen; SQLite does so with its -shm file alone, which is worth nothing after a cut.
+ *
+ * Fails, if POWERCUT_FAULT names a file of five 32-bit numbers that a test writes: how many calls from now (0:
+ * none), with which errno, whether all later ones fail as well, how many have, and which calls count (1: writes,
+ * 2: syncs, 4: reads). */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define FDS 4096
+static char *names[FDS];
+static int log_fd = -1;
+static int watches;
+static const char *folder;
+static volatile int *fault;
+enum { CALLS, ERROR, STAYS, FAILED, COUNTED, NUMBERS };
+enum { WRITES = 1, SYNCS = 2, READS = 4 };
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+
+#define REAL(name) ((__typeof__(&name))real(#name))
+static void *real(const char *name) {
+  void *found = dlsym(RTLD_NEXT, name);
+  if (!found) abort();
+  return found;
+}
+
+__attribute__((constructor)) static void begin(void) {
+  const char *log = getenv("POWERCUT_LOG");
+  const char *faults = getenv("POWERCUT_FAULT");
+  folder = getenv("POWERCUT_FOLDER");
+  if (!folder) return;
+  if (log) log_fd = REAL(open)(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+  if (faults) {
+    int fd = REAL(open)(faults, O_RDWR | O_CLOEXEC);
+    void *shared = mmap(NULL, NUMBERS * sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (fd < 0 || shared == MAP_FAILED) abort();
+    REAL(close)(fd);
+    fault = shared;
+  }
+  watches = 1;
+}
+
+/* Whether this call is one that is to fail. */
+static int fails(int kind) {
+  if (!fault || fault[CALLS] <= 0 || !(fault[COUNTED] & kind)) return 0;
+  if (__sync_sub_and_fetch(&fault[CALLS], 1) > 0) return 0;
+  __sync_add_and_fetch(&fault[FAILED], 1);
+  if (fault[STAYS]) fault[CALLS] = 1;
+  errno = fault[ERROR];
+  return 1;
+}
+
+/* The name within the folder, or NULL. */
+static const char *within(const char *path) {
+  size_t length = folder ? strlen(folder) : 0;
+  if (!watches || !path || strncmp(path, folder, length) || path[length] != '/') return NULL;
+  return path + length + 1;
+}
+
+static void tell(char op, long long offset, const char *name, const void *bytes, size_t length) {
+  if (log_fd < 0) return;
+  char head[512];
+  int head_length = snprintf(head, sizeof head, "%c %lld %zu %s\n", op, offset, length, name);
+  struct iovec parts[2] = {{head, (size_t)head_length}, {(void *)bytes, length}};
+  if (REAL(writev)(log_fd, parts, length ? 2 : 1) != (ssize_t)(head_length + length)) abort();
+}
+
+static void opened(int fd, const char *path, int flags) {
+  const char *name = within(path);
+  if (fd < 0 || fd >= FDS || !name) return;
+  pthread_mutex_lock(&turn);
+  free(names[fd]);
+  names[fd] = strdup(name);
+  if (flags & O_TRUNC) tell('t', 0, name, NULL, 0);
+  pthread_mutex_unlock(&turn);
+}
+
+static const char *of(int fd) { return fd >= 0 && fd < FDS && watches ? names[fd] : NULL; }
+
+#define OPEN(name)                                     \
+  int name(const char *path, int flags, ...) {         \
+    va_list more;                                      \
+    va_start(more, flags);                             \
+    mode_t mode = flags & O_CREAT ? va_arg(more, int) : 0; \
+    va_end(more);                                      \
+    int fd = REAL(name)(path, flags, mode);            \
+    opened(fd, path, flags);                           \
+    return fd;                                         \
+  }
+OPEN(open)
+OPEN(open64)
+
+#define OPENAT(name)                                   \
+  int name(int at, const char *path, int flags, ...) { \
+    va_list more;                                      \
+    va_start(more, flags);                             \
+    mode_t mode = flags & O_CREAT ? va_arg(more, int) : 0; \
+    va_end(more);                                      \
+    int fd = REAL(name)(at, path, flags, mode);        \
+    opened(fd, path, flags);                           \
+    return fd;                                         \
+  }
+OPENAT(openat)
+OPENAT(openat64)
+
+int close(int fd) {
+  if (of(fd)) {
+    pthread_mutex_lock(&turn);
+    free(names[fd]);
+    names[fd] = NULL;
+    pthread_mutex_unlock(&turn);
+  }
+  return REAL(close)(fd);
+}
+
+/* An event and its record are one step, or two threads' could be told in the wrong order. */
+#define STEP(fd, call, op, offset, bytes, length)       \
+  if (!of(fd)) return call;                             \
+  if (fails(WRITES)) return -1;                         \
+  pthread_mutex_lock(&turn);                            \
+  ssize_t done = call;                                  \
+  if (done >= 0) tell(op, offset, names[fd], bytes, length); \
+  pthread_mutex_unlock(&turn);                          \
+  return done;
+
+ssize_t pwrite(int fd, const void *bytes, size_t length, off_t at) {
+  STEP(fd, REAL(pwrite)(fd, bytes, length, at), 'w', (long long)at, bytes, (size_t)done)
+}
+ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at) {
+  STEP(fd, REAL(pwrite64)(fd, bytes, length, at), 'w', (long long)at, bytes, (size_t)done)
+}
+ssize_t write(int fd, const void *bytes, size_t length) {
+  STEP(fd, REAL(write)(fd, bytes, length), 'w', (long long)(lseek(fd, 0, SEEK_CUR) - done), bytes, (size_t)done)
+}
+int ftruncate(int fd, off_t length) { STEP(fd, REAL(ftruncate)(fd, length), 't', (long long)length, NULL, 0) }
+int ftruncate64(int fd, off64_t length) { STEP(fd, REAL(ftruncate64)(fd, length), 't', (long long)length, NULL, 0) }
+
+/* Other threads may write while a sync goes on: only what was there before it counts as synced. */
+#define SYNC(name)                                      \
+  int name(int fd) {                                    \
+    if (!of(fd)) return REAL(name)(fd);                 \
+    if (fails(SYNCS)) return -1;                        \
+    pthread_mutex_lock(&turn);                          \
+    tell('b', 0, names[fd], NULL, 0);                   \
+    pthread_mutex_unlock(&turn);                        \
+    int done = REAL(name)(fd);                          \
+    pthread_mutex_lock(&turn);                          \
+    if (done == 0 && names[fd]) tell('s', 0, names[fd], NULL, 0); \
+    pthread_mutex_unlock(&turn);                        \
+    return done;                                        \
+  }
+SYNC(fsync)
+SYNC(fdatasync)
+
+int unlink(const char *path) {
+  int done = REAL(unlink)(path);
+  if (done == 0 && within(path)) tell('u', 0, within(path), NULL, 0);
+  return done;
+}
+
+ssize_t pread(int fd, void *bytes, size_t length, off_t at) {
+  if (of(fd) && fails(READS)) return -1;
+  return REAL(pread)(fd, bytes, length, at);
+}
+ssize_t pread64(int fd, void *bytes, size_t length, off64_t at) {
+  if (of(fd) && fails(READS)) return -1;
+  return REAL(pread64)(fd, bytes, length, at);
+}
