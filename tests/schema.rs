@@ -92,6 +92,10 @@ fn schema(path: &Path, text: &str) -> Schema {
     Schema::parse(text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+fn apply(conn: &Connection, schema: &Schema) {
+    tables::apply(&tables::plan(conn, schema).unwrap(), conn, now()).unwrap();
+}
+
 /// Goal: a schema that changes is followed without losing anything, or refused with every difference.
 /// Method: the old schema makes the tables, SQL fills them, the new one is planned and carried out.
 #[test]
@@ -101,7 +105,7 @@ fn every_change_of_a_schema_ends_as_its_file_says() {
     for (path, text) in &cases {
         let conn = database();
         for old in ["old", "between"].into_iter().filter_map(|name| part(text, name)) {
-            tables::plan(&conn, &schema(path, old)).unwrap().apply(&conn, now()).unwrap();
+            apply(&conn, &schema(path, old));
         }
         conn.execute_batch(part(text, "sql").unwrap_or_default())
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -114,7 +118,7 @@ fn every_change_of_a_schema_ends_as_its_file_says() {
             wrong.push_str(&format!("{}\n== plan\n{told}", path.display()));
         }
         assert_eq!(dump(&conn), before, "{}: planning changed something", path.display());
-        let applied = plan.apply(&conn, now());
+        let applied = tables::apply(&plan, &conn, now());
         if !plan.refusals().is_empty() {
             assert!(applied.is_err(), "{}", path.display());
             assert_eq!(dump(&conn), before, "{}: a refused plan changed something", path.display());
@@ -151,15 +155,15 @@ fn a_second_start_plans_nothing() {
     // Inside the caller's transaction, which may still undo it all.
     let before = dump(&conn);
     conn.execute_batch("BEGIN IMMEDIATE").unwrap();
-    plan.apply(&conn, now()).unwrap();
+    tables::apply(&plan, &conn, now()).unwrap();
     assert!(!conn.is_autocommit());
     conn.execute_batch("ROLLBACK").unwrap();
     assert_eq!(dump(&conn), before);
-    plan.apply(&conn, now()).unwrap();
+    tables::apply(&plan, &conn, now()).unwrap();
     let after = dump(&conn);
     let again = tables::plan(&conn, &schema).unwrap();
     assert!(again.is_empty(), "{:?}", again.describe());
-    again.apply(&conn, now()).unwrap();
+    tables::apply(&again, &conn, now()).unwrap();
     assert_eq!(dump(&conn), after);
 }
 
@@ -169,7 +173,7 @@ fn the_owner_leads_every_key() {
     let text = "[table.lists]\nkey = \"id\"\n[table.todo]\nkey = \"id\"\n\
                 columns.list = { type = \"uuid\", references = \"lists\" }";
     let conn = database();
-    tables::plan(&conn, &schema(Path::new("todo"), text)).unwrap().apply(&conn, now()).unwrap();
+    apply(&conn, &schema(Path::new("todo"), text));
     conn.execute_batch(
         "INSERT INTO lists (_owner, id) VALUES (1, x'01'), (2, x'01'), (1, x'02');
          INSERT INTO todo (_owner, id, list) VALUES (1, x'aa', x'02');",

@@ -294,7 +294,7 @@ fn sql_is_built_where_names_are_quoted() {
         "storage/sqlite/ddl.rs",
         "storage/sqlite/statements.rs",
         "storage/sqlite/tables.rs",
-        "storage/sqlite/held.rs",
+        "storage/plan.rs",
     ];
     for source in sources() {
         for line in &source.code {

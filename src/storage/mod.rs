@@ -12,6 +12,7 @@
 
 pub mod accounts;
 pub mod census;
+pub mod plan;
 pub mod records;
 pub mod sqlite;
 

@@ -2,11 +2,7 @@
 
 use crate::model::{Precision, Timestamp, Value};
 use crate::schema::{Column, ColumnType, DefaultValue, Schema, Table};
-
-/// A name as SQL takes it, whatever it holds.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
+use crate::storage::plan::quoted;
 
 /// A column with its SQL type. No `NOT NULL`: the server sees to `required`, which may be taken back.
 pub(super) fn column(name: &str, kind: ColumnType) -> String {

@@ -8,7 +8,6 @@ mod census;
 mod connections;
 mod ddl;
 mod group;
-mod held;
 mod known;
 mod migrate;
 mod purge;
@@ -33,6 +32,7 @@ use super::{
 use crate::metrics::Metrics;
 use crate::model::{Fence, Owner, Timestamp};
 use crate::schema::Schema;
+use crate::storage::plan::Plan;
 use group::Done;
 use statements::Statements;
 use txn::Txn;
@@ -161,7 +161,7 @@ impl Sqlite {
 impl Sqlite {
     /// What a server would make, add or refuse in the file. Nothing is changed: a file that is not there counts
     /// as an empty one.
-    pub fn compare(path: &Path, schema: &Schema, busy_wait: Duration) -> Result<tables::Plan, OpenError> {
+    pub fn compare(path: &Path, schema: &Schema, busy_wait: Duration) -> Result<Plan, OpenError> {
         let in_file = |error| OpenError::of(path, &error);
         let conn = if path.exists() {
             Connections::look(path, busy_wait)?
@@ -245,7 +245,7 @@ fn prepare(
         return Err(OpenError::SchemaMismatch(plan.refusals().to_vec()));
     }
     let numbered = || {
-        plan.apply(&transaction, now)?;
+        tables::apply(&plan, &transaction, now)?;
         let ids = schema.tables().iter().map(|table| table_id(&transaction, &table.name));
         let ids = ids.collect::<rusqlite::Result<_>>()?;
         let start: i64 = transaction.query_row(

@@ -1,9 +1,9 @@
 //! The statements that depend on the schema, written out once at start. Names come from the schema
 //! alone, never from a request; values are always bound.
 
-use super::ddl::quoted;
 use crate::broken;
 use crate::schema::{Column, Schema, Table, TableId};
+use crate::storage::plan::quoted;
 
 /// Every statement over application tables, by table.
 pub(super) struct Statements {
@@ -238,7 +238,8 @@ mod tests {
         let schema = schema.unwrap_or_else(|error| panic!("{error}"));
         let mut conn = Connection::open_in_memory().unwrap();
         migrate(&mut conn, std::path::Path::new("memory")).unwrap();
-        tables::plan(&conn, &schema).unwrap().apply(&conn, Timestamp::from_ms(0)).unwrap();
+        let plan = tables::plan(&conn, &schema).unwrap();
+        tables::apply(&plan, &conn, Timestamp::from_ms(0)).unwrap();
 
         let mut hot: Vec<String> =
             [OWNER, ADD_OWNER, ADVANCE_OWNER, DEVICE, ADD_DEVICE, MANIFEST, PUT_ENTRY, EPOCH, DIGESTS]
