@@ -1,8 +1,12 @@
 //! The contract of `src/storage/mod.rs`, on every engine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/engine.rs"]
+mod engine;
+#[path = "support/pg.rs"]
+mod pg;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -10,12 +14,10 @@ use std::time::Duration;
 use rollcall::model::{DeviceId, Life, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::accounts::{Device, User};
-use rollcall::storage::sqlite::{Connections, OpenError, Sqlite};
-use rollcall::storage::{
-    AccountStore, Forgetful, Outcome, OwnerState, ReadTxn, Storage, StorageError, WriteTxn,
-};
-use tempfile::TempDir;
+use rollcall::storage::{Leases, Outcome, OwnerState, ReadTxn, Storage, StorageError, WriteTxn};
 use uuid::Uuid;
+
+use engine::{Engine, Store};
 
 #[path = "storage/census.rs"]
 mod census;
@@ -54,62 +56,34 @@ bytes = "blob"
 /// Long enough for a turn on a busy machine.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
-/// One engine, and how to start it over a folder. PostgreSQL joins here.
-#[derive(Clone, Copy)]
-struct Engine {
-    name: &'static str,
-    start: fn(&Path) -> Result<Arc<dyn Storage>, String>,
-    accounts_beside: fn(&Path) -> Arc<dyn AccountStore>,
-    forgetful_beside: fn(&Path) -> Arc<dyn Forgetful>,
-}
-
-fn sqlite_connections(dir: &Path) -> Connections {
-    Connections::open(&dir.join("app.db"), BUSY_WAIT, 4).unwrap()
-}
-
-fn start_sqlite(dir: &Path) -> Result<Arc<dyn Storage>, String> {
-    let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
-    match Sqlite::serve(
-        &dir.join("app.db"),
-        sqlite_connections(dir),
-        schema,
-        Timestamp::from_ms(0),
-        Arc::default(),
-    ) {
-        Ok(storage) => Ok(Arc::new(storage)),
-        Err(error @ OpenError::Served(_)) => Err(error.to_string()),
-        Err(other) => panic!("{other}"),
-    }
-}
-
-fn engines() -> Vec<Engine> {
-    vec![Engine {
-        name: "sqlite",
-        start: start_sqlite,
-        accounts_beside: |dir| Arc::new(sqlite_connections(dir)),
-        forgetful_beside: |dir| Arc::new(sqlite_connections(dir)),
-    }]
-}
-
 /// Runs a case on each engine; a failure names the engine.
 fn on_every_engine(case: impl Fn(&Ground)) {
-    let engines = engines();
-    assert!(!engines.is_empty());
-    for engine in engines {
-        let dir = tempfile::tempdir().unwrap();
-        let storage = (engine.start)(dir.path()).unwrap();
-        let ground = Ground { engine, dir, storage, schema: Schema::parse(SCHEMA).unwrap() };
+    for engine in Engine::all() {
+        let store = Store::of(engine);
+        let storage = start(&store).unwrap();
+        let ground = Ground { store, storage, schema: Schema::parse(SCHEMA).unwrap() };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| case(&ground))) {
-            eprintln!("on the engine {}", engine.name);
+            eprintln!("on the engine {}", engine.name());
             std::panic::resume_unwind(panic);
         }
     }
 }
 
+fn start(store: &Store) -> Result<Arc<dyn Storage>, String> {
+    let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
+    store.serve(&schema, BUSY_WAIT, Timestamp::from_ms(0), Arc::default())
+}
+
+fn first_fence(storage: &dyn Storage) -> Option<u64> {
+    match storage.leases() {
+        Leases::InMemory(fence) => Some(fence.0),
+        Leases::Shared(_) => None,
+    }
+}
+
 struct Ground {
-    engine: Engine,
-    dir: TempDir,
     storage: Arc<dyn Storage>,
+    store: Store,
     schema: Schema,
 }
 
@@ -628,12 +602,12 @@ fn a_row_comes_back_as_it_was_put() {
 fn a_restart_keeps_all_and_repeats_no_fence() {
     on_every_engine(|ground| {
         let state = OwnerState { version: Version(7), horizon: Version(3), rows: 1, bytes: 12, seed: None };
-        let dir = tempfile::tempdir().unwrap();
+        let store = Store::of(ground.store.engine);
         let (mut fences, mut seeds) = (Vec::new(), Vec::new());
-        for start in 0..4 {
-            let storage = (ground.engine.start)(dir.path()).unwrap();
-            fences.push(storage.first_fence().0);
-            if start == 0 {
+        for started in 0..4 {
+            let storage = start(&store).unwrap();
+            fences.extend(first_fence(&*storage));
+            if started == 0 {
                 storage.write(owner(1), |txn| txn.advance(state, &[], Timestamp::from_ms(0))).unwrap();
             }
             let held = storage.read(owner(1), |txn| Ok::<_, StorageError>(txn.state())).unwrap();
@@ -649,17 +623,20 @@ fn a_restart_keeps_all_and_repeats_no_fence() {
 #[test]
 fn a_second_server_on_the_same_data_is_refused() {
     on_every_engine(|ground| {
-        let refused = (ground.engine.start)(ground.dir.path()).err();
+        if ground.store.engine == Engine::Postgres {
+            return start(&ground.store).map(drop).expect("servers may share a database");
+        }
+        let refused = start(&ground.store).err();
         assert!(refused.as_deref().is_some_and(|text| text.contains("another server")), "{refused:?}");
         ground.write(owner(1), &[(1, "goes on")]);
         // It was refused before it changed anything: the fences of the first stay its own.
-        let dir = tempfile::tempdir().unwrap();
-        let first = (ground.engine.start)(dir.path()).unwrap();
-        let fence = first.first_fence();
-        assert!((ground.engine.start)(dir.path()).is_err());
+        let store = Store::of(Engine::Sqlite);
+        let first = start(&store).unwrap();
+        let fence = first_fence(&*first).unwrap();
+        assert!(start(&store).is_err());
         drop(first);
-        let second = (ground.engine.start)(dir.path()).unwrap();
-        let apart = second.first_fence().0 - fence.0;
+        let second = start(&store).unwrap();
+        let apart = first_fence(&*second).unwrap() - fence;
         assert!((1 << 20..1 << 26).contains(&apart), "as far as the seconds between the two starts: {apart}");
     });
 }
@@ -667,7 +644,7 @@ fn a_second_server_on_the_same_data_is_refused() {
 #[test]
 fn accounts_can_be_kept_beside_a_running_server() {
     on_every_engine(|ground| {
-        let beside = (ground.engine.accounts_beside)(ground.dir.path());
+        let beside = ground.store.accounts(BUSY_WAIT);
         let served = ground.storage.accounts();
         let user = |n: u128, email: &str| User {
             id: Uuid::from_u128(n),

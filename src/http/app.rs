@@ -11,12 +11,12 @@ use crate::contract;
 use crate::http::ready::Ready;
 use crate::http::stream::Readers;
 use crate::http::{ApiError, BadSetting, Bounds, Console, Draining, Events};
-use crate::locks::LocalLocks;
+use crate::locks::{LocalLocks, Locks, SharedLocks};
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner, Timestamp};
 use crate::purge::Acks;
 use crate::schema::Schema;
-use crate::storage::Storage;
+use crate::storage::{Leases, Storage};
 use crate::synchronise::Terms;
 
 /// Everything that a request may need.
@@ -26,7 +26,7 @@ pub struct App {
     /// Where rows are kept.
     pub storage: Arc<dyn Storage>,
     /// Who reconciles now.
-    pub locks: Arc<LocalLocks>,
+    pub locks: Arc<dyn Locks>,
     /// Up to where devices have seen everything.
     pub acks: Acks,
     /// Who is asking.
@@ -115,7 +115,11 @@ impl App {
         settings: Settings,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, BadSetting> {
-        let locks = LocalLocks::new(storage.first_fence(), settings.sync.lease_ms, clock.clone());
+        let lease_ms = settings.sync.lease_ms;
+        let locks: Arc<dyn Locks> = match storage.leases() {
+            Leases::InMemory(first_fence) => LocalLocks::new(first_fence, lease_ms, clock.clone()),
+            Leases::Shared(store) => SharedLocks::new(store, lease_ms),
+        };
         let bounds = Arc::new(Bounds::from_settings(&settings)?);
         let draining = Draining::default();
         let acks = Acks::default();

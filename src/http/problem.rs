@@ -94,6 +94,8 @@ pub enum BodyFault {
 pub enum Unavailable {
     /// The writer's queue is full, or stayed busy.
     Busy,
+    /// The connection to the database broke at the very end, and nobody knows whether the work was kept.
+    OutcomeUnknown,
     /// The disk is full: reads go on.
     StorageFull,
     /// The request took longer than `request_s`.
@@ -150,6 +152,7 @@ codes! {
     Self::HeaderTooLarge { .. } => REQUEST_HEADER_FIELDS_TOO_LARGE "header_too_large",
     Self::Internal(_) => INTERNAL_SERVER_ERROR "internal",
     Self::Unavailable { code: Unavailable::Busy, .. } => SERVICE_UNAVAILABLE "busy",
+    Self::Unavailable { code: Unavailable::OutcomeUnknown, .. } => SERVICE_UNAVAILABLE "outcome_unknown",
     Self::Unavailable { code: Unavailable::StorageFull, .. } => SERVICE_UNAVAILABLE "storage_full",
     Self::Unavailable { code: Unavailable::Timeout, .. } => SERVICE_UNAVAILABLE "timeout",
     Self::Unavailable { code: Unavailable::ShuttingDown, .. } => SERVICE_UNAVAILABLE "shutting_down",
@@ -242,6 +245,12 @@ impl From<StorageError> for ApiError {
             StorageError::Busy => Self::Unavailable {
                 code: Unavailable::Busy,
                 reason: "The database is busy.",
+                retry_after_s: 1,
+            },
+            StorageError::OutcomeUnknown => Self::Unavailable {
+                code: Unavailable::OutcomeUnknown,
+                reason: "The connection to the database broke, and whether the request was carried out is not \
+                         known. Send it again: what it wrote already is then the same.",
                 retry_after_s: 1,
             },
             StorageError::QueueFull => Self::Unavailable {

@@ -3,11 +3,12 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::{Lease, LockError, Told};
+use super::{Lease, LockError, LockResult, Locks, Told, Work};
 use crate::accounts::Caller;
 use crate::broken;
 use crate::clock::Clock;
 use crate::model::{Fence, Owner, Timestamp};
+use crate::storage::LeaseState;
 
 /// The locks of a server that has its database to itself: kept in memory.
 ///
@@ -77,12 +78,6 @@ impl LocalLocks {
         Arc::new(Self { clock, lease_ms, state: Mutex::new(state), told: OnceLock::new() })
     }
 
-    /// `told` hears of every lock that changes hands, in order. It is called under the locks' own mutex: it must be
-    /// quick and not call back. Only the first one is ever told.
-    pub fn on_changed(&self, told: Told) {
-        let _ = self.told.set(told);
-    }
-
     /// Changes an owner's lock, and tells who holds it if that is another one now.
     fn change<T>(&self, owner: Owner, now: Timestamp, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
@@ -95,36 +90,34 @@ impl LocalLocks {
         }
         changed
     }
+}
 
-    /// Takes the lock, or renews it for the device that has it.
-    ///
-    /// - `fence`: the lease that the device means to go on under; without it any will do.
-    /// - Errors: [`LockError::Busy`] with the holder; [`LockError::Lost`] if `fence` is not the newest.
-    pub fn take(&self, caller: &Caller, fence: Option<Fence>) -> Result<Lease, LockError> {
-        let now = self.clock.now();
-        self.change(caller.owner, now, |state| {
-            state.take(caller, fence, now, self.lease_ms).map(|entry| entry.lease.clone())
-        })
+impl Locks for LocalLocks {
+    fn wait(&self) -> bool {
+        false
     }
 
-    /// Takes the lock for a request that works until the [`Work`] is dropped.
-    ///
-    /// Dropping it, wherever that happens, lets others in once the lease has ended.
-    pub fn work(self: &Arc<Self>, caller: &Caller, fence: Option<Fence>) -> Result<Work, LockError> {
+    /// It is told in order, under the locks' own mutex.
+    fn on_changed(&self, told: Told) {
+        let _ = self.told.set(told);
+    }
+
+    fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>> {
         let now = self.clock.now();
-        self.change(caller.owner, now, |state| {
+        let (lease, had) = self.change(caller.owner, now, |state| {
             let had = state.owners.get(&caller.owner).is_some_and(|entry| entry.is_newest_of(caller));
             let entry = state.take(caller, fence, now, self.lease_ms)?;
             entry.at_work += 1;
-            Ok(Work { locks: Arc::clone(self), caller: caller.clone(), lease: entry.lease.clone(), had })
-        })
+            Ok::<_, LockError>((entry.lease.clone(), had))
+        })?;
+        Ok(Box::new(LocalWork { locks: self, caller: caller.clone(), lease, had }))
     }
 
-    /// Renews the lease of its holder; of anyone else it says nothing and changes nothing.
-    ///
-    /// A lease that ran out stays so: a device that merely looks on every few seconds would else keep all
-    /// others out, long after its sync broke off.
-    pub fn renew(&self, caller: &Caller) {
+    fn enter(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>> {
+        self.take(caller, fence)
+    }
+
+    fn renew(&self, caller: &Caller) -> LockResult<()> {
         let now = self.clock.now();
         if let Some(entry) = self.state.lock().owners.get_mut(&caller.owner)
             && entry.is_newest_of(caller)
@@ -132,24 +125,22 @@ impl LocalLocks {
         {
             entry.lease.until = now.shifted(self.lease_ms);
         }
+        Ok(())
     }
 
-    /// Who holds the lock now.
-    pub fn holder(&self, owner: Owner) -> Option<Lease> {
+    fn holder(&self, owner: Owner) -> LockResult<Option<Lease>> {
         let now = self.clock.now();
-        self.state.lock().held(owner, now).cloned()
+        Ok(self.state.lock().held(owner, now).cloned())
     }
 
-    /// Locks that are held now, in no order, at most `locks_max`.
-    pub fn held_now(&self, locks_max: usize) -> Vec<(Owner, Lease)> {
+    fn held_now(&self, locks_max: usize) -> LockResult<Vec<(Owner, Lease)>> {
         let now = self.clock.now();
         let state = self.state.lock();
         let held = state.owners.iter().filter(|(_, entry)| entry.is_held(now));
-        held.take(locks_max).map(|(owner, entry)| (*owner, entry.lease.clone())).collect()
+        Ok(held.take(locks_max).map(|(owner, entry)| (*owner, entry.lease.clone())).collect())
     }
 
-    /// Gives the lock back; a caller that does not hold it loses nothing.
-    pub fn give_back(&self, caller: &Caller) {
+    fn give_back(&self, caller: &Caller) -> LockResult<()> {
         self.change(caller.owner, self.clock.now(), |state| {
             if let Some(entry) = state.owners.get_mut(&caller.owner)
                 && entry.is_newest_of(caller)
@@ -157,15 +148,16 @@ impl LocalLocks {
                 entry.ended = Some(Ended::GivenBack);
             }
         });
+        Ok(())
     }
 
-    /// Ends the lease of whoever holds the lock. What its holder is writing is not kept.
-    pub fn break_open(&self, owner: Owner) {
+    fn break_open(&self, owner: Owner) -> LockResult<()> {
         self.change(owner, self.clock.now(), |state| {
             if let Some(entry) = state.owners.get_mut(&owner) {
                 entry.ended = Some(Ended::Broken);
             }
         });
+        Ok(())
     }
 }
 
@@ -234,30 +226,24 @@ impl State {
     }
 }
 
-/// A request at work under the lock.
-pub struct Work {
+struct LocalWork {
     locks: Arc<LocalLocks>,
     caller: Caller,
     lease: Lease,
     had: bool,
 }
 
-impl Work {
-    /// The lease that the work is done under.
-    pub fn lease(&self) -> &Lease {
-        &self.lease
+impl Work for LocalWork {
+    fn lease(&self) -> Option<&Lease> {
+        Some(&self.lease)
     }
 
-    /// Whether the device had the lock before this request.
-    pub fn had_lock(&self) -> bool {
+    fn had_lock(&self) -> bool {
         self.had
     }
 
-    /// Asked as the last step before a write is kept: whether the fence is still the owner's newest.
-    ///
-    /// Errors: [`LockError::Lost`] if the lease was broken meanwhile. It cannot have been taken over: while
-    /// work goes on nobody else is given the lock.
-    pub fn confirm(&self) -> Result<(), LockError> {
+    /// The lease cannot have been taken over: while work goes on nobody else is given the lock.
+    fn confirm(&self, _: Option<&LeaseState>) -> LockResult<()> {
         let state = self.locks.state.lock();
         match state.owners.get(&self.caller.owner) {
             Some(entry) if entry.lease.fence == self.lease.fence && entry.ended != Some(Ended::Broken) => {
@@ -268,13 +254,12 @@ impl Work {
         }
     }
 
-    /// Gives the lock back as the work ends.
-    pub fn give_back(&self) {
-        self.locks.give_back(&self.caller);
+    fn end(&self, keeps_lock: bool) -> LockResult<()> {
+        if keeps_lock { Ok(()) } else { self.locks.give_back(&self.caller) }
     }
 }
 
-impl Drop for Work {
+impl Drop for LocalWork {
     fn drop(&mut self) {
         let now = self.locks.clock.now();
         self.locks.change(self.caller.owner, now, |state| {

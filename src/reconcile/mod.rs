@@ -141,6 +141,20 @@ pub enum Resolution {
     Merged,
 }
 
+impl Resolution {
+    /// Every resolution.
+    pub const ALL: [Self; 3] = [Self::Kept, Self::Overwritten, Self::Merged];
+
+    /// As the wire spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Overwritten => "overwritten",
+            Self::Merged => "merged",
+        }
+    }
+}
+
 /// Which rule of the schema a row breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {

@@ -12,20 +12,25 @@
 
 pub mod accounts;
 pub mod census;
+pub mod leases;
 pub mod plan;
+pub mod postgres;
 pub mod records;
 pub mod sqlite;
+
+mod ledger;
 
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::digest::{Digest, Seed};
-use crate::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Timestamp, Version};
+use crate::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Version};
 use crate::schema::TableId;
 
 pub use accounts::AccountStore;
 pub use census::Census;
+pub use leases::{LeaseState, LeaseStore, LeaseTold, Leases};
 pub use records::{Conflict, GivenAnswer, Side};
 
 /// What a storage call ends in.
@@ -34,12 +39,15 @@ pub type StorageResult<T> = Result<T, StorageError>;
 /// Why storage could not do its work. An outcome that the protocol expects is no error.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// Another writer held the engine for longer than `busy_wait_ms`.
+    /// Another writer held the engine for longer than `busy_wait_ms`, or the database could not be reached.
     #[error("the database stayed busy")]
     Busy,
     /// As many writers wait already as may.
     #[error("too many wait to write")]
     QueueFull,
+    /// The connection broke as the work was about to be made durable, and nobody can tell any more whether it was.
+    #[error("the connection to the database broke, and what became of the work is not known")]
+    OutcomeUnknown,
     /// The disk, or the database's own limit, is full.
     #[error("the database is full: {0}")]
     Full(String),
@@ -131,6 +139,12 @@ pub trait ReadTxn {
 
 /// One owner's rows, held alone until the work ends.
 pub trait WriteTxn: ReadTxn {
+    /// The owner's lease as the transaction began with it, and as it stays until the transaction ends; `None`
+    /// where the engine keeps no leases.
+    fn lease(&self) -> Option<&LeaseState> {
+        None
+    }
+
     /// Writes rows and tombstones in place of what was held. A key comes at most once.
     ///
     /// The caller orders its calls: live rows with parents before their children, then tombstones with
@@ -281,8 +295,10 @@ pub trait Storage: Send + Sync {
 
     /// `told` hears of every owner whose version moved, once that is durable, whoever wrote it.
     ///
-    /// An owner's versions are told in order. `told` is called from any thread, before the write that it hears of
-    /// returns, and must be quick; it is never forgotten again.
+    /// An owner's versions are told in order; of several that follow each other closely only the last may be told.
+    /// `told` is called from any thread, before the write that it hears of returns if this server made it, and must
+    /// be quick; it is never forgotten again. What another server wrote is told a moment later, or, should that
+    /// server end right then, not at all: who must know asks now and then.
     fn on_moved(&self, told: Told);
 
     /// Whether the engine can read now.
@@ -297,8 +313,8 @@ pub trait Storage: Send + Sync {
     /// What is known beyond one owner, for whoever runs the server.
     fn census(&self) -> &dyn Census;
 
-    /// The first fence of this run; above every fence of earlier runs.
-    fn first_fence(&self) -> Fence;
+    /// How leases of the sync lock are kept.
+    fn leases(&self) -> Leases;
 }
 
 /// Whatever can forget what is old: an engine, or a database whose schema is not at hand.

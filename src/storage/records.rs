@@ -81,6 +81,26 @@ pub fn read_columns(table: &Table, text: &str) -> serde_json::Result<Vec<Option<
     ColumnsSeed(table).deserialize(&mut serde_json::Deserializer::from_str(text))
 }
 
+/// A row's columns, all of which are told.
+pub(super) fn whole(values: &[Value]) -> Vec<Option<Value>> {
+    values.iter().cloned().map(Some).collect()
+}
+
+/// A column that the table has gained since is empty.
+pub(super) fn filled(values: Vec<Option<Value>>) -> Vec<Value> {
+    values.into_iter().map(|value| value.unwrap_or(Value::Null)).collect()
+}
+
+/// The policy of that name.
+pub(super) fn policy(name: &str) -> Policy {
+    Policy::ALL.into_iter().find(|policy| policy.name() == name).unwrap_or_default()
+}
+
+/// The resolution of that name.
+pub(super) fn resolution(name: &str) -> Option<Resolution> {
+    Resolution::ALL.into_iter().find(|resolution| resolution.name() == name)
+}
+
 struct ColumnsSeed<'a>(&'a Table);
 
 impl<'de> DeserializeSeed<'de> for ColumnsSeed<'_> {

@@ -8,7 +8,7 @@ use super::*;
 fn a_census_counts_all_owners() {
     on_every_engine(|ground| {
         let census = ground.storage.census();
-        assert_eq!(census.engine(), ground.engine.name);
+        assert_eq!(census.engine(), ground.store.engine.name());
         assert_eq!(census.totals().unwrap().owners, 0);
         let parents = ground.table("parents");
         for n in 1..=3 {

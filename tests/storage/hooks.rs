@@ -39,7 +39,7 @@ fn what_is_known_of_an_owner_is_never_old() {
             .unwrap();
         assert_known(ground, owner(1), before);
         assert_eq!(ground.state(owner(1)), before);
-        if ground.engine.name == "sqlite" {
+        if ground.store.engine == Engine::Sqlite {
             assert_eq!(ground.storage.known_state(owner(1)), Some(before), "it answers from memory");
         }
     });
@@ -75,7 +75,7 @@ fn what_is_known_keeps_up_with_writers_and_readers() {
                 }
             }
         });
-        assert!(known > 0 || ground.engine.name != "sqlite", "it never knew anything");
+        assert!(known > 0 || ground.store.engine != Engine::Sqlite, "it never knew anything");
     });
 }
 
@@ -95,7 +95,7 @@ fn what_is_known_is_not_what_was_before_another_process_wrote() {
             conflicts_before: late,
             answers_before: late,
         };
-        let beside = (ground.engine.forgetful_beside)(ground.dir.path());
+        let beside = ground.store.forgetful(BUSY_WAIT);
         let purged = beside.forget(owner(1), &terms, 10).unwrap();
         assert_eq!(purged.tombstones, 1);
         let until = Instant::now() + Duration::from_millis(10);
@@ -118,7 +118,7 @@ fn what_is_known_is_not_what_was_before_another_process_wrote() {
             owner: owner(1),
             created_at: Timestamp::from_ms(1),
         };
-        assert!((ground.engine.accounts_beside)(ground.dir.path()).add_user(&user).unwrap());
+        assert!(ground.store.accounts(BUSY_WAIT).add_user(&user).unwrap());
         ground.write(owner(2), &[(1, "x")]);
         assert_eq!(ground.storage.known_state(owner(1)), None, "of all that was known nothing is sure");
         assert_known(ground, owner(2), ground.state(owner(2)));
@@ -162,9 +162,16 @@ fn a_move_is_told_once_it_is_durable_and_in_order() {
         });
         expected.extend((2..=41).map(|version| (owner(5), Version(version))));
         let until = Instant::now() + Duration::from_secs(10);
-        while heard.lock().unwrap().len() < expected.len() && Instant::now() < until {
+        while heard.lock().unwrap().last() != expected.last() && Instant::now() < until {
             std::thread::yield_now();
         }
-        assert_eq!(*heard.lock().unwrap(), expected);
+        let heard = heard.lock().unwrap();
+        if ground.store.engine == Engine::Sqlite {
+            return assert_eq!(*heard, expected);
+        }
+        // Commits of one owner that follow each other closely may be told as one.
+        let mut rest = expected.iter();
+        assert!(heard.iter().all(|told| rest.any(|expected| expected == told)), "{heard:?}");
+        assert_eq!(heard[..4], expected[..4]);
     });
 }

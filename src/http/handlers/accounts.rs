@@ -5,7 +5,7 @@ use http::StatusCode;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Answer, ApiError, App, json, no_content, off_reactor, spelt};
+use super::{Answer, ApiError, App, ended, json, no_content, off_reactor, spelt};
 use crate::accounts::{Caller, LocalAccounts, LogIn};
 use crate::http::wire::Fields;
 use crate::http::{BodyFault, Peer};
@@ -61,7 +61,7 @@ pub async fn log_out(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer 
     local(&app)?;
     let caller = caller?;
     off_reactor(move || {
-        app.locks.give_back(&caller);
+        ended(app.locks.give_back(&caller));
         local(&app)?.log_out(&caller)?;
         app.forget_device(caller.owner, caller.device);
         Ok(())
@@ -97,7 +97,7 @@ pub async fn revoke(app: Arc<App>, caller: Result<Caller, ApiError>, id: String)
     off_reactor(move || {
         local(&app)?.revoke(&caller, device)?;
         app.forget_device(caller.owner, device);
-        app.locks.give_back(&Caller { device, ..caller });
+        ended(app.locks.give_back(&Caller { device, ..caller }));
         Ok(())
     })
     .await?;

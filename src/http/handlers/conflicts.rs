@@ -7,7 +7,10 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::synchronise::explain;
-use super::{Answer, ApiError, App, fence, json, lock_for_work, off_reactor, parameters, tell_version};
+use super::{
+    Answer, ApiError, App, Hold, ended, fence, json, lock_for_work, off_reactor, parameters, refused,
+    tell_version,
+};
 use crate::accounts::Caller;
 use crate::conflicts::{self, RestoreError};
 use crate::http::wire::{ConflictBody, RestoredBody};
@@ -46,7 +49,7 @@ pub async fn restore(
     let caller = caller?;
     // What is no id names no conflict.
     let id = Uuid::try_parse(&id).map_err(|_| ApiError::no_such_conflict())?;
-    let work = lock_for_work(&app, &caller, fence(&headers)?, &headers).await?;
+    let work = lock_for_work(&app, &caller, Hold::Request, fence(&headers)?, &headers).await?;
     off_reactor(move || {
         let restored = app.storage.write(caller.owner, |txn| {
             let terms = app.terms(caller.device, app.clock.now());
@@ -54,13 +57,11 @@ pub async fn restore(
                 RestoreError::TooLittleKnown => ApiError::NotRestorable,
                 RestoreError::Refused(refusal) => explain(refusal, &app.schema),
             })?;
-            work.confirm().map_err(|_| ApiError::LockLost)?;
+            work.confirm(txn.lease()).map_err(|error| refused(error, terms.now))?;
             restored.ok_or(ApiError::no_such_conflict())
         });
         // It is an edit, not a sync: a lock that the device had before stays its own.
-        if !work.had_lock() {
-            work.give_back();
-        }
+        ended(work.end(work.had_lock()));
         let restored = restored?;
         let mut answer = json(RestoredBody { schema: &app.schema, restored: &restored })?;
         tell_version(answer.headers_mut(), restored.version);

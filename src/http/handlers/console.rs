@@ -7,7 +7,7 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Answer, ApiError, App, conflicts, json, no_content, off_reactor, parameters, spelt};
+use super::{Answer, ApiError, App, conflicts, json, no_content, off_reactor, parameters, refused, spelt};
 use crate::accounts::Caller;
 use crate::config::AuthMode;
 use crate::http::console::Operator;
@@ -39,7 +39,7 @@ pub async fn overview(app: Arc<App>, operator: Admitted) -> Answer {
             let buried = tombstones.as_ref().map(|counted| counted.count.get(place).copied().unwrap_or(0));
             json!({ "table": table.name, "rows": totals.count.tables.get(place), "tombstones": buried })
         });
-        let locks = app.locks.held_now(LOCKS_MAX);
+        let locks = app.locks.held_now(LOCKS_MAX).map_err(|error| refused(error, app.clock.now()))?;
         let locks = locks.iter().map(|(owner, lease)| {
             let mut lock = lock(lease);
             lock["owner"] = json!(owner.0);
@@ -137,7 +137,8 @@ fn about(app: &App, owner: Owner, state: OwnerState) -> Value {
         "rows": state.rows,
         "bytes": state.bytes,
     });
-    if let Some(lease) = app.locks.holder(owner) {
+    // A lock that nobody can tell of now is left out.
+    if let Ok(Some(lease)) = app.locks.holder(owner) {
         told["lock"] = lock(&lease);
     }
     told
@@ -235,7 +236,7 @@ pub async fn break_lock(id: String, app: Arc<App>, operator: Admitted) -> Answer
     operator?;
     let owner = owner_of(&id)?;
     off_reactor(move || {
-        app.locks.break_open(owner);
+        app.locks.break_open(owner).map_err(|error| refused(error, app.clock.now()))?;
         tracing::info!(%owner, "the console broke a lock");
         Ok(no_content())
     })

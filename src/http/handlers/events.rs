@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use warp::reply::Reply;
 
 use super::service::bearer;
-use super::{Answer, ApiError, App, off_reactor, spelt};
+use super::{Answer, ApiError, App, off_reactor, refused, spelt, with_locks};
 use crate::accounts::{AccountError, Caller};
 use crate::http::Unavailable;
 use crate::http::events::{End, News, Seat};
@@ -74,8 +74,8 @@ async fn version(app: &Arc<App>, owner: Owner) -> Result<Version, ApiError> {
 }
 
 async fn holder(app: &Arc<App>, owner: Owner) -> Result<Option<Lease>, ApiError> {
-    let app = Arc::clone(app);
-    off_reactor(move || Ok(app.locks.holder(owner))).await
+    let held = with_locks(app, move |locks| locks.holder(owner)).await?;
+    held.map_err(|error| refused(error, app.clock.now()))
 }
 
 /// One stream: what it knows, and what of it has been told.
@@ -111,6 +111,7 @@ impl Listening {
                 () = self.seat.changed() => {}
                 () = sleep_until(self.beat) => {
                     self.beat = Instant::now() + self.period;
+                    self.ask_again().await;
                     return Some(if self.is_welcome().await { ": heartbeat\n\n".into() } else { self.end(End::Unauthorized) });
                 }
                 // Nobody tells of a lease that runs out, or is renewed.
@@ -158,6 +159,22 @@ impl Listening {
             text.push_str(&format!("event: lock\ndata: {data}\n\n"));
         }
         (!text.is_empty()).then_some(text)
+    }
+
+    /// Looks how things are where other servers write too: one that ended may have taken its news along.
+    async fn ask_again(&mut self) {
+        let owner = self.caller.owner;
+        if self.app.storage.known_state(owner).is_some() {
+            return;
+        }
+        if let Ok(version) = version(&self.app, owner).await {
+            self.version = version.max(self.version);
+        }
+        if let Ok(lock) = holder(&self.app, owner).await
+            && self.seat.news().lock.0 == self.lock_news
+        {
+            self.lock = lock;
+        }
     }
 
     /// When to look whether the lease that is known has run out.

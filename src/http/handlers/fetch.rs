@@ -11,7 +11,9 @@ use http::{Response, StatusCode};
 use warp::path::FullPath;
 use warp::reply::Reply;
 
-use super::{Answer, ApiError, App, flag, json_bytes, lock_for_work, parameters, tell_lease, tell_version};
+use super::{
+    Answer, ApiError, App, Hold, flag, json_bytes, lock_for_work, parameters, tell_lease, tell_version,
+};
 use crate::accounts::Caller;
 use crate::fetch::{self, FetchError, Mark, Page, Progress};
 use crate::http::ready::{self, Making, Question, Sending};
@@ -43,8 +45,12 @@ pub async fn fetch(
     let caller = caller?;
     let asked = Asked::read(&query, &app.schema)?;
     // A sync begins here: whatever hold of the lock the caller had before is no condition.
-    let work = if asked.lock { Some(lock_for_work(&app, &caller, None, &headers).await?) } else { None };
-    let lease = work.as_ref().map(|work| work.lease().clone());
+    let work = if asked.lock {
+        Some(lock_for_work(&app, &caller, Hold::Lease, None, &headers).await?)
+    } else {
+        None
+    };
+    let lease = work.as_ref().and_then(|work| work.lease().cloned());
 
     let (head, body) = match from_memory(&app, &caller, &asked, &headers)? {
         Some(known) => known,

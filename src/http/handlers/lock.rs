@@ -4,14 +4,17 @@ use http::HeaderMap;
 use serde_json::json;
 
 use super::{
-    Answer, ApiError, App, fence, flag, json, lock_for_work, no_content, parameters, spelt, tell_lease,
+    Answer, ApiError, App, Hold, fence, flag, json, lock_for_work, no_content, parameters, refused, spelt,
+    tell_lease, with_locks,
 };
 use crate::accounts::Caller;
 
 /// `GET /lock`: who holds it.
 pub async fn tell(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
     let caller = caller?;
-    let Some(lease) = app.locks.holder(caller.owner) else { return json(json!({ "held": false })) };
+    let holder = with_locks(&app, move |locks| locks.holder(caller.owner)).await?;
+    let holder = holder.map_err(|error| refused(error, app.clock.now()))?;
+    let Some(lease) = holder else { return json(json!({ "held": false })) };
     let mine = lease.device == caller.device;
     let mut body = json!({
         "held": true,
@@ -29,8 +32,8 @@ pub async fn tell(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
 /// `POST /lock`: take or renew it.
 pub async fn take(app: Arc<App>, caller: Result<Caller, ApiError>, headers: HeaderMap) -> Answer {
     let caller = caller?;
-    let work = lock_for_work(&app, &caller, fence(&headers)?, &headers).await?;
-    let lease = work.lease();
+    let work = lock_for_work(&app, &caller, Hold::Lease, fence(&headers)?, &headers).await?;
+    let lease = work.lease().ok_or(ApiError::LockLost)?;
     let mut answer = json(json!({
         "fence": lease.fence,
         "expires_at": spelt(lease.until),
@@ -47,10 +50,13 @@ pub async fn end(app: Arc<App>, caller: Result<Caller, ApiError>, query: String)
     for (name, value) in parameters(&query, &["break"])? {
         breaks = flag(&name, &value)?;
     }
-    if breaks {
-        app.locks.break_open(caller.owner);
-    } else {
-        app.locks.give_back(&caller);
-    }
+    let ended =
+        with_locks(
+            &app,
+            move |locks| {
+                if breaks { locks.break_open(caller.owner) } else { locks.give_back(&caller) }
+            },
+        );
+    ended.await?.map_err(|error| refused(error, app.clock.now()))?;
     Ok(no_content())
 }

@@ -10,6 +10,8 @@ pub(super) mod lock;
 pub(super) mod service;
 pub(super) mod synchronise;
 
+use std::sync::Arc;
+
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use serde::Serialize;
@@ -19,7 +21,7 @@ use super::app::App;
 use super::problem::ApiError;
 use super::timing;
 use crate::accounts::Caller;
-use crate::locks::{Lease, LockError, Work};
+use crate::locks::{Lease, LockError, LockResult, Locks, Work};
 use crate::model::{Fence, Precision, Timestamp, Version};
 
 pub(super) const SYNC_VERSION: HeaderName = HeaderName::from_static("sync-version");
@@ -75,36 +77,78 @@ fn tell_lease(headers: &mut HeaderMap, lease: &Lease) {
     }
 }
 
+/// Whether a request leaves a lease behind, or only needs to be let in.
+#[derive(Clone, Copy)]
+enum Hold {
+    Lease,
+    Request,
+}
+
 /// Takes the lock for the work of one request, after waiting for it as long as the caller would like.
 async fn lock_for_work(
-    app: &App,
+    app: &Arc<App>,
     caller: &Caller,
+    hold: Hold,
     fence: Option<Fence>,
     headers: &HeaderMap,
-) -> Result<Work, ApiError> {
+) -> Result<Box<dyn Work>, ApiError> {
     let begun = Instant::now();
     let until = begun + preferred_wait(headers, app.settings.sync.lock_wait_max_s);
-    let waited = |outcome| {
-        timing::waited_for_lock(begun);
-        app.metrics.lock_waited(outcome, begun.elapsed());
-    };
     loop {
-        match app.locks.work(caller, fence) {
-            Ok(work) => {
-                waited("taken");
-                return Ok(work);
-            }
-            Err(LockError::Lost) => {
-                waited("lost");
-                return Err(ApiError::LockLost);
-            }
-            Err(LockError::Busy(lease)) if Instant::now() >= until || app.draining.is_set() => {
-                waited("busy");
-                return Err(busy(lease, app.clock.now()));
-            }
-            // Waiting holds neither a thread nor a database connection; asking costs a hash lookup.
-            Err(LockError::Busy(_)) => tokio::time::sleep(Duration::from_millis(25)).await,
+        let who = caller.clone();
+        let given = with_locks(app, move |locks| match hold {
+            Hold::Lease => locks.take(&who, fence),
+            Hold::Request => locks.enter(&who, fence),
+        });
+        let given = given.await?;
+        if let Err(LockError::Busy(_)) = &given
+            && Instant::now() < until
+            && !app.draining.is_set()
+        {
+            // Waiting holds neither a thread nor a database connection; asking costs a hash lookup, or a look into
+            // the database.
+            let pause_ms = if app.locks.wait() { 75 + random_below(75) } else { 25 };
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            continue;
         }
+        timing::waited_for_lock(begun);
+        let outcome = match &given {
+            Ok(_) => Some("taken"),
+            Err(LockError::Lost) => Some("lost"),
+            Err(LockError::Busy(_)) => Some("busy"),
+            Err(LockError::Storage(_)) => None,
+        };
+        outcome.inspect(|outcome| app.metrics.lock_waited(outcome, begun.elapsed()));
+        return given.map_err(|error| refused(error, app.clock.now()));
+    }
+}
+
+/// So that those who wait do not all look at once.
+fn random_below(most: u64) -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().1 % most
+}
+
+/// Asks the locks, off the reactor where they may wait for a database.
+async fn with_locks<T: Send + 'static>(
+    app: &Arc<App>,
+    ask: impl FnOnce(Arc<dyn Locks>) -> LockResult<T> + Send + 'static,
+) -> Result<LockResult<T>, ApiError> {
+    let locks = Arc::clone(&app.locks);
+    if locks.wait() { off_reactor(move || Ok(ask(locks))).await } else { Ok(ask(locks)) }
+}
+
+fn refused(error: LockError, now: Timestamp) -> ApiError {
+    match error {
+        LockError::Busy(lease) => busy(lease, now),
+        LockError::Lost => ApiError::LockLost,
+        LockError::Storage(error) => error.into(),
+    }
+}
+
+/// A lock that could not be given back runs out by itself: what the request wrote is kept all the same.
+fn ended(given_back: LockResult<()>) {
+    if let Err(error) = given_back {
+        tracing::warn!(%error, "could not end a lease");
     }
 }
 

@@ -6,11 +6,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::fetch::{header, lists};
-use super::{Answer, ApiError, App, json, json_bytes, off_reactor};
+use super::{Answer, ApiError, App, json, json_bytes, off_reactor, with_locks};
 use crate::accounts::Caller;
 use crate::config::{AuthMode, Limits, SyncSettings};
 use crate::contract;
 use crate::http::Unavailable;
+use crate::locks::LockResult;
 use crate::metrics;
 use crate::model::Precision;
 
@@ -20,16 +21,24 @@ pub async fn caller(app: Arc<App>, headers: HeaderMap) -> Result<Caller, ApiErro
     let known = app.accounts.known(token);
     app.metrics.looked_up("token", known.is_some());
     if let Some(caller) = known {
-        app.locks.renew(&caller);
+        let holder = caller.clone();
+        renewed(with_locks(&app, move |locks| locks.renew(&holder)).await?);
         return Ok(caller);
     }
     let token = token.to_owned();
     off_reactor(move || {
         let caller = app.accounts.authenticate(&token)?;
-        app.locks.renew(&caller);
+        renewed(app.locks.renew(&caller));
         Ok(caller)
     })
     .await
+}
+
+/// A lease that could not be renewed only ends early.
+fn renewed(lease: LockResult<()>) {
+    if let Err(error) = lease {
+        tracing::warn!(%error, "could not renew a lease");
+    }
 }
 
 /// The one token of a request.

@@ -9,7 +9,9 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use super::changes::write_feed;
-use super::{Answer, ApiError, App, fence, json_bytes, lock_for_work, off_reactor, tell_version};
+use super::{
+    Answer, ApiError, App, Hold, ended, fence, json_bytes, lock_for_work, off_reactor, refused, tell_version,
+};
 use crate::accounts::Caller;
 use crate::broken;
 use crate::http::BodyFault;
@@ -37,7 +39,7 @@ pub async fn synchronise(
     if let Some(answer) = replayed(&app, &caller, &headers, once.as_ref()).await? {
         return Ok(answer);
     }
-    let work = match lock_for_work(&app, &caller, fence(&headers)?, &headers).await {
+    let work = match lock_for_work(&app, &caller, Hold::Request, fence(&headers)?, &headers).await {
         Ok(work) => work,
         // Its twin may have ended meanwhile, and given back the very lock that this one came under.
         Err(refusal) => {
@@ -63,7 +65,7 @@ pub async fn synchronise(
                 if let Some(once) = &once {
                     once.keep(txn, &app, &caller, &body, report.current)?;
                 }
-                work.confirm().map_err(|_| ApiError::LockLost)?;
+                work.confirm(txn.lease()).map_err(|error| refused(error, terms.now))?;
                 app.acks.note(&caller, batch.base, terms.now);
                 let answer = told(body, report.current);
                 settled = Some(report);
@@ -79,9 +81,7 @@ pub async fn synchronise(
             settled.inspect(|report| count(&app, report));
             Ok(answer)
         });
-        if !goes_on {
-            work.give_back();
-        }
+        ended(work.end(goes_on));
         answer
     })
     .await
@@ -104,10 +104,9 @@ async fn replayed(
         let batch = read_batch(&once.body, &app.schema, &app.settings.limits);
         let ends = !batch.is_ok_and(|batch| batch.keep_lock);
         // A late copy of a request of an earlier sync must not end this one.
-        let is_of_this_sync = fence
-            .is_none_or(|fence| app.locks.holder(caller.owner).is_some_and(|lease| lease.fence == fence));
-        if ends && is_of_this_sync {
-            app.locks.give_back(&caller);
+        let newest = || app.locks.holder(caller.owner).ok().flatten().map(|lease| lease.fence);
+        if ends && (fence.is_none() || fence == newest()) {
+            ended(app.locks.give_back(&caller));
         }
         Ok(Some(replay(given)))
     })

@@ -441,6 +441,7 @@ fn is_broken_reference(error: &rusqlite::Error) -> bool {
 fn again(error: &Arc<StorageError>) -> StorageError {
     match &**error {
         StorageError::Busy => StorageError::Busy,
+        StorageError::OutcomeUnknown => StorageError::OutcomeUnknown,
         StorageError::QueueFull => StorageError::QueueFull,
         StorageError::Full(why) => StorageError::Full(why.clone()),
         StorageError::Engine(_) => StorageError::Engine(Box::new(Arc::clone(error))),

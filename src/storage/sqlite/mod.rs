@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 use super::{
-    AccountStore, Census, Outcome, OwnerState, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told,
-    WriteWork,
+    AccountStore, Census, Leases, Outcome, OwnerState, ReadTxn, ReadWork, Storage, StorageError,
+    StorageResult, Told, WriteWork,
 };
 use crate::metrics::Metrics;
 use crate::model::{Fence, Owner, Timestamp};
@@ -327,8 +327,8 @@ impl Storage for Sqlite {
         self
     }
 
-    fn first_fence(&self) -> Fence {
-        self.first_fence
+    fn leases(&self) -> Leases {
+        Leases::InMemory(self.first_fence)
     }
 }
 

@@ -3,15 +3,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::group::Done;
 use super::{Connections, statements, txn, values};
 use crate::broken;
-use crate::model::{Owner, RowKey, Timestamp, Version};
+use crate::model::{Owner, RowKey, Version};
+use crate::storage::ledger::day;
 use crate::storage::{Forgetful, OwnerState, PurgeTerms, Purged, StorageResult};
-
-const DAY_MS: i64 = 86_400_000;
-
-/// The day that a moment falls on, counted from 1970.
-pub(super) fn day(at: Timestamp) -> i64 {
-    at.ms().div_euclid(DAY_MS)
-}
 
 /// A purge names none of the application's tables, so a command does it without their schema.
 impl Forgetful for Connections {

@@ -7,9 +7,8 @@ use uuid::Uuid;
 use super::statements::{self, Statements};
 use super::values;
 use crate::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
-use crate::reconcile::Resolution;
-use crate::schema::{Policy, Schema, Table};
-use crate::storage::records::{read_columns, write_columns};
+use crate::schema::{Schema, Table};
+use crate::storage::records::{filled, policy, read_columns, resolution, whole, write_columns};
 use crate::storage::{Conflict, GivenAnswer, Side, StorageResult, WantedConflicts};
 
 /// The records of one owner.
@@ -66,7 +65,7 @@ impl Records<'_> {
             self.statements.of(conflict.table).id,
             conflict.key.0.as_bytes(),
             conflict.policy.name(),
-            resolution_name(conflict.resolution),
+            conflict.resolution.name(),
             conflict.base.as_ref().map(|values| write_columns(table, &whole(values))),
             side(&conflict.stored),
             conflict.stored.last_update.ms(),
@@ -117,18 +116,15 @@ impl Records<'_> {
                 device: DeviceId(values::uuid(row.get_ref(at + 2)?)?),
             })
         };
-        let policy = row.get_ref(4)?.as_str()?;
-        let resolution = row.get_ref(5)?.as_str()?;
+        let policy_name = row.get_ref(4)?.as_str()?;
+        let resolution_name = row.get_ref(5)?.as_str()?;
         Ok(Some(Conflict {
             id: values::uuid(row.get_ref(0)?)?,
             at: Timestamp::from_ms(row.get(1)?),
             table: table.id,
             key: values::key(row.get_ref(3)?)?,
-            policy: Policy::ALL.into_iter().find(|each| each.name() == policy).unwrap_or_default(),
-            resolution: RESOLUTIONS
-                .into_iter()
-                .find(|each| resolution_name(*each) == resolution)
-                .ok_or(FromSqlError::InvalidType)?,
+            policy: policy(policy_name),
+            resolution: resolution(resolution_name).ok_or(FromSqlError::InvalidType)?,
             base: match row.get_ref(6)? {
                 ValueRef::Null => None,
                 text => Some(filled(columns(table, text)?)),
@@ -177,25 +173,6 @@ impl Records<'_> {
     }
 }
 
-fn whole(values: &[Value]) -> Vec<Option<Value>> {
-    values.iter().cloned().map(Some).collect()
-}
-
-/// A column that the table has gained since is empty.
-fn filled(values: Vec<Option<Value>>) -> Vec<Value> {
-    values.into_iter().map(|value| value.unwrap_or(Value::Null)).collect()
-}
-
 fn columns(table: &Table, text: ValueRef<'_>) -> Result<Vec<Option<Value>>, FromSqlError> {
     read_columns(table, text.as_str()?).map_err(|error| FromSqlError::Other(Box::new(error)))
-}
-
-const RESOLUTIONS: [Resolution; 3] = [Resolution::Kept, Resolution::Overwritten, Resolution::Merged];
-
-const fn resolution_name(resolution: Resolution) -> &'static str {
-    match resolution {
-        Resolution::Kept => "kept",
-        Resolution::Overwritten => "overwritten",
-        Resolution::Merged => "merged",
-    }
 }

@@ -7,8 +7,9 @@ use super::records::Records;
 use super::statements::{self, Statements, TableStatements};
 use super::values::{self, Bound};
 use crate::digest::{Digest, Seed};
-use crate::model::{DeviceId, EarlierState, Life, Owner, RowKey, Stored, Timestamp, Value, Version};
+use crate::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
 use crate::schema::{Column, Schema, Table, TableId};
+use crate::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
 use crate::storage::{
     ChangeMark, ChangeSink, Conflict, GivenAnswer, OwnerState, PurgeTerms, Purged, ReadTxn, StorageError,
     StorageResult, WantedConflicts, WriteTxn,
@@ -267,7 +268,7 @@ impl WriteTxn for Txn<'_> {
     ) -> StorageResult<()> {
         let before = self.state.version.0.cast_signed();
         let mut date = self.conn.prepare_cached(statements::DATE)?;
-        date.execute(params![self.owner, purge::day(now), before])?;
+        date.execute(params![self.owner, day(now), before])?;
         let mut put = self.conn.prepare_cached(statements::PUT_DIGEST)?;
         for (table, digest) in digests {
             let (count, root) = (digest.count.cast_signed(), digest.root.cast_signed());
@@ -396,25 +397,4 @@ fn columns(table: &Table, row: &Row<'_>, first: usize) -> rusqlite::Result<Vec<V
         Ok(values::read(column.kind, row.get_ref(first + at)?)?)
     };
     table.columns.iter().enumerate().map(read).collect()
-}
-
-fn lives(bytes: &[u8]) -> Vec<Life> {
-    let version = |bytes: &[u8]| Version(bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
-    bytes
-        .chunks_exact(16)
-        .map(|life| Life { made: version(&life[..8]), deleted: version(&life[8..]) })
-        .collect()
-}
-
-fn lives_bytes(lives: &[Life]) -> Option<Vec<u8>> {
-    let bytes = lives.iter().flat_map(|life| [life.made.0.to_be_bytes(), life.deleted.0.to_be_bytes()]);
-    (!lives.is_empty()).then(|| bytes.flatten().collect())
-}
-
-fn writers(bytes: &[u8]) -> Vec<DeviceId> {
-    bytes.chunks_exact(16).filter_map(|id| Uuid::from_slice(id).ok()).map(DeviceId).collect()
-}
-
-fn writers_bytes(writers: &[DeviceId]) -> Option<Vec<u8>> {
-    (!writers.is_empty()).then(|| writers.iter().flat_map(|writer| *writer.0.as_bytes()).collect())
 }

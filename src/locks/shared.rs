@@ -1,0 +1,218 @@
+use std::collections::HashMap;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::{Lease, LockError, LockResult, Locks, Told, Work};
+use crate::accounts::Caller;
+use crate::model::{DeviceId, Fence, Owner};
+use crate::storage::{LeaseState, LeaseStore};
+
+/// The locks of several servers over one database: leases stand in the owners' rows, by the database's clock.
+pub struct SharedLocks {
+    store: Arc<dyn LeaseStore>,
+    lease_ms: i64,
+    at_work: AtWork,
+    /// Ends the thread that renews leases of requests at work, as it is dropped.
+    _ends: Sender<()>,
+}
+
+/// Requests of this server that are at work under a lease: how many of each device, and since when.
+type AtWork = Arc<Mutex<HashMap<(Owner, DeviceId), (usize, Instant)>>>;
+
+/// A lease that has less than this part of its time left is renewed: to write for each request would cost as much
+/// as a small sync.
+const RENEWED_BELOW: i64 = 4;
+
+impl SharedLocks {
+    /// Locks whose leases are kept in `store` and last `lease_ms`.
+    pub fn new(store: Arc<dyn LeaseStore>, lease_ms: u64) -> Arc<Self> {
+        let lease_ms = i64::try_from(lease_ms).unwrap_or(i64::MAX);
+        let (ends, ended) = channel::<()>();
+        let at_work = AtWork::default();
+        let (renewed, by) = (Arc::downgrade(&at_work), Arc::clone(&store));
+        let third = Duration::from_millis(lease_ms.unsigned_abs().div_ceil(3).max(1));
+        // It ends with the locks, and does not keep them.
+        std::thread::spawn(move || {
+            while ended.recv_timeout(third) == Err(RecvTimeoutError::Timeout) {
+                renew_at_work(&renewed, &*by, lease_ms, third);
+            }
+        });
+        Arc::new(Self { store, lease_ms, at_work, _ends: ends })
+    }
+
+    fn below_ms(&self) -> i64 {
+        self.lease_ms - self.lease_ms / RENEWED_BELOW
+    }
+
+    /// The lease as it is, if the caller may have the lock.
+    fn look(&self, caller: &Caller, fence: Option<Fence>) -> LockResult<Option<LeaseState>> {
+        let held = self.store.look(caller.owner)?;
+        let own = held.as_ref().filter(|held| held.is_open_to(caller.device));
+        if fence.is_some() && own.map(|own| own.fence) != fence {
+            return Err(LockError::Lost);
+        }
+        match held {
+            Some(held) if held.keeps_out(caller.device) => Err(LockError::Busy(lease_of(&held))),
+            held => Ok(held),
+        }
+    }
+
+    fn work(self: Arc<Self>, caller: &Caller, lease: Option<Lease>, had: bool) -> Box<dyn Work> {
+        if lease.is_some() {
+            let mut at_work = self.at_work.lock();
+            at_work.entry((caller.owner, caller.device)).or_insert((0, Instant::now())).0 += 1;
+        }
+        Box::new(SharedWork { locks: self, caller: caller.clone(), lease, had })
+    }
+}
+
+/// Renews the leases of requests that have been at work for long. If it cannot, they run out, and what is written
+/// under them is not kept.
+fn renew_at_work(
+    at_work: &Weak<Mutex<HashMap<(Owner, DeviceId), (usize, Instant)>>>,
+    store: &dyn LeaseStore,
+    lease_ms: i64,
+    after: Duration,
+) {
+    let Some(at_work) = at_work.upgrade() else { return };
+    let long: Vec<_> = at_work
+        .lock()
+        .iter()
+        .filter(|(_, (_, since))| since.elapsed() >= after)
+        .map(|(who, _)| *who)
+        .collect();
+    for (owner, device) in long {
+        if let Err(error) = store.renew(owner, device, lease_ms, i64::MAX) {
+            tracing::warn!(%error, %owner, "could not renew the lease of a request at work");
+        }
+    }
+}
+
+impl Locks for SharedLocks {
+    fn wait(&self) -> bool {
+        true
+    }
+
+    fn on_changed(&self, told: Told) {
+        self.store.on_changed(Arc::new(move |owner, held| told(owner, held.map(lease_of).as_ref())));
+    }
+
+    fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>> {
+        // Who waits looks again and again, which must not cost a write.
+        let held = self.look(caller, fence)?;
+        let had = held.is_some_and(|held| held.is_open_to(caller.device));
+        let taken =
+            self.store.take(caller.owner, caller.device, &caller.device_name, fence, self.lease_ms)?;
+        match taken {
+            Some(taken) => Ok(self.work(caller, Some(lease_of(&taken)), had)),
+            // Another came in between.
+            None => match self.look(caller, fence)? {
+                Some(held) => Err(LockError::Busy(lease_of(&held))),
+                None => Err(LockError::Lost),
+            },
+        }
+    }
+
+    fn enter(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>> {
+        let held = self.look(caller, fence)?;
+        let own = held.filter(|held| held.is_open_to(caller.device));
+        if own.is_some() {
+            self.store.renew(caller.owner, caller.device, self.lease_ms, self.below_ms())?;
+        }
+        let had = own.is_some();
+        Ok(self.work(caller, own.as_ref().map(lease_of), had))
+    }
+
+    fn renew(&self, caller: &Caller) -> LockResult<()> {
+        Ok(self.store.renew(caller.owner, caller.device, self.lease_ms, self.below_ms())?)
+    }
+
+    fn holder(&self, owner: Owner) -> LockResult<Option<Lease>> {
+        Ok(self.store.look(owner)?.filter(LeaseState::is_running).as_ref().map(lease_of))
+    }
+
+    fn held_now(&self, locks_max: usize) -> LockResult<Vec<(Owner, Lease)>> {
+        let held = self.store.held_now(locks_max)?;
+        Ok(held.iter().map(|(owner, held)| (*owner, lease_of(held))).collect())
+    }
+
+    fn give_back(&self, caller: &Caller) -> LockResult<()> {
+        Ok(self.store.give_back(caller.owner, caller.device)?)
+    }
+
+    fn break_open(&self, owner: Owner) -> LockResult<()> {
+        Ok(self.store.break_open(owner)?)
+    }
+}
+
+/// A lease that somebody has.
+fn lease_of(held: &LeaseState) -> Lease {
+    Lease {
+        device: held.holder.unwrap_or(DeviceId(uuid::Uuid::nil())),
+        device_name: held.holder_name.clone(),
+        fence: held.fence,
+        since: held.since,
+        until: held.until.unwrap_or(held.now),
+    }
+}
+
+struct SharedWork {
+    locks: Arc<SharedLocks>,
+    caller: Caller,
+    lease: Option<Lease>,
+    had: bool,
+}
+
+impl Work for SharedWork {
+    fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    fn had_lock(&self) -> bool {
+        self.had
+    }
+
+    fn confirm(&self, held: Option<&LeaseState>) -> LockResult<()> {
+        let Some(held) = held else { return Err(LockError::Lost) };
+        match &self.lease {
+            // It may have been given back by another request of the device: that ends it well.
+            Some(lease) if held.fence == lease.fence && held.holder == Some(lease.device) => Ok(()),
+            Some(_) => Err(LockError::Lost),
+            None if held.keeps_out(self.caller.device) => Err(LockError::Busy(lease_of(held))),
+            None => Ok(()),
+        }
+    }
+
+    fn end(&self, keeps_lock: bool) -> LockResult<()> {
+        let Caller { owner, device, device_name, .. } = &self.caller;
+        let locks = &self.locks;
+        match (&self.lease, keeps_lock) {
+            (None, true) => {
+                // Whoever came first has it: the device is told so by its next request.
+                locks.store.take(*owner, *device, device_name, None, locks.lease_ms)?;
+            }
+            (Some(_), true) => locks.store.renew(*owner, *device, locks.lease_ms, locks.below_ms())?,
+            (Some(_), false) => locks.store.give_back(*owner, *device)?,
+            (None, false) => {}
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SharedWork {
+    fn drop(&mut self) {
+        if self.lease.is_none() {
+            return;
+        }
+        let mut at_work = self.locks.at_work.lock();
+        if let Some((requests, _)) = at_work.get_mut(&(self.caller.owner, self.caller.device)) {
+            *requests -= 1;
+            if *requests == 0 {
+                at_work.remove(&(self.caller.owner, self.caller.device));
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Users and devices in PostgreSQL. Each promise of [`AccountStore`] is one statement.
+
+use postgres::Row;
+use postgres::types::Type;
+use uuid::Uuid;
+
+use super::connections::Connections;
+use super::session::Param;
+use crate::model::{DeviceId, Owner, Timestamp};
+use crate::storage::accounts::{AccountStore, Device, TokenHash, User};
+use crate::storage::{StorageError, StorageResult};
+
+const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at) \
+     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (email) DO NOTHING";
+const USER: &str = "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE email = $1";
+/// By byte, as SQLite sorts: a collation would have another order on every machine.
+const USERS: &str =
+    "SELECT id, email, password_hash, owner, created_at FROM rollcall_user ORDER BY email COLLATE \"C\"";
+const SET_PASSWORD_HASH: &str = "UPDATE rollcall_user SET password_hash = $2 WHERE id = $1";
+const REMOVE_USER: &str = "DELETE FROM rollcall_user WHERE email = $1";
+
+// The WHERE is what keeps one user from taking over another's device: it makes the conflict a no-op.
+const PUT_DEVICE: &str = "INSERT INTO rollcall_device AS d \
+     (id, user_id, name, token_hash, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6) \
+     ON CONFLICT (id) DO UPDATE SET name = excluded.name, token_hash = excluded.token_hash, \
+     expires_at = excluded.expires_at WHERE d.user_id = excluded.user_id";
+const DEVICE: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
+     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id WHERE d.token_hash = $1";
+const DEVICES: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
+     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id \
+     WHERE d.user_id = $1 ORDER BY d.created_at, d.id";
+/// For whoever runs the server.
+pub(super) const SIGNED_IN: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
+     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id \
+     WHERE u.owner = $1 ORDER BY d.created_at, d.id";
+pub(super) const BY_ID: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
+     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id WHERE d.id = $1";
+const REMOVE_DEVICE: &str = "DELETE FROM rollcall_device WHERE id = $2 AND user_id = $1";
+
+impl AccountStore for Connections {
+    fn add_user(&self, user: &User) -> StorageResult<bool> {
+        let params: [Param<'_>; 5] = [
+            (&user.id, Type::UUID),
+            (&user.email, Type::TEXT),
+            (&user.password_hash, Type::TEXT),
+            (&user.owner.0, Type::UUID),
+            (&user.created_at.ms(), Type::INT8),
+        ];
+        self.judged(|session| Ok(session.execute(ADD_USER, &params)? == 1))
+    }
+
+    fn user(&self, email: &str) -> StorageResult<Option<User>> {
+        let row = self.judged(|session| session.row(USER, &[(&email, Type::TEXT)]))?;
+        row.as_ref().map(read_user).transpose()
+    }
+
+    fn users(&self) -> StorageResult<Vec<User>> {
+        self.judged(|session| session.query(USERS, &[]))?.iter().map(read_user).collect()
+    }
+
+    fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()> {
+        let params: [Param<'_>; 2] = [(&user, Type::UUID), (&hash, Type::TEXT)];
+        self.judged(|session| session.execute(SET_PASSWORD_HASH, &params)).map(drop)
+    }
+
+    fn remove_user(&self, email: &str) -> StorageResult<bool> {
+        self.judged(|session| Ok(session.execute(REMOVE_USER, &[(&email, Type::TEXT)])? == 1))
+    }
+
+    fn put_device(&self, device: &Device, token: &TokenHash) -> StorageResult<bool> {
+        let params: [Param<'_>; 6] = [
+            (&device.id.0, Type::UUID),
+            (&device.user, Type::UUID),
+            (&device.name, Type::TEXT),
+            (&&token[..], Type::BYTEA),
+            (&device.created_at.ms(), Type::INT8),
+            (&device.expires_at.ms(), Type::INT8),
+        ];
+        self.judged(|session| Ok(session.execute(PUT_DEVICE, &params)? == 1))
+    }
+
+    fn device(&self, token: &TokenHash) -> StorageResult<Option<Device>> {
+        let row = self.judged(|session| session.row(DEVICE, &[(&&token[..], Type::BYTEA)]))?;
+        row.as_ref().map(read_device).transpose()
+    }
+
+    fn devices(&self, user: Uuid) -> StorageResult<Vec<Device>> {
+        let rows = self.judged(|session| session.query(DEVICES, &[(&user, Type::UUID)]))?;
+        rows.iter().map(read_device).collect()
+    }
+
+    fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {
+        let params: [Param<'_>; 2] = [(&user, Type::UUID), (&device.0, Type::UUID)];
+        self.judged(|session| Ok(session.execute(REMOVE_DEVICE, &params)? == 1))
+    }
+}
+
+impl Connections {
+    /// The devices that one id leads to.
+    pub(super) fn devices_by(&self, sql: &str, id: Uuid) -> StorageResult<Vec<Device>> {
+        let rows = self.judged(|session| session.query(sql, &[(&id, Type::UUID)]))?;
+        rows.iter().map(read_device).collect()
+    }
+}
+
+fn read_user(row: &Row) -> Result<User, StorageError> {
+    Ok(User {
+        id: row.try_get(0)?,
+        email: row.try_get(1)?,
+        password_hash: row.try_get(2)?,
+        owner: Owner(row.try_get(3)?),
+        created_at: Timestamp::from_ms(row.try_get(4)?),
+    })
+}
+
+fn read_device(row: &Row) -> Result<Device, StorageError> {
+    Ok(Device {
+        id: DeviceId(row.try_get(0)?),
+        user: row.try_get(1)?,
+        owner: Owner(row.try_get(2)?),
+        name: row.try_get(3)?,
+        created_at: Timestamp::from_ms(row.try_get(4)?),
+        expires_at: Timestamp::from_ms(row.try_get(5)?),
+    })
+}

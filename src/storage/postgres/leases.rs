@@ -1,0 +1,86 @@
+//! Leases in the owners' rows. Each promise is one statement, which waits for whoever writes for the owner.
+
+use postgres::types::Type;
+
+use super::connections::Connections;
+use super::session::Param;
+use super::{statements, txn};
+use crate::model::{DeviceId, Fence, Owner};
+use crate::storage::{LeaseState, LeaseStore, LeaseTold, StorageResult};
+
+impl LeaseStore for Connections {
+    fn look(&self, owner: Owner) -> StorageResult<Option<LeaseState>> {
+        let row = self.judged(|session| session.row(statements::LEASE, &[(&owner.0, Type::UUID)]))?;
+        row.as_ref().map(txn::lease).transpose()
+    }
+
+    fn held_now(&self, leases_max: usize) -> StorageResult<Vec<(Owner, LeaseState)>> {
+        let limit = i64::try_from(leases_max).unwrap_or(i64::MAX);
+        let rows = self.judged(|session| session.query(statements::LEASES, &[(&limit, Type::INT8)]))?;
+        rows.iter().map(|row| Ok((Owner(row.try_get(6)?), txn::lease(row)?))).collect()
+    }
+
+    fn take(
+        &self,
+        owner: Owner,
+        device: DeviceId,
+        name: &str,
+        fence: Option<Fence>,
+        lease_ms: i64,
+    ) -> StorageResult<Option<LeaseState>> {
+        let fence = fence.map(|fence| fence.0.cast_signed());
+        let params: [Param<'_>; 5] = [
+            (&owner.0, Type::UUID),
+            (&device.0, Type::UUID),
+            (&name, Type::TEXT),
+            (&lease_ms, Type::INT8),
+            (&fence, Type::INT8),
+        ];
+        let taken = self.judged(|session| {
+            let mut taken = session.row(statements::TAKE_LEASE, &params)?;
+            if taken.is_none() && session.row(statements::LEASE, &params[..1])?.is_none() {
+                txn::make(session, owner)?;
+                taken = session.row(statements::TAKE_LEASE, &params)?;
+            }
+            taken.as_ref().map(txn::lease).transpose()
+        })?;
+        // One that began before was renewed, which is no news.
+        taken
+            .iter()
+            .filter(|lease| lease.since == lease.now)
+            .for_each(|lease| self.watch.taken(owner, lease));
+        Ok(taken)
+    }
+
+    fn renew(&self, owner: Owner, device: DeviceId, lease_ms: i64, below_ms: i64) -> StorageResult<()> {
+        let params: [Param<'_>; 4] = [
+            (&owner.0, Type::UUID),
+            (&device.0, Type::UUID),
+            (&lease_ms, Type::INT8),
+            (&below_ms, Type::INT8),
+        ];
+        self.judged(|session| session.execute(statements::RENEW_LEASE, &params)).map(drop)
+    }
+
+    fn give_back(&self, owner: Owner, device: DeviceId) -> StorageResult<()> {
+        let params: [Param<'_>; 2] = [(&owner.0, Type::UUID), (&device.0, Type::UUID)];
+        self.ended(owner, statements::GIVE_LEASE_BACK, &params)
+    }
+
+    fn break_open(&self, owner: Owner) -> StorageResult<()> {
+        self.ended(owner, statements::BREAK_LEASE, &[(&owner.0, Type::UUID)])
+    }
+
+    fn on_changed(&self, told: LeaseTold) {
+        self.watch.on_leased(told);
+    }
+}
+
+impl Connections {
+    fn ended(&self, owner: Owner, sql: &str, params: &[Param<'_>]) -> StorageResult<()> {
+        if self.judged(|session| session.execute(sql, params))? > 0 {
+            self.watch.freed(owner);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,392 @@
+//! The PostgreSQL engine: several servers over one database, which may be sharded by owner.
+//!
+//! Every statement over an owner's rows names the owner, who leads every key; a transaction is one owner's. A
+//! writer locks its owner's row first, so versions are numbered in the order of commits.
+
+mod accounts;
+mod address;
+mod census;
+mod connections;
+mod ddl;
+mod failure;
+mod leases;
+mod migrate;
+mod purge;
+mod records;
+mod session;
+mod statements;
+mod tables;
+mod txn;
+mod values;
+mod watch;
+
+use std::sync::Arc;
+
+use postgres::error::SqlState;
+use postgres::types::Type;
+use uuid::Uuid;
+
+use super::plan::{self, Plan};
+use super::{
+    AccountStore, Census, Forgetful, Leases, Outcome, OwnerState, PurgeTerms, Purged, ReadTxn, ReadWork,
+    Storage, StorageError, StorageResult, Told, WriteWork,
+};
+use crate::metrics::Metrics;
+use crate::model::{DeviceId, Owner, Timestamp, Version};
+use crate::schema::Schema;
+use connections::Try;
+use failure::Failure;
+use session::{Param, Purpose, Session};
+use statements::Statements;
+use txn::Txn;
+
+pub use address::Address;
+pub use connections::{Connections, Terms};
+
+/// A PostgreSQL database that servers keep their data in.
+pub struct Postgres {
+    connections: Arc<Connections>,
+    schema: Arc<Schema>,
+    statements: Statements,
+    metrics: Arc<Metrics>,
+}
+
+/// Why a PostgreSQL database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Nobody answers there.
+    #[error("cannot reach the database server of {address}: {reason}")]
+    Unreachable {
+        /// Where the database is.
+        address: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The server does not let the user in.
+    #[error("the database server of {address} refuses the user {user:?}: {reason}")]
+    Refused {
+        /// Where the database is.
+        address: String,
+        /// Who was refused.
+        user: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// The server has no such database.
+    #[error(
+        "there is no database {database:?} on the server of {address}; make it first: createdb {database}"
+    )]
+    NoDatabase {
+        /// Where the database should be.
+        address: String,
+        /// Its name.
+        database: String,
+    },
+    /// The server lacks what the engine needs.
+    #[error("PostgreSQL {version} is too old: {VERSION_MIN} or later is needed")]
+    TooOld {
+        /// What the server says it is.
+        version: String,
+    },
+    /// The user may not do what a server must.
+    #[error("the user {user:?} may not make or change tables in {address}: {reason}")]
+    NotPermitted {
+        /// Where the database is.
+        address: String,
+        /// Who may not.
+        user: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// The database failed.
+    #[error("cannot use the database {address}: {reason}")]
+    Database {
+        /// Where the database is.
+        address: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// A newer release has taken away what this one needs.
+    #[error(
+        "the database {address} is from a newer release of rollcall (it needs {oldest} migrations known, this \
+         release knows {known})"
+    )]
+    FromNewerRelease {
+        /// Where the database is.
+        address: String,
+        /// Migrations that a release must know to work with it.
+        oldest: i64,
+        /// Migrations of this release.
+        known: usize,
+    },
+    /// The schema file and the tables in the database disagree.
+    #[error("the schema does not fit the database, and to make it fit would lose data:\n{}", .0.join("\n"))]
+    SchemaMismatch(Vec<String>),
+    /// No connections to work with.
+    #[error("cannot open connections to the database: {0}")]
+    Pool(r2d2::Error),
+}
+
+/// `ON CONFLICT`, `to_regclass` and the like are older; this is the oldest release still looked after.
+const VERSION_MIN: i32 = 13;
+
+impl OpenError {
+    fn connecting(address: &Address, error: &postgres::Error) -> Self {
+        let (told, user) = (address.to_string(), address.user().to_owned());
+        let reason = spelt(error);
+        match error.code() {
+            Some(code) if *code == SqlState::INVALID_CATALOG_NAME => {
+                Self::NoDatabase { address: told, database: address.database().to_owned() }
+            }
+            Some(code) if code.code().starts_with("28") => Self::Refused { address: told, user, reason },
+            Some(_) => Self::Database { address: told, reason },
+            None => Self::Unreachable { address: told, reason },
+        }
+    }
+
+    fn database(address: &Address, error: &StorageError) -> Self {
+        let told = address.to_string();
+        let StorageError::Engine(cause) = error else {
+            return Self::Database { address: told, reason: error.to_string() };
+        };
+        match cause.downcast_ref::<postgres::Error>() {
+            Some(cause) if cause.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                Self::NotPermitted { address: told, user: address.user().to_owned(), reason: spelt(cause) }
+            }
+            Some(cause) => Self::Database { address: told, reason: spelt(cause) },
+            None => Self::Database { address: told, reason: cause.to_string() },
+        }
+    }
+}
+
+/// What the server, or the system, says of an error.
+fn spelt(error: &postgres::Error) -> String {
+    match (error.as_db_error(), std::error::Error::source(error)) {
+        (Some(error), _) => error.message().to_owned(),
+        (None, Some(cause)) => cause.to_string(),
+        (None, None) => error.to_string(),
+    }
+}
+
+impl Postgres {
+    /// Takes an opened database for a server: makes its tables fit the schema.
+    ///
+    /// - `now`: what rows get that are there already when a column with the default `now` is added.
+    /// - `metrics`: where the engine counts what it does.
+    /// - Errors: [`OpenError`]; the database is then as it was.
+    pub fn serve(
+        address: &Address,
+        connections: Connections,
+        terms: &Terms,
+        schema: Arc<Schema>,
+        now: Timestamp,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, OpenError> {
+        let mut session = Connections::single(address, terms)?;
+        let ids = prepare(&mut session, address, &schema, now)?;
+        let statements = Statements::new(&schema, &ids);
+        Ok(Self { connections: Arc::new(connections), schema, statements, metrics })
+    }
+
+    /// What a server would make, add or refuse in the database. Nothing is changed.
+    pub fn compare(address: &Address, schema: &Schema, terms: &Terms) -> Result<Plan, OpenError> {
+        let mut session = Connections::single(address, terms)?;
+        migrate::done(&mut session, address)?;
+        plan::compare(&mut &mut session, schema).map_err(|error| OpenError::database(address, &error))
+    }
+}
+
+/// Makes the tables fit the schema; gives their numbers in the ledger.
+fn prepare(
+    session: &mut Session,
+    address: &Address,
+    schema: &Schema,
+    now: Timestamp,
+) -> Result<Vec<i32>, OpenError> {
+    let failed = |error| OpenError::database(address, &error);
+    let transaction = session.begin(Purpose::Write).map_err(failed)?;
+    // Takes the lock under which servers prepare the database, one after the other.
+    migrate::done(transaction.session, address)?;
+    let plan = plan::compare(&mut &mut *transaction.session, schema).map_err(failed)?;
+    if !plan.refusals().is_empty() {
+        return Err(OpenError::SchemaMismatch(plan.refusals().to_vec()));
+    }
+    plan.carry_out(&mut &mut *transaction.session, now).map_err(failed)?;
+    let ids = schema.tables().iter().map(|table| table_id(transaction.session, &table.name));
+    let ids = ids.collect::<StorageResult<_>>().map_err(failed)?;
+    transaction.commit().map_err(failed)?;
+    for line in plan.describe() {
+        tracing::info!("{line}");
+    }
+    Ok(ids)
+}
+
+fn table_id(session: &mut Session, name: &str) -> StorageResult<i32> {
+    let params: [Param<'_>; 1] = [(&name, Type::TEXT)];
+    if let Some(row) = session.row("SELECT id FROM rollcall_table WHERE name = $1", &params)? {
+        return Ok(row.try_get(0)?);
+    }
+    let last = session.row("SELECT coalesce(max(id), 0) FROM rollcall_table", &[])?;
+    let id = last.map_or(Ok(0), |row| row.try_get::<_, i32>(0))? + 1;
+    let params: [Param<'_>; 2] = [(&id, Type::INT4), (&name, Type::TEXT)];
+    session.execute("INSERT INTO rollcall_table (id, name) VALUES ($1, $2)", &params)?;
+    Ok(id)
+}
+
+/// What must be known of a transaction to find out whether it was kept, should nobody hear of its end.
+struct Sent {
+    id: Uuid,
+    before: Version,
+    after: Version,
+    kept: Option<(DeviceId, String)>,
+}
+
+/// How a write ended.
+enum Ended {
+    /// As its work wanted; the owner's version moved there.
+    Well(Option<Version>),
+    /// The connection broke at the commit.
+    Unheard(Sent),
+}
+
+impl Postgres {
+    fn write_once(&self, session: &mut Session, owner: Owner, work: WriteWork<'_>) -> StorageResult<Ended> {
+        let transaction = session.begin(Purpose::Write)?;
+        let mut txn = Txn::begin_write(transaction.session, &self.schema, &self.statements, owner)?;
+        let before = txn.state().version;
+        let outcome = work(&mut txn);
+        let sent = Sent { id: txn.id(), before, after: txn.state().version, kept: txn.kept.take() };
+        // The work may have taken a failure for an outcome of its own: it is the engine that knows.
+        match transaction.session.failure() {
+            Some(Failure::InTheWay | Failure::Lost) => return Err(StorageError::Busy),
+            Some(Failure::Lasting) if matches!(outcome, Ok(Outcome::Commit)) => return Err(spoilt()),
+            _ => {}
+        }
+        if outcome? == Outcome::Undo {
+            return Ok(Ended::Well(None));
+        }
+        let moved = (sent.after != sent.before).then_some(sent.after);
+        match transaction.commit() {
+            Err(_) if session.is_broken() => Ok(Ended::Unheard(sent)),
+            done => done.map(|()| Ended::Well(moved)),
+        }
+    }
+
+    /// Finds out whether a transaction was kept whose end nobody heard of.
+    ///
+    /// Whoever was at work on it for the lost connection still holds the owner's row, so it has ended once the row
+    /// is ours.
+    fn was_kept(&self, owner: Owner, sent: &Sent) -> StorageResult<bool> {
+        if sent.after == sent.before {
+            return Ok(false); // such work may well be done twice
+        }
+        self.connections.judged(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            let known = txn::known(transaction.session, owner, statements::LOCK_OWNER)?;
+            let Some(known) = known else { return Ok(false) };
+            if known.written == Some(sent.id) {
+                return Ok(true);
+            }
+            if known.state.version == sent.before {
+                return Ok(false);
+            }
+            let (device, key) = sent.kept.as_ref().ok_or(StorageError::OutcomeUnknown)?;
+            let given = txn::given_answer(transaction.session, owner.0, *device, key)?;
+            Ok(given.is_some_and(|given| given.version == sent.after))
+        })
+    }
+}
+
+fn spoilt() -> StorageError {
+    StorageError::Engine("a statement failed, and the work would be kept all the same".into())
+}
+
+impl Storage for Postgres {
+    fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
+        self.connections.with(|session| {
+            let mut begun = false;
+            let done = session.begin(Purpose::Read).and_then(|transaction| {
+                // The first statement fixes the snapshot.
+                let mut txn = Txn::begin_read(transaction.session, &self.schema, &self.statements, owner)?;
+                begun = true;
+                work(&mut txn)
+            });
+            match done {
+                // Work that has begun is not tried again: it may have told what it read.
+                Err(error) if !begun => Try::failed(session, error),
+                done => Try::Done(done),
+            }
+        })
+    }
+
+    fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
+        for _ in 0..3 {
+            match self.connections.judged(|session| self.write_once(session, owner, work))? {
+                Ended::Well(moved) => {
+                    self.metrics.committed(1);
+                    moved.inspect(|version| self.connections.watch.moved(owner, *version));
+                    return Ok(());
+                }
+                Ended::Unheard(sent) => {
+                    tracing::warn!(%owner, "the connection broke at a commit; looking whether it was kept");
+                    let kept = self.was_kept(owner, &sent).map_err(|error| match error {
+                        StorageError::Busy => StorageError::OutcomeUnknown,
+                        other => other,
+                    })?;
+                    if kept {
+                        self.connections.watch.moved(owner, sent.after);
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Err(StorageError::Busy)
+    }
+
+    /// Another server may have written a moment ago: only the database knows.
+    fn known_state(&self, _: Owner) -> Option<OwnerState> {
+        None
+    }
+
+    fn on_moved(&self, told: Told) {
+        self.connections.watch.on_moved(told);
+    }
+
+    fn ready(&self) -> StorageResult<()> {
+        self.connections.judged(|session| session.query("SELECT 1 FROM rollcall_meta LIMIT 1", &[])).map(drop)
+    }
+
+    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        self.connections.owners(after, owners_max)
+    }
+
+    fn accounts(&self) -> Arc<dyn AccountStore> {
+        Arc::clone(&self.connections) as Arc<dyn AccountStore>
+    }
+
+    fn census(&self) -> &dyn Census {
+        self
+    }
+
+    fn leases(&self) -> Leases {
+        Leases::Shared(Arc::clone(&self.connections) as _)
+    }
+}
+
+/// A purge names none of the application's tables, so a command does it without their schema.
+impl Forgetful for Connections {
+    fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        self.owners(after, owners_max)
+    }
+
+    fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
+        self.judged(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            let known = txn::known(transaction.session, owner, statements::LOCK_OWNER)?;
+            let Some(mut known) = known else { return Ok(Purged::default()) };
+            let purged = purge::purge(transaction.session, owner.0, &mut known.state, terms, rows_max)?;
+            transaction.commit()?;
+            Ok(purged)
+        })
+    }
+}

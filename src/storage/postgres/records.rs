@@ -1,0 +1,182 @@
+//! What is kept beside the rows: states that were replaced, conflicts, answers given.
+
+use postgres::Row;
+use postgres::types::Type;
+use uuid::Uuid;
+
+use super::session::{Param, Session};
+use super::statements::{self, Statements};
+use crate::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
+use crate::schema::{Schema, Table};
+use crate::storage::records::{filled, policy, read_columns, resolution, whole, write_columns};
+use crate::storage::{Conflict, GivenAnswer, Side, StorageError, StorageResult, WantedConflicts};
+
+/// The records of one owner.
+pub(super) struct Records<'a> {
+    pub session: &'a mut Session,
+    pub schema: &'a Schema,
+    pub statements: &'a Statements,
+    pub owner: Uuid,
+}
+
+impl Records<'_> {
+    pub fn remember(
+        &mut self,
+        table: &Table,
+        rows: &[(RowKey, &Stored)],
+        states_max: usize,
+    ) -> StorageResult<()> {
+        let tbl = self.statements.of(table.id).id;
+        for (key, row) in rows {
+            let Some(values) = &row.values else { continue };
+            let columns = write_columns(table, &whole(values));
+            let shared: [Param<'_>; 3] =
+                [(&self.owner, Type::UUID), (&tbl, Type::INT4), (&key.0, Type::UUID)];
+            let state: [Param<'_>; 4] = [
+                (&row.version.0.cast_signed(), Type::INT8),
+                (&row.last_update.ms(), Type::INT8),
+                (&row.changed_by.0, Type::UUID),
+                (&columns, Type::TEXT),
+            ];
+            let params: Vec<_> = shared.iter().chain(&state).cloned().collect();
+            self.session.execute(statements::REMEMBER, &params)?;
+            let states_max: [Param<'_>; 1] = [(&(states_max as i64), Type::INT8)];
+            let params: Vec<_> = shared.iter().chain(&states_max).cloned().collect();
+            self.session.execute(statements::FORGET_STATES, &params)?;
+        }
+        Ok(())
+    }
+
+    pub fn earlier(&mut self, table: &Table, key: RowKey) -> StorageResult<Vec<EarlierState>> {
+        let params: [Param<'_>; 3] =
+            [(&self.owner, Type::UUID), (&self.statements.of(table.id).id, Type::INT4), (&key.0, Type::UUID)];
+        let rows = self.session.query(statements::EARLIER, &params)?;
+        rows.iter()
+            .map(|row| {
+                Ok(EarlierState {
+                    version: Version(row.try_get::<_, i64>(0)?.cast_unsigned()),
+                    last_update: Timestamp::from_ms(row.try_get(1)?),
+                    changed_by: DeviceId(row.try_get(2)?),
+                    values: filled(columns(table, row.try_get(3)?)?),
+                })
+            })
+            .collect()
+    }
+
+    pub fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
+        let table = self.schema.at(conflict.table);
+        let side = |side: &Side| side.values.as_ref().map(|values| write_columns(table, values));
+        let base = conflict.base.as_ref().map(|values| write_columns(table, &whole(values)));
+        let (stored, incoming) = (&conflict.stored, &conflict.incoming);
+        let params: [Param<'_>; 14] = [
+            (&self.owner, Type::UUID),
+            (&conflict.id, Type::UUID),
+            (&conflict.at.ms(), Type::INT8),
+            (&self.statements.of(conflict.table).id, Type::INT4),
+            (&conflict.key.0, Type::UUID),
+            (&conflict.policy.name(), Type::TEXT),
+            (&conflict.resolution.name(), Type::TEXT),
+            (&base, Type::TEXT),
+            (&side(stored), Type::TEXT),
+            (&stored.last_update.ms(), Type::INT8),
+            (&stored.device.0, Type::UUID),
+            (&side(incoming), Type::TEXT),
+            (&incoming.last_update.ms(), Type::INT8),
+            (&incoming.device.0, Type::UUID),
+        ];
+        self.session.execute(statements::NOTE_CONFLICT, &params).map(drop)
+    }
+
+    pub fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {
+        let params: [Param<'_>; 3] = [(&self.owner, Type::UUID), (&id, Type::UUID), (&at.ms(), Type::INT8)];
+        self.session.execute(statements::NOTE_RESTORED, &params).map(drop)
+    }
+
+    pub fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
+        let (mut at, mut id) = wanted.after.map_or((i64::MAX, Uuid::max()), |(at, id)| (at.ms(), id));
+        let tbl = wanted.table.map(|table| self.statements.of(table).id);
+        let key = wanted.key.map(|key| key.0);
+        let mut found = Vec::new();
+        // Those of tables that are no longer declared are passed over, and so do not count.
+        while found.len() < wanted.rows_max {
+            let limit = (wanted.rows_max - found.len()).min(1_000) as i64;
+            let params: [Param<'_>; 6] = [
+                (&self.owner, Type::UUID),
+                (&at, Type::INT8),
+                (&id, Type::UUID),
+                (&tbl, Type::INT4),
+                (&key, Type::UUID),
+                (&limit, Type::INT8),
+            ];
+            let rows = self.session.query(statements::CONFLICTS, &params)?;
+            for row in &rows {
+                (id, at) = (row.try_get(0)?, row.try_get(1)?);
+                found.extend(self.conflict_of(row)?);
+            }
+            if (rows.len() as i64) < limit {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    pub fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>> {
+        let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&id, Type::UUID)];
+        let row = self.session.row(statements::CONFLICT, &params)?;
+        row.map_or(Ok(None), |row| self.conflict_of(&row))
+    }
+
+    /// The conflict of a row; `None` if its table is no longer declared.
+    fn conflict_of(&self, row: &Row) -> StorageResult<Option<Conflict>> {
+        let Some(place) = self.statements.table(row.try_get(2)?) else { return Ok(None) };
+        let table = &self.schema.tables()[place];
+        let told = |at: usize| -> StorageResult<Option<Vec<Option<Value>>>> {
+            row.try_get::<_, Option<&str>>(at)?.map(|text| columns(table, text)).transpose()
+        };
+        let side = |at: usize| -> StorageResult<Side> {
+            Ok(Side {
+                values: told(at)?,
+                last_update: Timestamp::from_ms(row.try_get(at + 1)?),
+                device: DeviceId(row.try_get(at + 2)?),
+            })
+        };
+        let resolution = resolution(row.try_get(5)?);
+        Ok(Some(Conflict {
+            id: row.try_get(0)?,
+            at: Timestamp::from_ms(row.try_get(1)?),
+            table: table.id,
+            key: RowKey(row.try_get(3)?),
+            policy: policy(row.try_get(4)?),
+            resolution: resolution.ok_or_else(|| StorageError::Engine("an unknown resolution".into()))?,
+            base: told(6)?.map(filled),
+            stored: side(7)?,
+            incoming: side(10)?,
+            restored_at: row.try_get::<_, Option<i64>>(13)?.map(Timestamp::from_ms),
+        }))
+    }
+
+    pub fn keep_answer(
+        &mut self,
+        device: DeviceId,
+        key: &str,
+        answer: &GivenAnswer,
+        answers_max: usize,
+    ) -> StorageResult<()> {
+        let shared: [Param<'_>; 3] = [(&self.owner, Type::UUID), (&device.0, Type::UUID), (&key, Type::TEXT)];
+        let kept: [Param<'_>; 4] = [
+            (&answer.at.ms(), Type::INT8),
+            (&answer.version.0.cast_signed(), Type::INT8),
+            (&&answer.body_hash[..], Type::BYTEA),
+            (&answer.body, Type::BYTEA),
+        ];
+        let params: Vec<_> = shared.iter().chain(&kept).cloned().collect();
+        self.session.execute(statements::KEEP_ANSWER, &params)?;
+        let others_max: [Param<'_>; 1] = [(&(answers_max.saturating_sub(1) as i64), Type::INT8)];
+        let params: Vec<_> = shared.iter().chain(&others_max).cloned().collect();
+        self.session.execute(statements::FORGET_ANSWERS, &params).map(drop)
+    }
+}
+
+fn columns(table: &Table, text: &str) -> StorageResult<Vec<Option<Value>>> {
+    read_columns(table, text).map_err(|error| StorageError::Engine(Box::new(error)))
+}

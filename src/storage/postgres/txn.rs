@@ -1,0 +1,512 @@
+use std::collections::HashMap;
+
+use postgres::Row;
+use postgres::types::{ToSql, Type};
+use uuid::Uuid;
+
+use super::purge;
+use super::records::Records;
+use super::session::{Param, Session};
+use super::statements::{self, Put, Statements, TableStatements};
+use super::values::{self, Bound};
+use crate::digest::{Digest, Seed};
+use crate::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Timestamp, Value, Version};
+use crate::schema::{Schema, Table, TableId};
+use crate::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
+use crate::storage::{
+    ChangeMark, ChangeSink, Conflict, GivenAnswer, LeaseState, OwnerState, PurgeTerms, Purged, ReadTxn,
+    StorageError, StorageResult, WantedConflicts, WriteTxn,
+};
+
+/// One owner's rows inside one transaction.
+pub(super) struct Txn<'a> {
+    session: &'a mut Session,
+    schema: &'a Schema,
+    statements: &'a Statements,
+    owner: Uuid,
+    state: OwnerState,
+    lease: Option<LeaseState>,
+    /// Names this transaction in the owner's row, if it raises the version.
+    id: Uuid,
+    /// An answer that this transaction keeps: its device and key.
+    pub kept: Option<(DeviceId, String)>,
+}
+
+/// What is known of an owner that is there.
+pub(super) struct Known {
+    pub state: OwnerState,
+    pub lease: LeaseState,
+    /// Which transaction raised the version last.
+    pub written: Option<Uuid>,
+}
+
+/// Rows of the ledger, or of a table, that are read in one go.
+const ROWS_AT_ONCE: usize = 1_000;
+
+impl<'a> Txn<'a> {
+    pub fn begin_read(
+        session: &'a mut Session,
+        schema: &'a Schema,
+        statements: &'a Statements,
+        owner: Owner,
+    ) -> StorageResult<Self> {
+        let (state, lease) = match known(session, owner, statements::OWNER)? {
+            Some(known) => (known.state, Some(known.lease)),
+            None => {
+                let first = first_version(session)?;
+                (OwnerState { version: first, horizon: first, rows: 0, bytes: 0, seed: None }, None)
+            }
+        };
+        let (owner, id) = (owner.0, Uuid::nil());
+        Ok(Self { session, schema, statements, owner, state, lease, id, kept: None })
+    }
+
+    /// Waits until nobody else writes for the owner, who is made at need.
+    pub fn begin_write(
+        session: &'a mut Session,
+        schema: &'a Schema,
+        statements: &'a Statements,
+        owner: Owner,
+    ) -> StorageResult<Self> {
+        let known = lock(session, owner)?;
+        let (state, lease) = (known.state, Some(known.lease));
+        let (owner, id) = (owner.0, Uuid::new_v4());
+        Ok(Self { session, schema, statements, owner, state, lease, id, kept: None })
+    }
+
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    fn table(&self, table: TableId) -> (&'a Table, &'a TableStatements) {
+        (self.schema.at(table), self.statements.of(table))
+    }
+
+    fn records(&mut self) -> Records<'_> {
+        let Self { session, schema, statements, owner, .. } = self;
+        Records { session, schema, statements, owner: *owner }
+    }
+
+    fn put_state(&mut self, state: OwnerState) -> StorageResult<()> {
+        let [version, horizon] = [state.version, state.horizon].map(|version| version.0.cast_signed());
+        let (rows, bytes) = (state.rows.cast_signed(), state.bytes.cast_signed());
+        let params: [Param<'_>; 6] = [
+            (&self.owner, Type::UUID),
+            (&version, Type::INT8),
+            (&horizon, Type::INT8),
+            (&rows, Type::INT8),
+            (&bytes, Type::INT8),
+            (&self.id, Type::UUID),
+        ];
+        self.session.execute(statements::ADVANCE_OWNER, &params)?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// The columns of live rows of one table.
+    fn values(&mut self, table: &Table, keys: &[Uuid]) -> StorageResult<HashMap<Uuid, Vec<Value>>> {
+        let sql = &self.statements.of(table.id).values;
+        let rows = self.session.query(sql, &[(&self.owner, Type::UUID), (&keys, Type::UUID_ARRAY)])?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, columns(table, row, 1)?))).collect()
+    }
+
+    /// Runs a statement over as many rows at a time as it takes.
+    fn put_rows<'r>(
+        &mut self,
+        put: &Put,
+        shared: &[Param<'_>],
+        rows: usize,
+        each: &dyn Fn(usize, &mut Vec<(Bindable<'r>, Type)>),
+    ) -> StorageResult<()> {
+        let mut done = 0;
+        while done < rows {
+            let (count, sql) = put.for_rows(rows - done);
+            let mut bound = Vec::new();
+            (done..done + count).for_each(|row| each(row, &mut bound));
+            let of_rows = bound.iter().map(|(value, kind)| (&**value, kind.clone()));
+            let params: Vec<Param<'_>> = shared.iter().cloned().chain(of_rows).collect();
+            self.session.execute(sql, &params)?;
+            done += count;
+        }
+        Ok(())
+    }
+}
+
+type Bindable<'a> = Box<dyn ToSql + Sync + 'a>;
+
+impl ReadTxn for Txn<'_> {
+    fn state(&self) -> OwnerState {
+        self.state
+    }
+
+    fn manifest(
+        &mut self,
+        table: TableId,
+        after: Option<RowKey>,
+        rows_max: usize,
+        each: &mut dyn FnMut(RowKey, Timestamp),
+    ) -> StorageResult<()> {
+        let (_, sql) = self.table(table);
+        let mut next = after.map_or(Some(Uuid::nil()), |key| successor(key.0));
+        let mut left = rows_max;
+        while let (Some(from), true) = (next, left > 0) {
+            let limit = left.min(ROWS_AT_ONCE * 10);
+            let params: [Param<'_>; 4] = [
+                (&self.owner, Type::UUID),
+                (&sql.id, Type::INT4),
+                (&from, Type::UUID),
+                (&(limit as i64), Type::INT8),
+            ];
+            let rows = self.session.query(statements::MANIFEST, &params)?;
+            for row in &rows {
+                each(RowKey(row.try_get(0)?), Timestamp::from_ms(row.try_get(1)?));
+            }
+            left -= rows.len();
+            next = match rows.last() {
+                Some(last) if rows.len() == limit => successor(last.try_get(0)?),
+                _ => None,
+            };
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (declared, sql) = self.table(table);
+        let asked: Vec<Uuid> = keys.iter().map(|key| key.0).collect();
+        let params: [Param<'_>; 3] =
+            [(&self.owner, Type::UUID), (&sql.id, Type::INT4), (&asked, Type::UUID_ARRAY)];
+        let rows = self.session.query(&sql.load, &params)?;
+        let mut found = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            found.insert(RowKey(row.try_get(0)?), stored(declared, row)?);
+        }
+        Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
+    }
+
+    fn digests(&mut self) -> StorageResult<Vec<Digest>> {
+        let mut digests = vec![Digest::default(); self.schema.tables().len()];
+        for row in self.session.query(statements::DIGESTS, &[(&self.owner, Type::UUID)])? {
+            if let Some(place) = self.statements.table(row.try_get(0)?) {
+                digests[place] = Digest { count: unsigned(&row, 1)?, root: unsigned(&row, 2)? };
+            }
+        }
+        Ok(digests)
+    }
+
+    fn changes(&mut self, after: ChangeMark, upto: Version, each: &mut ChangeSink<'_>) -> StorageResult<()> {
+        let mut mark = (after.version.0.cast_signed(), i32::MAX, Uuid::nil());
+        if let Some((table, key)) = after.within {
+            mark = (mark.0, self.statements.of(table).id, key.0);
+        }
+        let (upto, limit) = (upto.0.cast_signed(), ROWS_AT_ONCE as i64);
+        loop {
+            let params: [Param<'_>; 6] = [
+                (&self.owner, Type::UUID),
+                (&mark.0, Type::INT8),
+                (&mark.1, Type::INT4),
+                (&mark.2, Type::UUID),
+                (&upto, Type::INT8),
+                (&limit, Type::INT8),
+            ];
+            let rows = self.session.query(statements::CHANGES, &params)?;
+            let mut entries = Vec::with_capacity(rows.len());
+            let mut live = HashMap::<usize, Vec<Uuid>>::new();
+            for row in &rows {
+                let (key, tbl): (Uuid, i32) = (row.try_get(0)?, row.try_get(ENTRY_COLUMNS)?);
+                mark = (row.try_get(1)?, tbl, key);
+                let Some(place) = self.statements.table(tbl) else { continue };
+                let is_live = !row.try_get::<_, bool>(DELETED)?;
+                if is_live {
+                    live.entry(place).or_default().push(key);
+                }
+                entries.push((place, key, is_live, entry(row)?));
+            }
+            let mut values = HashMap::new();
+            for (place, keys) in live {
+                values.insert(place, self.values(&self.schema.tables()[place], &keys)?);
+            }
+            for (place, key, is_live, mut entry) in entries {
+                if is_live {
+                    let held = values.get_mut(&place).and_then(|values| values.remove(&key));
+                    entry.values = Some(held.ok_or_else(|| lost(key))?);
+                }
+                if !each(self.schema.tables()[place].id, RowKey(key), entry) {
+                    return Ok(());
+                }
+            }
+            if rows.len() < ROWS_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+
+    fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>> {
+        let table = self.schema.at(table);
+        self.records().earlier(table, key)
+    }
+
+    fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
+        given_answer(self.session, self.owner, device, key)
+    }
+
+    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
+        self.records().conflicts(wanted)
+    }
+
+    fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>> {
+        self.records().conflict(id)
+    }
+
+    fn referring(
+        &mut self,
+        table: TableId,
+        column: usize,
+        parent: RowKey,
+        rows_max: usize,
+    ) -> StorageResult<Vec<RowKey>> {
+        let (_, sql) = self.table(table);
+        let Some(sql) = &sql.referring[column] else { return Ok(Vec::new()) };
+        let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
+        let params: [Param<'_>; 3] =
+            [(&self.owner, Type::UUID), (&parent.0, Type::UUID), (&rows_max, Type::INT8)];
+        let rows = self.session.query(sql, &params)?;
+        rows.iter().map(|row| Ok(RowKey(row.try_get(0)?))).collect()
+    }
+}
+
+impl WriteTxn for Txn<'_> {
+    fn lease(&self) -> Option<&LeaseState> {
+        self.lease.as_ref()
+    }
+
+    fn put(&mut self, table: TableId, rows: &[(RowKey, &Stored)]) -> StorageResult<()> {
+        let (statements, (_, sql)) = (self.statements, self.table(table));
+        let owner = self.owner;
+        let shared: [Param<'_>; 2] = [(&owner, Type::UUID), (&sql.id, Type::INT4)];
+        self.put_rows(&statements.put_entries, &shared, rows.len(), &|at, bound| {
+            let (key, row) = &rows[at];
+            let [version, created] = [row.version, row.created].map(|version| version.0.cast_signed());
+            bound.push((Box::new(key.0), Type::UUID));
+            bound.push((Box::new(version), Type::INT8));
+            bound.push((Box::new(created), Type::INT8));
+            bound.push((Box::new(row.last_update.ms()), Type::INT8));
+            bound.push((Box::new(row.is_tombstone()), Type::BOOL));
+            bound.push((Box::new(row.made_by.0), Type::UUID));
+            bound.push((Box::new(row.changed_by.0), Type::UUID));
+            bound.push((Box::new(lives_bytes(&row.lives)), Type::BYTEA));
+            bound.push((Box::new(writers_bytes(&row.writers)), Type::BYTEA));
+        })?;
+        let live = rows.iter().filter_map(|(key, row)| row.values.as_ref().map(|values| (*key, values)));
+        let live: Vec<(RowKey, &Vec<Value>)> = live.collect();
+        self.put_rows(&sql.put, &shared[..1], live.len(), &|at, bound| {
+            let (key, values) = live[at];
+            bound.push((Box::new(key.0), Type::UUID));
+            for (value, kind) in values.iter().zip(&sql.types) {
+                bound.push((Box::new(Bound(value)), kind.clone()));
+            }
+        })?;
+        let gone: Vec<Uuid> =
+            rows.iter().filter(|(_, row)| row.is_tombstone()).map(|(key, _)| key.0).collect();
+        if !gone.is_empty() {
+            self.session.execute(&sql.remove, &[(&owner, Type::UUID), (&gone, Type::UUID_ARRAY)])?;
+        }
+        Ok(())
+    }
+
+    fn advance(
+        &mut self,
+        state: OwnerState,
+        digests: &[(TableId, Digest)],
+        now: Timestamp,
+    ) -> StorageResult<()> {
+        let (day, before) = (day(now), self.state.version.0.cast_signed());
+        let params: [Param<'_>; 3] = [(&self.owner, Type::UUID), (&day, Type::INT8), (&before, Type::INT8)];
+        self.session.execute(statements::DATE, &params)?;
+        for (table, digest) in digests {
+            let (count, root) = (digest.count.cast_signed(), digest.root.cast_signed());
+            let params: [Param<'_>; 4] = [
+                (&self.owner, Type::UUID),
+                (&self.statements.of(*table).id, Type::INT4),
+                (&count, Type::INT8),
+                (&root, Type::INT8),
+            ];
+            self.session.execute(statements::PUT_DIGEST, &params)?;
+        }
+        self.put_state(state)
+    }
+
+    fn remember(
+        &mut self,
+        table: TableId,
+        rows: &[(RowKey, &Stored)],
+        states_max: usize,
+    ) -> StorageResult<()> {
+        let table = self.schema.at(table);
+        self.records().remember(table, rows, states_max)
+    }
+
+    fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
+        self.records().note_conflict(conflict)
+    }
+
+    fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {
+        self.records().note_restored(id, at)
+    }
+
+    fn keep_answer(
+        &mut self,
+        device: DeviceId,
+        key: &str,
+        answer: &GivenAnswer,
+        answers_max: usize,
+    ) -> StorageResult<()> {
+        self.kept = Some((device, key.to_owned()));
+        self.records().keep_answer(device, key, answer, answers_max)
+    }
+
+    fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {
+        let params: [Param<'_>; 4] = [
+            (&self.owner, Type::UUID),
+            (&device.0, Type::UUID),
+            (&version.0.cast_signed(), Type::INT8),
+            (&now.ms(), Type::INT8),
+        ];
+        self.session.execute(statements::ACKNOWLEDGE, &params).map(drop)
+    }
+
+    fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
+        let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&device.0, Type::UUID)];
+        self.session.execute(statements::FORGET_DEVICE, &params).map(drop)
+    }
+
+    fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
+        purge::purge(self.session, self.owner, &mut self.state, terms, rows_max)
+    }
+}
+
+/// The owner by one of the two statements that read it; `None` while nothing was ever written for it.
+pub(super) fn known(session: &mut Session, owner: Owner, sql: &str) -> StorageResult<Option<Known>> {
+    session.row(sql, &[(&owner.0, Type::UUID)])?.as_ref().map(known_of).transpose()
+}
+
+/// The owner of a row: first the lease, then the state.
+pub(super) fn known_of(row: &Row) -> StorageResult<Known> {
+    let seed: Vec<u8> = row.try_get(10)?;
+    let seed: [u8; 16] =
+        seed.try_into().map_err(|_| StorageError::Engine("a seed of another size".into()))?;
+    Ok(Known {
+        lease: lease(row)?,
+        state: OwnerState {
+            version: Version(unsigned(row, 6)?),
+            horizon: Version(unsigned(row, 7)?),
+            rows: unsigned(row, 8)?,
+            bytes: unsigned(row, 9)?,
+            seed: Some(Seed(seed)),
+        },
+        written: row.try_get(11)?,
+    })
+}
+
+/// Waits until nobody else writes for the owner, who is made if nobody ever did.
+pub(super) fn lock(session: &mut Session, owner: Owner) -> StorageResult<Known> {
+    for _ in 0..3 {
+        if let Some(known) = known(session, owner, statements::LOCK_OWNER)? {
+            return Ok(known);
+        }
+        make(session, owner)?;
+    }
+    Err(StorageError::Engine("an owner that was just made is not there".into()))
+}
+
+/// Makes the owner, unless somebody else has.
+pub(super) fn make(session: &mut Session, owner: Owner) -> StorageResult<()> {
+    let first = first_version(session)?.0.cast_signed();
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed).map_err(|error| StorageError::Engine(Box::new(error)))?;
+    let params: [Param<'_>; 3] = [(&owner.0, Type::UUID), (&first, Type::INT8), (&&seed[..], Type::BYTEA)];
+    session.execute(statements::ADD_OWNER, &params).map(drop)
+}
+
+fn first_version(session: &mut Session) -> StorageResult<Version> {
+    let epoch = session.row(statements::EPOCH, &[])?;
+    let epoch: i64 = epoch.map_or(Ok(0), |row| row.try_get(0))?;
+    Ok(Version::first(u16::try_from(epoch).unwrap_or_default()))
+}
+
+/// The lease in the first columns of a row.
+pub(super) fn lease(row: &Row) -> StorageResult<LeaseState> {
+    Ok(LeaseState {
+        fence: Fence(unsigned(row, 0)?),
+        holder: row.try_get::<_, Option<Uuid>>(1)?.map(DeviceId),
+        holder_name: row.try_get(2)?,
+        since: Timestamp::from_ms(row.try_get(3)?),
+        until: row.try_get::<_, Option<i64>>(4)?.map(Timestamp::from_ms),
+        now: Timestamp::from_ms(row.try_get(5)?),
+    })
+}
+
+/// An answer under an idempotency key.
+pub(super) fn given_answer(
+    session: &mut Session,
+    owner: Uuid,
+    device: DeviceId,
+    key: &str,
+) -> StorageResult<Option<GivenAnswer>> {
+    let params: [Param<'_>; 3] = [(&owner, Type::UUID), (&device.0, Type::UUID), (&key, Type::TEXT)];
+    let Some(row) = session.row(statements::ANSWER, &params)? else { return Ok(None) };
+    let hash: Vec<u8> = row.try_get(0)?;
+    let hash = hash.try_into().map_err(|_| StorageError::Engine("a hash of another size".into()))?;
+    Ok(Some(GivenAnswer {
+        body_hash: hash,
+        body: row.try_get(1)?,
+        version: Version(unsigned(&row, 2)?),
+        at: Timestamp::from_ms(row.try_get(3)?),
+    }))
+}
+
+/// How many columns a ledger entry has, its key first, and which of them says that it is a tombstone.
+const ENTRY_COLUMNS: usize = 9;
+const DELETED: usize = 4;
+
+/// A ledger entry, as a tombstone: a live row's columns stand elsewhere.
+fn entry(row: &Row) -> StorageResult<Stored> {
+    Ok(Stored {
+        version: Version(unsigned(row, 1)?),
+        created: Version(unsigned(row, 2)?),
+        last_update: Timestamp::from_ms(row.try_get(3)?),
+        made_by: DeviceId(row.try_get(5)?),
+        changed_by: DeviceId(row.try_get(6)?),
+        lives: lives(row.try_get::<_, Option<&[u8]>>(7)?.unwrap_or_default()),
+        writers: writers(row.try_get::<_, Option<&[u8]>>(8)?.unwrap_or_default()),
+        values: None,
+    })
+}
+
+fn stored(table: &Table, row: &Row) -> StorageResult<Stored> {
+    let mut stored = entry(row)?;
+    if !row.try_get::<_, bool>(DELETED)? {
+        stored.values = Some(columns(table, row, ENTRY_COLUMNS)?);
+    }
+    Ok(stored)
+}
+
+/// A row's columns, which begin at `first`.
+fn columns(table: &Table, row: &Row, first: usize) -> StorageResult<Vec<Value>> {
+    let read = |(at, column): (usize, &crate::schema::Column)| values::read(column.kind, row, first + at);
+    Ok(table.columns.iter().enumerate().map(read).collect::<Result<_, _>>()?)
+}
+
+fn unsigned(row: &Row, at: usize) -> Result<u64, postgres::Error> {
+    row.try_get::<_, i64>(at).map(i64::cast_unsigned)
+}
+
+pub(super) fn successor(key: Uuid) -> Option<Uuid> {
+    key.as_u128().checked_add(1).map(Uuid::from_u128)
+}
+
+fn lost(key: Uuid) -> StorageError {
+    StorageError::Engine(format!("the ledger knows {key} and its table does not").into())
+}
