@@ -44,6 +44,10 @@ pub struct Settings {
 
     #[command(flatten)]
     #[allow(missing_docs)] // clap would print it as help of the first flag
+    pub postgres: PostgresSettings,
+
+    #[command(flatten)]
+    #[allow(missing_docs)] // clap would print it as help of the first flag
     pub http: HttpSettings,
 
     #[command(flatten)]
@@ -65,6 +69,7 @@ impl Default for Settings {
             sync: SyncSettings::default(),
             limits: Limits::default(),
             memory: MemorySettings::default(),
+            postgres: PostgresSettings::default(),
             http: HttpSettings::default(),
             auth: AuthSettings::default(),
             operator: OperatorSettings::default(),
@@ -132,6 +137,44 @@ numeric_settings! {
         conflict_days: u32 = 90, env "ROLLCALL_CONFLICT_DAYS";
         /// Time between two purges of what is old, s; 0 leaves it to `rollcall purge`
         purge_s: u64 = 3_600, env "ROLLCALL_PURGE_S";
+    }
+}
+
+/// How a server uses PostgreSQL; SQLite needs none of it.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+#[command(next_help_heading = "PostgreSQL")]
+pub struct PostgresSettings {
+    /// Connections at once; those of all servers together stay below PostgreSQL's `max_connections`
+    #[arg(long, env = "ROLLCALL_DATABASE_CONNECTIONS_MAX", value_name = "N", default_value_t = 16)]
+    pub database_connections_max: u32,
+
+    /// One statement, ms; the slowest that a request needs takes far less
+    #[arg(long, env = "ROLLCALL_DATABASE_STATEMENT_MS", value_name = "N", default_value_t = 30_000)]
+    pub database_statement_ms: u64,
+
+    /// Silence inside a transaction before PostgreSQL undoes it, ms; a server that is frozen lets its owners go then
+    #[arg(long, env = "ROLLCALL_DATABASE_IDLE_MS", value_name = "N", default_value_t = 10_000)]
+    pub database_idle_ms: u64,
+
+    /// Whether statements are prepared; `false` behind a pooler that gives each transaction another connection
+    #[arg(
+        long,
+        env = "ROLLCALL_DATABASE_PREPARE",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub database_prepare: bool,
+}
+
+impl Default for PostgresSettings {
+    fn default() -> Self {
+        Self {
+            database_connections_max: 16,
+            database_statement_ms: 30_000,
+            database_idle_ms: 10_000,
+            database_prepare: true,
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod synchronise;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use app::engine::is_sqlite;
 use app::{Answer, Ask, Device, PASSWORD, Server, key, verdicts};
 use proptest::prelude::*;
 use rollcall::config::{AuthMode, Registration};
@@ -54,4 +55,10 @@ async fn refused(server: &Server, ask: Ask, place: &str) -> Answer {
     assert!(answer.status >= 400, "{place}: {}", String::from_utf8_lossy(&answer.bytes));
     assert_eq!((server.dump(), server.commits()), before, "{place}: something was written");
     answer
+}
+
+/// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
+#[test]
+fn again_on_postgres() {
+    app::engine::run_again_on_postgres();
 }

@@ -13,6 +13,7 @@ use rollcall::schema::{Policy, Schema, Table};
 use rollcall::storage::{Storage, WantedConflicts};
 use rollcall::synchronise::{self, Batch};
 use serde_json::{Value as Json, json};
+use support::engine::Store;
 use support::{Copy, Device, Dice, NOON_MS, POLICIES, TABLES, World, key, open, terms};
 use uuid::Uuid;
 
@@ -505,9 +506,9 @@ fn conflicts_come_in_pages_newest_first_and_to_their_owner_alone() {
 /// Goal: conflicts of a table that the app has given up do not hide those of the others.
 #[test]
 fn a_table_that_is_gone_takes_its_conflicts_with_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::new();
     let both = Arc::new(Schema::parse(POLICIES).unwrap());
-    let storage = open("sqlite", dir.path(), &both);
+    let storage = open(&store, &both);
     let (owner, key) = (Owner(Uuid::now_v7()), RowKey(Uuid::now_v7()));
     let [a, b] = [1, 2].map(|n| DeviceId(Uuid::from_u128(n)));
     for (device, base) in [(a, None), (a, Some(Version(2))), (b, Some(Version(2)))] {
@@ -533,10 +534,10 @@ fn a_table_that_is_gone_takes_its_conflicts_with_it() {
     let given_up = POLICIES.find("[table.manual]").unwrap()..POLICIES.find("[table.children]").unwrap();
     let mut left = POLICIES.to_owned();
     left.replace_range(given_up, "");
-    let conn = rusqlite::Connection::open(dir.path().join("data.db")).unwrap();
-    conn.execute_batch("DROP TABLE manual").unwrap();
-    drop(conn);
-    let storage = open("sqlite", dir.path(), &Arc::new(Schema::parse(&left).unwrap()));
+    store.look();
+    store.sql("DROP TABLE manual");
+    store.look_away();
+    let storage = open(&store, &Arc::new(Schema::parse(&left).unwrap()));
     for rows_max in [1, 9] {
         assert_eq!(list(&*storage, rows_max).len(), 1);
     }
@@ -662,4 +663,10 @@ fn after_quiet_everybody_holds_the_same() {
             assert_eq!(copy.rows, world.rows(&copy.device), "seed {seed}");
         }
     }
+}
+
+/// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
+#[test]
+fn again_on_postgres() {
+    support::engine::run_again_on_postgres();
 }

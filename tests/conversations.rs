@@ -35,3 +35,9 @@ async fn every_written_conversation_goes_as_told() {
     let twice: Vec<_> = titles.windows(2).filter(|pair| pair[0] == pair[1]).collect();
     assert!(twice.is_empty(), "titles that come twice: {twice:?}");
 }
+
+/// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
+#[test]
+fn again_on_postgres() {
+    conversation::engine::run_again_on_postgres();
+}

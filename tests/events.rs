@@ -351,3 +351,9 @@ async fn places_are_limited_and_given_back() {
     drop((streams, newest));
     live.until_streams(0).await;
 }
+
+/// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
+#[test]
+fn again_on_postgres() {
+    app::engine::run_again_on_postgres();
+}

@@ -13,16 +13,17 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use rollcall::changes::{self, Asked, Feed};
-use rollcall::model::{DeviceId, Fence, Owner, RowKey, Stored, Timestamp, Value, Version};
+use rollcall::model::{DeviceId, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall::reconcile::{Incoming, Net};
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::{
-    AccountStore, Census, OwnerState, PurgeTerms, Purged, ReadWork, Storage, StorageError, StorageResult,
+    AccountStore, Census, Leases, OwnerState, PurgeTerms, Purged, ReadWork, Storage, StorageError, StorageResult,
     Told, WriteWork,
 };
 use rollcall::synchronise::{self, Batch, Refusal};
 use serde_json::{Value as Json, json};
-use support::{Copy, Device, Dice, ENGINES, NOON_MS, POLICIES, World, key, open, take, terms};
+use support::engine::Store;
+use support::{Copy, Device, Dice, NOON_MS, POLICIES, World, key, open, take, terms};
 use uuid::Uuid;
 
 const THREE: &str = "[table.one]\nkey = \"id\"\n[table.one.columns]\nn = \"integer\"\n\
@@ -97,10 +98,11 @@ impl Reader {
 #[test]
 fn eight_writers_and_four_readers_agree() {
     let seconds = std::env::var("ROLLCALL_FEED_S").map_or(5, |seconds| seconds.parse().unwrap());
-    for engine in ENGINES {
+    {
         let schema = Arc::new(Schema::parse(THREE).unwrap());
-        let dir = tempfile::tempdir().unwrap();
-        let storage = open(engine, dir.path(), &schema);
+        let store = Store::new();
+        let engine = store.engine.name();
+        let storage = open(&store, &schema);
         let owner = Owner(Uuid::now_v7());
         let tables: Vec<TableId> = schema.tables().iter().map(|table| table.id).collect();
         let until = Instant::now() + Duration::from_secs(seconds);
@@ -641,8 +643,8 @@ impl Storage for Counted {
         self.storage.census()
     }
 
-    fn first_fence(&self) -> Fence {
-        self.storage.first_fence()
+    fn leases(&self) -> Leases {
+        self.storage.leases()
     }
 }
 
@@ -749,4 +751,10 @@ fn a_stream_whose_cursor_expires_on_the_way_ends_without_its_last_line() {
     let told = text.matches("{\"op\":\"add\"").count();
     assert!((500..15_000).contains(&told), "{told} rows");
     assert_eq!(text.matches("{\"op\":\"end\"").count(), 0);
+}
+
+/// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
+#[test]
+fn again_on_postgres() {
+    support::engine::run_again_on_postgres();
 }

@@ -7,7 +7,7 @@ use std::thread;
 
 use rollcall::accounts::Caller;
 use rollcall::clock::Clock;
-use rollcall::locks::{Lease, LocalLocks, LockError};
+use rollcall::locks::{Lease, LocalLocks, LockError, Locks as _, Work};
 use rollcall::model::{DeviceId, Fence, Owner, Timestamp};
 use uuid::Uuid;
 
@@ -35,15 +35,32 @@ impl Locks {
         Timestamp::from_ms(self.now_ms.load(Ordering::SeqCst))
     }
 
+    fn work(&self, caller: &Caller, fence: Option<Fence>) -> Result<Box<dyn Work>, LockError> {
+        Arc::clone(&self.locks).take(caller, fence)
+    }
+
+    /// Takes the lock, and has nothing to do under it.
     fn take(&self, caller: &Caller) -> Lease {
-        self.locks.take(caller, None).unwrap()
+        self.take_as(caller, None).unwrap()
+    }
+
+    fn take_as(&self, caller: &Caller, fence: Option<Fence>) -> Result<Lease, LockError> {
+        self.work(caller, fence).map(|work| work.lease().unwrap().clone())
+    }
+
+    fn is_lost(&self, caller: &Caller, fence: Fence) -> bool {
+        matches!(self.take_as(caller, Some(fence)), Err(LockError::Lost))
+    }
+
+    fn holder(&self, owner: Owner) -> Option<Lease> {
+        self.locks.holder(owner).unwrap()
     }
 
     fn is_busy_for(&self, caller: &Caller) -> bool {
-        match self.locks.take(caller, None) {
+        match self.take_as(caller, None) {
             Ok(_) => false,
             Err(LockError::Busy(_)) => true,
-            Err(LockError::Lost) => panic!("lost without a fence"),
+            Err(error) => panic!("{error} without a fence"),
         }
     }
 }
@@ -68,13 +85,13 @@ fn a_device_that_has_the_lock_takes_it_again_under_the_same_fence() {
     assert!(first.fence > FIRST);
     assert_eq!((first.since, first.until), (locks.now(), locks.now().shifted(LEASE_MS)));
     locks.turn(5_000);
-    let again = locks.locks.take(&phone, Some(first.fence)).unwrap();
+    let again = locks.take_as(&phone, Some(first.fence)).unwrap();
     assert_eq!((again.fence, again.since), (first.fence, first.since));
     assert_eq!(again.until, locks.now().shifted(LEASE_MS), "taking it again renews it");
-    let Err(LockError::Busy(holder)) = locks.locks.take(&tablet, None) else { panic!("two holders") };
+    let Err(LockError::Busy(holder)) = locks.take_as(&tablet, None) else { panic!("two holders") };
     assert_eq!(holder, again);
-    assert_eq!(locks.locks.holder(phone.owner), Some(again));
-    assert_eq!(locks.locks.holder(caller(2, 1).owner), None);
+    assert_eq!(locks.holder(phone.owner), Some(again));
+    assert_eq!(locks.holder(caller(2, 1).owner), None);
 }
 
 #[test]
@@ -84,14 +101,14 @@ fn a_lease_runs_out_and_is_taken_over_under_a_higher_fence() {
     locks.turn(LEASE_MS - 1);
     assert!(locks.is_busy_for(&tablet));
     locks.turn(1);
-    assert_eq!(locks.locks.holder(phone.owner), None);
+    assert_eq!(locks.holder(phone.owner), None);
     let second = locks.take(&tablet);
     assert!(second.fence > first.fence);
     for fence in [first.fence, Fence(0), FIRST, second.fence, Fence(u64::MAX)] {
-        assert_eq!(locks.locks.take(&phone, Some(fence)), Err(LockError::Lost), "{fence}");
+        assert!(locks.is_lost(&phone, fence), "{fence}");
     }
-    assert_eq!(locks.locks.take(&tablet, Some(first.fence)), Err(LockError::Lost));
-    assert_eq!(locks.locks.take(&tablet, Some(second.fence)), Ok(second));
+    assert!(locks.is_lost(&tablet, first.fence));
+    assert_eq!(locks.take_as(&tablet, Some(second.fence)).unwrap(), second);
 }
 
 #[test]
@@ -99,51 +116,51 @@ fn a_lease_that_nobody_took_over_is_its_holders_again() {
     let (locks, (phone, tablet)) = (Locks::new(), two());
     let first = locks.take(&phone);
     locks.turn(LEASE_MS + 5_000);
-    assert_eq!(locks.locks.take(&phone, Some(first.fence)).unwrap().fence, first.fence);
+    assert_eq!(locks.take_as(&phone, Some(first.fence)).unwrap().fence, first.fence);
     assert!(locks.is_busy_for(&tablet));
 }
 
 #[test]
 fn only_a_running_lease_is_renewed_and_only_by_its_holder() {
     let (locks, (phone, tablet)) = (Locks::new(), two());
-    locks.locks.renew(&phone);
-    assert_eq!(locks.locks.holder(phone.owner), None, "to renew is not to take");
+    locks.locks.renew(&phone).unwrap();
+    assert_eq!(locks.holder(phone.owner), None, "to renew is not to take");
     let lease = locks.take(&phone);
     locks.turn(10_000);
-    locks.locks.renew(&tablet);
-    assert_eq!(locks.locks.holder(phone.owner), Some(lease));
-    locks.locks.renew(&phone);
+    locks.locks.renew(&tablet).unwrap();
+    assert_eq!(locks.holder(phone.owner), Some(lease));
+    locks.locks.renew(&phone).unwrap();
     locks.turn(10_000);
     assert!(locks.is_busy_for(&tablet));
     locks.turn(5_000);
-    locks.locks.renew(&phone);
-    assert_eq!(locks.locks.holder(phone.owner), None, "it ran out before");
+    locks.locks.renew(&phone).unwrap();
+    assert_eq!(locks.holder(phone.owner), None, "it ran out before");
     locks.take(&phone);
-    locks.locks.give_back(&phone);
-    locks.locks.renew(&phone);
-    assert_eq!(locks.locks.holder(phone.owner), None, "it was given back");
+    locks.locks.give_back(&phone).unwrap();
+    locks.locks.renew(&phone).unwrap();
+    assert_eq!(locks.holder(phone.owner), None, "it was given back");
 }
 
 #[test]
 fn what_was_given_back_is_lost_to_its_fence() {
     let (locks, (phone, tablet)) = (Locks::new(), two());
     let first = locks.take(&phone);
-    locks.locks.give_back(&tablet);
+    locks.locks.give_back(&tablet).unwrap();
     assert!(locks.is_busy_for(&tablet), "nobody gives back what another holds");
-    locks.locks.give_back(&phone);
-    locks.locks.give_back(&phone);
-    assert_eq!(locks.locks.take(&phone, Some(first.fence)), Err(LockError::Lost));
+    locks.locks.give_back(&phone).unwrap();
+    locks.locks.give_back(&phone).unwrap();
+    assert!(locks.is_lost(&phone, first.fence));
     assert!(locks.take(&phone).fence > first.fence);
 }
 
 #[test]
 fn nobody_takes_over_from_a_request_at_work() {
     let (locks, (phone, tablet)) = (Locks::new(), two());
-    let work = locks.locks.work(&phone, None).unwrap();
+    let work = locks.work(&phone, None).unwrap();
     locks.turn(100 * LEASE_MS);
     assert!(locks.is_busy_for(&tablet));
-    assert!(locks.locks.holder(phone.owner).is_some());
-    assert_eq!(work.confirm(), Ok(()));
+    assert!(locks.holder(phone.owner).is_some());
+    assert!(work.confirm(None).is_ok());
     drop(work);
     assert!(locks.is_busy_for(&tablet), "the lease begins anew when the work ends");
     locks.turn(LEASE_MS);
@@ -153,15 +170,15 @@ fn nobody_takes_over_from_a_request_at_work() {
 #[test]
 fn what_is_given_back_at_work_is_free_when_the_work_ends() {
     let (locks, (phone, tablet)) = (Locks::new(), two());
-    let work = locks.locks.work(&phone, None).unwrap();
-    let other = locks.locks.work(&phone, Some(work.lease().fence)).unwrap();
-    work.give_back();
-    assert_eq!(work.confirm(), Ok(()));
+    let work = locks.work(&phone, None).unwrap();
+    let other = locks.work(&phone, Some(work.lease().unwrap().fence)).unwrap();
+    work.end(false).unwrap();
+    assert!(work.confirm(None).is_ok());
     drop(work);
     assert!(locks.is_busy_for(&tablet), "another request of the holder is at work");
-    assert_eq!(other.confirm(), Ok(()), "and may end well");
-    let third = locks.locks.work(&phone, Some(other.lease().fence)).unwrap();
-    third.give_back();
+    assert!(other.confirm(None).is_ok(), "and may end well");
+    let third = locks.work(&phone, Some(other.lease().unwrap().fence)).unwrap();
+    third.end(false).unwrap();
     drop(other);
     assert!(locks.is_busy_for(&tablet));
     drop(third);
@@ -171,20 +188,20 @@ fn what_is_given_back_at_work_is_free_when_the_work_ends() {
 #[test]
 fn what_was_broken_at_work_cannot_be_kept() {
     let (locks, (phone, tablet)) = (Locks::new(), two());
-    let work = locks.locks.work(&phone, None).unwrap();
-    locks.locks.break_open(phone.owner);
-    assert_eq!(work.confirm(), Err(LockError::Lost));
+    let work = locks.work(&phone, None).unwrap();
+    locks.locks.break_open(phone.owner).unwrap();
+    assert!(matches!(work.confirm(None), Err(LockError::Lost)));
     assert!(locks.is_busy_for(&tablet), "until what is at work has been undone");
-    work.give_back();
-    assert_eq!(work.confirm(), Err(LockError::Lost), "to give back does not mend it");
-    let fence = work.lease().fence;
+    work.end(false).unwrap();
+    assert!(matches!(work.confirm(None), Err(LockError::Lost)), "to give back does not mend it");
+    let fence = work.lease().unwrap().fence;
     drop(work);
-    assert_eq!(locks.locks.take(&phone, Some(fence)), Err(LockError::Lost));
+    assert!(locks.is_lost(&phone, fence));
     assert!(locks.take(&tablet).fence > fence);
 
-    locks.locks.break_open(tablet.owner);
+    locks.locks.break_open(tablet.owner).unwrap();
     assert!(!locks.is_busy_for(&phone));
-    locks.locks.break_open(caller(9, 9).owner); // of an owner who never synced
+    locks.locks.break_open(caller(9, 9).owner).unwrap(); // of an owner who never synced
 }
 
 /// Goal: memory follows those who sync. Method: more owners than are kept, in two generations.
@@ -192,30 +209,22 @@ fn what_was_broken_at_work_cannot_be_kept() {
 fn only_what_ended_long_ago_is_forgotten() {
     let locks = Locks::new();
     let held = caller(0, 1);
-    let work = locks.locks.work(&held, None).unwrap();
+    let work = locks.work(&held, None).unwrap();
     let leases: Vec<_> = (1..2_000).map(|owner| locks.take(&caller(owner, 1))).collect();
     locks.turn(2 * LEASE_MS);
     for (owner, lease) in (1..2_000).zip(&leases) {
-        let renewed = locks.locks.take(&caller(owner, 1), Some(lease.fence));
-        assert_eq!(
-            renewed.map(|lease| lease.fence),
-            Ok(lease.fence),
-            "a lease that just ran out was forgotten"
-        );
+        let renewed = locks.take_as(&caller(owner, 1), Some(lease.fence));
+        assert_eq!(renewed.unwrap().fence, lease.fence, "a lease that just ran out was forgotten");
     }
     locks.turn(6 * LEASE_MS);
     for owner in 10_000..14_000 {
         locks.take(&caller(owner, 1));
     }
     for (owner, lease) in (1..2_000).zip(&leases) {
-        assert_eq!(
-            locks.locks.take(&caller(owner, 1), Some(lease.fence)),
-            Err(LockError::Lost),
-            "{owner} is still known"
-        );
+        assert!(locks.is_lost(&caller(owner, 1), lease.fence), "{owner} is still known");
     }
     assert!(locks.is_busy_for(&caller(0, 2)), "a request at work is never forgotten");
-    assert_eq!(work.confirm(), Ok(()));
+    assert!(work.confirm(None).is_ok());
     drop(work);
     let fences: Vec<_> = leases.iter().map(|lease| lease.fence).collect();
     assert!(fences.is_sorted() && locks.take(&caller(1, 1)).fence > fences[fences.len() - 1]);
@@ -244,26 +253,26 @@ fn threads_of_two_devices_never_overlap() {
                 barrier.wait();
                 for round in 0..ROUNDS {
                     let work = loop {
-                        match locks.locks.work(&me, None) {
+                        match locks.work(&me, None) {
                             Ok(work) => break work,
                             Err(LockError::Busy(holder)) => {
                                 assert_ne!(holder.device, me.device, "a device keeps itself out");
                                 waits.fetch_add(1, Ordering::Relaxed);
                                 thread::yield_now();
                             }
-                            Err(LockError::Lost) => panic!("lost without a fence"),
+                            Err(error) => panic!("{error} without a fence"),
                         }
                     };
                     let before = inside[owner].fetch_add(mine, Ordering::SeqCst);
                     assert_eq!(before & others, 0, "two devices at once");
-                    let fence = work.lease().fence.0;
+                    let fence = work.lease().unwrap().fence.0;
                     assert!(newest[owner].fetch_max(fence, Ordering::SeqCst) <= fence, "a fence fell");
                     locks.turn(LEASE_MS / 2);
                     thread::yield_now();
                     assert_eq!(inside[owner].load(Ordering::SeqCst) & others, 0, "two devices at once");
-                    work.confirm().unwrap();
+                    work.confirm(None).unwrap();
                     if round % 3 != 0 {
-                        work.give_back();
+                        work.end(false).unwrap();
                     }
                     inside[owner].fetch_sub(mine, Ordering::SeqCst);
                     drop(work);
@@ -280,18 +289,18 @@ fn threads_of_two_devices_never_overlap() {
 #[test]
 fn owners_never_wait_for_each_other() {
     let locks = Locks::new();
-    let work = locks.locks.work(&caller(1, 1), None).unwrap();
+    let work = locks.work(&caller(1, 1), None).unwrap();
     thread::scope(|scope| {
         for owner in 2..10 {
             let locks = &locks;
             scope.spawn(move || {
                 for _ in 0..100 {
                     let me = caller(owner, 1);
-                    let work = locks.locks.work(&me, None).expect("another owner's lock is in the way");
-                    work.give_back();
+                    let work = locks.work(&me, None).expect("another owner's lock is in the way");
+                    work.end(false).unwrap();
                 }
             });
         }
     });
-    assert_eq!(work.confirm(), Ok(()));
+    assert!(work.confirm(None).is_ok());
 }

@@ -14,7 +14,8 @@ use rollcall::schema::{Schema, TableId};
 use rollcall::storage::{Storage, StorageError};
 use rollcall::synchronise::{self, Batch, Refusal};
 use serde::Deserialize;
-use support::{ENGINES, NOON_MS, open, terms};
+use support::engine::{Engine, Store};
+use support::{NOON_MS, open, terms};
 use uuid::Uuid;
 
 const SCHEMA: &str = "[table.rows]\nkey = \"id\"\n[table.rows.columns]\nn = \"integer\"\n";
@@ -120,10 +121,11 @@ fn every_case_holds_by_the_rule_alone() {
 /// every case under a key and an owner of its own; told whole, and again in pages of one row.
 #[test]
 fn every_case_holds_over_every_engine() {
-    for engine in ENGINES {
+    for engine in Engine::all() {
         let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
-        let dir = tempfile::tempdir().unwrap();
-        let storage = open(engine, dir.path(), &schema);
+        let store = Store::of(engine);
+        let storage = open(&store, &schema);
+        let engine = engine.name();
         for (file, case) in cases() {
             let (owner, key) = (Owner(Uuid::now_v7()), RowKey(Uuid::now_v7()));
             let mut version = live(&*storage, &schema, owner, key, &case.before, &case.title);

@@ -155,3 +155,9 @@ fn a_seed_is_its_owners_alone() {
     let nobody = Device { token: "rc_nobody".into(), ..devices[0].clone() };
     world.get(&nobody, "/digests").problem(401, "unauthorized");
 }
+
+/// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
+#[test]
+fn again_on_postgres() {
+    support::engine::run_again_on_postgres();
+}

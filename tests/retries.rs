@@ -97,7 +97,7 @@ fn through_a_bad_line(world: &World, device: &Device, request: &str, cut: Cut) {
 
 /// Whether a request holds the owner's lock right now.
 fn at_work(world: &World, device: &Device) -> bool {
-    world.app.locks.holder(device.owner).is_some()
+    world.app.locks.holder(device.owner).unwrap().is_some()
 }
 
 fn wait_until(is_so: impl Fn() -> bool) {

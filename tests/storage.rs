@@ -3,8 +3,6 @@
 
 #[path = "support/engine.rs"]
 mod engine;
-#[path = "support/pg.rs"]
-mod pg;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -5,12 +5,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::Done;
-use super::database::Database;
+use super::database::{Database, no_database, patient_terms};
 use crate::accounts::{LocalAccounts, LocalSettings, SetupError};
 use crate::clock::Clock;
 use crate::config::{AuthSettings, Limits};
 use crate::model::Precision;
 use crate::storage::AccountStore;
+use crate::storage::postgres;
 use crate::storage::sqlite::Connections;
 
 /// Add, list and remove the users who may log in
@@ -48,26 +49,32 @@ pub(super) enum Account {
 #[derive(Debug, Args)]
 pub(super) struct DatabaseArg {
     /// Where the data is kept
-    #[arg(long, env = "ROLLCALL_DATABASE", value_name = "sqlite:PATH")]
+    #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
     database: Database,
 }
 
 impl DatabaseArg {
     /// Opens a database that is there: a slip in the path must not look like a server without users.
     fn open(&self) -> Result<Arc<dyn AccountStore>, Box<dyn std::error::Error>> {
-        let Database::Sqlite(path) = &self.database;
-        if !path.exists() {
-            return Err(format!("there is no database {}", path.display()).into());
+        match &self.database {
+            Database::Sqlite(path) if !path.exists() => Err(no_database(path).into()),
+            _ => self.open_or_make(),
         }
-        self.open_or_make()
     }
 
     /// Opens a database, made if it is not there: users may come before the first start of the server.
     fn open_or_make(&self) -> Result<Arc<dyn AccountStore>, Box<dyn std::error::Error>> {
-        let Database::Sqlite(path) = &self.database;
-        Ok(Arc::new(Connections::open(path, Duration::from_secs(5), 1)?))
+        Ok(match &self.database {
+            Database::Sqlite(path) => Arc::new(Connections::open(path, BUSY_WAIT, 1)?),
+            Database::Postgres(address) => {
+                Arc::new(postgres::Connections::open(address, &patient_terms(BUSY_WAIT))?)
+            }
+        })
     }
 }
+
+/// How long a command waits for its turn beside a busy server.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 impl Account {
     pub fn run(self) -> Done {

@@ -35,7 +35,7 @@ pub(super) struct Backup {
 impl Backup {
     pub fn run(self) -> Done {
         let interrupt = Interrupt::listen()?;
-        let from = self.database.existing()?;
+        let from = self.database.existing("use pg_dump, or the backups of whoever runs it")?;
         let mut progress = Progress::new();
         let copied =
             sqlite::backup(from, &self.to, self.overwrite, BUSY_WAIT, &mut watch(&mut progress, &interrupt));
@@ -75,7 +75,7 @@ pub(super) struct Restore {
 impl Restore {
     pub fn run(self) -> Done {
         let interrupt = Interrupt::listen()?;
-        let Database::Sqlite(path) = &self.database;
+        let path = self.database.file("use pg_restore into an empty database, then rollcall epoch")?;
         let mut progress = Progress::new();
         let now = Clock::system().now();
         let restored =

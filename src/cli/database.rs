@@ -1,18 +1,64 @@
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
-/// Where the data is: `sqlite:PATH`.
+use crate::config::{Limits, PostgresSettings};
+use crate::storage::postgres::{Address, Terms};
+
+/// Where the data is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Database {
     /// A file on this machine.
     Sqlite(PathBuf),
+    /// A PostgreSQL server, which others may use as well.
+    Postgres(Box<Address>),
 }
 
 impl Database {
-    /// The file, which must be there: a mistyped path is no new database.
-    pub fn existing(&self) -> Result<&Path, String> {
-        let Self::Sqlite(path) = self;
-        if path.is_file() { Ok(path) } else { Err(format!("there is no database {}", path.display())) }
+    /// The file, for what only a file can have done to it, and which must be there: a mistyped path is no new
+    /// database. `instead` is what does the same with PostgreSQL.
+    pub fn existing(&self, instead: &str) -> Result<&Path, String> {
+        let path = self.file(instead)?;
+        if path.is_file() { Ok(path) } else { Err(no_database(path)) }
+    }
+
+    /// The same, there or not.
+    pub fn file(&self, instead: &str) -> Result<&Path, String> {
+        match self {
+            Self::Sqlite(path) => Ok(path),
+            Self::Postgres(_) => Err(format!("this is for SQLite; with PostgreSQL, {instead}")),
+        }
+    }
+}
+
+pub(super) fn no_database(path: &Path) -> String {
+    format!("there is no database {}", path.display())
+}
+
+/// How a server uses PostgreSQL.
+pub(super) fn terms(limits: &Limits, settings: &PostgresSettings) -> Terms {
+    Terms {
+        connections_max: settings.database_connections_max,
+        busy_wait: Duration::from_millis(limits.busy_wait_ms),
+        statement_max: Duration::from_millis(settings.database_statement_ms),
+        idle_max: Duration::from_millis(settings.database_idle_ms),
+        prepare: settings.database_prepare,
+    }
+}
+
+/// How a command uses PostgreSQL: beside a server, with a connection or two, and in no hurry.
+pub(super) fn patient_terms(wait: Duration) -> Terms {
+    let settings = PostgresSettings { database_prepare: false, ..PostgresSettings::default() };
+    Terms { connections_max: 2, busy_wait: wait, ..terms(&Limits::default(), &settings) }
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => path.display().fmt(f),
+            Self::Postgres(address) => address.fmt(f),
+        }
     }
 }
 
@@ -26,7 +72,8 @@ impl FromStr for Database {
                 Err("only a database in a file can be served, such as sqlite:app.db".into())
             }
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            _ => Err("expected sqlite:PATH, such as sqlite:app.db".into()),
+            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(Box::new(text.parse()?))),
+            _ => Err("expected sqlite:PATH, such as sqlite:app.db, or postgres://USER@HOST/DATABASE".into()),
         }
     }
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::Done;
+use super::database::Database;
 use super::serve::{app, bind, log_to_stderr, open, run};
 use crate::accounts::LogIn;
 use crate::clock::Clock;
@@ -79,7 +80,7 @@ impl Demo {
         let schema = Arc::new(Schema::parse(SCHEMA)?);
         let clock = Clock::system();
         let metrics = Arc::new(Metrics::new());
-        let storage = open(path, &settings.limits, Arc::clone(&schema), &clock, &metrics)?;
+        let storage = open(&Database::Sqlite(path.into()), &settings, Arc::clone(&schema), &clock, &metrics)?;
         let app = app(schema, storage, clock, settings, metrics)?;
         let tokens = prepare(&app)?;
         std::fs::write(BODY, SYNCHRONISE).map_err(|error| format!("cannot write {BODY}: {error}"))?;

@@ -3,13 +3,14 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Done;
-use super::database::Database;
+use super::database::{Database, no_database, patient_terms};
 use super::interrupt::{Interrupt, Interrupted};
 use super::progress::Progress;
 use crate::clock::Clock;
 use crate::config::SyncSettings;
 use crate::purge;
 use crate::storage::sqlite::Connections;
+use crate::storage::{Forgetful, postgres};
 
 /// How long one transaction waits for its turn beside a busy server.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
@@ -21,7 +22,7 @@ const BUSY_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 pub(super) struct Purge {
     /// Where the data is kept
-    #[arg(long, env = "ROLLCALL_DATABASE", value_name = "sqlite:PATH")]
+    #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
     database: Database,
 
     /// Life of a tombstone, days; a device that was away for longer fetches everything
@@ -48,7 +49,13 @@ pub(super) struct Purge {
 impl Purge {
     pub fn run(self) -> Done {
         let interrupt = Interrupt::listen()?;
-        let connections = Connections::open(self.database.existing()?, BUSY_WAIT, 1)?;
+        let forgetful: Box<dyn Forgetful> = match &self.database {
+            Database::Sqlite(path) if !path.is_file() => return Err(no_database(path).into()),
+            Database::Sqlite(path) => Box::new(Connections::open(path, BUSY_WAIT, 1)?),
+            Database::Postgres(address) => {
+                Box::new(postgres::Connections::open(address, &patient_terms(BUSY_WAIT))?)
+            }
+        };
         let settings = SyncSettings {
             tombstone_days: self.tombstone_days,
             device_days: self.device_days,
@@ -60,7 +67,7 @@ impl Purge {
         let mut progress = Progress::new();
         let (mut tombstones, mut records, mut seen, mut last) = (0, 0, 0_u64, None);
         let mut stopped = false;
-        purge::run(&connections, &terms, &mut |owner, purged| {
+        purge::run(&*forgetful, &terms, &mut |owner, purged| {
             tombstones += purged.tombstones;
             records += purged.records;
             seen += u64::from(last.replace(owner) != Some(owner));

@@ -4,9 +4,13 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::Done;
-use super::database::Database;
+use super::database::{Database, patient_terms};
 use super::serve::read_schema;
+use crate::storage::postgres::Postgres;
 use crate::storage::sqlite::Sqlite;
+
+/// How long to wait for a busy database.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// Look at a schema file, alone or beside a database
 #[derive(Debug, Subcommand)]
@@ -18,7 +22,7 @@ pub(super) enum SchemaCommand {
         schema: PathBuf,
 
         /// The database to compare it with; nothing is changed in it
-        #[arg(long, env = "ROLLCALL_DATABASE", value_name = "sqlite:PATH")]
+        #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
         database: Option<Database>,
     },
 }
@@ -31,11 +35,14 @@ impl SchemaCommand {
             let columns = table.columns.len();
             println!("{}: key {}, {columns} columns, policy {}", table.name, table.key, table.policy.name());
         }
-        let Some(Database::Sqlite(path)) = database else {
+        let Some(database) = database else {
             println!("{}: good", schema.display());
             return Ok(());
         };
-        let plan = Sqlite::compare(&path, &declared, Duration::from_secs(5))?;
+        let plan = match &database {
+            Database::Sqlite(path) => Sqlite::compare(path, &declared, BUSY_WAIT)?,
+            Database::Postgres(address) => Postgres::compare(address, &declared, &patient_terms(BUSY_WAIT))?,
+        };
         for line in plan.describe() {
             println!("{line}");
         }
@@ -43,7 +50,7 @@ impl SchemaCommand {
             return Err("the schema does not fit the database; nothing was changed".into());
         }
         if plan.is_empty() {
-            println!("{}: fits {} as it is", schema.display(), path.display());
+            println!("{}: fits {database} as it is", schema.display());
         }
         Ok(())
     }

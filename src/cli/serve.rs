@@ -8,17 +8,18 @@ use clap::{Args, ValueEnum};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
 use super::Done;
-use super::database::Database;
+use super::database::{Database, terms};
 use super::housekeeping;
 use super::interrupt::StopSignals;
 use crate::accounts::Accounts;
 use crate::clock::Clock;
-use crate::config::{AuthMode, Limits, LogFormat, Settings};
+use crate::config::{AuthMode, LogFormat, Settings};
 use crate::http::pages::{Pages, routes_and_pages};
 use crate::http::{App, serve};
 use crate::metrics::Metrics;
 use crate::schema::Schema;
 use crate::storage::Storage;
+use crate::storage::postgres::{self, Postgres};
 use crate::storage::sqlite::{Connections, Sqlite};
 
 /// Serve a schema's tables to devices
@@ -32,8 +33,8 @@ pub(super) struct Serve {
     #[arg(long, env = "ROLLCALL_SCHEMA", value_name = "FILE")]
     schema: PathBuf,
 
-    /// Where the data is kept; made if it is not there
-    #[arg(long, env = "ROLLCALL_DATABASE", value_name = "sqlite:PATH")]
+    /// Where the data is kept: `sqlite:PATH`, made if it is not there, or `postgres://USER@HOST/DATABASE`
+    #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
     database: Database,
 
     #[command(flatten)]
@@ -42,14 +43,13 @@ pub(super) struct Serve {
 
 impl Serve {
     pub fn run(self) -> Done {
-        let Database::Sqlite(path) = &self.database;
         let schema = Arc::new(read_schema(&self.schema)?);
         let _log = log_to_stderr(&self.settings)?;
         // Before anything is made: a server that was started twice leaves the database alone.
         let listener = bind(self.settings.listen)?;
         let clock = Clock::system();
         let metrics = Arc::new(Metrics::new());
-        let storage = open(path, &self.settings.limits, Arc::clone(&schema), &clock, &metrics)?;
+        let storage = open(&self.database, &self.settings, Arc::clone(&schema), &clock, &metrics)?;
         let app = app(schema, storage, clock, self.settings, metrics)?;
         let auth = &app.settings.auth;
         tracing::info!(
@@ -57,7 +57,7 @@ impl Serve {
             address = %listener.local_addr()?,
             schema = %self.schema.display(),
             tables = app.schema.tables().len(),
-            database = %path.display(),
+            database = %self.database,
             auth = %spelt(auth.auth),
             registration = (auth.auth == AuthMode::Local).then(|| tracing::field::display(spelt(auth.registration))),
             "serving"
@@ -78,16 +78,26 @@ pub(super) fn read_schema(path: &Path) -> Result<Schema, Box<dyn std::error::Err
 }
 
 pub(super) fn open(
-    path: &Path,
-    limits: &Limits,
+    database: &Database,
+    settings: &Settings,
     schema: Arc<Schema>,
     clock: &Clock,
     metrics: &Arc<Metrics>,
 ) -> Result<Arc<dyn Storage>, Box<dyn std::error::Error>> {
-    let busy_wait = Duration::from_millis(limits.busy_wait_ms);
-    let connections =
-        Connections::open(path, busy_wait, limits.readers_max)?.queueing(limits.write_queue_max);
-    Ok(Arc::new(Sqlite::serve(path, connections, schema, clock.now(), Arc::clone(metrics))?))
+    let (limits, now, metrics) = (&settings.limits, clock.now(), Arc::clone(metrics));
+    Ok(match database {
+        Database::Sqlite(path) => {
+            let busy_wait = Duration::from_millis(limits.busy_wait_ms);
+            let connections =
+                Connections::open(path, busy_wait, limits.readers_max)?.queueing(limits.write_queue_max);
+            Arc::new(Sqlite::serve(path, connections, schema, now, metrics)?)
+        }
+        Database::Postgres(address) => {
+            let terms = terms(limits, &settings.postgres);
+            let connections = postgres::Connections::open(address, &terms)?;
+            Arc::new(Postgres::serve(address, connections, &terms, schema, now, metrics)?)
+        }
+    })
 }
 
 pub(super) fn app(

@@ -1,8 +1,7 @@
-//! A server without its socket: the real routes over a temporary SQLite file, with a clock to turn.
+//! A server without its socket: the real routes over a store of its own, with a clock to turn.
 #![allow(dead_code)] // each test takes its part of it
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -17,12 +16,15 @@ use rollcall::http::{App, routes};
 use rollcall::metrics::Metrics;
 use rollcall::model::{Owner, Precision, Timestamp};
 use rollcall::schema::Schema;
-use rollcall::storage::Storage;
-use rollcall::storage::sqlite::{Connections, Sqlite};
-use rusqlite::Connection;
+use rollcall::storage::StorageError;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tower::ServiceExt;
+
+#[path = "engine.rs"]
+pub mod engine;
+
+use engine::pg::apart;
+use engine::{Engine, Store};
 
 use crate::contract::check_answer;
 
@@ -83,10 +85,7 @@ pub const START_MS: i64 = 1_750_000_000_000;
 pub struct Server {
     pub app: Arc<App>,
     now_ms: Arc<AtomicI64>,
-    /// Looks at what is committed, beside the server.
-    looker: Connection,
-    path: PathBuf,
-    dir: TempDir,
+    store: Store,
 }
 
 /// One device, logged in.
@@ -166,19 +165,18 @@ impl Server {
     }
 
     pub fn of(schema: &str, change: impl FnOnce(&mut Settings)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("app.db");
-        Self::over(dir, path, schema, change)
+        Self::over(Store::new(), schema, change)
     }
 
-    /// Ends the server and starts one over the same file.
+    /// Ends the server and starts one over the same data.
     pub fn restarted(self) -> Self {
-        let Self { app, looker, path, dir, .. } = self;
-        drop((app, looker));
-        Self::over(dir, path, SCHEMA, |_| {})
+        let Self { app, mut store, .. } = self;
+        store.look_away();
+        drop(app);
+        Self::over(store, SCHEMA, |_| {})
     }
 
-    fn over(dir: TempDir, path: PathBuf, schema: &str, change: impl FnOnce(&mut Settings)) -> Self {
+    fn over(mut store: Store, schema: &str, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = settings();
         change(&mut settings);
         let now_ms = Arc::new(AtomicI64::new(START_MS));
@@ -186,11 +184,9 @@ impl Server {
         let schema = Arc::new(Schema::parse(schema).unwrap_or_else(|error| panic!("{error}")));
         let busy_wait = Duration::from_millis(settings.limits.busy_wait_ms);
         let metrics = Arc::<Metrics>::default();
-        let connections = Connections::open(&path, busy_wait, settings.limits.readers_max).unwrap();
-        let storage: Arc<dyn Storage> = Arc::new(
-            Sqlite::serve(&path, connections, Arc::clone(&schema), clock.now(), Arc::clone(&metrics))
-                .unwrap(),
-        );
+        let storage = store.serve(&schema, busy_wait, clock.now(), Arc::clone(&metrics)).unwrap();
+        store.set_now(START_MS);
+        store.look();
         let accounts = match settings.auth.auth {
             AuthMode::Local => {
                 let local = LocalSettings::new(&settings.auth, &settings.limits);
@@ -203,12 +199,13 @@ impl Server {
             }
         };
         let app = App::new(schema, storage, accounts, clock, settings, metrics).unwrap();
-        Self { app, now_ms, looker: Connection::open(&path).unwrap(), path, dir }
+        Self { app, now_ms, store }
     }
 
     /// Turns the clock.
     pub fn turn(&self, ms: i64) {
-        self.now_ms.fetch_add(ms, Ordering::SeqCst);
+        let was = self.now_ms.fetch_add(ms, Ordering::SeqCst);
+        self.store.set_now(was + ms);
     }
 
     /// A time by the server's clock, `ms` from now, as rows spell it.
@@ -219,11 +216,12 @@ impl Server {
 
     /// A device of that user, who is made at need.
     pub fn device(&self, user: &str, name: &str) -> Device {
-        let accounts = self.app.accounts.local().unwrap();
         let email = format!("{user}@example.org");
-        if self.app.storage.accounts().user(&email).unwrap().is_none() {
-            accounts.enrol(&email, PASSWORD, None).unwrap();
-        }
+        apart(|| {
+            if self.app.storage.accounts().user(&email).unwrap().is_none() {
+                self.app.accounts.local().unwrap().enrol(&email, PASSWORD, None).unwrap();
+            }
+        });
         self.log_in(&email, name)
     }
 
@@ -231,85 +229,79 @@ impl Server {
     pub fn sharing(&self, with: &str, user: &str, name: &str) -> Device {
         let email = format!("{user}@example.org");
         let owner = self.owner(with);
-        self.app.accounts.local().unwrap().enrol(&email, PASSWORD, Some(owner)).unwrap();
+        apart(|| self.app.accounts.local().unwrap().enrol(&email, PASSWORD, Some(owner)).unwrap());
         self.log_in(&email, name)
     }
 
     pub fn owner(&self, user: &str) -> Owner {
-        self.app.storage.accounts().user(&format!("{user}@example.org")).unwrap().unwrap().owner
+        let email = format!("{user}@example.org");
+        apart(|| self.app.storage.accounts().user(&email).unwrap().unwrap().owner)
     }
 
     fn log_in(&self, email: &str, name: &str) -> Device {
         let asked = LogIn { email, password: PASSWORD, device: name, device_id: None };
-        let token = self.app.accounts.local().unwrap().log_in(asked, [127, 0, 0, 1].into()).unwrap();
+        let here = [127, 0, 0, 1].into();
+        let token = apart(|| self.app.accounts.local().unwrap().log_in(asked, here).unwrap());
         Device { token: token.token, id: token.device_id.to_string(), name: name.to_owned() }
     }
 
     /// Every row of every table, as it is committed.
     pub fn dump(&self) -> BTreeMap<String, Vec<String>> {
-        let mut tables = self
-            .looker
-            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
-            .unwrap();
-        let names: Vec<String> =
-            tables.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
-        assert!(names.iter().any(|name| name == "rollcall_ledger"), "{names:?}");
-        let rows_of = |name: &String| {
-            let mut select = self.looker.prepare(&format!("SELECT * FROM \"{name}\"")).unwrap();
-            let width = select.column_count();
-            let row = |row: &rusqlite::Row<'_>| {
-                let values: Vec<_> = (0..width).map(|at| row.get_ref(at).unwrap()).collect();
-                Ok(format!("{values:?}"))
-            };
-            let mut rows: Vec<String> = select.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap();
-            rows.sort();
-            rows
-        };
-        names.iter().map(|name| (name.clone(), rows_of(name))).collect()
+        self.store.dump()
     }
 
     /// A number that changes with every commit, whatever it wrote.
     pub fn commits(&self) -> i64 {
-        self.looker.query_row("PRAGMA data_version", [], |row| row.get(0)).unwrap()
+        self.store.commits()
     }
 
     /// The owner's version; 0 if nothing was ever written.
     pub fn version_of(&self, user: &str) -> u64 {
-        let sql = "SELECT max(version) FROM rollcall_owner WHERE owner = ?1";
         let owner = self.owner(user);
-        let version: Option<i64> =
-            self.looker.query_row(sql, [owner.0.as_bytes()], |row| row.get(0)).unwrap();
-        version.unwrap_or(0).cast_unsigned()
+        let held = apart(|| self.app.storage.read(owner, |txn| Ok::<_, StorageError>(txn.state()))).unwrap();
+        if held.seed.is_some() { held.version.0 } else { 0 }
     }
 
     /// Fails unless ledger, tables and counts say the same, and every reference leads to a row.
     pub fn check_whole(&self) {
-        let one = |sql: &str| -> i64 { self.looker.query_row(sql, [], |row| row.get(0)).unwrap() };
-        assert_eq!(one("SELECT count(*) FROM pragma_foreign_key_check"), 0, "references lead nowhere");
+        let one = |sql: &str| self.store.number(sql);
+        let id = match self.store.engine {
+            Engine::Sqlite => {
+                assert_eq!(
+                    one("SELECT count(*) FROM pragma_foreign_key_check"),
+                    0,
+                    "references lead nowhere"
+                );
+                "id"
+            }
+            Engine::Postgres => "owner",
+        };
         assert_eq!(
-            one("SELECT count(*) FROM rollcall_ledger WHERE deleted = 0"),
-            one("SELECT coalesce(sum(live_rows), 0) FROM rollcall_owner"),
+            one("SELECT count(*) FROM rollcall_ledger WHERE NOT deleted"),
+            one("SELECT CAST(coalesce(sum(live_rows), 0) AS bigint) FROM rollcall_owner"),
             "live rows are miscounted"
         );
         for table in self.app.schema.tables() {
             let (name, key, owner) = (&table.name, &table.key, &table.owner_column);
             let ledger = format!(
                 "SELECT l.owner, l.key FROM rollcall_ledger l JOIN rollcall_table t ON t.id = l.tbl
-                 WHERE t.name = '{name}' AND l.deleted = 0"
+                 WHERE t.name = '{name}' AND NOT l.deleted"
             );
             let rows = format!("SELECT \"{owner}\", \"{key}\" FROM \"{name}\"");
             for (some, others) in [(&ledger, &rows), (&rows, &ledger)] {
-                assert_eq!(one(&format!("SELECT count(*) FROM ({some} EXCEPT {others})")), 0, "{name}");
+                assert_eq!(one(&format!("SELECT count(*) FROM ({some} EXCEPT {others}) d")), 0, "{name}");
             }
         }
-        let newest = "SELECT count(*) FROM rollcall_ledger l JOIN rollcall_owner o ON o.id = l.owner
-                      WHERE l.version > o.version OR l.created > l.version";
-        assert_eq!(one(newest), 0, "a row is newer than its owner");
+        let newest = format!(
+            "SELECT count(*) FROM rollcall_ledger l JOIN rollcall_owner o ON o.{id} = l.owner
+             WHERE l.version > o.version OR l.created > l.version"
+        );
+        assert_eq!(one(&newest), 0, "a row is newer than its owner");
     }
 
     /// Writes with SQL, past the server.
     pub fn sql(&self, sql: &str) {
-        self.looker.execute_batch(sql).unwrap();
+        self.store.sql(sql);
     }
 
     pub fn get(&self, path: &str) -> Ask {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rollcall::accounts::{Accounts, LocalAccounts, LocalSettings, LogIn};
 use rollcall::clock::Clock;
@@ -14,12 +14,16 @@ use rollcall::digest::Digest;
 use rollcall::http::{App, routes};
 use rollcall::model::{Owner, Timestamp, Version};
 use rollcall::schema::Schema;
-use rollcall::storage::sqlite::{Connections, Sqlite};
-use rollcall::storage::{Storage, StorageError};
+use rollcall::storage::StorageError;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
-use tempfile::TempDir;
 use uuid::Uuid;
+
+#[path = "engine.rs"]
+pub mod engine;
+
+use engine::Store;
+use engine::pg::apart;
 
 pub const FOLDER: &str = "fixtures/sync";
 
@@ -106,7 +110,7 @@ struct Talk {
     owners: BTreeMap<String, Owner>,
     /// What `$set:` caught.
     caught: BTreeMap<String, Json>,
-    _folder: TempDir,
+    store: Store,
 }
 
 struct Answer {
@@ -126,7 +130,7 @@ impl Conversation {
 
     /// Talks it through; an error says at which step it went otherwise.
     pub async fn run(&self) -> Checked {
-        let mut talk = Talk::begin(self)?;
+        let mut talk = apart(|| Talk::begin(self))?;
         for (place, step) in self.steps.iter().enumerate() {
             let at = |error| format!("step {} ({}): {error}", place + 1, step.told());
             talk.step(step).await.map_err(at)?;
@@ -171,11 +175,10 @@ impl Talk {
                 Timestamp::from_ms(now_ms.load(Ordering::SeqCst))
             })
         };
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rollcall.db");
-        let connections = Connections::open(&path, Duration::from_secs(5), 2).unwrap();
-        let storage: Arc<dyn Storage> =
-            Arc::new(Sqlite::serve(&path, connections, Arc::clone(&schema), begin, Arc::default()).unwrap());
+        let store = Store::new();
+        let wait = Duration::from_secs(5);
+        let storage = store.serve(&schema, wait, begin, Arc::default()).map_err(|error| told(&error))?;
+        store.set_now(begin.ms());
 
         let unlimited =
             LocalSettings { logins_per_account_per_min: 0, logins_per_address_per_min: 0, ..of(&settings) };
@@ -207,7 +210,7 @@ impl Talk {
         let app =
             App::new(schema, storage, Accounts::Local(Box::new(local)), clock, settings, Arc::default())
                 .map_err(|error| told(&error))?;
-        Ok(Self { app, now_ms, looks, tokens, owners, caught: BTreeMap::new(), _folder: folder })
+        Ok(Self { app, now_ms, looks, tokens, owners, caught: BTreeMap::new(), store })
     }
 
     async fn step(&mut self, step: &Step) -> Checked {
@@ -215,11 +218,12 @@ impl Talk {
             Step {
                 advance_ms: Some(ms), purge: false, device: None, request: None, expect: None, ..
             } => {
-                self.now_ms.fetch_add(*ms, Ordering::SeqCst);
+                let was = self.now_ms.fetch_add(*ms, Ordering::SeqCst);
+                self.store.set_now(was + ms);
                 Ok(())
             }
             Step { advance_ms: None, purge: true, device: None, request: None, expect: None, .. } => {
-                self.purge()
+                apart(|| self.purge())
             }
             Step {
                 advance_ms: None,
@@ -267,7 +271,14 @@ impl Talk {
             let looks = self.looks.load(Ordering::SeqCst);
             let waiting = tokio::spawn(self.ask(device, &request, &headers, body.as_deref()));
             // More looks than a request takes that does not wait.
-            while self.looks.load(Ordering::SeqCst) < looks + 10 {
+            let begun = Instant::now();
+            // Who waits for the database's leases looks at its clock.
+            let by_database = self.app.locks.wait();
+            while if by_database {
+                begun.elapsed() < Duration::from_millis(400)
+            } else {
+                self.looks.load(Ordering::SeqCst) < looks + 10
+            } {
                 if waiting.is_finished() {
                     return Err("it was to wait for the lock, and did not".into());
                 }
@@ -328,7 +339,7 @@ impl Talk {
     }
 
     fn version(&self, owner: Owner) -> Version {
-        self.app.storage.read(owner, |txn| Ok::<_, StorageError>(txn.state().version)).unwrap()
+        apart(|| self.app.storage.read(owner, |txn| Ok::<_, StorageError>(txn.state().version)).unwrap())
     }
 
     /// What a text of the file stands for: `#1` is a key, `$name` what was caught.
@@ -528,17 +539,19 @@ impl Talk {
     /// Digests that an answer tells are those of the rows that are there.
     fn check_digests(&self, body: &Json, owner: Owner) -> Checked {
         let Some(tables) = body["digests"]["tables"].as_object() else { return Ok(()) };
-        let held = self.app.storage.read(owner, |txn| {
-            let state = txn.state();
-            let mut digests = Vec::new();
-            for table in self.app.schema.tables() {
-                let mut digest = Digest::default();
-                txn.manifest(table.id, None, usize::MAX, &mut |key, at| {
-                    digest.add(state.seed.map_or(0, |seed| seed.row(key, at)));
-                })?;
-                digests.push((table.name.clone(), digest));
-            }
-            Ok::<_, StorageError>((state.version, digests))
+        let held = apart(|| {
+            self.app.storage.read(owner, |txn| {
+                let state = txn.state();
+                let mut digests = Vec::new();
+                for table in self.app.schema.tables() {
+                    let mut digest = Digest::default();
+                    txn.manifest(table.id, None, usize::MAX, &mut |key, at| {
+                        digest.add(state.seed.map_or(0, |seed| seed.row(key, at)));
+                    })?;
+                    digests.push((table.name.clone(), digest));
+                }
+                Ok::<_, StorageError>((state.version, digests))
+            })
         });
         let (version, held) = held.unwrap();
         if body["digests"]["as_of"] != json!(version) {
@@ -584,7 +597,7 @@ impl Talk {
                     if let Some(id) = verdict["conflict"].as_str().filter(|_| sent["dry_run"] != json!(true))
                     {
                         let id = Uuid::parse_str(id).map_err(|error| error.to_string())?;
-                        let noted = self.app.storage.read(owner, |txn| txn.conflict(id)).unwrap();
+                        let noted = apart(|| self.app.storage.read(owner, |txn| txn.conflict(id)).unwrap());
                         if noted.is_none_or(|noted| noted.table != table.id) {
                             return Err("a conflict that is told is noted".into());
                         }

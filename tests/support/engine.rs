@@ -1,10 +1,11 @@
 //! The engine that the tests of this process run on, and a store of it for each test.
 //!
-//! A suite that says `again_on_postgres!()` runs once more as a process of its own with `ROLLCALL_TEST_ENGINE` set.
-#![allow(dead_code, unused_macros, unused_imports)] // each test takes its part of it
+//! A suite that calls `run_again_on_postgres` runs once more as a process of its own with `ROLLCALL_TEST_ENGINE` set.
+#![allow(dead_code)] // each test takes its part of it
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rollcall::metrics::Metrics;
@@ -15,7 +16,8 @@ use rollcall::storage::sqlite::{self, Sqlite};
 use rollcall::storage::{AccountStore, Forgetful, Storage};
 use tempfile::TempDir;
 
-use crate::pg;
+#[path = "pg.rs"]
+pub mod pg;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -68,22 +70,66 @@ pub fn run_again_on_postgres() {
     );
 }
 
-macro_rules! again_on_postgres {
-    () => {
-        /// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
-        #[test]
-        fn again_on_postgres() {
-            crate::engine::run_again_on_postgres();
-        }
-    };
-}
-pub(crate) use again_on_postgres;
-
 /// Where one test keeps its data.
 pub struct Store {
     pub engine: Engine,
     pub dir: TempDir,
-    pub database: Option<pg::Database>,
+    database: Option<pg::Database>,
+    looker: Option<Looker>,
+}
+
+/// Looks at what is committed, and past the server.
+enum Looker {
+    Sqlite(Mutex<rusqlite::Connection>),
+    Postgres(Mutex<pg::Client>),
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.look_away();
+    }
+}
+
+fn dump_sqlite(looker: &rusqlite::Connection) -> BTreeMap<String, Vec<String>> {
+    let mut tables = looker
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        .unwrap();
+    let names: Vec<String> =
+        tables.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+    assert!(names.iter().any(|name| name == "rollcall_ledger"), "{names:?}");
+    let rows_of = |name: &String| {
+        let mut select = looker.prepare(&format!("SELECT * FROM \"{name}\"")).unwrap();
+        let width = select.column_count();
+        let row = |row: &rusqlite::Row<'_>| {
+            let values: Vec<_> = (0..width).map(|at| row.get_ref(at).unwrap()).collect();
+            Ok(format!("{values:?}"))
+        };
+        let mut rows: Vec<String> = select.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap();
+        rows.sort();
+        rows
+    };
+    names.iter().map(|name| (name.clone(), rows_of(name))).collect()
+}
+
+fn dump_postgres(looker: &mut pg::Client) -> BTreeMap<String, Vec<String>> {
+    let names =
+        looker.query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'", &[]).unwrap();
+    let names: Vec<String> = names.iter().map(|row| row.get(0)).collect();
+    assert!(names.iter().any(|name| name == "rollcall_ledger"), "{names:?}");
+    let mut rows_of = |name: &String| {
+        // An owner that nobody wrote for was only ever locked.
+        let from = match name.as_str() {
+            "rollcall_owner" => {
+                "(SELECT owner, version, horizon, live_rows, live_bytes, seed FROM rollcall_owner \
+                 WHERE written IS NOT NULL)"
+                    .to_owned()
+            }
+            _ => format!("\"{name}\""),
+        };
+        let rows = looker.query(&format!("SELECT t::text FROM {from} t ORDER BY 1"), &[]).unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    names.iter().map(|name| (name.clone(), rows_of(name))).collect()
 }
 
 impl Store {
@@ -97,7 +143,67 @@ impl Store {
             Engine::Sqlite => None,
             Engine::Postgres => Some(pg::cluster().expect("PostgreSQL is not here").database()),
         };
-        Self { engine, dir: tempfile::tempdir().unwrap(), database }
+        Self { engine, dir: tempfile::tempdir().unwrap(), database, looker: None }
+    }
+
+    /// Opens a connection beside the server, once that has made its tables.
+    pub fn look(&mut self) {
+        self.looker = Some(match &self.database {
+            None => Looker::Sqlite(Mutex::new(rusqlite::Connection::open(self.path()).unwrap())),
+            Some(database) => Looker::Postgres(Mutex::new(pg::apart(|| database.client()))),
+        });
+    }
+
+    /// Closes that connection.
+    pub fn look_away(&mut self) {
+        if let Some(looker) = self.looker.take() {
+            pg::apart(|| drop(looker));
+        }
+    }
+
+    fn looker(&self) -> &Looker {
+        self.looker.as_ref().expect("nobody looks")
+    }
+
+    /// Runs SQL that both engines take.
+    pub fn sql(&self, sql: &str) {
+        match self.looker() {
+            Looker::Sqlite(looker) => looker.lock().unwrap().execute_batch(sql).unwrap(),
+            Looker::Postgres(looker) => pg::apart(|| looker.lock().unwrap().batch_execute(sql).unwrap()),
+        }
+    }
+
+    /// A number that SQL gives, in the words of either engine.
+    pub fn number(&self, sql: &str) -> i64 {
+        match self.looker() {
+            Looker::Sqlite(looker) => {
+                looker.lock().unwrap().query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).unwrap()
+            }
+            Looker::Postgres(looker) => {
+                pg::apart(|| looker.lock().unwrap().query_one(sql, &[]).unwrap().get::<_, Option<i64>>(0))
+            }
+        }
+        .unwrap_or(0)
+    }
+
+    /// Every row of every table, as it is committed; of owners without their leases, which are no data.
+    pub fn dump(&self) -> BTreeMap<String, Vec<String>> {
+        match self.looker() {
+            Looker::Sqlite(looker) => dump_sqlite(&looker.lock().unwrap()),
+            Looker::Postgres(looker) => pg::apart(|| dump_postgres(&mut looker.lock().unwrap())),
+        }
+    }
+
+    /// A number that changes with every commit, whatever it wrote; on PostgreSQL always the same.
+    pub fn commits(&self) -> i64 {
+        if self.engine == Engine::Sqlite { self.number("PRAGMA data_version") } else { 0 }
+    }
+
+    /// Sets the database's clock.
+    pub fn set_now(&self, ms: i64) {
+        if let Some(database) = &self.database {
+            database.set_now(ms);
+        }
     }
 
     /// The file of an SQLite store.

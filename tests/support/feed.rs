@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -17,12 +17,15 @@ use rollcall::http::{App, routes, serve};
 use rollcall::model::{DeviceId, Owner, Timestamp};
 use rollcall::schema::Schema;
 use rollcall::storage::Storage;
-use rollcall::storage::sqlite::{Connections, Sqlite};
 use rollcall::synchronise::Terms;
 use serde_json::{Map, Value as Json, json};
-use tempfile::TempDir;
 use tokio::sync::oneshot;
 use uuid::Uuid;
+
+#[path = "engine.rs"]
+pub mod engine;
+
+use engine::Store;
 
 /// Far longer than anything here should take: who waits so long has found a hang.
 pub const TOO_LONG: Duration = Duration::from_secs(60);
@@ -82,9 +85,6 @@ name = "text"
 /// The tables of [`POLICIES`] that are alike.
 pub const TABLES: [&str; 5] = ["newest", "server", "client", "merge", "manual"];
 
-/// Every engine that the tests know. PostgreSQL joins here.
-pub const ENGINES: [&str; 1] = ["sqlite"];
-
 /// A time that only the test moves.
 #[derive(Clone)]
 pub struct Hands(Arc<AtomicI64>);
@@ -115,13 +115,10 @@ impl Hands {
     }
 }
 
-/// Opens a new store of `engine` in `dir`.
-pub fn open(engine: &str, dir: &Path, schema: &Arc<Schema>) -> Arc<dyn Storage> {
-    assert_eq!(engine, "sqlite");
-    let path = dir.join("data.db");
-    let connections = Connections::open(&path, Duration::from_secs(10), 8).unwrap();
-    let now = Timestamp::from_ms(NOON_MS);
-    Arc::new(Sqlite::serve(&path, connections, Arc::clone(schema), now, Arc::default()).unwrap())
+/// Serves a store.
+pub fn open(store: &Store, schema: &Arc<Schema>) -> Arc<dyn Storage> {
+    let (wait, now) = (Duration::from_secs(10), Timestamp::from_ms(NOON_MS));
+    store.serve(schema, wait, now, Arc::default()).unwrap()
 }
 
 /// What a request of a device may cost, where the test drives the phases themselves.
@@ -149,7 +146,7 @@ pub struct World {
     agent: ureq::Agent,
     stop: Option<oneshot::Sender<()>>,
     runtime: Option<tokio::runtime::Runtime>,
-    dir: TempDir,
+    pub store: Store,
 }
 
 /// One device, as the server knows it.
@@ -211,13 +208,15 @@ impl World {
         blocking_threads_max: usize,
     ) -> Self {
         let schema = Arc::new(Schema::parse(schema).unwrap_or_else(|error| panic!("{error}")));
-        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::new();
         let hands = Hands::default();
         let mut settings = Settings::default();
         settings.limits.logins_per_account_per_min = 0;
         settings.limits.logins_per_address_per_min = 0;
         change(&mut settings);
-        let storage = wrap(open("sqlite", dir.path(), &schema));
+        let storage = wrap(open(&store, &schema));
+        store.set_now(NOON_MS);
+        store.look();
         let cheap = argon2::Params::new(8, 1, 1, None).unwrap();
         let local = LocalSettings::new(&settings.auth, &settings.limits);
         let local = LocalAccounts::new(storage.accounts(), hands.clock(), local, cheap).unwrap();
@@ -242,11 +241,11 @@ impl World {
             .timeout_global(Some(TOO_LONG))
             .build()
             .into();
-        Self { schema, app, hands, address, agent, stop: Some(stop), runtime: Some(runtime), dir }
+        Self { schema, app, hands, address, agent, stop: Some(stop), runtime: Some(runtime), store }
     }
 
     pub fn database(&self) -> PathBuf {
-        self.dir.path().join("data.db")
+        self.store.path()
     }
 
     /// A device of the owner of that name; both are made if they are not there.
@@ -337,7 +336,10 @@ impl World {
 
     /// All that the database holds, a line a row: what must not change does not change here.
     pub fn dump(&self) -> String {
-        dump(&self.database())
+        let tables = self.store.dump();
+        let rows =
+            tables.iter().flat_map(|(table, rows)| rows.iter().map(move |row| format!("{table} {row}\n")));
+        rows.collect()
     }
 }
 
@@ -348,28 +350,6 @@ impl Drop for World {
             runtime.shutdown_timeout(Duration::from_secs(5));
         }
     }
-}
-
-/// All that a database holds, a line a row.
-pub fn dump(path: &Path) -> String {
-    let conn =
-        rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    let mut names =
-        conn.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").unwrap();
-    let names: Vec<String> = names.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-    let mut lines = String::new();
-    for name in names {
-        let mut statement = conn.prepare(&format!("SELECT * FROM \"{name}\"")).unwrap();
-        let columns = statement.column_count();
-        let rows = statement.query_map([], |row| {
-            let values = (0..columns).map(|at| row.get::<_, rusqlite::types::Value>(at));
-            Ok(format!("{name} {:?}\n", values.collect::<Result<Vec<_>, _>>()?))
-        });
-        let mut of_table: Vec<String> = rows.unwrap().map(Result::unwrap).collect();
-        of_table.sort();
-        lines.extend(of_table);
-    }
-    lines
 }
 
 /// Rows by table and key, as the wire shows them.

@@ -14,10 +14,17 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use postgres::{Client, NoTls};
+pub use postgres::Client;
+use postgres::NoTls;
 
 /// Settings of a cluster whose data nobody misses.
 const UNSAFE: &[&str] = &["fsync=off", "synchronous_commit=off", "full_page_writes=off"];
+
+/// A clock that tests turn: what `now()` is once the schema comes before PostgreSQL's own.
+const CLOCK: &str =
+    "CREATE SCHEMA clock; CREATE TABLE clock.hands (ms bigint); INSERT INTO clock.hands VALUES (NULL);
+    CREATE FUNCTION clock.now() RETURNS timestamptz STABLE LANGUAGE sql
+    AS 'SELECT coalesce(to_timestamp(ms / 1000.0), pg_catalog.now()) FROM clock.hands';";
 
 /// The cluster of this process; `None` if there is no PostgreSQL to be had.
 pub fn cluster() -> Option<&'static Cluster> {
@@ -54,6 +61,12 @@ impl Cluster {
         apart(|| {
             let mut client = Client::connect(&with_name(&self.url, "postgres"), NoTls).unwrap();
             client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+            let mut client = Client::connect(&with_name(&self.url, &name), NoTls).unwrap();
+            client
+                .batch_execute(&format!(
+                    "{CLOCK} ALTER DATABASE {name} SET search_path = public, clock, pg_catalog"
+                ))
+                .unwrap();
         });
         let others = self._process.is_none().then(|| with_name(&self.url, "postgres"));
         Database { url: with_name(&self.url, &name), name, others }
@@ -77,6 +90,11 @@ pub struct Database {
 }
 
 impl Database {
+    /// Sets the clock that the database goes by.
+    pub fn set_now(&self, ms: i64) {
+        apart(|| self.client().execute("UPDATE clock.hands SET ms = $1", &[&ms]).unwrap());
+    }
+
     pub fn client(&self) -> Client {
         Client::connect(&self.url, NoTls).unwrap()
     }
