@@ -6,6 +6,8 @@ mod bench;
 mod database;
 mod demo;
 mod device;
+mod distribute;
+mod epoch;
 mod housekeeping;
 mod interrupt;
 mod openapi;
@@ -45,6 +47,8 @@ enum Command {
     Purge(purge::Purge),
     Backup(backup::Backup),
     Restore(backup::Restore),
+    Epoch(epoch::Epoch),
+    Distribute(distribute::Distribute),
     #[command(subcommand)]
     Device(device::Device),
     #[command(subcommand)]
@@ -64,6 +68,8 @@ pub fn main() -> ExitCode {
         Command::Purge(purge) => purge.run(),
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
+        Command::Epoch(epoch) => epoch.run(),
+        Command::Distribute(distribute) => distribute.run(),
         Command::Device(device) => device.run(),
         Command::Schema(schema) => schema.run(),
         Command::Openapi(openapi) => openapi.run(),

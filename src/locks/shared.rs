@@ -14,13 +14,13 @@ use crate::storage::{LeaseState, LeaseStore};
 pub struct SharedLocks {
     store: Arc<dyn LeaseStore>,
     lease_ms: i64,
-    at_work: AtWork,
+    at_work: Arc<AtWork>,
     /// Ends the thread that renews leases of requests at work, as it is dropped.
     _ends: Sender<()>,
 }
 
 /// Requests of this server that are at work under a lease: how many of each device, and since when.
-type AtWork = Arc<Mutex<HashMap<(Owner, DeviceId), (usize, Instant)>>>;
+type AtWork = Mutex<HashMap<(Owner, DeviceId), (usize, Instant)>>;
 
 /// A lease that has less than this part of its time left is renewed: to write for each request would cost as much
 /// as a small sync.
@@ -31,7 +31,7 @@ impl SharedLocks {
     pub fn new(store: Arc<dyn LeaseStore>, lease_ms: u64) -> Arc<Self> {
         let lease_ms = i64::try_from(lease_ms).unwrap_or(i64::MAX);
         let (ends, ended) = channel::<()>();
-        let at_work = AtWork::default();
+        let at_work = Arc::<AtWork>::default();
         let (renewed, by) = (Arc::downgrade(&at_work), Arc::clone(&store));
         let third = Duration::from_millis(lease_ms.unsigned_abs().div_ceil(3).max(1));
         // It ends with the locks, and does not keep them.
@@ -71,12 +71,7 @@ impl SharedLocks {
 
 /// Renews the leases of requests that have been at work for long. If it cannot, they run out, and what is written
 /// under them is not kept.
-fn renew_at_work(
-    at_work: &Weak<Mutex<HashMap<(Owner, DeviceId), (usize, Instant)>>>,
-    store: &dyn LeaseStore,
-    lease_ms: i64,
-    after: Duration,
-) {
+fn renew_at_work(at_work: &Weak<AtWork>, store: &dyn LeaseStore, lease_ms: i64, after: Duration) {
     let Some(at_work) = at_work.upgrade() else { return };
     let long: Vec<_> = at_work
         .lock()

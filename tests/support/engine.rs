@@ -1,7 +1,7 @@
 //! The engine that the tests of this process run on, and a store of it for each test.
 //!
 //! A suite that calls `run_again_on_postgres` runs once more as a process of its own with `ROLLCALL_TEST_ENGINE` set.
-#![allow(dead_code)] // each test takes its part of it
+#![allow(dead_code, clippy::expect_used)] // each test takes its part of it
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

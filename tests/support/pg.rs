@@ -4,7 +4,7 @@
 //! - `ROLLCALL_TEST_PG_URL`: a server to use instead, where the tests may make databases.
 //! - `ROLLCALL_TEST_PG_BIN`: the folder of `initdb` and `postgres`, if neither PATH nor Debian's folder has them.
 //! - `ROLLCALL_TEST_PG=required`: that there is none is a failure. Else one line says so, and how to get it.
-#![allow(dead_code)] // each test takes its part of it
+#![allow(dead_code, clippy::expect_used)] // each test takes its part of it
 
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod address;
+mod admin;
 mod census;
 mod connections;
 mod ddl;
@@ -41,6 +42,7 @@ use statements::Statements;
 use txn::Txn;
 
 pub use address::Address;
+pub use admin::{distribute, distribution};
 pub use connections::{Connections, Terms};
 
 /// A PostgreSQL database that servers keep their data in.

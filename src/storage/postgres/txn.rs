@@ -116,7 +116,7 @@ impl<'a> Txn<'a> {
         put: &Put,
         shared: &[Param<'_>],
         rows: usize,
-        each: &dyn Fn(usize, &mut Vec<(Bindable<'r>, Type)>),
+        each: &dyn Fn(usize, &mut Vec<Bindable<'r>>),
     ) -> StorageResult<()> {
         let mut done = 0;
         while done < rows {
@@ -132,7 +132,8 @@ impl<'a> Txn<'a> {
     }
 }
 
-type Bindable<'a> = Box<dyn ToSql + Sync + 'a>;
+/// A value that lives as long as the statement, with its type.
+type Bindable<'a> = (Box<dyn ToSql + Sync + 'a>, Type);
 
 impl ReadTxn for Txn<'_> {
     fn state(&self) -> OwnerState {

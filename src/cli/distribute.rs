@@ -1,0 +1,49 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Done;
+use super::database::{Database, patient_terms};
+use super::serve::read_schema;
+use crate::storage::postgres;
+
+/// To move the rows of a large table to their nodes takes a while.
+const PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// Print, or run, the statements that have Citus spread the tables over its nodes by owner
+///
+/// Serve the database once before, so that the tables are there; run this while no server runs. A table that is
+/// distributed already is passed over.
+#[derive(Debug, Args)]
+pub(super) struct Distribute {
+    /// File that declares your tables
+    #[arg(long, env = "ROLLCALL_SCHEMA", value_name = "FILE")]
+    schema: PathBuf,
+
+    /// The database on Citus' coordinator; only needed to run the statements
+    #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
+    database: Option<Database>,
+
+    /// Run the statements
+    #[arg(long, requires = "database")]
+    apply: bool,
+}
+
+impl Distribute {
+    pub fn run(self) -> Done {
+        let schema = read_schema(&self.schema)?;
+        match self.database {
+            Some(Database::Postgres(address)) if self.apply => {
+                let terms =
+                    postgres::Terms { statement_max: PATIENCE, ..patient_terms(Duration::from_secs(30)) };
+                postgres::distribute(&address, &terms, &schema, &mut |statement| println!("{statement};"))?;
+            }
+            Some(Database::Sqlite(_)) if self.apply => {
+                return Err("only a database of PostgreSQL with Citus can be distributed".into());
+            }
+            _ => postgres::distribution(&schema).iter().for_each(|(_, statement)| println!("{statement};")),
+        }
+        Ok(())
+    }
+}

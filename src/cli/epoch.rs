@@ -1,0 +1,40 @@
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Done;
+use super::database::{Database, patient_terms};
+use super::progress::Progress;
+use crate::clock::Clock;
+use crate::storage::postgres::Connections;
+
+/// How long one owner's turn may take.
+const BUSY_WAIT: Duration = Duration::from_secs(30);
+
+/// Begin a new epoch, after a PostgreSQL database was put back to an earlier time
+///
+/// Devices that saw what is now lost are told (410 `cursor_expired`), fetch everything, and send what they have. Run it
+/// before the servers start; broken off, run it again. (For SQLite `rollcall restore` does so by itself.)
+#[derive(Debug, Args)]
+pub(super) struct Epoch {
+    /// The database that was put back
+    #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
+    database: Database,
+}
+
+impl Epoch {
+    pub fn run(self) -> Done {
+        let Database::Postgres(address) = &self.database else {
+            return Err("this is for PostgreSQL; rollcall restore puts an SQLite database back".into());
+        };
+        let mut progress = Progress::new();
+        let now = Clock::system().now();
+        let begun = Connections::begin_epoch(address, &patient_terms(BUSY_WAIT), now, &mut |owners| {
+            progress.tell(|| format!("{owners} owners"));
+        });
+        progress.end();
+        let (epoch, owners) = begun?;
+        println!("epoch {epoch} begins for {owners} owners");
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! What whoever runs the servers does to a database now and then: distribute its tables, begin a new epoch.
+
+use postgres::types::Type;
+
+use super::OpenError;
+use super::address::Address;
+use super::connections::{Connections, Terms};
+use super::session::{Param, Purpose};
+use crate::model::{Owner, Timestamp, Version};
+use crate::schema::Schema;
+use crate::storage::plan::quoted;
+use crate::storage::{StorageError, StorageResult};
+
+/// Small tables without an owner, those that others refer to first.
+const REFERENCE: [&str; 5] =
+    ["rollcall_meta", "rollcall_table", "rollcall_column", "rollcall_user", "rollcall_device"];
+
+/// rollcall's tables of owners' rows; the first decides where an owner lives.
+const OWNED: [&str; 8] = [
+    "rollcall_owner",
+    "rollcall_ledger",
+    "rollcall_digest",
+    "rollcall_day",
+    "rollcall_history",
+    "rollcall_conflict",
+    "rollcall_answer",
+    "rollcall_ack",
+];
+
+const DISTRIBUTED: &str = "SELECT logicalrel::text FROM pg_dist_partition";
+
+const DAY_MS: i64 = 86_400_000;
+/// 2025-01-01. Epochs count days from here where nothing better is known.
+const EPOCHS_FROM_MS: i64 = 1_735_689_600_000;
+/// Versions have 13 bits for the epoch.
+const EPOCH_MAX: i64 = (1 << 13) - 1;
+
+const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch' FOR UPDATE";
+const SET_EPOCH: &str = "UPDATE rollcall_meta SET value = $1 WHERE name = 'epoch'";
+/// Fences go on far above those that the lost future may have given out.
+const BEGIN_EPOCH: &str = "UPDATE rollcall_owner SET version = $2, horizon = $2, fence = fence + 1048576, \
+     holder = NULL, lease_until = NULL WHERE owner = $1 AND version < $2";
+/// Kept answers and cursors speak of versions that are no more.
+const FORGET: [&str; 2] =
+    ["DELETE FROM rollcall_answer WHERE owner = $1", "DELETE FROM rollcall_ack WHERE owner = $1"];
+
+/// The statements that have Citus spread the tables over its nodes, each owner's rows on one of them.
+///
+/// Each comes with the table that it is about.
+pub fn distribution(schema: &Schema) -> Vec<(String, String)> {
+    let reference = REFERENCE
+        .into_iter()
+        .map(|name| (name.to_owned(), format!("SELECT create_reference_table('{name}')")));
+    let distributed = |name: &str, column: &str| {
+        let beside = if name == OWNED[0] { "none" } else { OWNED[0] };
+        format!("SELECT create_distributed_table('{name}', '{column}', colocate_with => '{beside}')")
+    };
+    let owned = OWNED.into_iter().map(|name| (name.to_owned(), distributed(name, "owner")));
+    // Declared names are letters, digits and "_": quoted, they stand in a text as they are.
+    let declared = schema.parents_first().iter().map(|id| schema.at(*id));
+    let declared =
+        declared.map(|table| (table.name.clone(), distributed(&quoted(&table.name), &table.owner_column)));
+    reference.chain(owned).chain(declared).collect()
+}
+
+/// Runs those of the statements that are needed still; `told` hears of each before it runs.
+pub fn distribute(
+    address: &Address,
+    terms: &Terms,
+    schema: &Schema,
+    told: &mut dyn FnMut(&str),
+) -> Result<(), OpenError> {
+    let failed = |error| OpenError::database(address, &error);
+    let mut session = Connections::single(address, terms)?;
+    let done = session.query(DISTRIBUTED, &[]).map_err(failed)?;
+    let done: Vec<String> = done.iter().filter_map(|row| row.try_get(0).ok()).collect();
+    for (table, statement) in distribution(schema) {
+        if !done.iter().any(|name| name.trim_matches('"') == table) {
+            told(&statement);
+            session.query(&statement, &[]).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+impl Connections {
+    /// Begins a new epoch, after the database was put back to an earlier time: every older cursor has expired then.
+    ///
+    /// Broken off, it is to be run again; `each` hears of every owner.
+    pub fn begin_epoch(
+        address: &Address,
+        terms: &Terms,
+        now: Timestamp,
+        each: &mut dyn FnMut(u64),
+    ) -> Result<(u16, u64), OpenError> {
+        let failed = |error| OpenError::database(address, &error);
+        let connections = Self::open(address, terms)?;
+        let epoch = connections.next_epoch(now).map_err(failed)?;
+        let (mut last, mut owners) = (None, 0);
+        loop {
+            let page = connections.owners(last, 1_000).map_err(failed)?;
+            for owner in &page {
+                connections.begin_epoch_of(*owner, epoch).map_err(failed)?;
+                owners += 1;
+                each(owners);
+            }
+            let Some(end) = page.last() else { return Ok((epoch, owners)) };
+            last = Some(*end);
+        }
+    }
+
+    fn next_epoch(&self, now: Timestamp) -> StorageResult<u16> {
+        let today = (now.ms() - EPOCHS_FROM_MS).div_euclid(DAY_MS).max(0);
+        self.judged(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            let row = transaction.session.row(EPOCH, &[])?;
+            let epoch = (row.map_or(Ok(0), |row| row.try_get::<_, i64>(0))? + 1).max(today);
+            if epoch > EPOCH_MAX {
+                return Err(StorageError::Engine(format!("{EPOCH_MAX} is the last epoch").into()));
+            }
+            transaction.session.execute(SET_EPOCH, &[(&epoch, Type::INT8)])?;
+            transaction.commit()?;
+            Ok(u16::try_from(epoch).unwrap_or_default())
+        })
+    }
+
+    fn begin_epoch_of(&self, owner: Owner, epoch: u16) -> StorageResult<()> {
+        let first = Version::first(epoch).0.cast_signed();
+        self.judged(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            let params: [Param<'_>; 2] = [(&owner.0, Type::UUID), (&first, Type::INT8)];
+            if transaction.session.execute(BEGIN_EPOCH, &params)? > 0 {
+                FORGET.iter().try_for_each(|sql| transaction.session.execute(sql, &params[..1]).map(drop))?;
+            }
+            transaction.commit()
+        })
+    }
+}
