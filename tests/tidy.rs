@@ -298,6 +298,7 @@ fn sql_is_built_where_names_are_quoted() {
         "storage/sqlite/statements.rs",
         "storage/sqlite/tables.rs",
         "storage/plan.rs",
+        "storage/postgres/admin.rs",
         "storage/postgres/ddl.rs",
         "storage/postgres/statements.rs",
         "storage/postgres/tables.rs",
