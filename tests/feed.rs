@@ -17,8 +17,8 @@ use rollcall::model::{DeviceId, Owner, RowKey, Stored, Timestamp, Value, Version
 use rollcall::reconcile::{Incoming, Net};
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::{
-    AccountStore, Census, Leases, OwnerState, PurgeTerms, Purged, ReadWork, Storage, StorageError, StorageResult,
-    Told, WriteWork,
+    AccountStore, Census, Leases, OwnerState, PurgeTerms, Purged, ReadWork, Storage, StorageError,
+    StorageResult, Told, WriteWork,
 };
 use rollcall::synchronise::{self, Batch, Refusal};
 use serde_json::{Value as Json, json};

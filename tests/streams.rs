@@ -196,7 +196,7 @@ async fn a_client_that_never_reads_on_is_cut() {
     running.server.turn(1_000); // its lease is over, and its work is not
     let refused = running.server.fetch(&tablet, "").await;
     assert_eq!(refused.problem(), (423, "sync_in_progress".into()));
-    let held = || running.server.app.locks.holder(running.server.owner("anna")).is_some();
+    let held = || running.server.app.locks.holder(running.server.owner("anna")).unwrap().is_some();
     until("the lock is never free", || {
         running.server.turn(1_000);
         !held()
