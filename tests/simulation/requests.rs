@@ -234,7 +234,7 @@ impl World {
         let body = self.edit(device, table, slot, draw);
         let (app, owner) =
             (std::sync::Arc::clone(&self.server().app), self.shadows[self.devices[device].owner].owner);
-        self.server().trap.set(move || app.locks.break_open(owner));
+        self.server().trap.set(move || app.locks.break_open(owner).unwrap());
         let answer = self.ask(device, "POST", "synchronise", Some(&body));
         let sprang = self.server().trap.sprang();
         self.note(must(!sprang || answer.status == 409, || {

@@ -13,10 +13,12 @@ use rollcall::clock::Clock;
 use rollcall::config::Settings;
 use rollcall::device::{Answer, Request};
 use rollcall::http::{App, routes};
-use rollcall::model::{Fence, Owner, Timestamp};
+use rollcall::model::{Owner, Timestamp};
 use rollcall::schema::Schema;
 use rollcall::storage::sqlite::{Connections, Sqlite, backup, restore};
-use rollcall::storage::{AccountStore, OwnerState, ReadWork, Storage, StorageResult, Told, WriteWork};
+use rollcall::storage::{
+    AccountStore, Census, Leases, OwnerState, ReadWork, Storage, StorageResult, Told, WriteWork,
+};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -150,8 +152,12 @@ impl Storage for Trapped {
         self.inner.accounts()
     }
 
-    fn first_fence(&self) -> Fence {
-        self.inner.first_fence()
+    fn census(&self) -> &dyn Census {
+        self.inner.census()
+    }
+
+    fn leases(&self) -> Leases {
+        self.inner.leases()
     }
 }
 
