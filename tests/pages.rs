@@ -12,14 +12,15 @@ use warp::Filter;
 
 const PAGES: &str = "src/http/pages";
 
-fn shown(demo: bool) -> Pages {
+/// Both pages, the demo alone, the console alone, none.
+fn shown(demo: bool, console: bool) -> Pages {
     let phone = |device: &str| DemoPhone {
         email: "anna@example.com".into(),
         password: "something borrowed".into(),
         device: device.into(),
     };
     let accounts = || DemoAccounts { owner: "someone".into(), phones: vec![phone("one"), phone("two")] };
-    Pages { demo: demo.then(accounts) }
+    Pages { demo: demo.then(accounts), console }
 }
 
 struct Ask<'a> {
@@ -93,8 +94,8 @@ fn imports(path: &str, text: &str) -> Vec<String> {
 /// Goal: a page loads whole. Method: the page, what it names, and what that imports, each asked for.
 #[tokio::test]
 async fn a_page_and_all_that_it_is_made_of_are_served() {
-    for page in ["demo"] {
-        let html = get(&format!("/{page}")).of(shown(true)).await;
+    for page in ["demo", "console"] {
+        let html = get(&format!("/{page}")).of(shown(true, true)).await;
         assert_eq!(html.status(), 200);
         assert_eq!(header(&html, "content-type"), "text/html; charset=utf-8");
         assert_eq!(header(&html, "cache-control"), "no-cache");
@@ -114,7 +115,7 @@ async fn a_page_and_all_that_it_is_made_of_are_served() {
             if seen.contains(&path) {
                 continue;
             }
-            let answer = get(&path).of(shown(true)).await;
+            let answer = get(&path).of(shown(true, true)).await;
             assert_eq!(answer.status(), 200, "{path}");
             assert!(header(&answer, "cache-control").contains("immutable"), "{path}");
             let kind = match path.rsplit_once('.').unwrap().1 {
@@ -135,55 +136,59 @@ async fn a_page_and_all_that_it_is_made_of_are_served() {
 
 #[tokio::test]
 async fn a_page_that_is_known_is_not_sent_again() {
-    let first = get("/demo").of(shown(true)).await;
+    let first = get("/demo").of(shown(true, false)).await;
     let tag = header(&first, "etag").to_owned();
-    let again = Ask { known: Some(&tag), ..get("/demo/") }.of(shown(true)).await;
+    let again = Ask { known: Some(&tag), ..get("/demo/") }.of(shown(true, false)).await;
     assert_eq!((again.status().as_u16(), again.body().len()), (304, 0));
     assert_eq!(header(&again, "etag"), tag);
-    let other = Ask { known: Some("W/\"other\""), ..get("/demo") }.of(shown(true)).await;
+    let other = Ask { known: Some("W/\"other\""), ..get("/demo") }.of(shown(true, false)).await;
     assert_eq!(other.status(), 200);
 }
 
-/// Goal: a server has no page that it was not asked for. Method: every kind of path, on two servers.
+/// Goal: a server has no page that it was not asked for. Method: every kind of path, on four servers.
 #[tokio::test]
 async fn pages_are_there_only_where_they_were_asked_for() {
-    let html = get("/demo").of(shown(true)).await;
+    let html = get("/demo").of(shown(true, true)).await;
     let text = String::from_utf8(html.body().to_vec()).unwrap();
     let script = addresses(&text, "demo").into_iter().find(|path| path.ends_with("main.js")).unwrap();
-    for (path, is_a_page) in [
-        ("/demo", true),
-        ("/demo/", true),
-        ("/demo/account.json", true),
-        (script.as_str(), true),
-        (&script.replacen("/demo/", "/console/", 1), false),
-        (&script.replace("main.js", "none.js"), false),
-        (&script.replace("main.js", "../mod.rs"), false),
-        ("/demo/0000000000000000/demo/main.js", false),
-        ("/demo/demo/main.js", false),
-        ("/demo/index.html", false),
-        ("/demonstration", false),
-        ("/shared/base.css", false),
-        ("/fetch", false),
-        ("//demo", false),
+    for (path, demo, console) in [
+        ("/demo", true, false),
+        ("/demo/", true, false),
+        ("/demo/account.json", true, false),
+        (script.as_str(), true, false),
+        ("/console", false, true),
+        ("/console/", false, true),
+        (&script.replacen("/demo/", "/console/", 1).replace("/demo/", "/shared/"), false, false),
+        (&script.replacen("/demo/", "/console/", 1), false, false),
+        (&script.replace("main.js", "none.js"), false, false),
+        (&script.replace("main.js", "../mod.rs"), false, false),
+        ("/demo/0000000000000000/demo/main.js", false, false),
+        ("/demo/demo/main.js", false, false),
+        ("/demo/index.html", false, false),
+        ("/console/account.json", false, false),
+        ("/demonstration", false, false),
+        ("/shared/base.css", false, false),
+        ("/fetch", false, false),
+        ("//demo", false, false),
     ] {
-        for with_demo in [true, false] {
-            let is_there = is_a_page && with_demo;
-            let status = get(path).of(shown(with_demo)).await.status();
+        for (with_demo, with_console) in [(true, true), (true, false), (false, true), (false, false)] {
+            let is_there = (demo && with_demo) || (console && with_console);
+            let status = get(path).of(shown(with_demo, with_console)).await.status();
             assert_eq!(status == 200, is_there, "{path}: {status}");
-            let post = Ask { method: "POST", ..get(path) }.of(shown(with_demo)).await;
+            let post = Ask { method: "POST", ..get(path) }.of(shown(with_demo, with_console)).await;
             assert_eq!(post.status() == 405, is_there, "POST {path}");
         }
     }
-    let root = get("/").of(shown(true)).await;
+    let root = get("/").of(shown(true, true)).await;
     assert_eq!((root.status().as_u16(), header(&root, "location")), (303, "/demo"));
-    assert_eq!(get("/").of(shown(false)).await.status(), 404, "only a demo takes the root");
+    assert_eq!(get("/").of(shown(false, true)).await.status(), 404, "only a demo takes the root");
 }
 
 /// Goal: nobody else gets the demo's password. Method: other machines, and names that lead here.
 #[tokio::test]
 async fn the_demos_account_is_told_on_this_machine_alone() {
     for host in ["127.0.0.1:7878", "localhost:7878", "localhost", "[::1]:7878", "[::1]"] {
-        let answer = Ask { host, ..get("/demo/account.json") }.of(shown(true)).await;
+        let answer = Ask { host, ..get("/demo/account.json") }.of(shown(true, false)).await;
         assert_eq!(answer.status(), 200, "{host}");
         assert_eq!(header(&answer, "cache-control"), "no-store");
     }
@@ -195,7 +200,7 @@ async fn the_demos_account_is_told_on_this_machine_alone() {
         ("2001:db8::1", "localhost"),
         ("0.0.0.0", "localhost"),
     ] {
-        let answer = Ask { from, host, ..get("/demo/account.json") }.of(shown(true)).await;
+        let answer = Ask { from, host, ..get("/demo/account.json") }.of(shown(true, false)).await;
         assert_eq!(answer.status(), 404, "{from} {host}");
     }
 }
@@ -215,7 +220,7 @@ const LINES_MAX: usize = 300;
 fn the_pages_files_are_small_and_do_nothing_unsafe() {
     let table = std::fs::read_to_string(format!("{PAGES}/files.rs")).unwrap();
     let mut found = Vec::new();
-    for folder in ["demo", "shared"] {
+    for folder in ["demo", "console", "shared"] {
         sources(&Path::new(PAGES).join(folder), &mut found);
     }
     assert!(found.len() > 20, "{} files found: a moved folder must not pass", found.len());

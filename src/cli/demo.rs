@@ -12,7 +12,7 @@ use super::database::Database;
 use super::serve::{app, bind, log_to_stderr, open, run};
 use crate::accounts::LogIn;
 use crate::clock::Clock;
-use crate::config::{Settings, address};
+use crate::config::{Secret, Settings, address};
 use crate::http::App;
 use crate::http::pages::{DemoAccounts, DemoPhone, Pages};
 use crate::http::wire::read_batch;
@@ -70,6 +70,8 @@ impl Demo {
         let path = Path::new(DATABASE);
         let mut settings = Settings { listen: self.listen, log: "warn".into(), ..Settings::default() };
         settings.sync.lease_ms = LEASE_MS;
+        let console_token = Uuid::new_v4().simple().to_string();
+        settings.operator.console_token = Some(Secret::from(console_token.as_str()));
         // Whoever plays with it logs in more often than a user would, and always from this machine.
         settings.limits.logins_per_account_per_min = 0;
         settings.limits.logins_per_address_per_min = 0;
@@ -86,9 +88,9 @@ impl Demo {
         std::fs::write(BODY, SYNCHRONISE).map_err(|error| format!("cannot write {BODY}: {error}"))?;
         let listener = bind_or_any(self.listen)?;
         let address = listener.local_addr()?;
-        let pages = Pages { demo: Some(page_accounts(&app)?) };
+        let pages = Pages { demo: Some(page_accounts(&app)?), console: true };
         run(&app, listener, pages, || {
-            println!("{}", tour(address, &tokens));
+            println!("{}", tour(address, &tokens, &console_token));
             if self.open {
                 show(&format!("http://{address}/demo"));
             }
@@ -159,7 +161,7 @@ fn load_rows(app: &App, owner: Owner) -> Done {
 }
 
 /// What to paste, with the tokens of this run.
-fn tour(address: SocketAddr, tokens: &[String; 2]) -> String {
+fn tour(address: SocketAddr, tokens: &[String; 2], console_token: &str) -> String {
     let [phone, tablet] = tokens;
     let [phone_name, tablet_name] = DEVICES;
     let url = format!("http://{address}");
@@ -167,6 +169,9 @@ fn tour(address: SocketAddr, tokens: &[String; 2]) -> String {
         r#"
 Two phones, side by side in your browser:
   {url}/demo
+
+What whoever runs the server sees of it, with the token {console_token}
+  {url}/console
 
 Or call it yourself. A wedding planner is in {DATABASE}, with a user and two devices:
   {EMAIL}, password "{PASSWORD}"

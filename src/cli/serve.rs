@@ -62,7 +62,8 @@ impl Serve {
             registration = (auth.auth == AuthMode::Local).then(|| tracing::field::display(spelt(auth.registration))),
             "serving"
         );
-        run(&app, listener, Pages::default(), || {})
+        let pages = Pages { demo: None, console: app.settings.operator.console_token.is_some() };
+        run(&app, listener, pages, || {})
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) fn route_of(path: &str) -> &'static str {
             ["owners", _, "why"] => "/console/api/owners/{owner}/why",
             _ => "other",
         },
+        ["demo", ..] => "/demo/*",
+        ["console", ..] => "/console/*",
         _ => "other",
     }
 }

@@ -7,6 +7,9 @@ import { createInterface } from 'node:readline';
 
 const PROGRAM = resolve(process.env.ROLLCALL ?? '../../target/debug/rollcall');
 
+/** The wedding planner's tables. */
+export const SCHEMA = resolve(process.env.SCHEMA ?? '../../fixtures/wedding/schema.toml');
+
 /** Runs `rollcall` with these arguments until `stop()`; `url` is where it listens. */
 export async function start(args, environment = {}) {
   const folder = await mkdtemp(join(tmpdir(), 'rollcall-pages-'));

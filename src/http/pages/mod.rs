@@ -1,7 +1,7 @@
-//! The web page that the binary serves: a demo with two phones.
+//! The web pages that the binary serves: a demo with two phones, and a console for whoever runs the server.
 //!
-//! It is no part of the contract: apps do not call it, and only `rollcall demo` has it. So it stands before the
-//! routes, and `openapi.yaml` does not list it.
+//! They are no part of the contract: apps do not call them, and a server has them only if it was asked to. So
+//! they stand before the routes, and `openapi.yaml` does not list them.
 
 mod files;
 
@@ -43,6 +43,8 @@ const FOLDER: &str = "@build";
 pub struct Pages {
     /// The demo page, and what it logs in with.
     pub demo: Option<DemoAccounts>,
+    /// Whether there is a console.
+    pub console: bool,
 }
 
 /// What the demo's phones log in with. The page alone gets it, on the machine that the demo runs on.
@@ -130,7 +132,9 @@ impl Built {
             }
         }
         let (page, below) = path.strip_prefix('/')?.split_once('/').unwrap_or((path.get(1..)?, ""));
-        if page != "demo" || self.pages.demo.is_none() {
+        let is_there =
+            (page == "demo" && self.pages.demo.is_some()) || (page == "console" && self.pages.console);
+        if !is_there {
             return None;
         }
         if below.is_empty() {
