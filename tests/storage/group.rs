@@ -90,10 +90,14 @@ fn work_of_many_owners_at_once_is_each_ones_own() {
                 let moved = moved.lock().unwrap();
                 moved.iter().filter(|moved| moved.0 == owner).map(|moved| moved.1).collect()
             };
-            while heard().len() < expected.len() && std::time::Instant::now() < until {
+            while heard().last() != expected.last() && std::time::Instant::now() < until {
                 std::thread::yield_now();
             }
-            assert_eq!(heard(), expected);
+            if ground.store.engine == Engine::Sqlite {
+                assert_eq!(heard(), expected);
+            }
+            // Commits of one owner that follow each other closely may be told as one, but none late.
+            assert!(heard().is_sorted() && heard().last() == expected.last(), "{:?}", heard());
         }
     });
 }
