@@ -90,6 +90,12 @@ impl Process {
         assert!(told.unwrap().success(), "the server is gone already");
     }
 
+    /// Sends it a signal, such as `-STOP`.
+    pub fn signal(&self, name: &str) {
+        let told = Command::new("kill").args([name, &self.child.id().to_string()]).status();
+        assert!(told.unwrap().success(), "the server is gone already");
+    }
+
     /// Ends it in the middle of whatever it does (SIGKILL); gives what it logged.
     pub fn kill(mut self) -> String {
         self.child.kill().unwrap();
