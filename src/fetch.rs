@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use crate::model::{RowKey, Timestamp, Version};
 use crate::schema::TableId;
-use crate::storage::{ReadTxn, StorageError};
+use crate::storage::{ReadTxn, StorageError, StorageResult};
 
 /// Where a page of the roll call begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +56,9 @@ pub enum FetchError {
     /// The owner's data changed since the page, or the first page, was begun: two versions make no whole.
     #[error("the version moved")]
     VersionMoved,
+    /// The page begins at a place that no page ends at.
+    #[error("no page ends where this one begins")]
+    NoSuchMark,
     /// The rows are not as many as the owner's digests say.
     #[error("{told} rows of a page of {rows}: the ledger and the digests disagree")]
     Miscounted {
@@ -117,7 +120,8 @@ impl Page {
 /// Tells a page, or goes on with it, until it is told or the sink has enough; says whether it is told.
 ///
 /// - Shape: every asked table, in the order asked, those without rows on this page too.
-/// - Errors: [`FetchError::VersionMoved`] if the owner has moved since the page was laid out.
+/// - Errors: [`FetchError::VersionMoved`] if the owner has moved since the page was laid out;
+///   [`FetchError::NoSuchMark`] if it does not begin where another ends.
 pub fn run(
     txn: &mut dyn ReadTxn,
     asked: &[TableId],
@@ -154,8 +158,21 @@ pub fn run(
         (progress.table, progress.begun) = (progress.table + 1, false);
     }
     if progress.rows == page.rows {
-        Ok(true)
-    } else {
-        Err(FetchError::Miscounted { told: progress.rows, rows: page.rows })
+        return Ok(true);
     }
+    // A mark comes from a client, who may have changed it. To count up to it is dear, so it is done only here.
+    if !is_end_of_a_page(txn, asked, page.from)? {
+        return Err(FetchError::NoSuchMark);
+    }
+    Err(FetchError::Miscounted { told: progress.rows, rows: page.rows })
+}
+
+/// Whether `told` rows of the mark's table lie up to its key.
+fn is_end_of_a_page(txn: &mut dyn ReadTxn, asked: &[TableId], mark: Mark) -> StorageResult<bool> {
+    let Some(table) = asked.get(mark.table) else { return Ok(false) };
+    if mark.told == 0 {
+        return Ok(mark.after.is_none());
+    }
+    let count = txn.digests()?.get(table.index()).map_or(0, |digest| digest.count);
+    Ok(mark.told <= count && mark.after.is_some() && txn.nth_after(*table, None, mark.told)? == mark.after)
 }

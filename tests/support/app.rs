@@ -176,6 +176,11 @@ impl Server {
         Self::over(store, SCHEMA, |_| {})
     }
 
+    /// Another server, over a copy of what is committed here.
+    pub fn copied(&self, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::over(self.store.copied(), SCHEMA, change)
+    }
+
     fn over(mut store: Store, schema: &str, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = settings();
         change(&mut settings);

@@ -146,6 +146,19 @@ impl Store {
         Self { engine, dir: tempfile::tempdir().unwrap(), database, looker: None }
     }
 
+    /// A copy of what is committed here; SQLite only.
+    pub fn copied(&self) -> Self {
+        let copy = Self::of(Engine::Sqlite);
+        let path = copy.path();
+        match self.looker() {
+            Looker::Sqlite(looker) => {
+                looker.lock().unwrap().execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap()
+            }
+            Looker::Postgres(_) => panic!("nobody copies PostgreSQL"),
+        };
+        copy
+    }
+
     /// Opens a connection beside the server, once that has made its tables.
     pub fn look(&mut self) {
         self.looker = Some(match &self.database {

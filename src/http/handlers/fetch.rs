@@ -321,6 +321,7 @@ impl From<FetchError> for ApiError {
     fn from(error: FetchError) -> Self {
         match error {
             FetchError::VersionMoved => Self::VersionMoved,
+            FetchError::NoSuchMark => bad_page(),
             error @ FetchError::Miscounted { .. } => Self::Internal(Box::new(error)),
             FetchError::Storage(error) => error.into(),
         }

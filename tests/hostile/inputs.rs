@@ -1,0 +1,363 @@
+//! Whatever bytes come: the readers of bodies, marks, tokens and schema files never panic, and what they refuse
+//! they refuse as documented.
+//!
+//! The inputs are mutations of what is right, from a seed: bits, bytes, numbers and words changed, pieces cut,
+//! doubled, or taken from another input. Nothing watches which code they reach: coverage-guided tools need a
+//! nightly compiler. ROLLCALL_FUZZ_INPUTS is how many there are for all readers together (20,000),
+//! ROLLCALL_FUZZ_SEED where they begin.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rollcall::accounts::{AccountError, JwtAccounts};
+use rollcall::clock::Clock;
+use rollcall::config::{AuthMode, AuthSettings, Limits};
+use rollcall::http::ApiError;
+use rollcall::http::wire::{Fields, read_batch};
+use rollcall::schema::Schema;
+use serde_json::json;
+
+use crate::app::{SCHEMA, Server, key};
+use crate::contract::document;
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+fn inputs() -> u64 {
+    number("ROLLCALL_FUZZ_INPUTS", 20_000)
+}
+
+/// Pieces that readers take for something.
+const WORDS: [&str; 40] = [
+    "null",
+    "true",
+    "false",
+    "{}",
+    "[]",
+    "{",
+    "}",
+    "[",
+    "]",
+    "\"",
+    ":",
+    ",",
+    "\\u0000",
+    "\\ud800",
+    "\u{feff}",
+    "\u{0}",
+    "-",
+    "-0",
+    "1e999",
+    "9007199254740993",
+    "18446744073709551616",
+    "-9223372036854775809",
+    "0.1",
+    "1e-999",
+    "2024-02-30T25:61:61Z",
+    "9999-12-31T23:59:60Z",
+    "-000001-01-01T00:00:00Z",
+    "00000000-0000-0000-0000-000000000000",
+    "ffffffff-ffff-ffff-ffff-ffffffffffff",
+    "last_update",
+    "_base",
+    "add",
+    "delete",
+    "lists",
+    "things",
+    ".",
+    "=",
+    "\n",
+    "[table.x]",
+    "references",
+];
+
+/// Makes inputs out of others.
+struct Mutator {
+    seed: u64,
+    corpus: Vec<Vec<u8>>,
+}
+
+impl Mutator {
+    fn of(corpus: Vec<Vec<u8>>) -> Self {
+        assert!(!corpus.is_empty());
+        Self { seed: number("ROLLCALL_FUZZ_SEED", 0x5eed) | 1, corpus }
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        // xorshift64*
+        self.seed ^= self.seed >> 12;
+        self.seed ^= self.seed << 25;
+        self.seed ^= self.seed >> 27;
+        usize::try_from(self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % end.max(1)
+    }
+
+    fn range(&mut self, length: usize) -> std::ops::Range<usize> {
+        let start = self.below(length + 1);
+        let most = if self.below(4) == 0 { length } else { 12 };
+        start..(start + self.below(most + 1)).min(length)
+    }
+
+    fn next(&mut self) -> Vec<u8> {
+        let at = self.below(self.corpus.len());
+        let mut input = self.corpus[at].clone();
+        for _ in 0..=self.below(5) {
+            let at = self.below(input.len() + 1);
+            match self.below(9) {
+                0 if at < input.len() => input[at] ^= 1 << self.below(8),
+                1 if at < input.len() => input[at] = u8::try_from(self.below(256)).unwrap(),
+                2 => drop(input.drain(self.range(input.len()))),
+                3 => {
+                    let range = self.range(input.len());
+                    let piece = input[range].to_vec();
+                    let times = 1 + self.below(3);
+                    input.splice(at..at, piece.repeat(times));
+                }
+                4 => {
+                    let other = self.below(self.corpus.len());
+                    let range = self.range(self.corpus[other].len());
+                    let piece = self.corpus[other][range].to_vec();
+                    input.splice(at..at, piece);
+                }
+                5 => input.truncate(at),
+                // A number or a text in place of another: the shape stays, which gets further.
+                6 | 7 => {
+                    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+                    let start = input[..at].iter().rposition(|byte| !is_part(byte)).map_or(0, |at| at + 1);
+                    let end =
+                        input[at..].iter().position(|byte| !is_part(byte)).map_or(input.len(), |to| at + to);
+                    let word = WORDS[self.below(WORDS.len())];
+                    input.splice(start..end, word.bytes());
+                }
+                _ => {
+                    let word = WORDS[self.below(WORDS.len())];
+                    input.splice(at..at, word.bytes());
+                }
+            }
+        }
+        input.truncate(1 << 16);
+        input
+    }
+}
+
+/// Feeds a reader; it names each outcome. Fails at a panic, with the input.
+fn feed(what: &str, share: u64, corpus: Vec<Vec<u8>>, read: impl Fn(&[u8]) -> String) {
+    // What is right must be taken, or the mutations would never get beyond the first check.
+    for input in &corpus {
+        assert_eq!(read(input), "taken", "{what}: {}", String::from_utf8_lossy(input));
+    }
+    let mut mutator = Mutator::of(corpus);
+    let mut outcomes = BTreeMap::<String, u64>::new();
+    let count = (inputs() / share).max(200);
+    for n in 0..count {
+        let input = mutator.next();
+        let outcome = catch_unwind(AssertUnwindSafe(|| read(&input)))
+            .unwrap_or_else(|_| panic!("{what}: input {n} makes it panic: {}", input.escape_ascii()));
+        *outcomes.entry(outcome).or_default() += 1;
+    }
+    println!("{what}: {count} inputs: {outcomes:?}");
+    assert!(outcomes.len() > 1, "{what}: all came to the same");
+}
+
+fn outcome<T>(read: Result<T, ApiError>) -> String {
+    match read {
+        Ok(_) => "taken".into(),
+        Err(ApiError::MalformedJson { .. }) => "malformed_json".into(),
+        Err(ApiError::InvalidBody { code, at, .. }) => {
+            assert!(at.is_empty() || at.starts_with('/'), "{at:?} is no JSON pointer");
+            format!("{code:?}")
+        }
+        Err(other) => panic!("not a fault of a body: {other:?}"),
+    }
+}
+
+#[test]
+fn bodies() {
+    let schema = Schema::parse(SCHEMA).unwrap();
+    let row = json!({ "id": key(1), "text": "x", "whole": 7, "real": 0.5, "exact": "12.50", "flag": true, "other": key(2),
+        "at": "2024-05-01T12:00:00.123Z", "day": "2024-05-01", "extra": { "a": [1, null, "ü"] }, "bytes": "AAEC",
+        "last_update": "2024-05-01 12:00:00", "_base": "2024-05-01T12:00:00+02:00" });
+    let corpus = [
+        json!({}),
+        json!({ "add": { "things": [row] }, "update": { "lists": [{ "lid": key(3), "title": "t", "colour": null }] } }),
+        json!({ "delete": { "things": [key(1), { "id": key(2), "last_update": "2024-05-01T12:00:00Z" }], "lists": [] }, "get": { "lists": [key(1)] } }),
+        json!({ "base": 3, "sent_at": "2024-05-01T12:00:00Z", "atomic": true, "dry_run": false, "keep_lock": true, "pull": true, "confirm_deletes": 3 }),
+        json!({ "add": { "nodes": [{ "id": key(1), "parent": key(2), "twin": null }], "items": [{ "iid": key(1), "title": "x", "list": key(3) }] } }),
+    ];
+    let corpus = corpus.iter().map(|body| body.to_string().into_bytes()).collect();
+    feed("batch", 2, corpus, |input| outcome(read_batch(input, &schema, &Limits::default())));
+    let login =
+        json!({ "email": "a@example.org", "password": "x", "device": "Anna's phone", "device_id": null });
+    feed("log-in", 20, vec![login.to_string().into_bytes()], |input| {
+        outcome(Fields::read(input).and_then(|mut fields| {
+            for name in ["email", "password", "device", "device_id"] {
+                fields.optional_text(name)?;
+            }
+            fields.end()
+        }))
+    });
+}
+
+#[test]
+fn tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("secret");
+    let secret = b"a secret of more than thirty-two bytes";
+    std::fs::write(&file, secret).unwrap();
+    let settings =
+        AuthSettings { auth: AuthMode::Jwt, jwt_secret_file: Some(file), ..AuthSettings::default() };
+    let accounts = JwtAccounts::open(&settings, Clock::system()).unwrap();
+    let sign = |claims: serde_json::Value| {
+        let key = jsonwebtoken::EncodingKey::from_secret(secret);
+        jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
+    };
+    let parts = [
+        r#"{"alg":"HS256","typ":"JWT","kid":"k","crit":["x"],"jku":"http://x/","x5c":["AA"]}"#.to_owned(),
+        json!({ "sub": "anna", "device_id": "phone", "exp": 9_999_999_999_u64, "nbf": 0, "iss": "x", "aud": ["y"] }).to_string(),
+    ];
+    // Tokens as a whole; and their parts, mutated before they are encoded, under a good signature where they have one.
+    let token = sign(serde_json::from_str(&parts[1]).unwrap());
+    let told = |token: &str| match accounts.authenticate(token) {
+        Ok(_) => "taken".to_owned(),
+        Err(AccountError::Unauthorized(why)) => why.to_owned(),
+        Err(other) => panic!("{other:?}"),
+    };
+    let good = sign(json!({ "sub": "anna", "device_id": "phone", "exp": 9_999_999_999_u64 }));
+    assert!(token.len() > good.len());
+    feed("token", 10, vec![good.into_bytes()], |input| told(&String::from_utf8_lossy(input)));
+    let [mut header, mut claims] = parts.map(|part| Mutator::of(vec![part.into_bytes()]));
+    for _ in 0..inputs() / 10 {
+        let header = URL_SAFE_NO_PAD.encode(header.next());
+        let claims = claims.next();
+        told(&format!("{header}.{}.AAAA", URL_SAFE_NO_PAD.encode(&claims)));
+        if let Ok(claims) = serde_json::from_slice(&claims) {
+            told(&sign(claims));
+        }
+    }
+}
+
+#[test]
+fn schema_files() {
+    let mut corpus = vec![SCHEMA.as_bytes().to_vec()];
+    for file in [
+        "fixtures/wedding/schema.toml",
+        "fixtures/contract/odd.toml",
+        "fixtures/sync/policies.toml",
+        "fixtures/reconcile/schema.toml",
+    ] {
+        corpus.push(std::fs::read(file).unwrap());
+    }
+    feed("schema file", 10, corpus, |input| match Schema::parse(&String::from_utf8_lossy(input)) {
+        Ok(schema) => {
+            assert!(!schema.tables().is_empty());
+            "taken".into()
+        }
+        Err(error) => {
+            assert!(!error.faults().is_empty());
+            "refused".into()
+        }
+    });
+}
+
+/// What a client made of a mark is its own fault: these were a 500 once.
+#[tokio::test]
+async fn page_marks_that_no_page_gave() {
+    let server = Server::with(|settings| settings.sync.fetch_rows_max = 1);
+    let anna = server.device("anna", "phone");
+    let rows =
+        json!({ "add": { "lists": [{ "lid": key(1), "title": "a" }, { "lid": key(2), "title": "b" }] } });
+    let version = server.sync(&anna, rows).await.version();
+    for mark in [
+        format!("{version}.1.1.01900000-0000-7000-8800-000000000001"),
+        format!("{version}.1.2.{}", key(1)),
+        format!("{version}.1.1.{}", key(2)),
+        format!("{version}.1.18446744073709551615.{}", key(1)),
+    ] {
+        for lock in [true, false] {
+            let query = format!("?lock={lock}&page={}", URL_SAFE_NO_PAD.encode(&mark));
+            assert_eq!(
+                server.fetch(&anna, &query).await.problem(),
+                (400, "invalid_request".into()),
+                "{mark}"
+            );
+        }
+    }
+}
+
+/// Marks come back in a URL, so they go through the routes: every answer is held against the contract.
+#[test]
+fn marks() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = Server::with(|settings| settings.sync.fetch_rows_max = 1);
+    let anna = server.device("anna", "phone");
+    runtime.block_on(async {
+        let rows =
+            json!({ "add": { "lists": [{ "lid": key(1), "title": "a" }, { "lid": key(2), "title": "b" }] } });
+        let version = server.sync(&anna, rows).await.version();
+        let etag = server.fetch(&anna, "?lock=false").await.header("etag").unwrap().to_owned();
+        assert!(!document().is_null());
+        let of = |text: String| text.into_bytes();
+        let kinds: [(&str, Vec<Vec<u8>>); 6] = [
+            (
+                "/fetch?lock=false&page=",
+                vec![of(format!("{version}.1.1.{}", key(1))), of(format!("{version}.0.0."))],
+            ),
+            (
+                "/changes?next=",
+                vec![
+                    of(format!("- {version} - {version} lists {} lists,items", key(1))),
+                    of(format!("{version} {version} {version} {version} - - lists")),
+                ],
+            ),
+            ("/conflicts?page=", vec![of(format!("1750000000000 {}", key(1)))]),
+            ("/changes?since=", vec![of(version.to_string())]),
+            ("if-none-match", vec![of(etag)]),
+            ("last-event-id", vec![of(version.to_string())]),
+        ];
+        let mut outcomes = BTreeMap::<(&str, u16), u64>::new();
+        for (kind, corpus) in kinds {
+            let mut mutator = Mutator::of(corpus.clone());
+            let count = (inputs() / 40).max(50);
+            for n in 0..count {
+                let input = if n == 0 { corpus[0].clone() } else { mutator.next() };
+                let query = |text: &str| serde_urlencoded::to_string([("", text)]).unwrap()[1..].to_owned();
+                let ask = match kind {
+                    "/changes?since=" => {
+                        server.get(&format!("{kind}{}", query(&String::from_utf8_lossy(&input))))
+                    }
+                    kind if kind.starts_with('/') => {
+                        // As it is, and within its coding.
+                        let raw = n % 8 == 7;
+                        let text = if raw {
+                            query(&String::from_utf8_lossy(&input))
+                        } else {
+                            URL_SAFE_NO_PAD.encode(&input)
+                        };
+                        server.get(&format!("{kind}{text}"))
+                    }
+                    header => {
+                        let visible: String = input.iter().map(|byte| char::from(byte % 95 + 32)).collect();
+                        let path = if header == "last-event-id" { "/events" } else { "/fetch?lock=false" };
+                        server.get(path).header(header, visible)
+                    }
+                };
+                let status = ask.of(&anna).send().await.status;
+                assert!(
+                    [200, 304, 400, 409, 410].contains(&status),
+                    "{kind}: {status}: {}",
+                    input.escape_ascii()
+                );
+                *outcomes.entry((kind, status)).or_default() += 1;
+            }
+        }
+        println!("marks: {outcomes:?}");
+        for kind in ["/fetch?lock=false&page=", "/changes?next=", "/conflicts?page=", "/changes?since="] {
+            assert!(
+                outcomes.contains_key(&(kind, 200)) && outcomes.contains_key(&(kind, 400)),
+                "{kind}: {outcomes:?}"
+            );
+        }
+    });
+}

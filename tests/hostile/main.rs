@@ -1,0 +1,11 @@
+//! Those who mean harm, or another's rows: what they are told, and that nobody else notices.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support/app.rs"]
+mod app;
+#[path = "../support/contract.rs"]
+mod contract;
+
+mod clients;
+mod inputs;
+mod tenants;

@@ -1,0 +1,434 @@
+//! The tenant matrix: no answer to one owner depends on what another owner has.
+//!
+//! Every request is sent twice, byte for byte the same: in a world where another owner has what it names, and in
+//! its twin where nobody has. The twins are copies of one database, so ids, versions and secret seeds are the
+//! same and the answers must be the same bytes. A third time it names what the asker has: that answer must differ,
+//! or the request would prove nothing.
+
+use std::collections::BTreeSet;
+
+use crate::app::{Answer, Device, Server, key};
+use crate::contract::{document, follow, operation_objects, operations};
+use rollcall::config::Settings;
+use serde_json::{Value, json};
+
+/// Stands in every text of the other owner: rows, conflicts, devices, the address.
+const MARKER: &str = "zq7marker";
+
+/// What names something of an owner, in a path, a query, a header or a body.
+#[derive(Clone, Debug)]
+struct Names {
+    list: String,
+    item: String,
+    node: String,
+    conflict: String,
+    device: String,
+    owner: String,
+    email: String,
+    idempotency: String,
+    fence: u64,
+    version: u64,
+    base: String,
+    etag: String,
+    page: String,
+    next: String,
+    conflicts_page: String,
+    /// The key of the row that the next page of conflicts tells of.
+    conflicts_next: String,
+}
+
+/// An owner with two devices, rows in several tables and two conflicts.
+struct Tenant {
+    phone: Device,
+    tablet: Device,
+    names: Names,
+}
+
+/// Small pages, so that there are marks to come back with.
+fn change(settings: &mut Settings) {
+    settings.sync.fetch_rows_max = 2;
+    settings.operator.console_token = Some("the operator's own token".into());
+}
+
+async fn furnish(server: &Server, user: &str, first: u64, word: &str, syncs: u64) -> Tenant {
+    let phone = server.device(user, &format!("{word} phone"));
+    let tablet = server.device(user, &format!("{word} tablet"));
+    let (list, lost) = (key(first), key(first + 1));
+    let (item, node) = (key(first + 2), key(first + 3));
+    for n in 0..syncs {
+        let row = json!({ "id": key(first + 100 + n), "title": word });
+        server.sync(&phone, json!({ "add": { "theirs": [row] } })).await.ok();
+    }
+    let lists = json!([{ "lid": list, "title": word }, { "lid": lost, "title": word }]);
+    let rows = json!({
+        "lists": lists,
+        "items": [{ "iid": item, "title": word, "list": list }],
+        "nodes": [{ "id": node, "name": word }],
+    });
+    let told = server.sync(&phone, json!({ "add": rows })).await.ok();
+    let base = told["add"]["lists"][0]["last_update"].as_str().unwrap().to_owned();
+    server.turn(10_000);
+    let edit = |title: &str| {
+        let row = |lid: &str| json!({ "lid": lid, "title": format!("{word}{title}"), "_base": base });
+        json!({ "update": { "lists": [row(&list), row(&lost)] } })
+    };
+    server.sync(&phone, edit("1")).await.ok();
+    server.turn(10_000);
+    server.sync(&tablet, edit("2")).await.ok();
+
+    let idempotency = format!("request-of-{user}");
+    let once = server.ask("POST", "/synchronise").of(&phone).header("idempotency-key", &idempotency);
+    once.json(&same_body()).send().await.ok();
+    let first_page = server.fetch(&tablet, "?lock=false").await;
+    let link = first_page.header("link").unwrap();
+    let page = link.split("page=").nth(1).unwrap().split(['&', '>']).next().unwrap().to_owned();
+    let conflicts = server.get("/conflicts?limit=1").of(&tablet).send().await.ok();
+    let both = server.get("/conflicts").of(&tablet).send().await.ok();
+    let feed = server.get("/changes?limit=1").of(&tablet).send().await.ok();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let names = Names {
+        list,
+        item,
+        node,
+        conflict: text(&conflicts["conflicts"][0]["id"]),
+        device: tablet.id.clone(),
+        owner: server.owner(user).0.to_string(),
+        email: format!("{user}@example.org"),
+        idempotency,
+        fence: 0, // of a hold that is taken in each world anew
+        version: first_page.version(),
+        base,
+        etag: first_page.header("etag").unwrap().to_owned(),
+        page,
+        next: text(&feed["next"]),
+        conflicts_page: text(&conflicts["next"]),
+        conflicts_next: text(&both["conflicts"][1]["key"]),
+    };
+    Tenant { phone, tablet, names }
+}
+
+/// What was sent under an `Idempotency-Key`: the same for everyone, so that only the key tells.
+fn same_body() -> Value {
+    json!({ "get": { "lists": [key(0xfff)] } })
+}
+
+/// One request of the asker.
+struct Probe {
+    what: &'static str,
+    path: String,
+    headers: Vec<(&'static str, String)>,
+    body: Option<Value>,
+    /// Why the answer is the same whoever has what it names; else it must not be.
+    alike: Option<&'static str>,
+}
+
+fn asked(what: &'static str, path: impl Into<String>) -> Probe {
+    Probe { what, path: path.into(), headers: Vec::new(), body: None, alike: None }
+}
+
+impl Probe {
+    fn with(mut self, header: &'static str, value: impl ToString) -> Self {
+        self.headers.push((header, value.to_string()));
+        self
+    }
+
+    fn body(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    fn alike(mut self, why: &'static str) -> Self {
+        self.alike = Some(why);
+        self
+    }
+
+    fn text(&self) -> String {
+        let body = self.body.as_ref().map(Value::to_string).unwrap_or_default();
+        format!("{} {:?} {body}", self.path, self.headers)
+    }
+}
+
+/// What has no place in the matrix, and why.
+const EXEMPT: &[(&str, &str)] = &[
+    ("GET /healthz", "knows of nobody"),
+    ("GET /limits", "settings"),
+    ("GET /metrics", "counts of all owners together; tests/metrics.rs holds that it names none"),
+    ("GET /openapi.json", "the schema, the same for all"),
+    ("GET /openapi.yaml", "a file"),
+    ("GET /readyz", "knows of nobody"),
+    (
+        "POST /register",
+        "an address that is taken cannot be registered again, and says so: emailTaken in openapi.yaml. Log-in does not tell",
+    ),
+];
+
+/// Parameters that name nothing that anyone has.
+const PLAIN: &[&str] = &["X-Request-Id", "Prefer", "tables", "lock", "limit", "break"];
+
+const NOT_THE_OPERATOR: &str = "a device's token opens no door of the console";
+
+/// The requests of an operation, for what `of` names; `None` for one that nobody has placed.
+fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
+    let Names { list, item, node, conflict, device, owner, version, base, .. } = of;
+    let (path, page, next) = (operation.split(' ').nth(1).unwrap(), &of.page, &of.next);
+    let sync = |what, body| asked(what, path).body(body);
+    let operator = |what, path: String| asked(what, path).alike(NOT_THE_OPERATOR);
+    let console = format!("/console/api/owners/{owner}");
+    let probes = match operation {
+        "GET /fetch" | "GET /fetch.json" => vec![
+            asked("a page mark", format!("{path}?page={page}")),
+            asked("a page mark without the lock", format!("{path}?lock=false&page={page}")),
+            asked("an ETag", format!("{path}?lock=false")).with("if-none-match", &of.etag),
+            asked("an ETag of a page", format!("{path}?page={page}")).with("if-none-match", &of.etag),
+        ],
+        "POST /synchronise" | "POST /synchronise.json" => vec![
+            sync("add", json!({ "add": { "lists": [{ "lid": list, "title": "mine" }] } })),
+            sync("add, later", json!({ "add": { "lists": [{ "lid": list, "title": "x", "last_update": "2030-01-01T00:00:00Z" }] } })),
+            sync("add over a base", json!({ "base": 1, "add": { "lists": [{ "lid": list, "title": "x", "_base": base }] } })),
+            sync("a reference", json!({ "add": { "items": [{ "iid": key(0xffe), "title": "x", "list": list }] } })),
+            sync("a reference, atomic", json!({ "atomic": true, "add": { "items": [{ "iid": key(0xffe), "title": "x", "list": list }] } })),
+            sync("a reference in an update", json!({ "update": { "items": [{ "iid": key(0xffe), "title": "x", "list": list }] } })),
+            sync("two references to its own table", json!({ "add": { "nodes": [{ "id": key(0xffe), "parent": node, "twin": node }] } })),
+            sync("update in part", json!({ "update": { "items": [{ "iid": item, "list": null }] } })),
+            sync("update whole", json!({ "update": { "lists": [{ "lid": list, "title": "mine", "colour": "blue" }] } })),
+            sync("update with a base", json!({ "update": { "lists": [{ "lid": list, "title": "mine", "_base": base }] } })),
+            sync("update by another's clock", json!({ "sent_at": "2031-01-01T00:00:00Z", "update": { "lists": [{ "lid": list, "title": "x", "last_update": "2030-12-31T00:00:00Z" }] } })),
+            sync("delete", json!({ "delete": { "lists": [list], "items": [item], "nodes": [node] } })),
+            sync("delete with times", json!({ "confirm_deletes": 5, "delete": { "lists": [{ "lid": list, "_base": base }] } })),
+            sync("get", json!({ "get": { "lists": [list], "items": [item], "nodes": [node] } })),
+            sync("all four", json!({ "add": { "lists": [{ "lid": list, "title": "x" }] }, "update": { "lists": [{ "lid": list, "title": "y" }] },
+                "delete": { "lists": [list] }, "get": { "lists": [list], "items": [item] } })),
+            sync("dry run", json!({ "dry_run": true, "delete": { "lists": [list] }, "get": { "nodes": [node] } })),
+            sync("base", json!({ "base": version, "pull": true })),
+            sync("keep_lock", json!({ "keep_lock": true, "get": { "nodes": [node] } })),
+            sync("Idempotency-Key", same_body()).with("idempotency-key", &of.idempotency),
+            sync("Sync-Lock", json!({ "get": {} })).with("sync-lock", of.fence),
+        ],
+        "GET /changes" => vec![
+            asked("since", format!("{path}?since={version}")),
+            asked("next", format!("{path}?next={next}")),
+            asked("next, as lines", format!("{path}?next={next}")).with("accept", "application/x-ndjson"),
+        ],
+        "GET /digests" => vec![asked("the seed", path).alike("names nothing")],
+        "GET /events" => vec![asked("Last-Event-ID", path).with("last-event-id", version)],
+        "GET /conflicts" => vec![
+            asked("key", format!("{path}?key={list}")),
+            asked("key and table", format!("{path}?table=lists&key={list}")),
+            asked("page", format!("{path}?page={}", of.conflicts_page)),
+            asked("page of a row", format!("{path}?limit=1&key={}&page={}", of.conflicts_next, of.conflicts_page)),
+        ],
+        "POST /conflicts/{id}/restore" => vec![
+            asked("id", format!("/conflicts/{conflict}/restore")),
+            asked("Sync-Lock", format!("/conflicts/{conflict}/restore")).with("sync-lock", of.fence),
+        ],
+        "GET /lock" => vec![asked("the holder", path).alike("names nothing")],
+        "POST /lock" => vec![asked("Sync-Lock", path).with("sync-lock", of.fence)],
+        "DELETE /lock" => vec![
+            asked("give back", path).alike("names nothing"),
+            asked("break", format!("{path}?break=true")).alike("names nothing"),
+        ],
+        "POST /login" => vec![
+            asked("the address, a wrong password", path)
+                .body(json!({ "email": of.email, "password": "wrong horse", "device": "x" }))
+                .alike("a wrong password says nothing of the address"),
+            asked("device_id, a wrong password", path)
+                .body(json!({ "email": of.email, "password": "wrong horse", "device": "x", "device_id": device }))
+                .alike("a wrong password says nothing of the device"),
+        ],
+        "POST /logout" => vec![asked("its own token", path).alike("names nothing")],
+        "GET /devices" => vec![asked("the list", path).alike("names nothing")],
+        "DELETE /devices/{device_id}" => vec![asked("device_id", format!("/devices/{device}"))],
+        "GET /console/api/overview" | "GET /console/api/series" => vec![operator("all", path.into())],
+        "GET /console/api/owners" => vec![operator("after", format!("{path}?after={owner}&limit=1"))],
+        "GET /console/api/owners/{owner}" => vec![operator("owner", console)],
+        "GET /console/api/owners/{owner}/conflicts" => {
+            vec![operator("owner", format!("{console}/conflicts?table=lists&key={list}&page={}", of.conflicts_page))]
+        }
+        "POST /console/api/owners/{owner}/conflicts/{id}/restore" => {
+            vec![operator("owner and id", format!("{console}/conflicts/{conflict}/restore"))]
+        }
+        "DELETE /console/api/owners/{owner}/lock" => vec![operator("owner", format!("{console}/lock"))],
+        "GET /console/api/owners/{owner}/why" => {
+            vec![operator("owner, key, device", format!("{console}/why?table=lists&key={list}&device={device}"))]
+        }
+        _ => return None,
+    };
+    Some(probes)
+}
+
+async fn ask(server: &Server, who: &Device, operation: &str, probe: &Probe) -> Answer {
+    let mut ask = server.ask(operation.split(' ').next().unwrap(), &probe.path);
+    ask = if operation == "POST /login" { ask } else { ask.of(who) };
+    for (name, value) in &probe.headers {
+        ask = ask.header(name, value);
+    }
+    if let Some(body) = &probe.body {
+        ask = ask.json(body);
+    }
+    ask.send().await
+}
+
+/// Everything of an answer that goes over the wire, but for what layers add: date, request id and timing.
+fn bytes_of(answer: &Answer) -> String {
+    let headers: BTreeSet<String> =
+        answer.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+    format!("{} {headers:#?}\n{}", answer.status, String::from_utf8_lossy(&answer.bytes))
+}
+
+/// All that an owner can see of what is theirs.
+async fn view(server: &Server, who: &Device) -> Vec<String> {
+    let mut seen = Vec::new();
+    for path in ["/changes", "/conflicts", "/devices", "/lock", "/digests"] {
+        seen.push(bytes_of(&server.get(path).of(who).send().await));
+    }
+    seen
+}
+
+#[tokio::test]
+async fn another_owners_names_are_answered_as_unknown_ones() {
+    let base = Server::with(change);
+    let anna = furnish(&base, "anna", 0x100, "mine", 1).await;
+    let empty = base.copied(change);
+    let full = base.copied(change);
+    let ben = furnish(&full, &format!("ben{MARKER}"), 0x200, MARKER, 9).await;
+
+    let mut asked = 0;
+    let mut faults = Vec::new();
+    let list: Vec<String> =
+        operations(&document()).into_iter().map(|(method, path)| format!("{method} {path}")).collect();
+    for operation in &list {
+        let count = probes(operation, &ben.names).map_or(0, |probes| probes.len());
+        for at in 0..count {
+            let [with, without, own] = [&full, &empty, &full].map(|world| {
+                let copy = world.copied(change);
+                copy.turn(60_000);
+                copy
+            });
+            // Anna's hold of her lock, and then Ben's of his.
+            let mut fences = Vec::new();
+            for world in [&with, &without, &own] {
+                fences.push(world.ask("POST", "/lock").of(&anna.phone).send().await.fence());
+            }
+            assert_eq!(fences[0], fences[1], "the twins are none");
+            let bens = with.ask("POST", "/lock").of(&ben.phone).send().await.fence();
+
+            let of_ben = Names { fence: bens, ..ben.names.clone() };
+            let of_anna = Names { fence: fences[2], ..anna.names.clone() };
+            let probe = probes(operation, &of_ben).unwrap().remove(at);
+            let own_probe = probes(operation, &of_anna).unwrap().remove(at);
+            let place = format!("{operation}, {}", probe.what);
+
+            let before = view(&with, &ben.tablet).await;
+            let others = ask(&with, &anna.phone, operation, &probe).await;
+            let unknown = ask(&without, &anna.phone, operation, &probe).await;
+            let mine = ask(&own, &anna.phone, operation, &own_probe).await;
+            asked += 3;
+            if bytes_of(&others) != bytes_of(&unknown) {
+                faults.push(format!("{place}: {}\n--- unknown: {}", bytes_of(&others), bytes_of(&unknown)));
+            }
+            // The names differ, so their answers may for that alone: they are put alike first.
+            let told = |answer: &Answer, names: &Names| {
+                let mut text = bytes_of(answer);
+                for name in [
+                    &names.conflicts_next,
+                    &names.list,
+                    &names.item,
+                    &names.node,
+                    &names.conflict,
+                    &names.device,
+                ] {
+                    text = text.replace(name, "NAME");
+                }
+                text
+            };
+            let differs = match probe.text() == own_probe.text() {
+                true => bytes_of(&mine) != bytes_of(&others),
+                false => told(&mine, &of_anna) != told(&others, &of_ben),
+            };
+            match probe.alike {
+                None if !differs => {
+                    faults.push(format!("{place}: one's own is answered alike, so it proves nothing"))
+                }
+                Some(why) if differs => {
+                    faults.push(format!("{place}: one's own is answered otherwise ({why})"))
+                }
+                _ => {}
+            }
+            if view(&with, &ben.tablet).await != before {
+                faults.push(format!("{place}: the other owner sees a change"));
+            }
+            let text = bytes_of(&others);
+            let sent = probe.text();
+            let ids = [&ben.phone.id, &ben.tablet.id, &ben.names.owner, &ben.names.conflict, &ben.names.item];
+            for secret in ids.into_iter().map(String::as_str).chain([MARKER]) {
+                if text.contains(secret) && !sent.contains(secret) {
+                    faults.push(format!("{place}: tells {secret}: {text}"));
+                }
+            }
+        }
+    }
+    println!("{asked} answers of {} operations compared", list.len());
+    assert!(faults.is_empty(), "{} faults\n{}", faults.len(), faults.join("\n\n"));
+}
+
+/// Goal: nobody forgets a new operation, parameter or member. Method: the contract lists them.
+#[test]
+fn every_operation_has_its_place_in_the_matrix() {
+    let names = Names {
+        list: key(1),
+        item: key(2),
+        node: key(3),
+        conflict: key(4),
+        device: key(5),
+        owner: key(6),
+        email: "a@example.org".into(),
+        idempotency: "i".into(),
+        fence: 1,
+        version: 1,
+        base: "2020-01-01T00:00:00Z".into(),
+        etag: "W/\"1\"".into(),
+        page: "p".into(),
+        next: "n".into(),
+        conflicts_page: "c".into(),
+        conflicts_next: key(7),
+    };
+    let doc = document();
+    let mut faults = Vec::new();
+    for ((method, path), operation) in operation_objects(&doc) {
+        let name = format!("{method} {path}");
+        let exempt = EXEMPT.iter().any(|(exempt, _)| *exempt == name);
+        let Some(probes) = probes(&name, &names) else {
+            if !exempt {
+                faults.push(format!("{name} is new: place it in the matrix, or say why it needs none"));
+            }
+            continue;
+        };
+        assert!(!exempt, "{name} has a place: take it off the exempt");
+        let shared = doc["paths"][&path].get("parameters").and_then(Value::as_array);
+        let own = operation.get("parameters").and_then(Value::as_array);
+        for parameter in shared.into_iter().chain(own).flatten().map(|parameter| follow(&doc, parameter)) {
+            let parameter_name = parameter["name"].as_str().unwrap();
+            let asked = probes.iter().any(|probe| match parameter["in"].as_str().unwrap() {
+                "query" => probe.path.contains(&format!("{parameter_name}=")),
+                "header" => probe.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(parameter_name)),
+                _ => !probe.path.contains('{'),
+            });
+            if !asked && !PLAIN.contains(&parameter_name) {
+                faults.push(format!("{name}: nothing is asked with {parameter_name}"));
+            }
+        }
+        let Some(body) = operation.get("requestBody") else { continue };
+        let schema = follow(&doc, &follow(&doc, body)["content"]["application/json"]["schema"]);
+        for (member, _) in schema["properties"].as_object().unwrap() {
+            let sent = |probe: &Probe| probe.body.as_ref().is_some_and(|body| body.get(member).is_some());
+            if !probes.iter().any(sent) {
+                faults.push(format!("{name}: nothing is sent with {member}"));
+            }
+        }
+    }
+    for (exempt, _) in EXEMPT {
+        let known = operations(&doc).iter().any(|(method, path)| format!("{method} {path}") == *exempt);
+        assert!(known, "there is no {exempt}: take it off the list");
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
