@@ -59,9 +59,16 @@ impl House {
     }
 
     fn notes(&self) -> Vec<Value> {
-        let (status, told) = self.changes(&self.device("a new phone"), "");
-        assert_eq!((status, &told["type"]), (200, &json!("full")), "{told}");
-        told["add"]["notes"].as_array().cloned().unwrap_or_default()
+        let phone = self.device("a new phone");
+        let mut notes = Vec::new();
+        let mut page = String::new();
+        loop {
+            let (status, told) = self.changes(&phone, &page);
+            assert_eq!((status, &told["type"]), (200, &json!("full")), "{told}");
+            notes.extend(told["add"]["notes"].as_array().cloned().unwrap_or_default());
+            let Some(next) = told["next"].as_str() else { return notes };
+            page = format!("?next={next}");
+        }
     }
 }
 

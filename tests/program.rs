@@ -93,12 +93,12 @@ fn help_says_what_each_command_needs() {
         ),
         (
             &["serve"],
-            &["--schema <FILE>", "--database <sqlite:PATH>", "--listen <IP:PORT>", "SIGTERM", "listening on"],
+            &["--schema <FILE>", "--database <URL>", "--listen <IP:PORT>", "SIGTERM", "listening on"],
         ),
         (&["demo"], &["--listen <IP:PORT>", "--keep", "rollcall-demo.db", "current folder"]),
         (&["account"], &["add", "list", "remove"]),
         (&["account", "add"], &["<EMAIL>", "--share-with <EMAIL>", "standard input", "--database"]),
-        (&["account", "list"], &["--database <sqlite:PATH>", "ROLLCALL_DATABASE"]),
+        (&["account", "list"], &["--database <URL>", "ROLLCALL_DATABASE"]),
         (&["account", "remove"], &["<EMAIL>", "--database", "the rows stay"]),
         (&["schema"], &["check"]),
         (&["openapi"], &["--schema <FILE>", "OpenAPI 3.0.3"]),
@@ -227,7 +227,7 @@ fn a_wrong_command_line_is_told_what_is_right() {
         misused(serve_with(folder.path(), &[("--listen", listen)]), &[listen, "such as 127.0.0.1:7878"]);
     }
     misused(serve_with(folder.path(), &[("--rows-max", "many")]), &["many", "--rows-max <N>"]);
-    misused(run(folder.path(), &["serve"], ""), &["--schema <FILE>", "--database <sqlite:PATH>"]);
+    misused(run(folder.path(), &["serve"], ""), &["--schema <FILE>", "--database <URL>"]);
     misused(run(folder.path(), &[], ""), &["Try it"]);
 
     for (flag, value, word) in [
@@ -375,10 +375,10 @@ fn accounts_come_and_go_under_a_running_server() {
     assert_eq!(todo(&carol).json()["todo"], json!([]));
 
     assert_eq!(good(account(&["remove", "ben@example.com"], "")), "removed ben@example.com\n");
-    // Another process did it: the server, which knew the token, looks again within the bound.
+    // Another process did it: the server, which knew the token, looks again after `token_known_s`.
     let removed = Instant::now();
     while todo(&ben).status == 200 {
-        assert!(removed.elapsed() < Duration::from_secs(3), "the token lives on");
+        assert!(removed.elapsed() < Duration::from_secs(20), "the token lives on");
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(todo(&ben).status, 401);
