@@ -32,6 +32,8 @@ pub(super) fn replace(document: &mut Json, schema: &Schema) {
     components["parameters"]["Tables"]["example"] = json!(some);
     components["parameters"]["ConflictTable"]["example"] = table.name.as_str().into();
     components["parameters"]["ConflictKey"]["example"] = made.key(0).into();
+    components["parameters"]["WhyTable"]["example"] = table.name.as_str().into();
+    components["parameters"]["WhyKey"]["example"] = made.key(0).into();
     components["headers"]["Link"]["example"] =
         format!("</fetch?tables={}&page=AwAAAAAAAAAB>; rel=\"next\"", some.join(",")).into();
 
@@ -69,6 +71,13 @@ pub(super) fn replace(document: &mut Json, schema: &Schema) {
             ("none", "Nobody has lost anything", json!({ "conflicts": [] })),
         ],
     );
+    for name in ["ConsoleOverview", "ConsoleOwner"] {
+        let tables = &mut responses[name]["content"]["application/json"]["example"]["tables"];
+        if let Some(tables) = tables.as_array_mut() {
+            tables.truncate(1);
+            tables.iter_mut().for_each(|told| told["table"] = table.name.as_str().into());
+        }
+    }
     put(&mut responses["Restored"], &[("kept", "The edit that lost is made again", made.restored())]);
     made.problems(&mut components["examples"]);
 }
