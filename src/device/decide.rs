@@ -297,6 +297,11 @@ pub fn obey(local: &Local, sent: Sent, told: Told) -> Outcome {
                 Outcome::of(added, Contents::Mine)
             }
         }
+        // A clean row went up only as the server had forgotten it, in a restore. Where that cannot take it back,
+        // say since what it refers to is lost as well, the older state is all there is.
+        (_, Verdict::Rejected) if local.state == State::Clean && told.row => {
+            Outcome::of(Local::clean(at), Contents::Theirs)
+        }
         // It stays here as it is, for its user to mend. A live row always comes along, a tombstone never.
         (_, Verdict::Rejected) => {
             let last_update = at.filter(|_| told.row);

@@ -104,7 +104,9 @@ impl Settling<'_> {
         }
         let error = item.error.map(|error| error.detail);
         let settled = if judged { sent.edit } else { 0 };
-        self.put(table, sent.key, row.after(outcome, theirs, settled).map(|row| Row { error, ..row }))
+        // What is not the user's has nothing to be mended.
+        let row = row.after(outcome, theirs, settled);
+        self.put(table, sent.key, row.map(|row| Row { error: error.filter(|_| row.local.is_dirty()), ..row }))
     }
 
     /// Takes a row that the server tells: asked for, or from the feed.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -15,7 +15,7 @@ use rollcall::device::{Answer, Request};
 use rollcall::http::{App, routes};
 use rollcall::model::{Owner, Timestamp};
 use rollcall::schema::Schema;
-use rollcall::storage::sqlite::{Connections, Sqlite, backup, restore};
+use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore};
 use rollcall::storage::{
     AccountStore, Census, Leases, OwnerState, ReadWork, Storage, StorageResult, Told, WriteWork,
 };
@@ -84,7 +84,16 @@ impl Disk for SqliteDisk {
 
     fn restore(&mut self, now: Timestamp) -> bool {
         if self.has_copy {
-            restore(&self.copy(), &self.file(self.life), true, now, &mut |_| true).unwrap();
+            // A pool that was dropped may be opening its last connection still.
+            let until = Instant::now() + Duration::from_secs(30);
+            loop {
+                match restore(&self.copy(), &self.file(self.life), true, now, &mut |_| true) {
+                    Err(CopyError::InUse(_)) if Instant::now() < until => {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    restored => break drop(restored.unwrap()),
+                }
+            }
         }
         self.has_copy
     }

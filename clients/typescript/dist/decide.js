@@ -51,6 +51,8 @@ export function obey(local, sent, told) {
     const settled = (base) => sent.editedSince
         ? of({ ...local, state: deleted ? "deleted" : "edited", at, base }, row ? "mine_over_theirs" : "mine")
         : of(clean(at), row ? "theirs" : "mine");
+    if (verdict === "rejected" && local.state === "clean" && row)
+        return of(clean(at), "theirs");
     if (verdict === "rejected")
         return of({ ...local, at: row ? at : null });
     if (verdict === "kept" && row)

@@ -98,7 +98,7 @@ export class Settling {
             });
         }
         const next = after(row, outcome, theirs, judged ? sent.edit : 0, columns);
-        if (next && item.error) {
+        if (next && item.error && next.state !== "clean") {
             next.rejected = { code: item.error.code, detail: item.error.detail };
             this.rejected.push({ ...sent, ...next.rejected });
         }

@@ -122,6 +122,9 @@ export function obey(local: Local, sent: Sent, told: Told): Outcome {
     sent.editedSince
       ? of({ ...local, state: deleted ? "deleted" : "edited", at, base }, row ? "mine_over_theirs" : "mine")
       : of(clean(at), row ? "theirs" : "mine");
+  // A clean row went up only as the server had forgotten it, in a restore. Where that cannot take it back, the
+  // older state is all there is.
+  if (verdict === "rejected" && local.state === "clean" && row) return of(clean(at), "theirs");
   if (verdict === "rejected") return of({ ...local, at: row ? at : null }); // a live row always comes along
   // The server's row won. An edit made since did not know that row, so its base stays the old one.
   if (verdict === "kept" && row) return settled(local.base ?? at);
