@@ -17,7 +17,7 @@ use crate::synchronise::Batch;
 /// - Shape: `openapi.yaml`, schema `SynchroniseRequest`. Rows become typed values as they are read; no tree
 ///   of JSON is built.
 /// - Bounds: `rows_max`, `get_keys_max`, `json_depth_max` and `batch_bytes_max` of `limits`; a `json` value is at
-///   most [`JSON_TIMES`] as long as a row may be, since it takes many times its length while it is read.
+///   most four times as long as a row may be, since it takes many times its length while it is read.
 /// - Errors: [`ApiError::MalformedJson`] with line and column; [`ApiError::InvalidBody`] with a JSON pointer.
 pub fn read_batch(body: &[u8], schema: &Schema, limits: &Limits) -> Result<Batch, ApiError> {
     let reader = Reader {
