@@ -422,8 +422,10 @@ fn check_invariants(ready: &Ready, settled: &Settled) -> Result<(), String> {
             // Only the rise may carry a time beyond now.
             let by_one =
                 stored.as_ref().map(|stored| stored.last_update.shifted(context.precision.unit_ms()));
+            let joined = *verdict == Verdict::Merged
+                && row.last_update <= context.now.shifted(context.precision.unit_ms());
             must(
-                row.last_update <= context.now || Some(row.last_update) == by_one,
+                row.last_update <= context.now || Some(row.last_update) == by_one || joined,
                 "last_update is not later than now",
             )?;
             let anew = stored.as_ref().is_none_or(Stored::is_tombstone);

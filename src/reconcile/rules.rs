@@ -237,10 +237,15 @@ fn settle_edit(
     if let Some(rejection) = too_large(&new_values, context) {
         return Settled::Rejected(rejection);
     }
+    // A time names one state. What was joined from two has neither's: a server that was restored may be sent a
+    // state that other devices know under its time still.
+    let is_as_sent = incoming.values.iter().zip(&new_values).all(|(sent, new)| sent.as_ref() == Some(new));
+    let sent_at = incoming.last_update.filter(|_| verdict == Verdict::Merged && !is_as_sent);
+    let before = sent_at.map_or(row.last_update, |at| capped(at, context).max(row.last_update));
     let updated = Stored {
         version: context.writing,
         created: row.created,
-        last_update: stamp(incoming.last_update, Some(row.last_update), context),
+        last_update: stamp(incoming.last_update, Some(before), context),
         made_by: row.made_by,
         changed_by: context.device,
         lives: row.lives.clone(),
