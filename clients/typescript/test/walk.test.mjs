@@ -39,7 +39,7 @@ test("from an empty folder to a table in two browsers", { skip: noBrowser || noS
   symlinkSync(process.env.ROLLCALL_BIN ?? join(root, "target/debug/rollcall"), join(place, "rollcall/target/release/rollcall"));
 
   const [api, web] = [await free(), await free()];
-  const here = (text) => text.replaceAll("localhost:7878", `localhost:${api}`).replaceAll("8000", String(web));
+  const here = (text) => text.replaceAll("8000", String(web)).replaceAll("localhost:7878", `localhost:${api}`);
   const run = (text) => {
     const child = spawn("bash", ["-ec", text], { cwd: folder, detached: true, stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ROLLCALL: "../rollcall" } });
     children.push(child);
