@@ -10,7 +10,6 @@ use crate::config::SyncSettings;
 use crate::model::{DeviceId, Owner, Timestamp, Version};
 use crate::storage::{Forgetful, PurgeTerms, Purged, Storage, StorageResult};
 
-const DAY_MS: i64 = 86_400_000;
 const HOUR_MS: i64 = 3_600_000;
 
 /// Entries that one transaction forgets: a writer waits some 20 ms for it.
@@ -21,7 +20,7 @@ const OWNERS_PER_PAGE: usize = 1_000;
 
 /// What counts as old by the settings.
 pub fn terms(settings: &SyncSettings, now: Timestamp) -> PurgeTerms {
-    let days_ago = |days: u32| now.shifted(-i64::from(days) * DAY_MS);
+    let days_ago = |days: u32| now.shifted(-i64::from(days) * Timestamp::DAY_MS);
     PurgeTerms {
         now,
         tombstones_before: days_ago(settings.tombstone_days),

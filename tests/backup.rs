@@ -12,7 +12,7 @@ use std::time::Duration;
 use house::{
     DAY_MS, House, Served, ask, count, database, is_expired, key, number, rollcall, run, system_now_ms,
 };
-use rollcall::model::{Timestamp, Version};
+use rollcall::model::{NoEpochLeft, Timestamp, Version};
 use rollcall::storage::sqlite::{CopyError, CopyStep, OpenError, Restored, backup, restore};
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
@@ -274,7 +274,7 @@ fn epochs_rise_over_all_that_were_given_out() {
     assert_eq!(house.add(&house.device("Anna's phone"), 2), Version::first(8_191).next().0);
     house.close();
     let refused = house.restore(&from);
-    assert!(matches!(refused, Err(CopyError::NoEpochLeft(8_192))), "{refused:?}");
+    assert!(matches!(refused, Err(CopyError::NoEpochLeft(NoEpochLeft(8_192)))), "{refused:?}");
     assert_eq!(refused.unwrap_err().to_string(), "epoch 8192 would be needed, and 8191 is the last one");
     is_whole(&house.path);
     assert_eq!(count(&house.look(), "notes"), 2);

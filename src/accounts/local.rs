@@ -30,7 +30,6 @@ const DEVICE_NAME_CHARS_MAX: usize = 100;
 /// Devices of one user. A script that never says its `device_id` would add one at each log-in;
 /// the oldest make room.
 const DEVICES_MAX: usize = 100;
-const DAY_MS: i64 = 86_400_000;
 
 /// What the settings say about accounts kept here.
 #[derive(Clone, Debug)]
@@ -305,7 +304,7 @@ impl LocalAccounts {
             owner: user.owner,
             name,
             created_at: now,
-            expires_at: now.shifted(i64::from(self.settings.token_days) * DAY_MS),
+            expires_at: now.shifted(i64::from(self.settings.token_days) * Timestamp::DAY_MS),
         };
         self.make_room(user.id, device.id, now)?;
         let token = random_token()?;

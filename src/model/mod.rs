@@ -37,8 +37,16 @@ pub struct Fence(pub u64);
 #[serde(transparent)]
 pub struct Version(pub u64);
 
+/// Versions have no room for another epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("epoch {0} would be needed, and {max} is the last one", max = Version::EPOCH_MAX)]
+pub struct NoEpochLeft(pub u64);
+
 impl Version {
     const COUNTER_BITS: u32 = 40;
+    const EPOCH_MAX: u16 = (1 << 13) - 1;
+    /// 2025-01-01. Epochs count days from here where nothing better is known, which leaves 22 years.
+    const EPOCHS_FROM: Timestamp = Timestamp::from_ms(1_735_689_600_000);
 
     /// The first version of an owner in `epoch`.
     pub const fn first(epoch: u16) -> Self {
@@ -48,6 +56,15 @@ impl Version {
     /// The version after this one, in the same epoch.
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
+    }
+
+    /// The epoch to begin at `now` after `last`, which is the latest that is known to have been.
+    ///
+    /// It counts days where that leads further: so it lies above those that a lost copy of the database began.
+    pub fn epoch_after(last: u64, now: Timestamp) -> Result<u16, NoEpochLeft> {
+        let today = u64::try_from(now.days_since(Self::EPOCHS_FROM)).unwrap_or(0);
+        let next = last.saturating_add(1).max(today);
+        u16::try_from(next).ok().filter(|epoch| *epoch <= Self::EPOCH_MAX).ok_or(NoEpochLeft(next))
     }
 
     /// Which restore of the database this version belongs to.

@@ -40,6 +40,8 @@ impl Precision {
 }
 
 impl Timestamp {
+    /// Milliseconds in a day.
+    pub const DAY_MS: i64 = 86_400_000;
     /// 0001-01-01T00:00:00Z: earlier times have no four-digit year.
     const MIN_MS: i64 = -62_135_596_800_000;
     /// 9999-12-30T22:00:00Z: the latest that the time library prints in every zone.
@@ -70,6 +72,11 @@ impl Timestamp {
     /// Moved by `ms`, held within bounds.
     pub const fn shifted(self, ms: i64) -> Self {
         Self::from_ms(self.0.saturating_add(ms))
+    }
+
+    /// How many whole days lie between `earlier` and this instant; below 0 if it is the later one.
+    pub const fn days_since(self, earlier: Self) -> i64 {
+        (self.0 - earlier.0).div_euclid(Self::DAY_MS)
     }
 
     /// The day it falls on, UTC.

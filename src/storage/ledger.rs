@@ -4,11 +4,9 @@ use uuid::Uuid;
 
 use crate::model::{DeviceId, Life, Timestamp, Version};
 
-const DAY_MS: i64 = 86_400_000;
-
 /// The day that a moment falls on, counted from 1970.
 pub(super) fn day(at: Timestamp) -> i64 {
-    at.ms().div_euclid(DAY_MS)
+    at.days_since(Timestamp::from_ms(0))
 }
 
 /// Earlier lives of a row, from how an entry of the ledger keeps them.

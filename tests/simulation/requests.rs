@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rollcall::device::{Answer, Request, answers};
-use rollcall::model::{Precision, RowKey, Stored, Value};
+use rollcall::model::{Precision, RowKey, Stored, Timestamp, Value};
 use rollcall::reconcile::Operation;
 use rollcall::schema::{Policy, Schema, Table, WireValue};
 use serde_json::{Map, Value as Json, json};
@@ -18,7 +18,7 @@ const STATUSES: [u16; 8] = [200, 204, 304, 404, 409, 410, 422, 423];
 /// Answered requests of a device that the network may still deliver again.
 const ANSWERED_MAX: usize = 4;
 
-const DAY_MS: i64 = 86_400_000;
+const DAY_MS: i64 = Timestamp::DAY_MS;
 
 /// The columns of a row as a device shows them.
 pub fn shows(table: &Table, row: &Stored) -> Map<String, Json> {

@@ -78,7 +78,7 @@ title = { type = "text", required = true }
 
 /// 2025-06-15T15:06:40Z
 const START_MS: i64 = 1_750_000_000_000;
-const DAY_MS: i64 = 86_400_000;
+const DAY_MS: i64 = Timestamp::DAY_MS;
 
 pub struct Device {
     pub owner: usize,

@@ -26,7 +26,7 @@ use uuid::Uuid;
 pub const SCHEMA: &str = "[table.notes]\nkey = \"id\"\n[table.notes.columns]\ntext = \"text\"\n";
 pub const EMAIL: &str = "anna@example.com";
 pub const PASSWORD: &str = "something borrowed";
-pub const DAY_MS: i64 = 86_400_000;
+pub const DAY_MS: i64 = Timestamp::DAY_MS;
 
 pub struct House {
     pub dir: TempDir,

@@ -29,12 +29,6 @@ const OWNED: [&str; 8] = [
 
 const DISTRIBUTED: &str = "SELECT logicalrel::text FROM pg_dist_partition";
 
-const DAY_MS: i64 = 86_400_000;
-/// 2025-01-01. Epochs count days from here where nothing better is known.
-const EPOCHS_FROM_MS: i64 = 1_735_689_600_000;
-/// Versions have 13 bits for the epoch.
-const EPOCH_MAX: i64 = (1 << 13) - 1;
-
 const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch' FOR UPDATE";
 const SET_EPOCH: &str = "UPDATE rollcall_meta SET value = $1 WHERE name = 'epoch'";
 /// Fences go on far above those that the lost future may have given out.
@@ -110,17 +104,15 @@ impl Connections {
     }
 
     fn next_epoch(&self, now: Timestamp) -> StorageResult<u16> {
-        let today = (now.ms() - EPOCHS_FROM_MS).div_euclid(DAY_MS).max(0);
         self.judged(|session| {
             let transaction = session.begin(Purpose::Write)?;
             let row = transaction.session.row(EPOCH, &[])?;
-            let epoch = (row.map_or(Ok(0), |row| row.try_get::<_, i64>(0))? + 1).max(today);
-            if epoch > EPOCH_MAX {
-                return Err(StorageError::Engine(format!("{EPOCH_MAX} is the last epoch").into()));
-            }
-            transaction.session.execute(SET_EPOCH, &[(&epoch, Type::INT8)])?;
+            let last = row.map_or(Ok(0), |row| row.try_get::<_, i64>(0))?;
+            let epoch = Version::epoch_after(last.cast_unsigned(), now);
+            let epoch = epoch.map_err(|error| StorageError::Engine(error.into()))?;
+            transaction.session.execute(SET_EPOCH, &[(&i64::from(epoch), Type::INT8)])?;
             transaction.commit()?;
-            Ok(u16::try_from(epoch).unwrap_or_default())
+            Ok(epoch)
         })
     }
 

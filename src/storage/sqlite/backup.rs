@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::connections::prepare;
 use super::{OpenError, beside, migrate};
+use crate::model::NoEpochLeft;
 
 /// How far a backup or a restore is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +52,8 @@ pub enum CopyError {
     #[error("another program has {} open", .0.display())]
     InUse(PathBuf),
     /// Versions have no room for another epoch.
-    #[error("epoch {0} would be needed, and {max} is the last one", max = super::restore::EPOCH_MAX)]
-    NoEpochLeft(u64),
+    #[error(transparent)]
+    NoEpochLeft(#[from] NoEpochLeft),
     /// Whoever asked for the copy has changed their mind.
     #[error("interrupted")]
     Interrupted,

@@ -11,13 +11,6 @@ use super::connections::prepare;
 use super::{OpenError, beside, lock, migrate};
 use crate::model::{Precision, Timestamp, Version};
 
-/// Versions have 13 bits for the epoch.
-pub(super) const EPOCH_MAX: u64 = (1 << 13) - 1;
-
-/// 2025-01-01. Epochs count days from here where nothing better is known, which leaves 22 years.
-const EPOCHS_FROM_MS: i64 = 1_735_689_600_000;
-const DAY_MS: i64 = 86_400_000;
-
 /// How long the replaced database may be busy before another program counts as using it.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 
@@ -71,13 +64,11 @@ pub fn restore(
 
     let replaced = Replaced::look(path)?;
     let mut start = Start::of(&copy)?;
-    start.epoch = (start.epoch + 1).max(days_since_first_epoch(now));
     if let Some(known) = replaced.start {
-        start.epoch = start.epoch.max(known.epoch + 1);
+        start.epoch = start.epoch.max(known.epoch);
         start.fences = start.fences.max(known.fences);
     }
-    let epoch = u16::try_from(start.epoch).ok().filter(|_| start.epoch <= EPOCH_MAX);
-    let epoch = epoch.ok_or(CopyError::NoEpochLeft(start.epoch))?;
+    let epoch = Version::epoch_after(start.epoch, now)?;
     let owners = begin_epoch(&mut copy, epoch, start.fences)?;
     copy.close().map_err(|(_, error)| error)?;
 
@@ -118,10 +109,6 @@ fn check(copy: &Connection, from: &Path) -> Result<(), CopyError> {
 
 fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-}
-
-fn days_since_first_epoch(now: Timestamp) -> u64 {
-    u64::try_from((now.ms() - EPOCHS_FROM_MS).div_euclid(DAY_MS)).unwrap_or(0)
 }
 
 /// What a database says of its epoch and its fences.
