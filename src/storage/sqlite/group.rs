@@ -78,7 +78,8 @@ enum Stands {
 /// Why a transaction was not kept.
 #[derive(Clone)]
 enum Failed {
-    /// One of its jobs refers to a row that is not there, and SQLite does not say which: each runs again, alone.
+    /// By one of its jobs: it refers to a row that is not there, and SQLite does not say which job it was; or SQLite
+    /// undid everything in the middle of it. Each runs again, alone.
     OneOfThem,
     All(Arc<StorageError>),
 }
@@ -147,6 +148,7 @@ impl Group {
             match part.ended {
                 Ended::Alone(result) => return result,
                 Ended::Panicked(panic) => resume_unwind(panic),
+                Ended::Again => alone = true,
                 Ended::Awaits => match me.told() {
                     Ok(()) => return Ok(()),
                     Err(Failed::OneOfThem) => alone = true,
@@ -256,7 +258,7 @@ impl Group {
             };
             let job = Job { conn: &writer.conn, has_company: members > 0, is_long: Cell::new(false) };
             let ran = within_savepoint(&job, work);
-            if job.is_long.get() && ran.settled.is_ok() {
+            if job.is_long.get() && !ran.is_undone {
                 alone = true;
                 continue;
             }
@@ -273,7 +275,7 @@ impl Group {
         execute(&writer.conn, "BEGIN IMMEDIATE")?;
         writer.open = Some(Open { began: Instant::now(), members: Vec::new() });
         if let Err(error) = self.known.begun(&writer.conn) {
-            self.abandon(writer, None);
+            self.abandon(writer);
             return Err(error.into());
         }
         Ok(0)
@@ -282,16 +284,19 @@ impl Group {
     /// Takes a job into the transaction, or ends the transaction if the job leaves none.
     fn conclude(&self, writer: &mut Writer, me: &Arc<Caller>, alone: bool, ran: Ran) -> Part {
         let members = writer.open.as_ref().map_or(0, |open| open.members.len());
-        let lost = ran.settled.err();
         let is_kept = matches!(ran.ended, Ok(Ok(Done::Keep | Done::Move(_))));
-        if lost.is_some() || (members == 0 && !is_kept) {
-            let ended = match (ran.ended, &lost) {
-                (Err(panic), _) => Ended::Panicked(panic),
-                (Ok(Err(error)), _) => Ended::Alone(Err(error)),
-                (Ok(Ok(_)), Some(why)) if is_kept || members > 0 => Ended::Alone(Err(again(why))),
-                (Ok(Ok(_)), _) => Ended::Alone(Ok(())),
+        if ran.is_undone || (members == 0 && !is_kept) {
+            let ended = match ran.ended {
+                Err(panic) => Ended::Panicked(panic),
+                Ok(Err(error)) => Ended::Alone(Err(error)),
+                // It may be its own failure that it took for an outcome, or rest on jobs that are undone.
+                Ok(Ok(_)) if members > 0 => Ended::Again,
+                Ok(Ok(_)) if is_kept => {
+                    Ended::Alone(Err(StorageError::Engine("SQLite undid the work".into())))
+                }
+                Ok(Ok(_)) => Ended::Alone(Ok(())),
             };
-            return Part { ended, stays_open: false, told: self.abandon(writer, lost) };
+            return Part { ended, stays_open: false, told: self.abandon(writer) };
         }
         let ended = match ran.ended {
             Err(panic) => Ended::Panicked(panic),
@@ -333,12 +338,11 @@ impl Group {
     }
 
     /// Ends the transaction without keeping anything of it.
-    fn abandon(&self, writer: &mut Writer, why: Option<Arc<StorageError>>) -> Vec<News> {
+    fn abandon(&self, writer: &mut Writer) -> Vec<News> {
         let Some(Open { members, .. }) = writer.open.take() else { return Vec::new() };
         self.known.ending();
         roll_back(&writer.conn);
-        let Some(why) = why else { return Vec::new() };
-        members.into_iter().map(|member| (member.caller, Err(Failed::All(Arc::clone(&why))))).collect()
+        members.into_iter().map(|member| (member.caller, Err(Failed::OneOfThem))).collect()
     }
 }
 
@@ -360,6 +364,8 @@ enum Ended {
     /// Whatever becomes of the transaction.
     Alone(StorageResult<()>),
     Panicked(Box<dyn std::any::Any + Send>),
+    /// Not yet: it is to run once more, alone.
+    Again,
     /// As the transaction does.
     Awaits,
 }
@@ -386,10 +392,10 @@ impl Caller {
     }
 }
 
-/// How a job ended, and whether the transaction is as that end wants it.
+/// How a job ended, and whether SQLite undid the whole transaction meanwhile.
 struct Ran {
     ended: std::thread::Result<StorageResult<Done>>,
-    settled: Result<(), Arc<StorageError>>,
+    is_undone: bool,
 }
 
 /// Runs a job so that nothing of it stays if it fails. The first job of a transaction needs no savepoint for that.
@@ -397,26 +403,19 @@ fn within_savepoint(job: &Job<'_>, work: Work<'_>) -> Ran {
     if job.has_company
         && let Err(error) = execute(job.conn, "SAVEPOINT rollcall_job")
     {
-        return Ran { ended: Ok(Err(error.into())), settled: Ok(()) };
+        return Ran { ended: Ok(Err(error.into())), is_undone: job.conn.is_autocommit() };
     }
     let ended = catch_unwind(AssertUnwindSafe(|| work(job)));
     let is_kept = matches!(ended, Ok(Ok(Done::Keep | Done::Move(_))));
-    let settled = if job.conn.is_autocommit() {
-        // A full disk, a failed read or write, want of memory: SQLite undoes everything, and savepoints with it.
-        Err(Arc::new(match &ended {
-            Ok(Err(StorageError::Full(why))) => StorageError::Full(why.clone()),
-            Ok(Err(error)) => StorageError::Engine(format!("the transaction was undone: {error}").into()),
-            _ => StorageError::Engine("the transaction was undone".into()),
-        }))
-    } else if !job.has_company {
-        Ok(())
-    } else {
-        let undone = if is_kept { Ok(()) } else { execute(job.conn, "ROLLBACK TO rollcall_job") };
-        undone
-            .and_then(|()| execute(job.conn, "RELEASE rollcall_job"))
-            .map_err(|error| Arc::new(error.into()))
+    // A full disk, a failed read or write, want of memory: SQLite undoes everything, and savepoints with it.
+    let settled = || {
+        if !is_kept {
+            execute(job.conn, "ROLLBACK TO rollcall_job")?;
+        }
+        execute(job.conn, "RELEASE rollcall_job")
     };
-    Ran { ended, settled }
+    let is_undone = job.conn.is_autocommit() || (job.has_company && settled().is_err());
+    Ran { ended, is_undone }
 }
 
 fn execute(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
@@ -541,9 +540,17 @@ mod tests {
 
     /// Runs the jobs in one transaction, after one that inserts 0; tells how that one and each of them ended.
     fn together<'j>(ground: &Ground, jobs: Vec<Boxed<'j>>) -> Vec<std::thread::Result<StorageResult<()>>> {
+        together_from(ground, 0, jobs)
+    }
+
+    fn together_from<'j>(
+        ground: &Ground,
+        first: i64,
+        jobs: Vec<Boxed<'j>>,
+    ) -> Vec<std::thread::Result<StorageResult<()>>> {
         let group = &ground.group;
         scope(|scope| {
-            let (first, let_go) = hold(scope, group, 0);
+            let (first, let_go) = hold(scope, group, first);
             let mut ends = vec![first];
             for (place, mut job) in jobs.into_iter().enumerate() {
                 ends.push(scope.spawn(move || group.run(&mut *job)));
@@ -638,7 +645,7 @@ mod tests {
 
     /// Method: a real one, by a limit on the file's pages; SQLite undoes everything.
     #[test]
-    fn a_full_disk_fails_the_jobs_before_it_and_not_those_after() {
+    fn a_full_disk_fails_the_job_that_it_has_no_room_for_and_no_other() {
         let ground = Ground::new();
         let limit = |pages: i64| {
             let set = |conn: &mut Connection| conn.pragma_update(None, "max_page_count", pages).unwrap();
@@ -647,30 +654,42 @@ mod tests {
         let pages = ground.beside.lock().query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
         limit(1 + pages.unwrap());
         let too_much = |job: &Job<'_>| {
-            job.conn.execute("INSERT INTO done (n, bytes) VALUES (2, zeroblob(1000000))", [])?;
+            job.conn.execute("INSERT INTO done (n, bytes) VALUES (9, zeroblob(1000000))", [])?;
             Ok(Done::Keep)
         };
-        let ends = together(
-            &ground,
-            vec![Box::new(|job| insert(job, 1)), Box::new(too_much), Box::new(|job| insert(job, 3))],
-        );
-        let told: Vec<_> = ends.into_iter().map(|end| end.unwrap()).collect();
-        assert!(matches!(&told[2], Err(StorageError::Full(_))), "{told:?}");
-        assert!(told[..2].iter().all(|told| matches!(told, Err(StorageError::Full(_)))), "{told:?}");
-        assert!(told[3].is_ok());
-        assert_eq!(ground.done(), [3]);
-        // The same where the job does not mind.
-        let ends = together(
-            &ground,
-            vec![Box::new(|job| too_much(job).or(Ok(Done::Keep))), Box::new(|job| insert(job, 4))],
-        );
-        let told: Vec<_> = ends.into_iter().map(|end| end.unwrap().is_ok()).collect();
-        assert_eq!(told, [false, false, true]);
+        // The second time the job takes its failure for an outcome of its own, as `Storage::write` makes it do.
+        let hidden = Mutex::new(Vec::new());
+        let hides = |job: &Job<'_>| {
+            hidden.lock().push(too_much(job).err());
+            Ok(Done::Undo)
+        };
+        let jobs: [Boxed<'_>; 2] = [Box::new(too_much), Box::new(hides)];
+        for (round, job) in jobs.into_iter().enumerate() {
+            let first = 3 * round as i64 + 1;
+            let ends = together_from(
+                &ground,
+                first,
+                vec![
+                    Box::new(move |job| insert(job, first + 1)),
+                    job,
+                    Box::new(move |job| insert(job, first + 2)),
+                ],
+            );
+            let told: Vec<_> = ends.into_iter().map(|end| end.unwrap()).collect();
+            assert!(told[0].is_ok() && told[1].is_ok() && told[3].is_ok(), "{told:?}");
+            assert_eq!(matches!(&told[2], Err(StorageError::Full(_))), round == 0, "{told:?}");
+        }
+        let hidden = hidden.into_inner();
+        assert!(hidden.len() == 2 && matches!(hidden[1], Some(StorageError::Full(_))), "{hidden:?}");
+        assert_eq!(ground.done(), [1, 2, 3, 4, 5, 6]);
+        // Work that is to be kept although it failed is not.
         assert!(ground.group.run(&mut |job| too_much(job).or(Ok(Done::Keep))).is_err());
-        ground.group.run(&mut |job| too_much(job).or(Ok(Done::Undo))).unwrap();
+        let ends = together(&ground, vec![Box::new(|job| too_much(job).or(Ok(Done::Keep)))]);
+        let told: Vec<_> = ends.into_iter().map(|end| end.unwrap().is_ok()).collect();
+        assert_eq!(told, [true, false]);
         limit(1_000_000);
-        ground.insert(5).unwrap();
-        assert_eq!(ground.done(), [3, 4, 5]);
+        ground.insert(7).unwrap();
+        assert_eq!(ground.done(), [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 
     /// SQLite finds it at COMMIT, when it no longer knows whose it was.
