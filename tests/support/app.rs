@@ -181,7 +181,8 @@ impl Server {
         Self::over(self.store.copied(), SCHEMA, change)
     }
 
-    fn over(mut store: Store, schema: &str, change: impl FnOnce(&mut Settings)) -> Self {
+    /// A server over that store.
+    pub fn over(mut store: Store, schema: &str, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = settings();
         change(&mut settings);
         let now_ms = Arc::new(AtomicI64::new(START_MS));

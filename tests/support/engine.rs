@@ -75,6 +75,8 @@ pub struct Store {
     pub engine: Engine,
     pub dir: TempDir,
     database: Option<pg::Database>,
+    /// Where servers find it, if not where it is.
+    way: Option<String>,
     looker: Option<Looker>,
 }
 
@@ -143,7 +145,7 @@ impl Store {
             Engine::Sqlite => None,
             Engine::Postgres => Some(pg::cluster().expect("PostgreSQL is not here").database()),
         };
-        Self { engine, dir: tempfile::tempdir().unwrap(), database, looker: None }
+        Self { engine, dir: tempfile::tempdir().unwrap(), database, way: None, looker: None }
     }
 
     /// A copy of what is committed here; SQLite only.
@@ -199,6 +201,15 @@ impl Store {
         .unwrap_or(0)
     }
 
+    /// Several numbers that one statement of PostgreSQL's gives.
+    pub fn numbers<const N: usize>(&self, sql: &str) -> [i64; N] {
+        let Looker::Postgres(looker) = self.looker() else { panic!("this looks into PostgreSQL") };
+        pg::apart(|| {
+            let row = looker.lock().unwrap().query_one(sql, &[]).unwrap();
+            std::array::from_fn(|at| row.get(at))
+        })
+    }
+
     /// Every row of every table, as it is committed; of owners without their leases, which are no data.
     pub fn dump(&self) -> BTreeMap<String, Vec<String>> {
         match self.looker() {
@@ -214,8 +225,10 @@ impl Store {
 
     /// Sets the database's clock.
     pub fn set_now(&self, ms: i64) {
-        if let Some(database) = &self.database {
-            database.set_now(ms);
+        match (&self.looker, &self.database) {
+            (Some(Looker::Postgres(_)), _) => self.sql(&format!("UPDATE clock.hands SET ms = {ms}")),
+            (_, Some(database)) => database.set_now(ms),
+            _ => {}
         }
     }
 
@@ -232,8 +245,13 @@ impl Store {
         }
     }
 
+    /// Lets servers find it by another URL.
+    pub fn by_way_of(&mut self, url: String) {
+        self.way = Some(url);
+    }
+
     pub fn address(&self) -> postgres::Address {
-        self.url().parse().unwrap()
+        self.way.clone().unwrap_or_else(|| self.url()).parse().unwrap()
     }
 
     /// A server's end of it.

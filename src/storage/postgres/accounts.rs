@@ -10,8 +10,10 @@ use crate::model::{DeviceId, Owner, Timestamp};
 use crate::storage::accounts::{AccountStore, Device, TokenHash, User};
 use crate::storage::{StorageError, StorageResult};
 
+/// The conflict with itself is that of a user who was added just before the connection broke: that is no other's.
 const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at) \
-     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (email) DO NOTHING";
+     VALUES ($1, $2, $3, $4, $5) \
+     ON CONFLICT (email) DO UPDATE SET email = excluded.email WHERE rollcall_user.id = excluded.id";
 const USER: &str = "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE email = $1";
 /// By byte, as SQLite sorts: a collation would have another order on every machine.
 const USERS: &str =
@@ -64,7 +66,7 @@ impl AccountStore for Connections {
     }
 
     fn remove_user(&self, email: &str) -> StorageResult<bool> {
-        self.judged(|session| Ok(session.execute(REMOVE_USER, &[(&email, Type::TEXT)])? == 1))
+        self.removed(REMOVE_USER, &[(&email, Type::TEXT)])
     }
 
     fn put_device(&self, device: &Device, token: &TokenHash) -> StorageResult<bool> {
@@ -91,11 +93,21 @@ impl AccountStore for Connections {
 
     fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {
         let params: [Param<'_>; 2] = [(&user, Type::UUID), (&device.0, Type::UUID)];
-        self.judged(|session| Ok(session.execute(REMOVE_DEVICE, &params)? == 1))
+        self.removed(REMOVE_DEVICE, &params)
     }
 }
 
 impl Connections {
+    /// Removes one; says whether it was there.
+    fn removed(&self, sql: &str, params: &[Param<'_>]) -> StorageResult<bool> {
+        let mut tries = 0;
+        self.judged(|session| {
+            tries += 1;
+            // An earlier try may have removed it, and lost the connection before it heard so.
+            Ok(session.execute(sql, params)? == 1 || tries > 1)
+        })
+    }
+
     /// The devices that one id leads to.
     pub(super) fn devices_by(&self, sql: &str, id: Uuid) -> StorageResult<Vec<Device>> {
         let rows = self.judged(|session| session.query(sql, &[(&id, Type::UUID)]))?;
