@@ -6,7 +6,7 @@
 //! - `ROLLCALL_TEST_PG=required`: that there is none is a failure. Else one line says so, and how to get it.
 #![allow(dead_code, clippy::expect_used)] // each test takes its part of it
 
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -213,7 +213,19 @@ impl Process {
     /// The address, without a database.
     pub fn url(&self) -> String {
         let folder = self.folder.display().to_string().replace('/', "%2F");
-        format!("postgres://rollcall@{folder}/")
+        let port = self.settings.iter().find_map(|setting| setting.strip_prefix("port="));
+        format!("postgres://rollcall@{folder}:{}/", port.unwrap_or("5432"))
+    }
+
+    /// Writes a file that only the server may read, in its folder.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some((user, group)) = self.user {
+            chown(&path, Some(user), Some(group)).unwrap();
+        }
+        path
     }
 
     pub fn database_url(&self, name: &str) -> String {

@@ -7,7 +7,7 @@ use super::address::Address;
 use super::failure::Failure;
 use super::session::{Session, Timeouts};
 use super::watch::Watch;
-use super::{OpenError, migrate, statements};
+use super::{OpenError, VERSION_MIN, migrate, statements};
 use crate::model::Owner;
 use crate::storage::{StorageError, StorageResult};
 
@@ -63,10 +63,8 @@ impl Connections {
     ///
     /// Errors: [`OpenError`] says what to do about it.
     pub fn open(address: &Address, terms: &Terms) -> Result<Self, OpenError> {
+        migrate::migrate(&mut Self::single(address, terms)?, address)?;
         let manager = Manager { address: address.clone(), terms: terms.clone() };
-        let mut first = manager.session().map_err(|error| OpenError::connecting(address, &error))?;
-        migrate::migrate(&mut first, address)?;
-        drop(first);
         let pool = r2d2::Pool::builder()
             .max_size(terms.connections_max.max(2))
             .min_idle(Some(1))
@@ -83,7 +81,12 @@ impl Connections {
     /// One connection, to look at the database or to prepare it.
     pub(super) fn single(address: &Address, terms: &Terms) -> Result<Session, OpenError> {
         let manager = Manager { address: address.clone(), terms: terms.clone() };
-        manager.session().map_err(|error| OpenError::connecting(address, &error))
+        let mut session = manager.session().map_err(|error| OpenError::connecting(address, &error))?;
+        let version = session.version().map_err(|error| OpenError::database(address, &error))?;
+        if version < VERSION_MIN * 10_000 {
+            return Err(OpenError::TooOld { address: address.to_string(), version: version / 10_000 });
+        }
+        Ok(session)
     }
 
     /// Works with a connection, again and again while another may help and there is time.

@@ -57,15 +57,31 @@ pub struct Postgres {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Nobody answers there.
-    #[error("cannot reach the database server of {address}: {reason}")]
+    #[error(
+        "cannot reach the database server of {address}: {reason}; is it running, and may this machine connect to it?"
+    )]
     Unreachable {
         /// Where the database is.
         address: String,
         /// What the system says.
         reason: String,
     },
+    /// Somebody answers, and the connection is not secured as it is to be, or a password is missing.
+    #[error(
+        "cannot agree with the database server of {address} on a connection: {reason}; check sslmode, sslrootcert \
+         and the password in the database's URL"
+    )]
+    Disagreed {
+        /// Where the database is.
+        address: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The server does not let the user in.
-    #[error("the database server of {address} refuses the user {user:?}: {reason}")]
+    #[error(
+        "the database server of {address} refuses the user {user:?}: {reason}; check user, password and sslmode in \
+         the database's URL, and the server's pg_hba.conf"
+    )]
     Refused {
         /// Where the database is.
         address: String,
@@ -85,13 +101,18 @@ pub enum OpenError {
         database: String,
     },
     /// The server lacks what the engine needs.
-    #[error("PostgreSQL {version} is too old: {VERSION_MIN} or later is needed")]
+    #[error("the database server of {address} is PostgreSQL {version}; {VERSION_MIN} or later is needed")]
     TooOld {
+        /// Where the database is.
+        address: String,
         /// What the server says it is.
-        version: String,
+        version: i32,
     },
     /// The user may not do what a server must.
-    #[error("the user {user:?} may not make or change tables in {address}: {reason}")]
+    #[error(
+        "the user {user:?} may not make or change tables in {address}: {reason}; let the user own the database and \
+         rollcall's tables in it"
+    )]
     NotPermitted {
         /// Where the database is.
         address: String,
@@ -142,7 +163,9 @@ impl OpenError {
             }
             Some(code) if code.code().starts_with("28") => Self::Refused { address: told, user, reason },
             Some(_) => Self::Database { address: told, reason },
-            None => Self::Unreachable { address: told, reason },
+            // The system's own failures, but for those that a check of the certificate ends in.
+            None if is_io(error) || error.is_closed() => Self::Unreachable { address: told, reason },
+            None => Self::Disagreed { address: told, reason },
         }
     }
 
@@ -159,6 +182,11 @@ impl OpenError {
             None => Self::Database { address: told, reason: cause.to_string() },
         }
     }
+}
+
+fn is_io(error: &postgres::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| !cause.get_ref().is_some_and(|within| within.is::<rustls::Error>()))
 }
 
 /// What the server, or the system, says of an error.

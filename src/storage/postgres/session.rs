@@ -83,6 +83,12 @@ impl Session {
         Ok(Transaction { session: self, ended: false })
     }
 
+    /// What the server says it is: 150004 is 15.4.
+    pub fn version(&mut self) -> StorageResult<i32> {
+        let row = self.row("SELECT current_setting('server_version_num')::int", &[])?;
+        Ok(row.map_or(Ok(0), |row| row.try_get(0))?)
+    }
+
     /// Runs statements that neither take nor give values.
     pub fn batch(&mut self, sql: &str) -> StorageResult<()> {
         let done = self.client.batch_execute(sql);
