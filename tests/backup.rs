@@ -49,7 +49,7 @@ fn files(dir: &Path) -> Vec<String> {
 
 impl House {
     fn backup(&self) -> PathBuf {
-        let to = self.dir.path().join("app.backup");
+        let to = self.dir().join("app.backup");
         backup(&self.path, &to, true, WAIT, &mut go_on).unwrap();
         to
     }
@@ -101,7 +101,7 @@ fn a_backup_stays_in_one_snapshot() {
     };
     write(20_000);
     let before = count(&house.look(), "notes");
-    let to = house.dir.path().join("app.backup");
+    let to = house.dir().join("app.backup");
     let mut copied = 0;
     let mut steps = 0;
     let bytes = backup(&house.path, &to, false, WAIT, &mut |step| {
@@ -125,9 +125,9 @@ fn a_backup_stays_in_one_snapshot() {
 fn a_backup_under_load_has_every_write_acknowledged_before_it() {
     let mut house = House::new(0);
     let devices: Vec<_> = (0..8).map(|n| house.device(&format!("phone {n}"))).collect();
-    let (path, dir) = (house.path.clone(), house.dir.path().to_owned());
+    let (path, dir) = (house.path.clone(), house.dir().to_owned());
     house.close();
-    let server = Served::start(&dir, &path, &[]);
+    let server = Served::start(&dir, &database(&path), &[]);
     let acknowledged = Arc::new(Mutex::new(Vec::new()));
     let enough = Arc::new(AtomicBool::new(false));
     let made = Arc::new(AtomicU64::new(1_000));
@@ -173,7 +173,7 @@ fn a_backup_under_load_has_every_write_acknowledged_before_it() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.out.contains("what was there is kept as"), "{ended:?}");
     is_whole(&path);
-    let server = Served::start(&dir, &path, &[]);
+    let server = Served::start(&dir, &database(&path), &[]);
     let token = &devices[0].token;
     let (status, told) = server.ask(token, "GET", &format!("/changes?since={cursor}"), None);
     assert_eq!((status, &told["code"]), (410, &json!("cursor_expired")), "{told}");
@@ -254,7 +254,7 @@ fn epochs_rise_over_all_that_were_given_out() {
     assert_eq!(house.restore(&from).unwrap().epoch, EPOCH_OF_NOW);
     // The same backup on the same day: the database that it replaces has used the day's epoch up.
     assert_eq!(house.restore(&from).unwrap().epoch, EPOCH_OF_NOW + 1);
-    let names = files(house.dir.path());
+    let names = files(house.dir());
     let kept = "app.db.before-restore-2026-03-01-000000";
     assert_eq!(names, ["app.backup", "app.db", kept, &format!("{kept}-2")]);
 
@@ -288,7 +288,7 @@ fn a_restore_that_must_not_be_touches_nothing() {
         house.add(&anna, number);
     }
     let from = house.backup();
-    let dir = house.dir.path().to_owned();
+    let dir = house.dir().to_owned();
     let served = house.restore(&from);
     assert!(matches!(served, Err(CopyError::Open(OpenError::Served(_)))), "{served:?}");
     house.close();
@@ -358,7 +358,7 @@ fn a_damaged_database_is_kept_and_replaced() {
     let from = house.backup();
     house.close();
     std::fs::write(&house.path, "rubbish".repeat(1_000)).unwrap();
-    let log = house.dir.path().join("app.db-wal");
+    let log = house.dir().join("app.db-wal");
     std::fs::write(&log, "an old log").unwrap();
     let restored = house.restore(&from).unwrap();
     assert!(!restored.knew_replaced);
@@ -384,7 +384,7 @@ fn a_backup_appears_whole_or_not_at_all() {
     let house = House::new(0);
     let anna = house.device("Anna's phone");
     house.add(&anna, 1);
-    let dir = house.dir.path().to_owned();
+    let dir = house.dir().to_owned();
     let to = dir.join("app.backup");
     let stopped = backup(&house.path, &to, false, WAIT, &mut |_| false);
     assert!(matches!(stopped, Err(CopyError::Interrupted)), "{stopped:?}");

@@ -5,14 +5,17 @@
 mod house;
 
 use std::io::Read as _;
+use std::sync::Arc;
 
-use house::{House, Served, count, database, is_expired, key, number, rollcall, run, signal, until};
+use house::engine::is_sqlite;
+use house::{House, Served, database, is_expired, key, rollcall, run, signal, until};
+use rollcall::model::{DeviceId, RowKey, Stored, Timestamp, Version};
 use rollcall::purge;
-use rusqlite::{Connection, params};
+use rollcall::storage::{OwnerState, WriteTxn};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-const TOMBSTONES: &str = "rollcall_ledger WHERE deleted = 1";
+const TOMBSTONES: &str = "rollcall_ledger WHERE deleted";
 
 #[test]
 fn a_tombstone_stays_until_every_device_in_use_has_seen_it() {
@@ -190,13 +193,12 @@ fn a_purge_that_was_interrupted_leaves_the_truth() {
 #[test]
 fn no_reader_sees_tombstones_gone_and_the_horizon_where_it_was() {
     let mut house = House::new(200);
-    let owner = many_tombstones(&mut house, 20_000);
-    let path = house.path.clone();
-    let purge = std::thread::spawn(move || run(rollcall("purge").args(["--database", &database(&path)])));
-    let looker = house.look();
+    many_tombstones(&mut house, 20_000);
+    let url = house.store.url();
+    let purge = std::thread::spawn(move || run(rollcall("purge").args(["--database", &url])));
     let mut looks = 0;
     while !purge.is_finished() {
-        check_horizon(&looker, owner, 20_000);
+        check_horizon(&house, 20_000);
         looks += 1;
     }
     let ended = purge.join().unwrap();
@@ -213,7 +215,7 @@ fn a_running_server_notices_what_the_command_forgot() {
     let made = house.add(&anna, 1);
     let deleted = house.delete(&anna, 1..2);
     assert_eq!(house.since(&anna, made).1["delete"]["notes"], json!([key(1)]));
-    let command = || run(rollcall("purge").args(["--database", &database(&house.path)]));
+    let command = || run(rollcall("purge").args(["--database", &house.store.url()]));
     let ended = command();
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
     assert_eq!(ended.out, "forgot 1 tombstones and 0 conflicts and kept answers of 1 owners\n");
@@ -225,6 +227,9 @@ fn a_running_server_notices_what_the_command_forgot() {
 
 #[test]
 fn the_command_makes_no_database() {
+    if !is_sqlite() {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("typo.db");
     let ended = run(rollcall("purge").args(["--database", &database(&path)]));
@@ -236,38 +241,37 @@ fn the_command_makes_no_database() {
 #[test]
 fn ctrl_c_ends_the_command_between_transactions() {
     let mut house = House::new(200);
-    let owner = many_tombstones(&mut house, 60_000);
-    let looker = house.look();
-    let mut child = rollcall("purge").args(["--database", &database(&house.path)]).spawn().unwrap();
-    until("the first transaction", || count(&looker, TOMBSTONES) < 60_000);
+    many_tombstones(&mut house, 60_000);
+    let mut child = rollcall("purge").args(["--database", &house.store.url()]).spawn().unwrap();
+    until("the first transaction", || house.count(TOMBSTONES) < 60_000);
     signal(&child, "-INT");
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
     assert!(said.contains("interrupted: forgot"), "{said}");
-    let left = count(&looker, TOMBSTONES);
+    let left = house.count(TOMBSTONES);
     assert!(left > 0, "it went on to the end");
-    check_horizon(&looker, owner, 60_000);
-    let ended = run(rollcall("purge").args(["--database", &database(&house.path)]));
+    check_horizon(&house, 60_000);
+    let ended = run(rollcall("purge").args(["--database", &house.store.url()]));
     assert!(ended.out.contains(&format!("forgot {left} tombstones")), "{ended:?}");
 }
 
 #[test]
 fn a_server_purges_by_itself_and_ends_promptly() {
     let mut house = House::new(200);
-    let owner = many_tombstones(&mut house, 60_000);
+    many_tombstones(&mut house, 60_000);
     house.close();
-    let looker = house.look();
-    let server = Served::start(house.dir.path(), &house.path, &["--purge-s", "1"]);
-    until("the first transaction", || count(&looker, TOMBSTONES) < 60_000);
+    let url = house.store.url();
+    let server = Served::start(house.dir(), &url, &["--purge-s", "1"]);
+    until("the first transaction", || house.count(TOMBSTONES) < 60_000);
     let (status, log) = server.stop();
     assert!(status.success(), "{log}");
-    assert!(count(&looker, TOMBSTONES) > 0, "it went on to the end: {log}");
-    check_horizon(&looker, owner, 60_000);
+    assert!(house.count(TOMBSTONES) > 0, "it went on to the end: {log}");
+    check_horizon(&house, 60_000);
 
-    let server = Served::start(house.dir.path(), &house.path, &["--purge-s", "1", "--log-format", "json"]);
-    until("the last transaction", || count(&looker, TOMBSTONES) == 0);
-    check_horizon(&looker, owner, 60_000);
+    let server = Served::start(house.dir(), &url, &["--purge-s", "1", "--log-format", "json"]);
+    until("the last transaction", || house.count(TOMBSTONES) == 0);
+    check_horizon(&house, 60_000);
     let (status, log) = server.stop();
     assert!(status.success() && log.contains("\"message\":\"forgot what is old\""), "{log}");
 }
@@ -278,49 +282,65 @@ fn what_devices_have_seen_is_written_down_at_the_stop() {
     let anna = house.device("Anna's phone");
     let made = house.add(&anna, 1);
     house.close();
-    let server = Served::start(house.dir.path(), &house.path, &["--purge-s", "0"]);
+    let server = Served::start(house.dir(), &house.store.url(), &["--purge-s", "0"]);
     assert_eq!(server.ask(&anna.token, "GET", &format!("/changes?since={made}"), None).0, 200);
     assert_eq!(house.count("rollcall_ack"), 0);
     let (status, log) = server.stop();
     assert!(status.success(), "{log}");
-    let seen = number(&house.look(), "SELECT version FROM rollcall_ack");
+    let seen = house.number("SELECT version FROM rollcall_ack");
     assert_eq!(u64::try_from(seen).unwrap(), made);
 }
 
-/// Writes that many old tombstones, ten a version, as so many requests would have; gives the owner's number.
-fn many_tombstones(house: &mut House, tombstones: i64) -> i64 {
+/// Writes that many old tombstones, ten a version, as so many requests would have.
+fn many_tombstones(house: &mut House, tombstones: u64) {
     let anna = house.device("Anna's phone");
-    let first = i64::try_from(house.add(&anna, 0)).unwrap();
-    house.close();
-    let mut conn = house.look();
-    let owner = number(&conn, "SELECT id FROM rollcall_owner");
-    let transaction = conn.transaction().unwrap();
-    let sql = "INSERT INTO rollcall_ledger \
-               (owner, tbl, key, version, created, last_update, deleted, made_by, changed_by) \
-               VALUES (?1, 1, ?2, ?3, ?3, 0, 1, 1, 1)";
-    let mut put = transaction.prepare(sql).unwrap();
-    for at in 0..tombstones {
-        let key = Uuid::now_v7();
-        put.execute(params![owner, key.as_bytes(), first + 1 + at / 10]).unwrap();
-    }
-    drop(put);
-    let last = first + 1 + (tombstones - 1) / 10;
-    transaction.execute("UPDATE rollcall_owner SET version = ?1", [last]).unwrap();
-    transaction.commit().unwrap();
-    house.open();
-    owner
+    let first = house.add(&anna, 0) + 1;
+    let (app, device) = (Arc::clone(house.app()), DeviceId(Uuid::from_u128(1)));
+    let last = Version(first + (tombstones - 1) / 10);
+    let rows: Vec<(RowKey, Stored)> = (0..tombstones)
+        .map(|at| {
+            let version = Version(first + at / 10);
+            let last_update = Timestamp::from_ms(0);
+            let row = Stored {
+                version,
+                created: version,
+                last_update,
+                values: None,
+                made_by: device,
+                changed_by: device,
+                lives: Vec::new(),
+                writers: Vec::new(),
+            };
+            (RowKey(Uuid::now_v7()), row)
+        })
+        .collect();
+    let rows: Vec<_> = rows.iter().map(|(key, row)| (*key, row)).collect();
+    let table = app.schema.tables()[0].id;
+    let put = |txn: &mut dyn WriteTxn| {
+        txn.put(table, &rows)?;
+        txn.advance(OwnerState { version: last, ..txn.state() }, &[], app.clock.now())
+    };
+    app.storage.write(house.owner(), put).unwrap();
 }
 
 /// Holds what is left of [`many_tombstones`] against the horizon.
 #[track_caller]
-fn check_horizon(conn: &Connection, owner: i64, tombstones: i64) {
-    let sql = "SELECT o.horizon, o.version, count(l.key), ifnull(min(l.version), o.version) \
-               FROM rollcall_owner o LEFT JOIN rollcall_ledger l ON l.owner = o.id AND l.deleted = 1 WHERE o.id = ?1";
-    let (horizon, version, left, oldest): (i64, i64, i64, i64) =
-        conn.query_row(sql, [owner], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap();
+fn check_horizon(house: &House, tombstones: i64) {
+    let owner = if is_sqlite() { "id" } else { "owner" };
+    let sql = format!(
+        "SELECT o.horizon, o.version, count(l.key), coalesce(min(l.version), o.version) FROM rollcall_owner o \
+         LEFT JOIN rollcall_ledger l ON l.owner = o.{owner} AND l.deleted GROUP BY o.{owner}, o.horizon, o.version"
+    );
+    let [horizon, version, left, oldest] = house.numbers(&sql);
     let gone = tombstones - left;
     let first = version - tombstones / 10 + 1;
     let expected = if gone == 0 { 1 } else { first + (gone - 1) / 10 };
     assert_eq!(horizon, expected, "{gone} are gone");
     assert!(oldest >= horizon, "{oldest} is left and the horizon at {horizon}");
+}
+
+/// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
+#[test]
+fn again_on_postgres() {
+    house::engine::run_again_on_postgres();
 }

@@ -9,8 +9,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use http::Method;
-use rusqlite::Connection;
 use serde_json::{Value as Json, json};
+use support::engine::{is_sqlite, pg};
 use support::{Answer, Device, Dice, POLICIES, TOO_LONG, World, key};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -74,7 +74,7 @@ fn through_a_bad_line(world: &World, device: &Device, request: &str, cut: Cut) {
             server.write_all(&sent[..passed]).unwrap();
             match cut {
                 Cut::MidRequest => {}
-                Cut::BeforeCommit => wait_until(|| at_work(world, device)),
+                Cut::BeforeCommit => wait_until(|| is_held(world, device)),
                 Cut::AfterCommit => assert_eq!(server.read(&mut [0]).unwrap(), 1),
                 Cut::MidAnswer => {
                     let mut beginning = [0; 100];
@@ -93,6 +93,42 @@ fn through_a_bad_line(world: &World, device: &Device, request: &str, cut: Cut) {
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
         }
     });
+}
+
+/// Holds back every COMMIT of the owner.
+enum Holder {
+    /// Whoever holds SQLite's own write lock holds them all.
+    Sqlite(rusqlite::Connection),
+    /// A writer locks its owner's row first.
+    Postgres(pg::Client),
+}
+
+impl Holder {
+    fn of(world: &World, device: &Device) -> Self {
+        if is_sqlite() {
+            let holder = rusqlite::Connection::open(world.database()).unwrap();
+            holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+            return Self::Sqlite(holder);
+        }
+        let mut holder = pg::Client::connect(&world.store.url(), postgres::NoTls).unwrap();
+        let owner = device.owner.0;
+        let lock = format!("BEGIN; SELECT 1 FROM rollcall_owner WHERE owner = '{owner}' FOR UPDATE");
+        holder.batch_execute(&lock).unwrap();
+        Self::Postgres(holder)
+    }
+
+    fn let_go(self) {
+        match self {
+            Self::Sqlite(holder) => holder.execute_batch("COMMIT").unwrap(),
+            Self::Postgres(mut holder) => holder.batch_execute("COMMIT").unwrap(),
+        }
+    }
+}
+
+/// Whether a request is held back.
+fn is_held(world: &World, device: &Device) -> bool {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    if is_sqlite() { at_work(world, device) } else { world.store.number(waiting) > 0 }
 }
 
 /// Whether a request holds the owner's lock right now.
@@ -132,13 +168,11 @@ fn a_request_that_is_cut_anywhere_and_sent_again_has_one_effect() {
         let before = world.version(&device);
         let body = body(&world);
         let request = request(&device, Some("k"), &body);
-        // Whoever holds SQLite's own write lock holds every COMMIT.
-        let holder = Connection::open(world.database()).unwrap();
         if cut == Cut::BeforeCommit {
-            holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+            let holder = Holder::of(&world, &device);
             through_a_bad_line(&world, &device, &request, cut);
             assert_eq!(world.version(&device), before, "nothing was committed when the line broke");
-            holder.execute_batch("COMMIT").unwrap();
+            holder.let_go();
         } else {
             through_a_bad_line(&world, &device, &request, cut);
         }
@@ -161,13 +195,10 @@ fn without_a_key_a_request_sent_again_changes_nothing() {
         let before = world.version(&device);
         let mut body = body(&world);
         body["base"] = json!(before);
-        let holder = Connection::open(world.database()).unwrap();
-        if cut == Cut::BeforeCommit {
-            holder.execute_batch("BEGIN IMMEDIATE").unwrap();
-        }
+        let holder = (cut == Cut::BeforeCommit).then(|| Holder::of(&world, &device));
         through_a_bad_line(&world, &device, &request(&device, None, &body), cut);
-        if cut == Cut::BeforeCommit {
-            holder.execute_batch("COMMIT").unwrap();
+        if let Some(holder) = holder {
+            holder.let_go();
         }
         wait_until(|| world.version(&device) == before + 1);
         let told = world.sync(&device, &body).ok();
@@ -273,9 +304,7 @@ fn a_device_has_so_many_answers_kept_and_no_more() {
             let again = world.sync_once(&a, &format!("k{n}"), &body);
             assert_eq!(again.header("idempotency-replayed"), Some("true"), "the newest answer is kept");
         }
-        let conn = Connection::open(world.database()).unwrap();
-        let kept: i64 = conn.query_row("SELECT count(*) FROM rollcall_answer", [], |row| row.get(0)).unwrap();
-        assert_eq!(kept, 32 + 1, "tick {tick_ms}");
+        assert_eq!(world.store.number("SELECT count(*) FROM rollcall_answer"), 32 + 1, "tick {tick_ms}");
         let oldest = world.sync_once(&a, "k0", &json!({}));
         assert_eq!(oldest.header("idempotency-replayed"), None);
         let others = world.sync_once(&b, "k", &json!({}));
@@ -356,4 +385,10 @@ fn a_refused_request_is_not_remembered() {
     let done = world.sync_once(&device, "k", &fine);
     assert_eq!(done.ok()["add"]["newest"][0]["verdict"], "added");
     assert_eq!(done.header("idempotency-replayed"), None);
+}
+
+/// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
+#[test]
+fn again_on_postgres() {
+    support::engine::run_again_on_postgres();
 }
