@@ -25,6 +25,7 @@ pub mod synchronise;
 pub mod why;
 
 pub mod accounts;
+pub mod copy;
 pub mod locks;
 pub mod purge;
 pub mod storage;

@@ -96,6 +96,7 @@ fn modules_name_only_what_lies_below_them() {
         ("why", &["model"]),
         ("conflicts", &["model", "schema", "storage", "reconcile", "synchronise"]),
         ("purge", &["model", "config", "accounts", "storage"]),
+        ("copy", &["model", "storage"]),
         ("accounts", &["model", "clock", "config", "storage", "accounts"]),
         ("locks", &["model", "clock", "accounts", "storage"]),
         (
@@ -128,6 +129,7 @@ fn modules_name_only_what_lies_below_them() {
             "cli",
             &[
                 "device",
+                "copy",
                 "purge",
                 "model",
                 "clock",
@@ -297,11 +299,13 @@ fn sql_is_built_where_names_are_quoted() {
         "storage/sqlite/ddl.rs",
         "storage/sqlite/statements.rs",
         "storage/sqlite/tables.rs",
+        "storage/sqlite/whole.rs",
         "storage/plan.rs",
         "storage/postgres/admin.rs",
         "storage/postgres/ddl.rs",
         "storage/postgres/statements.rs",
         "storage/postgres/tables.rs",
+        "storage/postgres/whole.rs",
     ];
     for source in sources() {
         for line in &source.code {

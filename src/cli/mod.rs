@@ -3,6 +3,7 @@
 mod account;
 mod backup;
 mod bench;
+mod copy;
 mod database;
 mod demo;
 mod device;
@@ -47,6 +48,7 @@ enum Command {
     Purge(purge::Purge),
     Backup(backup::Backup),
     Restore(backup::Restore),
+    Copy(copy::Copy),
     Epoch(epoch::Epoch),
     Distribute(distribute::Distribute),
     #[command(subcommand)]
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Purge(purge) => purge.run(),
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
+        Command::Copy(copy) => copy.run(),
         Command::Epoch(epoch) => epoch.run(),
         Command::Distribute(distribute) => distribute.run(),
         Command::Device(device) => device.run(),

@@ -260,6 +260,28 @@ impl Schema {
         &self.parents_first
     }
 
+    /// The same schema with its retired columns declared once more, under the name and with the type that `known`
+    /// has for a table's column; one that it does not know stays away.
+    pub fn unretired(&self, known: impl Fn(&str, &str) -> Option<(String, ColumnType)>) -> Self {
+        let mut schema = self.clone();
+        for table in &mut schema.tables {
+            for name in std::mem::take(&mut table.retired) {
+                if let Some((name, kind)) = known(&table.name, &name) {
+                    table.columns.push(Column {
+                        name,
+                        kind,
+                        required: false,
+                        default: None,
+                        max_length: None,
+                        references: None,
+                        merge: ColumnMerge::default(),
+                    });
+                }
+            }
+        }
+        schema
+    }
+
     /// The columns anywhere that hold keys of `parent`, with their tables.
     pub fn referrers(&self, parent: TableId) -> impl Iterator<Item = (TableId, usize)> + '_ {
         self.tables.iter().flat_map(move |table| {

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod postgres;
 pub mod records;
 pub mod sqlite;
+pub mod whole;
 
 mod ledger;
 

@@ -1,6 +1,7 @@
 use postgres::types::Type;
 use uuid::Uuid;
 
+use super::connections::Connections;
 use super::session::{Param, Purpose, Session};
 use super::{Postgres, accounts, statements, txn};
 use crate::model::{DeviceId, Owner, Timestamp, Version};
@@ -27,13 +28,7 @@ impl Census for Postgres {
     }
 
     fn states(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<(Owner, OwnerState)>> {
-        let Some(from) = after.map_or(Some(Uuid::nil()), |after| txn::successor(after.0)) else {
-            return Ok(Vec::new());
-        };
-        let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
-        let params: [Param<'_>; 2] = [(&from, Type::UUID), (&limit, Type::INT8)];
-        let rows = self.connections.judged(|session| session.query(statements::STATES, &params))?;
-        rows.iter().map(|row| Ok((Owner(row.try_get(12)?), txn::known_of(row)?.state))).collect()
+        self.connections.states(after, owners_max)
     }
 
     fn tombstones(&self, owner: Owner) -> StorageResult<Vec<u64>> {
@@ -58,6 +53,23 @@ impl Census for Postgres {
 
     fn device(&self, device: DeviceId) -> StorageResult<Option<Device>> {
         Ok(self.connections.devices_by(accounts::BY_ID, device.0)?.pop())
+    }
+}
+
+impl Connections {
+    /// Owners after `after`, by id, at most `owners_max`.
+    pub(super) fn states(
+        &self,
+        after: Option<Owner>,
+        owners_max: usize,
+    ) -> StorageResult<Vec<(Owner, OwnerState)>> {
+        let Some(from) = after.map_or(Some(Uuid::nil()), |after| txn::successor(after.0)) else {
+            return Ok(Vec::new());
+        };
+        let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
+        let params: [Param<'_>; 2] = [(&from, Type::UUID), (&limit, Type::INT8)];
+        let rows = self.judged(|session| session.query(statements::STATES, &params))?;
+        rows.iter().map(|row| Ok((Owner(row.try_get(12)?), txn::known_of(row)?.state))).collect()
     }
 }
 

@@ -42,6 +42,11 @@ fn step(session: &mut Session, address: &Address) -> Result<bool, OpenError> {
     Ok(true)
 }
 
+/// How many steps there are.
+pub(super) fn known() -> usize {
+    STEPS.len()
+}
+
 /// How many steps have run that this release knows: none if rollcall never saw the database.
 ///
 /// Errors: [`OpenError::FromNewerRelease`] if a newer release has taken away what this one needs.
@@ -62,6 +67,6 @@ pub(super) fn done(session: &mut Session, address: &Address) -> Result<usize, Op
     Ok(usize::try_from(done).unwrap_or_default().min(known))
 }
 
-fn is_there(session: &mut Session) -> StorageResult<bool> {
+pub(super) fn is_there(session: &mut Session) -> StorageResult<bool> {
     Ok(session.row(IS_THERE, &[])?.map_or(Ok(false), |row| row.try_get(0))?)
 }

@@ -20,6 +20,7 @@ mod tables;
 mod txn;
 mod values;
 mod watch;
+mod whole;
 
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ use txn::Txn;
 pub use address::Address;
 pub use admin::{distribute, distribution};
 pub use connections::{Connections, Terms};
+pub use whole::PostgresWhole;
 
 /// A PostgreSQL database that servers keep their data in.
 pub struct Postgres {
@@ -142,6 +144,24 @@ pub enum OpenError {
         /// Migrations of this release.
         known: usize,
     },
+    /// Some of its owners are there, and others are not yet.
+    #[error("the copy into the database {address} is not complete: run rollcall copy to its end first")]
+    HalfCopied {
+        /// Where the database is.
+        address: String,
+    },
+    /// What is in the database would be mixed up with what is copied.
+    #[error("the database {address} holds data already: copy into an empty one")]
+    HoldsData {
+        /// Where the database is.
+        address: String,
+    },
+    /// Nothing of this release was ever copied there.
+    #[error("the database {address} holds no copy that this release of rollcall has made")]
+    NoCopy {
+        /// Where the database is.
+        address: String,
+    },
     /// The schema file and the tables in the database disagree.
     #[error("the schema does not fit the database, and to make it fit would lose data:\n{}", .0.join("\n"))]
     SchemaMismatch(Vec<String>),
@@ -213,6 +233,9 @@ impl Postgres {
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
         let mut session = Connections::single(address, terms)?;
+        if whole::is_copying(&mut session).map_err(|error| OpenError::database(address, &error))? {
+            return Err(OpenError::HalfCopied { address: address.to_string() });
+        }
         let ids = prepare(&mut session, address, &schema, now)?;
         let statements = Statements::new(&schema, &ids);
         Ok(Self { connections: Arc::new(connections), schema, statements, metrics })

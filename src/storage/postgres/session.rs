@@ -1,8 +1,10 @@
 //! One connection: statements prepared once, and what went wrong last.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::time::Duration;
 
+use postgres::fallible_iterator::FallibleIterator as _;
 use postgres::types::{ToSql, Type};
 use postgres::{Client, Row, Statement};
 
@@ -123,6 +125,39 @@ impl Session {
             Err(error) => Err(error),
         };
         self.noted(rows)
+    }
+
+    /// Tells `each` row after row without keeping them, until it answers `false`.
+    pub fn each(
+        &mut self,
+        sql: &str,
+        params: &[Param<'_>],
+        each: &mut dyn FnMut(&Row) -> StorageResult<bool>,
+    ) -> StorageResult<()> {
+        let params = params.iter().map(|(value, kind)| (*value, kind.clone()));
+        let told = self.client.query_typed_raw(sql, params).and_then(|mut rows| {
+            while let Some(row) = rows.next()? {
+                match each(&row) {
+                    Ok(true) => {}
+                    ended => return Ok(ended.map(drop)),
+                }
+            }
+            Ok(Ok(()))
+        });
+        self.noted(told)?
+    }
+
+    /// Runs a `COPY … FROM STDIN` over what it is to read; gives how many rows were written.
+    pub fn copy_in(&mut self, sql: &str, bytes: &[u8]) -> StorageResult<u64> {
+        let copied = match self.client.copy_in(sql) {
+            Ok(mut writer) => {
+                // It keeps them, until the end.
+                writer.write_all(bytes).map_err(|error| StorageError::Engine(Box::new(error)))?;
+                writer.finish()
+            }
+            Err(error) => Err(error),
+        };
+        self.noted(copied)
     }
 
     fn statement(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Option<Statement>, postgres::Error> {

@@ -38,6 +38,8 @@ impl ToSql for Bound<'_> {
         match self.0 {
             Value::Null => Ok(IsNull::Yes),
             Value::Boolean(value) => value.to_sql(kind, out),
+            // Only the numbers of tables are that small.
+            Value::Integer(value) if *kind == Type::INT4 => i32::try_from(*value)?.to_sql(kind, out),
             Value::Integer(value) => value.to_sql(kind, out),
             Value::Real(value) => value.to_sql(kind, out),
             Value::Decimal(value) => value.to_sql(kind, out),

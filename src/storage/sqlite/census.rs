@@ -40,16 +40,7 @@ impl Census for Sqlite {
     }
 
     fn states(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<(Owner, OwnerState)>> {
-        // Every id is greater than the empty blob.
-        let after = after.as_ref().map_or(&[][..], |owner| owner.0.as_bytes());
-        self.connections.reading(|conn| {
-            let mut statement = conn.prepare_cached(STATES)?;
-            let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
-            let states = statement.query_map(params![after, limit], |row| {
-                Ok((Owner(values::uuid(row.get_ref(6)?)?), txn::state(row)?))
-            })?;
-            Ok(states.collect::<Result<_, _>>()?)
-        })
+        self.connections.reading(|conn| Ok(states(conn, after, owners_max)?))
     }
 
     fn tombstones(&self, owner: Owner) -> StorageResult<Vec<u64>> {
@@ -75,6 +66,22 @@ impl Census for Sqlite {
     fn device(&self, device: DeviceId) -> StorageResult<Option<Device>> {
         self.connections.reading(|conn| Ok(accounts::device_of_id(conn, device)?))
     }
+}
+
+/// Owners after `after`, by id, at most `owners_max`.
+pub(super) fn states(
+    conn: &rusqlite::Connection,
+    after: Option<Owner>,
+    owners_max: usize,
+) -> rusqlite::Result<Vec<(Owner, OwnerState)>> {
+    // Every id is greater than the empty blob.
+    let after = after.as_ref().map_or(&[][..], |owner| owner.0.as_bytes());
+    let mut statement = conn.prepare_cached(STATES)?;
+    let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
+    let states = statement.query_map(params![after, limit], |row| {
+        Ok((Owner(values::uuid(row.get_ref(6)?)?), txn::state(row)?))
+    })?;
+    states.collect()
 }
 
 impl Sqlite {

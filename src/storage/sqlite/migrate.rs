@@ -32,6 +32,11 @@ pub(super) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OpenErro
     }
 }
 
+/// How many steps there are.
+pub(super) fn known() -> usize {
+    STEPS.len()
+}
+
 /// How many steps have run on a file: none if rollcall never saw it.
 ///
 /// Errors: [`OpenError::FromNewerRelease`] if they are more than this release knows.

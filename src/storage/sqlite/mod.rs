@@ -16,6 +16,7 @@ mod restore;
 mod statements;
 mod txn;
 mod values;
+mod whole;
 
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
@@ -40,6 +41,7 @@ use txn::Txn;
 pub use backup::{CopyError, CopySink, CopyStep, backup};
 pub use connections::Connections;
 pub use restore::{Restored, restore};
+pub use whole::SqliteWhole;
 
 /// An SQLite file that a server keeps its data in.
 pub struct Sqlite {
@@ -94,6 +96,20 @@ pub enum OpenError {
         done: i64,
         /// Migrations of this release.
         known: usize,
+    },
+    /// Servers of an older release made the tables, and none of this release has seen them.
+    #[error(
+        "the database {} is no database of rollcall, or one of an older release; serve it with this release first",
+        .0.display()
+    )]
+    FromOlderRelease(PathBuf),
+    /// No server has served the file with this schema.
+    #[error("the database {} does not fit the schema as it is; serve it once:\n{}", .path.display(), .lines.join("\n"))]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// What a server would change or refuse.
+        lines: Vec<String>,
     },
     /// The schema file and the tables in the database disagree.
     #[error("the schema does not fit the database, and to make it fit would lose data:\n{}", .0.join("\n"))]

@@ -1,0 +1,387 @@
+//! A deployment carried from one database into another, part by part, and the proof that both hold the same.
+//!
+//! A part that is the same on both sides is left alone, and one that differs is replaced whole. So a copy that was
+//! broken off goes on where it was, and one that is run again carries over what has changed since.
+
+use std::collections::VecDeque;
+use std::iter::Peekable;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::model::{Fence, Owner, Value};
+use crate::storage::whole::{Deployment, Part, Sections, Target, Whole};
+use crate::storage::{Outcome, OwnerState, StorageError};
+
+/// How far a copy is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Owners that are the same on both sides now.
+    pub owners: u64,
+    /// Live rows, those of the owner at work too.
+    pub rows: u64,
+}
+
+/// Hears how far it is; answers whether to go on.
+pub type Watch<'a> = &'a mut dyn FnMut(Step) -> bool;
+
+/// What a copy did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Owners that both sides hold now.
+    pub owners: u64,
+    /// Those of them that were carried over; the others were there.
+    pub carried: u64,
+    /// Their live rows.
+    pub rows: u64,
+}
+
+/// Why one database does not hold what the other does.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// Whoever asked for it has changed their mind.
+    #[error("interrupted")]
+    Interrupted,
+    /// The copy holds what its origin never had.
+    #[error("the destination holds the owner {0}, who is none of the source's: it is another deployment's")]
+    Stranger(Owner),
+    /// Both sides were read, and are not equal.
+    #[error("{parts} of the copy's parts are not what the source holds:\n{}", .told.join("\n"))]
+    Differs {
+        /// How many owners, or the accounts.
+        parts: u64,
+        /// The first of them, a line for each table.
+        told: Vec<String>,
+    },
+    /// What is copied cannot be read.
+    #[error("cannot read {what} from the source: {}", spelt(.error))]
+    Source {
+        /// Whose data.
+        what: String,
+        /// What the engine says.
+        error: StorageError,
+    },
+    /// What it is copied into cannot be read or written.
+    #[error("cannot copy {what} to the destination: {}", spelt(.error))]
+    Destination {
+        /// Whose data.
+        what: String,
+        /// What the engine says.
+        error: StorageError,
+    },
+}
+
+/// An engine's error with what is behind it.
+fn spelt(error: &StorageError) -> String {
+    let mut told = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        told = format!("{told}: {next}");
+        cause = next.source();
+    }
+    told
+}
+
+/// Makes `to` hold what `from` does, and reads both to see that it is so.
+pub fn copy(
+    from: &dyn Whole,
+    deployment: &Deployment,
+    to: &dyn Target,
+    each: Watch<'_>,
+) -> Result<Copied, CopyError> {
+    Pass::new(from, deployment, to, Some(to), each).run()
+}
+
+/// Reads both sides, and changes nothing.
+pub fn compare(
+    from: &dyn Whole,
+    deployment: &Deployment,
+    to: &dyn Whole,
+    each: Watch<'_>,
+) -> Result<Copied, CopyError> {
+    Pass::new(from, deployment, to, None, each).run()
+}
+
+struct Pass<'a> {
+    from: &'a dyn Whole,
+    to: &'a dyn Whole,
+    target: Option<&'a dyn Target>,
+    sections: Sections,
+    fence: Fence,
+    each: Watch<'a>,
+    copied: Copied,
+    different: u64,
+    told: Vec<String>,
+}
+
+/// Differences that are told; there may be as many as owners.
+const TOLD_MAX: usize = 20;
+
+/// Rows between two looks at whether to go on.
+const ROWS_A_LOOK: u64 = 1_000;
+
+impl<'a> Pass<'a> {
+    fn new(
+        from: &'a dyn Whole,
+        deployment: &Deployment,
+        to: &'a dyn Whole,
+        target: Option<&'a dyn Target>,
+        each: Watch<'a>,
+    ) -> Self {
+        let sections = Sections::of(&deployment.schema);
+        let (copied, told) = (Copied::default(), Vec::new());
+        Self { from, to, target, sections, fence: deployment.fence, each, copied, different: 0, told }
+    }
+
+    fn run(mut self) -> Result<Copied, CopyError> {
+        self.refuse_strangers()?;
+        self.part(Part::Accounts)?;
+        let (mut owners, mut copies) = (Owners::of(self.from).peekable(), Owners::of(self.to).peekable());
+        while let Some((owner, state)) = Side::Source.next(&mut owners)? {
+            let part = Part::Owner(owner);
+            match Side::Copy.taken(&mut copies, owner)? {
+                None => self.carry(part)?,
+                Some(copied) if copied == state => self.part(part)?,
+                Some(_) if self.target.is_some() => self.carry(part)?,
+                Some(_) => self.part(part)?,
+            }
+            self.copied.owners += 1;
+            self.copied.rows += state.rows;
+            if !(self.each)(step(&self.copied, 0)) {
+                return Err(CopyError::Interrupted);
+            }
+        }
+        match self.different {
+            0 => Ok(self.copied),
+            parts => Err(CopyError::Differs { parts, told: self.told }),
+        }
+    }
+
+    /// Looks at every owner of the copy before the first is touched.
+    fn refuse_strangers(&self) -> Result<(), CopyError> {
+        let (mut owners, mut copies) = (Owners::of(self.from).peekable(), Owners::of(self.to).peekable());
+        while let Some((copy, copied)) = Side::Copy.next(&mut copies)? {
+            let known = loop {
+                match Side::Source.next(&mut owners)? {
+                    Some((owner, _)) if owner < copy => {}
+                    // The secret is an owner's own: the same id with another is somebody else's.
+                    Some((owner, state)) => break owner == copy && state.seed == copied.seed,
+                    None => break false,
+                }
+            };
+            if !known {
+                return Err(CopyError::Stranger(copy));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sees to it that both sides hold the same of a part, which the copy has already.
+    fn part(&mut self, part: Part) -> Result<(), CopyError> {
+        let (held, copied) = (self.tally(Side::Source, part)?, self.tally(Side::Copy, part)?);
+        match self.target {
+            _ if held == copied => Ok(()),
+            Some(_) => self.carry(part),
+            None => {
+                self.differs(part, &held, &copied);
+                Ok(())
+            }
+        }
+    }
+
+    /// Carries a part over, and reads what has become of it.
+    fn carry(&mut self, part: Part) -> Result<(), CopyError> {
+        let Some(target) = self.target else {
+            self.different += 1;
+            self.tell(format!("{}: not in the copy", name(part)));
+            return Ok(());
+        };
+        let held = self.replace(target, part)?;
+        self.copied.carried += u64::from(part != Part::Accounts);
+        let copied = self.tally(Side::Copy, part)?;
+        if held != copied {
+            self.differs(part, &held, &copied);
+        }
+        Ok(())
+    }
+
+    /// Carries a part over; gives what was read of it.
+    fn replace(&mut self, target: &dyn Target, part: Part) -> Result<Vec<Tally>, CopyError> {
+        let (mut tallies, mut unread, mut stopped) = (Vec::new(), None, false);
+        let done = target.replace(part, self.fence, &mut |put| {
+            tallies = vec![Tally::default(); self.sections.of_part(part).len()];
+            let (mut refused, mut live) = (None, 0);
+            let read = self.from.read(part, &mut |place, row| {
+                tallies[place].add(row);
+                refused = put(place, row).err();
+                live += u64::from(self.sections.is_declared(part, place));
+                stopped = live % ROWS_A_LOOK == 1 && !(self.each)(step(&self.copied, live));
+                refused.is_none() && !stopped
+            });
+            match (refused, read) {
+                (Some(error), _) => Err(error),
+                (None, Ok(())) if !stopped => Ok(Outcome::Commit),
+                (None, read) => {
+                    unread = read.err();
+                    Ok(Outcome::Undo)
+                }
+            }
+        });
+        match (unread, done) {
+            (Some(error), _) => Err(Side::Source.failed(name(part), error)),
+            (None, Err(error)) => Err(Side::Copy.failed(name(part), error)),
+            (None, Ok(())) if stopped => Err(CopyError::Interrupted),
+            (None, Ok(())) => Ok(tallies),
+        }
+    }
+
+    /// What one side holds of a part, table by table.
+    fn tally(&mut self, side: Side, part: Part) -> Result<Vec<Tally>, CopyError> {
+        let whole = if side == Side::Source { self.from } else { self.to };
+        let mut tallies = vec![Tally::default(); self.sections.of_part(part).len()];
+        let (mut rows, mut stopped) = (0_u64, false);
+        let read = whole.read(part, &mut |place, row| {
+            tallies[place].add(row);
+            rows += 1;
+            stopped = rows % ROWS_A_LOOK == 0 && !(self.each)(step(&self.copied, 0));
+            !stopped
+        });
+        read.map_err(|error| side.failed(name(part), error))?;
+        if stopped { Err(CopyError::Interrupted) } else { Ok(tallies) }
+    }
+
+    fn differs(&mut self, part: Part, held: &[Tally], copied: &[Tally]) {
+        self.different += 1;
+        let tables = self.sections.of_part(part).iter().map(|section| &section.table);
+        let lines: Vec<String> = tables
+            .zip(held.iter().zip(copied))
+            .filter(|(_, (held, copied))| held != copied)
+            .map(|(table, (held, copied))| {
+                let what = match held.rows == copied.rows {
+                    true => format!("{} rows on both sides, and they are not the same", held.rows),
+                    false => format!("{} rows in the source, {} in the copy", held.rows, copied.rows),
+                };
+                format!("{}, {table}: {what}", name(part))
+            })
+            .collect();
+        lines.into_iter().for_each(|line| self.tell(line));
+    }
+
+    fn tell(&mut self, line: String) {
+        if self.told.len() < TOLD_MAX {
+            self.told.push(line);
+        }
+    }
+}
+
+fn step(copied: &Copied, live: u64) -> Step {
+    Step { owners: copied.owners, rows: copied.rows + live }
+}
+
+fn name(part: Part) -> String {
+    match part {
+        Part::Accounts => "the accounts".into(),
+        Part::Owner(owner) => format!("owner {owner}"),
+    }
+}
+
+/// How many rows a table has, and the sum of their hashes, modulo 2^128: whatever order they are read in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    rows: u64,
+    sum: u128,
+}
+
+impl Tally {
+    fn add(&mut self, row: &[Value]) {
+        let mut hash = Sha256::new();
+        row.iter().for_each(|value| feed(&mut hash, value));
+        let mut first = [0; 16];
+        first.copy_from_slice(&hash.finalize()[..16]);
+        self.rows += 1;
+        self.sum = self.sum.wrapping_add(u128::from_be_bytes(first));
+    }
+}
+
+/// Every column has one type, so a value needs no more than its bytes and where they end.
+fn feed(hash: &mut Sha256, value: &Value) {
+    let mut sized = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64 + 1).to_be_bytes());
+        hash.update(bytes);
+    };
+    match value {
+        Value::Null => hash.update([0; 8]),
+        Value::Boolean(value) => sized(&[u8::from(*value)]),
+        Value::Integer(value) => sized(&value.to_be_bytes()),
+        Value::Real(value) => sized(&value.to_bits().to_be_bytes()),
+        Value::Decimal(value) => sized(value.normalize().to_string().as_bytes()),
+        Value::Text(text) | Value::Json(text) => sized(text.as_bytes()),
+        Value::Uuid(id) => sized(id.as_bytes()),
+        Value::Timestamp(at) => sized(&at.ms().to_be_bytes()),
+        Value::Date(day) => sized(day.to_string().as_bytes()),
+        Value::Blob(bytes) => sized(bytes),
+    }
+}
+
+/// Every owner of a database by id, a page at a time.
+struct Owners<'a> {
+    whole: &'a dyn Whole,
+    page: VecDeque<(Owner, OwnerState)>,
+    last: Option<Owner>,
+    ended: bool,
+}
+
+const OWNERS_A_PAGE: usize = 1_000;
+
+impl<'a> Owners<'a> {
+    fn of(whole: &'a dyn Whole) -> Self {
+        Self { whole, page: VecDeque::new(), last: None, ended: false }
+    }
+}
+
+impl Iterator for Owners<'_> {
+    type Item = Result<(Owner, OwnerState), StorageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.page.is_empty() && !self.ended {
+            match self.whole.owners(self.last, OWNERS_A_PAGE) {
+                Ok(page) => self.page = page.into(),
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Err(error));
+                }
+            }
+            self.ended = self.page.len() < OWNERS_A_PAGE;
+            self.last = self.page.back().map(|(owner, _)| *owner);
+        }
+        self.page.pop_front().map(Ok)
+    }
+}
+
+type Paged<'a> = Peekable<Owners<'a>>;
+
+/// One of the two databases.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Source,
+    Copy,
+}
+
+impl Side {
+    fn failed(self, what: String, error: StorageError) -> CopyError {
+        match self {
+            Self::Source => CopyError::Source { what, error },
+            Self::Copy => CopyError::Destination { what, error },
+        }
+    }
+
+    fn next(self, owners: &mut Paged<'_>) -> Result<Option<(Owner, OwnerState)>, CopyError> {
+        owners.next().transpose().map_err(|error| self.failed("the owners".into(), error))
+    }
+
+    /// Takes the owner, if it is the next.
+    fn taken(self, owners: &mut Paged<'_>, owner: Owner) -> Result<Option<OwnerState>, CopyError> {
+        let taken = owners.next_if(|next| next.as_ref().map_or(true, |(next, _)| *next == owner)).transpose();
+        let taken = taken.map_err(|error| self.failed("the owners".into(), error))?;
+        Ok(taken.map(|(_, state)| state))
+    }
+}
