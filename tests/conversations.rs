@@ -41,3 +41,10 @@ async fn every_written_conversation_goes_as_told() {
 fn again_on_postgres() {
     conversation::engine::run_again_on_postgres();
 }
+
+/// Goal: no statement counts on the connection of the one before, but within a transaction. Method: once more, through
+/// poolers in transaction mode, without prepared statements.
+#[test]
+fn again_through_poolers() {
+    conversation::engine::run_again_through_poolers();
+}

@@ -10,17 +10,15 @@
 mod app;
 #[path = "support/contract.rs"]
 mod contract;
-#[path = "support/pg_line.rs"]
-mod pg_line;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use app::engine::pg_line::Fault::{self, Error, Late, LostAfter, LostBefore, Terminated};
+use app::engine::pg_line::Line;
 use app::engine::{Store, pg};
 use app::{Answer, Ask, Device, PASSWORD, SCHEMA, Server, key};
-use pg_line::Fault::{self, Error, Late, LostAfter, LostBefore, Terminated};
-use pg_line::Line;
 use serde_json::{Value, json};
 
 const OPERATOR: &str = "the operator's own token";

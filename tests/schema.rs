@@ -2,10 +2,17 @@
 //! files, so that a new one needs no Rust: see `fixtures/schema/README.md`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
+#[path = "support/engine.rs"]
+mod engine;
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{Engine, Store, pg};
 use rollcall::model::Timestamp;
 use rollcall::schema::Schema;
+use rollcall::storage::postgres::Postgres;
 use rollcall::storage::sqlite::tables;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
@@ -142,6 +149,109 @@ fn every_change_of_a_schema_ends_as_its_file_says() {
     }
     assert!(wrong.is_empty(), "these cases end otherwise:\n{wrong}");
     assert!(cases.len() >= 20, "a moved folder must not pass");
+}
+
+/// What is said of PostgreSQL alone, or else of both engines.
+fn part_of_postgres<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    part(text, &format!("{name} on postgres")).or_else(|| part(text, name))
+}
+
+/// SQL of a case in PostgreSQL's words: owners are UUIDs there, and so are keys.
+fn in_postgres(sql: &str) -> String {
+    let mut sql = sql.to_owned();
+    for owner in 1..=2 {
+        let id = format!("('{owner:032x}', ");
+        sql = sql.replace(&format!("({owner}, "), &id);
+    }
+    let mut parts = sql.split("x'");
+    let mut told = parts.next().unwrap().to_owned();
+    for part in parts {
+        let (key, rest) = part.split_once('\'').unwrap();
+        told.push_str(&format!("'{key:0>32}'{rest}"));
+    }
+    told
+}
+
+/// A query's rows as [`rows`] tells them, keys in full where they are longer than two digits.
+fn rows_of_postgres(client: &mut pg::Client, sql: &str) -> String {
+    let told = client.simple_query(sql).unwrap_or_else(|error| panic!("{error}: {sql}"));
+    let mut lines = String::new();
+    for row in told {
+        let postgres::SimpleQueryMessage::Row(row) = row else { continue };
+        let values: Vec<_> = (0..row.len())
+            .map(|at| match row.get(at) {
+                None => "null".to_owned(),
+                Some(text) => match uuid::Uuid::try_parse(text) {
+                    Ok(id) if id.as_u128() < 256 => format!("{:02x}", id.as_u128()),
+                    _ => text.to_owned(),
+                },
+            })
+            .collect();
+        lines.push_str(&format!("{}\n", values.join("|")));
+    }
+    lines
+}
+
+/// Goal: a schema that changes is followed on PostgreSQL as on SQLite. Method: the same cases, through a server's start.
+#[test]
+fn every_change_of_a_schema_ends_so_on_postgres() {
+    if !Engine::all().contains(&Engine::Postgres) {
+        return;
+    }
+    let store = Store::of(Engine::Postgres);
+    let mut client = pg::Client::connect(&store.url(), postgres::NoTls).unwrap();
+    let serve = |path: &Path, text: &str| {
+        store.serve(&Arc::new(schema(path, text)), Duration::from_secs(5), now(), Arc::default()).map(drop)
+    };
+    let plan = |new: &Schema| {
+        let plan = Postgres::compare(&store.address(), new, &engine::terms(Duration::from_secs(5))).unwrap();
+        plan.describe().iter().map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let mut wrong = String::new();
+    let cases = cases("evolution");
+    for (path, text) in &cases {
+        client
+            .batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public; SET timezone = 'UTC'")
+            .unwrap();
+        for old in ["old", "between"].into_iter().filter_map(|name| part(text, name)) {
+            serve(path, old).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
+        let sql = in_postgres(part_of_postgres(text, "sql").unwrap_or_default());
+        client.batch_execute(&sql).unwrap_or_else(|error| panic!("{}: {error}: {sql}", path.display()));
+
+        let new = part(text, "new").unwrap();
+        let told = plan(&schema(path, new));
+        if told.trim() != part_of_postgres(text, "plan").unwrap().trim() {
+            wrong.push_str(&format!("{}\n== plan on postgres\n{told}", path.display()));
+        }
+        let refusals: Vec<_> = told.lines().filter_map(|line| line.strip_prefix("refused: ")).collect();
+        match serve(path, new) {
+            Ok(()) => {
+                assert!(refusals.is_empty(), "{}: carried out, though refused", path.display());
+                assert_eq!(plan(&schema(path, new)), "", "{}", path.display());
+            }
+            Err(error) => {
+                assert!(!refusals.is_empty(), "{}: {error}", path.display());
+                assert!(refusals.iter().all(|line| error.contains(line)), "{}: {error}", path.display());
+                assert_eq!(
+                    plan(&schema(path, new)),
+                    told,
+                    "{}: a refused plan changed something",
+                    path.display()
+                );
+            }
+        }
+        // What asks for SQLite's own catalogue is of no use here.
+        let query = part_of_postgres(text, "query")
+            .filter(|sql| !sql.contains("sqlite_") && !sql.contains("pragma_"));
+        if let Some(query) = query {
+            let found = rows_of_postgres(&mut client, query);
+            if found.trim() != part_of_postgres(text, "rows").unwrap_or_default().trim() {
+                wrong.push_str(&format!("{}\n== rows on postgres\n{found}\n", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "these cases end otherwise on PostgreSQL:\n{wrong}");
 }
 
 /// The wedding planner's tables are made on the first start, and the second finds nothing to do.

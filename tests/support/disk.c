@@ -7,7 +7,7 @@
  *
  * Fails, if POWERCUT_FAULT names a file of five 32-bit numbers that a test writes: how many calls from now (0:
  * none), with which errno, whether all later ones fail as well, how many have, and which calls count (1: writes,
- * 2: syncs, 4: reads). */
+ * 2: syncs, 4: reads, 8: SQLite's lock for who writes). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -30,7 +30,7 @@ static int watches;
 static const char *folder;
 static volatile int *fault;
 enum { CALLS, ERROR, STAYS, FAILED, COUNTED, NUMBERS };
-enum { WRITES = 1, SYNCS = 2, READS = 4 };
+enum { WRITES = 1, SYNCS = 2, READS = 4, LOCKS = 8 };
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 
 #define REAL(name) ((__typeof__(&name))real(#name))
@@ -182,3 +182,22 @@ ssize_t pread64(int fd, void *bytes, size_t length, off64_t at) {
   if (of(fd) && fails(READS)) return -1;
   return REAL(pread64)(fd, bytes, length, at);
 }
+
+/* In the shared-memory file the byte that a writer locks for its transaction; see "WAL-mode file format". */
+enum { WRITER = 120 };
+
+#define FCNTL(name)                                                        \
+  int name(int fd, int command, ...) {                                     \
+    va_list more;                                                          \
+    va_start(more, command);                                               \
+    void *argument = va_arg(more, void *);                                 \
+    va_end(more);                                                          \
+    if (command == F_SETLK && of(fd)) {                                    \
+      const struct flock *lock = argument;                                 \
+      int writes = lock->l_type == F_WRLCK && lock->l_start == WRITER;     \
+      if (writes && strstr(of(fd), "-shm") && fails(LOCKS)) return -1;     \
+    }                                                                      \
+    return REAL(name)(fd, command, argument);                              \
+  }
+FCNTL(fcntl)
+FCNTL(fcntl64)

@@ -16,8 +16,14 @@ use rollcall::storage::sqlite::{self, Sqlite};
 use rollcall::storage::{AccountStore, Forgetful, Storage};
 use tempfile::TempDir;
 
+use pg_pooler::Way;
+
 #[path = "pg.rs"]
 pub mod pg;
+#[path = "pg_line.rs"]
+pub mod pg_line;
+#[path = "pg_pooler.rs"]
+pub mod pg_pooler;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -55,17 +61,35 @@ pub fn is_sqlite() -> bool {
 /// Runs every test of this program on PostgreSQL, in a process of its own.
 #[track_caller]
 pub fn run_again_on_postgres() {
-    if engine() == Engine::Postgres || (pg::cluster().is_none()) {
+    run_again(&[]);
+}
+
+/// The same, through each pooler that is here.
+#[track_caller]
+pub fn run_again_through_poolers() {
+    run_again(&[("ROLLCALL_TEST_POOLER", "rotating")]);
+    if pg_pooler::bouncer_program().is_some() {
+        run_again(&[("ROLLCALL_TEST_POOLER", "pgbouncer")]);
+    } else {
+        eprintln!(
+            "PgBouncer is not here, so the tests did not go through it: install it (Debian: pgbouncer)"
+        );
+    }
+}
+
+#[track_caller]
+fn run_again(settings: &[(&str, &str)]) {
+    if engine() == Engine::Postgres || pg::cluster().is_none() {
         return;
     }
     let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-    again.args(["--skip", "again_on_postgres", "--test-threads", "4"]);
+    again.args(["--skip", "again_", "--test-threads", "4"]).envs(settings.iter().copied());
     let output = again.env("ROLLCALL_TEST_ENGINE", "postgres").output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(told.contains("test result: ok. ") || !output.status.success(), "{told}");
     assert!(
         output.status.success(),
-        "on the engine postgres:\n{told}\n{}",
+        "on the engine postgres, {settings:?}:\n{told}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
 }
@@ -76,7 +100,7 @@ pub struct Store {
     pub dir: TempDir,
     database: Option<pg::Database>,
     /// Where servers find it, if not where it is.
-    way: Option<String>,
+    way: Option<Way>,
     looker: Option<Looker>,
 }
 
@@ -145,7 +169,9 @@ impl Store {
             Engine::Sqlite => None,
             Engine::Postgres => Some(pg::cluster().expect("PostgreSQL is not here").database()),
         };
-        Self { engine, dir: tempfile::tempdir().unwrap(), database, way: None, looker: None }
+        let pooler = pg_pooler::wanted().filter(|_| engine == Engine::Postgres);
+        let way = pooler.zip(database.as_ref()).map(|(pooler, of)| pg_pooler::way(&pooler, &of.url));
+        Self { engine, dir: tempfile::tempdir().unwrap(), database, way, looker: None }
     }
 
     /// A copy of what is committed here; SQLite only.
@@ -247,11 +273,11 @@ impl Store {
 
     /// Lets servers find it by another URL.
     pub fn by_way_of(&mut self, url: String) {
-        self.way = Some(url);
+        self.way = Some(Way::to(url));
     }
 
     pub fn address(&self) -> postgres::Address {
-        self.way.clone().unwrap_or_else(|| self.url()).parse().unwrap()
+        self.way.as_ref().map_or_else(|| self.url(), |way| way.url.clone()).parse().unwrap()
     }
 
     /// A server's end of it.
@@ -307,6 +333,6 @@ pub fn terms(busy_wait: Duration) -> Terms {
         busy_wait,
         statement_max: Duration::from_secs(30),
         idle_max: Duration::from_secs(30),
-        prepare: std::env::var_os("ROLLCALL_TEST_PG_UNPREPARED").is_none(),
+        prepare: pg_pooler::wanted().is_none(),
     }
 }

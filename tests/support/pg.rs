@@ -10,8 +10,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 pub use postgres::Client;
@@ -25,6 +25,13 @@ const CLOCK: &str =
     "CREATE SCHEMA clock; CREATE TABLE clock.hands (ms bigint); INSERT INTO clock.hands VALUES (NULL);
     CREATE FUNCTION clock.now() RETURNS timestamptz STABLE LANGUAGE sql
     AS 'SELECT coalesce(to_timestamp(ms / 1000.0), pg_catalog.now()) FROM clock.hands';";
+
+/// Databases whose tests are over, on a cluster that ends with the process.
+static FREE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+const EMPTY: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid();
+    DROP SCHEMA public CASCADE; CREATE SCHEMA public; UPDATE clock.hands SET ms = NULL;";
 
 /// The cluster of this process; `None` if there is no PostgreSQL to be had.
 pub fn cluster() -> Option<&'static Cluster> {
@@ -53,8 +60,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// An empty database.
+    /// An empty database: one that another test is done with, if there is one, since to make one takes long.
     pub fn database(&self) -> Database {
+        let free = FREE.lock().unwrap().pop();
+        if let Some(name) = free {
+            apart(|| {
+                let mut client = Client::connect(&with_name(&self.url, &name), NoTls).unwrap();
+                client.batch_execute(EMPTY).unwrap();
+            });
+            return Database { url: with_name(&self.url, &name), name, others: None };
+        }
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let name = format!("rollcall_test_{}_{number}", std::process::id());
@@ -102,6 +117,9 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
+        if self.others.is_none() {
+            FREE.lock().unwrap().push(std::mem::take(&mut self.name));
+        }
         if let Some(url) = &self.others {
             apart(|| {
                 let dropped = Client::connect(url, NoTls).and_then(|mut client| {
@@ -158,12 +176,7 @@ impl Process {
     pub fn start(binaries: &Path, settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("rcpg").tempdir().unwrap().keep();
         let user = unprivileged(&folder);
-        let own = |path: &Path| {
-            if let Some((user, group)) = user {
-                chown(path, Some(user), Some(group)).unwrap();
-            }
-        };
-        own(&folder);
+        give(&folder, user);
         let mut initdb = Command::new(binaries.join("initdb"));
         initdb.arg("-D").arg(folder.join("data"));
         initdb.args(["--no-sync", "--auth=trust", "--username=rollcall", "--encoding=UTF8", "--locale=C"]);
@@ -180,21 +193,15 @@ impl Process {
 
     /// Starts the server, and waits until it answers.
     pub fn run(&mut self) {
-        // The shell reads from us until we are gone, whatever becomes of us; then it ends the server by its id.
-        let script = "\"$@\" & server=$!; trap : INT TERM; cat >/dev/null; kill -QUIT $server 2>/dev/null; \
-                      wait $server 2>/dev/null; rm -rf -- \"$REMOVED\"";
-        let mut keeper = Command::new("sh");
-        keeper.args(["-c", script, "sh"]).arg(self.binaries.join("postgres"));
+        let mut keeper = kept(&self.binaries.join("postgres"), &self.folder);
         keeper.arg("-D").arg(self.folder.join("data")).arg("-k").arg(&self.folder);
         keeper.args(["-c", "listen_addresses=", "-c", "max_connections=400"]);
         for setting in &self.settings {
             keeper.args(["-c", setting]);
         }
         let removed = if self.temporary { self.folder.clone() } else { PathBuf::new() };
-        keeper.env("REMOVED", removed).current_dir(&self.folder).stdin(Stdio::piped()).stdout(Stdio::null());
+        keeper.env("REMOVED", removed);
         keeper.stderr(std::fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap());
-        // Not with the signals that a terminal sends to the tests.
-        keeper.process_group(0);
         as_user(&mut keeper, self.user);
         self.keeper = Some(keeper.spawn().unwrap());
         let begun = Instant::now();
@@ -222,9 +229,7 @@ impl Process {
         let path = self.folder.join(name);
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        if let Some((user, group)) = self.user {
-            chown(&path, Some(user), Some(group)).unwrap();
-        }
+        give(&path, self.user);
         path
     }
 
@@ -266,8 +271,28 @@ impl Drop for Process {
     }
 }
 
+/// A program that ends with us, and the folder `REMOVED` with it; its arguments are still to come.
+pub fn kept(program: &Path, folder: &Path) -> Command {
+    // The shell reads from us until we are gone, whatever becomes of us; then it ends the program by its id.
+    let script = "\"$@\" & server=$!; trap : INT TERM; cat >/dev/null; kill -QUIT $server 2>/dev/null; \
+                  wait $server 2>/dev/null; rm -rf -- \"$REMOVED\"";
+    let mut keeper = Command::new("sh");
+    keeper.args(["-c", script, "sh"]).arg(program);
+    keeper.current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::null());
+    // Not with the signals that a terminal sends to the tests.
+    keeper.process_group(0);
+    keeper
+}
+
+/// Makes a file or folder that user's.
+pub fn give(path: &Path, user: Option<(u32, u32)>) {
+    if let Some((user, group)) = user {
+        chown(path, Some(user), Some(group)).unwrap();
+    }
+}
+
 /// PostgreSQL does not run as root, as which CI does: then a user who may do little.
-fn unprivileged(folder: &Path) -> Option<(u32, u32)> {
+pub fn unprivileged(folder: &Path) -> Option<(u32, u32)> {
     if std::fs::metadata(folder).unwrap().uid() != 0 {
         return None;
     }
@@ -280,7 +305,7 @@ fn unprivileged(folder: &Path) -> Option<(u32, u32)> {
     Some(find("postgres").or_else(|| find("nobody")).expect("no user to run PostgreSQL as"))
 }
 
-fn as_user(command: &mut Command, user: Option<(u32, u32)>) {
+pub fn as_user(command: &mut Command, user: Option<(u32, u32)>) {
     if let Some((user, group)) = user {
         command.uid(user).gid(group);
     }

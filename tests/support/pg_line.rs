@@ -139,14 +139,7 @@ impl Shared {
         client.set_nodelay(true)?;
         let mut client = Stream::Tcp(client);
         let server = Stream::to(&self.server)?;
-        let startup = loop {
-            let mut message = client.piece(0)?;
-            match message[4..8] {
-                // It would like TLS, or GSSAPI.
-                [4, 210, 22, 47 | 48] => client.write_all(b"N")?,
-                _ => break std::mem::take(&mut message),
-            }
-        };
+        let startup = client.startup()?;
         let mut to_server = server.again()?;
         to_server.write_all(&startup)?;
         let silent = Arc::new(AtomicBool::new(false));
@@ -286,13 +279,24 @@ impl Stream {
         };
     }
 
+    /// A client's first message, after others that ask for TLS or GSSAPI.
+    pub fn startup(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            let message = self.piece(0)?;
+            match message[4..8] {
+                [4, 210, 22, 47 | 48] => self.write_all(b"N")?,
+                _ => return Ok(message),
+            }
+        }
+    }
+
     /// A message with its type, as all are but the first.
     pub fn message(&mut self) -> io::Result<Vec<u8>> {
         self.piece(1)
     }
 
     /// What begins with so many bytes and then its length.
-    pub fn piece(&mut self, before: usize) -> io::Result<Vec<u8>> {
+    fn piece(&mut self, before: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; before + 4];
         self.read_exact(&mut bytes)?;
         let length = u32::from_be_bytes(bytes[before..].try_into().unwrap()) as usize;
