@@ -161,6 +161,49 @@ fn what_a_frozen_server_writes_late_is_not_kept() {
     }
 }
 
+/// Goal: who is signed out on one server is not let in by another. Method: servers that would know a token for an hour,
+/// and a device that is signed out on one, by itself, by another device, by a new log-in and by a command.
+#[test]
+fn a_sign_out_is_heard_of_by_the_other_server() {
+    let Some(cluster) = pg::cluster() else { return };
+    let database = cluster.database();
+    let mut servers: Vec<_> =
+        (0..2).map(|_| Process::start(serve(&database.url).args(["--token-known-s", "3600"]))).collect();
+    let addresses: Vec<_> = servers.iter_mut().map(Process::address).collect();
+    register(addresses[0], "anna@example.com");
+    let log_in_as = |id: Option<&Value>| {
+        let body =
+            json!({ "email": "anna@example.com", "password": PASSWORD, "device": "phone", "device_id": id });
+        call(addresses[0], "POST /login", None, Some(&body)).json()
+    };
+    let command = || {
+        let mut account = rollcall();
+        account.args(["account", "remove", "anna@example.com", "--database", &database.url]);
+        assert!(account.output().unwrap().status.success());
+    };
+    for way in ["log-out", "revocation", "log-in", "command"] {
+        let phone = log_in_as(None);
+        let (token, id) = (phone["token"].as_str().unwrap(), phone["device_id"].as_str().unwrap());
+        let ask = || call(addresses[1], "GET /devices", Some(token), None).status;
+        assert_eq!(ask(), 200, "{way}");
+        match way {
+            "log-out" => assert_eq!(call(addresses[0], "POST /logout", Some(token), None).status, 204),
+            "revocation" => {
+                let tablet = log_in(addresses[0], "anna@example.com", PASSWORD, "tablet");
+                let revoke = format!("DELETE /devices/{id}");
+                assert_eq!(call(addresses[0], &revoke, Some(&tablet), None).status, 204);
+            }
+            "log-in" => assert_eq!(log_in_as(Some(&phone["device_id"]))["device_id"], id),
+            _ => command(),
+        }
+        let begun = Instant::now();
+        while ask() != 401 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{way}: the token is good still");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 /// The servers of now; what is `None` has just been killed.
 type Stage = Mutex<Vec<Option<SocketAddr>>>;
 

@@ -15,7 +15,7 @@ use super::{AccountError, Caller, SetupError};
 use crate::clock::Clock;
 use crate::config::{AuthSettings, Limits, Registration};
 use crate::model::{DeviceId, Owner, Timestamp};
-use crate::storage::accounts::{AccountStore, Device, User};
+use crate::storage::accounts::{AccountStore, Device, SignedOut, User};
 
 /// What every token of ours begins with, so that people and secret scanners know it.
 const TOKEN_PREFIX: &str = "rc_";
@@ -100,7 +100,7 @@ pub struct LocalAccounts {
     passwords: Passwords,
     by_account: Attempts<String>,
     by_address: Attempts<IpAddr>,
-    known: Known,
+    known: Arc<Known>,
 }
 
 impl LocalAccounts {
@@ -116,10 +116,20 @@ impl LocalAccounts {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let passwords =
             Passwords::new(cost, cores).map_err(|error| SetupError::Passwords(error.to_string()))?;
+        let known = Arc::new(Known::new(settings.tokens_known_max));
+        let forgets = Arc::downgrade(&known);
+        store.on_signed_out(Arc::new(move |who| {
+            if let Some(known) = forgets.upgrade() {
+                known.forget(|caller| match who {
+                    SignedOut::Device(device) => caller.device == device,
+                    SignedOut::User(user) => caller.user == Some(user),
+                });
+            }
+        }));
         Ok(Self {
             by_account: Attempts::new(settings.logins_per_account_per_min, clock.clone()),
             by_address: Attempts::new(settings.logins_per_address_per_min, clock.clone()),
-            known: Known::new(settings.tokens_known_max),
+            known,
             store,
             clock,
             settings,
@@ -218,7 +228,7 @@ impl LocalAccounts {
         // Looked up by its hash: what the lookup's time may tell is of no use to make a token.
         let token = fingerprint(token);
         let Some(device) = self.store.device(&token)? else {
-            self.known.drop(&token); // another process took it back
+            Known::drop(&self.known, &token); // another process took it back
             return Err(NO_TOKEN);
         };
         if device.expires_at <= now {

@@ -82,7 +82,7 @@ impl Accounts {
     /// The caller whom a bearer token names, if that is in memory; `None` says nothing. Never blocks.
     ///
     /// - A token that was taken back here is not known from then on. One that another process took back is
-    ///   refused after `token_known_s` at the latest.
+    ///   refused after `token_known_s` at the latest; on PostgreSQL, where servers tell each other, a moment later.
     pub fn known(&self, bearer: &str) -> Option<Caller> {
         match self {
             Self::Local(accounts) => accounts.known(bearer),

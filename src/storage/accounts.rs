@@ -1,5 +1,8 @@
 //! Users and devices, as an engine keeps them. What they mean is `accounts`' business.
 
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::StorageResult;
@@ -40,6 +43,18 @@ pub struct Device {
 /// SHA-256 of a device's token: the token itself is never kept.
 pub type TokenHash = [u8; 32];
 
+/// Whose tokens are good no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SignedOut {
+    /// A device that was removed, or given a new token.
+    Device(DeviceId),
+    /// A user who was removed.
+    User(Uuid),
+}
+
+/// Hears of those who were signed out.
+pub type SignOutTold = Arc<dyn Fn(SignedOut) + Send + Sync>;
+
 /// Users and devices, as an engine keeps them.
 pub trait AccountStore: Send + Sync {
     /// Adds a user; `false` if the email is taken.
@@ -70,4 +85,8 @@ pub trait AccountStore: Send + Sync {
 
     /// Forgets a device's token; `false` if the user has no such device.
     fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool>;
+
+    /// `told` hears of those whom another server signed out, a moment later, or not at all if news was lost. Nobody
+    /// does where there is one server.
+    fn on_signed_out(&self, _told: SignOutTold) {}
 }

@@ -6,8 +6,9 @@ use uuid::Uuid;
 
 use super::connections::Connections;
 use super::session::Param;
+use super::watch;
 use crate::model::{DeviceId, Owner, Timestamp};
-use crate::storage::accounts::{AccountStore, Device, TokenHash, User};
+use crate::storage::accounts::{AccountStore, Device, SignOutTold, SignedOut, TokenHash, User};
 use crate::storage::{StorageError, StorageResult};
 
 /// The conflict with itself is that of a user who was added just before the connection broke: that is no other's.
@@ -66,7 +67,10 @@ impl AccountStore for Connections {
     }
 
     fn remove_user(&self, email: &str) -> StorageResult<bool> {
-        self.removed(REMOVE_USER, &[(&email, Type::TEXT)])
+        let known = self.user(email)?;
+        let removed = self.removed(REMOVE_USER, &[(&email, Type::TEXT)])?;
+        known.iter().for_each(|user| self.signed_out(SignedOut::User(user.id)));
+        Ok(removed)
     }
 
     fn put_device(&self, device: &Device, token: &TokenHash) -> StorageResult<bool> {
@@ -78,7 +82,11 @@ impl AccountStore for Connections {
             (&device.created_at.ms(), Type::INT8),
             (&device.expires_at.ms(), Type::INT8),
         ];
-        self.judged(|session| Ok(session.execute(PUT_DEVICE, &params)? == 1))
+        let is_put = self.judged(|session| Ok(session.execute(PUT_DEVICE, &params)? == 1))?;
+        if is_put {
+            self.signed_out(SignedOut::Device(device.id)); // its older token ended, if it had one
+        }
+        Ok(is_put)
     }
 
     fn device(&self, token: &TokenHash) -> StorageResult<Option<Device>> {
@@ -93,11 +101,30 @@ impl AccountStore for Connections {
 
     fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {
         let params: [Param<'_>; 2] = [(&user, Type::UUID), (&device.0, Type::UUID)];
-        self.removed(REMOVE_DEVICE, &params)
+        let removed = self.removed(REMOVE_DEVICE, &params)?;
+        if removed {
+            self.signed_out(SignedOut::Device(device));
+        }
+        Ok(removed)
+    }
+
+    fn on_signed_out(&self, told: SignOutTold) {
+        self.watch.on_signed_out(told);
     }
 }
 
 impl Connections {
+    /// Tells the other servers. At once and not by the thread that tells of versions: a command has none, and ends.
+    fn signed_out(&self, who: SignedOut) {
+        let told = self.judged(|session| {
+            let note = self.watch.note_of(who);
+            session.query(watch::NOTIFY, &[(&note, Type::TEXT)])
+        });
+        if let Err(error) = told {
+            tracing::warn!(%error, "could not tell the other servers of a sign-out; they know in token_known_s");
+        }
+    }
+
     /// Removes one; says whether it was there.
     fn removed(&self, sql: &str, params: &[Param<'_>]) -> StorageResult<bool> {
         let mut tries = 0;

@@ -1,4 +1,4 @@
-//! News between the servers on one database: whose version moved, whose lock changed hands.
+//! News between the servers on one database: whose version moved, whose lock changed hands, who was signed out.
 //!
 //! A server tells the others after its commit and not in the transaction: PostgreSQL lets only one transaction with
 //! a `NOTIFY` in it commit at a time, fsync and all. So news can be lost with the server that has it, and is a hint:
@@ -20,10 +20,11 @@ use uuid::Uuid;
 
 use super::address::Address;
 use crate::model::{DeviceId, Fence, Owner, Timestamp, Version};
+use crate::storage::accounts::{SignOutTold, SignedOut};
 use crate::storage::{LeaseState, LeaseTold, Told};
 
 const LISTEN: &str = "LISTEN rollcall";
-const NOTIFY: &str = "SELECT pg_notify('rollcall', $1)";
+pub(super) const NOTIFY: &str = "SELECT pg_notify('rollcall', $1)";
 
 /// One note carries at most 8,000 bytes.
 const NOTE_BYTES_MAX: usize = 6_000;
@@ -40,6 +41,7 @@ enum News {
     Moved(Owner, Version),
     Taken { owner: Owner, fence: Fence, holder: DeviceId, name: String, since: i64, until: i64, now: i64 },
     Freed(Owner),
+    SignedOut(SignedOut),
 }
 
 /// What one server tells the others in one go.
@@ -56,6 +58,7 @@ pub(super) struct Watch {
     id: Uuid,
     moved: RwLock<Vec<Told>>,
     leases: RwLock<Vec<LeaseTold>>,
+    sign_outs: RwLock<Vec<SignOutTold>>,
     told: Mutex<HashMap<Owner, Version>>,
     out: Mutex<Option<Sender<News>>>,
     over: AtomicBool,
@@ -68,6 +71,7 @@ impl Watch {
             id: Uuid::new_v4(),
             moved: RwLock::default(),
             leases: RwLock::default(),
+            sign_outs: RwLock::default(),
             told: Mutex::default(),
             out: Mutex::default(),
             over: AtomicBool::new(false),
@@ -84,6 +88,17 @@ impl Watch {
     pub fn on_leased(self: &Arc<Self>, told: LeaseTold) {
         self.leases.write().push(told);
         self.begin();
+    }
+
+    /// `told` hears of those whom other servers signed out.
+    pub fn on_signed_out(self: &Arc<Self>, told: SignOutTold) {
+        self.sign_outs.write().push(told);
+        self.begin();
+    }
+
+    /// What to tell the others of a sign-out of this server's.
+    pub fn note_of(&self, who: SignedOut) -> String {
+        spelt(&Note { from: self.id, news: vec![News::SignedOut(who)] })
     }
 
     /// A version of this server's making is durable.
@@ -151,6 +166,9 @@ impl Watch {
             News::Freed(owner) => {
                 let listeners = self.leases.read();
                 listeners.iter().for_each(|listener| harmless(|| listener(*owner, None)));
+            }
+            News::SignedOut(who) => {
+                self.sign_outs.read().iter().for_each(|listener| harmless(|| listener(*who)));
             }
         }
     }
