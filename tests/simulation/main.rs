@@ -10,9 +10,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../support/engine.rs"]
+mod engine;
 mod link;
 mod ops;
 mod oracle;
+mod postgres;
 mod requests;
 mod server;
 mod world;
@@ -150,4 +153,10 @@ fn every_history_that_broke_once_holds() {
         }
     }
     assert!(found > 0, "no histories found: a moved folder must not pass");
+}
+
+/// Goal: both engines keep the promises. Method: a few histories over PostgreSQL, which takes some ten times as long.
+#[test]
+fn again_on_postgres() {
+    engine::run_again(&[("ROLLCALL_SIM_SEEDS", "2"), ("ROLLCALL_SIM_OPS", "200")]);
 }

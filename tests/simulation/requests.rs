@@ -232,6 +232,10 @@ impl World {
     /// The owner breaks the lock while a request is at work under it.
     pub fn break_lock(&mut self, device: usize, table: usize, slot: usize, draw: u64) {
         let body = self.edit(device, table, slot, draw);
+        // Where leases are kept beside the rows, a request alone has none that could be broken.
+        if self.server().app.locks.wait() && self.ask(device, "POST", "lock", None).status != 200 {
+            return;
+        }
         let (app, owner) =
             (std::sync::Arc::clone(&self.server().app), self.shadows[self.devices[device].owner].owner);
         self.server().trap.set(move || app.locks.break_open(owner).unwrap());

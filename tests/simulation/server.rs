@@ -22,6 +22,9 @@ use rollcall::storage::{
 use tempfile::TempDir;
 use tower::ServiceExt;
 
+use crate::engine::{Engine, engine};
+use crate::postgres::PostgresDisk;
+
 /// Where data lies, and what can befall it. Another engine joins the simulation here.
 pub trait Disk {
     /// Opens what is there.
@@ -33,6 +36,16 @@ pub trait Disk {
     fn back_up(&mut self);
     /// Puts the copy in the place of the data, while no server runs; says whether there was one.
     fn restore(&mut self, now: Timestamp) -> bool;
+    /// What sets the clock that leases go by, where that is not the server's.
+    fn hands(&self) -> Box<dyn Fn(i64)>;
+}
+
+/// A disk of the engine of this process.
+pub fn disk() -> Box<dyn Disk> {
+    match engine() {
+        Engine::Sqlite => Box::new(SqliteDisk::new()),
+        Engine::Postgres => Box::new(PostgresDisk::new()),
+    }
 }
 
 /// SQLite, in memory where the system has a file system there.
@@ -97,6 +110,10 @@ impl Disk for SqliteDisk {
         }
         self.has_copy
     }
+
+    fn hands(&self) -> Box<dyn Fn(i64)> {
+        Box::new(|_| {})
+    }
 }
 
 type Act = Box<dyn FnOnce() + Send>;
@@ -127,6 +144,9 @@ impl Trap {
 struct Trapped {
     inner: Arc<dyn Storage>,
     trap: Trap,
+    /// Whether leases are kept beside the rows: what changes them in the middle of a transaction waits for its end,
+    /// and so has to come just before.
+    shares_leases: bool,
 }
 
 impl Storage for Trapped {
@@ -135,6 +155,9 @@ impl Storage for Trapped {
     }
 
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
+        if self.shares_leases {
+            self.trap.spring();
+        }
         self.inner.run_write(owner, &mut |txn| {
             self.trap.spring();
             work(txn)
@@ -177,6 +200,8 @@ pub struct Server {
     pub app: Arc<App>,
     pub trap: Trap,
     serve: Serve,
+    now_ms: Arc<AtomicI64>,
+    set_hands: Box<dyn Fn(i64)>,
 }
 
 /// Limits so small that pages and parts come up often.
@@ -205,7 +230,8 @@ impl Server {
         let schema = Arc::new(Schema::parse(schema).unwrap_or_else(|error| panic!("{error}")));
         let trap = Trap::default();
         let inner = disk.open(&schema, clock.now());
-        let storage: Arc<dyn Storage> = Arc::new(Trapped { inner, trap: trap.clone() });
+        let shares_leases = matches!(inner.leases(), Leases::Shared(_));
+        let storage: Arc<dyn Storage> = Arc::new(Trapped { inner, trap: trap.clone(), shares_leases });
         let local = LocalSettings::new(&settings.auth, &settings.limits);
         let cheap = argon2::Params::new(8, 1, 1, None).unwrap();
         let accounts = LocalAccounts::new(storage.accounts(), clock.clone(), local, cheap).unwrap();
@@ -226,10 +252,12 @@ impl Server {
                 Answer { status: head.status.as_u16(), headers, body }
             })
         };
-        Self { app, trap, serve: Box::new(serve) }
+        let (now_ms, set_hands) = (Arc::clone(now_ms), disk.hands());
+        Self { app, trap, serve: Box::new(serve), now_ms, set_hands }
     }
 
     pub fn ask(&self, request: &Request) -> Answer {
+        (self.set_hands)(self.now_ms.load(Ordering::SeqCst));
         let mut asked = http::Request::builder().method(request.method).uri(format!("/{}", request.path));
         // Who waits for the lock on the server waits by the real clock; here devices come back themselves.
         for (name, value) in request.headers.iter().filter(|(name, _)| *name != "prefer") {

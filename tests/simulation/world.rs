@@ -17,7 +17,7 @@ use crate::link::Link;
 use crate::ops::{DEVICES, OWNERS, Op, Rng, SLOTS};
 use crate::oracle::{Check, Shadow, must, slot_key};
 use crate::requests::{shown, shows};
-use crate::server::{Disk, Server, SqliteDisk, clock, folder};
+use crate::server::{Disk, Server, clock, disk, folder};
 
 pub const SCHEMA: &str = r#"
 [table.lists]
@@ -117,7 +117,7 @@ impl World {
     pub fn new() -> Self {
         let dir = folder();
         let now_ms = Arc::new(AtomicI64::new(START_MS));
-        let mut disk: Box<dyn Disk> = Box::new(SqliteDisk::new());
+        let mut disk = disk();
         let server = Server::start(disk.as_mut(), SCHEMA, &now_ms);
         let accounts = server.app.accounts.local().unwrap();
         let emails: Vec<String> = (0..OWNERS).map(|owner| format!("owner{owner}@example.org")).collect();

@@ -77,8 +77,9 @@ pub fn run_again_through_poolers() {
     }
 }
 
+/// The same, with some settings of the tests.
 #[track_caller]
-fn run_again(settings: &[(&str, &str)]) {
+pub fn run_again(settings: &[(&str, &str)]) {
     if engine() == Engine::Postgres || pg::cluster().is_none() {
         return;
     }

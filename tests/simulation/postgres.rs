@@ -1,0 +1,111 @@
+//! PostgreSQL as the disk of a simulation.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres::{Client, NoTls};
+use rollcall::model::Timestamp;
+use rollcall::schema::Schema;
+use rollcall::storage::Storage;
+use rollcall::storage::postgres::Connections;
+
+use crate::engine::{Engine, Store, terms};
+use crate::server::Disk;
+
+const WAIT: Duration = Duration::from_secs(5);
+
+const TABLES: &str = "SELECT tablename::text FROM pg_tables WHERE schemaname = $1 ORDER BY tablename";
+const COLUMNS: &str = "SELECT column_name::text FROM information_schema.columns
+    WHERE table_schema = $1 AND table_name = $2 ORDER BY ordinal_position";
+
+/// A database, and beside it a schema with a copy of its tables.
+pub struct PostgresDisk {
+    store: Store,
+    beside: Rc<RefCell<Client>>,
+    has_copy: bool,
+}
+
+impl PostgresDisk {
+    pub fn new() -> Self {
+        let store = Store::of(Engine::Postgres);
+        let mut beside = Client::connect(&store.url(), NoTls).unwrap();
+        beside.batch_execute("DROP SCHEMA IF EXISTS copy CASCADE").unwrap();
+        Self { store, beside: Rc::new(RefCell::new(beside)), has_copy: false }
+    }
+}
+
+fn names(
+    client: &mut impl postgres::GenericClient,
+    sql: &str,
+    of: &[&(dyn postgres::types::ToSql + Sync)],
+) -> Vec<String> {
+    client.query(sql, of).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+impl Disk for PostgresDisk {
+    fn open(&mut self, schema: &Arc<Schema>, now: Timestamp) -> Arc<dyn Storage> {
+        self.store.serve(schema, WAIT, now, Arc::default()).unwrap()
+    }
+
+    /// What is committed stays, and nothing else is anywhere.
+    fn crash(&mut self) {}
+
+    fn back_up(&mut self) {
+        let mut beside = self.beside.borrow_mut();
+        let mut copy = beside
+            .build_transaction()
+            .isolation_level(postgres::IsolationLevel::RepeatableRead)
+            .start()
+            .unwrap();
+        copy.batch_execute("DROP SCHEMA IF EXISTS copy CASCADE; CREATE SCHEMA copy").unwrap();
+        for table in names(&mut copy, TABLES, &[&"public"]) {
+            copy.batch_execute(&format!("CREATE TABLE copy.\"{table}\" AS TABLE public.\"{table}\""))
+                .unwrap();
+        }
+        copy.commit().unwrap();
+        self.has_copy = true;
+    }
+
+    fn restore(&mut self, now: Timestamp) -> bool {
+        if !self.has_copy {
+            return false;
+        }
+        let mut beside = self.beside.borrow_mut();
+        let mut back = beside.transaction().unwrap();
+        // Rows go in by table, and not parents first.
+        back.batch_execute("SET LOCAL session_replication_role = replica").unwrap();
+        let copied = names(&mut back, TABLES, &[&"copy"]);
+        for table in names(&mut back, TABLES, &[&"public"]) {
+            if !copied.contains(&table) {
+                back.batch_execute(&format!("DROP TABLE public.\"{table}\" CASCADE")).unwrap();
+            }
+        }
+        for table in copied {
+            let columns = names(&mut back, COLUMNS, &[&"copy", &table]);
+            for column in names(&mut back, COLUMNS, &[&"public", &table]) {
+                if !columns.contains(&column) {
+                    let drop = format!("ALTER TABLE public.\"{table}\" DROP COLUMN \"{column}\"");
+                    back.batch_execute(&drop).unwrap();
+                }
+            }
+            let columns = columns.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+            back.batch_execute(&format!(
+                "DELETE FROM public.\"{table}\";
+                INSERT INTO public.\"{table}\" ({columns}) SELECT {columns} FROM copy.\"{table}\""
+            ))
+            .unwrap();
+        }
+        back.commit().unwrap();
+        Connections::begin_epoch(&self.store.address(), &terms(WAIT), now, &mut |_| {}).unwrap();
+        true
+    }
+
+    fn hands(&self) -> Box<dyn Fn(i64)> {
+        let beside = Rc::clone(&self.beside);
+        Box::new(move |ms| {
+            beside.borrow_mut().execute("UPDATE clock.hands SET ms = $1", &[&ms]).unwrap();
+        })
+    }
+}
