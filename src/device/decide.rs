@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Timestamp, Version};
 use crate::reconcile::{Operation, Verdict};
 
+/// What an edit was made on that knew of no row of the server's: a state that no row ever has. Not the edit's own
+/// time, which may be the server's row's as well.
+pub const NO_STATE: Timestamp = Timestamp::from_ms(0);
+
 /// Whether a row has something for the server: the post's flag `synced`, with the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -207,9 +211,9 @@ pub fn apply(local: Option<&Local>, entry: Entry) -> Outcome {
     let mut kept = Local { last_update: told, ..*local };
     if local.state == State::Added {
         // Someone else has made a row under this key. Without a `base` ours would count as made in its
-        // knowledge and replace it unasked: so say that ours was built on nothing but itself.
+        // knowledge and replace it unasked: so say that ours was built on nothing.
         kept.state = State::Edited;
-        kept.base = local.base.or(local.edited_at);
+        kept.base = local.base.or(Some(NO_STATE));
     }
     Outcome::of(kept, Contents::Mine)
 }
@@ -283,7 +287,7 @@ pub fn obey(local: &Local, sent: Sent, told: Told) -> Outcome {
             if local.state == State::Deleted || (sent.whole && !sent.edited_since) {
                 Outcome::DROP
             } else {
-                let base = local.base.or(local.edited_at);
+                let base = local.base.or(Some(NO_STATE));
                 let edited = Local { state: State::Edited, last_update: None, base, ..*local };
                 Outcome::of(edited, Contents::Mine)
             }

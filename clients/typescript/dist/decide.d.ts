@@ -7,6 +7,11 @@
  * and goes up with its old `base`, so that the server sees the conflict and decides it.
  */
 import type { RowState, Verdict } from "./types.js";
+/**
+ * What an edit was made on that knew of no row of the server's: a state that no row ever has. Not the edit's own
+ * time, which may be the server's row's as well.
+ */
+export declare const NO_STATE = 0;
 /** What a device knows of a row, its contents aside. Times are ms since 1970; null is none. */
 export interface Local {
     readonly state: RowState;

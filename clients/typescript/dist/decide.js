@@ -1,3 +1,4 @@
+export const NO_STATE = 0;
 const DROP = { local: null, contents: "mine" };
 const of = (local, contents = "mine") => ({ local, contents });
 export const clean = (at) => ({ state: "clean", at, base: null, editedAt: null });
@@ -42,7 +43,7 @@ export function apply(local, told) {
     if (local.state === "deleted" && told === null)
         return DROP;
     if (local.state === "added")
-        return of({ ...local, at: told, state: "edited", base: local.base ?? local.editedAt });
+        return of({ ...local, at: told, state: "edited", base: local.base ?? NO_STATE });
     return of({ ...local, at: told });
 }
 export function obey(local, sent, told) {
@@ -74,7 +75,7 @@ export function obey(local, sent, told) {
         case "gone":
             if (deleted || (sent.whole && !sent.editedSince))
                 return DROP;
-            return of({ ...local, state: "edited", at: null, base: local.base ?? local.editedAt });
+            return of({ ...local, state: "edited", at: null, base: local.base ?? NO_STATE });
         case "absent":
             return deleted ? DROP : of({ ...local, state: "added", at: null, base: null });
         default:

@@ -8,6 +8,12 @@
  */
 import type { RowState, Verdict } from "./types.js";
 
+/**
+ * What an edit was made on that knew of no row of the server's: a state that no row ever has. Not the edit's own
+ * time, which may be the server's row's as well.
+ */
+export const NO_STATE = 0;
+
 /** What a device knows of a row, its contents aside. Times are ms since 1970; null is none. */
 export interface Local {
   readonly state: RowState;
@@ -91,8 +97,8 @@ export function apply(local: Local | null, told: number | null): Outcome {
   if (!local || local.state === "clean") return told === null ? DROP : of(clean(told), "theirs");
   if (local.state === "deleted" && told === null) return DROP; // both deleted it
   // Someone else made a row under a key that was made here. Without a `base` ours would count as made in its
-  // knowledge and replace it unasked: so say that ours was built on nothing but itself.
-  if (local.state === "added") return of({ ...local, at: told, state: "edited", base: local.base ?? local.editedAt });
+  // knowledge and replace it unasked: so say that ours was built on nothing.
+  if (local.state === "added") return of({ ...local, at: told, state: "edited", base: local.base ?? NO_STATE });
   return of({ ...local, at: told });
 }
 
@@ -146,7 +152,7 @@ export function obey(local: Local, sent: Sent, told: Told): Outcome {
       // With a part of the row the server could not have brought it back whatever the policy says, and an edit
       // made since it has not seen: it decides once more, over the whole row.
       if (deleted || (sent.whole && !sent.editedSince)) return DROP;
-      return of({ ...local, state: "edited", at: null, base: local.base ?? local.editedAt });
+      return of({ ...local, state: "edited", at: null, base: local.base ?? NO_STATE });
     case "absent":
       // Nobody remembers the row, not even that it was deleted: the edit is all there is of it.
       return deleted ? DROP : of({ ...local, state: "added", at: null, base: null });

@@ -103,7 +103,10 @@ export interface Entry<R = Row> {
   readonly state: RowState;
   /** The state that the server holds, ms since 1970; null if it holds none. */
   readonly lastUpdate: number | null;
-  /** The state that the edit was made on; null of a clean row, and of one made here. */
+  /**
+   * The state that the edit was made on; null of a clean row, and of one made here; 0 of one made here under a key
+   * that somebody else has made too.
+   */
   readonly base: number | null;
   /** The row as it was when the edit began. */
   readonly baseRow: R | null;
