@@ -18,6 +18,7 @@ mod routes;
 pub mod server;
 mod socket;
 mod stream;
+pub mod threads;
 mod timing;
 pub mod wire;
 
@@ -30,4 +31,4 @@ pub use layers::RequestId;
 pub use peer::{Peer, peer};
 pub use problem::{ApiError, BodyFault, Unavailable};
 pub use routes::routes;
-pub use server::{Drained, Draining, serve};
+pub use server::{Drained, Draining, Listener, serve};

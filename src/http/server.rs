@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -56,6 +57,28 @@ impl Draining {
     }
 }
 
+/// Where connections come from: the system's network, or one that a test makes up.
+pub trait Listener: Send {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, and who is at its other end.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, address) = Self::accept(self).await?;
+        // An answer is written at once or in large pieces: nothing to gather, and waiting costs 40 ms.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
+        Ok((stream, address))
+    }
+}
+
 /// How a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
@@ -70,7 +93,7 @@ pub struct Drained {
 ///   `bounds.drain` to end. Dropping the future cuts everything at once.
 /// - Errors: none. An `accept` that fails for want of files is logged and tried again after a pause.
 pub async fn serve<F>(
-    listener: TcpListener,
+    listener: impl Listener,
     filter: F,
     bounds: Arc<Bounds>,
     draining: Draining,
@@ -114,7 +137,8 @@ where
             continue;
         };
         let unread = Arc::new(AtomicBool::new(false));
-        let io = TokioIo::new(socket(stream, &bounds, unread.clone()));
+        let socket = Socket::new(stream, bounds.request, bounds.body_bytes_per_s_min, unread.clone());
+        let io = TokioIo::new(socket);
         let (service, bounds, counts) = (service.clone(), bounds.clone(), metrics.clone());
         let answer = service_fn(move |request| {
             let (service, bounds, counts) = (service.clone(), bounds.clone(), counts.clone());
@@ -152,14 +176,6 @@ fn protocol(bounds: &Bounds) -> http1::Builder {
     http
 }
 
-fn socket(stream: TcpStream, bounds: &Bounds, unread: Arc<AtomicBool>) -> Socket {
-    // An answer is written at once or in large pieces: nothing to gather, and waiting costs 40 ms.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
-    Socket::new(stream, bounds.request, bounds.body_bytes_per_s_min, unread)
-}
-
 /// The pause after an `accept` that failed: out of files, say. Trying again at once would spin, giving up
 /// would end the server for a shortage that passes.
 #[derive(Default)]
@@ -169,7 +185,7 @@ struct Pause {
 }
 
 impl Pause {
-    async fn then_accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, std::net::SocketAddr)> {
+    async fn then_accept<L: Listener>(&self, listener: &L) -> io::Result<(L::Stream, SocketAddr)> {
         if let Some(until) = self.until {
             sleep_until(until).await;
         }

@@ -1,4 +1,4 @@
-//! A TCP stream that does not wait for ever on a client that stopped reading.
+//! A stream that does not wait for ever on a client that stopped reading.
 
 use std::future::Future;
 use std::io;
@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// How long we listen on after our last word, so that a client in the middle of its body can read it.
@@ -21,8 +20,8 @@ const LINGER: Duration = Duration::from_secs(2);
 ///   than `bytes_per_s_min` since then: hyper itself would wait as long as the client likes.
 /// - Closing: a close with unread bytes resets the connection, and the reset overtakes the answer. If
 ///   `unread` says so, closing first says goodbye, then throws away what still comes, for 2 s at most.
-pub(super) struct Socket {
-    stream: TcpStream,
+pub(super) struct Socket<S> {
+    stream: S,
     patience: Duration,
     bytes_per_s_min: usize,
     unread: Arc<AtomicBool>,
@@ -32,9 +31,9 @@ pub(super) struct Socket {
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
-impl Socket {
+impl<S> Socket<S> {
     pub(super) fn new(
-        stream: TcpStream,
+        stream: S,
         patience: Duration,
         bytes_per_s_min: usize,
         unread: Arc<AtomicBool>,
@@ -71,7 +70,7 @@ pub(super) fn pace_of(bytes: usize, bytes_per_s_min: usize) -> Option<Duration> 
     Some(Duration::from_micros(micros))
 }
 
-impl AsyncRead for Socket {
+impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -81,7 +80,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.paced(cx, wrote)

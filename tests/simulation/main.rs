@@ -17,7 +17,11 @@ mod ops;
 mod oracle;
 mod postgres;
 mod requests;
+#[path = "../support/rng.rs"]
+mod rng;
 mod server;
+#[path = "../support/shown.rs"]
+mod shown;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use rollcall::device::{Answer, Request, answers};
 use rollcall::model::{Precision, RowKey, Stored, Timestamp, Value};
 use rollcall::reconcile::Operation;
-use rollcall::schema::{Policy, Schema, Table, WireValue};
+use rollcall::schema::{Policy, Schema, Table};
 use serde_json::{Map, Value as Json, json};
 
 use crate::ops::{OWNERS, Rng, SLOTS};
 use crate::oracle::{Check, Id, Named, must, slot_key};
+use crate::shown::{shown, shows};
 use crate::world::{TABLES, World, columns};
 
 /// Answers that a device can be given.
@@ -19,24 +20,6 @@ const STATUSES: [u16; 8] = [200, 204, 304, 404, 409, 410, 422, 423];
 const ANSWERED_MAX: usize = 4;
 
 const DAY_MS: i64 = Timestamp::DAY_MS;
-
-/// The columns of a row as a device shows them.
-pub fn shows(table: &Table, row: &Stored) -> Map<String, Json> {
-    let wire = |value: &Value| serde_json::to_value(WireValue { value, precision: Precision::Milliseconds });
-    let values = row.values.iter().flatten();
-    table
-        .columns
-        .iter()
-        .zip(values)
-        .map(|(column, value)| (column.name.clone(), wire(value).unwrap()))
-        .collect()
-}
-
-/// The same of a device's row: it keeps whatever the server told.
-pub fn shown(table: &Table, contents: &Map<String, Json>) -> Map<String, Json> {
-    let of = |name: &String| contents.get(name).cloned().unwrap_or(Json::Null);
-    table.columns.iter().map(|column| (column.name.clone(), of(&column.name))).collect()
-}
 
 impl World {
     /// Brings a request of a device to the server, and looks at the answer and at what came of it.

@@ -19,7 +19,7 @@ use tokio::time::{Duration, Instant};
 
 use super::app::App;
 use super::problem::ApiError;
-use super::timing;
+use super::{threads, timing};
 use crate::accounts::Caller;
 use crate::locks::{Lease, LockError, LockResult, Locks, Work};
 use crate::model::{Fence, Precision, Timestamp, Version};
@@ -39,7 +39,7 @@ async fn off_reactor<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let span = tracing::Span::current();
     let begun = Instant::now();
-    let ended = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
+    let ended = threads::spawn(move || span.in_scope(work)).await;
     timing::worked(begun);
     ended.unwrap_or_else(|panicked| Err(ApiError::Internal(Box::new(panicked))))
 }

@@ -1,0 +1,391 @@
+//! One database for two servers: SQLite with leases beside it, as several servers share them, and a line from each
+//! server that breaks.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rollcall::clock::Clock;
+use rollcall::digest::Digest;
+use rollcall::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Timestamp, Value, Version};
+use rollcall::schema::{Schema, TableId};
+use rollcall::storage::sqlite::{Connections, Sqlite};
+use rollcall::storage::{
+    AccountStore, Census, ChangeMark, ChangeSink, Conflict, GivenAnswer, LeaseState, LeaseStore, LeaseTold,
+    Leases as KeptLeases, Outcome, OwnerState, PurgeTerms, Purged, ReadTxn, ReadWork, Storage, StorageError,
+    StorageResult, Told, WantedConflicts, WriteTxn, WriteWork,
+};
+use uuid::Uuid;
+
+use crate::leases::Leases;
+use crate::rng::Rng;
+use crate::truth::{Check, Done, Id, Truth, plain};
+
+pub struct Database {
+    pub inner: Arc<dyn Storage>,
+    pub truth: Mutex<Truth>,
+    /// What did not hold.
+    pub broken: Mutex<Option<String>>,
+    leases: Mutex<Leases>,
+    clock: Clock,
+    listeners: Mutex<BTreeMap<usize, Listeners>>,
+    /// Nothing goes wrong any more.
+    calm: AtomicBool,
+    rng: Mutex<Rng>,
+}
+
+#[derive(Default)]
+struct Listeners {
+    moved: Vec<Told>,
+    leased: Vec<LeaseTold>,
+}
+
+impl Database {
+    pub fn open(path: &Path, schema: &Arc<Schema>, clock: Clock, rng: Rng) -> Arc<Self> {
+        let connections = Connections::open(path, Duration::from_secs(5), 2).unwrap();
+        let inner =
+            Sqlite::serve(path, connections, Arc::clone(schema), clock.now(), Arc::default()).unwrap();
+        Arc::new(Self {
+            inner: Arc::new(inner),
+            truth: Mutex::default(),
+            broken: Mutex::default(),
+            leases: Mutex::default(),
+            clock,
+            listeners: Mutex::default(),
+            calm: AtomicBool::new(false),
+            rng: Mutex::new(rng),
+        })
+    }
+
+    /// Ends all faults of its own.
+    pub fn calm(&self) {
+        self.calm.store(true, Ordering::SeqCst);
+    }
+
+    fn often(&self, in_thousand: u64) -> bool {
+        !self.calm.load(Ordering::SeqCst) && self.rng.lock().often(in_thousand)
+    }
+
+    /// Notes what did not hold; the first is the one that counts.
+    pub fn note(&self, check: Check) {
+        if let Err(what) = check {
+            self.broken.lock().get_or_insert(what);
+        }
+    }
+
+    /// Everything of an owner, as the engine has it.
+    pub fn held(&self, owner: Owner) -> (OwnerState, BTreeMap<Id, Stored>) {
+        let from = ChangeMark { version: Version(0), within: None };
+        let read = self.inner.read(owner, |txn| {
+            let mut rows = BTreeMap::new();
+            txn.changes(from, Version(1 << 53), &mut |table, key, row| {
+                rows.insert((table, key), row);
+                true
+            })?;
+            Ok::<_, StorageError>((txn.state(), rows))
+        });
+        read.unwrap()
+    }
+
+    /// What is old is gone, and nothing else.
+    fn purged(&self, owner: Owner) -> Check {
+        let (state, rows) = self.held(owner);
+        let mut truth = self.truth.lock();
+        let data = truth.owners.entry(owner).or_default();
+        data.rows
+            .retain(|id, row| !row.is_tombstone() || row.version > state.horizon || rows.contains_key(id));
+        truth.check_held(owner, state, &rows)
+    }
+
+    /// News travel from the server where they are made to the others, or get lost on the way.
+    fn tell(&self, from: usize, each: impl Fn(&Listeners)) {
+        let lost = self.often(500);
+        for (_, listeners) in self.listeners.lock().iter().filter(|(to, _)| **to == from || !lost) {
+            each(listeners);
+        }
+    }
+}
+
+/// One server's way to the database, for one life of that server.
+pub struct Line {
+    database: Arc<Database>,
+    server: usize,
+    /// The database cannot be reached.
+    pub cut: AtomicBool,
+}
+
+impl Line {
+    pub fn new(database: &Arc<Database>, server: usize) -> Arc<Self> {
+        database.listeners.lock().insert(server, Listeners::default());
+        Arc::new(Self { database: Arc::clone(database), server, cut: AtomicBool::new(false) })
+    }
+
+    fn reach(&self) -> StorageResult<&Database> {
+        if self.cut.load(Ordering::SeqCst) || self.database.often(3) {
+            return Err(StorageError::Busy);
+        }
+        Ok(&self.database)
+    }
+
+    fn leases<T>(&self, work: impl FnOnce(&mut Leases, Timestamp) -> T) -> StorageResult<T> {
+        let database = self.reach()?;
+        Ok(work(&mut database.leases.lock(), database.clock.now()))
+    }
+
+    fn told(&self, owner: Owner, lease: Option<&LeaseState>) {
+        self.database.tell(self.server, |to| to.leased.iter().for_each(|told| told(owner, lease)));
+    }
+}
+
+/// As a server sees it: through a line of its own.
+pub struct Shared(pub Arc<Line>);
+
+impl Storage for Shared {
+    fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
+        self.0.reach()?.inner.run_read(owner, work)
+    }
+
+    fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
+        let database = self.0.reach()?;
+        let lease = database.leases.lock().of_write(owner, database.clock.now());
+        // The connection may break as COMMIT is on its way: before it arrives, or after.
+        let breaks = database.often(10).then(|| database.often(500));
+        let mut done = None;
+        database.inner.run_write(owner, &mut |txn| {
+            let mut seen = Done::default();
+            let outcome = work(&mut Watched { inner: txn, owner, database, lease: &lease, done: &mut seen })?;
+            let kept = outcome == Outcome::Commit && breaks != Some(false);
+            done = kept.then_some(seen);
+            Ok(if kept { Outcome::Commit } else { Outcome::Undo })
+        })?;
+        if let Some(done) = done {
+            let (moved, purged) = (done.state.map(|state| state.version), done.purged);
+            database.note(database.truth.lock().committed(owner, done, &lease));
+            if purged {
+                database.note(database.purged(owner));
+            }
+            if let Some(version) = moved {
+                database.tell(self.0.server, |to| to.moved.iter().for_each(|told| told(owner, version)));
+            }
+        }
+        if breaks.is_some() { Err(StorageError::OutcomeUnknown) } else { Ok(()) }
+    }
+
+    fn known_state(&self, _: Owner) -> Option<OwnerState> {
+        None
+    }
+
+    fn on_moved(&self, told: Told) {
+        let mut listeners = self.0.database.listeners.lock();
+        listeners.entry(self.0.server).or_default().moved.push(told);
+    }
+
+    fn ready(&self) -> StorageResult<()> {
+        self.0.reach()?.inner.ready()
+    }
+
+    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        self.0.reach()?.inner.owners(after, owners_max)
+    }
+
+    fn accounts(&self) -> Arc<dyn AccountStore> {
+        self.0.database.inner.accounts()
+    }
+
+    fn census(&self) -> &dyn Census {
+        self.0.database.inner.census()
+    }
+
+    fn leases(&self) -> KeptLeases {
+        KeptLeases::Shared(Arc::clone(&self.0) as _)
+    }
+}
+
+impl LeaseStore for Line {
+    fn look(&self, owner: Owner) -> StorageResult<Option<LeaseState>> {
+        self.leases(|leases, now| leases.look(owner, now))
+    }
+
+    fn held_now(&self, leases_max: usize) -> StorageResult<Vec<(Owner, LeaseState)>> {
+        self.leases(|leases, now| leases.held_now(leases_max, now))
+    }
+
+    fn take(
+        &self,
+        owner: Owner,
+        device: DeviceId,
+        name: &str,
+        fence: Option<Fence>,
+        lease_ms: i64,
+    ) -> StorageResult<Option<LeaseState>> {
+        let taken = self.leases(|leases, now| leases.take(owner, (device, name), fence, lease_ms, now))?;
+        if let Some(lease) = taken.as_ref().filter(|lease| lease.since == lease.now) {
+            self.told(owner, Some(lease));
+        }
+        Ok(taken)
+    }
+
+    fn renew(&self, owner: Owner, device: DeviceId, lease_ms: i64, below_ms: i64) -> StorageResult<()> {
+        self.leases(|leases, now| leases.renew(owner, device, lease_ms, below_ms, now))
+    }
+
+    fn give_back(&self, owner: Owner, device: DeviceId) -> StorageResult<()> {
+        if self.leases(|leases, _| leases.give_back(owner, device))? {
+            self.told(owner, None);
+        }
+        Ok(())
+    }
+
+    fn on_changed(&self, told: LeaseTold) {
+        self.database.listeners.lock().entry(self.server).or_default().leased.push(told);
+    }
+
+    fn break_open(&self, owner: Owner) -> StorageResult<()> {
+        self.leases(|leases, _| leases.break_open(owner))?;
+        self.told(owner, None);
+        Ok(())
+    }
+}
+
+/// A transaction, watched.
+struct Watched<'a> {
+    inner: &'a mut dyn WriteTxn,
+    owner: Owner,
+    database: &'a Database,
+    lease: &'a LeaseState,
+    done: &'a mut Done,
+}
+
+impl ReadTxn for Watched<'_> {
+    fn state(&self) -> OwnerState {
+        self.inner.state()
+    }
+
+    fn manifest(
+        &mut self,
+        table: TableId,
+        after: Option<RowKey>,
+        rows_max: usize,
+        each: &mut dyn FnMut(RowKey, Timestamp),
+    ) -> StorageResult<()> {
+        self.inner.manifest(table, after, rows_max, each)
+    }
+
+    fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>> {
+        let rows = self.inner.load(table, keys)?;
+        let truth = self.database.truth.lock();
+        let known = truth.owners.get(&self.owner).map(|data| &data.rows);
+        for (key, row) in keys.iter().zip(&rows) {
+            let id = (table, *key);
+            let (there, here) = (row.as_ref(), known.and_then(|known| known.get(&id)));
+            if there.map(|row| plain((&id, row))) != here.map(|row| plain((&id, row))) {
+                self.done.surprise = Some(format!("{id:?} is {there:?}, was {here:?}"));
+            }
+        }
+        Ok(rows)
+    }
+
+    fn digests(&mut self) -> StorageResult<Vec<Digest>> {
+        self.inner.digests()
+    }
+
+    fn changes(&mut self, after: ChangeMark, upto: Version, each: &mut ChangeSink<'_>) -> StorageResult<()> {
+        self.inner.changes(after, upto, each)
+    }
+
+    fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>> {
+        self.inner.earlier(table, key)
+    }
+
+    fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
+        self.inner.given_answer(device, key)
+    }
+
+    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
+        self.inner.conflicts(wanted)
+    }
+
+    fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>> {
+        self.inner.conflict(id)
+    }
+
+    fn referring(
+        &mut self,
+        table: TableId,
+        column: usize,
+        parent: RowKey,
+        rows_max: usize,
+    ) -> StorageResult<Vec<RowKey>> {
+        self.inner.referring(table, column, parent, rows_max)
+    }
+}
+
+impl WriteTxn for Watched<'_> {
+    fn lease(&self) -> Option<&LeaseState> {
+        Some(self.lease)
+    }
+
+    fn put(&mut self, table: TableId, rows: &[(RowKey, &Stored)]) -> StorageResult<()> {
+        self.done.rows.extend(rows.iter().map(|(key, row)| ((table, *key), (*row).clone())));
+        self.inner.put(table, rows)
+    }
+
+    fn advance(
+        &mut self,
+        state: OwnerState,
+        digests: &[(TableId, Digest)],
+        now: Timestamp,
+    ) -> StorageResult<()> {
+        self.done.state = Some(state);
+        self.done.digests.extend_from_slice(digests);
+        self.inner.advance(state, digests, now)
+    }
+
+    fn remember(
+        &mut self,
+        table: TableId,
+        rows: &[(RowKey, &Stored)],
+        states_max: usize,
+    ) -> StorageResult<()> {
+        self.inner.remember(table, rows, states_max)
+    }
+
+    fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
+        let title = conflict.incoming.values.as_ref().and_then(|values| values.first());
+        if let Some(Some(Value::Text(title))) = title {
+            self.done.noted.push(title.clone());
+        }
+        self.inner.note_conflict(conflict)
+    }
+
+    fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {
+        self.inner.note_restored(id, at)
+    }
+
+    fn keep_answer(
+        &mut self,
+        device: DeviceId,
+        key: &str,
+        answer: &GivenAnswer,
+        answers_max: usize,
+    ) -> StorageResult<()> {
+        self.done.answer = Some((device, key.to_owned(), answer.body.clone()));
+        self.inner.keep_answer(device, key, answer, answers_max)
+    }
+
+    fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {
+        self.inner.acknowledge(device, version, now)
+    }
+
+    fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
+        self.inner.forget_device(device)
+    }
+
+    fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
+        self.done.purged = true;
+        self.inner.purge(terms, rows_max)
+    }
+}

@@ -1,0 +1,75 @@
+//! Leases as the rows of a shared database keep them: the same statements as those of `storage::postgres`, over a map.
+
+use std::collections::BTreeMap;
+
+use rollcall::model::{DeviceId, Fence, Owner, Timestamp};
+use rollcall::storage::LeaseState;
+
+/// The lease of every owner that ever had one. Times are by the database's clock.
+#[derive(Default)]
+pub struct Leases(BTreeMap<Owner, LeaseState>);
+
+impl Leases {
+    pub fn look(&self, owner: Owner, now: Timestamp) -> Option<LeaseState> {
+        self.0.get(&owner).map(|lease| LeaseState { now, ..lease.clone() })
+    }
+
+    /// The same within a transaction, which makes its owner's row first.
+    pub fn of_write(&self, owner: Owner, now: Timestamp) -> LeaseState {
+        self.look(owner, now).unwrap_or_else(|| nobodys(now))
+    }
+
+    pub fn held_now(&self, leases_max: usize, now: Timestamp) -> Vec<(Owner, LeaseState)> {
+        let all = self.0.iter().map(|(owner, lease)| (*owner, LeaseState { now, ..lease.clone() }));
+        all.filter(|(_, lease)| lease.is_running()).take(leases_max).collect()
+    }
+
+    pub fn take(
+        &mut self,
+        owner: Owner,
+        (device, name): (DeviceId, &str),
+        fence: Option<Fence>,
+        lease_ms: i64,
+        now: Timestamp,
+    ) -> Option<LeaseState> {
+        let held = self.of_write(owner, now);
+        let own = held.holder == Some(device) && held.until.is_some();
+        let is_free = own || held.holder.is_none() || held.until.is_none_or(|until| until <= now);
+        if !is_free || fence.is_some_and(|fence| !own || held.fence != fence) {
+            return None;
+        }
+        let taken = LeaseState {
+            fence: if own { held.fence } else { Fence(held.fence.0 + 1) },
+            holder: Some(device),
+            holder_name: name.to_owned(),
+            since: if own { held.since } else { now },
+            until: Some(now.shifted(lease_ms)),
+            now,
+        };
+        self.0.insert(owner, taken.clone());
+        Some(taken)
+    }
+
+    pub fn renew(&mut self, owner: Owner, device: DeviceId, lease_ms: i64, below_ms: i64, now: Timestamp) {
+        let Some(held) = self.0.get_mut(&owner).filter(|held| held.holder == Some(device)) else { return };
+        if held.until.is_some_and(|until| now < until && until < now.shifted(below_ms.min(1 << 40))) {
+            held.until = Some(now.shifted(lease_ms));
+        }
+    }
+
+    /// Says whether that ended a lease.
+    pub fn give_back(&mut self, owner: Owner, device: DeviceId) -> bool {
+        let held = self.0.get_mut(&owner).filter(|held| held.holder == Some(device));
+        held.and_then(|held| held.until.take()).is_some()
+    }
+
+    pub fn break_open(&mut self, owner: Owner) {
+        if let Some(held) = self.0.get_mut(&owner) {
+            (held.fence, held.holder, held.until) = (Fence(held.fence.0 + 1), None, None);
+        }
+    }
+}
+
+fn nobodys(now: Timestamp) -> LeaseState {
+    LeaseState { fence: Fence(0), holder: None, holder_name: String::new(), since: now, until: None, now }
+}

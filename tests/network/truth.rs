@@ -1,0 +1,141 @@
+//! What was committed, in the order in which it was, and what must hold of each commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rollcall::digest::{Digest, Seed};
+use rollcall::model::{DeviceId, Fence, Owner, RowKey, Stored, Value, Version};
+use rollcall::schema::TableId;
+use rollcall::storage::{LeaseState, OwnerState};
+
+pub type Check<T = ()> = Result<T, String>;
+pub type Id = (TableId, RowKey);
+
+pub fn must(holds: bool, what: impl FnOnce() -> String) -> Check {
+    if holds { Ok(()) } else { Err(what()) }
+}
+
+/// What one transaction did.
+#[derive(Default)]
+pub struct Done {
+    pub rows: Vec<(Id, Stored)>,
+    pub state: Option<OwnerState>,
+    pub digests: Vec<(TableId, Digest)>,
+    /// The answer that it keeps: whose, under which key, and its body.
+    pub answer: Option<(DeviceId, String, Vec<u8>)>,
+    /// Titles that lost a conflict, which it notes.
+    pub noted: Vec<String>,
+    /// What it found in the place of a row, and what should have been there.
+    pub surprise: Option<String>,
+    /// It forgot what is old.
+    pub purged: bool,
+}
+
+/// One owner's data, as its commits made it.
+#[derive(Default)]
+pub struct Data {
+    pub rows: BTreeMap<Id, Stored>,
+    pub version: Option<Version>,
+    pub seed: Option<Seed>,
+    /// Every title that was ever in a row, or is noted to have lost.
+    pub seen: BTreeSet<String>,
+}
+
+#[derive(Default)]
+pub struct Truth {
+    pub owners: BTreeMap<Owner, Data>,
+    /// Answers that were kept.
+    pub answers: BTreeMap<(DeviceId, String), Vec<u8>>,
+    /// Under which fences each request went out; `None` is under none.
+    pub sent: BTreeMap<(DeviceId, String), BTreeSet<Option<Fence>>>,
+    pub commits: u64,
+    /// Commits that moved a version.
+    pub moves: u64,
+}
+
+impl Truth {
+    /// Takes a commit in.
+    ///
+    /// - `lease`: as the transaction held it.
+    pub fn committed(&mut self, owner: Owner, done: Done, lease: &LeaseState) -> Check {
+        self.commits += 1;
+        if let Some(surprise) = done.surprise {
+            return Err(format!("no write is lost: {surprise}"));
+        }
+        let data = self.owners.entry(owner).or_default();
+        if let Some(state) = done.state {
+            let rises = data.version.is_none_or(|before| state.version == before.next());
+            must(rises, || format!("versions rise one by one: {:?}, then {}", data.version, state.version))?;
+        }
+        for (id, row) in done.rows {
+            let before = data.rows.get(&id).map(|before| plain((&id, before)));
+            if before == Some(plain((&id, &row))) {
+                continue;
+            }
+            let told = || format!("{id:?} was {:?}, is {row:?}, under {lease:?}", data.rows.get(&id));
+            must(Some(row.version) == done.state.map(|state| state.version), || {
+                format!("what is written has the owner's new version: {}", told())
+            })?;
+            let rises = data.rows.get(&id).is_none_or(|before| row.last_update > before.last_update);
+            must(rises, || format!("last_update rises: {}", told()))?;
+            let kept_out = lease.holder.is_some_and(|holder| holder != row.changed_by)
+                && lease.until.is_some_and(|until| lease.now < until);
+            must(!kept_out, || format!("nobody writes while another holds the lock: {}", told()))?;
+            if let Some(Value::Text(title)) = row.values.as_ref().and_then(|values| values.first()) {
+                data.seen.insert(title.clone());
+            }
+            data.rows.insert(id, row);
+        }
+        data.seen.extend(done.noted);
+        if let Some(state) = done.state {
+            (data.version, data.seed) = (Some(state.version), state.seed);
+            self.moves += 1;
+            for (table, told) in &done.digests {
+                let sum = data.digest(*table);
+                must(sum == *told, || {
+                    format!("digests are the sum of the rows: {sum:?}, not {told:?}, of {table:?}")
+                })?;
+            }
+        }
+        if let Some((device, key, body)) = done.answer {
+            let fences = self.sent.get(&(device, key.clone())).cloned().unwrap_or_default();
+            must(fences.contains(&None) || fences.contains(&Some(lease.fence)), || {
+                format!("nobody writes under an old fence: {fences:?}, now {:?}", lease.fence)
+            })?;
+            let before = self.answers.insert((device, key.clone()), body);
+            must(before.is_none(), || format!("a request has one effect: {key} of {device} has two"))?;
+        }
+        Ok(())
+    }
+
+    /// What the data of an owner must be, read back.
+    pub fn check_held(&self, owner: Owner, state: OwnerState, rows: &BTreeMap<Id, Stored>) -> Check {
+        let Some(data) = self.owners.get(&owner) else { return Ok(()) };
+        must(data.version.is_none_or(|version| version == state.version), || {
+            format!("the version is that of the last commit: {:?}, not {}", data.version, state.version)
+        })?;
+        let (there, here) = (rows.iter().map(plain), data.rows.iter().map(plain));
+        let lost: Vec<_> =
+            here.filter(|row| !rows.get(&row.0).is_some_and(|held| plain((&row.0, held)) == *row)).collect();
+        must(lost.is_empty(), || format!("no acknowledged write is lost: {lost:?}"))?;
+        let known: BTreeSet<&Id> = data.rows.keys().collect();
+        let more: Vec<_> = there.filter(|(id, _)| !known.contains(id)).collect();
+        must(more.is_empty(), || format!("no row comes from nowhere: {more:?}"))
+    }
+}
+
+impl Data {
+    pub fn digest(&self, table: TableId) -> Digest {
+        let mut sum = Digest::default();
+        for ((of, key), row) in &self.rows {
+            if *of == table && !row.is_tombstone() {
+                sum.add(self.seed.map_or(0, |seed| seed.row(*key, row.last_update)));
+            }
+        }
+        sum
+    }
+}
+
+/// A row but for who else knows it: that is no state of it.
+pub fn plain((id, row): (&Id, &Stored)) -> (Id, Stored) {
+    (*id, Stored { writers: Vec::new(), ..row.clone() })
+}

@@ -1,0 +1,332 @@
+//! What devices, servers and the script of a run share.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rollcall::accounts::{Accounts, LocalAccounts, LocalSettings, LogIn};
+use rollcall::clock::Clock;
+use rollcall::config::Settings;
+use rollcall::device::Store;
+use rollcall::http::{App, Listener, routes, serve};
+use rollcall::model::{DeviceId, Owner, RowKey, Timestamp};
+use rollcall::schema::Schema;
+use serde_json::{Map, Value as Json, json};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::database::{Database, Line, Shared};
+use crate::rng::Rng;
+use crate::truth::{Check, must};
+
+pub const OWNERS: usize = 2;
+pub const DEVICES: usize = 4;
+pub const SERVERS: usize = 2;
+pub const SLOTS: usize = 4;
+pub const TABLES: [&str; 3] = ["lists", "items", "tallies"];
+pub const LEASE_MS: u64 = 3_000;
+pub const PORT: u16 = 80;
+
+pub const SCHEMA: &str = r#"
+[table.lists]
+key = "lid"
+[table.lists.columns]
+title = { type = "text", required = true }
+colour = { type = "text", default = "red" }
+
+[table.items]
+key = "iid"
+[table.items.columns]
+title = { type = "text", required = true }
+list = { type = "uuid", references = "lists" }
+
+[table.tallies]
+key = "id"
+policy = "merge"
+history = 2
+[table.tallies.columns]
+title = { type = "text", required = true }
+n = { type = "integer", merge = "sum" }
+high = { type = "integer", merge = "max" }
+"#;
+
+/// 2025-06-15T15:06:40Z
+const START_MS: i64 = 1_750_000_000_000;
+
+/// The same keys for every owner: whose row is meant must come from the token alone.
+pub fn slot_key(table: usize, slot: usize) -> RowKey {
+    RowKey(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + (table * 256 + slot) as u128))
+}
+
+/// One device, over all its lives.
+pub struct Device {
+    pub number: usize,
+    pub owner: Owner,
+    pub id: DeviceId,
+    pub token: String,
+    pub path: PathBuf,
+    pub clock: Clock,
+    /// The last title that its user gave to a row, and that no sync has settled.
+    pub tokens: Mutex<BTreeMap<(usize, usize), String>>,
+    pub lives: AtomicU64,
+    /// What had moved at all before its last sync, if that moved nothing more.
+    pub rests: Mutex<Option<u64>>,
+}
+
+/// One life of a server, and its way to the database.
+type Server = (Arc<App>, Arc<Line>);
+
+pub struct World {
+    pub seed: u64,
+    pub now_ms: Arc<AtomicI64>,
+    pub schema: Arc<Schema>,
+    pub database: Arc<Database>,
+    pub devices: Vec<Arc<Device>>,
+    /// The newest life of each.
+    servers: Mutex<BTreeMap<usize, Server>>,
+    pub quiet: AtomicBool,
+    pub requests: AtomicU64,
+    pub syncs: AtomicU64,
+    next_token: AtomicU64,
+    /// What happened, in order, for people; and the hash of it.
+    told: Mutex<(Vec<String>, u64)>,
+    _dir: TempDir,
+}
+
+/// Limits so small that pages, deadlines and leases come up often.
+fn settings() -> Settings {
+    let mut settings = Settings::default();
+    settings.sync.lease_ms = LEASE_MS;
+    settings.sync.fetch_rows_max = 5;
+    settings.sync.changes_rows_max = 4;
+    settings.limits.rows_max = 8;
+    settings.limits.get_keys_max = 6;
+    settings.limits.header_read_s = 5;
+    settings.limits.request_s = 10;
+    settings.limits.drain_s = 2;
+    settings
+}
+
+impl World {
+    pub fn new(seed: u64) -> Arc<Self> {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let now_ms = Arc::new(AtomicI64::new(START_MS));
+        let clock = clock(&now_ms, 0);
+        let schema = Arc::new(Schema::parse(SCHEMA).unwrap_or_else(|error| panic!("{error}")));
+        let mut rng = Rng(seed);
+        let draws = Rng(rng.next());
+        let database = Database::open(&dir.path().join("server.db"), &schema, clock.clone(), draws);
+        let accounts = LocalAccounts::new(
+            database.inner.accounts(),
+            clock,
+            LocalSettings::new(&settings().auth, &settings().limits),
+            cheap(),
+        )
+        .unwrap();
+        let emails: Vec<String> = (0..OWNERS).map(|owner| format!("owner{owner}@example.org")).collect();
+        let owners: Vec<Owner> =
+            emails.iter().map(|email| accounts.enrol(email, "correct horse", None).unwrap().owner).collect();
+        let devices = (0..DEVICES).map(|number| {
+            let (email, name) = (&emails[number % OWNERS], format!("device-{number}"));
+            let asked = LogIn { email, password: "correct horse", device: &name, device_id: None };
+            let session = accounts.log_in(asked, [127, 0, 0, 1].into()).unwrap();
+            let path = dir.path().join(&name);
+            let skew = rng.below(4_000) as i64 - 2_000;
+            let clock = self::clock(&now_ms, skew);
+            Store::create(&path, SCHEMA, clock.clone()).unwrap().set_token(&session.token).unwrap();
+            Arc::new(Device {
+                number,
+                owner: owners[number % OWNERS],
+                id: DeviceId(Uuid::parse_str(&session.device_id.to_string()).unwrap()),
+                token: session.token,
+                path,
+                clock,
+                tokens: Mutex::default(),
+                lives: AtomicU64::new(0),
+                rests: Mutex::default(),
+            })
+        });
+        let devices = devices.collect();
+        Arc::new(Self {
+            seed,
+            devices,
+            now_ms,
+            schema,
+            database,
+            servers: Mutex::default(),
+            quiet: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+            next_token: AtomicU64::new(0),
+            told: Mutex::new((Vec::new(), 0)),
+            _dir: dir,
+        })
+    }
+
+    pub fn now(&self) -> i64 {
+        self.now_ms.load(Ordering::SeqCst)
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::SeqCst)
+    }
+
+    pub fn note(&self, check: Check) {
+        self.database.note(check);
+    }
+
+    /// Tells what happens. Nothing random that a seed does not decide may stand in it.
+    pub fn tell(&self, what: impl Into<String>) {
+        let line = format!("{:>6} {}", self.now() - START_MS, what.into());
+        let mut told = self.told.lock();
+        for byte in line.bytes() {
+            told.1 = (told.1 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        told.0.push(line);
+    }
+
+    /// Tells more of what was told last, for people alone.
+    pub fn explain(&self, what: impl Into<String>) {
+        self.told.lock().0.push(what.into());
+    }
+
+    /// A number that two runs of a seed share.
+    pub fn fingerprint(&self) -> u64 {
+        self.told.lock().1
+    }
+
+    /// The last of what happened.
+    pub fn story(&self) -> String {
+        let told = self.told.lock();
+        told.0[told.0.len().saturating_sub(100)..].join("\n")
+    }
+
+    pub fn token(&self, device: &Device) -> String {
+        let number = self.next_token.fetch_add(1, Ordering::SeqCst);
+        format!("o{}:{number}", device.number % OWNERS)
+    }
+
+    /// One life of a server: the real one, but for the network below it.
+    pub async fn serve(self: Arc<Self>, server: usize, skew_ms: i64) {
+        let line = Line::new(&self.database, server);
+        let shared = Shared(Arc::clone(&line));
+        let (settings, clock) = (settings(), clock(&self.now_ms, skew_ms));
+        let local = LocalSettings::new(&settings.auth, &settings.limits);
+        let accounts =
+            LocalAccounts::new(self.database.inner.accounts(), clock.clone(), local, cheap()).unwrap();
+        let accounts = Accounts::Local(Box::new(accounts));
+        let schema = Arc::clone(&self.schema);
+        let app = App::new(schema, Arc::new(shared), accounts, clock, settings, Arc::default()).unwrap();
+        self.servers.lock().insert(server, (Arc::clone(&app), line));
+        let bound = turmoil::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, PORT)).await;
+        let filter = routes(Arc::clone(&app));
+        let (bounds, draining) = (Arc::clone(&app.bounds), app.draining.clone());
+        let metrics = Arc::clone(&app.metrics);
+        // It is never told to stop: in which order its connections would then hear of it no seed decides.
+        let never = std::future::pending();
+        serve(Simulated(bound.unwrap()), filter, bounds, draining, metrics, never).await;
+    }
+
+    pub fn server(&self, server: usize) -> Option<Server> {
+        self.servers.lock().get(&server).cloned()
+    }
+}
+
+/// A listener of the simulated network.
+struct Simulated(turmoil::net::TcpListener);
+
+impl Listener for Simulated {
+    type Stream = turmoil::net::TcpStream;
+
+    async fn accept(&self) -> std::io::Result<(Self::Stream, std::net::SocketAddr)> {
+        self.0.accept().await
+    }
+}
+
+fn cheap() -> argon2::Params {
+    argon2::Params::new(8, 1, 1, None).unwrap()
+}
+
+fn clock(now_ms: &Arc<AtomicI64>, skew_ms: i64) -> Clock {
+    let now_ms = Arc::clone(now_ms);
+    Clock::from_fn(move || Timestamp::from_ms(now_ms.load(Ordering::SeqCst) + skew_ms))
+}
+
+/// How long blocking work takes: mostly nothing, now and then longer than a lease lasts.
+pub fn pace(world: &Arc<World>, mut rng: Rng) -> impl FnMut() -> Duration + 'static {
+    let world = Arc::clone(world);
+    move || {
+        Duration::from_millis(match rng.below(200) {
+            _ if world.is_quiet() => 1,
+            0 => rng.below(2 * LEASE_MS + 2_000),
+            1..60 => rng.below(40),
+            _ => 0,
+        })
+    }
+}
+
+/// What a user writes into a row, but for its title.
+pub fn columns(table: usize, rng: &mut Rng) -> Map<String, Json> {
+    let mut columns = Map::new();
+    match TABLES[table] {
+        "lists" => {
+            columns.insert("colour".into(), json!(rng.among(&["red", "blue"])));
+        }
+        "items" => {
+            let list = slot_key(0, rng.below(SLOTS as u64) as usize);
+            columns.insert("list".into(), if rng.often(400) { json!(list) } else { Json::Null });
+        }
+        _ => {
+            columns.insert("n".into(), json!(rng.below(9)));
+            columns.insert("high".into(), json!(rng.below(9)));
+        }
+    }
+    columns
+}
+
+/// Opens the file of a device.
+pub fn store(device: &Device) -> Store {
+    Store::open(Path::new(&device.path), device.clock.clone()).unwrap()
+}
+
+/// A device has what the server holds, and nothing more.
+pub fn check_equal(world: &World, device: &Device) -> Check {
+    use crate::shown::{shown, shows};
+    let (store, truth) = (store(device), world.database.truth.lock());
+    let Some(data) = truth.owners.get(&device.owner) else { return Ok(()) };
+    let rejected = store.rejected().unwrap();
+    for name in TABLES {
+        let table = world.schema.table(name).unwrap();
+        let here: BTreeMap<RowKey, _> =
+            store.list(name).unwrap().into_iter().map(|row| (row.key, row)).collect();
+        let live = data.rows.iter().filter(|((of, _), row)| *of == table.id && !row.is_tombstone());
+        let there: BTreeMap<RowKey, _> = live.map(|((_, key), row)| (*key, row)).collect();
+        for (key, mine) in &here {
+            let waits = mine.local.is_dirty();
+            must(!waits || mine.error.is_some(), || {
+                format!("nothing waits without a reason: device {}, {mine:?}", device.number)
+            })?;
+            must(waits || there.contains_key(key), || {
+                format!("device {} has no ghost: {name} {key} {mine:?}", device.number)
+            })?;
+        }
+        for (key, row) in &there {
+            let mine = here.get(key);
+            let deleted_here = rejected.iter().any(|(of, which, _)| of == name && which == key);
+            if deleted_here || mine.is_some_and(|mine| mine.local.is_dirty()) {
+                continue;
+            }
+            let same = mine.is_some_and(|mine| {
+                mine.local.last_update == Some(row.last_update)
+                    && shown(table, &shows(table, row)) == shown(table, &mine.contents)
+            });
+            must(same, || {
+                format!("device {} has the server's {name} {key}: {row:?}, not {mine:?}", device.number)
+            })?;
+        }
+    }
+    Ok(())
+}
