@@ -20,6 +20,10 @@ pub(super) struct Epoch {
     /// The database that was put back
     #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
     database: Database,
+
+    /// An epoch that began in what is lost: what this command said before, if the database is put back again on one day
+    #[arg(long, value_name = "EPOCH")]
+    above: Option<u16>,
 }
 
 impl Epoch {
@@ -29,12 +33,15 @@ impl Epoch {
         };
         let mut progress = Progress::new();
         let now = Clock::system().now();
-        let begun = Connections::begin_epoch(address, &patient_terms(BUSY_WAIT), now, &mut |owners| {
+        let terms = patient_terms(BUSY_WAIT);
+        let begun = Connections::begin_epoch(address, &terms, self.above, now, &mut |owners| {
             progress.tell(|| format!("{owners} owners"));
         });
         progress.end();
         let (epoch, owners) = begun?;
-        println!("epoch {epoch} begins for {owners} owners");
+        println!(
+            "epoch {epoch} begins for {owners} owners; if the database is put back again, add --above {epoch} then"
+        );
         Ok(())
     }
 }

@@ -25,6 +25,8 @@ pub struct PostgresDisk {
     store: Store,
     beside: Rc<RefCell<Client>>,
     has_copy: bool,
+    /// What began last.
+    epoch: Option<u16>,
 }
 
 impl PostgresDisk {
@@ -32,7 +34,7 @@ impl PostgresDisk {
         let store = Store::of(Engine::Postgres);
         let mut beside = Client::connect(&store.url(), NoTls).unwrap();
         beside.batch_execute("DROP SCHEMA IF EXISTS copy CASCADE").unwrap();
-        Self { store, beside: Rc::new(RefCell::new(beside)), has_copy: false }
+        Self { store, beside: Rc::new(RefCell::new(beside)), has_copy: false, epoch: None }
     }
 }
 
@@ -98,7 +100,9 @@ impl Disk for PostgresDisk {
             .unwrap();
         }
         back.commit().unwrap();
-        Connections::begin_epoch(&self.store.address(), &terms(WAIT), now, &mut |_| {}).unwrap();
+        let address = self.store.address();
+        let begun = Connections::begin_epoch(&address, &terms(WAIT), self.epoch, now, &mut |_| {}).unwrap();
+        self.epoch = Some(begun.0);
         true
     }
 

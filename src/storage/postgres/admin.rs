@@ -31,8 +31,8 @@ const DISTRIBUTED: &str = "SELECT logicalrel::text FROM pg_dist_partition";
 
 const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch' FOR UPDATE";
 const SET_EPOCH: &str = "UPDATE rollcall_meta SET value = $1 WHERE name = 'epoch'";
-/// Fences go on far above those that the lost future may have given out.
-const BEGIN_EPOCH: &str = "UPDATE rollcall_owner SET version = $2, horizon = $2, fence = fence + 1048576, \
+/// Fences go on far above those that the lost future may have given out, and another one before it.
+const BEGIN_EPOCH: &str = "UPDATE rollcall_owner SET version = $2, horizon = $2, fence = greatest(fence + 1048576, $3), \
      holder = NULL, lease_until = NULL WHERE owner = $1 AND version < $2";
 /// Kept answers and cursors speak of versions that are no more.
 const FORGET: [&str; 2] =
@@ -80,16 +80,18 @@ pub fn distribute(
 impl Connections {
     /// Begins a new epoch, after the database was put back to an earlier time: every older cursor has expired then.
     ///
-    /// Broken off, it is to be run again; `each` hears of every owner.
+    /// `above` is an epoch that is known to have been, if the database does not know: it was put back before, and that
+    /// is lost as well. Broken off, it is to be run again; `each` hears of every owner.
     pub fn begin_epoch(
         address: &Address,
         terms: &Terms,
+        above: Option<u16>,
         now: Timestamp,
         each: &mut dyn FnMut(u64),
     ) -> Result<(u16, u64), OpenError> {
         let failed = |error| OpenError::database(address, &error);
         let connections = Self::open(address, terms)?;
-        let epoch = connections.next_epoch(now).map_err(failed)?;
+        let epoch = connections.next_epoch(above.unwrap_or(0), now).map_err(failed)?;
         let (mut last, mut owners) = (None, 0);
         loop {
             let page = connections.owners(last, 1_000).map_err(failed)?;
@@ -103,12 +105,12 @@ impl Connections {
         }
     }
 
-    fn next_epoch(&self, now: Timestamp) -> StorageResult<u16> {
+    fn next_epoch(&self, above: u16, now: Timestamp) -> StorageResult<u16> {
         self.judged(|session| {
             let transaction = session.begin(Purpose::Write)?;
             let row = transaction.session.row(EPOCH, &[])?;
             let last = row.map_or(Ok(0), |row| row.try_get::<_, i64>(0))?;
-            let epoch = Version::epoch_after(last.cast_unsigned(), now);
+            let epoch = Version::epoch_after(last.cast_unsigned().max(above.into()), now);
             let epoch = epoch.map_err(|error| StorageError::Engine(error.into()))?;
             transaction.session.execute(SET_EPOCH, &[(&i64::from(epoch), Type::INT8)])?;
             transaction.commit()?;
@@ -120,7 +122,9 @@ impl Connections {
         let first = Version::first(epoch).0.cast_signed();
         self.judged(|session| {
             let transaction = session.begin(Purpose::Write)?;
-            let params: [Param<'_>; 2] = [(&owner.0, Type::UUID), (&first, Type::INT8)];
+            let fences = i64::from(epoch) << 32;
+            let params: [Param<'_>; 3] =
+                [(&owner.0, Type::UUID), (&first, Type::INT8), (&fences, Type::INT8)];
             if transaction.session.execute(BEGIN_EPOCH, &params)? > 0 {
                 FORGET.iter().try_for_each(|sql| transaction.session.execute(sql, &params[..1]).map(drop))?;
             }
