@@ -670,3 +670,9 @@ fn after_quiet_everybody_holds_the_same() {
 fn again_on_postgres() {
     support::engine::run_again_on_postgres();
 }
+
+/// Goal: nothing needs two owners in one database. Method: once more, over four databases as shards.
+#[test]
+fn again_over_shards() {
+    support::engine::run_again_over_shards();
+}

@@ -42,6 +42,12 @@ fn again_on_postgres() {
     conversation::engine::run_again_on_postgres();
 }
 
+/// Goal: nothing needs two owners in one database. Method: once more, over four databases as shards.
+#[test]
+fn again_over_shards() {
+    conversation::engine::run_again_over_shards();
+}
+
 /// Goal: no statement counts on the connection of the one before, but within a transaction. Method: once more, through
 /// poolers in transaction mode, without prepared statements.
 #[test]

@@ -24,6 +24,8 @@ pub mod pg;
 pub mod pg_line;
 #[path = "pg_pooler.rs"]
 pub mod pg_pooler;
+#[path = "pg_shards.rs"]
+pub mod pg_shards;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -77,6 +79,12 @@ pub fn run_again_through_poolers() {
     }
 }
 
+/// The same, over four databases that have a part of the owners each.
+#[track_caller]
+pub fn run_again_over_shards() {
+    run_again(&[("ROLLCALL_TEST_SHARDS", "4")]);
+}
+
 /// The same, with some settings of the tests.
 #[track_caller]
 pub fn run_again(settings: &[(&str, &str)]) {
@@ -102,6 +110,8 @@ pub struct Store {
     database: Option<pg::Database>,
     /// Where servers find it, if not where it is.
     way: Option<Way>,
+    /// Further databases, where owners are spread over several.
+    shards: Vec<Self>,
     looker: Option<Looker>,
 }
 
@@ -162,7 +172,12 @@ fn dump_postgres(looker: &mut pg::Client) -> BTreeMap<String, Vec<String>> {
 impl Store {
     /// An empty store of the engine of this process.
     pub fn new() -> Self {
-        Self::of(engine())
+        let mut store = Self::of(engine());
+        let shards = std::env::var("ROLLCALL_TEST_SHARDS").map_or(1, |shards| shards.parse().unwrap());
+        if engine() == Engine::Postgres {
+            store.shards = (1..shards).map(|_| Self::of(Engine::Postgres)).collect();
+        }
+        store
     }
 
     pub fn of(engine: Engine) -> Self {
@@ -172,7 +187,7 @@ impl Store {
         };
         let pooler = pg_pooler::wanted().filter(|_| engine == Engine::Postgres);
         let way = pooler.zip(database.as_ref()).map(|(pooler, of)| pg_pooler::way(&pooler, &of.url));
-        Self { engine, dir: tempfile::tempdir().unwrap(), database, way, looker: None }
+        Self { engine, dir: tempfile::tempdir().unwrap(), database, way, shards: Vec::new(), looker: None }
     }
 
     /// A copy of what is committed here; SQLite only.
@@ -190,6 +205,7 @@ impl Store {
 
     /// Opens a connection beside the server, once that has made its tables.
     pub fn look(&mut self) {
+        self.shards.iter_mut().for_each(Self::look);
         self.looker = Some(match &self.database {
             None => Looker::Sqlite(Mutex::new(rusqlite::Connection::open(self.path()).unwrap())),
             Some(database) => Looker::Postgres(Mutex::new(pg::apart(|| database.client()))),
@@ -198,6 +214,7 @@ impl Store {
 
     /// Closes that connection.
     pub fn look_away(&mut self) {
+        self.shards.iter_mut().for_each(Self::look_away);
         if let Some(looker) = self.looker.take() {
             pg::apart(|| drop(looker));
         }
@@ -209,23 +226,25 @@ impl Store {
 
     /// Runs SQL that both engines take.
     pub fn sql(&self, sql: &str) {
+        self.shards.iter().for_each(|shard| shard.sql(sql));
         match self.looker() {
             Looker::Sqlite(looker) => looker.lock().unwrap().execute_batch(sql).unwrap(),
             Looker::Postgres(looker) => pg::apart(|| looker.lock().unwrap().batch_execute(sql).unwrap()),
         }
     }
 
-    /// A number that SQL gives, in the words of either engine.
+    /// A number that SQL gives, in the words of either engine; of several databases the sum.
     pub fn number(&self, sql: &str) -> i64 {
-        match self.looker() {
+        let of_shards: i64 = self.shards.iter().map(|shard| shard.number(sql)).sum();
+        let own = match self.looker() {
             Looker::Sqlite(looker) => {
                 looker.lock().unwrap().query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).unwrap()
             }
             Looker::Postgres(looker) => {
                 pg::apart(|| looker.lock().unwrap().query_one(sql, &[]).unwrap().get::<_, Option<i64>>(0))
             }
-        }
-        .unwrap_or(0)
+        };
+        own.unwrap_or(0) + of_shards
     }
 
     /// Several numbers that one statement of PostgreSQL's gives.
@@ -239,10 +258,14 @@ impl Store {
 
     /// Every row of every table, as it is committed; of owners without their leases, which are no data.
     pub fn dump(&self) -> BTreeMap<String, Vec<String>> {
-        match self.looker() {
+        let mut tables = match self.looker() {
             Looker::Sqlite(looker) => dump_sqlite(&looker.lock().unwrap()),
             Looker::Postgres(looker) => pg::apart(|| dump_postgres(&mut looker.lock().unwrap())),
+        };
+        for (table, rows) in self.shards.iter().flat_map(Self::dump) {
+            tables.entry(table).or_default().extend(rows);
         }
+        tables
     }
 
     /// A number that changes with every commit, whatever it wrote; on PostgreSQL always the same.
@@ -252,6 +275,7 @@ impl Store {
 
     /// Sets the database's clock.
     pub fn set_now(&self, ms: i64) {
+        self.shards.iter().for_each(|shard| shard.set_now(ms));
         match (&self.looker, &self.database) {
             (Some(Looker::Postgres(_)), _) => self.sql(&format!("UPDATE clock.hands SET ms = {ms}")),
             (_, Some(database)) => database.set_now(ms),
@@ -283,6 +307,20 @@ impl Store {
 
     /// A server's end of it.
     pub fn serve(
+        &self,
+        schema: &Arc<Schema>,
+        busy_wait: Duration,
+        now: Timestamp,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<dyn Storage>, String> {
+        let mut served = vec![self.serve_one(schema, busy_wait, now, Arc::clone(&metrics))?];
+        for shard in &self.shards {
+            served.push(shard.serve_one(schema, busy_wait, now, Arc::clone(&metrics))?);
+        }
+        Ok(if served.len() == 1 { served.remove(0) } else { Arc::new(pg_shards::Shards(served)) })
+    }
+
+    fn serve_one(
         &self,
         schema: &Arc<Schema>,
         busy_wait: Duration,

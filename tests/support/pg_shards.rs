@@ -1,0 +1,121 @@
+//! Several databases as one, an owner's rows in one of them by the hash of its id: what asks for two owners in one
+//! transaction, or looks for an owner elsewhere, finds nothing. Tables without an owner are small, and the first
+//! database's here; Citus has a copy of them on every node.
+
+use std::sync::Arc;
+
+use rollcall::model::{DeviceId, Fence, Owner};
+use rollcall::storage::{
+    AccountStore, Census, LeaseState, LeaseStore, LeaseTold, Leases, OwnerState, ReadWork, Storage,
+    StorageResult, Told, WriteWork,
+};
+
+pub struct Shards(pub Vec<Arc<dyn Storage>>);
+
+fn place(owner: Owner, shards: usize) -> usize {
+    owner.0.as_bytes().iter().map(|byte| usize::from(*byte)).sum::<usize>() % shards
+}
+
+impl Shards {
+    fn of(&self, owner: Owner) -> &dyn Storage {
+        &*self.0[place(owner, self.0.len())]
+    }
+}
+
+impl Storage for Shards {
+    fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
+        self.of(owner).run_read(owner, work)
+    }
+
+    fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
+        self.of(owner).run_write(owner, work)
+    }
+
+    fn known_state(&self, owner: Owner) -> Option<OwnerState> {
+        self.of(owner).known_state(owner)
+    }
+
+    fn on_moved(&self, told: Told) {
+        self.0.iter().for_each(|shard| shard.on_moved(Arc::clone(&told)));
+    }
+
+    fn ready(&self) -> StorageResult<()> {
+        self.0.iter().try_for_each(|shard| shard.ready())
+    }
+
+    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        let mut owners = Vec::new();
+        for shard in &self.0 {
+            owners.extend(shard.owners(after, owners_max)?);
+        }
+        owners.sort();
+        owners.truncate(owners_max);
+        Ok(owners)
+    }
+
+    fn accounts(&self) -> Arc<dyn AccountStore> {
+        self.0[0].accounts()
+    }
+
+    fn census(&self) -> &dyn Census {
+        self.0[0].census()
+    }
+
+    fn leases(&self) -> Leases {
+        let leases = self.0.iter().map(|shard| match shard.leases() {
+            Leases::Shared(store) => store,
+            Leases::InMemory(_) => panic!("no shard keeps leases to itself"),
+        });
+        Leases::Shared(Arc::new(ShardedLeases(leases.collect())))
+    }
+}
+
+struct ShardedLeases(Vec<Arc<dyn LeaseStore>>);
+
+impl ShardedLeases {
+    fn of(&self, owner: Owner) -> &dyn LeaseStore {
+        &*self.0[place(owner, self.0.len())]
+    }
+}
+
+impl LeaseStore for ShardedLeases {
+    fn look(&self, owner: Owner) -> StorageResult<Option<LeaseState>> {
+        self.of(owner).look(owner)
+    }
+
+    fn held_now(&self, leases_max: usize) -> StorageResult<Vec<(Owner, LeaseState)>> {
+        let mut held = Vec::new();
+        for shard in &self.0 {
+            held.extend(shard.held_now(leases_max)?);
+        }
+        held.truncate(leases_max);
+        Ok(held)
+    }
+
+    fn take(
+        &self,
+        owner: Owner,
+        device: DeviceId,
+        name: &str,
+        fence: Option<Fence>,
+        lease_ms: i64,
+    ) -> StorageResult<Option<LeaseState>> {
+        self.of(owner).take(owner, device, name, fence, lease_ms)
+    }
+
+    fn renew(&self, owner: Owner, device: DeviceId, lease_ms: i64, below_ms: i64) -> StorageResult<()> {
+        self.of(owner).renew(owner, device, lease_ms, below_ms)
+    }
+
+    fn give_back(&self, owner: Owner, device: DeviceId) -> StorageResult<()> {
+        self.of(owner).give_back(owner, device)
+    }
+
+    fn on_changed(&self, told: LeaseTold) {
+        self.0.iter().for_each(|shard| shard.on_changed(Arc::clone(&told)));
+    }
+
+    fn break_open(&self, owner: Owner) -> StorageResult<()> {
+        self.of(owner).break_open(owner)
+    }
+}
