@@ -117,7 +117,9 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        if self.others.is_none() {
+        // PgBouncer would hand out connections to it that have ended.
+        let is_pooled = std::env::var("ROLLCALL_TEST_POOLER").as_deref() == Ok("pgbouncer");
+        if self.others.is_none() && !is_pooled {
             FREE.lock().unwrap().push(std::mem::take(&mut self.name));
         }
         if let Some(url) = &self.others {
