@@ -94,7 +94,6 @@ pub struct Device {
 }
 
 pub struct World {
-    disk: Box<dyn Disk>,
     pub server: Option<Server>,
     schema_text: String,
     now_ms: Arc<AtomicI64>,
@@ -110,6 +109,8 @@ pub struct World {
     pub syncs: u64,
     /// Look at every row after every operation, to find where something went wrong.
     pub thorough: bool,
+    /// Goes after the server: its database may be another test's then.
+    disk: Box<dyn Disk>,
     _dir: TempDir,
 }
 

@@ -32,12 +32,13 @@ pub const PASSWORD: &str = "something borrowed";
 pub const DAY_MS: i64 = Timestamp::DAY_MS;
 
 pub struct House {
-    pub store: Store,
     /// Of an SQLite store.
     pub path: PathBuf,
     pub app: Option<Arc<App>>,
     now_ms: Arc<AtomicI64>,
     runtime: tokio::runtime::Runtime,
+    /// Goes last: its database may be another test's then.
+    pub store: Store,
 }
 
 /// One device, logged in.
