@@ -148,7 +148,8 @@ macro_rules! owner {
         concat!(
             "SELECT ",
             lease!(),
-            ", version, horizon, live_rows, live_bytes, seed, written FROM rollcall_owner WHERE owner = $1"
+            ", version, horizon, live_rows, live_bytes, seed, written, \
+             (SELECT max(day) FROM rollcall_day WHERE owner = $1) FROM rollcall_owner WHERE owner = $1"
         )
     };
 }

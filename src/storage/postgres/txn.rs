@@ -26,6 +26,10 @@ pub(super) struct Txn<'a> {
     owner: Uuid,
     state: OwnerState,
     lease: Option<LeaseState>,
+    /// Asked for several times in one sync; each would be a way to the database and back.
+    digests: Option<Vec<Digest>>,
+    /// The last day whose versions are dated.
+    dated: Option<i64>,
     /// Names this transaction in the owner's row, if it raises the version.
     id: Uuid,
     /// An answer that this transaction keeps: its device and key.
@@ -38,6 +42,8 @@ pub(super) struct Known {
     pub lease: LeaseState,
     /// Which transaction raised the version last.
     pub written: Option<Uuid>,
+    /// The last day whose versions are dated; not asked for with many owners.
+    pub dated: Option<i64>,
 }
 
 /// Rows of the ledger, or of a table, that are read in one go.
@@ -57,8 +63,18 @@ impl<'a> Txn<'a> {
                 (OwnerState { version: first, horizon: first, rows: 0, bytes: 0, seed: None }, None)
             }
         };
-        let (owner, id) = (owner.0, Uuid::nil());
-        Ok(Self { session, schema, statements, owner, state, lease, id, kept: None })
+        Ok(Self {
+            session,
+            schema,
+            statements,
+            owner: owner.0,
+            state,
+            lease,
+            digests: None,
+            dated: None,
+            id: Uuid::nil(),
+            kept: None,
+        })
     }
 
     /// Waits until nobody else writes for the owner, who is made at need.
@@ -69,9 +85,18 @@ impl<'a> Txn<'a> {
         owner: Owner,
     ) -> StorageResult<Self> {
         let known = lock(session, owner)?;
-        let (state, lease) = (known.state, Some(known.lease));
-        let (owner, id) = (owner.0, Uuid::new_v4());
-        Ok(Self { session, schema, statements, owner, state, lease, id, kept: None })
+        Ok(Self {
+            session,
+            schema,
+            statements,
+            owner: owner.0,
+            state: known.state,
+            lease: Some(known.lease),
+            digests: None,
+            dated: known.dated,
+            id: Uuid::new_v4(),
+            kept: None,
+        })
     }
 
     pub fn id(&self) -> Uuid {
@@ -188,13 +213,16 @@ impl ReadTxn for Txn<'_> {
     }
 
     fn digests(&mut self) -> StorageResult<Vec<Digest>> {
+        if let Some(digests) = &self.digests {
+            return Ok(digests.clone());
+        }
         let mut digests = vec![Digest::default(); self.schema.tables().len()];
         for row in self.session.query(statements::DIGESTS, &[(&self.owner, Type::UUID)])? {
             if let Some(place) = self.statements.table(row.try_get(0)?) {
                 digests[place] = Digest { count: unsigned(&row, 1)?, root: unsigned(&row, 2)? };
             }
         }
-        Ok(digests)
+        Ok(self.digests.insert(digests).clone())
     }
 
     fn changes(&mut self, after: ChangeMark, upto: Version, each: &mut ChangeSink<'_>) -> StorageResult<()> {
@@ -324,9 +352,16 @@ impl WriteTxn for Txn<'_> {
         now: Timestamp,
     ) -> StorageResult<()> {
         let (day, before) = (day(now), self.state.version.0.cast_signed());
-        let params: [Param<'_>; 3] = [(&self.owner, Type::UUID), (&day, Type::INT8), (&before, Type::INT8)];
-        self.session.execute(statements::DATE, &params)?;
+        if self.dated.is_none_or(|dated| dated < day) {
+            let params: [Param<'_>; 3] =
+                [(&self.owner, Type::UUID), (&day, Type::INT8), (&before, Type::INT8)];
+            self.session.execute(statements::DATE, &params)?;
+            self.dated = Some(day);
+        }
         for (table, digest) in digests {
+            if let Some(held) = &mut self.digests {
+                held[table.index()] = *digest;
+            }
             let (count, root) = (digest.count.cast_signed(), digest.root.cast_signed());
             let params: [Param<'_>; 4] = [
                 (&self.owner, Type::UUID),
@@ -390,7 +425,8 @@ impl WriteTxn for Txn<'_> {
 
 /// The owner by one of the two statements that read it; `None` while nothing was ever written for it.
 pub(super) fn known(session: &mut Session, owner: Owner, sql: &str) -> StorageResult<Option<Known>> {
-    session.row(sql, &[(&owner.0, Type::UUID)])?.as_ref().map(known_of).transpose()
+    let Some(row) = session.row(sql, &[(&owner.0, Type::UUID)])? else { return Ok(None) };
+    Ok(Some(Known { dated: row.try_get(12)?, ..known_of(&row)? }))
 }
 
 /// The owner of a row: first the lease, then the state.
@@ -408,6 +444,7 @@ pub(super) fn known_of(row: &Row) -> StorageResult<Known> {
             seed: Some(Seed(seed)),
         },
         written: row.try_get(11)?,
+        dated: None,
     })
 }
 
