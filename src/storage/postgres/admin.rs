@@ -1,5 +1,6 @@
 //! What whoever runs the servers does to a database now and then: distribute its tables, begin a new epoch.
 
+use postgres::error::SqlState;
 use postgres::types::Type;
 
 use super::OpenError;
@@ -66,7 +67,12 @@ pub fn distribute(
 ) -> Result<(), OpenError> {
     let failed = |error| OpenError::database(address, &error);
     let mut session = Connections::single(address, terms)?;
-    let done = session.query(DISTRIBUTED, &[]).map_err(failed)?;
+    let done = session.query(DISTRIBUTED, &[]).map_err(|error| match &error {
+        StorageError::Engine(cause) if is_unknown_table(&**cause) => {
+            OpenError::NoCitus { address: address.to_string() }
+        }
+        _ => failed(error),
+    })?;
     let done: Vec<String> = done.iter().filter_map(|row| row.try_get(0).ok()).collect();
     for (table, statement) in distribution(schema) {
         if !done.iter().any(|name| name.trim_matches('"') == table) {
@@ -75,6 +81,11 @@ pub fn distribute(
         }
     }
     Ok(())
+}
+
+fn is_unknown_table(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let cause = cause.downcast_ref::<postgres::Error>();
+    cause.is_some_and(|cause| cause.code() == Some(&SqlState::UNDEFINED_TABLE))
 }
 
 impl Connections {

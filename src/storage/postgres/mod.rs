@@ -144,6 +144,12 @@ pub enum OpenError {
         /// Migrations of this release.
         known: usize,
     },
+    /// There is nothing to distribute tables with.
+    #[error("the database {address} has no Citus: CREATE EXTENSION citus, as its superuser, makes it one")]
+    NoCitus {
+        /// Where the database is.
+        address: String,
+    },
     /// Some of its owners are there, and others are not yet.
     #[error("the copy into the database {address} is not complete: run rollcall copy to its end first")]
     HalfCopied {

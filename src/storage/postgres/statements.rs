@@ -290,6 +290,9 @@ pub(super) const FORGET_DEVICES: &str = "DELETE FROM rollcall_ack WHERE owner = 
 /// The roll call of one table.
 pub(super) const MANIFEST: &str = "SELECT key, last_update FROM rollcall_ledger \
      WHERE owner = $1 AND tbl = $2 AND key >= $3 AND NOT deleted ORDER BY key LIMIT $4";
+/// Where a page of it ends, so that no row is sent to be counted.
+pub(super) const NTH_KEY: &str = "SELECT key FROM rollcall_ledger \
+     WHERE owner = $1 AND tbl = $2 AND key >= $3 AND NOT deleted ORDER BY key OFFSET $4 LIMIT 1";
 
 /// Leases. `$2` is the device throughout.
 pub(super) const LEASE: &str = concat!("SELECT ", lease!(), " FROM rollcall_owner WHERE owner = $1");

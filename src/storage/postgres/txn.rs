@@ -196,6 +196,22 @@ impl ReadTxn for Txn<'_> {
         Ok(())
     }
 
+    fn nth_after(
+        &mut self,
+        table: TableId,
+        after: Option<RowKey>,
+        places: u64,
+    ) -> StorageResult<Option<RowKey>> {
+        let (_, sql) = self.table(table);
+        let from = after.map_or(Some(Uuid::nil()), |key| successor(key.0));
+        let (Some(from), Some(before)) = (from, places.checked_sub(1)) else { return Ok(None) };
+        let before = i64::try_from(before).unwrap_or(i64::MAX);
+        let params: [Param<'_>; 4] =
+            [(&self.owner, Type::UUID), (&sql.id, Type::INT4), (&from, Type::UUID), (&before, Type::INT8)];
+        let row = self.session.row(statements::NTH_KEY, &params)?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?.map(RowKey))
+    }
+
     fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>> {
         if keys.is_empty() {
             return Ok(Vec::new());
