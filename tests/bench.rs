@@ -1,6 +1,8 @@
 //! `rollcall bench` as whoever measures meets it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/pg.rs"]
+mod pg;
 #[path = "support/process.rs"]
 mod process;
 
@@ -37,14 +39,7 @@ fn every_scenario_is_told_with_a_ratio() {
     let lines = report["scenarios"].as_array().unwrap();
     let letters: Vec<&str> = lines.iter().map(|line| line["scenario"].as_str().unwrap()).collect();
     assert_eq!(letters.concat(), "aaaabbbccddddefg");
-    for line in lines {
-        for figure in ["ratio", "median_ms", "p99_ms", "per_second", "yardstick_per_second"] {
-            let value = line[figure].as_f64().unwrap_or_else(|| panic!("no {figure} in {line}"));
-            assert!(value > 0.0 && value.is_finite(), "{figure} in {line}");
-        }
-        assert!(line["bytes_down_per_request"].as_u64().unwrap() > 0, "{line}");
-        assert!(errors.contains(line["variant"].as_str().unwrap()), "{line} was not announced");
-    }
+    lines.iter().for_each(|line| is_whole(line, &errors));
     let kept = files(&folder);
     assert!(kept.iter().all(|name| name.starts_with("rollcall-bench-40000-")), "{kept:?}");
 
@@ -56,6 +51,40 @@ fn every_scenario_is_told_with_a_ratio() {
     assert!(!table.contains("a upload"), "{table}");
     let again = std::fs::metadata(folder.path().join(database(&files(&folder)))).unwrap().created();
     assert_eq!(again.ok(), began.ok());
+}
+
+#[track_caller]
+fn is_whole(line: &Value, announced: &str) {
+    for figure in ["ratio", "median_ms", "p99_ms", "per_second", "yardstick_per_second"] {
+        let value = line[figure].as_f64().unwrap_or_else(|| panic!("no {figure} in {line}"));
+        assert!(value > 0.0 && value.is_finite(), "{figure} in {line}");
+    }
+    assert!(line["bytes_down_per_request"].as_u64().unwrap() > 0, "{line}");
+    assert!(announced.contains(line["variant"].as_str().unwrap()), "{line} was not announced");
+}
+
+/// Goal: the same over PostgreSQL. Method: twice over one database, which keeps what the first run wrote.
+#[test]
+fn servers_over_postgresql_are_told_with_a_ratio() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = bench(&folder, &["--scenario", "h"]).output().unwrap();
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(1) && errors.contains("h needs a PostgreSQL database"), "{errors}");
+    let Some(database) = pg::cluster().map(pg::Cluster::database) else { return };
+    for _ in 0..2 {
+        let args = ["--scenario", "h", "--json", "-", "--postgres", &database.url];
+        let ended = bench(&folder, &args).output().unwrap();
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success(), "{errors}");
+        let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        let lines = report["scenarios"].as_array().unwrap();
+        assert_eq!(lines.len(), 2, "{report}");
+        for (line, connections) in lines.iter().zip([16.0, 48.0]) {
+            is_whole(line, &errors);
+            assert_eq!(line["connections"], connections, "{line}");
+            assert!(line["server_cpu_ms_per_request"].as_f64().unwrap() > 0.0, "{line}");
+        }
+    }
 }
 
 fn database(files: &[String]) -> &String {

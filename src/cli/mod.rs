@@ -56,7 +56,7 @@ enum Command {
     #[command(subcommand)]
     Schema(schema::SchemaCommand),
     Openapi(openapi::Openapi),
-    Bench(bench::Bench),
+    Bench(Box<bench::Bench>),
     #[command(hide = true)]
     BenchYardstick(bench::Yardstick),
 }

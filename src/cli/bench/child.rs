@@ -47,11 +47,32 @@ fn this(args: &[String]) -> Result<Command> {
     Ok(command)
 }
 
+/// The arguments of a server, but for its database.
+fn serve(folder: &Path, log_filter: &str) -> Result<Vec<String>> {
+    let schema = folder.join("schema.toml");
+    std::fs::write(&schema, super::dataset::SCHEMA)?;
+    Ok(vec![
+        "serve".to_owned(),
+        format!("--schema={}", schema.display()),
+        "--listen=127.0.0.1:0".into(),
+        format!("--log={log_filter}"),
+        // All devices of the benchmark come from one address.
+        "--connections-per-address-max=4096".into(),
+    ])
+}
+
+/// Where a database's address goes that may hold a password: everybody on the machine can read arguments.
+const DATABASE: &str = "ROLLCALL_DATABASE";
+
 impl Listening {
     /// Starts it and waits until it listens. Its log goes into a file, as that of a server in use would.
     pub async fn start(args: &[String], log: &Path) -> Result<Self> {
+        Self::spawned(this(args)?, log).await
+    }
+
+    async fn spawned(mut command: Command, log: &Path) -> Result<Self> {
         let began = Instant::now();
-        let mut child = this(args)?.stderr(File::create(log)?).spawn()?;
+        let mut child = command.stderr(File::create(log)?).spawn()?;
         let stdout = child.stdout.take().ok_or("no standard output")?;
         let line = BufReader::new(stdout).lines().next_line().await?.unwrap_or_default();
         let started_in = began.elapsed();
@@ -67,18 +88,16 @@ impl Listening {
 
     /// The server itself, over a database.
     pub async fn server(database: &Path, folder: &Path, log_filter: &str) -> Result<Self> {
-        let schema = folder.join("schema.toml");
-        std::fs::write(&schema, super::dataset::SCHEMA)?;
-        let args = [
-            "serve".to_owned(),
-            format!("--schema={}", schema.display()),
-            format!("--database=sqlite:{}", database.display()),
-            "--listen=127.0.0.1:0".into(),
-            format!("--log={log_filter}"),
-            // All devices of the benchmark come from one address.
-            "--connections-per-address-max=4096".into(),
-        ];
+        let mut args = serve(folder, log_filter)?;
+        args.push(format!("--database=sqlite:{}", database.display()));
         Self::start(&args, &folder.join("server.log")).await
+    }
+
+    /// One of several servers over a PostgreSQL database.
+    pub async fn replica(url: &str, folder: &Path, log_filter: &str, place: u64) -> Result<Self> {
+        let mut command = this(&serve(folder, log_filter)?)?;
+        command.env(DATABASE, url);
+        Self::spawned(command, &folder.join(format!("server-{place}.log"))).await
     }
 
     /// Fixed bytes behind the server's own accept loop.
@@ -117,10 +136,14 @@ pub struct Yield {
     pub usage: Usage,
 }
 
-/// Runs a yardstick to its end.
-pub async fn yardstick(args: Vec<String>) -> Result<Yield> {
+/// Runs a yardstick to its end; over a PostgreSQL database, if it takes one.
+pub async fn yardstick(args: Vec<String>, url: Option<&str>) -> Result<Yield> {
     let args: Vec<String> = std::iter::once("bench-yardstick".to_owned()).chain(args).collect();
-    let child = this(&args)?.stderr(Stdio::piped()).spawn()?;
+    let mut command = this(&args)?;
+    url.iter().for_each(|url| {
+        command.env(DATABASE, url);
+    });
+    let child = command.stderr(Stdio::piped()).spawn()?;
     let ended = child.wait_with_output().await?;
     if !ended.status.success() {
         return Err(format!("the yardstick failed: {}", String::from_utf8_lossy(&ended.stderr)).into());

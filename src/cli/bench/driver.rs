@@ -227,9 +227,17 @@ pub async fn talk_at_once<N>(address: SocketAddr, status: u16, each: Vec<N>) -> 
 where
     N: FnMut(Option<&Answer>) -> Option<Bytes> + Send + 'static,
 {
+    talk_over(&[address], status, each).await
+}
+
+/// The same, over several servers in turn.
+pub async fn talk_over<N>(addresses: &[SocketAddr], status: u16, each: Vec<N>) -> Result<(Talk, Duration)>
+where
+    N: FnMut(Option<&Answer>) -> Option<Bytes> + Send + 'static,
+{
     let mut connections = Vec::new();
-    for _ in &each {
-        connections.push(Connection::open(address).await?);
+    for (_, address) in each.iter().zip(addresses.iter().cycle()) {
+        connections.push(Connection::open(*address).await?);
     }
     let began = Instant::now();
     let mut talks = tokio::task::JoinSet::new();

@@ -68,6 +68,10 @@ impl Lab {
         Listening::server(database, self.folder(), &self.options.log).await
     }
 
+    pub async fn replica(&self, url: &str, place: u64) -> Result<Listening> {
+        Listening::replica(url, self.folder(), &self.options.log, place).await
+    }
+
     pub async fn fixed(&self) -> Result<Listening> {
         Listening::fixed(self.folder(), &self.options.log).await
     }

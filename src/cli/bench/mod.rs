@@ -1,6 +1,6 @@
 //! `rollcall bench`: how fast the real server is, beside a yardstick measured in the same run.
 //!
-//! - `scenarios`: what is measured, a to g. `yardstick`: what it is held against, and what that leaves out.
+//! - `scenarios`: what is measured, a to h. `yardstick`: what it is held against, and what that leaves out.
 //! - `dataset`, `seed`: the people, the rows, and databases that hold them.
 //! - `child`: the processes, and what the system says of them. `driver`: the HTTP client.
 //! - `lab`: where a run keeps all that. `report`, `progress`: what people see.
@@ -28,6 +28,8 @@ use super::interrupt::{Interrupted, StopSignals};
 use lab::Lab;
 use scenarios::Scenario;
 
+use crate::storage::postgres::Address;
+
 pub(super) use yardstick::Yardstick;
 
 /// Errors cross threads here, and are for people.
@@ -40,9 +42,14 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 /// that yardstick. The large database takes a minute or two to load; --cache keeps it.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Bench {
-    /// Only these: a upload, b roll call, c nothing new, d a few changes, e small syncs, f first sync, g cold start
+    /// Only these: a upload, b roll call, c nothing new, d a few changes, e small syncs, f first sync, g cold start,
+    /// h small syncs over PostgreSQL
     #[arg(long, value_name = "LETTERS", value_delimiter = ',')]
     scenario: Vec<Scenario>,
+
+    /// PostgreSQL database for h, where servers of this benchmark alone have been: what they write stays in it
+    #[arg(long, value_name = "postgres://USER@HOST/DATABASE")]
+    postgres: Option<Address>,
 
     /// Rows in the large database; the owners that are asked for have a half, a 20th, a 200th and a 2,000th
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(20_000..))]

@@ -14,9 +14,11 @@ use super::child::Listening;
 use super::dataset::{Keys, Person, Row, TABLE, schema};
 use super::driver;
 use super::yardstick::layout;
+use crate::cli::database::patient_terms;
 use crate::clock::Clock;
 use crate::digest::{Digest, Seed};
 use crate::model::{RowKey, Stored, Timestamp};
+use crate::storage::postgres::{self, Address, Postgres};
 use crate::storage::sqlite::{Connections, Sqlite};
 use crate::storage::{OwnerState, Storage, StorageError};
 
@@ -62,6 +64,15 @@ pub fn empty(path: &Path, people: &[Person]) -> Result<()> {
         person.enrol(&*storage.accounts())?;
     }
     Ok(())
+}
+
+/// The same in a PostgreSQL database, which may hold others already. It waits, as that engine does.
+pub fn let_in(address: &Address, people: &[Person]) -> Result<()> {
+    let terms = patient_terms(BUSY_WAIT);
+    let connections = postgres::Connections::open(address, &terms)?;
+    let (schema, now) = (Arc::new(schema()?), Clock::system().now());
+    let storage = Postgres::serve(address, connections, &terms, schema, now, Arc::default())?;
+    people.iter().try_for_each(|person| person.enrol(&*storage.accounts()))
 }
 
 fn open(path: &Path) -> Result<Arc<dyn Storage>> {

@@ -15,6 +15,7 @@ mod migrate;
 mod purge;
 mod records;
 mod session;
+mod spoken;
 mod statements;
 mod tables;
 mod txn;
@@ -45,6 +46,7 @@ use txn::Txn;
 pub use address::Address;
 pub use admin::{distribute, distribution};
 pub use connections::{Connections, Terms};
+pub use spoken::Spoken;
 pub use whole::PostgresWhole;
 
 /// A PostgreSQL database that servers keep their data in.

@@ -47,6 +47,25 @@ pub(super) enum Purpose {
     Write,
 }
 
+impl Timeouts {
+    /// What begins a transaction.
+    pub fn begin(&self, purpose: Purpose) -> String {
+        let Self { lock, statement, idle } = self;
+        let level = match purpose {
+            Purpose::Read => "REPEATABLE READ READ ONLY",
+            Purpose::Write => "READ COMMITTED READ WRITE",
+        };
+        // For this transaction alone: a pooler may hand the connection to somebody else after it.
+        format!(
+            "BEGIN ISOLATION LEVEL {level}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
+             SET LOCAL idle_in_transaction_session_timeout = {}",
+            lock.as_millis(),
+            statement.as_millis(),
+            idle.as_millis(),
+        )
+    }
+}
+
 impl Session {
     pub fn new(client: Client, prepare: bool, timeouts: Timeouts) -> Self {
         Self { client, prepared: prepare.then(HashMap::new), timeouts, failure: None }
@@ -69,19 +88,7 @@ impl Session {
     /// Begins a transaction, which ends with the guard.
     pub fn begin(&mut self, purpose: Purpose) -> StorageResult<Transaction<'_>> {
         self.failure = None;
-        let Timeouts { lock, statement, idle } = self.timeouts;
-        let level = match purpose {
-            Purpose::Read => "REPEATABLE READ READ ONLY",
-            Purpose::Write => "READ COMMITTED READ WRITE",
-        };
-        // For this transaction alone: a pooler may hand the connection to somebody else after it.
-        self.batch(&format!(
-            "BEGIN ISOLATION LEVEL {level}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
-             SET LOCAL idle_in_transaction_session_timeout = {}",
-            lock.as_millis(),
-            statement.as_millis(),
-            idle.as_millis(),
-        ))?;
+        self.batch(&self.timeouts.begin(purpose))?;
         Ok(Transaction { session: self, ended: false })
     }
 

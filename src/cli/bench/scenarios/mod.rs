@@ -2,6 +2,7 @@
 
 mod answers;
 mod reads;
+mod replicas;
 mod writes;
 
 use clap::ValueEnum;
@@ -29,8 +30,11 @@ pub enum Scenario {
     F,
     /// Cold start.
     G,
+    /// Small syncs over PostgreSQL.
+    H,
 }
 
+/// What needs nothing but this machine.
 const ALL: [Scenario; 7] =
     [Scenario::A, Scenario::B, Scenario::C, Scenario::D, Scenario::E, Scenario::F, Scenario::G];
 
@@ -39,6 +43,7 @@ pub async fn run(mut lab: Lab) -> Result<Report> {
     let mut asked = lab.options.scenario.clone();
     if asked.is_empty() {
         asked = ALL.to_vec();
+        asked.extend(lab.options.postgres.as_ref().map(|_| Scenario::H));
     }
     asked.sort_unstable();
     asked.dedup();
@@ -60,6 +65,7 @@ pub async fn run(mut lab: Lab) -> Result<Report> {
             Scenario::E => writes::small_syncs(&mut lab).await?,
             Scenario::F => reads::first_sync(&mut lab).await?,
             Scenario::G => answers::cold_starts(&mut lab).await?,
+            Scenario::H => replicas::small_syncs(&mut lab).await?,
         };
         report.scenarios.extend(lines);
     }
@@ -72,7 +78,7 @@ impl Scenario {
         match self {
             Self::A | Self::D => 4,
             Self::B => 3,
-            Self::C => 2,
+            Self::C | Self::H => 2,
             Self::E | Self::F | Self::G => 1,
         }
     }

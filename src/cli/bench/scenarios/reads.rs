@@ -212,5 +212,5 @@ async fn bare(database: &Path, person: Person, work: &str, times: u64, since: Op
         format!("--times={times}"),
     ];
     args.extend(since.map(|since| format!("--since={since}")));
-    yardstick(args).await
+    yardstick(args, None).await
 }

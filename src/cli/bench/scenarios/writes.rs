@@ -16,8 +16,8 @@ const FIRST: u64 = 10_000;
 const UPLOAD_ROWS: u64 = 500;
 
 /// Devices that sync at once, rows that each pushes.
-const SMALL_OWNERS: u64 = 64;
-const SMALL_ROWS: u64 = 5;
+pub(super) const SMALL_OWNERS: u64 = 64;
+pub(super) const SMALL_ROWS: u64 = 5;
 
 /// a: rows in requests of 500, from one device and from four of different owners.
 pub async fn uploads(lab: &mut Lab) -> Result<Vec<Line>> {
@@ -126,13 +126,16 @@ async fn small(lab: &Lab) -> Result<Sample> {
 }
 
 /// A yardstick runs before and after the server: a disk that others use is not the same for long.
-fn seconds_a_piece(before: &Yield, after: &Yield, pieces: u64) -> f64 {
+pub(super) fn seconds_a_piece(before: &Yield, after: &Yield, pieces: u64) -> f64 {
     let seconds = before.seconds.iter().chain(&after.seconds).sum::<f64>();
     seconds / (2 * pieces) as f64
 }
 
 /// What one owner's two devices say, in turn.
-fn small_talk(person: Person, rounds: u64) -> impl FnMut(Option<&Answer>) -> Option<Bytes> + Send + 'static {
+pub(super) fn small_talk(
+    person: Person,
+    rounds: u64,
+) -> impl FnMut(Option<&Answer>) -> Option<Bytes> + Send + 'static {
     let tokens = [person.token(0), person.token(1)];
     let rows: Vec<Vec<u8>> = (0..rounds)
         .map(|round| {
@@ -186,7 +189,7 @@ where
 }
 
 /// Fast and wrong counts for nothing.
-async fn holds(server: &Listening, person: Person, rows: u64) -> Result<()> {
+pub(super) async fn holds(server: &Listening, person: Person, rows: u64) -> Result<()> {
     let mut connection = Connection::open(server.address).await?;
     let told = connection.good(&driver::get("/digests", &person.token(0), &[]), 200, true).await?;
     let told: serde_json::Value = serde_json::from_slice(&told.body)?;
@@ -210,7 +213,7 @@ async fn bare(lab: &Lab, people: &[Person], rows: u64, batch: u64, group: u64, k
         format!("--group={group}"),
         format!("--keys={keys}"),
     ];
-    let told = yardstick(args).await?;
+    let told = yardstick(args, None).await?;
     lab.discard(&database);
     let sent = people.len() as u64 * rows;
     if told.rows != sent {

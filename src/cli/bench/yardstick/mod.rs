@@ -7,12 +7,16 @@
 //!   token and no digest (the digest's row is written, its hashes are not made), keep no earlier states and
 //!   answer nobody. Only the transactions count, not the making of rows. What is read they spell as the same
 //!   JSON, into a buffer of 64 KiB that is used again.
+//! - **A bare loop over PostgreSQL** (`sync`): the very texts that a server says for a small sync, in their order,
+//!   prepared once, over as many connections as the servers have together, an owner's by one of them at a time.
+//!   It does no HTTP, reads and writes no JSON, applies no rule and looks at nothing that it is answered.
 //! - **Fixed bytes** (`fixed`): a warp filter that answers with as many ready bytes as the server did, behind
 //!   the server's own accept loop and layers. It does everything that HTTP costs and reads no database, knows no
 //!   token, no lock and no version.
 
 mod bare;
 mod fixed;
+mod postgres;
 mod statements;
 
 use std::path::PathBuf;
@@ -44,6 +48,11 @@ enum Work {
         #[command(flatten)]
         writing: bare::Writing,
     },
+    /// Sync small changes over PostgreSQL
+    Sync {
+        #[command(flatten)]
+        syncing: Box<postgres::Syncing>,
+    },
     /// Read a roll call
     Manifest {
         #[arg(long)]
@@ -72,6 +81,7 @@ impl Yardstick {
         let told = match self.work {
             Work::Fixed { log } => return fixed::run(log),
             Work::Write { database, writing } => bare::write(&database, writing),
+            Work::Sync { syncing } => postgres::sync(&syncing),
             Work::Manifest { database, person, times } => bare::manifest(&database, Person(person), times),
             Work::Changes { database, person, since, times } => {
                 bare::changes(&database, Person(person), since, times)
