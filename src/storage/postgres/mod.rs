@@ -159,7 +159,10 @@ pub enum OpenError {
         address: String,
     },
     /// What is in the database would be mixed up with what is copied.
-    #[error("the database {address} holds data already: copy into an empty one")]
+    #[error(
+        "the database {address} holds data already: copy into an empty one (--check tells whether this is a copy \
+         that was completed)"
+    )]
     HoldsData {
         /// Where the database is.
         address: String,
