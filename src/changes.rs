@@ -82,7 +82,7 @@ pub fn run(
     txn: &mut dyn ReadTxn,
     feed: Feed,
     asked: &Asked<'_>,
-    each: &mut dyn FnMut(Net, TableId, RowKey, Stored) -> ControlFlow<()>,
+    each: &mut dyn FnMut(Net, TableId, RowKey, &Stored) -> ControlFlow<()>,
 ) -> StorageResult<Option<Feed>> {
     let (mut left, mut bytes_left) = (asked.rows_max.max(1), asked.bytes_max);
     let mut told = feed.told;
@@ -92,7 +92,7 @@ pub fn run(
         let wanted = asked.tables.contains(&table)
             && feed.but != Some(row.version)
             && seen_until.is_none_or(|at| row.last_update > at);
-        let change = if wanted { net(&row, feed.since, asked.device) } else { None };
+        let change = if wanted { net(row, feed.since, asked.device) } else { None };
         if change.is_some() && left == 0 {
             more = true;
             return false;

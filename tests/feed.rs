@@ -59,7 +59,7 @@ impl Reader {
                     page.clear();
                     let feed = feed.resume(txn.state()).unwrap();
                     changes::run(txn, feed, &asked, &mut |net, table, key, row| {
-                        page.push((net, table, key, row));
+                        page.push((net, table, key, row.clone()));
                         std::ops::ControlFlow::Continue(())
                     })
                 })

@@ -204,8 +204,8 @@ pub struct ChangeMark {
     pub within: Option<(TableId, RowKey)>,
 }
 
-/// Takes one changed row; answers whether to go on.
-pub type ChangeSink<'a> = dyn FnMut(TableId, RowKey, Stored) -> bool + 'a;
+/// Looks at one changed row; answers whether to go on. The row is lent: the next one may have its place in memory.
+pub type ChangeSink<'a> = dyn FnMut(TableId, RowKey, &Stored) -> bool + 'a;
 
 /// Which conflicts to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

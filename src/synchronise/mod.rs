@@ -330,7 +330,7 @@ fn pull(
     let asked = changes::Asked { device: terms.device, tables: &tables, rows_max, bytes_max };
     let mut rows = Vec::new();
     let next = changes::run(txn, feed, &asked, &mut |net, table, key, row| {
-        rows.push((net, table, key, row));
+        rows.push((net, table, key, row.clone()));
         ControlFlow::Continue(())
     })?;
     Ok(Changes { feed, next, rows })

@@ -82,7 +82,7 @@ impl Database {
         let read = self.inner.read(owner, |txn| {
             let mut rows = BTreeMap::new();
             txn.changes(from, Version(1 << 53), &mut |table, key, row| {
-                rows.insert((table, key), row);
+                rows.insert((table, key), row.clone());
                 true
             })?;
             Ok::<_, StorageError>((txn.state(), rows))

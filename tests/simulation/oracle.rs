@@ -77,7 +77,7 @@ impl Shadow {
         let from = ChangeMark { version: Version(0), within: None };
         let read = storage.read(self.owner, |txn| {
             txn.changes(from, Version(1 << 53), &mut |table, key, row| {
-                rows.insert((table, key), row);
+                rows.insert((table, key), row.clone());
                 true
             })
         });

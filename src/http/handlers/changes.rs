@@ -102,7 +102,7 @@ fn read(app: &App, caller: &Caller, asked: &Asked) -> Result<(Changes, Version, 
         };
         let mut rows = Vec::new();
         let next = changes::run(txn, feed, &wanted, &mut |net, table, key, row| {
-            rows.push((net, table, key, row));
+            rows.push((net, table, key, row.clone()));
             ControlFlow::Continue(())
         })?;
         let digests = txn.digests()?;
@@ -156,7 +156,7 @@ impl Source for Lines {
             let wanted = changes::Asked { device, tables, rows_max: usize::MAX, bytes_max: usize::MAX };
             let (mut wrong, mut rows) = (None, 0);
             let next = changes::run(txn, feed, &wanted, &mut |net, table, key, row| {
-                let written = line(&mut out.lot, &ChangeLine { schema, net, table, key, row: &row });
+                let written = line(&mut out.lot, &ChangeLine { schema, net, table, key, row });
                 wrong = written.err();
                 rows += 1;
                 // In step with what is written: work that is run again goes on from here.

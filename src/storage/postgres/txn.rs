@@ -278,7 +278,7 @@ impl ReadTxn for Txn<'_> {
                     let held = values.get_mut(&place).and_then(|values| values.remove(&key));
                     entry.values = Some(held.ok_or_else(|| lost(key))?);
                 }
-                if !each(self.schema.tables()[place].id, RowKey(key), entry) {
+                if !each(self.schema.tables()[place].id, RowKey(key), &entry) {
                     return Ok(());
                 }
             }

@@ -5,7 +5,7 @@ use super::group::Job;
 use super::purge;
 use super::records::Records;
 use super::statements::{self, Statements, TableStatements};
-use super::values::{self, Bound};
+use super::values::{self, Bound, Room};
 use crate::digest::{Digest, Seed};
 use crate::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
 use crate::schema::{Column, Schema, Table, TableId};
@@ -159,22 +159,35 @@ impl ReadTxn for Txn<'_> {
         let (after, upto) = (after.version.0.cast_signed(), upto.0.cast_signed());
         let mut statement = self.conn.prepare_cached(statements::CHANGES)?;
         let mut rows = statement.query(params![owner, after, tbl, key, upto])?;
-        // One statement for each table that turns up, not one for each row.
-        let mut columns: Vec<Option<CachedStatement<'_>>> = Vec::new();
-        columns.resize_with(self.schema.tables().len(), || None);
+        // One statement and one row's room for each table that turns up, not one for each row.
+        let mut places: Vec<Option<(CachedStatement<'_>, Room)>> = Vec::new();
+        places.resize_with(self.schema.tables().len(), || None);
         while let Some(row) = rows.next()? {
             let Some(place) = self.statements.table(row.get(ENTRY_COLUMNS)?) else { continue };
             let table = &self.schema.tables()[place];
             let key = values::key(row.get_ref(ENTRY_COLUMNS + 1)?).map_err(rusqlite::Error::from)?;
             let mut entry = entry(row)?;
-            if !row.get::<_, bool>(DELETED)? {
-                let columns = match &mut columns[place] {
-                    Some(columns) => columns,
-                    none => none.insert(self.conn.prepare_cached(&self.statements.of(table.id).values)?),
-                };
-                entry.values = Some(values(columns, owner, table, key)?);
+            if row.get(DELETED)? {
+                if !each(table.id, key, &entry) {
+                    break;
+                }
+                continue;
             }
-            if !each(table.id, key, entry) {
+            let (statement, room) = match &mut places[place] {
+                Some(place) => place,
+                none => {
+                    let sql = &self.statements.of(table.id).values;
+                    none.insert((self.conn.prepare_cached(sql)?, Room::default()))
+                }
+            };
+            statement.query_row(params![owner, key.0.as_bytes()], |row| {
+                for (at, column) in table.columns.iter().enumerate() {
+                    room.read(at, column.kind, row.get_ref(1 + at)?)?;
+                }
+                Ok(())
+            })?;
+            let goes_on = room.lend(&mut entry, |entry| each(table.id, key, entry));
+            if !goes_on {
                 break;
             }
         }
@@ -335,16 +348,6 @@ impl Txn<'_> {
         self.state = state;
         Ok(())
     }
-}
-
-/// The columns of a live row.
-fn values(
-    columns_of: &mut CachedStatement<'_>,
-    owner: i64,
-    table: &Table,
-    key: RowKey,
-) -> StorageResult<Vec<Value>> {
-    Ok(columns_of.query_row(params![owner, key.0.as_bytes()], |row| columns(table, row, 1))?)
 }
 
 /// The number and the state of an owner; `None` while nothing was ever written for it.

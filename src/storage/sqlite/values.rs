@@ -4,7 +4,7 @@ use rusqlite::ToSql;
 use rusqlite::types::{FromSqlError, ToSqlOutput, ValueRef};
 use uuid::Uuid;
 
-use crate::model::{RowKey, Timestamp, Value};
+use crate::model::{RowKey, Stored, Timestamp, Value};
 use crate::schema::ColumnType;
 
 /// A value as SQLite stores it.
@@ -45,6 +45,59 @@ pub(super) fn read(kind: ColumnType, stored: ValueRef<'_>) -> Result<Value, From
         (ColumnType::Uuid, stored) => Value::Uuid(uuid(stored)?),
         (ColumnType::Blob, stored) => Value::Blob(stored.as_blob()?.to_vec()),
     })
+}
+
+/// Where the columns of one row are read to, again and again: what one row leaves behind serves the next.
+#[derive(Default)]
+pub(super) struct Room {
+    values: Vec<Value>,
+    /// Room of texts and blobs that are null in this row.
+    spare: Vec<Vec<u8>>,
+}
+
+impl Room {
+    /// Reads one column.
+    pub fn read(&mut self, at: usize, kind: ColumnType, stored: ValueRef<'_>) -> Result<(), FromSqlError> {
+        if self.values.len() <= at {
+            self.values.resize(at + 1, Value::Null);
+        }
+        match std::mem::replace(&mut self.values[at], Value::Null) {
+            Value::Text(held) | Value::Json(held) => self.spare.push(held.into_bytes()),
+            Value::Blob(held) => self.spare.push(held),
+            _ => {}
+        }
+        self.values[at] = match (kind, stored) {
+            (ColumnType::Text, ValueRef::Text(_)) => Value::Text(self.text(stored.as_str()?)),
+            (ColumnType::Json, ValueRef::Text(_)) => Value::Json(self.text(stored.as_str()?)),
+            (ColumnType::Blob, ValueRef::Blob(bytes)) => {
+                let mut room = self.spare();
+                room.extend_from_slice(bytes);
+                Value::Blob(room)
+            }
+            _ => read(kind, stored)?,
+        };
+        Ok(())
+    }
+
+    fn text(&mut self, text: &str) -> String {
+        let mut room = String::from_utf8(self.spare()).unwrap_or_default(); // it is empty
+        room.push_str(text);
+        room
+    }
+
+    fn spare(&mut self) -> Vec<u8> {
+        let mut room = self.spare.pop().unwrap_or_default();
+        room.clear();
+        room
+    }
+
+    /// Shows `look` an entry with the columns that were read.
+    pub fn lend<T>(&mut self, entry: &mut Stored, look: impl FnOnce(&Stored) -> T) -> T {
+        entry.values = Some(std::mem::take(&mut self.values));
+        let told = look(entry);
+        self.values = entry.values.take().unwrap_or_default();
+        told
+    }
 }
 
 /// Reads a row key.

@@ -1,0 +1,82 @@
+//! What a row of a long answer costs in memory: nothing of its own. Counted by an allocator, so in a process of its
+//! own, and on SQLite: the client of PostgreSQL hands every row over in memory of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/app.rs"]
+mod app;
+#[path = "support/contract.rs"]
+mod contract;
+
+use std::alloc::System;
+use std::sync::Arc;
+
+use app::{Device, Server, key};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use rollcall::http::routes;
+use serde_json::{Value, json};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tower::ServiceExt;
+
+#[global_allocator]
+static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Sends rows with a value of every type, of which every other one is null. The `json` is a flat one: a value with
+/// members costs serde_json a few bytes while it looks whether it is JSON still.
+async fn send(server: &Server, phone: &Device, numbers: std::ops::Range<u64>) {
+    let rows: Vec<Value> = numbers
+        .map(|number| match number % 2 {
+            0 => json!({
+                "id": key(number), "text": format!("a \"text\" of {number}"), "whole": number, "real": 0.5,
+                "exact": "12.50", "flag": true, "other": key(number), "at": "2025-06-15T15:06:40.123Z",
+                "day": "2025-06-15", "extra": number.to_string(), "bytes": "AP8AAP8A",
+            }),
+            _ => json!({ "id": key(number), "text": "another" }),
+        })
+        .collect();
+    server.sync(phone, json!({ "add": { "things": rows } })).await.ok();
+}
+
+/// How many allocations, and larger ones asked for, an answer takes from its request to its last byte; and its bytes.
+async fn cost(server: &Server, device: &Device, path: &str) -> (usize, usize) {
+    let request = Request::get(path)
+        .header("authorization", format!("Bearer {}", device.token))
+        .header("accept", "application/x-ndjson")
+        .body(Full::new(Bytes::new()))
+        .unwrap();
+    let service = warp::service(routes(Arc::clone(&server.app)));
+    let counted = Region::new(COUNTED);
+    let mut body = service.oneshot(request).await.unwrap().into_body();
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        bytes += frame.unwrap().into_data().unwrap().len();
+    }
+    let counted = counted.change();
+    (counted.allocations + counted.reallocations, bytes)
+}
+
+/// Goal: no allocation for a row on the paths that are as long as a table. Method: the same answers with a few rows
+/// and with many; what they take in memory may grow with their chunks of 64 KiB, not with their rows.
+#[tokio::test]
+async fn a_row_of_a_long_answer_allocates_nothing() {
+    const FEW: u64 = 2_000;
+    const MANY: u64 = 12_000;
+    let server = Server::with(|settings| {
+        settings.limits.rows_max = 20_000;
+        settings.memory.ready_bytes_max = 0; // what is kept is not read
+    });
+    let (few, many) = (server.device("anna", "phone"), server.device("ben", "phone"));
+    send(&server, &few, 0..FEW).await;
+    send(&server, &many, 0..MANY).await;
+    for path in ["/changes", "/fetch?lock=false"] {
+        cost(&server, &few, path).await; // statements are prepared now
+        let (of_few, few_bytes) = cost(&server, &few, path).await;
+        let (of_many, many_bytes) = cost(&server, &many, path).await;
+        let chunks = (many_bytes - few_bytes) / (64 * 1024) + 1;
+        assert!(chunks >= 8, "{path}: {many_bytes} bytes are not long");
+        let more = of_many.saturating_sub(of_few);
+        assert!(more < 20 * chunks, "{path}: {more} allocations for {} rows, {chunks} chunks", MANY - FEW);
+        println!("{path}: {more} allocations for {} rows, {chunks} chunks", MANY - FEW);
+    }
+}
