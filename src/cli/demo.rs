@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::Done;
 use super::database::Database;
-use super::serve::{app, bind, log_to_stderr, open, run};
+use super::log::log_to_stderr;
+use super::serve::{app, bind, open, run};
 use crate::accounts::LogIn;
 use crate::clock::Clock;
 use crate::config::{Secret, Settings, address};

@@ -11,6 +11,7 @@ mod distribute;
 mod epoch;
 mod housekeeping;
 mod interrupt;
+mod log;
 mod openapi;
 mod progress;
 mod purge;

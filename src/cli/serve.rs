@@ -1,19 +1,19 @@
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
 use super::Done;
 use super::database::{Database, terms};
 use super::housekeeping;
 use super::interrupt::StopSignals;
+use super::log::log_to_stderr;
 use crate::accounts::Accounts;
 use crate::clock::Clock;
-use crate::config::{AuthMode, LogFormat, Settings};
+use crate::config::{AuthMode, Settings};
 use crate::http::pages::{Pages, routes_and_pages};
 use crate::http::{App, serve};
 use crate::metrics::Metrics;
@@ -156,39 +156,4 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
             std::process::exit(130);
         });
     })
-}
-
-/// The log lines on their way; dropped, it has written them all.
-pub(super) struct Log {
-    _writer: WorkerGuard,
-    dropped: ErrorCounter,
-}
-
-impl Drop for Log {
-    fn drop(&mut self) {
-        match self.dropped.dropped_lines() {
-            0 => {}
-            lines => eprintln!(
-                "{lines} log lines were dropped, since they could not be written as fast as they came"
-            ),
-        }
-    }
-}
-
-/// Writes log lines on a thread of their own: a disk or a terminal that is slow holds no request up.
-pub(super) fn log_to_stderr(settings: &Settings) -> Result<Log, Box<dyn std::error::Error>> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
-        .map_err(|error| format!("--log {:?}: {error}", settings.log))?;
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(settings.memory.log_lines_max.max(1))
-        .thread_name("log")
-        .finish(std::io::stderr());
-    let log = Log { _writer: guard, dropped: writer.error_counter() };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    match settings.log_format {
-        // For people, who know no module of ours; colours only where one looks.
-        LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
-    Ok(log)
 }

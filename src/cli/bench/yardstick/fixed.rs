@@ -11,7 +11,7 @@ use warp::Filter as _;
 use warp::reply::Response as Answer;
 
 use crate::cli::Done;
-use crate::cli::serve::log_to_stderr;
+use crate::cli::log::log_to_stderr;
 use crate::config::Settings;
 use crate::http::{Bounds, Draining, serve};
 
