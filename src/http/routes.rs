@@ -143,5 +143,7 @@ pub fn routes(
     let about = boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(metrics)).unify();
     let about = about.or(boxed(general)).unify().or(boxed(typed)).unify();
     let sync = sync.or(console).unify();
-    sync.or(locks).unify().or(people).unify().or(devices).unify().or(about).unify().recover(shape)
+    // Boxed once more, since the service is cloned for every request.
+    let all = sync.or(locks).unify().or(people).unify().or(devices).unify().or(about).unify().boxed();
+    all.recover(shape)
 }
