@@ -176,7 +176,8 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
     };
 
     let mut rows = WorkingSet::load(txn, schema, batch, terms.batch_bytes_max)?;
-    guard_against_mass_deletion(txn, batch, &rows, terms)?;
+    let mut digests = txn.digests()?;
+    guard_against_mass_deletion(&digests, batch, &rows, terms)?;
     let mut settler = Settler::new(txn, schema, context, clock, &mut rows);
     let add = settler.edits(Operation::Add, &batch.add)?;
     let update = settler.edits(Operation::Update, &batch.update)?;
@@ -193,7 +194,7 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
     for conflict in &conflicts {
         txn.note_conflict(conflict)?;
     }
-    let current = write(txn, schema, &rows, state, terms)?;
+    let current = write(txn, schema, &rows, &mut digests, state, terms)?;
     let asked = asked::load(txn, &rows, &batch.get, terms.batch_bytes_max)?;
     let told = [&add, &update, &delete].into_iter().flatten();
     asked::note_known(txn, &rows, told, &asked, batch.base, terms.device)?;
@@ -218,7 +219,7 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
         missing,
         version,
         current,
-        digests: txn.digests()?,
+        digests,
         changes,
         clock_offset_ms: skew.map(Skew::offset_ms),
     })
@@ -226,7 +227,7 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
 
 /// Refuses what looks like a device that lost its data and takes the loss for the user's will.
 fn guard_against_mass_deletion(
-    txn: &mut dyn WriteTxn,
+    held: &[Digest],
     batch: &Batch,
     rows: &WorkingSet,
     terms: &Terms,
@@ -243,7 +244,6 @@ fn guard_against_mass_deletion(
     if batch.confirm_deletes.is_some_and(|confirmed| confirmed >= confirm) {
         return Ok(());
     }
-    let held = txn.digests()?;
     for (table, deletes) in deletes {
         let rows = held[table.index()].count;
         if deletes > terms.mass_delete_rows as u64 && deletes * 2 > rows {
@@ -274,11 +274,12 @@ fn rejections(told: [(Operation, &[ToldSet]); 3]) -> Vec<RejectedRow> {
     found
 }
 
-/// Writes what changed, under one new version, and gives the owner's version after it.
+/// Writes what changed, under one new version, takes it into `digests`, and gives the owner's version after it.
 fn write(
     txn: &mut dyn WriteTxn,
     schema: &Schema,
     rows: &WorkingSet,
+    digests: &mut [Digest],
     state: OwnerState,
     terms: &Terms,
 ) -> Result<Version, Refusal> {
@@ -307,11 +308,14 @@ fn write(
             txn.put(*table, &rows.to_write(*table, true))?;
         }
     }
-    let digests = match broken::is("digest_not_updated") {
+    let changed = match broken::is("digest_not_updated") {
         true => Vec::new(),
-        false => rows.digests(state.seed, txn.digests()?),
+        false => rows.digests(state.seed, digests),
     };
-    txn.advance(after, &digests, terms.now)?;
+    for (table, digest) in &changed {
+        digests[table.index()] = *digest;
+    }
+    txn.advance(after, &changed, terms.now)?;
     Ok(after.version)
 }
 

@@ -172,7 +172,7 @@ impl WorkingSet {
     }
 
     /// What the tables hold after the batch, where it changed that.
-    pub fn digests(&self, seed: Option<Seed>, held: Vec<Digest>) -> Vec<(TableId, Digest)> {
+    pub fn digests(&self, seed: Option<Seed>, held: &[Digest]) -> Vec<(TableId, Digest)> {
         let Some(seed) = seed else { return Vec::new() };
         let mut changed = Vec::new();
         for (table, slots) in &self.tables {

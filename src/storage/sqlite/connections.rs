@@ -49,13 +49,7 @@ impl Connections {
         }
         let in_file = |error| OpenError::of(path, &error);
         let mut writer = Connection::open(path).map_err(in_file)?;
-        prepare(&writer, busy_wait).map_err(in_file)?;
-        // Both survive in the file or matter to the writer alone. FULL: an acknowledged write is on the disk.
-        writer.pragma_update(None, "journal_mode", "WAL").map_err(in_file)?;
-        let synchronous = if broken::is("synchronous_normal") { "NORMAL" } else { "FULL" };
-        writer.pragma_update(None, "synchronous", synchronous).map_err(in_file)?;
-        writer.pragma_update(None, "cache_size", -WRITER_CACHE_KIB).map_err(in_file)?;
-        writer.pragma_update(None, "wal_autocheckpoint", LOG_PAGES).map_err(in_file)?;
+        prepare(&writer, busy_wait).and_then(|()| prepare_writer(&writer)).map_err(in_file)?;
         migrate(&mut writer, path)?;
 
         let manager = SqliteConnectionManager::file(path).with_init(move |reader| {
@@ -191,6 +185,16 @@ impl AccountStore for Connections {
     fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {
         self.writing(|conn| accounts::remove_device(conn, user, device))
     }
+}
+
+/// What a connection needs that writes, beside what every one needs.
+pub fn prepare_writer(conn: &Connection) -> rusqlite::Result<()> {
+    // FULL: an acknowledged write is on the disk.
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    let synchronous = if broken::is("synchronous_normal") { "NORMAL" } else { "FULL" };
+    conn.pragma_update(None, "synchronous", synchronous)?;
+    conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    conn.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)
 }
 
 /// What every connection needs, since SQLite remembers none of it in the file.

@@ -9,6 +9,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_accounts.sql"),
     include_str!("migrations/0003_user_of_owner.sql"),
+    include_str!("migrations/0004_unchecked_numbers.sql"),
 ];
 
 /// Brings rollcall's own tables up to date, each step in a transaction of its own.
@@ -52,5 +53,53 @@ pub(super) fn done(conn: &Connection, path: &Path) -> Result<usize, OpenError> {
     match usize::try_from(done) {
         Ok(done) if done <= known => Ok(done),
         _ => Err(OpenError::FromNewerRelease { path: path.to_owned(), done, known }),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Goal: a file of an earlier release is taken over with what is in it. Method: one of each step, with an
+    /// owner's row in it where it has the tables for one.
+    #[test]
+    fn files_of_earlier_releases_are_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        for steps in 1..=STEPS.len() {
+            let path = dir.path().join(format!("{steps}.db"));
+            let mut conn = Connection::open(&path).unwrap();
+            conn.pragma_update(None, "foreign_keys", true).unwrap();
+            STEPS[..steps].iter().for_each(|step| conn.execute_batch(step).unwrap());
+            conn.execute_batch(
+                "INSERT INTO rollcall_owner VALUES (1, x'07', 5, 1, 1, 10, x'08');
+                 INSERT INTO rollcall_table VALUES (2, 'guests');
+                 INSERT INTO rollcall_writer VALUES (3, x'09');
+                 INSERT INTO rollcall_digest VALUES (1, 2, 1, 77);
+                 INSERT INTO rollcall_day VALUES (1, 20000, 1);
+                 INSERT INTO rollcall_ledger VALUES (1, 2, x'0a', 5, 5, 1000, 0, 3, 3, NULL, NULL)",
+            )
+            .unwrap();
+            conn.execute("UPDATE rollcall_meta SET value = ?1 WHERE name = 'migrations'", [steps as i64])
+                .unwrap();
+
+            migrate(&mut conn, &path).unwrap();
+            for conn in [conn, Connection::open(&path).unwrap()] {
+                assert_eq!(done(&conn, &path).unwrap(), STEPS.len());
+                let one = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
+                assert_eq!(one("PRAGMA integrity_check"), "ok");
+                assert_eq!(
+                    one("SELECT concat_ws(' ', l.version, l.last_update, d.root, y.version, count(*))
+                         FROM rollcall_ledger l, rollcall_digest d, rollcall_day y"),
+                    "5 1000 77 1 1"
+                );
+                let looked_up =
+                    "SELECT concat(count(*)) FROM sqlite_schema s, pragma_foreign_key_list(s.name)
+                    WHERE s.name IN ('rollcall_ledger', 'rollcall_digest', 'rollcall_day')";
+                assert_eq!(one(looked_up), "0");
+                // Nothing may be written to the schema as if it were a table any more.
+                assert!(conn.execute("UPDATE sqlite_schema SET sql = sql", []).is_err());
+            }
+        }
     }
 }

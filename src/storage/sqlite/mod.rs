@@ -39,7 +39,7 @@ use statements::Statements;
 use txn::Txn;
 
 pub use backup::{CopyError, CopySink, CopyStep, backup};
-pub use connections::Connections;
+pub use connections::{Connections, prepare_writer};
 pub use restore::{Restored, restore};
 pub use whole::SqliteWhole;
 
@@ -273,6 +273,9 @@ fn prepare(
     };
     let numbers = numbered().map_err(in_file)?;
     transaction.commit().map_err(in_file)?;
+    // What savepoints may have to put back stays in memory from here on: even a job of five rows changes more than the
+    // 64 KiB that go into a file otherwise. Not before, since indexes were sorted.
+    conn.pragma_update(None, "temp_store", "MEMORY").map_err(in_file)?;
     for line in plan.describe() {
         tracing::info!("{line}");
     }

@@ -26,6 +26,9 @@ impl Records<'_> {
         rows: &[(RowKey, &Stored)],
         states_max: usize,
     ) -> StorageResult<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
         let tbl = self.statements.of(table.id).id;
         let mut remember = self.conn.prepare_cached(statements::REMEMBER)?;
         let mut forget = self.conn.prepare_cached(statements::FORGET_STATES)?;

@@ -14,6 +14,7 @@ use crate::cli::bench::Result;
 use crate::cli::bench::child::{Yield, usage};
 use crate::cli::bench::dataset::{Keys, Person, Row, TABLE};
 use crate::model::{Precision, Timestamp};
+use crate::storage::sqlite::prepare_writer;
 
 /// A buffer is given away when it is as full as that.
 const LOT_BYTES: usize = 64 * 1024;
@@ -45,8 +46,6 @@ fn open(path: &Path) -> Result<Connection> {
     let conn = Connection::open(path)?;
     conn.busy_timeout(Duration::from_secs(5))?;
     conn.set_prepared_statement_cache_capacity(64);
-    conn.pragma_update(None, "journal_mode", "WAL")?;
-    conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "foreign_keys", true)?;
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.pragma_update(None, "cell_size_check", true)?;
@@ -94,6 +93,7 @@ struct Ready {
 /// Writes the rows, all people in turn. Each piece of work is one transaction.
 pub fn write(path: &Path, writing: Writing) -> Result<Yield> {
     let mut conn = open(path)?;
+    prepare_writer(&conn)?;
     let table = table_id(&conn)?;
     let mut writers = (writing.first..writing.first + writing.people)
         .map(|number| Writer::new(&conn, Person(number)))
