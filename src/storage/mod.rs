@@ -276,6 +276,15 @@ pub type ReadWork<'a> = &'a mut dyn FnMut(&mut dyn ReadTxn) -> StorageResult<()>
 /// Work inside a write transaction, as engines take it. An engine may run it again from the start.
 pub type WriteWork<'a> = &'a mut (dyn FnMut(&mut dyn WriteTxn) -> StorageResult<Outcome> + Send);
 
+/// Work inside a write transaction that nobody waits for with a thread.
+pub trait Errand: Send {
+    /// Does the work, as [`WriteWork`]; an engine may run it again from the start.
+    fn run(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<Outcome>;
+
+    /// Hears, on any thread, that it is durable or undone, or why not. Must be quick: others may wait to hear.
+    fn ended(self: Box<Self>, how: StorageResult<()>);
+}
+
 /// Hears that the version of an owner has moved, and where to.
 pub type Told = Arc<dyn Fn(Owner, Version) + Send + Sync>;
 
@@ -286,6 +295,14 @@ pub trait Storage: Send + Sync {
 
     /// Runs `work` with the owner to itself. Returns once it is durable or undone.
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()>;
+
+    /// Has an errand run as [`Self::run_write`] runs work, without keeping the caller until it is durable.
+    ///
+    /// An engine may run it here and now; if it panics there, so does this call, and nobody hears.
+    fn send_write(&self, owner: Owner, mut errand: Box<dyn Errand>) {
+        let how = self.run_write(owner, &mut |txn| errand.run(txn));
+        errand.ended(how);
+    }
 
     /// The owner's state, where the engine knows it without I/O and can vouch that it is not old; else `None`:
     /// ask in a transaction.
@@ -387,6 +404,7 @@ impl dyn Storage + '_ {
     }
 }
 
-fn not_run() -> StorageError {
+/// The error of an engine that ended work without having run it.
+pub(crate) fn not_run() -> StorageError {
     StorageError::Engine("the engine did not run the work".into())
 }

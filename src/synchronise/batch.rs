@@ -31,3 +31,12 @@ pub struct Batch {
     /// How many rows the device means to delete, where that is most of a table.
     pub confirm_deletes: Option<u64>,
 }
+
+impl Batch {
+    /// How many rows it names.
+    pub fn rows(&self) -> usize {
+        let sent = [&self.add, &self.update, &self.delete].into_iter().flatten();
+        let asked = self.get.iter().map(|(_, keys)| keys.len());
+        sent.map(|(_, rows)| rows.len()).chain(asked).sum()
+    }
+}

@@ -7,20 +7,25 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::Span;
 
 use super::changes::write_feed;
 use super::{
     Answer, ApiError, App, Hold, ended, fence, json_bytes, lock_for_work, off_reactor, refused, tell_version,
+    timing,
 };
 use crate::accounts::Caller;
 use crate::broken;
 use crate::http::BodyFault;
 use crate::http::wire::{ReportBody, pointer, read_batch};
+use crate::locks::Work;
 use crate::model::{Timestamp, Version};
 use crate::reconcile::Operation;
 use crate::schema::Schema;
-use crate::storage::{GivenAnswer, ReadTxn, WriteTxn};
-use crate::synchronise::{self, Refusal, Report};
+use crate::storage::{Errand, GivenAnswer, Outcome, ReadTxn, StorageResult, WriteTxn, not_run};
+use crate::synchronise::{self, Batch, Refusal, Report};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -46,45 +51,100 @@ pub async fn synchronise(
             return replayed(&app, &caller, &headers, once.as_ref()).await?.ok_or(refusal);
         }
     };
+    let (tell, told) = oneshot::channel();
     off_reactor(move || {
         let batch = body.and_then(|body| read_batch(&body, &app.schema, &app.settings.limits));
         // It ends the sync even where it is refused, unless it says, in so many words, that it does not.
         let goes_on = batch.as_ref().is_ok_and(|batch| batch.keep_lock || (batch.dry_run && work.had_lock()));
-        let answer = batch.and_then(|batch| {
-            let mut settled = None;
-            let apply = |txn: &mut dyn WriteTxn| {
-                if let Some(given) =
-                    once.as_ref().map(|once| once.given(txn, &app, &caller)).transpose()?.flatten()
-                {
-                    return Ok(replay(given)); // its twin came first
-                }
-                let terms = app.terms(caller.device, received);
-                let report = synchronise::run(txn, &app.schema, &batch, &terms)
-                    .map_err(|refusal| explain(refusal, &app.schema))?;
-                let body = write(&app.schema, &report)?;
-                if let Some(once) = &once {
-                    once.keep(txn, &app, &caller, &body, report.current)?;
-                }
-                work.confirm(txn.lease()).map_err(|error| refused(error, terms.now))?;
-                app.acks.note(&caller, batch.base, terms.now);
-                let answer = told(body, report.current);
-                settled = Some(report);
-                Ok::<_, ApiError>(answer)
-            };
-            if batch.dry_run {
-                return app.storage.rehearse(caller.owner, apply);
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(refusal) => {
+                ended(work.end(goes_on));
+                return Err(refusal);
             }
-            if broken::is("answer_before_commit") {
-                return app.storage.rehearse(caller.owner, apply); // and the commit never comes: it died before
+        };
+        let is_small = batch.rows() <= SMALL_ROWS;
+        let (storage, owner, span) = (Arc::clone(&app.storage), caller.owner, Span::current());
+        let mut upload =
+            Upload { app, received, caller, once, batch, work, goes_on, span, outcome: None, tell };
+        if is_small {
+            storage.send_write(owner, Box::new(upload));
+        } else {
+            let how = storage.run_write(owner, &mut |txn| upload.run(txn));
+            Box::new(upload).ended(how);
+        }
+        Ok(())
+    })
+    .await?;
+    let begun = Instant::now();
+    let answer = told.await;
+    timing::worked(begun);
+    answer.unwrap_or_else(|dropped| Err(ApiError::Internal(Box::new(dropped))))
+}
+
+/// A batch of so many rows is quickly written: it needs no thread that waits for its turn.
+const SMALL_ROWS: usize = 100;
+
+/// A batch on its way into the database, and its answer on the way back.
+struct Upload {
+    app: Arc<App>,
+    received: Timestamp,
+    caller: Caller,
+    once: Option<Once>,
+    batch: Batch,
+    /// Held until it is known what became of the batch, whether or not the client is still there.
+    work: Box<dyn Work>,
+    goes_on: bool,
+    span: Span,
+    outcome: Option<Result<(warp::reply::Response, Option<Report>), ApiError>>,
+    tell: oneshot::Sender<Answer>,
+}
+
+impl Upload {
+    /// The answer, and what it tells of, unless it was given before.
+    fn apply(&self, txn: &mut dyn WriteTxn) -> Result<(warp::reply::Response, Option<Report>), ApiError> {
+        let Self { app, received, caller, once, batch, work, .. } = self;
+        if let Some(given) = once.as_ref().map(|once| once.given(txn, app, caller)).transpose()?.flatten() {
+            return Ok((replay(given), None)); // its twin came first
+        }
+        let terms = app.terms(caller.device, *received);
+        let report = synchronise::run(txn, &app.schema, batch, &terms)
+            .map_err(|refusal| explain(refusal, &app.schema))?;
+        let body = write(&app.schema, &report)?;
+        if let Some(once) = once {
+            once.keep(txn, app, caller, &body, report.current)?;
+        }
+        work.confirm(txn.lease()).map_err(|error| refused(error, terms.now))?;
+        app.acks.note(caller, batch.base, terms.now);
+        Ok((told(body, report.current), Some(report)))
+    }
+}
+
+impl Errand for Upload {
+    fn run(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<Outcome> {
+        let span = self.span.clone();
+        let outcome = span.in_scope(|| self.apply(txn));
+        // The second is a fault: the commit never comes, as if the server had died before.
+        let is_kept = outcome.is_ok() && !self.batch.dry_run && !broken::is("answer_before_commit");
+        self.outcome = Some(outcome);
+        Ok(if is_kept { Outcome::Commit } else { Outcome::Undo })
+    }
+
+    fn ended(self: Box<Self>, how: StorageResult<()>) {
+        let Self { app, batch, work, goes_on, span, outcome, tell, .. } = *self;
+        let _entered = span.enter();
+        let answer = how.map_err(ApiError::from).and_then(|()| {
+            let (answer, report) = outcome.unwrap_or_else(|| Err(ApiError::from(not_run())))?;
+            if let Some(report) = report.filter(|_| !batch.dry_run) {
+                count(&app, &report);
             }
-            let answer = app.storage.write(caller.owner, apply)?;
-            settled.inspect(|report| count(&app, report));
             Ok(answer)
         });
         ended(work.end(goes_on));
-        answer
-    })
-    .await
+        drop(work); // the answer may bring the owner's next request at once
+        // Nobody hears it if the client has hung up.
+        let _ = tell.send(answer);
+    }
 }
 
 /// The answer that was given to an earlier sending, if it was; with it the sync ends, as it did then.

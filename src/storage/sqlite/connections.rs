@@ -118,6 +118,11 @@ impl Connections {
         self.group.run(work)
     }
 
+    /// The group of those who write.
+    pub(super) fn group(&self) -> &Group {
+        &self.group
+    }
+
     pub(super) fn known(&self) -> &Known {
         &self.group.known
     }

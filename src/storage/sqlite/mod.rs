@@ -22,19 +22,20 @@ use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 use super::{
-    AccountStore, Census, Leases, Outcome, OwnerState, ReadTxn, ReadWork, Storage, StorageError,
+    AccountStore, Census, Errand, Leases, Outcome, OwnerState, ReadTxn, ReadWork, Storage, StorageError,
     StorageResult, Told, WriteWork,
 };
 use crate::metrics::Metrics;
 use crate::model::{Fence, Owner, Timestamp};
 use crate::schema::Schema;
 use crate::storage::plan::Plan;
-use group::Done;
+use group::{Done, Job};
 use statements::Statements;
 use txn::Txn;
 
@@ -47,8 +48,10 @@ pub use whole::SqliteWhole;
 pub struct Sqlite {
     connections: Arc<Connections>,
     schema: Arc<Schema>,
-    statements: Statements,
+    statements: Arc<Statements>,
     first_fence: Fence,
+    /// Runs errands.
+    runner: Option<JoinHandle<()>>,
     /// Held while the server runs: a second one on the same file would give out the same fences.
     _served: File,
 }
@@ -114,6 +117,9 @@ pub enum OpenError {
     /// The schema file and the tables in the database disagree.
     #[error("the schema does not fit the database, and to make it fit would lose data:\n{}", .0.join("\n"))]
     SchemaMismatch(Vec<String>),
+    /// No thread for writing.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// No connection for reading.
     #[error("cannot open the database for reading: {0}")]
     Pool(r2d2::Error),
@@ -164,9 +170,19 @@ impl Sqlite {
             let bytes = std::fs::metadata(&wal).map_or(0, |file| file.len());
             metrics.wal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         });
+        let connections = Arc::new(connections);
+        let writing = Arc::clone(&connections);
+        let runner = std::thread::Builder::new()
+            .name("rollcall-writer".into())
+            .spawn(move || {
+                writing.group().keep_running_errands();
+                leave_one_file(&writing);
+            })
+            .map_err(OpenError::Thread)?;
         Ok(Self {
-            connections: Arc::new(connections),
-            statements: Statements::new(&schema, &ids),
+            connections,
+            runner: Some(runner),
+            statements: Arc::new(Statements::new(&schema, &ids)),
             schema,
             first_fence: Fence(start * Self::FENCES_PER_S),
             _served: served,
@@ -205,18 +221,26 @@ impl Sqlite {
 }
 
 impl Drop for Sqlite {
-    /// Leaves everything in the one file, so that a copy of it is whole. SQLite does so when the last
-    /// connection closes, but the pool may be opening one right then.
     fn drop(&mut self) {
-        let moved = self.connections.outside(|conn| {
-            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
-        });
-        match moved.and_then(|moved| Ok(moved?)) {
-            Ok(false) => {}
-            // Another program reads. Nothing is lost: the next one to open the file goes on from the log.
-            Ok(true) => tracing::info!("the write-ahead log stays, since another program uses the database"),
-            Err(error) => tracing::warn!(%error, "the write-ahead log could not be moved into the database"),
+        self.connections.group().dismiss_runner();
+        // What was the last to need the engine may be an errand.
+        let runner = self.runner.take().filter(|runner| runner.thread().id() != std::thread::current().id());
+        if runner.is_some_and(|runner| runner.join().is_err()) {
+            tracing::error!("the thread that writes panicked");
         }
+    }
+}
+
+/// Leaves everything in the one file, so that a copy of it is whole. SQLite does so when the last connection
+/// closes, but the pool may be opening one right then.
+fn leave_one_file(connections: &Connections) {
+    let moved = connections
+        .outside(|conn| conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0)));
+    match moved.and_then(|moved| Ok(moved?)) {
+        Ok(false) => {}
+        // Another program reads. Nothing is lost: the next one to open the file goes on from the log.
+        Ok(true) => tracing::info!("the write-ahead log stays, since another program uses the database"),
+        Err(error) => tracing::warn!(%error, "the write-ahead log could not be moved into the database"),
     }
 }
 
@@ -308,14 +332,12 @@ impl Storage for Sqlite {
     }
 
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
-        self.connections.writing_for(&mut |job| {
-            let mut txn = Txn::begin_write(job, &self.schema, &self.statements, owner)?;
-            let before = txn.state().version;
-            Ok(match work(&mut txn)? {
-                Outcome::Commit => Done::Move((owner, before, txn.state())),
-                Outcome::Undo => Done::Undo,
-            })
-        })
+        self.connections.writing_for(&mut |job| run(job, &self.schema, &self.statements, owner, work))
+    }
+
+    fn send_write(&self, owner: Owner, errand: Box<dyn Errand>) {
+        let (schema, statements) = (Arc::clone(&self.schema), Arc::clone(&self.statements));
+        self.connections.group().send(Box::new(OfOwner { schema, statements, owner, errand }));
     }
 
     /// - Bounds: a commit of this process is known once it is durable; one of another process that writes to
@@ -348,6 +370,40 @@ impl Storage for Sqlite {
 
     fn leases(&self) -> Leases {
         Leases::InMemory(self.first_fence)
+    }
+}
+
+/// Runs work for an owner as a part of a transaction.
+fn run(
+    job: &Job<'_>,
+    schema: &Schema,
+    statements: &Statements,
+    owner: Owner,
+    work: WriteWork<'_>,
+) -> StorageResult<Done> {
+    let mut txn = Txn::begin_write(job, schema, statements, owner)?;
+    let before = txn.state().version;
+    Ok(match work(&mut txn)? {
+        Outcome::Commit => Done::Move((owner, before, txn.state())),
+        Outcome::Undo => Done::Undo,
+    })
+}
+
+/// An owner's errand.
+struct OfOwner {
+    schema: Arc<Schema>,
+    statements: Arc<Statements>,
+    owner: Owner,
+    errand: Box<dyn Errand>,
+}
+
+impl group::Errand for OfOwner {
+    fn run(&mut self, job: &Job<'_>) -> StorageResult<Done> {
+        run(job, &self.schema, &self.statements, self.owner, &mut |txn| self.errand.run(txn))
+    }
+
+    fn ended(self: Box<Self>, how: StorageResult<()>) {
+        self.errand.ended(how);
     }
 }
 

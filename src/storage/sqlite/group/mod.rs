@@ -1,9 +1,14 @@
 //! Group commit: jobs of many callers in one transaction, and one fsync for all of them.
 //!
-//! Each caller runs its own job, on its own thread, when its turn comes. Turns are given in the order of asking.
-//! The job runs within a savepoint, so that its failure is its own. Whoever ends a job while others wait leaves
+//! Turns are given in the order of asking. A caller that waits ([`Group::run`]) runs its job on its own thread when
+//! its turn comes. One that does not wait leaves an [`Errand`] ([`Group::send`]): if nobody has the turn it is run at
+//! once, else one thread runs errand after errand, so that none must wake for each.
+//!
+//! A job runs within a savepoint, so that its failure is its own. Whoever ends a job while others wait leaves
 //! the transaction open, hands its turn on, and waits; whoever ends one while nobody waits, or when the
-//! transaction has grown to its bounds, commits for all. No caller gets an answer before that COMMIT.
+//! transaction has grown to its bounds, commits for all. Nobody gets an answer before that COMMIT.
+
+mod errands;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -19,6 +24,9 @@ use crate::metrics::Metrics;
 use crate::model::{Owner, Version};
 use crate::storage::{OwnerState, StorageError, StorageResult};
 
+pub(super) use errands::Errand;
+use errands::{Runner, Sent};
+
 /// Jobs of one COMMIT. The first ones wait for the last, so it is no more than a fsync can pay for.
 const JOBS_MAX: usize = 128;
 
@@ -27,6 +35,7 @@ const OPEN_MAX: Duration = Duration::from_millis(4);
 
 /// The one connection that writes, and the queue for it.
 pub(super) struct Group {
+    runner: Runner,
     /// Belongs to whoever has the turn; others only look in, and never wait for it.
     writer: Mutex<Writer>,
     turns: Mutex<Turns>,
@@ -50,7 +59,7 @@ struct Open {
 
 /// A job that ended well, or was undone as it wished, and awaits the COMMIT.
 struct Member {
-    caller: Arc<Caller>,
+    who: Who,
     moved: Option<Moved>,
 }
 
@@ -60,16 +69,25 @@ pub(super) type Moved = (Owner, Version, OwnerState);
 #[derive(Default)]
 struct Turns {
     taken: bool,
-    waiting: VecDeque<Arc<Caller>>,
+    waiting: VecDeque<Who>,
+}
+
+/// Whoever wants something written.
+enum Who {
+    Caller(Arc<Caller>),
+    Errand(Sent),
 }
 
 /// Where a caller stands.
+#[derive(Default)]
 struct Caller {
     stands: Mutex<Stands>,
     changed: Condvar,
 }
 
+#[derive(Default)]
 enum Stands {
+    #[default]
     Waiting,
     HasTurn,
     Told(Result<(), Failed>),
@@ -120,6 +138,7 @@ impl Group {
         Self {
             writer: Mutex::new(Writer { conn, open: None }),
             turns: Mutex::default(),
+            runner: Runner::default(),
             known: Known::new(),
             busy_wait,
             open_max: OPEN_MAX,
@@ -133,23 +152,24 @@ impl Group {
     /// - Errors: the job's own; [`StorageError::QueueFull`] at once; [`StorageError::Busy`] if its turn did not
     ///   come within `busy_wait`; else what the whole transaction failed with.
     pub fn run(&self, work: Work<'_>) -> StorageResult<()> {
-        let me = Arc::new(Caller { stands: Mutex::new(Stands::Waiting), changed: Condvar::new() });
+        let me = Arc::new(Caller::default());
         let mut alone = false;
         loop {
             self.take_turn(&me, alone)?;
             // From here on nothing may return before the turn was handed on.
-            let part = self.take_part(&me, alone, work);
-            if !(part.stays_open && self.hand_on()) {
-                let told = self.commit(&mut self.writer.lock());
-                self.give_back();
-                tell(told);
+            let mut writer = self.writer.lock();
+            let part = self.take_part(&mut writer, alone, work);
+            if let Ended::Awaits(moved) = part.ended {
+                writer.join(Who::Caller(Arc::clone(&me)), moved);
             }
-            tell(part.told);
+            drop(writer);
+            self.end_turn(part.stays_open);
+            self.tell(part.told);
             match part.ended {
                 Ended::Alone(result) => return result,
                 Ended::Panicked(panic) => resume_unwind(panic),
                 Ended::Again => alone = true,
-                Ended::Awaits => match me.told() {
+                Ended::Awaits(_) => match me.told() {
                     Ok(()) => return Ok(()),
                     Err(Failed::OneOfThem) => alone = true,
                     Err(Failed::All(error)) => return Err(again(&error)),
@@ -165,10 +185,9 @@ impl Group {
 
     /// Works with the connection outside of any transaction.
     pub fn outside<T>(&self, work: impl FnOnce(&mut Connection) -> T) -> StorageResult<T> {
-        let me = Arc::new(Caller { stands: Mutex::new(Stands::Waiting), changed: Condvar::new() });
-        self.take_turn(&me, false)?;
+        self.take_turn(&Arc::default(), false)?;
         let mut writer = self.writer.lock();
-        tell(self.commit(&mut writer));
+        self.tell(self.commit(&mut writer));
         let done = catch_unwind(AssertUnwindSafe(|| work(&mut writer.conn)));
         drop(writer);
         self.give_back();
@@ -202,7 +221,7 @@ impl Group {
                 return Err(StorageError::QueueFull);
             }
             *me.stands.lock() = Stands::Waiting;
-            turns.waiting.push_back(Arc::clone(me));
+            turns.waiting.push_back(Who::Caller(Arc::clone(me)));
             self.metrics.write_queue.set(turns.waiting.len() as i64);
         }
         let until = Instant::now() + self.busy_wait;
@@ -214,7 +233,7 @@ impl Group {
                 if matches!(*me.stands.lock(), Stands::HasTurn) {
                     return Ok(());
                 }
-                turns.waiting.retain(|waiting| !Arc::ptr_eq(waiting, me));
+                turns.waiting.retain(|who| !matches!(who, Who::Caller(waiting) if Arc::ptr_eq(waiting, me)));
                 self.metrics.write_queue.set(turns.waiting.len() as i64);
                 self.metrics.busy.inc();
                 return Err(StorageError::Busy);
@@ -223,10 +242,28 @@ impl Group {
         Ok(())
     }
 
+    /// Ends a turn: hands it on with the transaction open, or commits for all and gives it back.
+    fn end_turn(&self, stays_open: bool) {
+        if !(stays_open && self.hand_on()) {
+            let told = self.commit(&mut self.writer.lock());
+            self.give_back();
+            self.tell(told);
+        }
+    }
+
     /// Gives the turn to whoever waits longest; `false` keeps it, since nobody waits.
     fn hand_on(&self) -> bool {
         let mut turns = self.turns.lock();
-        let Some(next) = turns.waiting.pop_front() else { return false };
+        let next = match turns.waiting.front() {
+            None => return false,
+            Some(Who::Errand(_)) => {
+                drop(turns);
+                self.runner.give_turn();
+                return true;
+            }
+            Some(Who::Caller(caller)) => Arc::clone(caller),
+        };
+        turns.waiting.pop_front();
         self.metrics.write_queue.set(turns.waiting.len() as i64);
         // Within the lock: whoever gives up waiting looks here whether it was too late for that.
         *next.stands.lock() = Stands::HasTurn;
@@ -245,14 +282,25 @@ impl Group {
         }
     }
 
+    /// Says how a transaction ended.
+    fn tell(&self, news: Vec<News>) {
+        for (who, ended) in news {
+            match (who, ended) {
+                (Who::Caller(caller), ended) => caller.stand(Stands::Told(ended)),
+                (Who::Errand(sent), Ok(())) => sent.ended(Ok(())),
+                (Who::Errand(sent), Err(Failed::All(error))) => sent.ended(Err(again(&error))),
+                (Who::Errand(sent), Err(Failed::OneOfThem)) => self.send_again(sent),
+            }
+        }
+    }
+
     /// Runs the job of whoever has the turn, in the transaction that is open or in a new one.
-    fn take_part(&self, me: &Arc<Caller>, mut alone: bool, work: Work<'_>) -> Part {
-        let mut writer = self.writer.lock();
+    fn take_part(&self, writer: &mut Writer, mut alone: bool, work: Work<'_>) -> Part {
         loop {
             if alone {
-                tell(self.commit(&mut writer));
+                self.tell(self.commit(writer));
             }
-            let members = match self.begin(&mut writer) {
+            let members = match self.begin(writer) {
                 Ok(members) => members,
                 Err(error) => return Part::of(Ended::Alone(Err(error))),
             };
@@ -262,7 +310,7 @@ impl Group {
                 alone = true;
                 continue;
             }
-            return self.conclude(&mut writer, me, alone, ran);
+            return self.conclude(writer, alone, ran);
         }
     }
 
@@ -281,8 +329,8 @@ impl Group {
         Ok(0)
     }
 
-    /// Takes a job into the transaction, or ends the transaction if the job leaves none.
-    fn conclude(&self, writer: &mut Writer, me: &Arc<Caller>, alone: bool, ran: Ran) -> Part {
+    /// Says what became of a job, and ends the transaction if the job leaves none.
+    fn conclude(&self, writer: &mut Writer, alone: bool, ran: Ran) -> Part {
         let members = writer.open.as_ref().map_or(0, |open| open.members.len());
         let is_kept = matches!(ran.ended, Ok(Ok(Done::Keep | Done::Move(_))));
         if ran.is_undone || (members == 0 && !is_kept) {
@@ -302,15 +350,10 @@ impl Group {
             Err(panic) => Ended::Panicked(panic),
             Ok(Err(error)) => Ended::Alone(Err(error)),
             // What it was told, and may tell its client, rests on jobs that are not durable yet.
-            Ok(Ok(done)) => {
-                let moved = if let Done::Move(moved) = done { Some(moved) } else { None };
-                if let Some(open) = &mut writer.open {
-                    open.members.push(Member { caller: Arc::clone(me), moved });
-                }
-                Ended::Awaits
-            }
+            Ok(Ok(done)) => Ended::Awaits(if let Done::Move(moved) = done { Some(moved) } else { None }),
         };
-        let takes_more = |open: &Open| open.members.len() < JOBS_MAX && open.began.elapsed() < self.open_max;
+        let takes_more =
+            |open: &Open| open.members.len() + 1 < JOBS_MAX && open.began.elapsed() < self.open_max;
         let stays_open = !alone && writer.open.as_ref().is_some_and(takes_more);
         Part { ended, stays_open, told: Vec::new() }
     }
@@ -334,7 +377,7 @@ impl Group {
             Err(error) if members.len() > 1 && is_broken_reference(&error) => Err(Failed::OneOfThem),
             Err(error) => Err(Failed::All(Arc::new(error.into()))),
         };
-        members.into_iter().map(|member| (member.caller, ended.clone())).collect()
+        members.into_iter().map(|member| (member.who, ended.clone())).collect()
     }
 
     /// Ends the transaction without keeping anything of it.
@@ -342,7 +385,7 @@ impl Group {
         let Some(Open { members, .. }) = writer.open.take() else { return Vec::new() };
         self.known.ending();
         roll_back(&writer.conn);
-        members.into_iter().map(|member| (member.caller, Err(Failed::OneOfThem))).collect()
+        members.into_iter().map(|member| (member.who, Err(Failed::OneOfThem))).collect()
     }
 }
 
@@ -366,21 +409,27 @@ enum Ended {
     Panicked(Box<dyn std::any::Any + Send>),
     /// Not yet: it is to run once more, alone.
     Again,
-    /// As the transaction does.
-    Awaits,
+    /// As the transaction does, which is to hear of this.
+    Awaits(Option<Moved>),
 }
 
-/// A caller, and what became of the transaction that it had a part in.
-type News = (Arc<Caller>, Result<(), Failed>);
+/// Somebody, and what became of the transaction that it had a part in.
+type News = (Who, Result<(), Failed>);
 
-fn tell(news: Vec<News>) {
-    for (caller, ended) in news {
-        *caller.stands.lock() = Stands::Told(ended);
-        caller.changed.notify_one();
+impl Writer {
+    fn join(&mut self, who: Who, moved: Option<Moved>) {
+        if let Some(open) = &mut self.open {
+            open.members.push(Member { who, moved });
+        }
     }
 }
 
 impl Caller {
+    fn stand(&self, stands: Stands) {
+        *self.stands.lock() = stands;
+        self.changed.notify_one();
+    }
+
     fn told(&self) -> Result<(), Failed> {
         let mut stands = self.stands.lock();
         loop {
@@ -451,7 +500,7 @@ fn again(error: &Arc<StorageError>) -> StorageError {
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use std::path::Path;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::thread::{ScopedJoinHandle, scope};
 
@@ -536,177 +585,246 @@ mod tests {
         (first, let_go)
     }
 
-    type Boxed<'j> = Box<dyn FnMut(&Job<'_>) -> StorageResult<Done> + Send + 'j>;
+    type Boxed = Box<dyn FnMut(&Job<'_>) -> StorageResult<Done> + Send>;
 
-    /// Runs the jobs in one transaction, after one that inserts 0; tells how that one and each of them ended.
-    fn together<'j>(ground: &Ground, jobs: Vec<Boxed<'j>>) -> Vec<std::thread::Result<StorageResult<()>>> {
-        together_from(ground, 0, jobs)
+    /// A job that tells how it ended.
+    struct Told {
+        job: Boxed,
+        tell: Sender<StorageResult<()>>,
     }
 
-    fn together_from<'j>(
+    impl Errand for Told {
+        fn run(&mut self, job: &Job<'_>) -> StorageResult<Done> {
+            (self.job)(job)
+        }
+
+        fn ended(self: Box<Self>, how: StorageResult<()>) {
+            let _ = self.tell.send(how);
+        }
+    }
+
+    fn send(group: &Group, job: Boxed) -> Receiver<StorageResult<()>> {
+        let (tell, told) = channel();
+        group.send(Box::new(Told { job, tell }));
+        told
+    }
+
+    /// Sends the thread that runs errands home, even where a test fails.
+    struct Dismiss<'g>(&'g Group);
+
+    impl Drop for Dismiss<'_> {
+        fn drop(&mut self) {
+            self.0.dismiss_runner();
+        }
+    }
+
+    /// Which of the jobs are errands, by their place.
+    const EITHER_WAY: [fn(usize) -> bool; 3] = [|_| false, |_| true, |place| place % 2 == 1];
+
+    /// Runs the jobs in one transaction, after one that inserts 0; tells how that one and each of them ended.
+    fn together(
+        ground: &Ground,
+        is_errand: fn(usize) -> bool,
+        jobs: Vec<Boxed>,
+    ) -> Vec<std::thread::Result<StorageResult<()>>> {
+        together_from(ground, 0, is_errand, jobs)
+    }
+
+    fn together_from(
         ground: &Ground,
         first: i64,
-        jobs: Vec<Boxed<'j>>,
+        is_errand: fn(usize) -> bool,
+        jobs: Vec<Boxed>,
     ) -> Vec<std::thread::Result<StorageResult<()>>> {
+        enum End<'s> {
+            Thread(ScopedJoinHandle<'s, StorageResult<()>>),
+            Errand(Receiver<StorageResult<()>>),
+        }
         let group = &ground.group;
         scope(|scope| {
+            scope.spawn(|| group.keep_running_errands());
+            let _dismiss = Dismiss(group);
             let (first, let_go) = hold(scope, group, first);
-            let mut ends = vec![first];
+            let mut ends = vec![End::Thread(first)];
             for (place, mut job) in jobs.into_iter().enumerate() {
-                ends.push(scope.spawn(move || group.run(&mut *job)));
+                ends.push(match is_errand(place) {
+                    true => End::Errand(send(group, job)),
+                    false => End::Thread(scope.spawn(move || group.run(&mut *job))),
+                });
                 ground.waits_for(place + 1);
             }
             drop(let_go); // a job may run again
-            ends.into_iter().map(ScopedJoinHandle::join).collect()
+            let ends = ends.into_iter().map(|end| match end {
+                End::Thread(thread) => thread.join(),
+                End::Errand(told) => Ok(told.recv().unwrap()),
+            });
+            ends.collect()
         })
     }
 
     #[test]
     fn jobs_that_wait_share_one_commit_and_nobody_sees_them_before() {
-        let ground = Ground::new();
-        let beside = open(&ground.path);
-        let mut jobs: Vec<Boxed<'_>> = Vec::new();
-        for n in 1..=5 {
-            jobs.push(Box::new(move |job| insert(job, n)));
+        for is_errand in EITHER_WAY {
+            let ground = Ground::new();
+            let beside = open(&ground.path);
+            let mut jobs: Vec<Boxed> = Vec::new();
+            for n in 1..=5 {
+                jobs.push(Box::new(move |job| insert(job, n)));
+            }
+            jobs.push(Box::new(move |job| {
+                let seen: i64 = beside.query_row("SELECT count(*) FROM done", [], |row| row.get(0))?;
+                let within: i64 = job.conn.query_row("SELECT count(*) FROM done", [], |row| row.get(0))?;
+                assert_eq!((seen, within), (0, 6), "in the order of asking, and not yet kept");
+                insert(job, 6)
+            }));
+            assert!(together(&ground, is_errand, jobs).into_iter().all(|ended| ended.unwrap().is_ok()));
+            assert_eq!(ground.done(), [0, 1, 2, 3, 4, 5, 6]);
+            assert_eq!(ground.commits(), 1);
+            ground.insert(7).unwrap();
+            assert_eq!(ground.commits(), 2);
         }
-        jobs.push(Box::new(move |job| {
-            let seen: i64 = beside.query_row("SELECT count(*) FROM done", [], |row| row.get(0))?;
-            let within: i64 = job.conn.query_row("SELECT count(*) FROM done", [], |row| row.get(0))?;
-            assert_eq!((seen, within), (0, 6), "in the order of asking, and not yet kept");
-            insert(job, 6)
-        }));
-        assert!(together(&ground, jobs).into_iter().all(|ended| ended.unwrap().is_ok()));
-        assert_eq!(ground.done(), [0, 1, 2, 3, 4, 5, 6]);
-        assert_eq!(ground.commits(), 1);
-        ground.insert(7).unwrap();
-        assert_eq!(ground.commits(), 2);
     }
 
     #[test]
     fn a_job_that_fails_panics_or_is_undone_hurts_no_other() {
-        let ground = Ground::new();
-        let half = |job: &Job<'_>, n| insert(job, n).map(|_| ());
-        let ends = together(
-            &ground,
-            vec![
-                Box::new(|job| insert(job, 1)),
-                Box::new(|job| half(job, 2).and(Err(StorageError::Full("for the test".into())))),
-                Box::new(|job| insert(job, 3)),
-                Box::new(|job| {
-                    half(job, 4)?;
+        for is_errand in EITHER_WAY {
+            let ground = Ground::new();
+            let half = |job: &Job<'_>, n| insert(job, n).map(|_| ());
+            let ends = together(
+                &ground,
+                is_errand,
+                vec![
+                    Box::new(|job| insert(job, 1)),
+                    Box::new(move |job| half(job, 2).and(Err(StorageError::Full("for the test".into())))),
+                    Box::new(|job| insert(job, 3)),
+                    Box::new(move |job| {
+                        half(job, 4)?;
+                        panic!("for the test")
+                    }),
+                    Box::new(move |job| half(job, 5).map(|()| Done::Undo)),
+                    Box::new(|job| insert(job, 1)),
+                    Box::new(|job| insert(job, 7)),
+                ],
+            );
+            let told: Vec<_> = ends
+                .iter()
+                .map(|end| match end {
+                    Ok(Ok(())) => "well",
+                    Ok(Err(StorageError::Full(_))) => "full",
+                    Ok(Err(_)) => "badly",
+                    Err(_) => "panicked",
+                })
+                .collect();
+            let panicked = if is_errand(3) { "badly" } else { "panicked" };
+            assert_eq!(told, ["well", "well", "full", "well", panicked, "well", "badly", "well"]);
+            assert_eq!(ground.done(), [0, 1, 3, 7]);
+            assert_eq!(ground.commits(), 1);
+            // The same where each is the first of its transaction.
+            assert!(ground.group.run(&mut |job| half(job, 8).and(Err(StorageError::Busy))).is_err());
+            ground.group.run(&mut |job| half(job, 8).map(|()| Done::Undo)).unwrap();
+            let panicked = catch_unwind(AssertUnwindSafe(|| {
+                ground.group.run(&mut |job| {
+                    half(job, 8)?;
                     panic!("for the test")
-                }),
-                Box::new(|job| half(job, 5).map(|()| Done::Undo)),
-                Box::new(|job| insert(job, 1)),
-                Box::new(|job| insert(job, 7)),
-            ],
-        );
-        let told: Vec<_> = ends
-            .iter()
-            .map(|end| match end {
-                Ok(Ok(())) => "well",
-                Ok(Err(StorageError::Full(_))) => "full",
-                Ok(Err(_)) => "badly",
-                Err(_) => "panicked",
-            })
-            .collect();
-        assert_eq!(told, ["well", "well", "full", "well", "panicked", "well", "badly", "well"]);
-        assert_eq!(ground.done(), [0, 1, 3, 7]);
-        assert_eq!(ground.commits(), 1);
-        // The same where each is the first of its transaction.
-        assert!(ground.group.run(&mut |job| half(job, 8).and(Err(StorageError::Busy))).is_err());
-        ground.group.run(&mut |job| half(job, 8).map(|()| Done::Undo)).unwrap();
-        let panicked = catch_unwind(AssertUnwindSafe(|| {
-            ground.group.run(&mut |job| {
-                half(job, 8)?;
-                panic!("for the test")
-            })
-        }));
-        assert!(panicked.is_err());
-        ground.insert(9).unwrap();
-        assert_eq!(ground.done(), [0, 1, 3, 7, 9]);
+                })
+            }));
+            assert!(panicked.is_err());
+            ground.insert(9).unwrap();
+            assert_eq!(ground.done(), [0, 1, 3, 7, 9]);
+        }
     }
 
     #[test]
     fn a_commit_that_fails_fails_for_each() {
-        let ground = Ground::new();
-        ground.group.outside(|conn| conn.commit_hook(Some(|| true)).unwrap()).unwrap();
-        let ends = together(
-            &ground,
-            vec![Box::new(|job| insert(job, 1)), Box::new(|job| insert(job, 2).map(|_| Done::Undo))],
-        );
-        assert!(ends.into_iter().all(|end| matches!(end.unwrap(), Err(StorageError::Engine(_)))));
-        assert!(ground.insert(3).is_err());
-        assert_eq!((ground.done(), ground.commits()), (vec![], 0));
-        ground.group.outside(|conn| conn.commit_hook(None::<fn() -> bool>).unwrap()).unwrap();
-        ground.insert(4).unwrap();
-        assert_eq!(ground.done(), [4]);
+        for is_errand in EITHER_WAY {
+            let ground = Ground::new();
+            ground.group.outside(|conn| conn.commit_hook(Some(|| true)).unwrap()).unwrap();
+            let ends = together(
+                &ground,
+                is_errand,
+                vec![Box::new(|job| insert(job, 1)), Box::new(|job| insert(job, 2).map(|_| Done::Undo))],
+            );
+            assert!(ends.into_iter().all(|end| matches!(end.unwrap(), Err(StorageError::Engine(_)))));
+            assert!(ground.insert(3).is_err());
+            assert_eq!((ground.done(), ground.commits()), (vec![], 0));
+            ground.group.outside(|conn| conn.commit_hook(None::<fn() -> bool>).unwrap()).unwrap();
+            ground.insert(4).unwrap();
+            assert_eq!(ground.done(), [4]);
+        }
     }
 
     /// Method: a real one, by a limit on the file's pages; SQLite undoes everything.
     #[test]
     fn a_full_disk_fails_the_job_that_it_has_no_room_for_and_no_other() {
-        let ground = Ground::new();
-        let limit = |pages: i64| {
-            let set = |conn: &mut Connection| conn.pragma_update(None, "max_page_count", pages).unwrap();
-            ground.group.outside(set).unwrap();
-        };
-        let pages = ground.beside.lock().query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
-        limit(1 + pages.unwrap());
-        let too_much = |job: &Job<'_>| {
-            job.conn.execute("INSERT INTO done (n, bytes) VALUES (9, zeroblob(1000000))", [])?;
-            Ok(Done::Keep)
-        };
-        // The second time the job takes its failure for an outcome of its own, as `Storage::write` makes it do.
-        let hidden = Mutex::new(Vec::new());
-        let hides = |job: &Job<'_>| {
-            hidden.lock().push(too_much(job).err());
-            Ok(Done::Undo)
-        };
-        let jobs: [Boxed<'_>; 2] = [Box::new(too_much), Box::new(hides)];
-        for (round, job) in jobs.into_iter().enumerate() {
-            let first = 3 * round as i64 + 1;
-            let ends = together_from(
-                &ground,
-                first,
-                vec![
-                    Box::new(move |job| insert(job, first + 1)),
-                    job,
-                    Box::new(move |job| insert(job, first + 2)),
-                ],
-            );
-            let told: Vec<_> = ends.into_iter().map(|end| end.unwrap()).collect();
-            assert!(told[0].is_ok() && told[1].is_ok() && told[3].is_ok(), "{told:?}");
-            assert_eq!(matches!(&told[2], Err(StorageError::Full(_))), round == 0, "{told:?}");
+        for is_errand in EITHER_WAY {
+            let ground = Ground::new();
+            let limit = |pages: i64| {
+                let set = |conn: &mut Connection| conn.pragma_update(None, "max_page_count", pages).unwrap();
+                ground.group.outside(set).unwrap();
+            };
+            let pages = ground.beside.lock().query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
+            limit(1 + pages.unwrap());
+            let too_much = |job: &Job<'_>| {
+                job.conn.execute("INSERT INTO done (n, bytes) VALUES (9, zeroblob(1000000))", [])?;
+                Ok(Done::Keep)
+            };
+            // The second time the job takes its failure for an outcome of its own, as `Storage::write` makes it do.
+            let hidden = Arc::new(Mutex::new(Vec::new()));
+            let noted = Arc::clone(&hidden);
+            let hides = move |job: &Job<'_>| {
+                noted.lock().push(too_much(job).err());
+                Ok(Done::Undo)
+            };
+            let jobs: [Boxed; 2] = [Box::new(too_much), Box::new(hides)];
+            for (round, job) in jobs.into_iter().enumerate() {
+                let first = 3 * round as i64 + 1;
+                let ends = together_from(
+                    &ground,
+                    first,
+                    is_errand,
+                    vec![
+                        Box::new(move |job| insert(job, first + 1)),
+                        job,
+                        Box::new(move |job| insert(job, first + 2)),
+                    ],
+                );
+                let told: Vec<_> = ends.into_iter().map(|end| end.unwrap()).collect();
+                assert!(told[0].is_ok() && told[1].is_ok() && told[3].is_ok(), "{told:?}");
+                assert_eq!(matches!(&told[2], Err(StorageError::Full(_))), round == 0, "{told:?}");
+            }
+            let hidden = std::mem::take(&mut *hidden.lock());
+            assert!(hidden.len() == 2 && matches!(hidden[1], Some(StorageError::Full(_))), "{hidden:?}");
+            assert_eq!(ground.done(), [1, 2, 3, 4, 5, 6]);
+            // Work that is to be kept although it failed is not.
+            assert!(ground.group.run(&mut |job| too_much(job).or(Ok(Done::Keep))).is_err());
+            let ends =
+                together(&ground, is_errand, vec![Box::new(move |job| too_much(job).or(Ok(Done::Keep)))]);
+            let told: Vec<_> = ends.into_iter().map(|end| end.unwrap().is_ok()).collect();
+            assert_eq!(told, [true, false]);
+            limit(1_000_000);
+            ground.insert(7).unwrap();
+            assert_eq!(ground.done(), [0, 1, 2, 3, 4, 5, 6, 7]);
         }
-        let hidden = hidden.into_inner();
-        assert!(hidden.len() == 2 && matches!(hidden[1], Some(StorageError::Full(_))), "{hidden:?}");
-        assert_eq!(ground.done(), [1, 2, 3, 4, 5, 6]);
-        // Work that is to be kept although it failed is not.
-        assert!(ground.group.run(&mut |job| too_much(job).or(Ok(Done::Keep))).is_err());
-        let ends = together(&ground, vec![Box::new(|job| too_much(job).or(Ok(Done::Keep)))]);
-        let told: Vec<_> = ends.into_iter().map(|end| end.unwrap().is_ok()).collect();
-        assert_eq!(told, [true, false]);
-        limit(1_000_000);
-        ground.insert(7).unwrap();
-        assert_eq!(ground.done(), [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 
     /// SQLite finds it at COMMIT, when it no longer knows whose it was.
     #[test]
     fn a_reference_to_nothing_fails_the_job_that_made_it() {
-        let ground = Ground::new();
-        let dangling = |job: &Job<'_>| {
-            job.conn.execute("INSERT INTO done (n, before) VALUES (2, 99)", [])?;
-            Ok(Done::Keep)
-        };
-        let ends = together(
-            &ground,
-            vec![Box::new(|job| insert(job, 1)), Box::new(dangling), Box::new(|job| insert(job, 3))],
-        );
-        let told: Vec<_> = ends.into_iter().map(|end| end.unwrap().is_ok()).collect();
-        assert_eq!(told, [true, true, false, true]);
-        assert_eq!(ground.done(), [0, 1, 3]);
+        for is_errand in EITHER_WAY {
+            let ground = Ground::new();
+            let dangling = |job: &Job<'_>| {
+                job.conn.execute("INSERT INTO done (n, before) VALUES (2, 99)", [])?;
+                Ok(Done::Keep)
+            };
+            let ends = together(
+                &ground,
+                is_errand,
+                vec![Box::new(|job| insert(job, 1)), Box::new(dangling), Box::new(|job| insert(job, 3))],
+            );
+            let told: Vec<_> = ends.into_iter().map(|end| end.unwrap().is_ok()).collect();
+            assert_eq!(told, [true, true, false, true]);
+            assert_eq!(ground.done(), [0, 1, 3]);
+        }
     }
 
     #[test]
@@ -766,6 +884,30 @@ mod tests {
         assert_eq!((ground.group.metrics.busy.get(), ground.group.metrics.write_queue.get()), (2, 0));
     }
 
+    /// Goal: nobody waits for an errand for longer than for a turn. Method: the writer is held meanwhile.
+    #[test]
+    fn an_errand_is_refused_in_time() {
+        let mut ground = Ground::new();
+        (ground.group.queue_max, ground.group.busy_wait) = (2, Duration::from_millis(20));
+        scope(|scope| {
+            scope.spawn(|| ground.group.keep_running_errands());
+            let _dismiss = Dismiss(&ground.group);
+            let (first, let_go) = hold(scope, &ground.group, 0);
+            let sent: Vec<_> =
+                (1..=3).map(|n| send(&ground.group, Box::new(move |job| insert(job, n)))).collect();
+            assert!(matches!(sent[2].recv().unwrap(), Err(StorageError::QueueFull)));
+            for late in &sent[..2] {
+                assert!(matches!(late.recv().unwrap(), Err(StorageError::Busy)));
+            }
+            let_go.send(()).unwrap();
+            first.join().unwrap().unwrap();
+            let told = send(&ground.group, Box::new(|job| insert(job, 4)));
+            assert!(told.recv().unwrap().is_ok());
+        });
+        assert_eq!(ground.done(), [0, 4]);
+        assert_eq!((ground.group.metrics.busy.get(), ground.group.metrics.write_queue.get()), (3, 0));
+    }
+
     /// Goal: what was acknowledged is there, and nothing else, whatever fails beside it. Method: threads whose jobs
     /// end in every way, impatient ones among them, while every seventh COMMIT fails.
     #[test]
@@ -776,32 +918,36 @@ mod tests {
         let hook = move || commits.fetch_add(1, Ordering::Relaxed) % 7 == 6;
         ground.group.outside(|conn| conn.commit_hook(Some(hook)).unwrap()).unwrap();
         let mut kept: Vec<i64> = scope(|scope| {
+            scope.spawn(|| ground.group.keep_running_errands());
+            let _dismiss = Dismiss(&ground.group);
             let threads = (0..8_i64).map(|thread| {
                 let ground = &ground.group;
                 scope.spawn(move || {
                     let mut kept = Vec::new();
                     for round in 0..150 {
                         let n = thread * 1_000 + round;
-                        let (mut has_run, mut ended) = (false, Ok(Ok(())));
-                        while !has_run {
-                            // Impatient: many give up waiting, and come again.
-                            ended = catch_unwind(AssertUnwindSafe(|| {
-                                ground.run(&mut |job| {
-                                    has_run = true;
-                                    insert(job, n)?;
-                                    match (n * 7 + round) % 11 {
-                                        0 => Ok(Done::Undo),
-                                        1 => Err(StorageError::Busy),
-                                        2 if round % 4 == 0 => panic!("for the test"),
-                                        3 => job.takes_long().map(|()| Done::Keep),
-                                        4 => Ok(job
-                                            .conn
-                                            .execute("UPDATE done SET before = -1 WHERE n = ?1", [n])?)
-                                        .map(|_| Done::Keep),
-                                        _ => Ok(Done::Keep),
-                                    }
-                                })
-                            }));
+                        let has_run = Arc::new(AtomicBool::new(false));
+                        let ran = Arc::clone(&has_run);
+                        let mut work = move |job: &Job<'_>| {
+                            ran.store(true, Ordering::Relaxed);
+                            insert(job, n)?;
+                            match (n * 7 + round) % 11 {
+                                0 => Ok(Done::Undo),
+                                1 => Err(StorageError::Busy),
+                                2 if round % 4 == 0 => panic!("for the test"),
+                                3 => job.takes_long().map(|()| Done::Keep),
+                                4 => Ok(job.conn.execute("UPDATE done SET before = -1 WHERE n = ?1", [n])?)
+                                    .map(|_| Done::Keep),
+                                _ => Ok(Done::Keep),
+                            }
+                        };
+                        let mut ended = Ok(Ok(()));
+                        // Impatient: many give up waiting, and come again.
+                        while !has_run.load(Ordering::Relaxed) {
+                            ended = match thread % 2 {
+                                0 => catch_unwind(AssertUnwindSafe(|| ground.run(&mut work))),
+                                _ => Ok(send(ground, Box::new(work.clone())).recv().unwrap()),
+                            };
                         }
                         if matches!(ended, Ok(Ok(()))) && (n * 7 + round) % 11 != 0 {
                             kept.push(n);
