@@ -2,8 +2,8 @@
 //! they refuse as documented.
 //!
 //! The inputs are mutations of what is right, from a seed: bits, bytes, numbers and words changed, pieces cut,
-//! doubled, or taken from another input. Nothing watches which code they reach: coverage-guided tools need a
-//! nightly compiler. ROLLCALL_FUZZ_INPUTS is how many there are for all readers together (20,000),
+//! doubled, or taken from another input. Nothing watches which code they reach; `.ci/fuzz` feeds the same readers with
+//! inputs that are bred by it. ROLLCALL_FUZZ_INPUTS is how many there are for all readers together (20,000),
 //! ROLLCALL_FUZZ_SEED where they begin.
 
 use std::collections::BTreeMap;
@@ -11,16 +11,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rollcall::accounts::{AccountError, JwtAccounts};
-use rollcall::clock::Clock;
-use rollcall::config::{AuthMode, AuthSettings, Limits};
-use rollcall::http::ApiError;
-use rollcall::http::wire::{Fields, read_batch};
-use rollcall::schema::Schema;
 use serde_json::json;
 
-use crate::app::{SCHEMA, Server, key};
+use crate::app::{Server, key};
 use crate::contract::document;
+use crate::readers::{self, begin_with};
+use crate::requests;
 
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
@@ -161,104 +157,88 @@ fn feed(what: &str, share: u64, corpus: Vec<Vec<u8>>, read: impl Fn(&[u8]) -> St
     assert!(outcomes.len() > 1, "{what}: all came to the same");
 }
 
-fn outcome<T>(read: Result<T, ApiError>) -> String {
-    match read {
-        Ok(_) => "taken".into(),
-        Err(ApiError::MalformedJson { .. }) => "malformed_json".into(),
-        Err(ApiError::InvalidBody { code, at, .. }) => {
-            assert!(at.is_empty() || at.starts_with('/'), "{at:?} is no JSON pointer");
-            format!("{code:?}")
-        }
-        Err(other) => panic!("not a fault of a body: {other:?}"),
-    }
-}
-
 #[test]
 fn bodies() {
-    let schema = Schema::parse(SCHEMA).unwrap();
-    let row = json!({ "id": key(1), "text": "x", "whole": 7, "real": 0.5, "exact": "12.50", "flag": true, "other": key(2),
-        "at": "2024-05-01T12:00:00.123Z", "day": "2024-05-01", "extra": { "a": [1, null, "ü"] }, "bytes": "AAEC",
-        "last_update": "2024-05-01 12:00:00", "_base": "2024-05-01T12:00:00+02:00" });
-    let corpus = [
-        json!({}),
-        json!({ "add": { "things": [row] }, "update": { "lists": [{ "lid": key(3), "title": "t", "colour": null }] } }),
-        json!({ "delete": { "things": [key(1), { "id": key(2), "last_update": "2024-05-01T12:00:00Z" }], "lists": [] }, "get": { "lists": [key(1)] } }),
-        json!({ "base": 3, "sent_at": "2024-05-01T12:00:00Z", "atomic": true, "dry_run": false, "keep_lock": true, "pull": true, "confirm_deletes": 3 }),
-        json!({ "add": { "nodes": [{ "id": key(1), "parent": key(2), "twin": null }], "items": [{ "iid": key(1), "title": "x", "list": key(3) }] } }),
-    ];
-    let corpus = corpus.iter().map(|body| body.to_string().into_bytes()).collect();
-    feed("batch", 2, corpus, |input| outcome(read_batch(input, &schema, &Limits::default())));
-    let login =
-        json!({ "email": "a@example.org", "password": "x", "device": "Anna's phone", "device_id": null });
-    feed("log-in", 20, vec![login.to_string().into_bytes()], |input| {
-        outcome(Fields::read(input).and_then(|mut fields| {
-            for name in ["email", "password", "device", "device_id"] {
-                fields.optional_text(name)?;
-            }
-            fields.end()
-        }))
-    });
+    feed("batch", 2, begin_with("body"), readers::body);
+    feed("log-in", 20, begin_with("login"), readers::login);
 }
 
+/// Tokens as a whole; and their parts, mutated before they are encoded, under a good signature.
 #[test]
 fn tokens() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("secret");
-    let secret = b"a secret of more than thirty-two bytes";
-    std::fs::write(&file, secret).unwrap();
-    let settings =
-        AuthSettings { auth: AuthMode::Jwt, jwt_secret_file: Some(file), ..AuthSettings::default() };
-    let accounts = JwtAccounts::open(&settings, Clock::system()).unwrap();
-    let sign = |claims: serde_json::Value| {
-        let key = jsonwebtoken::EncodingKey::from_secret(secret);
-        jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
-    };
-    let parts = [
-        r#"{"alg":"HS256","typ":"JWT","kid":"k","crit":["x"],"jku":"http://x/","x5c":["AA"]}"#.to_owned(),
-        json!({ "sub": "anna", "device_id": "phone", "exp": 9_999_999_999_u64, "nbf": 0, "iss": "x", "aud": ["y"] }).to_string(),
-    ];
-    // Tokens as a whole; and their parts, mutated before they are encoded, under a good signature where they have one.
-    let token = sign(serde_json::from_str(&parts[1]).unwrap());
-    let told = |token: &str| match accounts.authenticate(token) {
-        Ok(_) => "taken".to_owned(),
-        Err(AccountError::Unauthorized(why)) => why.to_owned(),
-        Err(other) => panic!("{other:?}"),
-    };
-    let good = sign(json!({ "sub": "anna", "device_id": "phone", "exp": 9_999_999_999_u64 }));
-    assert!(token.len() > good.len());
-    feed("token", 10, vec![good.into_bytes()], |input| told(&String::from_utf8_lossy(input)));
-    let [mut header, mut claims] = parts.map(|part| Mutator::of(vec![part.into_bytes()]));
-    for _ in 0..inputs() / 10 {
-        let header = URL_SAFE_NO_PAD.encode(header.next());
-        let claims = claims.next();
-        told(&format!("{header}.{}.AAAA", URL_SAFE_NO_PAD.encode(&claims)));
-        if let Ok(claims) = serde_json::from_slice(&claims) {
-            told(&sign(claims));
+    feed("token", 10, begin_with("token"), readers::token);
+    let [mut header, mut claims] = [0, 1].map(|line| {
+        let whole = begin_with("claims").remove(0);
+        Mutator::of(vec![whole.split(|byte| *byte == b'\n').nth(line).unwrap().to_vec()])
+    });
+    let right = [header.corpus[0].clone(), claims.corpus[0].clone()];
+    assert_eq!(readers::claims(&right.join(&b"\n"[..])), "taken");
+    let mut outcomes = BTreeMap::<String, u64>::new();
+    for n in 0..inputs() / 10 {
+        let mut parts = right.clone();
+        match n % 4 {
+            0 => parts[0] = header.next(),
+            _ => parts[1] = claims.next(),
         }
+        *outcomes.entry(readers::claims(&parts.join(&b"\n"[..]))).or_default() += 1;
     }
+    println!("claims: {outcomes:?}");
+    assert!(outcomes.len() > 1);
 }
 
 #[test]
 fn schema_files() {
-    let mut corpus = vec![SCHEMA.as_bytes().to_vec()];
-    for file in [
-        "fixtures/wedding/schema.toml",
-        "fixtures/contract/odd.toml",
-        "fixtures/sync/policies.toml",
-        "fixtures/reconcile/schema.toml",
-    ] {
-        corpus.push(std::fs::read(file).unwrap());
+    feed("schema file", 10, begin_with("schema"), readers::schema_file);
+}
+
+#[test]
+fn addresses() {
+    feed("address", 20, begin_with("address"), readers::address);
+}
+
+/// Goal: what failed once stays mended. Method: the inputs that `.ci/fuzz` found.
+#[test]
+fn what_failed_once_holds() {
+    for folder in std::fs::read_dir("fixtures/fuzz").unwrap().map(|entry| entry.unwrap().path()) {
+        if !folder.is_dir() {
+            continue;
+        }
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        for input in std::fs::read_dir(&folder).unwrap() {
+            let path = input.unwrap().path();
+            println!("{}", path.display());
+            let input = std::fs::read(&path).unwrap();
+            drop(if name == "request" { answer(&input) } else { readers::reader(name)(&input) });
+        }
     }
-    feed("schema file", 10, corpus, |input| match Schema::parse(&String::from_utf8_lossy(input)) {
-        Ok(schema) => {
-            assert!(!schema.tables().is_empty());
-            "taken".into()
+}
+
+/// Goal: no request makes a server fail. Method: whole requests as bytes, whose every part is mutated.
+#[test]
+fn whole_requests() {
+    for input in requests::begin_with() {
+        assert_ne!(answer(&input), requests::NO_REQUEST, "{}", input.escape_ascii());
+    }
+    let count = inputs() / 20;
+    let outcomes = std::thread::spawn(move || {
+        let mut mutator = Mutator::of(requests::begin_with());
+        let mut outcomes = BTreeMap::<String, u64>::new();
+        for _ in 0..count {
+            let input = mutator.next();
+            let told = catch_unwind(AssertUnwindSafe(|| requests::answer(&input)));
+            let told = told.unwrap_or_else(|_| panic!("a server fails: {}", input.escape_ascii()));
+            *outcomes.entry(told).or_default() += 1;
         }
-        Err(error) => {
-            assert!(!error.faults().is_empty());
-            "refused".into()
-        }
+        outcomes
     });
+    let outcomes = outcomes.join().unwrap();
+    println!("whole requests: {outcomes:?}");
+    assert!(outcomes.contains_key("200") && outcomes.contains_key("400"), "{outcomes:?}");
+}
+
+/// On a thread of its own, as the server takes its thread for the only one there is.
+fn answer(input: &[u8]) -> String {
+    std::thread::scope(|scope| scope.spawn(|| requests::answer(input)).join()).unwrap()
 }
 
 /// What a client made of a mark is its own fault: these were a 500 once.

@@ -5,6 +5,10 @@
 mod app;
 #[path = "../support/contract.rs"]
 mod contract;
+#[path = "../support/readers.rs"]
+mod readers;
+#[path = "../support/requests.rs"]
+mod requests;
 
 mod clients;
 mod inputs;
