@@ -298,10 +298,15 @@ pub trait Storage: Send + Sync {
 
     /// Has an errand run as [`Self::run_write`] runs work, without keeping the caller until it is durable.
     ///
-    /// An engine may run it here and now; if it panics there, so does this call, and nobody hears.
+    /// Where it [waits](Self::sending_waits), it runs it here and now; if it panics, so does this call, and nobody hears.
     fn send_write(&self, owner: Owner, mut errand: Box<dyn Errand>) {
         let how = self.run_write(owner, &mut |txn| errand.run(txn));
         errand.ended(how);
+    }
+
+    /// Whether [`Self::send_write`] may wait for a database, and so must not be called on the reactor.
+    fn sending_waits(&self) -> bool {
+        true
     }
 
     /// The owner's state, where the engine knows it without I/O and can vouch that it is not old; else `None`:

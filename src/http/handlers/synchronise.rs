@@ -52,35 +52,30 @@ pub async fn synchronise(
         }
     };
     let (tell, told) = oneshot::channel();
-    off_reactor(move || {
-        let batch = body.and_then(|body| read_batch(&body, &app.schema, &app.settings.limits));
-        // It ends the sync even where it is refused, unless it says, in so many words, that it does not.
-        let goes_on = batch.as_ref().is_ok_and(|batch| batch.keep_lock || (batch.dry_run && work.had_lock()));
-        let batch = match batch {
-            Ok(batch) => batch,
-            Err(refusal) => {
-                ended(work.end(goes_on));
-                return Err(refusal);
-            }
-        };
-        let is_small = batch.rows() <= SMALL_ROWS;
-        let (storage, owner, span) = (Arc::clone(&app.storage), caller.owner, Span::current());
-        let mut upload =
-            Upload { app, received, caller, once, batch, work, goes_on, span, outcome: None, tell };
-        if is_small {
-            storage.send_write(owner, Box::new(upload));
+    let stays = !app.storage.sending_waits() && body.as_ref().is_ok_and(|body| body.len() <= SHORT_BYTES);
+    let read = move || Upload::read(app, received, caller, once, work, body, tell);
+    if !stays {
+        off_reactor(move || read().map(Upload::go)).await?;
+    } else {
+        let upload = read()?;
+        if upload.is_small() {
+            upload.go();
         } else {
-            let how = storage.run_write(owner, &mut |txn| upload.run(txn));
-            Box::new(upload).ended(how);
+            off_reactor(move || {
+                upload.go();
+                Ok(())
+            })
+            .await?;
         }
-        Ok(())
-    })
-    .await?;
+    }
     let begun = Instant::now();
     let answer = told.await;
     timing::worked(begun);
     answer.unwrap_or_else(|dropped| Err(ApiError::Internal(Box::new(dropped))))
 }
+
+/// A body of so many bytes is read where it arrived: to hand it to another thread takes longer.
+const SHORT_BYTES: usize = 16 * 1024;
 
 /// A batch of so many rows is quickly written: it needs no thread that waits for its turn.
 const SMALL_ROWS: usize = 100;
@@ -101,6 +96,40 @@ struct Upload {
 }
 
 impl Upload {
+    /// Reads the batch. A body that is refused ends the sync.
+    fn read(
+        app: Arc<App>,
+        received: Timestamp,
+        caller: Caller,
+        once: Option<Once>,
+        work: Box<dyn Work>,
+        body: Result<Bytes, ApiError>,
+        tell: oneshot::Sender<Answer>,
+    ) -> Result<Self, ApiError> {
+        let batch = body
+            .and_then(|body| read_batch(&body, &app.schema, &app.settings.limits))
+            .inspect_err(|_| ended(work.end(false)))?;
+        // It ends the sync even where it is refused, unless it says, in so many words, that it does not.
+        let goes_on = batch.keep_lock || (batch.dry_run && work.had_lock());
+        let span = Span::current();
+        Ok(Self { app, received, caller, once, batch, work, goes_on, span, outcome: None, tell })
+    }
+
+    fn is_small(&self) -> bool {
+        self.batch.rows() <= SMALL_ROWS
+    }
+
+    /// Has the batch written; waits for that unless it is small.
+    fn go(mut self) {
+        let (storage, owner) = (Arc::clone(&self.app.storage), self.caller.owner);
+        if self.is_small() {
+            storage.send_write(owner, Box::new(self));
+        } else {
+            let how = storage.run_write(owner, &mut |txn| self.run(txn));
+            Box::new(self).ended(how);
+        }
+    }
+
     /// The answer, and what it tells of, unless it was given before.
     fn apply(&self, txn: &mut dyn WriteTxn) -> Result<(warp::reply::Response, Option<Report>), ApiError> {
         let Self { app, received, caller, once, batch, work, .. } = self;

@@ -340,6 +340,10 @@ impl Storage for Sqlite {
         self.connections.group().send(Box::new(OfOwner { schema, statements, owner, errand }));
     }
 
+    fn sending_waits(&self) -> bool {
+        false
+    }
+
     /// - Bounds: a commit of this process is known once it is durable; one of another process that writes to
     ///   the file (`rollcall purge`, say) goes unnoticed for at most 10 ms.
     fn known_state(&self, owner: Owner) -> Option<OwnerState> {

@@ -34,15 +34,15 @@ impl Sent {
 }
 
 impl Group {
-    /// Has an errand run: at once and here if nobody writes, else soon, by [`Self::keep_running_errands`].
+    /// Has an errand run by [`Self::keep_running_errands`], at once or in its turn. Never waits.
     pub fn send(&self, errand: Box<dyn Errand>) {
         let sent = Sent { errand, since: Instant::now(), alone: false };
         let mut turns = self.turns.lock();
         if !turns.taken {
             turns.taken = true;
+            turns.waiting.push_back(Who::Errand(sent));
             drop(turns);
-            let stays_open = self.run_errand(sent);
-            return self.end_turn(stays_open);
+            return self.runner.give_turn();
         }
         if turns.waiting.len() >= self.queue_max {
             drop(turns);
