@@ -439,6 +439,34 @@ fn the_same_loser_sent_twice_is_one_conflict() {
     }
 }
 
+/// Goal: what a merge lost is noted once however often it is sent, and another loss by the same device is noted too.
+/// Method: each is sent twice, without a key to know it again by.
+#[test]
+fn a_loss_by_merge_sent_twice_is_one_conflict_and_another_loss_is_another() {
+    let world = World::start(POLICIES);
+    let (mut a, b) = two(&world, "merge");
+    let seen = row(&world, &b, "merge").unwrap()["last_update"].clone();
+    a.push(&world, &edit("merge", &json!({ "title": "a's" })));
+    let lost = |title: &str| {
+        let columns =
+            json!({ "title": title, "body": "b's", "_base": seen, "last_update": world.hands.at(-5_000) });
+        [(); 2].map(|()| told(&world.sync(&b.device, &edit("merge", &columns)).ok(), "update", "merge"))
+    };
+    let [first, again] = lost("b's first");
+    assert_eq!((&first["verdict"], &again["verdict"]), (&json!("merged"), &json!("kept")));
+    assert_eq!(first["conflict"], again["conflict"]);
+    world.hands.advance_ms(1_000);
+    let [second, again] = lost("b's second");
+    assert_eq!((&second["verdict"], &second["conflict"]), (&json!("kept"), &again["conflict"]));
+    let noted = conflicts(&world, &a.device);
+    let titles: Vec<_> = noted.iter().map(|conflict| &conflict["incoming"]["row"]["title"]).collect();
+    assert_eq!(titles, ["b's second", "b's first"]);
+    assert!(noted.iter().all(|conflict| conflict["stored"]["row"]["title"] == "a's"));
+    restore(&world, &a.device, &noted[0]);
+    let row = row(&world, &a, "merge").unwrap();
+    assert_eq!((&row["title"], &row["body"]), (&json!("b's second"), &json!("b's")));
+}
+
 #[test]
 fn conflicts_come_in_pages_newest_first_and_to_their_owner_alone() {
     let world = World::start_with(POLICIES, |settings| settings.sync.conflicts_rows_max = 4);

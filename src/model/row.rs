@@ -61,6 +61,19 @@ pub struct EarlierState {
     pub values: Vec<Value>,
 }
 
+impl EarlierState {
+    /// The row as it was in this state.
+    pub fn over(&self, row: &Stored) -> Stored {
+        Stored {
+            version: self.version,
+            last_update: self.last_update,
+            changed_by: self.changed_by,
+            values: Some(self.values.clone()),
+            ..row.clone()
+        }
+    }
+}
+
 /// A time in which a row was there, in versions: from `made` on, until `deleted`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Life {

@@ -1,6 +1,6 @@
 use super::rules::{Seen, seen};
 use super::{Context, Incoming};
-use crate::model::{EarlierState, Stored, Timestamp, Value};
+use crate::model::{EarlierState, Stored, Value};
 use crate::schema::Policy;
 
 /// What a change that was not made on a row's present state needs to know of the row's past.
@@ -18,8 +18,8 @@ pub enum Others {
     /// Nothing.
     #[default]
     Nothing,
-    /// The row as the last of them left it, and when that was.
-    Left(Vec<Value>, Timestamp),
+    /// The row as the last of them left it.
+    Left(EarlierState),
     /// Nobody knows any more.
     Forgotten,
 }
@@ -46,11 +46,26 @@ impl Past {
             states.into_iter().find(|state| state.changed_by != stored.changed_by || was_seen(state));
         let others = match not_own.filter(|state| state.version >= stored.created) {
             Some(state) if was_seen(&state) => Others::Nothing,
-            Some(state) => Others::Left(state.values, state.last_update),
+            Some(state) => Others::Left(state),
             None if is_whole => Others::Nothing,
             None => Others::Forgotten,
         };
         Self { ancestor, others }
+    }
+
+    /// What an edit is merged with, if that is not the row as it is now: where the row's last change is the device's
+    /// own, what others had left before it. To merge with that once more from the start counts a change once,
+    /// however often it is sent.
+    pub fn beneath(&self, stored: &Stored, incoming: &Incoming, context: &Context) -> Option<&EarlierState> {
+        match &self.others {
+            Others::Left(state)
+                if seen(stored, incoming, context) == Seen::Own
+                    && !self.is_forgotten(stored, incoming, context) =>
+            {
+                Some(state)
+            }
+            _ => None,
+        }
     }
 
     /// Whether others changed the row before the device's own last change, and too little of that is known to

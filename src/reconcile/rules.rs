@@ -1,4 +1,4 @@
-use super::merge::merge;
+use super::merge::{Merged, merge};
 use super::{
     Context, Incoming, Operation, Others, Past, Rejection, RejectionCode, Resolution, Settled, Verdict,
 };
@@ -188,8 +188,15 @@ fn settle_edit(
     }
     let merges = table.policy == Policy::Merge && !broken::is("merge_takes_last");
     let forgotten = merges && seen == Seen::Own && past.is_forgotten(row, incoming, context);
-    let theirs = if merges { to_merge_with(row, values, seen, past, forgotten) } else { None };
-    let merged = theirs.map(|(theirs, at)| {
+    let beneath = past.beneath(row, incoming, context);
+    let theirs = match seen {
+        Seen::Latest | Seen::Untold => None,
+        Seen::Own if past.others == Others::Nothing => None,
+        Seen::Own | Seen::Earlier => {
+            Some(beneath.map_or((values, row.last_update), |state| (&state.values, state.last_update)))
+        }
+    };
+    let merged = theirs.filter(|_| merges).map(|(theirs, at)| {
         let newer = incoming.last_update.is_none_or(|own| own > at);
         let mut merged = merge(&table.columns, past.ancestor.as_deref(), theirs, &incoming.values, newer);
         // A column that is not sent now stays as an earlier write has left it.
@@ -203,13 +210,17 @@ fn settle_edit(
     let is_sure = seen == Seen::Earlier || incoming.base.is_some();
     // A time beyond now is of a clock that is ahead: it was cut to now, and cannot be known again by it.
     let is_later = incoming.last_update.filter(|at| *at <= context.now).map(|at| at > row.last_update);
+    let is_contested = merged.as_ref().is_some_and(Merged::is_contested);
     let is_replay = merged.as_ref().is_some_and(|merged| merged.values == values)
         && seen == Seen::Own
-        && matches!(past.others, Others::Left(..))
+        && matches!(past.others, Others::Left(_))
         && (is_sure || !is_later.unwrap_or(false));
     if is_replay {
-        // What it sent is in the row already, as far as it ever will be: it was merged before.
-        return Settled::Left { verdict: Verdict::Same, echo: true, conflict: None };
+        // What it sent is in the row already, as far as it ever will be: it was merged before. What it lost by that
+        // was noted then, under the same id; should this be another edit that lost as much, it is noted now.
+        let (verdict, conflict) =
+            if is_contested { (Verdict::Kept, Some(Resolution::Kept)) } else { (Verdict::Same, None) };
+        return Settled::Left { verdict, echo: true, conflict };
     }
     if forgotten && !is_later.unwrap_or(!is_sure) {
         // What its change was joined with cannot be worked out again, and to join it twice would undo what
@@ -217,12 +228,11 @@ fn settle_edit(
         return Settled::Left { verdict: Verdict::Kept, echo: true, conflict: Some(Resolution::Kept) };
     }
     let (verdict, new_values, conflict) = if let Some(merged) = merged.filter(|_| is_sure) {
-        let lost = merged.is_contested();
         if merged.values == values {
-            let conflict = lost.then_some(Resolution::Kept);
+            let conflict = is_contested.then_some(Resolution::Kept);
             return Settled::Left { verdict: Verdict::Kept, echo: true, conflict };
         }
-        (Verdict::Merged, merged.values, lost.then_some(Resolution::Merged))
+        (Verdict::Merged, merged.values, is_contested.then_some(Resolution::Merged))
     } else if beats(table.policy, row, seen, incoming.last_update) {
         let overlaid =
             incoming.values.iter().zip(values).map(|(new, old)| new.as_ref().unwrap_or(old).clone());
@@ -253,24 +263,6 @@ fn settle_edit(
         values: Some(new_values),
     };
     Settled::Written { verdict, row: updated, echo: unknown_rest || verdict == Verdict::Merged, conflict }
-}
-
-/// What a change of the row is to be merged with, and when that was made; `None` if it is not to be merged.
-fn to_merge_with<'a>(
-    row: &'a Stored,
-    values: &'a [Value],
-    seen: Seen,
-    past: &'a Past,
-    forgotten: bool,
-) -> Option<(&'a [Value], Timestamp)> {
-    match (seen, &past.others) {
-        (Seen::Latest | Seen::Untold, _) | (Seen::Own, Others::Nothing) => None,
-        (Seen::Own, _) if forgotten => Some((values, row.last_update)),
-        // Its own change was merged with this, and it knows nothing of that: merged once more from the start, a
-        // change counts once, however often it is sent.
-        (Seen::Own, Others::Left(theirs, at)) => Some((theirs, *at)),
-        (Seen::Own, Others::Forgotten) | (Seen::Earlier, _) => Some((values, row.last_update)),
-    }
 }
 
 fn left(verdict: Verdict) -> Settled {

@@ -214,6 +214,10 @@ impl<'a> Settler<'a> {
         };
         let stored = self.rows.get(table, key);
         let conflict = lost.zip(stored).map(|(resolution, stored)| {
+            let met = match past.beneath(stored, &incoming, &self.context).filter(|_| !deletes) {
+                Some(state) => state.over(stored),
+                None => stored.clone(),
+            };
             let sent = (!deletes).then_some(incoming.values);
             let incoming = Side {
                 values: sent,
@@ -223,7 +227,7 @@ impl<'a> Settler<'a> {
             conflicts::note(
                 self.schema.at(table),
                 key,
-                stored,
+                &met,
                 past.ancestor,
                 incoming,
                 resolution,

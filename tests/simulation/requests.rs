@@ -233,8 +233,13 @@ impl World {
     pub fn undo(&mut self, device: usize, draw: u64) {
         let answer = self.ask(device, "GET", "conflicts", None);
         let told: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let ids: Vec<&str> =
-            told["conflicts"].as_array().into_iter().flatten().filter_map(|one| one["id"].as_str()).collect();
+        let mut noted: Vec<&Json> = told["conflicts"].as_array().into_iter().flatten().collect();
+        // Ids are of chance, and conflicts of one moment come in their order; a seed must mean one history.
+        let what = |one: &Json| {
+            [&one["at"], &one["table"], &one["key"], &one["incoming"]["row"]].map(Json::to_string)
+        };
+        noted.sort_by_cached_key(|one| what(one));
+        let ids: Vec<&str> = noted.iter().filter_map(|one| one["id"].as_str()).collect();
         if !ids.is_empty() {
             let path = format!("conflicts/{}/restore", ids[(draw % ids.len() as u64) as usize]);
             self.ask(device, "POST", &path, None);
