@@ -16,6 +16,8 @@ mod leases;
 #[path = "../support/rng.rs"]
 mod rng;
 mod script;
+#[path = "../support/seeds.rs"]
+mod seeds;
 #[path = "../support/shown.rs"]
 mod shown;
 mod truth;
@@ -24,8 +26,8 @@ mod world;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use script::Run;
 
@@ -35,10 +37,6 @@ const SEEDS: u64 = if cfg!(debug_assertions) { 12 } else { 300 };
 thread_local! {
     /// What panicked on this thread: tasks of a server do so quietly.
     static PANICKED: Cell<Option<String>> = const { Cell::new(None) };
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
 }
 
 /// What a run cost, and what it was.
@@ -82,43 +80,11 @@ fn watch_panics() {
 #[test]
 fn whole_systems_keep_the_promises() {
     watch_panics();
-    let only = number("ROLLCALL_SEED");
-    let seeds = number("ROLLCALL_NETWORK_SEEDS").unwrap_or(SEEDS);
-    let soak = number("ROLLCALL_SOAK_S").map(Duration::from_secs);
     let begun = Instant::now();
-    let first =
-        only.unwrap_or_else(|| if soak.is_some() { uuid::Uuid::new_v4().as_u64_pair().1 >> 20 } else { 1 });
-    let next = AtomicU64::new(0);
-    let [runs, requests, syncs, commits] = [0; 4].map(AtomicU64::new);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("seeds from {first}, {threads} threads");
-    std::thread::scope(|scope| {
-        let work = || loop {
-            let number = next.fetch_add(1, Ordering::SeqCst);
-            let more = match (only, soak) {
-                (Some(_), _) => number == 0,
-                (None, Some(soak)) => begun.elapsed() < soak,
-                (None, None) => number < seeds,
-            };
-            if !more {
-                return;
-            }
-            let spent = run(first + number);
-            requests.fetch_add(spent.requests, Ordering::SeqCst);
-            syncs.fetch_add(spent.syncs, Ordering::SeqCst);
-            commits.fetch_add(spent.commits, Ordering::SeqCst);
-            runs.fetch_add(1, Ordering::SeqCst);
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            if let Err(panic) = worker.join() {
-                next.store(u64::MAX / 2, Ordering::SeqCst);
-                std::panic::resume_unwind(panic);
-            }
-        }
-    });
-    let [runs, requests, syncs, commits] = [runs, requests, syncs, commits].map(AtomicU64::into_inner);
-    let seconds = begun.elapsed().as_secs_f64();
+    let runs = seeds::each(seeds::number("ROLLCALL_NETWORK_SEEDS").unwrap_or(SEEDS), run);
+    let sum = |of: fn(&Spent) -> u64| runs.iter().map(of).sum::<u64>();
+    let [requests, syncs, commits] = [sum(|run| run.requests), sum(|run| run.syncs), sum(|run| run.commits)];
+    let (runs, seconds) = (runs.len(), begun.elapsed().as_secs_f64());
     println!("{runs} seeds: {syncs} syncs, {requests} requests, {commits} commits, in {seconds:.0} s");
     assert!(commits > 0);
 }

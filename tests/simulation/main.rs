@@ -19,25 +19,23 @@ mod postgres;
 mod requests;
 #[path = "../support/rng.rs"]
 mod rng;
+#[path = "../support/seeds.rs"]
+mod seeds;
 mod server;
 #[path = "../support/shown.rs"]
 mod shown;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ops::{Op, history};
+use seeds::number;
 use world::World;
 
 /// In a debug build everything is some ten times slower.
 const SEEDS: u64 = if cfg!(debug_assertions) { 4 } else { 200 };
 const OPS: u64 = if cfg!(debug_assertions) { 400 } else { 5_000 };
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
-}
 
 /// What a run cost.
 #[derive(Default)]
@@ -101,45 +99,14 @@ fn check(ops: &[Op], name: &str) -> Spent {
 
 #[test]
 fn every_history_keeps_the_promises() {
-    let only = number("ROLLCALL_SEED");
-    let (seeds, length) =
-        (number("ROLLCALL_SIM_SEEDS").unwrap_or(SEEDS), number("ROLLCALL_SIM_OPS").unwrap_or(OPS) as usize);
-    let soak = number("ROLLCALL_SOAK_S").map(Duration::from_secs);
+    let length = number("ROLLCALL_SIM_OPS").unwrap_or(OPS) as usize;
     let begun = Instant::now();
-    let next = AtomicU64::new(0);
-    let first =
-        only.unwrap_or_else(|| if soak.is_some() { uuid::Uuid::new_v4().as_u64_pair().1 >> 20 } else { 1 });
-    let [total, requests, syncs, runs] = [0; 4].map(AtomicU64::new);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("seeds from {first}, {length} operations each, {threads} threads");
-    std::thread::scope(|scope| {
-        let work = || loop {
-            let number = next.fetch_add(1, Ordering::SeqCst);
-            let more = match (only, soak) {
-                (Some(_), _) => number == 0,
-                (None, Some(soak)) => begun.elapsed() < soak,
-                (None, None) => number < seeds,
-            };
-            if !more {
-                return;
-            }
-            let seed = first + number;
-            let spent = check(&history(seed, length), &format!("ROLLCALL_SEED={seed}"));
-            total.fetch_add(spent.ops, Ordering::SeqCst);
-            requests.fetch_add(spent.requests, Ordering::SeqCst);
-            syncs.fetch_add(spent.syncs, Ordering::SeqCst);
-            runs.fetch_add(1, Ordering::SeqCst);
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            if let Err(panic) = worker.join() {
-                next.store(u64::MAX / 2, Ordering::SeqCst);
-                std::panic::resume_unwind(panic);
-            }
-        }
+    let runs = seeds::each(number("ROLLCALL_SIM_SEEDS").unwrap_or(SEEDS), |seed| {
+        check(&history(seed, length), &format!("ROLLCALL_SEED={seed}"))
     });
-    let [total, requests, syncs, runs] = [total, requests, syncs, runs].map(AtomicU64::into_inner);
-    let seconds = begun.elapsed().as_secs_f64();
+    let sum = |of: fn(&Spent) -> u64| runs.iter().map(of).sum::<u64>();
+    let [total, requests, syncs] = [sum(|run| run.ops), sum(|run| run.requests), sum(|run| run.syncs)];
+    let (runs, seconds) = (runs.len(), begun.elapsed().as_secs_f64());
     println!("{total} operations of {runs} seeds, {syncs} syncs, {requests} requests, in {seconds:.0} s");
     assert!(total > 0);
 }
