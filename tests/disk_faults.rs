@@ -189,7 +189,7 @@ fn conflict(broken: &Broken, n: i32) -> String {
 }
 
 /// Every request that looks into the database or writes to it; its status when it is done, and when it comes again.
-const REQUESTS: [(u16, u16, Make); 22] = [
+const REQUESTS: [(u16, u16, Make); 23] = [
     (200, 200, |broken, n| {
         let row = json!({ "id": key(1_000 + n), "title": "t", "notes": "n".repeat(3_000) });
         sync(broken, json!({ "add": { "todo": [row] } }))
@@ -201,6 +201,11 @@ const REQUESTS: [(u16, u16, Make); 22] = [
     (200, 200, |broken, n| {
         let (row, gone) = (json!({ "id": key(2), "title": n.to_string() }), key(1_000 + n));
         sync(broken, json!({ "add": { "todo": [row] }, "delete": { "todo": [gone] } }))
+    }),
+    // So many that the answer is spelt before it is known whether the COMMIT succeeds.
+    (200, 200, |broken, n| {
+        let row = |at| json!({ "id": key(at), "title": n.to_string() });
+        sync(broken, json!({ "update": { "todo": (10_000..10_120).map(row).collect::<Vec<_>>() } }))
     }),
     (200, 200, |broken, n| {
         let conflict = conflict(broken, n);

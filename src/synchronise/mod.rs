@@ -76,6 +76,23 @@ pub struct Report {
     pub clock_offset_ms: Option<i64>,
 }
 
+impl Report {
+    /// About how many bytes it takes to say.
+    pub fn weight(&self) -> usize {
+        const NAMES: usize = 100; // of a row's members, and its key and time
+        let of = |values: &[Value]| NAMES + values.iter().map(Value::weight).sum::<usize>();
+        let row = |row: &LiveRow| of(&row.values);
+        let told = [&self.add, &self.update, &self.delete].into_iter().flatten().flat_map(|(_, told)| told);
+        let got = self.get.iter().flat_map(|(_, rows)| rows);
+        let missing = self.missing.iter().map(|(_, keys)| keys.len() * NAMES);
+        let changed = self.changes.iter().flat_map(|changes| &changes.rows);
+        told.map(|told| told.row.as_ref().map_or(NAMES, row)).sum::<usize>()
+            + got.map(row).sum::<usize>()
+            + missing.sum::<usize>()
+            + changed.map(|(.., stored)| of(stored.values.as_deref().unwrap_or_default())).sum::<usize>()
+    }
+}
+
 /// A page of the change feed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Changes {

@@ -18,12 +18,12 @@ use super::{
 };
 use crate::accounts::Caller;
 use crate::broken;
-use crate::http::BodyFault;
 use crate::http::wire::{ReportBody, pointer, read_batch};
+use crate::http::{BodyFault, threads};
 use crate::locks::Work;
 use crate::model::{Timestamp, Version};
 use crate::reconcile::Operation;
-use crate::schema::Schema;
+use crate::schema::{Schema, TableId};
 use crate::storage::{Errand, GivenAnswer, Outcome, ReadTxn, StorageResult, WriteTxn, not_run};
 use crate::synchronise::{self, Batch, Refusal, Report};
 
@@ -51,36 +51,88 @@ pub async fn synchronise(
             return replayed(&app, &caller, &headers, once.as_ref()).await?.ok_or(refusal);
         }
     };
-    let (tell, told) = oneshot::channel();
+    let (wire, listener) = Wire::new();
     let stays = !app.storage.sending_waits() && body.as_ref().is_ok_and(|body| body.len() <= SHORT_BYTES);
-    let read = move || Upload::read(app, received, caller, once, work, body, tell);
-    if !stays {
-        off_reactor(move || read().map(Upload::go)).await?;
-    } else {
-        let upload = read()?;
-        if upload.is_small() {
-            upload.go();
-        } else {
-            off_reactor(move || {
-                upload.go();
-                Ok(())
-            })
-            .await?;
-        }
-    }
+    let reading = Arc::clone(&app);
+    let read = move || Upload::read(reading, received, caller, once, work, body);
     let begun = Instant::now();
-    let answer = told.await;
+    if stays {
+        let upload = read()?;
+        if upload.is_small() { upload.go(wire) } else { off_duty(move || upload.go(wire)) }
+    } else {
+        off_duty(move || match read() {
+            Ok(upload) => upload.go(wire),
+            Err(refusal) => wire.end(Err(refusal)),
+        });
+    }
+    let answer = listener.answer(&app).await;
     timing::worked(begun);
-    answer.unwrap_or_else(|dropped| Err(ApiError::Internal(Box::new(dropped))))
+    answer
 }
 
-/// A body of so many bytes is read where it arrived: to hand it to another thread takes longer.
+/// Has blocking work done that says itself, over a wire, what came of it.
+fn off_duty(work: impl FnOnce() + Send + 'static) {
+    let span = Span::current();
+    threads::spawn(move || span.in_scope(work));
+}
+
+/// A body of so many bytes is read where it arrived, and an answer that weighs as much is spelt there: to hand it to
+/// another thread takes longer.
 const SHORT_BYTES: usize = 16 * 1024;
 
 /// A batch of so many rows is quickly written: it needs no thread that waits for its turn.
 const SMALL_ROWS: usize = 100;
 
-/// A batch on its way into the database, and its answer on the way back.
+/// What a batch came to, for its client.
+enum Told {
+    /// The answer.
+    Answer(warp::reply::Response),
+    /// What the answer is to say.
+    Report(Box<Report>),
+    /// The same, shown before.
+    Shown,
+}
+
+/// From the thread that writes to the task that answers.
+struct Wire {
+    /// Takes a large report before it is known whether the COMMIT succeeds: it is spelt while that is on its way.
+    show: Option<oneshot::Sender<Box<Report>>>,
+    tell: oneshot::Sender<Result<Told, ApiError>>,
+}
+
+/// The other end of a [`Wire`].
+struct Listener {
+    shown: oneshot::Receiver<Box<Report>>,
+    told: oneshot::Receiver<Result<Told, ApiError>>,
+}
+
+impl Wire {
+    fn new() -> (Self, Listener) {
+        let ((show, shown), (tell, told)) = (oneshot::channel(), oneshot::channel());
+        (Self { show: Some(show), tell }, Listener { shown, told })
+    }
+
+    fn end(self, told: Result<Told, ApiError>) {
+        let _ = self.tell.send(told); // nobody hears it if the client has hung up
+    }
+}
+
+impl Listener {
+    async fn answer(self, app: &Arc<App>) -> Answer {
+        let spelt = match self.shown.await {
+            Ok(report) => Some(spell(app, report).await),
+            Err(_) => None, // nothing is shown of this one
+        };
+        let told = self.told.await.unwrap_or_else(|dropped| Err(ApiError::Internal(Box::new(dropped))));
+        match told? {
+            Told::Answer(answer) => Ok(answer),
+            Told::Report(report) => spell(app, report).await,
+            Told::Shown => spelt.unwrap_or_else(|| Err(not_run().into())),
+        }
+    }
+}
+
+/// A batch on its way into the database.
 struct Upload {
     app: Arc<App>,
     received: Timestamp,
@@ -91,8 +143,6 @@ struct Upload {
     work: Box<dyn Work>,
     goes_on: bool,
     span: Span,
-    outcome: Option<Result<(warp::reply::Response, Option<Report>), ApiError>>,
-    tell: oneshot::Sender<Answer>,
 }
 
 impl Upload {
@@ -104,15 +154,13 @@ impl Upload {
         once: Option<Once>,
         work: Box<dyn Work>,
         body: Result<Bytes, ApiError>,
-        tell: oneshot::Sender<Answer>,
     ) -> Result<Self, ApiError> {
         let batch = body
             .and_then(|body| read_batch(&body, &app.schema, &app.settings.limits))
             .inspect_err(|_| ended(work.end(false)))?;
         // It ends the sync even where it is refused, unless it says, in so many words, that it does not.
         let goes_on = batch.keep_lock || (batch.dry_run && work.had_lock());
-        let span = Span::current();
-        Ok(Self { app, received, caller, once, batch, work, goes_on, span, outcome: None, tell })
+        Ok(Self { app, received, caller, once, batch, work, goes_on, span: Span::current() })
     }
 
     fn is_small(&self) -> bool {
@@ -120,59 +168,81 @@ impl Upload {
     }
 
     /// Has the batch written; waits for that unless it is small.
-    fn go(mut self) {
-        let (storage, owner) = (Arc::clone(&self.app.storage), self.caller.owner);
-        if self.is_small() {
-            storage.send_write(owner, Box::new(self));
+    fn go(self, mut wire: Wire) {
+        let (storage, owner, is_small) = (Arc::clone(&self.app.storage), self.caller.owner, self.is_small());
+        if is_small {
+            wire.show = None; // one word is enough
+        }
+        let mut sent = Box::new(Sent { upload: self, wire, outcome: None });
+        if is_small {
+            storage.send_write(owner, sent);
         } else {
-            let how = storage.run_write(owner, &mut |txn| self.run(txn));
-            Box::new(self).ended(how);
+            let how = storage.run_write(owner, &mut |txn| sent.run(txn));
+            sent.ended(how);
         }
     }
 
-    /// The answer, and what it tells of, unless it was given before.
-    fn apply(&self, txn: &mut dyn WriteTxn) -> Result<(warp::reply::Response, Option<Report>), ApiError> {
+    /// What it comes to, and what is to be counted once that is safe.
+    fn apply(&self, txn: &mut dyn WriteTxn) -> Result<(Told, Counts), ApiError> {
         let Self { app, received, caller, once, batch, work, .. } = self;
         if let Some(given) = once.as_ref().map(|once| once.given(txn, app, caller)).transpose()?.flatten() {
-            return Ok((replay(given), None)); // its twin came first
+            return Ok((Told::Answer(replay(given)), Counts::default())); // its twin came first
         }
         let terms = app.terms(caller.device, *received);
         let report = synchronise::run(txn, &app.schema, batch, &terms)
             .map_err(|refusal| explain(refusal, &app.schema))?;
-        let body = write(&app.schema, &report)?;
-        if let Some(once) = once {
-            once.keep(txn, app, caller, &body, report.current)?;
-        }
+        let counts = Counts::of(&report);
+        let told = match once {
+            Some(once) => {
+                let body = write(&app.schema, &report)?;
+                once.keep(txn, app, caller, &body, report.current)?;
+                Told::Answer(told(body, report.current))
+            }
+            None => Told::Report(Box::new(report)),
+        };
         work.confirm(txn.lease()).map_err(|error| refused(error, terms.now))?;
         app.acks.note(caller, batch.base, terms.now);
-        Ok((told(body, report.current), Some(report)))
+        Ok((told, counts))
     }
 }
 
-impl Errand for Upload {
+/// A batch that is being written, and the way back.
+struct Sent {
+    upload: Upload,
+    wire: Wire,
+    outcome: Option<Result<(Told, Counts), ApiError>>,
+}
+
+impl Errand for Sent {
     fn run(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<Outcome> {
-        let span = self.span.clone();
-        let outcome = span.in_scope(|| self.apply(txn));
+        let upload = &self.upload;
+        let mut outcome = upload.span.in_scope(|| upload.apply(txn));
         // The second is a fault: the commit never comes, as if the server had died before.
-        let is_kept = outcome.is_ok() && !self.batch.dry_run && !broken::is("answer_before_commit");
+        let is_kept = outcome.is_ok() && !upload.batch.dry_run && !broken::is("answer_before_commit");
+        if let Ok((told @ Told::Report(_), _)) = &mut outcome
+            && let Some(show) = self.wire.show.take()
+            && let Told::Report(report) = std::mem::replace(told, Told::Shown)
+        {
+            let _ = show.send(report); // should it be run again, that one is not shown
+        }
         self.outcome = Some(outcome);
         Ok(if is_kept { Outcome::Commit } else { Outcome::Undo })
     }
 
     fn ended(self: Box<Self>, how: StorageResult<()>) {
-        let Self { app, batch, work, goes_on, span, outcome, tell, .. } = *self;
+        let Self { upload, wire, outcome } = *self;
+        let Upload { app, batch, work, goes_on, span, .. } = upload;
         let _entered = span.enter();
-        let answer = how.map_err(ApiError::from).and_then(|()| {
-            let (answer, report) = outcome.unwrap_or_else(|| Err(ApiError::from(not_run())))?;
-            if let Some(report) = report.filter(|_| !batch.dry_run) {
-                count(&app, &report);
+        let told = how.map_err(ApiError::from).and_then(|()| {
+            let (told, counts) = outcome.unwrap_or_else(|| Err(ApiError::from(not_run())))?;
+            if !batch.dry_run {
+                counts.add_to(&app);
             }
-            Ok(answer)
+            Ok(told)
         });
         ended(work.end(goes_on));
         drop(work); // the answer may bring the owner's next request at once
-        // Nobody hears it if the client has hung up.
-        let _ = tell.send(answer);
+        wire.end(told);
     }
 }
 
@@ -202,23 +272,37 @@ async fn replayed(
     .await
 }
 
-/// Counts what became of the rows, once it is safe.
-fn count(app: &App, report: &Report) {
-    let mut verdicts: BTreeMap<&'static str, u64> = BTreeMap::new();
-    for (table, told) in [&report.add, &report.update, &report.delete].into_iter().flatten() {
-        for told in told {
-            *verdicts.entry(told.verdict.name()).or_default() += 1;
-            if told.conflict.is_some() {
-                let table = app.schema.at(*table);
-                app.metrics.conflicted(&table.name, table.policy.name());
+/// How many rows got which verdict, by which tables' conflicts somebody lost, how many rows the feed told.
+#[derive(Default)]
+struct Counts {
+    verdicts: BTreeMap<&'static str, u64>,
+    conflicts: Vec<TableId>,
+    feed_rows: u64,
+}
+
+impl Counts {
+    fn of(report: &Report) -> Self {
+        let mut counts = Self::default();
+        for (table, told) in [&report.add, &report.update, &report.delete].into_iter().flatten() {
+            for told in told {
+                *counts.verdicts.entry(told.verdict.name()).or_default() += 1;
+                counts.conflicts.extend(told.conflict.map(|_| *table));
             }
         }
+        counts.feed_rows = report.changes.as_ref().map_or(0, |changes| changes.rows.len() as u64);
+        counts
     }
-    for (verdict, rows) in verdicts {
-        app.metrics.settled(verdict, rows);
+
+    fn add_to(self, app: &App) {
+        for (verdict, rows) in self.verdicts {
+            app.metrics.settled(verdict, rows);
+        }
+        for table in self.conflicts {
+            let table = app.schema.at(table);
+            app.metrics.conflicted(&table.name, table.policy.name());
+        }
+        app.metrics.feed_rows.inc_by(self.feed_rows);
     }
-    let told = report.changes.as_ref().map_or(0, |changes| changes.rows.len());
-    app.metrics.feed_rows.inc_by(told as u64);
 }
 
 /// A request that must have one effect however often it comes.
@@ -305,6 +389,14 @@ fn told(body: Vec<u8>, version: Version) -> warp::reply::Response {
     let mut answer = json_bytes(body);
     tell_version(answer.headers_mut(), version);
     answer
+}
+
+/// Spells the answer: a large one on a thread of its own.
+async fn spell(app: &Arc<App>, report: Box<Report>) -> Answer {
+    let (version, is_short) = (report.current, report.weight() <= SHORT_BYTES);
+    let app = Arc::clone(app);
+    let write = move || write(&app.schema, &report);
+    Ok(told(if is_short { write()? } else { off_reactor(write).await? }, version))
 }
 
 fn write(schema: &Schema, report: &Report) -> Result<Vec<u8>, ApiError> {
