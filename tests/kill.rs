@@ -68,6 +68,17 @@ fn a_killed_server_loses_no_acknowledged_write() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
     let kills = number("ROLLCALL_KILLS").unwrap_or(KILLS);
     let seed = number("ROLLCALL_SEED").unwrap_or_else(|| Uuid::new_v4().as_u64_pair().1 >> 16);
+    // Most of the time a server starts, or lives on until its moment: another is killed meanwhile.
+    let lanes = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64).min(kills);
+    std::thread::scope(|scope| {
+        for lane in 0..lanes {
+            let (seed, kills) = (seed + lane, kills / lanes + u64::from(lane < kills % lanes));
+            scope.spawn(move || one_after_another(seed, kills));
+        }
+    });
+}
+
+fn one_after_another(seed: u64, kills: u64) {
     // Shown when it fails; the database is kept then.
     let folder = tempfile::tempdir().unwrap().keep();
     println!("ROLLCALL_SEED={seed} ROLLCALL_KILLS={kills}, in {}", folder.display());

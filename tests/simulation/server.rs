@@ -12,7 +12,7 @@ use rollcall::accounts::{Accounts, LocalAccounts, LocalSettings};
 use rollcall::clock::Clock;
 use rollcall::config::Settings;
 use rollcall::device::{Answer, Request};
-use rollcall::http::{App, routes};
+use rollcall::http::{App, routes, threads};
 use rollcall::model::{Owner, Timestamp};
 use rollcall::schema::Schema;
 use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore};
@@ -77,6 +77,11 @@ pub fn folder() -> TempDir {
 impl Disk for SqliteDisk {
     fn open(&mut self, schema: &Arc<Schema>, now: Timestamp) -> Arc<dyn Storage> {
         let path = self.file(self.life);
+        if self.life > 0 {
+            // A log that is never emptied would be copied, whole, at every crash.
+            let recovered = rusqlite::Connection::open(&path).unwrap();
+            recovered.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        }
         let connections = Connections::open(&path, Duration::from_secs(5), 2).unwrap();
         Arc::new(Sqlite::serve(&path, connections, Arc::clone(schema), now, Arc::default()).unwrap())
     }
@@ -88,6 +93,10 @@ impl Disk for SqliteDisk {
             std::fs::copy(from, format!("{}{suffix}", new.display())).unwrap();
         }
         self.life += 1;
+        for suffix in ["", "-wal", "-shm"] {
+            // Whoever has it open still keeps it.
+            std::fs::remove_file(format!("{}{suffix}", old.display())).unwrap();
+        }
     }
 
     fn back_up(&mut self) {
@@ -237,6 +246,9 @@ impl Server {
         let accounts = LocalAccounts::new(storage.accounts(), clock.clone(), local, cheap).unwrap();
         let accounts = Accounts::Local(Box::new(accounts));
         let app = App::new(schema, storage, accounts, clock, settings, Arc::default()).unwrap();
+        if engine() == Engine::Sqlite {
+            threads::simulate(|| Duration::ZERO); // nothing is gained by threads that take turns
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let filter = routes(Arc::clone(&app));
         let serve = move |request| {
