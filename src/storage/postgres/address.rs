@@ -118,6 +118,7 @@ impl FromStr for Address {
         if config.get_hosts().is_empty() {
             config.host("localhost");
         }
+        notice_death(&mut config, &kept);
         config.ssl_mode(match tls {
             Tls::Disable => SslMode::Disable,
             Tls::Prefer => SslMode::Prefer,
@@ -131,6 +132,25 @@ impl FromStr for Address {
             (Tls::Prefer | Tls::Require, None) => Some(unverified()?),
         };
         Ok(Self { config, tls: tls.map(Arc::new), url: url.to_owned() })
+    }
+}
+
+/// A host that vanished does not say so, and the system would wait for it for a quarter of an hour, or for two hours
+/// where nothing is on its way. Whatever the address says of these comes first.
+const SILENT_MAX: Duration = Duration::from_secs(15);
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+fn notice_death(config: &mut Config, given: &[&str]) {
+    let says = |name: &str| given.iter().any(|parameter| parameter.split('=').next() == Some(name));
+    if !says("tcp_user_timeout") {
+        config.tcp_user_timeout(SILENT_MAX);
+    }
+    if !says("keepalives_idle") {
+        config.keepalives_idle(PROBE_AFTER);
+    }
+    if !says("keepalives_interval") {
+        config.keepalives_interval(PROBE_EVERY);
     }
 }
 
@@ -222,5 +242,29 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_vanishes_is_noticed_unless_the_address_says_when() {
+        let patience = |url: &str| {
+            let config = url.parse::<Address>().unwrap().config;
+            (
+                config.get_tcp_user_timeout().copied(),
+                config.get_keepalives_idle(),
+                config.get_keepalives_interval(),
+            )
+        };
+        let seconds = Duration::from_secs;
+        let usual = (Some(SILENT_MAX), PROBE_AFTER, Some(PROBE_EVERY));
+        assert_eq!(patience("postgres://db/app?sslmode=disable"), usual);
+        let told =
+            "postgres://db/app?sslmode=disable&tcp_user_timeout=60&keepalives_idle=90&keepalives_interval=7";
+        assert_eq!(patience(told), (Some(seconds(60)), seconds(90), Some(seconds(7))));
+        assert_eq!(patience("postgres://db/app?sslmode=disable&tcp_user_timeout=0").0, None, "never");
     }
 }
