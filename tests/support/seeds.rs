@@ -1,7 +1,8 @@
 //! Runs of many seeds, on every core: so many, or one alone (`ROLLCALL_SEED`), or new ones for a time
 //! (`ROLLCALL_SOAK_S`).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -11,14 +12,15 @@ pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
 }
 
-/// Runs each seed; gives what the runs told, in no order. A run that panics makes this panic.
+/// Runs each seed; gives what the runs told, in no order. A run that panics is the last that begins, and makes this
+/// panic.
 pub fn each<T: Send>(seeds: u64, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let only = number("ROLLCALL_SEED");
     let soak = number("ROLLCALL_SOAK_S").map(Duration::from_secs);
     let begun = Instant::now();
     let first =
         only.unwrap_or_else(|| if soak.is_some() { uuid::Uuid::new_v4().as_u64_pair().1 >> 20 } else { 1 });
-    let (next, told) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let (next, failed, told) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     println!("seeds from {first}, {threads} threads");
     std::thread::scope(|scope| {
@@ -29,17 +31,21 @@ pub fn each<T: Send>(seeds: u64, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
                 (None, Some(soak)) => begun.elapsed() < soak,
                 (None, None) => number < seeds,
             };
-            if !more {
+            if !more || failed.load(Ordering::SeqCst) {
                 return;
             }
-            let one = run(first + number);
-            told.lock().push(one);
+            match catch_unwind(AssertUnwindSafe(|| run(first + number))) {
+                Ok(one) => told.lock().push(one),
+                Err(panic) => {
+                    failed.store(true, Ordering::SeqCst);
+                    resume_unwind(panic);
+                }
+            }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for worker in workers {
             if let Err(panic) = worker.join() {
-                next.store(u64::MAX / 2, Ordering::SeqCst);
-                std::panic::resume_unwind(panic);
+                resume_unwind(panic);
             }
         }
     });

@@ -217,7 +217,7 @@ impl Errand for Sent {
     fn run(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<Outcome> {
         let upload = &self.upload;
         let mut outcome = upload.span.in_scope(|| upload.apply(txn));
-        // The second is a fault: the commit never comes, as if the server had died before.
+        // The last is a fault: the commit never comes, as if the server had died before.
         let is_kept = outcome.is_ok() && !upload.batch.dry_run && !broken::is("answer_before_commit");
         if let Ok((told @ Told::Report(_), _)) = &mut outcome
             && let Some(show) = self.wire.show.take()
