@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use rollcall::device::decide::{
-    Contents, Entry, Heard, Local, Outcome, Pages, Sent, State, Told, absent, apply, compare, cursor_after,
-    obey,
+    Contents, Entry, Epoch, Heard, Local, Outcome, Pages, Sent, State, Told, absent, apply, compare,
+    cursor_after, obey,
 };
 use rollcall::model::{Timestamp, Version};
 use rollcall::reconcile::{Operation, Verdict};
@@ -23,6 +23,8 @@ struct Case {
 enum Rule {
     Compare {
         pages: Pages,
+        #[serde(default)]
+        epoch: Epoch,
         server: BTreeMap<String, i64>,
         device: BTreeMap<String, Row>,
         plan: Plan,
@@ -36,6 +38,8 @@ enum Rule {
     Apply {
         device: Option<Row>,
         entry: Told1,
+        #[serde(default)]
+        epoch: Epoch,
         then: Option<Row>,
         contents: Contents,
     },
@@ -119,9 +123,9 @@ fn locals(rows: BTreeMap<String, Row>) -> BTreeMap<String, Local> {
 fn check(rule: Rule, name: &str) {
     let outcome = |then: Option<Row>, contents| Outcome { local: then.map(Row::local), contents };
     match rule {
-        Rule::Compare { pages, server, device, plan, note } => {
+        Rule::Compare { pages, epoch, server, device, plan, note } => {
             let server = server.into_iter().map(|(key, ms)| (key, Timestamp::from_ms(ms))).collect();
-            let got = compare(&server, &locals(device), pages);
+            let got = compare(&server, &locals(device), epoch, pages);
             let lists = [(got.add, plan.add), (got.update, plan.update), (got.delete, plan.delete)];
             for (got, told) in lists.into_iter().chain([(got.get, plan.get), (got.drop, plan.drop)]) {
                 assert_eq!(got, told, "{name}");
@@ -131,12 +135,12 @@ fn check(rule: Rule, name: &str) {
         Rule::Absent { device, then, contents } => {
             assert_eq!(absent(&device.local()), outcome(then, contents), "{name}");
         }
-        Rule::Apply { device, entry, then, contents } => {
+        Rule::Apply { device, entry, epoch, then, contents } => {
             let entry = match entry {
                 Told1::Row(ms) => Entry::Row(Timestamp::from_ms(ms)),
                 Told1::Deleted => Entry::Deleted,
             };
-            let got = apply(device.map(Row::local).as_ref(), entry);
+            let got = apply(device.map(Row::local).as_ref(), entry, epoch);
             assert_eq!(got, outcome(then, contents), "{name}");
         }
         Rule::Obey { device, sent, told, then, contents } => {

@@ -488,8 +488,8 @@ async fn browsers_of_listed_origins_may_call() {
         let mut exposed: Vec<_> =
             answer.header("access-control-expose-headers").unwrap().split(',').collect();
         exposed.sort_unstable();
-        let all = "etag idempotency-replayed link retry-after server-timing sync-lock sync-lock-expires sync-version \
-            x-request-id";
+        let all = "etag idempotency-replayed link retry-after server-timing sync-epoch sync-lock sync-lock-expires \
+            sync-version x-request-id";
         assert_eq!(exposed.join(" "), all);
         let timing = answer.header("server-timing").unwrap();
         assert!(timing.starts_with("total;dur="), "{path}: {timing}");

@@ -94,12 +94,14 @@ pub struct Calls<'a> {
     token: Option<String>,
     /// How often a request was repeated since no answer came.
     pub repeats: u64,
+    /// The epoch of the data, as the last answer said that said it.
+    pub epoch: Option<u64>,
 }
 
 impl<'a> Calls<'a> {
     /// Calls over `remote`, in the name of `token`.
     pub fn new(remote: &'a mut dyn Remote, patience: &'a mut Patience, token: Option<String>) -> Self {
-        Self { remote, patience, token, repeats: 0 }
+        Self { remote, patience, token, repeats: 0, epoch: None }
     }
 
     /// `POST /register`
@@ -238,7 +240,11 @@ impl<'a> Calls<'a> {
             request.headers.extend(self.token());
             let answer = self.remote.ask(&request);
             let (pause, error) = match answer {
-                Ok(answer) if answer.status < 400 => return Ok(answer),
+                Ok(answer) if answer.status < 400 => {
+                    self.epoch =
+                        answer.header("sync-epoch").and_then(|text| text.parse().ok()).or(self.epoch);
+                    return Ok(answer);
+                }
                 Ok(answer) => {
                     let problem = problem(&answer);
                     let pause = match problem.status {

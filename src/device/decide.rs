@@ -100,6 +100,20 @@ pub enum Pages {
     All,
 }
 
+/// Whose times the device knows.
+///
+/// A time names a state of a row. A server that was put back to a backup has forgotten states, and may since have
+/// taken one that another device made in the very moment of a forgotten one: then one time names two states.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Epoch {
+    /// The server's own.
+    #[default]
+    Same,
+    /// Those of the time before a restore, or of who knows when.
+    Earlier,
+}
+
 /// What to do about one table after the roll call, by key ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan<K> {
@@ -113,7 +127,7 @@ pub struct Plan<K> {
     pub get: Vec<K>,
     /// Delete these here, at once.
     pub drop: Vec<K>,
-    /// Remember this of these dirty rows, at once: the server holds another state than was known.
+    /// Remember this of these rows, at once: the server holds another state than was known, or may.
     pub note: Vec<(K, Local)>,
 }
 
@@ -149,6 +163,7 @@ impl<K> Plan<K> {
 pub fn compare<K: Ord + Clone>(
     theirs: &BTreeMap<K, Timestamp>,
     mine: &BTreeMap<K, Local>,
+    epoch: Epoch,
     pages: Pages,
 ) -> Plan<K> {
     let mut plan = Plan::default();
@@ -156,11 +171,15 @@ pub fn compare<K: Ord + Clone>(
         match mine.get(key) {
             None => plan.get.push(key.clone()), // Case 1
             Some(local) if local.is_dirty() => {
-                plan.send(key.clone(), local, apply(Some(local), Entry::Row(*at))); // Case 2
+                plan.send(key.clone(), local, apply(Some(local), Entry::Row(*at), epoch)); // Case 2
             }
             // Case 2. A clean row is only newer than the server's if the server forgot it, in a restore.
             Some(local) if local.last_update > Some(*at) => plan.update.push(key.clone()),
             Some(local) if local.last_update < Some(*at) => plan.get.push(key.clone()),
+            Some(_) if epoch == Epoch::Earlier => {
+                plan.note.push((key.clone(), Local::clean(None))); // to be asked for until it has come
+                plan.get.push(key.clone());
+            }
             Some(_) => {}
         }
     }
@@ -193,7 +212,7 @@ pub enum Entry {
 }
 
 /// What becomes of a row of which the server tells a state. An edit that is not settled always stays.
-pub fn apply(local: Option<&Local>, entry: Entry) -> Outcome {
+pub fn apply(local: Option<&Local>, entry: Entry, epoch: Epoch) -> Outcome {
     let told = match entry {
         Entry::Row(at) => Some(at),
         Entry::Deleted => None,
@@ -209,6 +228,12 @@ pub fn apply(local: Option<&Local>, entry: Entry) -> Outcome {
         return Outcome::DROP; // both deleted it
     }
     let mut kept = Local { last_update: told, ..*local };
+    let doubtful = epoch == Epoch::Earlier || local.last_update.is_none();
+    if doubtful && local.state == State::Edited && local.base == told {
+        // The edit may not have been made on what the server holds under that time. If all of the row goes up,
+        // both sides are the same afterwards, whatever it was.
+        kept.last_update = None;
+    }
     if local.state == State::Added {
         // Someone else has made a row under this key. Without a `base` ours would count as made in its
         // knowledge and replace it unasked: so say that ours was built on nothing.

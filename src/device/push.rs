@@ -51,7 +51,7 @@ impl Syncing<'_> {
             };
             let (version, digests) = (report.version, report.digests.clone());
             self.hold_back(&sending, &report);
-            let mut settling = self.store.settling(&mut self.report.tally)?;
+            let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
             let changes = settling.report(&sending, report)?;
             if changes.is_none() {
                 let complete = base.is_some() && (then != Then::Manifest || queue.is_empty());
@@ -155,7 +155,7 @@ impl Syncing<'_> {
         };
         let sent = sending.sent.iter().find(|sent| sent.table == table.name && sent.key == key);
         self.refused.insert((table.id, key), sent.map_or(0, |sent| sent.edit));
-        let mut settling = self.store.settling(&mut self.report.tally)?;
+        let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
         settling.refused(table, key, &problem.detail)?;
         settling.commit()?;
         queue.put_back(&schema, sending);

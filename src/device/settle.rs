@@ -6,7 +6,7 @@ use rusqlite::Transaction;
 use serde_json::{Map, Value as Json};
 
 use super::answers::{self, Changes, Kind, Report, VerdictItem};
-use super::decide::{self, Contents, Entry, Heard, Local, Outcome, Plan, Sent, Told};
+use super::decide::{self, Contents, Entry, Epoch, Heard, Local, Outcome, Plan, Sent, Told};
 use super::row::{self, Row, Which};
 use super::store::{Outstanding, SentRow, Store, StoreResult, names, outstanding, recall, remember, writing};
 use crate::model::{RowKey, Version};
@@ -33,15 +33,17 @@ pub struct Settling<'a> {
     txn: Transaction<'a>,
     schema: &'a Schema,
     tally: &'a mut Tally,
+    /// The epoch that the server is in.
+    epoch: Option<u64>,
     /// Whether rows are marked as mentioned by a full feed.
     marks: bool,
 }
 
 impl Store {
-    /// Begins to apply an answer.
-    pub fn settling<'a>(&'a mut self, tally: &'a mut Tally) -> StoreResult<Settling<'a>> {
+    /// Begins to apply an answer of a server that is in `epoch`.
+    pub fn settling<'a>(&'a mut self, tally: &'a mut Tally, epoch: Option<u64>) -> StoreResult<Settling<'a>> {
         let (conn, schema) = self.parts();
-        Ok(Settling { txn: writing(conn)?, schema, tally, marks: false })
+        Ok(Settling { txn: writing(conn)?, schema, tally, epoch, marks: false })
     }
 }
 
@@ -50,7 +52,7 @@ impl Settling<'_> {
     pub fn report(&mut self, sending: &Outstanding, report: Report) -> StoreResult<Option<Changes>> {
         let Report { add, update, delete, get, changes, .. } = report;
         if changes.as_ref().is_some_and(|changes| changes.kind == Kind::Full) {
-            self.begin_full()?; // before the verdicts: the feed does not repeat the rows that they are about
+            self.begin_full()?; // before the verdicts, so that they mark rows as mentioned
         }
         let sent: HashMap<(&str, Operation, RowKey), &SentRow> =
             sending.sent.iter().map(|sent| ((sent.table.as_str(), sent.operation, sent.key), sent)).collect();
@@ -113,7 +115,9 @@ impl Settling<'_> {
     fn entry(&mut self, table: &Table, told: Map<String, Json>) -> StoreResult<()> {
         let Some((key, at, theirs)) = answers::parts(table, told) else { return Ok(()) };
         let row = Row::load(&self.txn, table, key)?;
-        let outcome = decide::apply(row.as_ref().map(|row| &row.local), Entry::Row(at));
+        // A full feed comes to who has no cursor: what was known before may be of any time.
+        let epoch = if self.marks { Epoch::Earlier } else { Epoch::Same };
+        let outcome = decide::apply(row.as_ref().map(|row| &row.local), Entry::Row(at), epoch);
         let news = row.as_ref().is_none_or(|row| row.contents != theirs);
         self.tally.received += u64::from(outcome.contents == Contents::Theirs && news);
         let row = row.unwrap_or_else(|| Row::new(key)).after(outcome, Some(theirs), 0);
@@ -131,7 +135,7 @@ impl Settling<'_> {
         for (table, keys) in answers::known(self.schema, page.delete) {
             for key in keys {
                 let row = Row::load(&self.txn, table, key)?;
-                let outcome = decide::apply(row.as_ref().map(|row| &row.local), Entry::Deleted);
+                let outcome = decide::apply(row.as_ref().map(|row| &row.local), Entry::Deleted, Epoch::Same);
                 self.decided(table, key, row, outcome)?;
             }
         }
@@ -160,13 +164,27 @@ impl Settling<'_> {
         Ok(())
     }
 
-    /// Moves the cursor, or does not.
+    /// Moves the cursor, or does not. Where it moves, the whole copy is of the server's epoch.
     pub fn heard(&mut self, heard: Heard) -> StoreResult<()> {
         let cursor = recall(&self.txn, names::CURSOR)?.and_then(|text| text.parse().ok()).map(Version);
-        match decide::cursor_after(cursor, heard) {
-            Some(cursor) => remember(&self.txn, names::CURSOR, &cursor.to_string()),
-            None => self.forget(names::CURSOR),
+        let moved = decide::cursor_after(cursor, heard);
+        match moved {
+            Some(moved) => remember(&self.txn, names::CURSOR, &moved.to_string())?,
+            None => self.forget(names::CURSOR)?,
         }
+        if moved.is_some() && moved != cursor { self.keep_epoch() } else { Ok(()) }
+    }
+
+    /// Whose times the device's rows have. From here on they are the server's own.
+    pub fn epoch(&self) -> StoreResult<Epoch> {
+        let known = recall(&self.txn, names::EPOCH)?.and_then(|text| text.parse().ok());
+        self.keep_epoch()?;
+        Ok(if known == self.epoch { Epoch::Same } else { Epoch::Earlier })
+    }
+
+    fn keep_epoch(&self) -> StoreResult<()> {
+        let Some(epoch) = self.epoch else { return Ok(()) };
+        remember(&self.txn, names::EPOCH, &epoch.to_string())
     }
 
     /// What the rules need to know of every row of a table.

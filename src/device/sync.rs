@@ -173,7 +173,7 @@ impl Syncing<'_> {
         self.report.resumed = true;
         match self.send(&sending, None) {
             Ok((sending, report)) => {
-                let mut settling = self.store.settling(&mut self.report.tally)?;
+                let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
                 settling.report(&sending, answers::Report { changes: None, ..report })?;
                 Ok(settling.commit()?)
             }
@@ -209,18 +209,19 @@ impl Syncing<'_> {
 
         let schema = self.store.schema().clone();
         let mut queue = Queue::default();
-        let mut settling = self.store.settling(&mut self.report.tally)?;
+        let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
+        let epoch = settling.epoch()?;
         let mut edits = Vec::new();
         let mut deletes = Vec::new();
         for id in schema.parents_first() {
             let table = schema.at(*id);
             let mine = settling.locals(table)?;
             let plan = match &told.tables {
-                Some(tables) => compare(&tables[id], &mine, Pages::All),
+                Some(tables) => compare(&tables[id], &mine, epoch, Pages::All),
                 // Nothing changed there: the server still holds what it held when it last said so.
                 None => {
                     let held = mine.iter().filter_map(|(key, local)| Some((*key, local.last_update?)));
-                    compare(&held.collect(), &mine, Pages::All)
+                    compare(&held.collect(), &mine, epoch, Pages::All)
                 }
             };
             settling.plan(table, &plan)?;
@@ -254,7 +255,7 @@ impl Syncing<'_> {
                 // The server cannot say what changed since: forget the cursor and hear everything. What
                 // waits here goes up as ever, each row with its own `_base`.
                 Err(SyncError::Call(error)) if error.code() == "cursor_expired" => {
-                    let mut settling = self.store.settling(&mut self.report.tally)?;
+                    let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
                     settling.heard(Heard::Expired)?;
                     settling.commit()?;
                 }
@@ -284,7 +285,7 @@ impl Syncing<'_> {
         loop {
             let (next, digests) = (page.next.clone().filter(|_| page.more), page.digests.take());
             self.proof = digests.or(self.proof.take());
-            let mut settling = self.store.settling(&mut self.report.tally)?;
+            let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
             if first && page.kind == Kind::Full {
                 settling.begin_full()?;
             }

@@ -129,7 +129,13 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
         )
         .expose_headers(
             [
-                named(&["sync-version", "sync-lock", "sync-lock-expires", "idempotency-replayed"]),
+                named(&[
+                    "sync-version",
+                    "sync-epoch",
+                    "sync-lock",
+                    "sync-lock-expires",
+                    "idempotency-replayed",
+                ]),
                 told.to_vec(),
             ]
             .concat(),

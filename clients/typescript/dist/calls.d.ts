@@ -89,6 +89,8 @@ export declare class Calls {
     private readonly progress;
     requests: number;
     repeats: number;
+    /** The epoch of the data, as the last answer said that said it. */
+    epoch: number | null;
     /** Whether this device may have the lock, so that it should be given back after a failure. */
     holding: boolean;
     constructor(wire: Wire, signal: AbortSignal | undefined, progress: (progress: Progress) => void);

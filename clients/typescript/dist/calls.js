@@ -87,6 +87,7 @@ export class Calls {
         this.progress = progress;
         this.requests = 0;
         this.repeats = 0;
+        this.epoch = null;
         this.holding = false;
     }
     async ask(method, path, make = () => ({})) {
@@ -106,8 +107,12 @@ export class Calls {
                 const answer = await send(this.wire, method, path, token, asked, this.signal);
                 const header = (name) => answer.headers.get(name);
                 const body = readJson(await answer.text());
-                if (answer.status < 400)
+                if (answer.status < 400) {
+                    const epoch = header("sync-epoch");
+                    if (epoch !== null)
+                        this.epoch = Number(epoch);
                     return { status: answer.status, header, body };
+                }
                 problem = problemOf(answer.status, header, body);
             }
             catch (error) {

@@ -42,18 +42,24 @@ export interface Plan {
     get: string[];
     /** Delete these here, at once. */
     drop: string[];
-    /** Remember this of these dirty rows, at once: the server holds another state than was known. */
+    /** Remember this of these rows, at once: the server holds another state than was known, or may. */
     note: [string, Local][];
 }
+/**
+ * Whose times the device knows: the server's own, or those of the time before a restore, or of who knows when. A
+ * time names a state of a row. A server that was put back to a backup has forgotten states, and may since have taken
+ * one that another device made in the very moment of a forgotten one: then one time names two states.
+ */
+export type Epoch = "same" | "earlier";
 /** Compares the roll call of a table with the local rows. `complete`: the last page has come. */
-export declare function compare(theirs: ReadonlyMap<string, number>, mine: ReadonlyMap<string, Local>, complete: boolean): Plan;
+export declare function compare(theirs: ReadonlyMap<string, number>, mine: ReadonlyMap<string, Local>, epoch: Epoch, complete: boolean): Plan;
 /**
  * What becomes of a row that a complete list of the server's rows does not have. A row that was synced once and
  * edited since was deleted there against edited here: a conflict, and not ours to decide.
  */
 export declare function absent(local: Local): Outcome;
 /** What becomes of a row of which the server tells a state; `told` null: it was deleted. Edits always stay. */
-export declare function apply(local: Local | null, told: number | null): Outcome;
+export declare function apply(local: Local | null, told: number | null, epoch: Epoch): Outcome;
 /** What the device had sent of a row. */
 export interface Sent {
     readonly operation: Operation;

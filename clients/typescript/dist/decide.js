@@ -3,7 +3,7 @@ const DROP = { local: null, contents: "mine" };
 const of = (local, contents = "mine") => ({ local, contents });
 export const clean = (at) => ({ state: "clean", at, base: null, editedAt: null });
 export const goesWhole = (local) => local.state !== "edited" || local.at === null;
-export function compare(theirs, mine, complete) {
+export function compare(theirs, mine, epoch, complete) {
     const plan = { add: [], update: [], delete: [], get: [], drop: [], note: [] };
     const send = (key, known, { local }) => {
         if (!local)
@@ -20,11 +20,15 @@ export function compare(theirs, mine, complete) {
         if (!local)
             plan.get.push(key);
         else if (local.state !== "clean")
-            send(key, local, apply(local, at));
+            send(key, local, apply(local, at, epoch));
         else if (local.at !== null && local.at > at)
             plan.update.push(key);
         else if (local.at !== at)
             plan.get.push(key);
+        else if (epoch === "earlier") {
+            plan.note.push([key, clean(null)]);
+            plan.get.push(key);
+        }
     }
     if (complete) {
         for (const key of [...mine.keys()].sort())
@@ -37,13 +41,16 @@ const same = (a, b) => a.state === b.state && a.at === b.at && a.base === b.base
 export function absent(local) {
     return local.state === "clean" || local.state === "deleted" ? DROP : of({ ...local, at: null });
 }
-export function apply(local, told) {
+export function apply(local, told, epoch) {
     if (!local || local.state === "clean")
         return told === null ? DROP : of(clean(told), "theirs");
     if (local.state === "deleted" && told === null)
         return DROP;
     if (local.state === "added")
         return of({ ...local, at: told, state: "edited", base: local.base ?? NO_STATE });
+    const doubtful = epoch === "earlier" || local.at === null;
+    if (doubtful && local.state === "edited" && local.base === told)
+        return of({ ...local, at: null });
     return of({ ...local, at: told });
 }
 export function obey(local, sent, told) {

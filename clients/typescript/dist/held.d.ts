@@ -37,6 +37,8 @@ export interface Outstanding {
 /** What is remembered beside rows. */
 export interface Meta {
     cursor: number;
+    /** The epoch of the server that the rows are of. */
+    epoch: number;
     seed: string;
     /** By table; only once the seed is known. */
     digests: {

@@ -1,5 +1,5 @@
 /** Carries the rules' decisions out: one answer, one transaction. */
-import { type Heard, type Plan } from "./decide.js";
+import { type Epoch, type Heard, type Plan } from "./decide.js";
 import { type Declared, type Held, type Outstanding, type SentRow } from "./held.js";
 import type { Answered, Changes } from "./calls.js";
 import type { Conflict, Rejection, Row, Verdict } from "./types.js";
@@ -21,6 +21,8 @@ export declare class Settling {
     private readonly held;
     private readonly tally;
     private readonly now;
+    /** The epoch that the server is in. */
+    private readonly epoch;
     /** The full feed under way: whatever the server tells meanwhile counts as mentioned by it. */
     private readonly feed;
     /** What this device lost. */
@@ -28,6 +30,8 @@ export declare class Settling {
     /** Rows that only would be rejected again. */
     readonly rejected: (Rejection & SentRow)[];
     constructor(held: Held, tally: Tally, now: number, 
+    /** The epoch that the server is in. */
+    epoch: number | null, 
     /** The full feed under way: whatever the server tells meanwhile counts as mentioned by it. */
     feed: number | null);
     private put;
@@ -43,5 +47,9 @@ export declare class Settling {
     page(page: Changes): Promise<void>;
     /** Does at once what the roll call's comparison asks for: drops rows, and notes what the server holds. */
     plan(table: Declared, plan: Plan): Promise<void>;
+    /** Moves the cursor, or does not. Where it moves, the whole copy is of the server's epoch. */
     heard(heard: Heard): Promise<void>;
+    /** Whose times the device's rows have. From here on they are the server's own. */
+    epochOfRows(): Promise<Epoch>;
+    private keepEpoch;
 }

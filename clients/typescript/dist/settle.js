@@ -32,10 +32,11 @@ function after(row, { local, contents }, theirs, settled, sent) {
     return next;
 }
 export class Settling {
-    constructor(held, tally, now, feed) {
+    constructor(held, tally, now, epoch, feed) {
         this.held = held;
         this.tally = tally;
         this.now = now;
+        this.epoch = epoch;
         this.feed = feed;
         this.conflicts = [];
         this.rejected = [];
@@ -110,7 +111,7 @@ export class Settling {
             return;
         const { key, at, columns } = found;
         const row = await this.held.get(table.name, key);
-        const outcome = apply(row ? localOf(row) : null, at);
+        const outcome = apply(row ? localOf(row) : null, at, this.feed === null ? "same" : "earlier");
         if (outcome.contents === "theirs" && row?.at !== at)
             this.tally.pulled++;
         await this.put(row, after(row ?? newRow(table.name, key), outcome, columns, 0, null));
@@ -118,7 +119,7 @@ export class Settling {
     async gone(table, key) {
         const row = await this.held.get(table.name, key);
         if (row)
-            await this.decided(row, apply(localOf(row), null));
+            await this.decided(row, apply(localOf(row), null, "same"));
     }
     decided(row, outcome) {
         if (!outcome.local)
@@ -154,7 +155,19 @@ export class Settling {
         }
     }
     async heard(heard) {
-        const cursor = cursorAfter((await this.held.recall("cursor")) ?? null, heard);
-        await this.held.remember("cursor", cursor ?? undefined);
+        const cursor = (await this.held.recall("cursor")) ?? null;
+        const moved = cursorAfter(cursor, heard);
+        await this.held.remember("cursor", moved ?? undefined);
+        if (moved !== null && moved !== cursor)
+            await this.keepEpoch();
+    }
+    async epochOfRows() {
+        const known = (await this.held.recall("epoch")) ?? null;
+        await this.keepEpoch();
+        return known === this.epoch ? "same" : "earlier";
+    }
+    async keepEpoch() {
+        if (this.epoch !== null)
+            await this.held.remember("epoch", this.epoch);
     }
 }

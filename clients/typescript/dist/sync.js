@@ -56,7 +56,7 @@ export class Syncing {
     }
     async settle(work, feed = null) {
         const settling = await this.write(async (held) => {
-            const made = new Settling(held, this.tally, this.ground.now(), feed ?? (await held.recall("feed"))?.number ?? null);
+            const made = new Settling(held, this.tally, this.ground.now(), this.calls.epoch, feed ?? (await held.recall("feed"))?.number ?? null);
             await work(made, held);
             return made;
         });
@@ -126,10 +126,11 @@ export class Syncing {
         const queue = { rows: [], gets: [] };
         const [edits, deletes] = [[], []];
         await this.settle(async (settling, held) => {
+            const epoch = await settling.epochOfRows();
             for (const table of declared) {
                 const mine = new Map((await held.all(table.name)).map((row) => [row.key, localOf(row)]));
                 const theirs = told.tables?.get(table.name) ?? new Map([...mine].flatMap(([key, { at }]) => (at === null ? [] : [[key, at]])));
-                const plan = compare(theirs, mine, true);
+                const plan = compare(theirs, mine, epoch, true);
                 await settling.plan(table, plan);
                 const places = (keys) => keys.map((key) => ({ table: table.name, key }));
                 queue.rows.push(...places(plan.add));

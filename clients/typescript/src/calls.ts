@@ -169,6 +169,8 @@ export function problemOf(status: number, header: (name: string) => string | nul
 export class Calls {
   requests = 0;
   repeats = 0;
+  /** The epoch of the data, as the last answer said that said it. */
+  epoch: number | null = null;
   /** Whether this device may have the lock, so that it should be given back after a failure. */
   holding = false;
 
@@ -194,7 +196,11 @@ export class Calls {
         const answer = await send(this.wire, method, path, token, asked, this.signal);
         const header = (name: string) => answer.headers.get(name);
         const body = readJson(await answer.text());
-        if (answer.status < 400) return { status: answer.status, header, body };
+        if (answer.status < 400) {
+          const epoch = header("sync-epoch");
+          if (epoch !== null) this.epoch = Number(epoch);
+          return { status: answer.status, header, body };
+        }
         problem = problemOf(answer.status, header, body);
       } catch (error) {
         if (!(error instanceof RollcallError) || error.code !== "offline") throw error;

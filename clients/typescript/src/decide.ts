@@ -53,12 +53,24 @@ export interface Plan {
   get: string[];
   /** Delete these here, at once. */
   drop: string[];
-  /** Remember this of these dirty rows, at once: the server holds another state than was known. */
+  /** Remember this of these rows, at once: the server holds another state than was known, or may. */
   note: [string, Local][];
 }
 
+/**
+ * Whose times the device knows: the server's own, or those of the time before a restore, or of who knows when. A
+ * time names a state of a row. A server that was put back to a backup has forgotten states, and may since have taken
+ * one that another device made in the very moment of a forgotten one: then one time names two states.
+ */
+export type Epoch = "same" | "earlier";
+
 /** Compares the roll call of a table with the local rows. `complete`: the last page has come. */
-export function compare(theirs: ReadonlyMap<string, number>, mine: ReadonlyMap<string, Local>, complete: boolean): Plan {
+export function compare(
+  theirs: ReadonlyMap<string, number>,
+  mine: ReadonlyMap<string, Local>,
+  epoch: Epoch,
+  complete: boolean,
+): Plan {
   const plan: Plan = { add: [], update: [], delete: [], get: [], drop: [], note: [] };
   const send = (key: string, known: Local, { local }: Outcome) => {
     if (!local) return plan.drop.push(key);
@@ -70,10 +82,14 @@ export function compare(theirs: ReadonlyMap<string, number>, mine: ReadonlyMap<s
     const at = theirs.get(key)!;
     const local = mine.get(key);
     if (!local) plan.get.push(key);
-    else if (local.state !== "clean") send(key, local, apply(local, at));
+    else if (local.state !== "clean") send(key, local, apply(local, at, epoch));
     // A clean row is only newer than the server's if the server forgot it, in a restore.
     else if (local.at !== null && local.at > at) plan.update.push(key);
     else if (local.at !== at) plan.get.push(key);
+    else if (epoch === "earlier") {
+      plan.note.push([key, clean(null)]); // to be asked for until it has come
+      plan.get.push(key);
+    }
   }
   if (complete) {
     for (const key of [...mine.keys()].sort()) if (!theirs.has(key)) send(key, mine.get(key)!, absent(mine.get(key)!));
@@ -93,12 +109,16 @@ export function absent(local: Local): Outcome {
 }
 
 /** What becomes of a row of which the server tells a state; `told` null: it was deleted. Edits always stay. */
-export function apply(local: Local | null, told: number | null): Outcome {
+export function apply(local: Local | null, told: number | null, epoch: Epoch): Outcome {
   if (!local || local.state === "clean") return told === null ? DROP : of(clean(told), "theirs");
   if (local.state === "deleted" && told === null) return DROP; // both deleted it
   // Someone else made a row under a key that was made here. Without a `base` ours would count as made in its
   // knowledge and replace it unasked: so say that ours was built on nothing.
   if (local.state === "added") return of({ ...local, at: told, state: "edited", base: local.base ?? NO_STATE });
+  // The edit may not have been made on what the server holds under that time. If all of the row goes up, both
+  // sides are the same afterwards, whatever it was.
+  const doubtful = epoch === "earlier" || local.at === null;
+  if (doubtful && local.state === "edited" && local.base === told) return of({ ...local, at: null });
   return of({ ...local, at: told });
 }
 

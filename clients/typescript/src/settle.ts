@@ -1,5 +1,5 @@
 /** Carries the rules' decisions out: one answer, one transaction. */
-import { absent, apply, cursorAfter, obey, type Heard, type Outcome, type Plan } from "./decide.js";
+import { absent, apply, cursorAfter, obey, type Epoch, type Heard, type Outcome, type Plan } from "./decide.js";
 import { columnsSent } from "./batch.js";
 import { localOf, newRow, shown, type Declared, type Held, type Outstanding, type SentRow } from "./held.js";
 import { newKey, readKey } from "./key.js";
@@ -56,6 +56,8 @@ export class Settling {
     private readonly held: Held,
     private readonly tally: Tally,
     private readonly now: number,
+    /** The epoch that the server is in. */
+    private readonly epoch: number | null,
     /** The full feed under way: whatever the server tells meanwhile counts as mentioned by it. */
     private readonly feed: number | null,
   ) {}
@@ -134,14 +136,15 @@ export class Settling {
     if (!found) return;
     const { key, at, columns } = found;
     const row = await this.held.get(table.name, key);
-    const outcome = apply(row ? localOf(row) : null, at);
+    // A full feed comes to who has no cursor: what was known before may be of any time.
+    const outcome = apply(row ? localOf(row) : null, at, this.feed === null ? "same" : "earlier");
     if (outcome.contents === "theirs" && row?.at !== at) this.tally.pulled++;
     await this.put(row, after(row ?? newRow(table.name, key), outcome, columns, 0, null));
   }
 
   private async gone(table: Declared, key: string): Promise<void> {
     const row = await this.held.get(table.name, key);
-    if (row) await this.decided(row, apply(localOf(row), null));
+    if (row) await this.decided(row, apply(localOf(row), null, "same"));
   }
 
   private decided(row: StoredRow, outcome: Outcome): Promise<void> {
@@ -176,8 +179,22 @@ export class Settling {
     }
   }
 
+  /** Moves the cursor, or does not. Where it moves, the whole copy is of the server's epoch. */
   async heard(heard: Heard): Promise<void> {
-    const cursor = cursorAfter((await this.held.recall("cursor")) ?? null, heard);
-    await this.held.remember("cursor", cursor ?? undefined);
+    const cursor = (await this.held.recall("cursor")) ?? null;
+    const moved = cursorAfter(cursor, heard);
+    await this.held.remember("cursor", moved ?? undefined);
+    if (moved !== null && moved !== cursor) await this.keepEpoch();
+  }
+
+  /** Whose times the device's rows have. From here on they are the server's own. */
+  async epochOfRows(): Promise<Epoch> {
+    const known = (await this.held.recall("epoch")) ?? null;
+    await this.keepEpoch();
+    return known === this.epoch ? "same" : "earlier";
+  }
+
+  private async keepEpoch(): Promise<void> {
+    if (this.epoch !== null) await this.held.remember("epoch", this.epoch);
   }
 }

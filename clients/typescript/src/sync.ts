@@ -87,7 +87,7 @@ export class Syncing {
   /** Applies what the server said, in one transaction, and then shows the app what it lost. */
   private async settle(work: (settling: Settling, held: Held) => Promise<void>, feed: number | null = null): Promise<void> {
     const settling = await this.write(async (held) => {
-      const made = new Settling(held, this.tally, this.ground.now(), feed ?? (await held.recall("feed"))?.number ?? null);
+      const made = new Settling(held, this.tally, this.ground.now(), this.calls.epoch, feed ?? (await held.recall("feed"))?.number ?? null);
       await work(made, held);
       return made;
     });
@@ -160,12 +160,13 @@ export class Syncing {
     const queue: Queue = { rows: [], gets: [] };
     const [edits, deletes]: [Place[], Place[]] = [[], []];
     await this.settle(async (settling, held) => {
+      const epoch = await settling.epochOfRows();
       for (const table of declared) {
         const mine = new Map((await held.all(table.name)).map((row) => [row.key, localOf(row)]));
         // Nothing changed there: the server still holds what it held when it last said so.
         const theirs =
           told.tables?.get(table.name) ?? new Map([...mine].flatMap(([key, { at }]) => (at === null ? [] : [[key, at] as const])));
-        const plan = compare(theirs, mine, true);
+        const plan = compare(theirs, mine, epoch, true);
         await settling.plan(table, plan);
         const places = (keys: string[]) => keys.map((key) => ({ table: table.name, key }));
         queue.rows.push(...places(plan.add));
@@ -280,7 +281,7 @@ export class Syncing {
         continue;
       }
       const { version, changes } = answer;
-      // Before the verdicts: a full feed does not repeat the rows that they are about.
+      // Before the verdicts, so that they mark rows as mentioned.
       const feed = changes?.type === "full" ? await this.newFeed() : null;
       const last = queue.rows.length + queue.gets.length === 0;
       await this.settle(async (settling) => {

@@ -8,14 +8,14 @@ import { readFixture, root } from "./support.mjs";
 const local = (row) => row && { state: row.state, at: row.last_update ?? null, base: row.base ?? null, editedAt: row.edited_at ?? null };
 
 const rules = {
-  compare: ({ server, device, pages, plan, note }) => {
+  compare: ({ server, device, pages, epoch = "same", plan, note }) => {
     const mine = new Map(Object.entries(device).map(([key, row]) => [key, local(row)]));
-    const got = compare(new Map(Object.entries(server)), mine, pages === "all");
+    const got = compare(new Map(Object.entries(server)), mine, epoch, pages === "all");
     assert.deepEqual(Object.fromEntries(got.note), Object.fromEntries(Object.entries(note).map(([key, row]) => [key, local(row)])));
     for (const list of ["add", "update", "delete", "get", "drop"]) assert.deepEqual(got[list], plan[list] ?? [], list);
   },
   absent: (given) => outcome(absent(local(given.device)), given),
-  apply: (given) => outcome(apply(local(given.device), given.entry === "deleted" ? null : given.entry.row), given),
+  apply: (given) => outcome(apply(local(given.device), given.entry === "deleted" ? null : given.entry.row, given.epoch ?? "same"), given),
   obey: (given) => {
     const { operation, whole, complete, edited_since } = given.sent;
     const told = { verdict: given.told.verdict, at: given.told.last_update ?? null, row: given.told.row };

@@ -25,6 +25,7 @@ use crate::locks::{Lease, LockError, LockResult, Locks, Work};
 use crate::model::{Fence, Precision, Timestamp, Version};
 
 pub(super) const SYNC_VERSION: HeaderName = HeaderName::from_static("sync-version");
+pub(super) const SYNC_EPOCH: HeaderName = HeaderName::from_static("sync-epoch");
 pub(super) const SYNC_LOCK: HeaderName = HeaderName::from_static("sync-lock");
 pub(super) const SYNC_LOCK_EXPIRES: HeaderName = HeaderName::from_static("sync-lock-expires");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -68,6 +69,7 @@ fn spelt(at: Timestamp) -> String {
 
 fn tell_version(headers: &mut HeaderMap, version: Version) {
     headers.insert(SYNC_VERSION, HeaderValue::from(version.0));
+    headers.insert(SYNC_EPOCH, HeaderValue::from(version.epoch()));
 }
 
 fn tell_lease(headers: &mut HeaderMap, lease: &Lease) {
