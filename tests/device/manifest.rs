@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rollcall::clock::Clock;
 use rollcall::device::calls::{CallError, Calls};
-use rollcall::device::{Http, LogIn, Options, Store, SyncError, Way, log_in};
+use rollcall::device::{Http, LogIn, Options, Request, Store, SyncError, Way, log_in};
 use rollcall::model::RowKey;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use crate::real::{EMAIL, PASSWORD, SCHEMA, Server};
@@ -272,6 +272,39 @@ fn what_has_not_changed_is_not_listed_again() {
     b.sync();
     assert_eq!(b.took(), ["GET fetch 200", "POST synchronise 200"]);
     assert_agree(&mut a, &mut b);
+}
+
+/// Goal: after a restore a time may name another state, so what is held is asked for, once, though the sync breaks off.
+#[test]
+fn after_a_restore_what_is_held_is_asked_for_once() {
+    let mut server = Server::with(|settings| settings.limits.get_keys_max = 2);
+    let mut a = phone(&server, "phone");
+    let keys: Vec<_> = (0..5).map(|n| a.add("items", json!({ "title": format!("{n}") }))).collect();
+    a.sync();
+    a.sync();
+    let copy = server.backup();
+    server.restore(&copy);
+    // A write of the same millisecond that was lost in the restore would leave this behind.
+    let file = rusqlite::Connection::open(&a.path).unwrap();
+    file.execute("UPDATE rows SET contents = '{\"title\":\"lost\"}' WHERE key = ?1", [keys[4].to_string()])
+        .unwrap();
+    a.follow(&server);
+    a.took();
+    a.remote.disturb = losing(2, Fate::LostBefore);
+    a.try_sync(1).unwrap_err();
+    a.remote.disturb = Box::new(|_| Fate::Arrives);
+    a.sync();
+    assert_eq!(a.column("items", keys[4], "title"), Some(json!("4")));
+    let asked: usize = a.remote.log.iter().map(|(request, _)| keys_under_get(request)).sum();
+    assert_eq!(asked, keys.len());
+    a.took();
+    a.sync();
+    assert_eq!(a.took(), ["GET fetch 304", "POST synchronise 200"]);
+}
+
+fn keys_under_get(request: &Request) -> usize {
+    let body: Json = serde_json::from_slice(request.body.as_deref().unwrap_or_default()).unwrap_or_default();
+    body["get"]["items"].as_array().map_or(0, Vec::len)
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A real server: the accept loop on a free port, a SQLite file of its own.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use rollcall::config::Settings;
 use rollcall::http::{App, routes, serve};
 use rollcall::schema::Schema;
 use rollcall::storage::Storage;
-use rollcall::storage::sqlite::{Connections, Sqlite};
+use rollcall::storage::sqlite::{Connections, Sqlite, backup, restore};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -35,6 +36,7 @@ pub const PASSWORD: &str = "something borrowed";
 pub struct Server {
     pub url: String,
     pub dir: TempDir,
+    settings: Settings,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -46,27 +48,39 @@ impl Server {
 
     /// Starts with other settings than the defaults, and one registered user.
     pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         settings.limits.logins_per_account_per_min = 1_000;
         settings.limits.logins_per_address_per_min = 1_000;
         settings.limits.drain_s = 1;
         change(&mut settings);
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Self { url: String::new(), dir, settings, stop: None, thread: None };
+        server.run();
+        server
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("server.db")
+    }
+
+    fn run(&mut self) {
+        let settings = self.settings.clone();
         let clock = Clock::system();
         let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
-        let path = dir.path().join("server.db");
+        let path = self.path();
         let connections = Connections::open(&path, Duration::from_secs(5), 4).unwrap();
         let storage: Arc<dyn Storage> = Arc::new(
             Sqlite::serve(&path, connections, Arc::clone(&schema), clock.now(), Arc::default()).unwrap(),
         );
         let accounts =
             Accounts::open(&settings.auth, &settings.limits, storage.accounts(), clock.clone()).unwrap();
-        accounts.local().unwrap().enrol(EMAIL, PASSWORD, None).unwrap();
+        // After a restore the user is there already.
+        let _known = accounts.local().unwrap().enrol(EMAIL, PASSWORD, None);
         let app = App::new(schema, storage, accounts, clock, settings, Arc::default()).unwrap();
 
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        self.url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -77,7 +91,21 @@ impl Server {
                 serve(listener, routes(Arc::clone(&app)), bounds, draining, Arc::default(), stopped).await
             });
         });
-        Self { url, dir, stop: Some(stop), thread: Some(thread) }
+        (self.stop, self.thread) = (Some(stop), Some(thread));
+    }
+
+    /// A copy of the database as it is now.
+    pub fn backup(&self) -> PathBuf {
+        let to = self.dir.path().join("server.backup");
+        backup(&self.path(), &to, true, Duration::from_secs(5), &mut |_| true).unwrap();
+        to
+    }
+
+    /// Puts a copy in the database's place, and goes on at another address.
+    pub fn restore(&mut self, from: &Path) {
+        self.stop();
+        restore(from, &self.path(), true, Clock::system().now(), &mut |_| true).unwrap();
+        self.run();
     }
 
     pub fn stop(&mut self) {

@@ -90,6 +90,11 @@ impl Phone {
         Self { store, path, remote, way }
     }
 
+    /// The server has come back at another address.
+    pub fn follow(&mut self, server: &Server) {
+        self.remote.inner = Box::new(Http::new(&server.url));
+    }
+
     /// The app dies and is started again: only the file is left.
     pub fn restart(&mut self) {
         self.store = Store::open(&self.path, Clock::system()).unwrap();
