@@ -6,6 +6,8 @@ export interface Declared {
     readonly key: string;
     /** The declared columns; null: whatever the app puts. */
     readonly columns: readonly string[] | null;
+    /** What a row shows in columns that it was told without: a new column, whose default the server filled in unsaid. */
+    readonly blank: Row;
     readonly spec: TableSpec;
 }
 /** The tables by name, those that others refer to first. */

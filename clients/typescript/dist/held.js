@@ -1,4 +1,8 @@
 import { Sum } from "./digest.js";
+const blankOf = (spec) => Object.fromEntries(Object.entries(spec.columns ?? {}).map(([name, column]) => {
+    const said = typeof column === "string" ? undefined : column.default;
+    return [name, said === "now" ? null : (said ?? null)];
+}));
 export function declare(tables) {
     const sorted = new Map();
     const visiting = new Set();
@@ -11,7 +15,7 @@ export function declare(tables) {
             if (typeof column === "object" && column.references)
                 visit(column.references);
         }
-        sorted.set(name, { name, key: spec.key, columns: spec.columns ? Object.keys(spec.columns) : null, spec });
+        sorted.set(name, { name, key: spec.key, columns: spec.columns ? Object.keys(spec.columns) : null, blank: blankOf(spec), spec });
     };
     Object.keys(tables).sort().forEach(visit);
     return sorted;
@@ -103,4 +107,4 @@ export class Held {
         return (this.sums ?? (this.sums = new Map([...this.tables.keys()].map((name) => [name, known[name] ? Sum.read(seed, known[name]) : new Sum(seed)]))));
     }
 }
-export const shown = (table, key, row) => ({ [table.key]: key, ...row });
+export const shown = (table, key, row) => ({ [table.key]: key, ...table.blank, ...row });

@@ -9,8 +9,18 @@ export interface Declared {
   readonly key: string;
   /** The declared columns; null: whatever the app puts. */
   readonly columns: readonly string[] | null;
+  /** What a row shows in columns that it was told without: a new column, whose default the server filled in unsaid. */
+  readonly blank: Row;
   readonly spec: TableSpec;
 }
+
+const blankOf = (spec: TableSpec): Row =>
+  Object.fromEntries(
+    Object.entries(spec.columns ?? {}).map(([name, column]) => {
+      const said = typeof column === "string" ? undefined : column.default;
+      return [name, said === "now" ? null : (said ?? null)]; // when it was filled in, only the server knows
+    }),
+  );
 
 /** The tables by name, those that others refer to first. */
 export function declare(tables: Tables): Map<string, Declared> {
@@ -23,7 +33,7 @@ export function declare(tables: Tables): Map<string, Declared> {
     for (const column of Object.values(spec.columns ?? {})) {
       if (typeof column === "object" && column.references) visit(column.references);
     }
-    sorted.set(name, { name, key: spec.key, columns: spec.columns ? Object.keys(spec.columns) : null, spec });
+    sorted.set(name, { name, key: spec.key, columns: spec.columns ? Object.keys(spec.columns) : null, blank: blankOf(spec), spec });
   };
   Object.keys(tables).sort().forEach(visit);
   return sorted;
@@ -181,4 +191,4 @@ export class Held {
 }
 
 /** The row as the app sees it. */
-export const shown = (table: Declared, key: string, row: Row): Row => ({ [table.key]: key, ...row });
+export const shown = (table: Declared, key: string, row: Row): Row => ({ [table.key]: key, ...table.blank, ...row });

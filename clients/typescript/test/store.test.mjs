@@ -49,3 +49,17 @@ test("a store that cannot be opened says so at once", async () => {
   const broken = { run: () => { throw new Error("disk I/O error"); }, all: () => [] };
   await assert.rejects(openClient({ url: "", tables, store: sqliteStore(broken) }), /disk I\/O error/);
 });
+
+test("a row that was told before the app knew a column shows its default", async () => {
+  const store = memoryStore();
+  const url = "http://127.0.0.1:9";
+  const older = await openClient({ url, tables: { items: { key: "id", columns: { title: "text" } } }, store });
+  const { id } = await older.table("items").put({ title: "Cake" });
+  await older.close();
+  const columns = { title: "text", done: { type: "boolean", default: false }, count: "integer", made: { type: "timestamp", default: "now" } };
+  const newer = await openClient({ url, tables: { items: { key: "id", columns } }, store });
+  assert.deepEqual(await newer.table("items").list(), [{ id, title: "Cake", done: false, count: null, made: null }]);
+  await newer.table("items").patch(id, { done: true });
+  assert.equal((await newer.table("items").get(id)).done, true);
+  await newer.close();
+});
