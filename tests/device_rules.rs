@@ -106,6 +106,7 @@ enum HeardCase {
     Page { version: u64, more: bool },
     Pushed { version: u64, complete: bool },
     Expired,
+    Compared,
 }
 
 impl Row {
@@ -157,6 +158,7 @@ fn check(rule: Rule, name: &str) {
                     Heard::Pushed { version: Version(version), complete }
                 }
                 HeardCase::Expired => Heard::Expired,
+                HeardCase::Compared => Heard::Compared,
             };
             assert_eq!(cursor_after(cursor.map(Version), heard), then.map(Version), "{name}");
         }

@@ -361,6 +361,9 @@ pub enum Heard {
     },
     /// 410: the server cannot say what changed since the cursor.
     Expired,
+    /// A roll call that was compared with the copy. What it asks for is still to come, and is known ahead of any
+    /// cursor from before: were it deleted until then, no feed would mention it.
+    Compared,
 }
 
 /// Where the cursor stands after an answer. It moves in the transaction that applied the answer, or the next
@@ -369,6 +372,6 @@ pub fn cursor_after(cursor: Option<Version>, heard: Heard) -> Option<Version> {
     match heard {
         Heard::Pushed { version, complete: true } | Heard::Page { version, more: false } => Some(version),
         Heard::Pushed { complete: false, .. } | Heard::Page { more: true, .. } => cursor,
-        Heard::Expired => None,
+        Heard::Expired | Heard::Compared => None,
     }
 }

@@ -211,6 +211,7 @@ impl Syncing<'_> {
         let mut queue = Queue::default();
         let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
         let epoch = settling.epoch()?;
+        settling.heard(Heard::Compared)?;
         let mut edits = Vec::new();
         let mut deletes = Vec::new();
         for id in schema.parents_first() {

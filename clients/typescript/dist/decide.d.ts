@@ -95,7 +95,12 @@ export type Heard =
     };
 }
 /** 410: the server cannot say what changed since the cursor. */
- | "expired";
+ | "expired"
+/**
+ * A roll call that was compared with the copy. What it asks for is still to come, and is known ahead of any cursor
+ * from before: were it deleted until then, no feed would mention it.
+ */
+ | "compared";
 /** Where the cursor stands after an answer. It moves in the transaction that applies the answer. */
 export declare function cursorAfter(cursor: number | null, heard: Heard): number | null;
 /**

@@ -90,7 +90,7 @@ export function obey(local, sent, told) {
     }
 }
 export function cursorAfter(cursor, heard) {
-    if (heard === "expired")
+    if (heard === "expired" || heard === "compared")
         return null;
     if ("pushed" in heard)
         return heard.pushed.complete ? heard.pushed.version : cursor;

@@ -127,6 +127,7 @@ export class Syncing {
         const [edits, deletes] = [[], []];
         await this.settle(async (settling, held) => {
             const epoch = await settling.epochOfRows();
+            await settling.heard("compared");
             for (const table of declared) {
                 const mine = new Map((await held.all(table.name)).map((row) => [row.key, localOf(row)]));
                 const theirs = told.tables?.get(table.name) ?? new Map([...mine].flatMap(([key, { at }]) => (at === null ? [] : [[key, at]])));

@@ -188,11 +188,16 @@ export type Heard =
   /** A page of the change feed, applied. */
   | { readonly page: { readonly version: number; readonly more: boolean } }
   /** 410: the server cannot say what changed since the cursor. */
-  | "expired";
+  | "expired"
+  /**
+   * A roll call that was compared with the copy. What it asks for is still to come, and is known ahead of any cursor
+   * from before: were it deleted until then, no feed would mention it.
+   */
+  | "compared";
 
 /** Where the cursor stands after an answer. It moves in the transaction that applies the answer. */
 export function cursorAfter(cursor: number | null, heard: Heard): number | null {
-  if (heard === "expired") return null;
+  if (heard === "expired" || heard === "compared") return null;
   if ("pushed" in heard) return heard.pushed.complete ? heard.pushed.version : cursor;
   return heard.page.more ? cursor : heard.page.version;
 }

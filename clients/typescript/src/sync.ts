@@ -161,6 +161,7 @@ export class Syncing {
     const [edits, deletes]: [Place[], Place[]] = [[], []];
     await this.settle(async (settling, held) => {
       const epoch = await settling.epochOfRows();
+      await settling.heard("compared");
       for (const table of declared) {
         const mine = new Map((await held.all(table.name)).map((row) => [row.key, localOf(row)]));
         // Nothing changed there: the server still holds what it held when it last said so.
