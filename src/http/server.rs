@@ -13,12 +13,11 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use warp::{Filter, Reply};
 
@@ -107,7 +106,7 @@ where
     let http = protocol(&bounds);
     let service = layers::stack(warp::service(filter), bounds.clone());
     let seats = Seats::default();
-    let graceful = GracefulShutdown::new();
+    let ending = Arc::new(Notify::new());
     let mut connections = JoinSet::new();
     let mut pause = Pause::default();
     let mut stop = pin!(stop);
@@ -116,9 +115,7 @@ where
             biased;
             () = &mut stop => break,
             Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "a connection panicked"); // a body that is made while it is sent
-                }
+                note(ended);
                 continue;
             }
             accepted = pause.then_accept(&listener), if connections.len() < bounds.connections_max => accepted,
@@ -144,22 +141,44 @@ where
             let (service, bounds, counts) = (service.clone(), bounds.clone(), counts.clone());
             layers::answer(service, bounds, counts, address, unread.clone(), request)
         });
-        let connection = graceful.watch(http.serve_connection(io, answer));
+        let connection = http.serve_connection(io, answer);
+        // Whoever waits is told in the order of coming.
+        let ending = Arc::clone(&ending).notified_owned();
         let open = Open::new(&metrics);
         connections.spawn(async move {
             let _held = (seat, open);
-            if let Err(error) = connection.await {
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                biased;
+                ended = connection.as_mut() => ended,
+                () = ending => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(peer = %address, error = %chain(&error), "connection cut");
             }
         });
     }
     draining.set();
     drop(listener);
-    let drained = timeout(bounds.drain, graceful.shutdown()).await;
-    while connections.try_join_next().is_some() {}
-    let cut = if drained.is_ok() { 0 } else { connections.len() };
+    ending.notify_waiters();
+    let drained = async {
+        while let Some(ended) = connections.join_next().await {
+            note(ended);
+        }
+    };
+    let _in_time = timeout(bounds.drain, drained).await;
+    let cut = connections.len();
     connections.shutdown().await;
     Drained { cut }
+}
+
+fn note(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection panicked"); // a body that is made while it is sent
+    }
 }
 
 /// HTTP/1.1 with deadlines.

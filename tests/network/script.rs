@@ -13,7 +13,7 @@ use turmoil::{Builder, Sim};
 
 use crate::rng::Rng;
 use crate::truth::{Check, must};
-use crate::world::{DEVICES, LEASE_MS, SERVERS, World, check_equal, pace};
+use crate::world::{DEVICES, LEASE_MS, SERVERS, Server, World, check_equal, pace};
 use crate::{PANICKED, device};
 
 /// How far time moves at once: messages and deadlines come at these moments.
@@ -174,16 +174,23 @@ impl Run {
                     self.heal_in(ms, Heal::Link(number, server));
                 }
             }
-            50..66 => {
+            50..58 => {
+                self.world.tell(format!("{at} is told to stop, for {ms} ms"));
+                if let Some(life) = self.world.server(server) {
+                    life.stop.notify_one();
+                }
+                self.heal_in(ms, Heal::Server(server));
+            }
+            58..68 => {
                 self.world.tell(format!("{at} dies, for {ms} ms"));
                 let links: Vec<_> = (0..DEVICES).map(|number| (number, server)).collect();
                 self.die(&at, &links);
                 self.heal_in(ms, Heal::Server(server));
             }
-            66..78 => {
+            68..78 => {
                 self.world.tell(format!("{at} does not reach the database for {ms} ms"));
-                if let Some((_, line)) = self.world.server(server) {
-                    line.cut.store(true, Ordering::SeqCst);
+                if let Some(life) = self.world.server(server) {
+                    life.line.cut.store(true, Ordering::SeqCst);
                 }
                 self.heal_in(ms, Heal::Database(server));
             }
@@ -231,8 +238,11 @@ impl Run {
             }
             Heal::Server(server) => {
                 let at = format!("server-{server}");
+                let stops = self.world.server(server).is_some_and(|life| life.app.draining.is_set());
                 if !self.sim.is_host_running(at.clone()) {
                     self.sim.bounce(at);
+                } else if stops {
+                    self.heal_in(100, heal); // it has requests to end
                 }
             }
             Heal::Device(number) => {
@@ -242,8 +252,8 @@ impl Run {
                 }
             }
             Heal::Database(server) => {
-                if let Some((_, line)) = self.world.server(server) {
-                    line.cut.store(false, Ordering::SeqCst);
+                if let Some(life) = self.world.server(server) {
+                    life.line.cut.store(false, Ordering::SeqCst);
                 }
             }
         }
@@ -251,7 +261,7 @@ impl Run {
 
     /// What is some seconds old is forgotten, as if it were months.
     fn purge(&mut self, server: usize) {
-        let Some((app, _)) = self.world.server(server) else { return };
+        let Some(Server { app, .. }) = self.world.server(server) else { return };
         let ago = |ms: i64| Timestamp::from_ms(self.world.now() - ms);
         let terms = PurgeTerms {
             now: ago(0),

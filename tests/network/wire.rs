@@ -112,8 +112,7 @@ async fn send(open: &mut Option<Connection>, server: usize, request: &Request) -
         .method(request.method)
         .uri(format!("/{}", request.path))
         .header("host", format!("server-{server}"));
-    // How long a server lets those wait who look again and again it draws itself, which no seed decides.
-    for (name, value) in request.headers.iter().filter(|(name, _)| *name != "prefer") {
+    for (name, value) in &request.headers {
         asked = asked.header(*name, value);
     }
     if request.body.is_some() {

@@ -16,6 +16,7 @@ use rollcall::model::{DeviceId, Owner, RowKey, Timestamp};
 use rollcall::schema::Schema;
 use serde_json::{Map, Value as Json, json};
 use tempfile::TempDir;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::database::{Database, Line, Shared};
@@ -76,8 +77,15 @@ pub struct Device {
     pub rests: Mutex<Option<u64>>,
 }
 
-/// One life of a server, and its way to the database.
-type Server = (Arc<App>, Arc<Line>);
+/// One life of a server.
+#[derive(Clone)]
+pub struct Server {
+    pub app: Arc<App>,
+    /// Its way to the database.
+    pub line: Arc<Line>,
+    /// Told when it is to stop.
+    pub stop: Arc<Notify>,
+}
 
 pub struct World {
     pub seed: u64,
@@ -100,6 +108,7 @@ pub struct World {
 fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.sync.lease_ms = LEASE_MS;
+    settings.sync.lock_wait_max_s = 2;
     settings.sync.fetch_rows_max = 5;
     settings.sync.changes_rows_max = 4;
     // A copy comes up to some seconds late, in which a device may send more than the 32 that are known by default.
@@ -222,14 +231,14 @@ impl World {
         let accounts = Accounts::Local(Box::new(accounts));
         let schema = Arc::clone(&self.schema);
         let app = App::new(schema, Arc::new(shared), accounts, clock, settings, Arc::default()).unwrap();
-        self.servers.lock().insert(server, (Arc::clone(&app), line));
+        let stop = Arc::new(Notify::new());
+        let life = Server { app: Arc::clone(&app), line, stop: Arc::clone(&stop) };
+        self.servers.lock().insert(server, life);
         let bound = turmoil::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, PORT)).await;
         let filter = routes(Arc::clone(&app));
         let (bounds, draining) = (Arc::clone(&app.bounds), app.draining.clone());
         let metrics = Arc::clone(&app.metrics);
-        // It is never told to stop: in which order its connections would then hear of it no seed decides.
-        let never = std::future::pending();
-        serve(Simulated(bound.unwrap()), filter, bounds, draining, metrics, never).await;
+        serve(Simulated(bound.unwrap()), filter, bounds, draining, metrics, stop.notified()).await;
     }
 
     pub fn server(&self, server: usize) -> Option<Server> {

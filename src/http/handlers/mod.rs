@@ -109,7 +109,7 @@ async fn lock_for_work(
         {
             // Waiting holds neither a thread nor a database connection; asking costs a hash lookup, or a look into
             // the database.
-            let pause_ms = if app.locks.wait() { 75 + random_below(75) } else { 25 };
+            let pause_ms = if app.locks.wait() { 75 + spread(app.clock.now(), 75) } else { 25 };
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
             continue;
         }
@@ -125,9 +125,9 @@ async fn lock_for_work(
     }
 }
 
-/// So that those who wait do not all look at once.
-fn random_below(most: u64) -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().1 % most
+/// Below `most`. So that those who wait do not all look at once, but not by chance: a simulated run can be repeated.
+fn spread(at: Timestamp, most: u64) -> u64 {
+    (at.ms().cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % most
 }
 
 /// Asks the locks, off the reactor where they may wait for a database.
