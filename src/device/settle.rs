@@ -127,6 +127,11 @@ impl Settling<'_> {
     /// Applies a page of the change feed. After the last page of a full one, what it did not mention is gone.
     pub fn page(&mut self, page: Changes) -> StoreResult<()> {
         self.marks |= page.kind == Kind::Full;
+        // Whoever breaks off a diff goes on with it; a full one is as well begun anew.
+        match page.next.as_deref().filter(|_| page.more && page.kind == Kind::Diff) {
+            Some(next) => remember(&self.txn, names::NEXT, next)?,
+            None => self.forget(names::NEXT)?,
+        }
         for lists in [page.add, page.update] {
             for (table, rows) in answers::known(self.schema, lists) {
                 rows.into_iter().try_for_each(|row| self.entry(table, row))?;
@@ -171,6 +176,9 @@ impl Settling<'_> {
         match moved {
             Some(moved) => remember(&self.txn, names::CURSOR, &moved.to_string())?,
             None => self.forget(names::CURSOR)?,
+        }
+        if moved.is_none() {
+            self.forget(names::NEXT)?;
         }
         if moved.is_some() && moved != cursor { self.keep_epoch() } else { Ok(()) }
     }

@@ -94,6 +94,7 @@ pub(super) mod names {
     pub const DEVICE_ID: &str = "device_id";
     pub const CURSOR: &str = "cursor";
     pub const EPOCH: &str = "epoch";
+    pub const NEXT: &str = "next";
     pub const SEED: &str = "digest_seed";
     pub const ETAG: &str = "etag";
     pub const LIMITS: &str = "limits";

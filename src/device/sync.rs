@@ -253,13 +253,7 @@ impl Syncing<'_> {
         for _ in 0..BEGINNINGS_MAX {
             let done = self.one_pull();
             match done {
-                // The server cannot say what changed since: forget the cursor and hear everything. What
-                // waits here goes up as ever, each row with its own `_base`.
-                Err(SyncError::Call(error)) if error.code() == "cursor_expired" => {
-                    let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
-                    settling.heard(Heard::Expired)?;
-                    settling.commit()?;
-                }
+                Err(SyncError::Call(error)) if error.code() == "cursor_expired" => self.expire()?,
                 Err(SyncError::Call(CallError::Refused(problem))) if lacks_the_feed(&problem) => {
                     return Err(SyncError::NoCursorWay);
                 }
@@ -269,7 +263,24 @@ impl Syncing<'_> {
         Err(SyncError::Restless)
     }
 
+    /// The server cannot say what changed since: forgets the cursor, to hear everything. What waits here goes up
+    /// as ever, each row with its own `_base`.
+    fn expire(&mut self) -> Result<(), SyncError> {
+        let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
+        settling.heard(Heard::Expired)?;
+        Ok(settling.commit()?)
+    }
+
     fn one_pull(&mut self) -> Result<(), SyncError> {
+        if let Some(next) = self.store.recall(names::NEXT)? {
+            // A feed broke off, and the rows of its first pages are known ahead of the cursor. Were one of them
+            // deleted since, a feed from there would not mention it; one from this feed's end does.
+            match self.calls.changes(None, Some(&next)) {
+                Ok(page) => self.pages(page, false)?,
+                Err(error) if error.code() == "invalid_request" => self.expire()?,
+                Err(error) => return Err(error.into()),
+            }
+        }
         let cursor = self.store.cursor()?;
         let queue = Queue { rows: self.sendable()?, ..Queue::default() };
         if queue.is_empty() {

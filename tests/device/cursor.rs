@@ -193,6 +193,38 @@ fn pages_that_break_off_are_read_again() {
     assert_eq!(b.column("items", last, "title"), Some(json!("Last")));
 }
 
+/// Rows of a first page are known ahead of the cursor, and no feed from there would tell that they are deleted.
+#[test]
+fn a_diff_that_breaks_off_goes_on_where_it_was() {
+    let server = Server::with(|settings| settings.sync.changes_rows_max = 2);
+    let (mut a, mut b) = pair(&server);
+    assert_agree(&mut a, &mut b);
+    let keys: Vec<_> = (0..5).map(|n| a.add("items", json!({ "title": format!("{n}") }))).collect();
+    a.sync();
+    b.remote.disturb = losing(1, Fate::LostAfter);
+    b.try_sync(1).unwrap_err();
+    let first = *keys.iter().find(|key| b.column("items", **key, "title").is_some()).unwrap();
+    b.restart();
+    a.delete("items", first);
+    a.sync();
+    assert_eq!(b.sync().proof, Proof::Equal);
+    assert_eq!(b.column("items", first, "title"), None);
+    assert_agree(&mut a, &mut b);
+
+    // A mark that the server does not read any more: everything is told.
+    keys.iter().skip(1).for_each(|key| a.put("items", *key, json!({ "amount": 1 })));
+    a.sync();
+    b.remote.disturb = losing(1, Fate::LostAfter);
+    b.try_sync(1).unwrap_err();
+    let file = rusqlite::Connection::open(&b.path).unwrap();
+    assert_eq!(
+        file.execute("UPDATE meta SET value = 'of another release' WHERE name = 'next'", []).unwrap(),
+        1
+    );
+    assert_eq!(b.sync().proof, Proof::Equal);
+    assert_agree(&mut a, &mut b);
+}
+
 #[test]
 fn a_copy_that_differs_is_repaired_once_and_then_reported() {
     let server = Server::start();

@@ -55,9 +55,9 @@ export interface Meta {
         bytes: number;
         precision: "seconds" | "milliseconds";
     };
-    /** The full feed under way: its number, and the mark of the next page. */
+    /** The feed under way: the mark of its next page and, of a full one, its number. */
     feed: {
-        number: number;
+        number: number | null;
         next: string;
     };
     feeds: number;

@@ -46,6 +46,11 @@ export declare class Syncing {
     private oneRollCall;
     /** By cursor: the edits and the question what else changed, in one request. */
     private byCursor;
+    /**
+     * The server cannot say what changed since: forgets the cursor, to hear everything. What waits here goes up as
+     * ever, each row with its own `_base`.
+     */
+    private expire;
     /** Whether all is told. */
     private onePull;
     private newFeed;

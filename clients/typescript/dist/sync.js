@@ -115,7 +115,6 @@ export class Syncing {
         const etag = await this.write(async (held) => {
             const known = await held.recall("etag");
             await held.remember("etag", undefined);
-            await held.remember("feed", undefined);
             return trustEtag ? known : undefined;
         });
         const told = await this.calls.fetch(declared, etag);
@@ -155,13 +154,13 @@ export class Syncing {
             catch (error) {
                 if (!is(error, "cursor_expired"))
                     throw error;
-                await this.settle(async (settling, held) => {
-                    await settling.heard("expired");
-                    await held.remember("feed", undefined);
-                });
+                await this.expire();
             }
         }
         throw new RollcallError("restless", "others keep changing the data; try again");
+    }
+    expire() {
+        return this.settle((settling) => settling.heard("expired"));
     }
     async onePull() {
         const [cursor, feed, rows] = await this.read(async (held) => [(await held.recall("cursor")) ?? null, await held.recall("feed"), await this.sendable(held)]);
@@ -172,7 +171,7 @@ export class Syncing {
             catch (error) {
                 if (!is(error, "invalid_request"))
                     throw error;
-                await this.write((held) => held.remember("feed", undefined));
+                await this.expire();
             }
             return false;
         }

@@ -75,8 +75,8 @@ export interface Meta {
   outstanding: Outstanding;
   etag: string;
   limits: { rows: number; keys: number; bytes: number; precision: "seconds" | "milliseconds" };
-  /** The full feed under way: its number, and the mark of the next page. */
-  feed: { number: number; next: string };
+  /** The feed under way: the mark of its next page and, of a full one, its number. */
+  feed: { number: number | null; next: string };
   feeds: number;
   conflicts: Conflict[];
   token: string;

@@ -162,8 +162,8 @@ export class Settling {
         for (const row of await this.held.all(name)) if (row.seen !== this.feed) await this.decided(row, absent(localOf(row)));
       }
     }
-    const next = full && page.more && page.next !== undefined ? { number: this.feed!, next: page.next } : undefined;
-    await this.held.remember("feed", next);
+    const number = page.type === "full" ? this.feed : null;
+    await this.held.remember("feed", page.more && page.next !== undefined ? { number, next: page.next } : undefined);
     await this.heard({ page: { version: page.version, more: page.more === true } });
   }
 
@@ -184,6 +184,7 @@ export class Settling {
     const cursor = (await this.held.recall("cursor")) ?? null;
     const moved = cursorAfter(cursor, heard);
     await this.held.remember("cursor", moved ?? undefined);
+    if (heard === "expired" || heard === "compared") await this.held.remember("feed", undefined);
     if (moved !== null && moved !== cursor) await this.keepEpoch();
   }
 

@@ -149,7 +149,6 @@ export class Syncing {
     const etag = await this.write(async (held) => {
       const known = await held.recall("etag");
       await held.remember("etag", undefined);
-      await held.remember("feed", undefined); // the comparison is in its place
       return trustEtag ? known : undefined;
     });
     const told = await this.calls.fetch(declared, etag);
@@ -191,15 +190,18 @@ export class Syncing {
         if (await this.onePull()) return;
       } catch (error) {
         if (!is(error, "cursor_expired")) throw error;
-        // The server cannot say what changed since: forget the cursor and hear everything. What waits here
-        // goes up as ever, each row with its own `_base`.
-        await this.settle(async (settling, held) => {
-          await settling.heard("expired");
-          await held.remember("feed", undefined);
-        });
+        await this.expire();
       }
     }
     throw new RollcallError("restless", "others keep changing the data; try again");
+  }
+
+  /**
+   * The server cannot say what changed since: forgets the cursor, to hear everything. What waits here goes up as
+   * ever, each row with its own `_base`.
+   */
+  private expire(): Promise<void> {
+    return this.settle((settling) => settling.heard("expired"));
   }
 
   /** Whether all is told. */
@@ -208,12 +210,13 @@ export class Syncing {
       async (held) => [(await held.recall("cursor")) ?? null, await held.recall("feed"), await this.sendable(held)] as const,
     );
     if (feed) {
-      // A first sync that broke off goes on where it was, and then hears what changed meanwhile.
+      // A feed that broke off goes on where it was. The rows of its first pages are known ahead of the cursor: were
+      // one of them deleted since, a feed from there would not mention it; one from this feed's end does.
       try {
         await this.pages(await this.calls.changes(null, feed.next), feed.number);
       } catch (error) {
         if (!is(error, "invalid_request")) throw error;
-        await this.write((held) => held.remember("feed", undefined));
+        await this.expire();
       }
       return false;
     }
