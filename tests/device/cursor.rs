@@ -18,10 +18,6 @@ fn pair(server: &Server) -> (Phone, Phone) {
     (phone(server, "phone"), phone(server, "tablet"))
 }
 
-fn losing_all(path: &'static str) -> Box<dyn FnMut(&Request) -> Fate> {
-    Box::new(move |request| if request.path == path { Fate::LostAfter } else { Fate::Arrives })
-}
-
 #[test]
 fn two_devices_converge() {
     let server = Server::start();
@@ -361,7 +357,8 @@ fn an_answer_that_cannot_be_had_again_is_no_danger() {
     let server = Server::start();
     let (mut a, mut b) = pair(&server);
     let rings = a.add("items", json!({ "title": "Rings" }));
-    a.remote.disturb = losing_all("synchronise");
+    a.remote.disturb =
+        Box::new(|request| if request.path == "synchronise" { Fate::LostAfter } else { Fate::Arrives });
     a.try_sync(1).unwrap_err();
     a.remote.disturb = Box::new(|_| Fate::Arrives);
     // The server knows the key with another body: the device takes a new key, and the rows are `same`.
