@@ -142,7 +142,7 @@ where
             layers::answer(service, bounds, counts, address, unread.clone(), request)
         });
         let connection = http.serve_connection(io, answer);
-        // Whoever waits is told in the order of coming.
+        // Connections are told in the order that they came in, so that a simulated run can be repeated.
         let ending = Arc::clone(&ending).notified_owned();
         let open = Open::new(&metrics);
         connections.spawn(async move {
