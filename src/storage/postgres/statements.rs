@@ -174,10 +174,11 @@ pub(super) const LOCK_OWNER: &str = concat!(owner!(), " FOR UPDATE");
 /// The epoch, which versions of a new owner begin in.
 pub(super) const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch'";
 
-/// Makes an owner, unless somebody else has.
+/// Makes an owner, unless somebody else has. A backup may lack one that was there before its restore: so fences too
+/// begin with the epoch, which is in the upper bits of the version.
 pub(super) const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
-     (owner, version, horizon, live_rows, live_bytes, seed) VALUES ($1, $2, $2, 0, 0, $3) \
-     ON CONFLICT (owner) DO NOTHING";
+     (owner, version, horizon, live_rows, live_bytes, seed, fence) \
+     VALUES ($1, $2, $2, 0, 0, $3, ($2::bigint >> 40) << 32) ON CONFLICT (owner) DO NOTHING";
 
 /// Says what an owner is after a write.
 pub(super) const ADVANCE_OWNER: &str = "UPDATE rollcall_owner SET version = $2, horizon = $3, live_rows = $4, \
