@@ -12,7 +12,7 @@ use super::row::Row;
 use super::store::{Outstanding, names};
 use super::sync::{Progress, SyncError, Syncing};
 use crate::model::{RowKey, Version};
-use crate::schema::TableId;
+use crate::schema::{Schema, Table, TableId};
 
 /// What a push is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,7 @@ impl Syncing<'_> {
         let limits = &mut self.limits;
         let smaller = match problem.code.as_str() {
             "too_many_rows" => halved(&mut limits.rows_max) && halved(&mut limits.get_keys_max),
-            "body_too_large" => halved(&mut limits.body_bytes_max) && sending.sent.len() != 1,
+            "body_too_large" if sending.sent.len() != 1 => halved(&mut limits.body_bytes_max),
             _ => false,
         };
         if smaller {
@@ -142,15 +142,7 @@ impl Syncing<'_> {
             return Ok(());
         }
         let schema = self.store.schema().clone();
-        let at_fault = problem.at.as_deref().filter(|_| problem.status == 422).and_then(|at| {
-            let mut steps = at.split('/').skip(1);
-            let (member, name) = (steps.next()?, steps.next()?);
-            let place: usize = steps.next()?.parse().ok()?;
-            let table = schema.table(name)?;
-            let item = sending.body.get(member)?.get(name)?.get(place)?;
-            Some((table, item.get(&table.key).unwrap_or(item)))
-        });
-        let Some((table, key)) = at_fault.and_then(|(table, key)| Some((table, answers::key(key)?))) else {
+        let Some((table, key)) = at_fault(&schema, sending, &problem) else {
             return Err(CallError::Refused(Box::new(problem)).into());
         };
         let sent = sending.sent.iter().find(|sent| sent.table == table.name && sent.key == key);
@@ -198,4 +190,19 @@ impl Syncing<'_> {
         });
         failed.map_or(Ok(waiting), |error| Err(error.into()))
     }
+}
+
+/// The row for whose sake a whole request was refused; `None` if it is not about one row.
+fn at_fault<'a>(schema: &'a Schema, sending: &Outstanding, problem: &Problem) -> Option<(&'a Table, RowKey)> {
+    if problem.code == "body_too_large" {
+        let [sent] = sending.sent.as_slice() else { return None };
+        return Some((schema.table(&sent.table)?, sent.key));
+    }
+    let at = problem.at.as_deref().filter(|_| problem.status == 422)?;
+    let mut steps = at.split('/').skip(1);
+    let (member, name) = (steps.next()?, steps.next()?);
+    let place: usize = steps.next()?.parse().ok()?;
+    let table = schema.table(name)?;
+    let item = sending.body.get(member)?.get(name)?.get(place)?;
+    Some((table, answers::key(item.get(&table.key).unwrap_or(item))?))
 }

@@ -388,6 +388,27 @@ fn a_row_that_costs_the_request_is_held_back() {
 }
 
 #[test]
+fn a_row_that_no_request_can_hold_keeps_no_other_back() {
+    let server = Server::with(|settings| settings.limits.body_bytes_max = 4_096);
+    for way in [Way::Manifest, Way::Cursor] {
+        let mut a = Phone::new(&server, &format!("{way:?}"), way);
+        for n in 0..20 {
+            a.add("items", json!({ "title": format!("{n} {}", "x".repeat(300)) }));
+        }
+        let long = a.add("items", json!({ "title": "x".repeat(5_000) }));
+        a.add("items", json!({ "title": "last" }));
+        // What a bigger server allowed is remembered.
+        let file = rusqlite::Connection::open(&a.path).unwrap();
+        file.execute("INSERT INTO meta VALUES ('limits', '[5000, 5000, 8388608]')", []).unwrap();
+        let report = a.sync();
+        assert_eq!(report.tally.taken, 21);
+        assert_eq!(report.tally.rejected.iter().map(|(_, key, _)| *key).collect::<Vec<_>>(), [long]);
+        a.put("items", long, json!({ "title": "short" }));
+        assert_eq!(a.sync().tally.taken, 1);
+    }
+}
+
+#[test]
 fn a_mass_deletion_asks_first() {
     let server = Server::start();
     let (mut a, mut b) = pair(&server);
