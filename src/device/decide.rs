@@ -35,7 +35,8 @@ pub enum State {
 pub struct Local {
     /// Whether it has something for the server.
     pub state: State,
-    /// The state that the server holds; `None` if it holds no live row, or if a clean row has not been told.
+    /// The state that the server holds; `None` if it holds no live row, if a clean row has not been told, or if an
+    /// edit was made on a state that may be another than the server's of that time.
     pub last_update: Option<Timestamp>,
     /// The state that the edit was made on; `None` of a clean row, and of one made here.
     pub base: Option<Timestamp>,
@@ -54,8 +55,8 @@ impl Local {
         self.state != State::Clean
     }
 
-    /// Whether all of its columns go up, or only the changed ones. Half a row can neither be made nor be
-    /// brought back, so a row that the server does not hold goes up whole.
+    /// Whether all of its columns go up, or only the changed ones. Half a row can neither be made nor be brought
+    /// back, nor does it fit a state that is not known: so a row that the server may not hold goes up whole.
     pub fn goes_whole(&self) -> bool {
         self.state != State::Edited || self.last_update.is_none()
     }
