@@ -187,7 +187,7 @@ fn a_device_that_logs_in_is_known_by_its_token() {
         owner: anna.owner,
         device: token.device_id,
         device_name: "Anna's phone".into(),
-        user: Some(anna.id),
+        user: anna.id,
     };
     assert_eq!(local.caller(&token), expected);
     assert_ne!(local.caller(&local.bert(None)).owner, anna.owner);
@@ -280,7 +280,7 @@ fn a_token_ends_on_its_day() {
     assert!(matches!(local.accounts.authenticate(&token.token), Err(AccountError::Unauthorized(_))));
     assert!(local.accounts.devices(&caller).unwrap().is_empty());
     local.anna("phone", None);
-    let kept = local.memory.devices(caller.user.unwrap()).unwrap();
+    let kept = local.memory.devices(caller.user).unwrap();
     assert_eq!(kept.len(), 1, "the next log-in clears away what has expired");
 }
 
@@ -349,7 +349,7 @@ fn a_token_taken_back_by_another_process_is_refused_within_the_bound() {
     let caller = local.caller(&hers);
     assert!(local.is_in(&his));
     assert_eq!(local.accounts.known(&hers.token), Some(caller.clone()));
-    assert!(local.memory.remove_device(caller.user.unwrap(), caller.device).unwrap());
+    assert!(local.memory.remove_device(caller.user, caller.device).unwrap());
     local.turn(4_999);
     assert!(local.is_in(&hers), "another process did it");
     local.turn(1);

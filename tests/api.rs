@@ -16,6 +16,8 @@ mod faults;
 mod fetch;
 #[path = "api/lock.rs"]
 mod lock;
+#[path = "api/me.rs"]
+mod me;
 #[path = "api/memory.rs"]
 mod memory;
 #[path = "api/synchronise.rs"]

@@ -333,7 +333,7 @@ fn ids_of_every_kind_become_stable_owners_and_devices() {
 
     let taken = caller(json!({"sub": uuid, "device_id": other}));
     assert_eq!((taken.owner.to_string(), taken.device.to_string()), (uuid.into(), other.into()));
-    assert_eq!((taken.user, taken.device_name.as_str()), (None, other));
+    assert_eq!((taken.user.to_string(), taken.device_name.as_str()), (uuid.into(), other));
     assert_eq!(caller(json!({"sub": uuid.to_uppercase()})).owner, taken.owner);
     assert_eq!(caller(json!({"couple": other})).owner.to_string(), other);
 
@@ -342,6 +342,9 @@ fn ids_of_every_kind_become_stable_owners_and_devices() {
     assert_eq!(anna.owner.to_string(), "22f95dc7-36e6-5a0e-b59e-039ce6ab4fc3");
     assert_eq!(anna.device.to_string(), "01b44e60-7ff9-5d53-a82f-a401b86b6727");
     assert_eq!(anna.device_name, "phone-1");
+    assert_eq!(anna.user, anna.owner.0);
+    let shares = caller(json!({"couple": other}));
+    assert_eq!((shares.user, shares.owner.to_string()), (anna.user, other.into()), "whatever they share");
     assert_eq!(anna, caller(json!({"jti": "the next token"})));
 
     let owners = [

@@ -70,7 +70,7 @@ fn caller(owner: u128, device: u128) -> Caller {
         owner: Owner(Uuid::from_u128(owner)),
         device: DeviceId(Uuid::from_u128(device)),
         device_name: format!("device {device}"),
-        user: None,
+        user: Uuid::from_u128(owner),
     }
 }
 

@@ -187,9 +187,10 @@ impl JwtAccounts {
             Some(claim) => id_claim(claims, claim)?,
             None => None,
         };
+        let user_id = taken(&user).unwrap_or_else(|| derived(&[issuer, "user", &user]));
         let owner = match &named_owner {
             Some(owner) => taken(owner).unwrap_or_else(|| derived(&[issuer, "owner", owner])),
-            None => taken(&user).unwrap_or_else(|| derived(&[issuer, "user", &user])),
+            None => user_id,
         };
         let owner_text = owner.hyphenated().to_string();
         let named_device = id_claim(claims, &self.device_claim)?;
@@ -204,7 +205,7 @@ impl JwtAccounts {
             owner: Owner(owner),
             device: DeviceId(device),
             device_name: shown(named_device.as_deref().unwrap_or_default()),
-            user: None,
+            user: user_id,
         })
     }
 }

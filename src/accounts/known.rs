@@ -130,7 +130,7 @@ mod tests {
 
     fn caller(number: u128) -> Caller {
         let (owner, device) = (Owner(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(number)));
-        Caller { owner, device, device_name: "phone".into(), user: None }
+        Caller { owner, device, device_name: "phone".into(), user: Uuid::from_u128(3) }
     }
 
     fn at(ms: i64) -> Timestamp {

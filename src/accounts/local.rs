@@ -122,7 +122,7 @@ impl LocalAccounts {
             if let Some(known) = forgets.upgrade() {
                 known.forget(|caller| match who {
                     SignedOut::Device(device) => caller.device == device,
-                    SignedOut::User(user) => caller.user == Some(user),
+                    SignedOut::User(user) => caller.user == user,
                 });
             }
         }));
@@ -174,7 +174,7 @@ impl LocalAccounts {
         for device in store.devices(user.id)? {
             store.remove_device(user.id, device.id)?;
         }
-        self.known.forget(|caller| caller.user == Some(user.id));
+        self.known.forget(|caller| caller.user == user.id);
         Ok(true)
     }
 
@@ -183,7 +183,7 @@ impl LocalAccounts {
         let email = email.trim().to_lowercase();
         let Some(user) = self.store.user(&email)? else { return Ok(false) };
         let removed = self.store.remove_user(&email)?;
-        self.known.forget(|caller| caller.user == Some(user.id));
+        self.known.forget(|caller| caller.user == user.id);
         Ok(removed)
     }
 
@@ -234,12 +234,8 @@ impl LocalAccounts {
         if device.expires_at <= now {
             return Err(AccountError::Unauthorized("The token has expired. Log in again."));
         }
-        let caller = Caller {
-            owner: device.owner,
-            device: device.id,
-            device_name: device.name,
-            user: Some(device.user),
-        };
+        let caller =
+            Caller { owner: device.owner, device: device.id, device_name: device.name, user: device.user };
         let until = now.shifted(i64::from(self.settings.token_known_s) * 1_000);
         let good = Good { since: now, until, expires_at: device.expires_at, keys: 0 };
         self.known.note(token, &caller, good, since);
@@ -262,7 +258,7 @@ impl LocalAccounts {
     /// Forgets the caller's token.
     pub fn log_out(&self, caller: &Caller) -> Result<(), AccountError> {
         // Already forgotten, by a revocation at the same time, is as good.
-        self.store.remove_device(user_of(caller)?, caller.device)?;
+        self.store.remove_device(caller.user, caller.device)?;
         self.forget(caller.device);
         Ok(())
     }
@@ -270,7 +266,7 @@ impl LocalAccounts {
     /// The caller's devices whose tokens are good, oldest first.
     pub fn devices(&self, caller: &Caller) -> Result<Vec<Device>, AccountError> {
         let now = self.clock.now();
-        let mut devices = self.store.devices(user_of(caller)?)?;
+        let mut devices = self.store.devices(caller.user)?;
         devices.retain(|device| device.expires_at > now);
         Ok(devices)
     }
@@ -279,7 +275,7 @@ impl LocalAccounts {
     ///
     /// Errors: `NoSuchDevice` for an unknown one and for another user's alike.
     pub fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), AccountError> {
-        if self.store.remove_device(user_of(caller)?, device)? {
+        if self.store.remove_device(caller.user, device)? {
             self.forget(device);
             Ok(())
         } else {
@@ -348,11 +344,6 @@ impl LocalAccounts {
 
 const WRONG: AccountError = AccountError::Unauthorized("Wrong email or password.");
 const NO_TOKEN: AccountError = AccountError::Unauthorized("The token is not known here. Log in again.");
-
-/// A caller of these accounts always has a user; one of a provider's never gets here.
-fn user_of(caller: &Caller) -> Result<Uuid, AccountError> {
-    caller.user.ok_or(NO_TOKEN)
-}
 
 fn email_of(text: &str) -> Result<String, AccountError> {
     let email = text.trim().to_lowercase();

@@ -34,8 +34,8 @@ pub struct Caller {
     pub device: DeviceId,
     /// As the app calls it.
     pub device_name: String,
-    /// The user, where the server keeps the accounts itself.
-    pub user: Option<uuid::Uuid>,
+    /// Who makes it: the id of a user that this server keeps, or one made of the provider's own.
+    pub user: uuid::Uuid,
 }
 
 /// Where this server's callers come from.

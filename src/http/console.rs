@@ -8,7 +8,7 @@ use http::HeaderMap;
 use parking_lot::Mutex;
 
 use super::app::App;
-use super::handlers::service::bearer;
+use super::handlers::caller::bearer;
 use super::peer::Peer;
 use super::problem::ApiError;
 use crate::model::{Owner, Timestamp};

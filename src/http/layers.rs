@@ -125,7 +125,8 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers(
-            [named(&["prefer", "sync-lock", "idempotency-key", "last-event-id"]), asked.to_vec()].concat(),
+            [named(&["prefer", "sync-lock", "sync-for", "idempotency-key", "last-event-id"]), asked.to_vec()]
+                .concat(),
         )
         .expose_headers(
             [

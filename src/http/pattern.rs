@@ -25,6 +25,7 @@ pub(super) fn route_of(path: &str) -> &'static str {
         ["register"] => "/register",
         ["login"] => "/login",
         ["logout"] => "/logout",
+        ["me"] => "/me",
         ["devices"] => "/devices",
         ["devices", _] => "/devices/{device_id}",
         ["healthz"] => "/healthz",

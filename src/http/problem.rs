@@ -36,6 +36,11 @@ pub enum ApiError {
     LockLost,
     #[error("The data changed between two pages. Fetch again from the first page.")]
     VersionMoved,
+    #[error(
+        "The token is not of the user and owner that Sync-For names. Nothing was read or written: log in again as \
+         the user of these rows, or begin with an empty store."
+    )]
+    OtherUser,
     #[error("An account with this email exists already.")]
     EmailTaken,
     #[error("The cursor {given} is of no use here. Fetch everything again.")]
@@ -131,6 +136,7 @@ codes! {
     Self::BodyTooSlow { .. } => REQUEST_TIMEOUT "body_too_slow",
     Self::LockLost => CONFLICT "lock_lost",
     Self::VersionMoved => CONFLICT "version_moved",
+    Self::OtherUser => CONFLICT "other_user",
     Self::EmailTaken => CONFLICT "email_taken",
     Self::NotRestorable => CONFLICT "not_restorable",
     Self::CursorExpired { .. } => GONE "cursor_expired",

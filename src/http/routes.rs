@@ -9,7 +9,7 @@ use warp::{Filter, Reply};
 
 use super::app::App;
 use super::console_routes::{boxed, console_routes};
-use super::handlers::{accounts, changes, conflicts, events, fetch, lock, service, synchronise};
+use super::handlers::{accounts, caller, changes, conflicts, events, fetch, lock, service, synchronise};
 use super::methods::{delete, get, post, shape};
 use super::problem::ApiError;
 use super::{body, no_body, peer};
@@ -27,7 +27,7 @@ pub fn routes(
     let caller = {
         let app = Arc::clone(&app);
         warp::header::headers_cloned()
-            .then(move |headers: HeaderMap| service::caller(Arc::clone(&app), headers))
+            .then(move |headers: HeaderMap| caller::caller(Arc::clone(&app), headers))
     };
     // When the request came: before its body, which may take its time.
     let received = {
@@ -120,6 +120,7 @@ pub fn routes(
         .and(with_app.clone())
         .and(caller.clone())
         .then(accounts::log_out);
+    let me = warp::path!("me").and(get()).and(caller.clone()).then(caller::me);
     let devices =
         warp::path!("devices").and(get()).and(with_app.clone()).and(caller.clone()).then(accounts::devices);
     let device = warp::path!("devices" / String).and(delete()).and(with_app.clone()).and(caller).then(
@@ -138,7 +139,7 @@ pub fn routes(
     let sync = sync.or(boxed(digests)).unify().or(boxed(conflicts)).unify().or(boxed(restore)).unify();
     let sync = sync.or(boxed(events)).unify();
     let locks = boxed(lock_told).or(boxed(lock_taken)).unify().or(boxed(lock_ended)).unify();
-    let people = boxed(register).or(boxed(login)).unify().or(boxed(logout)).unify();
+    let people = boxed(register).or(boxed(login)).unify().or(boxed(logout)).unify().or(boxed(me)).unify();
     let devices = boxed(devices).or(boxed(device)).unify();
     let about = boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(metrics)).unify();
     let about = about.or(boxed(general)).unify().or(boxed(typed)).unify();

@@ -174,7 +174,7 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
     let sync = |what, body| asked(what, path).body(body);
     let operator = |what, path: String| asked(what, path).alike(NOT_THE_OPERATOR);
     let console = format!("/console/api/owners/{owner}");
-    let probes = match operation {
+    let mut probes = match operation {
         "GET /fetch" | "GET /fetch.json" => vec![
             asked("a page mark", format!("{path}?page={page}")),
             asked("a page mark without the lock", format!("{path}?lock=false&page={page}")),
@@ -236,6 +236,7 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
                 .alike("a wrong password says nothing of the device"),
         ],
         "POST /logout" => vec![asked("its own token", path).alike("names nothing")],
+        "GET /me" => vec![asked("its own token", path).alike("names nothing")],
         "GET /devices" => vec![asked("the list", path).alike("names nothing")],
         "DELETE /devices/{device_id}" => vec![asked("device_id", format!("/devices/{device}"))],
         "GET /console/api/overview" | "GET /console/api/series" => vec![operator("all", path.into())],
@@ -253,6 +254,13 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
         }
         _ => return None,
     };
+    if !operation.contains("/console/") && operation != "POST /login" {
+        // The first probe's names, from a client whose store is that owner's.
+        let first = &probes[0];
+        let (path, body) = (first.path.clone(), first.body.clone());
+        let store = format!("{owner}.{owner}"); // a user who shares with nobody is its own owner
+        probes.push(Probe { body, ..asked("Sync-For", path) }.with("sync-for", store));
+    }
     Some(probes)
 }
 

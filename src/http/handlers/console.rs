@@ -208,7 +208,7 @@ fn devices(app: &App, owner: Owner) -> Result<BTreeMap<Uuid, Known>, ApiError> {
 
 /// Whoever uses the console, as the locks and the rules know them.
 fn caller(owner: Owner) -> Caller {
-    Caller { owner, device: CONSOLE, device_name: "The console".into(), user: None }
+    Caller { owner, device: CONSOLE, device_name: "The console".into(), user: CONSOLE.0 }
 }
 
 /// `GET /console/api/owners/{owner}/conflicts`

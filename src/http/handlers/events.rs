@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use warp::reply::Reply;
 
-use super::service::bearer;
+use super::caller::bearer;
 use super::{Answer, ApiError, App, off_reactor, refused, spelt, with_locks};
 use crate::accounts::{AccountError, Caller};
 use crate::http::Unavailable;

@@ -1,6 +1,7 @@
 //! What each route does: check the shape, take the lease, call the phase, answer.
 
 pub(super) mod accounts;
+pub(super) mod caller;
 pub(super) mod changes;
 pub(super) mod conflicts;
 pub(super) mod console;

@@ -1,60 +1,18 @@
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
 use http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
+use super::caller::bearer;
 use super::fetch::{header, lists};
-use super::{Answer, ApiError, App, json, json_bytes, off_reactor, with_locks};
-use crate::accounts::Caller;
+use super::{Answer, ApiError, App, json, json_bytes, off_reactor};
 use crate::config::{AuthMode, Limits, SyncSettings};
 use crate::contract;
 use crate::http::Unavailable;
-use crate::locks::LockResult;
 use crate::metrics;
 use crate::model::Precision;
-
-/// Who is asking. Whoever holds the lock keeps it a while longer by asking anything.
-pub async fn caller(app: Arc<App>, headers: HeaderMap) -> Result<Caller, ApiError> {
-    let token = bearer(&headers)?;
-    let known = app.accounts.known(token);
-    app.metrics.looked_up("token", known.is_some());
-    if let Some(caller) = known {
-        let holder = caller.clone();
-        renewed(with_locks(&app, move |locks| locks.renew(&holder)).await?);
-        return Ok(caller);
-    }
-    let token = token.to_owned();
-    off_reactor(move || {
-        let caller = app.accounts.authenticate(&token)?;
-        renewed(app.locks.renew(&caller));
-        Ok(caller)
-    })
-    .await
-}
-
-/// A lease that could not be renewed only ends early.
-fn renewed(lease: LockResult<()>) {
-    if let Err(error) = lease {
-        tracing::warn!(%error, "could not renew a lease");
-    }
-}
-
-/// The one token of a request.
-pub fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
-    let mut given = headers.get_all(AUTHORIZATION).iter();
-    let reason = "Send a token: Authorization: Bearer …";
-    let (Some(value), None) = (given.next(), given.next()) else {
-        return Err(ApiError::Unauthorized { reason });
-    };
-    let token = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once(' '))
-        .and_then(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()));
-    token.ok_or(ApiError::Unauthorized { reason })
-}
 
 /// `GET /healthz`: the process answers.
 pub async fn healthz() -> Answer {

@@ -1,0 +1,107 @@
+//! Who makes a request: the token, and what the client says beside it.
+
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Answer, ApiError, App, json, off_reactor, with_locks};
+use crate::accounts::Caller;
+use crate::broken;
+use crate::locks::LockResult;
+use crate::model::Owner;
+
+const SYNC_FOR: HeaderName = HeaderName::from_static("sync-for");
+
+/// The caller of a request. Whoever holds the lock keeps it a while longer by any request.
+///
+/// A client that names another user or owner than its token does is refused here, before a row is read or the lock is
+/// looked at: every operation with a caller comes through this function.
+pub async fn caller(app: Arc<App>, headers: HeaderMap) -> Result<Caller, ApiError> {
+    let token = bearer(&headers)?;
+    let meant = Meant::read(&headers)?;
+    let known = app.accounts.known(token);
+    app.metrics.looked_up("token", known.is_some());
+    if let Some(caller) = known {
+        meant.check(&caller)?;
+        let holder = caller.clone();
+        renewed(with_locks(&app, move |locks| locks.renew(&holder)).await?);
+        return Ok(caller);
+    }
+    let token = token.to_owned();
+    off_reactor(move || {
+        let caller = app.accounts.authenticate(&token)?;
+        meant.check(&caller)?;
+        renewed(app.locks.renew(&caller));
+        Ok(caller)
+    })
+    .await
+}
+
+/// A lease that could not be renewed only ends early.
+fn renewed(lease: LockResult<()>) {
+    if let Err(error) = lease {
+        tracing::warn!(%error, "could not renew a lease");
+    }
+}
+
+/// The one token of a request.
+pub fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let reason = "Send a token: Authorization: Bearer …";
+    let (Some(value), None) = (given.next(), given.next()) else {
+        return Err(ApiError::Unauthorized { reason });
+    };
+    let token = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .and_then(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()));
+    token.ok_or(ApiError::Unauthorized { reason })
+}
+
+/// The user and the owner whose rows the client's store holds, by its header `Sync-For`.
+struct Meant(Option<(Uuid, Owner)>);
+
+impl Meant {
+    fn read(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let mut given = headers.get_all(SYNC_FOR).iter();
+        let Some(value) = given.next() else { return Ok(Self(None)) };
+        let ids = value.to_str().ok().and_then(|text| text.trim().split_once('.'));
+        let ids = ids.and_then(|(user, owner)| Some((id(user)?, Owner(id(owner)?))));
+        match (ids, given.next()) {
+            (Some(ids), None) => Ok(Self(Some(ids))),
+            _ => Err(ApiError::InvalidRequest {
+                reason: "Sync-For must be the user and the owner of GET /me, with a dot between them.".into(),
+            }),
+        }
+    }
+
+    fn check(&self, caller: &Caller) -> Result<(), ApiError> {
+        match self.0 {
+            Some(ids) if ids != (caller.user, caller.owner) && !broken::is("other_user_accepted") => {
+                Err(ApiError::OtherUser)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A UUID of 36 characters.
+fn id(text: &str) -> Option<Uuid> {
+    if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
+}
+
+/// `GET /me`: whose rows the token leads to.
+pub async fn me(caller: Result<Caller, ApiError>) -> Answer {
+    let caller = caller?;
+    let mut answer = json(json!({
+        "user": caller.user,
+        "owner": caller.owner,
+        "device": caller.device,
+        "device_name": caller.device_name,
+    }))?;
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(answer)
+}
