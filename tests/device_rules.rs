@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rollcall::device::decide::{
     Contents, Entry, Epoch, Heard, Local, Outcome, Pages, Sent, State, Told, absent, apply, compare,
-    cursor_after, obey,
+    cursor_after, obey, past,
 };
 use rollcall::model::{Timestamp, Version};
 use rollcall::reconcile::{Operation, Verdict};
@@ -32,6 +32,8 @@ enum Rule {
     },
     Absent {
         device: Row,
+        #[serde(default)]
+        epoch: Epoch,
         then: Option<Row>,
         contents: Contents,
     },
@@ -50,11 +52,24 @@ enum Rule {
         then: Option<Row>,
         contents: Contents,
     },
+    Past {
+        known: Option<Owner>,
+        now: Owner,
+        then: Epoch,
+    },
     Cursor {
         cursor: Option<u64>,
         heard: HeardCase,
         then: Option<u64>,
     },
+}
+
+/// An owner of the server's, as far as a device knows.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Owner {
+    epoch: Option<u64>,
+    version: u64,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -72,6 +87,7 @@ struct Plan {
     add: Vec<String>,
     update: Vec<String>,
     delete: Vec<String>,
+    put_back: Vec<String>,
     get: Vec<String>,
     drop: Vec<String>,
 }
@@ -128,13 +144,21 @@ fn check(rule: Rule, name: &str) {
             let server = server.into_iter().map(|(key, ms)| (key, Timestamp::from_ms(ms))).collect();
             let got = compare(&server, &locals(device), epoch, pages);
             let lists = [(got.add, plan.add), (got.update, plan.update), (got.delete, plan.delete)];
-            for (got, told) in lists.into_iter().chain([(got.get, plan.get), (got.drop, plan.drop)]) {
+            for (got, told) in lists.into_iter().chain([
+                (got.put_back, plan.put_back),
+                (got.get, plan.get),
+                (got.drop, plan.drop),
+            ]) {
                 assert_eq!(got, told, "{name}");
             }
             assert_eq!(got.note.into_iter().collect::<BTreeMap<_, _>>(), locals(note), "{name}");
         }
-        Rule::Absent { device, then, contents } => {
-            assert_eq!(absent(&device.local()), outcome(then, contents), "{name}");
+        Rule::Past { known, now, then } => {
+            let of = |owner: Owner| (owner.epoch, Version(owner.version));
+            assert_eq!(past(known.map(of), of(now)), then, "{name}");
+        }
+        Rule::Absent { device, epoch, then, contents } => {
+            assert_eq!(absent(&device.local(), epoch), outcome(then, contents), "{name}");
         }
         Rule::Apply { device, entry, epoch, then, contents } => {
             let entry = match entry {

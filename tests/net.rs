@@ -90,6 +90,7 @@ fn every_case_holds_by_the_rule_alone() {
                 let context = Context {
                     device: by,
                     base: Some(*version),
+                    put_back: false,
                     writing: version.next(),
                     now: Timestamp::from_ms(NOON_MS),
                     precision: Precision::Milliseconds,

@@ -113,6 +113,7 @@ fn the_schema_refuses_what_the_server_refuses() {
         json!({ "get": { "budget": [{ "bid": "f426f326-1cfe-4669-9e74-3c063fba542a" }] } }),
         json!({ "base": "3" }),
         json!({ "atomic": "yes" }),
+        json!({ "put_back": 1 }),
         json!({ "confirm_deletes": -1 }),
     ];
     for body in refused {

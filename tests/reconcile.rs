@@ -36,6 +36,9 @@ struct Case {
     #[serde(default = "noon")]
     now: At,
     row_bytes_max: Option<usize>,
+    /// Which epoch the request writes in.
+    #[serde(default)]
+    epoch: u16,
     /// The row that both sides began with, if it is still known.
     ancestor: Option<Map<String, Json>>,
     /// Instead of it: the states of the row that are remembered, the latest first.
@@ -97,6 +100,8 @@ struct Sent {
     _base: Option<At>,
     base: Option<u64>,
     sent_at: Option<At>,
+    #[serde(default)]
+    put_back: bool,
 }
 
 /// What must come of it.
@@ -228,6 +233,7 @@ impl Case {
         };
         // As `synchronise` does before it asks the rules.
         let skew = sent.sent_at.map(|at| Skew::measure(at.0, self.now.0));
+        let skew = skew.filter(|_| !sent.put_back);
         let corrected = sent.last_update.map(|at| skew.map_or(at.0, |skew| skew.correct(at.0)));
         let incoming = Incoming {
             key: key(),
@@ -238,7 +244,8 @@ impl Case {
         let context = Context {
             device: device(&sent.by),
             base: sent.base.map(Version),
-            writing: WRITING,
+            put_back: sent.put_back,
+            writing: if self.epoch == 0 { WRITING } else { Version::first(self.epoch) },
             now: self.now.0,
             precision,
             row_bytes_max: self.row_bytes_max.unwrap_or(262_144),
@@ -739,7 +746,7 @@ prop_compose! {
             base: base_of_row,
         };
         let context =
-            Context { device: devices[0], base: base.map(Version), writing: WRITING, now, precision, row_bytes_max };
+            Context { device: devices[0], base: base.map(Version), put_back: false, writing: WRITING, now, precision, row_bytes_max };
         let asked =
             stored.as_ref().is_some_and(|stored| needs_past(table.policy, stored, &incoming, &context));
         let past = match stored.as_ref().filter(|_| asked) {

@@ -61,25 +61,27 @@ const STAMPS_MAX: usize = 16;
 const BODY_SHARE_PERCENT: usize = 80;
 
 impl Store {
-    /// Every row that waits: new and changed rows parents first, then deletions children first, so that a
-    /// request never refers to a row of a later one.
+    /// Every row that waits: what is put back, then new and changed rows, each parents first, then deletions children
+    /// first, so that a request never refers to a row of a later one.
     pub fn waiting(&self) -> StoreResult<VecDeque<(TableId, RowKey)>> {
         let mut waiting = VecDeque::new();
         let parents_first = self.schema().parents_first();
-        let mut take = |state: &'static str, id: TableId| -> StoreResult<()> {
+        let mut take = |state: &'static str, by_user: bool, id: TableId| -> StoreResult<()> {
             let mut statement = self.conn.prepare_cached(
-                "SELECT key FROM rows WHERE table_name = ?1 AND state = ?2 AND state <> 'clean' ORDER BY key",
+                "SELECT key FROM rows WHERE table_name = ?1 AND state = ?2 AND state <> 'clean'
+                 AND (edited_at IS NOT NULL) = ?3 ORDER BY key",
             )?;
             let name = &self.schema().at(id).name;
-            for key in statement.query_map([name.as_str(), state], |row| row.get::<_, String>(0))? {
+            let asked = (name.as_str(), state, by_user);
+            for key in statement.query_map(asked, |row| row.get::<_, String>(0))? {
                 waiting.extend(RowKey::parse(&key?).map(|key| (id, key)));
             }
             Ok(())
         };
-        for state in ["added", "edited"] {
-            parents_first.iter().try_for_each(|id| take(state, *id))?;
+        for (state, by_user) in [("added", false), ("edited", false), ("added", true), ("edited", true)] {
+            parents_first.iter().try_for_each(|id| take(state, by_user, *id))?;
         }
-        parents_first.iter().rev().try_for_each(|id| take("deleted", *id))?;
+        parents_first.iter().rev().try_for_each(|id| take("deleted", true, *id))?;
         Ok(waiting)
     }
 
@@ -96,10 +98,15 @@ impl Store {
         let mut sets = Sets::default();
         let mut sent = Vec::new();
         let mut bytes_left = limits.body_bytes_max / 100 * BODY_SHARE_PERCENT;
+        let mut put_back = None;
         while sent.len() < limits.rows_max.max(1) {
             let Some((id, key)) = queue.rows.front().copied() else { break };
             let table = schema.at(id);
             if let Some(row) = Row::load(&txn, table, key)? {
+                // What is put back is judged by other rules, so it goes up in requests of its own.
+                if *put_back.get_or_insert(row.local.is_put_back()) != row.local.is_put_back() {
+                    break;
+                }
                 let (operation, item) = item(table, &row);
                 let bytes = item.to_string().len() + 1;
                 if bytes > bytes_left && !sent.is_empty() {
@@ -128,6 +135,9 @@ impl Store {
             body.insert("keep_lock".into(), json!(true));
         } else if terms.pull {
             body.insert("pull".into(), json!(true));
+        }
+        if put_back == Some(true) {
+            body.insert("put_back".into(), json!(true));
         }
         if let Some(confirmed) = terms.confirm_deletes {
             body.insert("confirm_deletes".into(), json!(confirmed));
@@ -201,16 +211,14 @@ fn item(table: &Table, row: &Row) -> (Operation, Json) {
         let columns = row.contents.iter().filter(|(name, _)| table.column(name).is_some());
         // What is empty in a new row, and never was anything else, need not be said.
         let wanted = columns.filter(|(name, value)| {
-            let says = local.goes_whole() && (local.state != State::Added || !value.is_null());
+            let is_new = local.state == State::Added && !local.is_put_back();
+            let says = local.goes_whole() && (!is_new || !value.is_null());
             says || row.changed.contains_key(*name)
         });
         item.extend(wanted.map(|(name, value)| (name.clone(), value.clone())));
     }
-    // A clean row goes up only where the server forgot it: as the state that it was.
-    let (at, base) = match local.state {
-        State::Clean => (local.last_update, local.last_update),
-        _ => (local.edited_at, local.base),
-    };
+    // What is put back goes up as the state that it is.
+    let (at, base) = if local.is_put_back() { (local.base, None) } else { (local.edited_at, local.base) };
     for (name, at) in [("last_update", at), ("_base", base)] {
         if let Some(at) = at {
             item.insert(name.into(), spelt(at).into());

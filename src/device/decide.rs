@@ -38,9 +38,11 @@ pub struct Local {
     /// The state that the server holds; `None` if it holds no live row, if a clean row has not been told, or if an
     /// edit was made on a state that may be another than the server's of that time.
     pub last_update: Option<Timestamp>,
-    /// The state that the edit was made on; `None` of a clean row, and of one made here.
+    /// The state that the edit was made on; `None` of one made here. Of a clean row that is to be asked for again, and
+    /// of one that is put back: the state as the device knows it.
     pub base: Option<Timestamp>,
-    /// When the user last changed it, by the device's clock; `None` of a clean row.
+    /// When the user last changed it, by the device's clock. `None` of a clean row. Also `None` of a row that waits
+    /// although its user has not touched it: it is put back, see [`Local::put_back`].
     pub edited_at: Option<Timestamp>,
 }
 
@@ -50,15 +52,42 @@ impl Local {
         Self { state: State::Clean, last_update, base: None, edited_at: None }
     }
 
+    /// A clean row whose contents have to be asked for. `held` is the state that the device knows.
+    pub const fn unsure(held: Option<Timestamp>) -> Self {
+        Self { state: State::Clean, last_update: None, base: held, edited_at: None }
+    }
+
+    /// A clean row that the server gave in the state `held` and may have lost since: it waits to be put back. The
+    /// server holds the older state `last_update`, or no row.
+    pub const fn put_back(held: Option<Timestamp>, last_update: Option<Timestamp>) -> Self {
+        let state = if last_update.is_some() { State::Edited } else { State::Added };
+        Self { state, last_update, base: held, edited_at: None }
+    }
+
     /// Whether it has something for the server.
     pub fn is_dirty(&self) -> bool {
         self.state != State::Clean
     }
 
+    /// Whether it waits only because the server may have lost it, and not since its user changed it.
+    pub fn is_put_back(&self) -> bool {
+        matches!(self.state, State::Added | State::Edited) && self.edited_at.is_none()
+    }
+
+    /// Whether its user changed it and no server has judged that yet.
+    pub fn is_users(&self) -> bool {
+        self.is_dirty() && !self.is_put_back()
+    }
+
+    /// The state whose contents the device has, of a row that its user has not changed.
+    pub fn held(&self) -> Option<Timestamp> {
+        if self.is_put_back() { self.base } else { self.last_update.or(self.base) }
+    }
+
     /// Whether all of its columns go up, or only the changed ones. Half a row can neither be made nor be brought
     /// back, nor does it fit a state that is not known: so a row that the server may not hold goes up whole.
     pub fn goes_whole(&self) -> bool {
-        self.state != State::Edited || self.last_update.is_none()
+        self.state != State::Edited || self.last_update.is_none() || self.is_put_back()
     }
 }
 
@@ -101,18 +130,31 @@ pub enum Pages {
     All,
 }
 
-/// Whose times the device knows.
+/// Whether the server's past is the one that the device knows.
 ///
-/// A time names a state of a row. A server that was put back to a backup has forgotten states, and may since have
-/// taken one that another device made in the very moment of a forgotten one: then one time names two states.
+/// A server that was put back to a backup, or begun anew, has forgotten states: what it does not hold is not deleted
+/// therefore. It may also have taken a state since that another device made in the very moment of a forgotten one:
+/// then one time names two states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Epoch {
-    /// The server's own.
+    /// It is: see [`past`]. A row that is absent was deleted.
     #[default]
     Same,
-    /// Those of the time before a restore, or of who knows when.
+    /// It is another, or nothing proves that it is the same. A row that is absent may have been forgotten.
     Earlier,
+}
+
+/// Compares what a device remembers of its last complete look at the server with what the server says now. Each is an
+/// epoch and a version of the owner; `None` is a server that does not say its epoch.
+///
+/// `known` is `None` if the device holds nothing of any server.
+pub fn past(known: Option<(Option<u64>, Version)>, now: (Option<u64>, Version)) -> Epoch {
+    match known {
+        _ if crate::broken::is("absence_is_deletion_after_restore") => Epoch::Same,
+        Some((epoch, version)) if epoch != now.0 || now.1 < version => Epoch::Earlier,
+        _ => Epoch::Same,
+    }
 }
 
 /// What to do about one table after the roll call, by key ascending.
@@ -124,6 +166,8 @@ pub struct Plan<K> {
     pub update: Vec<K>,
     /// Ask the server to delete these.
     pub delete: Vec<K>,
+    /// Send these as states that the server gave and may have lost: with `put_back`, before anything else.
+    pub put_back: Vec<K>,
     /// Ask for these.
     pub get: Vec<K>,
     /// Delete these here, at once.
@@ -134,13 +178,13 @@ pub struct Plan<K> {
 
 impl<K> Default for Plan<K> {
     fn default() -> Self {
-        let (add, update, delete) = (Vec::new(), Vec::new(), Vec::new());
-        Self { add, update, delete, get: Vec::new(), drop: Vec::new(), note: Vec::new() }
+        let (add, update, delete, put_back) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { add, update, delete, put_back, get: Vec::new(), drop: Vec::new(), note: Vec::new() }
     }
 }
 
 impl<K> Plan<K> {
-    /// A dirty row goes up as what it is once the roll call is known.
+    /// A row that waits goes up as what it is once the roll call is known.
     fn send(&mut self, key: K, known: &Local, outcome: Outcome)
     where
         K: Clone,
@@ -153,6 +197,7 @@ impl<K> Plan<K> {
             self.note.push((key.clone(), local));
         }
         match local.state {
+            _ if local.is_put_back() => self.put_back.push(key),
             State::Added => self.add.push(key),
             State::Edited | State::Clean => self.update.push(key),
             State::Deleted => self.delete.push(key),
@@ -171,34 +216,48 @@ pub fn compare<K: Ord + Clone>(
     for (key, at) in theirs {
         match mine.get(key) {
             None => plan.get.push(key.clone()), // Case 1
-            Some(local) if local.is_dirty() => {
+            Some(local) if local.is_users() => {
                 plan.send(key.clone(), local, apply(Some(local), Entry::Row(*at), epoch)); // Case 2
             }
-            // Case 2. A clean row is only newer than the server's if the server forgot it, in a restore.
-            Some(local) if local.last_update > Some(*at) => plan.update.push(key.clone()),
-            Some(local) if local.last_update < Some(*at) => plan.get.push(key.clone()),
-            Some(_) if epoch == Epoch::Earlier => {
-                plan.note.push((key.clone(), Local::clean(None))); // to be asked for until it has come
+            // Case 2. A row that nobody changed here is only newer than the server's if the server forgot it.
+            Some(local) if local.held() > Some(*at) => {
+                let outcome = Outcome::of(Local::put_back(local.held(), Some(*at)), Contents::Mine);
+                plan.send(key.clone(), local, outcome);
+            }
+            Some(local) if *local == Local::clean(Some(*at)) && epoch == Epoch::Same => {}
+            Some(local) => {
+                // To be asked for until it has come.
+                if local.held() == Some(*at) && epoch == Epoch::Earlier {
+                    plan.note.push((key.clone(), Local::unsure(local.held())));
+                }
                 plan.get.push(key.clone());
             }
-            Some(_) => {}
         }
     }
     if pages == Pages::All {
         for (key, local) in mine.iter().filter(|(key, _)| !theirs.contains_key(key)) {
-            plan.send(key.clone(), local, absent(local)); // Case 3
+            plan.send(key.clone(), local, absent(local, epoch)); // Case 3
         }
     }
+    plan.put_back.sort();
     plan
 }
 
 /// What becomes of a row that a complete list of the server's rows does not have: the post's Case 3.
 ///
-/// A row that was synced once and edited since was deleted there against edited here. That is a conflict and
-/// not ours to decide: the edit stays, goes up whole with its `base`, and obeys the verdict.
-pub fn absent(local: &Local) -> Outcome {
+/// - A clean row was deleted there if the server's past is the one that the device knows. If it is not, the row may
+///   have been forgotten: it is put back, and the server says by its tombstones what was deleted.
+/// - A row that was synced once and edited since was deleted there against edited here. That is a conflict and
+///   not ours to decide: the edit stays, goes up whole with its `base`, and obeys the verdict.
+pub fn absent(local: &Local, epoch: Epoch) -> Outcome {
     match local.state {
+        State::Clean if epoch == Epoch::Earlier => {
+            Outcome::of(Local::put_back(local.held(), None), Contents::Mine)
+        }
         State::Clean | State::Deleted => Outcome::DROP,
+        State::Added | State::Edited if local.is_put_back() => {
+            Outcome::of(Local::put_back(local.base, None), Contents::Mine)
+        }
         State::Added | State::Edited => Outcome::of(Local { last_update: None, ..*local }, Contents::Mine),
     }
 }
@@ -218,9 +277,14 @@ pub fn apply(local: Option<&Local>, entry: Entry, epoch: Epoch) -> Outcome {
         Entry::Row(at) => Some(at),
         Entry::Deleted => None,
     };
-    let Some(local) = local.filter(|local| local.is_dirty()) else {
-        // Clean, or not there at all.
+    let Some(local) = local.filter(|local| local.is_users()) else {
+        // Its user has not changed it, or it is not there at all.
+        let held = local.and_then(Local::held);
+        let may_be_lost = epoch == Epoch::Earlier || local.is_some_and(Local::is_put_back);
         return match told {
+            Some(at) if may_be_lost && held > told => {
+                Outcome::of(Local::put_back(held, Some(at)), Contents::Mine)
+            }
             Some(_) => Outcome::of(Local::clean(told), Contents::Theirs),
             None => Outcome::DROP,
         };
@@ -279,7 +343,7 @@ pub fn obey(local: &Local, sent: Sent, told: Told) -> Outcome {
         // It had arrived before, and the answer was lost that said what the server filled in. The row is there
         // and nobody has told us what it is: ask, as for any other.
         (Add, Verdict::Same) if !told.row && !sent.complete && !sent.edited_since => {
-            Outcome::of(Local::clean(None), Contents::Mine)
+            Outcome::of(Local::unsure(at), Contents::Mine)
         }
         // The server holds what was sent.
         (Add | Update, Verdict::Added | Verdict::Updated | Verdict::Merged | Verdict::Same) => {
@@ -323,16 +387,13 @@ pub fn obey(local: &Local, sent: Sent, told: Told) -> Outcome {
             if local.state == State::Deleted {
                 Outcome::DROP
             } else {
-                let added = Local { state: State::Added, last_update: None, base: None, ..*local };
+                let base = local.base.filter(|_| local.is_put_back());
+                let added = Local { state: State::Added, last_update: None, base, ..*local };
                 Outcome::of(added, Contents::Mine)
             }
         }
-        // A clean row went up only as the server had forgotten it, in a restore. Where that cannot take it back,
-        // say since what it refers to is lost as well, the older state is all there is.
-        (_, Verdict::Rejected) if local.state == State::Clean && told.row => {
-            Outcome::of(Local::clean(at), Contents::Theirs)
-        }
-        // It stays here as it is, for its user to mend. A live row always comes along, a tombstone never.
+        // It stays here as it is, for its user to mend. A live row always comes along, a tombstone never. So does a
+        // row that is put back and that the server cannot take, say since what it refers to is lost as well.
         (_, Verdict::Rejected) => {
             let last_update = at.filter(|_| told.row);
             Outcome::of(Local { last_update, ..*local }, Contents::Mine)

@@ -58,9 +58,12 @@ impl Store {
             row.contents.insert(name, value);
         }
         let known = row.local.last_update.is_some() || row.local.base.is_some();
+        if row.local.is_put_back() {
+            row.local.last_update = None; // the edit is not made on what the server holds: all of the row goes up
+        }
         row.local = match row.local.state {
             State::Clean if made => Local { state: State::Added, ..row.local },
-            State::Clean => Local { state: State::Edited, base: row.local.last_update, ..row.local },
+            State::Clean => Local { state: State::Edited, base: row.local.held(), ..row.local },
             State::Deleted if known => Local { state: State::Edited, ..row.local },
             State::Deleted => Local { state: State::Added, ..row.local },
             State::Added | State::Edited => row.local,
@@ -81,11 +84,12 @@ impl Store {
         let in_flight = outstanding(&txn)?.is_some_and(|sending| {
             sending.sent.iter().any(|sent| sent.table == table.name && sent.key == key)
         });
-        if row.local.state == State::Added && row.local.last_update.is_none() && !in_flight {
+        let is_known = row.local.last_update.is_some() || row.local.base.is_some() || in_flight;
+        if row.local.state == State::Added && !is_known {
             Row::remove(&txn, &table, key)?; // nobody else ever knew of it
         } else {
             if row.local.state == State::Clean {
-                row.local.base = row.local.last_update;
+                row.local.base = row.local.held();
             }
             row.local.state = State::Deleted;
             row.local.edited_at = Some(now);

@@ -22,13 +22,20 @@ pub enum Proof {
 impl Syncing<'_> {
     /// Compares the server's digests with what the device knows; repairs once by manifest.
     pub(super) fn prove(&mut self) -> Result<(), SyncError> {
+        let as_of = self.proof.as_ref().map(|said| said.as_of);
+        let lost = as_of.is_some() && as_of < self.store.known_version()?;
         self.report.proof = match self.unequal()? {
-            None => Proof::Unsaid,
-            Some(tables) if tables.is_empty() => Proof::Equal,
-            Some(_) => {
+            None if !lost => Proof::Unsaid,
+            Some(tables) if !lost && tables.is_empty() => Proof::Equal,
+            _ => {
+                // Either side holds what the other does not, at one version: nothing proves that a row which is absent
+                // there was deleted.
                 (self.progress)(Progress::Repairing);
                 let way = self.report.way;
+                self.doubt = true;
                 self.by_manifest(false)?;
+                self.doubt = false;
+                self.rest()?;
                 self.report.way = way;
                 match self.unequal()? {
                     Some(tables) if !tables.is_empty() => Proof::Unequal(tables),
@@ -46,13 +53,9 @@ impl Syncing<'_> {
             return Ok(None); // somebody wrote since: it is a proof of another state
         }
         let Some(seed) = self.seed()? else { return Ok(None) };
-        let mut differ = self.differ(&said, &seed)?;
+        let differ = self.differ(&said, &seed)?;
         if !differ.is_empty() {
-            // A server that was restored from before the owner's first write has drawn another seed since.
-            self.store.forget(names::SEED)?;
-            if let Some(anew) = self.seed()?.filter(|anew| *anew != seed) {
-                differ = self.differ(&said, &anew)?;
-            }
+            self.store.forget(names::SEED)?; // a server that has forgotten the owner draws another one
         }
         Ok(Some(differ))
     }

@@ -57,6 +57,7 @@ impl Syncing<'_> {
                 let complete = base.is_some() && (then != Then::Manifest || queue.is_empty());
                 settling.heard(Heard::Pushed { version, complete })?;
             }
+            digests.iter().try_for_each(|digests| settling.know(digests.as_of))?;
             settling.commit()?;
             (self.progress)(Progress::Left(queue.rows.len(), queue.gets.len()));
             self.proof = digests.or(self.proof.take());

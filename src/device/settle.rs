@@ -37,13 +37,15 @@ pub struct Settling<'a> {
     epoch: Option<u64>,
     /// Whether rows are marked as mentioned by a full feed.
     marks: bool,
+    /// Whether the server's past is the one that the device knows, as far as this answer says.
+    past: Epoch,
 }
 
 impl Store {
     /// Begins to apply an answer of a server that is in `epoch`.
     pub fn settling<'a>(&'a mut self, tally: &'a mut Tally, epoch: Option<u64>) -> StoreResult<Settling<'a>> {
         let (conn, schema) = self.parts();
-        Ok(Settling { txn: writing(conn)?, schema, tally, epoch, marks: false })
+        Ok(Settling { txn: writing(conn)?, schema, tally, epoch, marks: false, past: Epoch::Same })
     }
 }
 
@@ -51,8 +53,8 @@ impl Settling<'_> {
     /// Obeys the verdicts of an answer, takes the rows that were asked for, and closes the request.
     pub fn report(&mut self, sending: &Outstanding, report: Report) -> StoreResult<Option<Changes>> {
         let Report { add, update, delete, get, changes, .. } = report;
-        if changes.as_ref().is_some_and(|changes| changes.kind == Kind::Full) {
-            self.begin_full()?; // before the verdicts, so that they mark rows as mentioned
+        if let Some(page) = changes.as_ref().filter(|changes| changes.kind == Kind::Full) {
+            self.begin_full(page.version)?; // before the verdicts, so that they mark rows as mentioned
         }
         let sent: HashMap<(&str, Operation, RowKey), &SentRow> =
             sending.sent.iter().map(|sent| ((sent.table.as_str(), sent.operation, sent.key), sent)).collect();
@@ -96,7 +98,9 @@ impl Settling<'_> {
         let judged = !matches!(item.verdict, Verdict::Gone | Verdict::Absent | Verdict::Rejected);
         let lost =
             item.verdict == Verdict::Kept || (item.verdict == Verdict::Gone && outcome.local.is_none());
-        if lost {
+        if lost && row.local.is_put_back() {
+            self.tally.received += u64::from(outcome.local.is_some()); // no edit, so nobody's loss
+        } else if lost {
             self.tally.lost.push((table.name.clone(), sent.key));
         } else if judged {
             self.tally.taken += 1;
@@ -115,18 +119,25 @@ impl Settling<'_> {
     fn entry(&mut self, table: &Table, told: Map<String, Json>) -> StoreResult<()> {
         let Some((key, at, theirs)) = answers::parts(table, told) else { return Ok(()) };
         let row = Row::load(&self.txn, table, key)?;
-        // A full feed comes to who has no cursor: what was known before may be of any time.
-        let epoch = if self.marks { Epoch::Earlier } else { Epoch::Same };
-        let outcome = decide::apply(row.as_ref().map(|row| &row.local), Entry::Row(at), epoch);
+        let outcome = decide::apply(row.as_ref().map(|row| &row.local), Entry::Row(at), self.past);
         let news = row.as_ref().is_none_or(|row| row.contents != theirs);
         self.tally.received += u64::from(outcome.contents == Contents::Theirs && news);
         let row = row.unwrap_or_else(|| Row::new(key)).after(outcome, Some(theirs), 0);
         self.put(table, key, row)
     }
 
-    /// Applies a page of the change feed. After the last page of a full one, what it did not mention is gone.
+    /// Applies a page of the change feed. After the last page of a full one, what it did not mention was deleted, if
+    /// the server's past is the one that the device knows; else it is put back.
     pub fn page(&mut self, page: Changes) -> StoreResult<()> {
-        self.marks |= page.kind == Kind::Full;
+        if page.kind == Kind::Full {
+            self.marks = true;
+            self.past = self.past(page.version, false)?;
+            if self.past == Epoch::Same {
+                self.adopt(page.version)?; // a device that holds nothing has no other past
+            }
+        } else {
+            self.know(page.version)?;
+        }
         // Whoever breaks off a diff goes on with it; a full one is as well begun anew.
         match page.next.as_deref().filter(|_| page.more && page.kind == Kind::Diff) {
             Some(next) => remember(&self.txn, names::NEXT, next)?,
@@ -147,10 +158,13 @@ impl Settling<'_> {
         if page.kind == Kind::Full && !page.more {
             for table in self.schema.tables() {
                 for row in Row::load_all(&self.txn, table, Which::Unmentioned)? {
-                    let outcome = decide::absent(&row.local);
+                    let outcome = decide::absent(&row.local, self.past);
                     self.decided(table, row.key, Some(row), outcome)?;
                 }
             }
+        }
+        if page.kind == Kind::Full && !page.more {
+            self.adopt(page.version)?; // what may have been forgotten is marked, row by row
         }
         self.heard(Heard::Page { version: page.version, more: page.more })
     }
@@ -169,7 +183,7 @@ impl Settling<'_> {
         Ok(())
     }
 
-    /// Moves the cursor, or does not. Where it moves, the whole copy is of the server's epoch.
+    /// Moves the cursor, or does not.
     pub fn heard(&mut self, heard: Heard) -> StoreResult<()> {
         let cursor = recall(&self.txn, names::CURSOR)?.and_then(|text| text.parse().ok()).map(Version);
         let moved = decide::cursor_after(cursor, heard);
@@ -177,22 +191,50 @@ impl Settling<'_> {
             Some(moved) => remember(&self.txn, names::CURSOR, &moved.to_string())?,
             None => self.forget(names::CURSOR)?,
         }
-        if moved.is_none() {
-            self.forget(names::NEXT)?;
+        if moved.is_none() { self.forget(names::NEXT) } else { Ok(()) }
+    }
+
+    /// Whether the server, now at `version`, has the past that the device knows. `doubt`: something else than its
+    /// epoch and version says that it has not.
+    pub fn past(&self, version: Version, doubt: bool) -> StoreResult<Epoch> {
+        let number = |name| -> StoreResult<Option<u64>> {
+            Ok(recall(&self.txn, name)?.and_then(|text| text.parse().ok()))
+        };
+        let (epoch, cursor) = (number(names::EPOCH)?, number(names::CURSOR)?);
+        let version_known = number(names::KNOWN)?.or(cursor).map(Version);
+        let holds = "SELECT 1 FROM rows WHERE last_update IS NOT NULL OR state = 'clean' LIMIT 1";
+        let holds = self.txn.prepare_cached(holds)?.exists([])?;
+        let known =
+            (holds || version_known.is_some()).then_some((epoch, version_known.unwrap_or(Version(0))));
+        Ok(if doubt { Epoch::Earlier } else { decide::past(known, (self.epoch, version)) })
+    }
+
+    /// Takes the server's past for the device's own from here on: what the device knows beyond it is marked row by
+    /// row, to be put back.
+    pub fn adopt(&self, version: Version) -> StoreResult<()> {
+        if self.past(version, false)? == Epoch::Earlier {
+            // They are of the other past.
+            self.forget(names::SEED)?;
+            self.forget(names::ETAG)?;
+            self.forget(names::KNOWN)?;
         }
-        if moved.is_some() && moved != cursor { self.keep_epoch() } else { Ok(()) }
+        match self.epoch {
+            Some(epoch) => remember(&self.txn, names::EPOCH, &epoch.to_string())?,
+            None => self.forget(names::EPOCH)?,
+        }
+        self.know(version)
     }
 
-    /// Whose times the device's rows have. From here on they are the server's own.
-    pub fn epoch(&self) -> StoreResult<Epoch> {
-        let known = recall(&self.txn, names::EPOCH)?.and_then(|text| text.parse().ok());
-        self.keep_epoch()?;
-        Ok(if known == self.epoch { Epoch::Same } else { Epoch::Earlier })
-    }
-
-    fn keep_epoch(&self) -> StoreResult<()> {
-        let Some(epoch) = self.epoch else { return Ok(()) };
-        remember(&self.txn, names::EPOCH, &epoch.to_string())
+    /// Remembers that the owner has reached `version`, in the past that the device knows.
+    pub fn know(&self, version: Version) -> StoreResult<()> {
+        if recall(&self.txn, names::EPOCH)? != self.epoch.map(|epoch| epoch.to_string()) {
+            return Ok(());
+        }
+        let known = recall(&self.txn, names::KNOWN)?.and_then(|text| text.parse().ok());
+        if known.is_none_or(|known: u64| known < version.0) {
+            remember(&self.txn, names::KNOWN, &version.to_string())?;
+        }
+        Ok(())
     }
 
     /// What the rules need to know of every row of a table.
@@ -212,8 +254,9 @@ impl Settling<'_> {
     }
 
     /// Begins the first page of a full feed: nothing has been mentioned yet.
-    pub fn begin_full(&mut self) -> StoreResult<()> {
+    pub fn begin_full(&mut self, version: Version) -> StoreResult<()> {
         self.marks = true;
+        self.past = self.past(version, false)?;
         self.txn.execute("UPDATE rows SET mentioned = 0 WHERE mentioned <> 0", [])?;
         Ok(())
     }

@@ -94,6 +94,7 @@ pub(super) mod names {
     pub const DEVICE_ID: &str = "device_id";
     pub const CURSOR: &str = "cursor";
     pub const EPOCH: &str = "epoch";
+    pub const KNOWN: &str = "known_version";
     pub const NEXT: &str = "next";
     pub const SEED: &str = "digest_seed";
     pub const ETAG: &str = "etag";
@@ -203,6 +204,11 @@ impl Store {
     /// Up to which state of the server the device knows everything.
     pub fn cursor(&self) -> StoreResult<Option<Version>> {
         Ok(self.recall(names::CURSOR)?.and_then(|text| text.parse().ok()).map(Version))
+    }
+
+    /// The latest version of the server's that the device has seen.
+    pub(super) fn known_version(&self) -> StoreResult<Option<Version>> {
+        Ok(self.recall(names::KNOWN)?.and_then(|text| text.parse().ok()).map(Version))
     }
 
     /// The request whose answer has not been applied, if there is one.

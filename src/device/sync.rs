@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::answers::{self, Changes, Digests, Kind, Limits};
 use super::batch::Queue;
 use super::calls::{CallError, Calls, Problem};
-use super::decide::{Heard, Pages, compare};
+use super::decide::{Epoch, Heard, Pages, compare};
 use super::patience::Patience;
 use super::proof::Proof;
 use super::push::Then;
@@ -110,7 +110,8 @@ pub fn sync(
     let calls = Calls::new(remote, patience, Some(token));
     let (limits, report) = (Limits::default(), SyncReport::default());
     let refused = HashMap::new();
-    let mut syncing = Syncing { store, calls, options, limits, report, refused, proof: None, progress };
+    let mut syncing =
+        Syncing { store, calls, options, limits, report, refused, proof: None, doubt: false, progress };
     let done = syncing.run();
     let Syncing { calls, mut report, .. } = syncing;
     report.repeats = calls.repeats;
@@ -127,6 +128,8 @@ pub(super) struct Syncing<'a> {
     /// Rows that the server cannot take as they are, with the edit that it refused.
     pub(super) refused: HashMap<(TableId, RowKey), u64>,
     pub(super) proof: Option<Digests>,
+    /// Whether the digests say that the server's past is not the one that the device knows.
+    pub(super) doubt: bool,
     pub(super) progress: &'a mut dyn FnMut(Progress),
 }
 
@@ -203,15 +206,22 @@ impl Syncing<'_> {
     fn one_roll_call(&mut self, trust_etag: bool) -> Result<(), SyncError> {
         let etag = if trust_etag { self.store.recall(names::ETAG)? } else { None };
         self.store.forget(names::ETAG)?;
-        let told = self.calls.fetch(self.store.schema(), etag.as_deref())?;
+        let mut told = self.calls.fetch(self.store.schema(), etag.as_deref())?;
+        let past =
+            self.store.settling(&mut self.report.tally, self.calls.epoch)?.past(told.version, self.doubt)?;
+        if told.tables.is_none() && past == Epoch::Earlier {
+            told = self.calls.fetch(self.store.schema(), None)?; // the answer was named in another past
+        }
         let listed = told.tables.as_ref().map(|tables| tables.values().map(BTreeMap::len).sum());
         (self.progress)(Progress::Listed(listed.unwrap_or(0)));
 
         let schema = self.store.schema().clone();
         let mut queue = Queue::default();
         let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
-        let epoch = settling.epoch()?;
+        let epoch = settling.past(told.version, self.doubt)?;
+        settling.adopt(told.version)?; // what may have been forgotten is marked in this transaction
         settling.heard(Heard::Compared)?;
+        let mut new = Vec::new();
         let mut edits = Vec::new();
         let mut deletes = Vec::new();
         for id in schema.parents_first() {
@@ -226,12 +236,14 @@ impl Syncing<'_> {
                 }
             };
             settling.plan(table, &plan)?;
-            queue.rows.extend(plan.add.iter().map(|key| (*id, *key)));
+            queue.rows.extend(plan.put_back.iter().map(|key| (*id, *key)));
+            new.extend(plan.add.iter().map(|key| (*id, *key)));
             edits.extend(plan.update.iter().map(|key| (*id, *key)));
             deletes.push((*id, plan.delete));
             queue.gets.extend(plan.get.iter().map(|key| (*id, *key)));
         }
         settling.commit()?;
+        queue.rows.extend(new);
         queue.rows.extend(edits);
         for (id, keys) in deletes.into_iter().rev() {
             queue.rows.extend(keys.into_iter().map(|key| (id, key)));
@@ -296,13 +308,14 @@ impl Syncing<'_> {
     pub(super) fn pages(&mut self, mut page: Changes, mut first: bool) -> Result<(), SyncError> {
         loop {
             let (next, digests) = (page.next.clone().filter(|_| page.more), page.digests.take());
-            self.proof = digests.or(self.proof.take());
             let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
             if first && page.kind == Kind::Full {
-                settling.begin_full()?;
+                settling.begin_full(page.version)?;
             }
             first = false;
             settling.page(page)?;
+            digests.iter().try_for_each(|digests| settling.know(digests.as_of))?;
+            self.proof = digests.or(self.proof.take());
             settling.commit()?;
             (self.progress)(Progress::Received(self.report.tally.received));
             let Some(next) = next else { return Ok(()) };
@@ -312,7 +325,7 @@ impl Syncing<'_> {
 
     /// Sends what waits still: rows whose parents came in a later request, rows that have to go up whole, and
     /// what the user did meanwhile. Ends when a round settles nothing.
-    fn rest(&mut self) -> Result<(), SyncError> {
+    pub(super) fn rest(&mut self) -> Result<(), SyncError> {
         for _ in 0..ROUNDS_MAX {
             let rows = self.sendable()?;
             if rows.is_empty() {

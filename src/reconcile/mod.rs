@@ -51,6 +51,8 @@ pub struct Context {
     pub device: DeviceId,
     /// The version that the device's copy was built on.
     pub base: Option<Version>,
+    /// Whether the device has changed nothing: it sends states that a server gave and may have lost since.
+    pub put_back: bool,
     /// The version that this request's own changes get.
     pub writing: Version,
     /// The server's time.

@@ -89,6 +89,6 @@ pub fn needs_past(policy: Policy, stored: &Stored, incoming: &Incoming, context:
     match seen(stored, incoming, context) {
         Seen::Earlier => true,
         Seen::Own => policy == Policy::Merge,
-        Seen::Latest | Seen::Untold => false,
+        Seen::Latest | Seen::Untold | Seen::Parted => false,
     }
 }

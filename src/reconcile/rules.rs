@@ -38,7 +38,12 @@ pub fn settle(
 
 /// Whether somebody else changed the row since the device saw it.
 pub fn is_conflict(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
-    seen(stored, incoming, context) == Seen::Earlier
+    match seen(stored, incoming, context) {
+        Seen::Earlier => true,
+        // A deletion stands, or is undone by what came after it: no edit loses.
+        Seen::Parted => !stored.is_tombstone() || is_newer(stored, incoming.last_update),
+        Seen::Latest | Seen::Own | Seen::Untold => false,
+    }
 }
 
 /// What a device had seen of a row when it changed it.
@@ -53,16 +58,24 @@ pub(super) enum Seen {
     Earlier,
     /// The device does not say.
     Untold,
+    /// The device has changed nothing. It gives back a state that a server gave, and somebody has written another
+    /// one since the server forgot it: who loses is to be noted.
+    Parted,
 }
 
 impl Seen {
     /// What to note of a conflict that ended so, if it was one.
     fn conflict(self, resolution: Resolution) -> Option<Resolution> {
-        (self == Self::Earlier).then_some(resolution)
+        matches!(self, Self::Earlier | Self::Parted).then_some(resolution)
     }
 }
 
 pub(super) fn seen(row: &Stored, incoming: &Incoming, context: &Context) -> Seen {
+    if context.put_back {
+        // What stands there as it stood in the backup is what the device's state came after, or was before.
+        let stood_there = row.version.epoch() < context.writing.epoch();
+        return if stood_there || row.changed_by == context.device { Seen::Untold } else { Seen::Parted };
+    }
     let knows = match (incoming.base, context.base) {
         _ if row.version == context.writing => true, // this very request wrote it
         (None, None) => return Seen::Untold,
@@ -81,7 +94,9 @@ fn beats(policy: Policy, row: &Stored, seen: Seen, at: Option<Timestamp>) -> boo
     match (seen, policy) {
         (Seen::Latest | Seen::Own, _) | (Seen::Earlier, Policy::Client) => true,
         (Seen::Earlier, Policy::Server | Policy::Manual) => false,
-        (Seen::Untold, _) | (Seen::Earlier, Policy::Newest | Policy::Merge) => is_newer(row, at),
+        (Seen::Untold | Seen::Parted, _) | (Seen::Earlier, Policy::Newest | Policy::Merge) => {
+            is_newer(row, at)
+        }
     }
 }
 
@@ -156,13 +171,17 @@ fn settle_against_tombstone(
         (Seen::Earlier, Policy::Server | Policy::Manual) => false,
         // That the deletion was its own proves nothing: this may be a request from before it, sent once more.
         _ if broken::is("deletion_forgiven") => true,
-        (Seen::Untold | Seen::Own, _) | (Seen::Earlier, Policy::Newest | Policy::Merge) => later,
+        (Seen::Untold | Seen::Own | Seen::Parted, _) | (Seen::Earlier, Policy::Newest | Policy::Merge) => {
+            later
+        }
     };
     // Half a row cannot come back: the other half is gone.
     if revives && missing_column(table, incoming).is_none() {
         make(table, operation, incoming, Some(tombstone), seen.conflict(Resolution::Overwritten), context)
     } else {
-        Settled::Left { verdict: Verdict::Gone, echo: false, conflict: seen.conflict(Resolution::Kept) }
+        // A state that is merely put back was no edit: nobody loses by it.
+        let conflict = (seen == Seen::Earlier).then_some(Resolution::Kept);
+        Settled::Left { verdict: Verdict::Gone, echo: false, conflict }
     }
 }
 
@@ -190,7 +209,7 @@ fn settle_edit(
     let forgotten = merges && seen == Seen::Own && past.is_forgotten(row, incoming, context);
     let beneath = past.beneath(row, incoming, context);
     let theirs = match seen {
-        Seen::Latest | Seen::Untold => None,
+        Seen::Latest | Seen::Untold | Seen::Parted => None,
         Seen::Own if past.others == Others::Nothing => None,
         Seen::Own | Seen::Earlier => {
             Some(beneath.map_or((values, row.last_update), |state| (&state.values, state.last_update)))

@@ -28,6 +28,8 @@ pub struct Batch {
     pub pull: bool,
     /// Whether the device goes on under the lock.
     pub keep_lock: bool,
+    /// Whether the rows under `add` and `update` are states that a server gave and may have lost since.
+    pub put_back: bool,
     /// How many rows the device means to delete, where that is most of a table.
     pub confirm_deletes: Option<u64>,
 }

@@ -186,6 +186,7 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
     let context = Context {
         device: terms.device,
         base: batch.base,
+        put_back: batch.put_back,
         writing: state.version.next(),
         now: terms.now,
         precision: schema.precision,

@@ -188,7 +188,13 @@ impl<'a> Settler<'a> {
     }
 
     /// The row with its time in the server's clock; what it was built on is the server's own time already.
+    ///
+    /// So is the time of a row that is put back. Without a time it counts as older than any state.
     fn corrected(&self, incoming: &Incoming) -> Incoming {
+        if self.context.put_back {
+            let held = incoming.last_update.unwrap_or(Timestamp::from_ms(0));
+            return Incoming { last_update: Some(held), base: None, ..incoming.clone() };
+        }
         let skew = self.clock.skew;
         let last_update = incoming.last_update.map(|at| skew.map_or(at, |skew| skew.correct(at)));
         Incoming {

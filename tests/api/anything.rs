@@ -82,6 +82,7 @@ fn any_batch() -> impl Strategy<Value = Value> {
         3 => (0..300_u64).prop_map(|base| ("base", json!(base))),
         3 => any::<bool>().prop_map(|on| ("atomic", json!(on))),
         3 => Just(("sent_at", json!("2025-06-15 16:06:40"))),
+        3 => any::<bool>().prop_map(|on| ("put_back", json!(on))),
         1 => any_json().prop_map(|value| ("confirm_deletes", value)),
         1 => any_json().prop_map(|value| ("update", value)),
     ];

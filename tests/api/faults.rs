@@ -35,6 +35,8 @@ async fn a_body_at_fault_is_refused_where_the_fault_is() {
         (r#"{GOOD,"atomic":"yes"}"#, "wrong_type", "/atomic"),
         (r#"{GOOD,"atomic":1}"#, "wrong_type", "/atomic"),
         (r#"{GOOD,"keep_lock":null}"#, "wrong_type", "/keep_lock"),
+        (r#"{GOOD,"put_back":1}"#, "wrong_type", "/put_back"),
+        (r#"{"put_back":true,"delete":{"lists":[]}}"#, "unknown_member", "/delete"),
         (r#"{GOOD,"confirm_deletes":-1}"#, "wrong_type", "/confirm_deletes"),
         (r#"{GOOD,"confirm_deletes":"all"}"#, "wrong_type", "/confirm_deletes"),
         // Sets and tables.

@@ -4,4 +4,5 @@
 mod cursor;
 mod manifest;
 mod real;
+mod restore;
 mod support;

@@ -10,7 +10,7 @@ use rollcall::config::Settings;
 use rollcall::http::{App, routes, serve};
 use rollcall::schema::Schema;
 use rollcall::storage::Storage;
-use rollcall::storage::sqlite::{Connections, Sqlite, backup, restore};
+use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -59,11 +59,11 @@ impl Server {
         server
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.dir.path().join("server.db")
     }
 
-    fn run(&mut self) {
+    pub fn run(&mut self) {
         let settings = self.settings.clone();
         let clock = Clock::system();
         let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
@@ -104,7 +104,11 @@ impl Server {
     /// Puts a copy in the database's place, and goes on at another address.
     pub fn restore(&mut self, from: &Path) {
         self.stop();
-        restore(from, &self.path(), true, Clock::system().now(), &mut |_| true).unwrap();
+        // A pool that was dropped may be opening its last connection still.
+        let until = std::time::Instant::now() + Duration::from_secs(30);
+        while let Err(error) = restore(from, &self.path(), true, Clock::system().now(), &mut |_| true) {
+            assert!(matches!(error, CopyError::InUse(_)) && std::time::Instant::now() < until, "{error}");
+        }
         self.run();
     }
 

@@ -122,6 +122,7 @@ fn written(batch: &Batch) -> Json {
         ("dry_run", batch.dry_run),
         ("pull", batch.pull),
         ("keep_lock", batch.keep_lock),
+        ("put_back", batch.put_back),
     ] {
         body.insert(name.into(), json!(flag));
     }
@@ -267,6 +268,7 @@ pub fn begin_with(reader: &str) -> Vec<Vec<u8>> {
                 "lists": [] }, "get": { "lists": [key(1)] } }),
             json!({ "base": 3, "sent_at": "2024-05-01T12:00:00Z", "atomic": true, "dry_run": false,
                 "keep_lock": true, "pull": true, "confirm_deletes": 3 }),
+            json!({ "put_back": true, "add": { "lists": [{ "lid": key(3), "title": "t" }] } }),
             json!({ "add": { "things": [{ "id": key(4), "whole": "9007199254740993", "bytes": "" }] }, "get": {} }),
         ]),
         "login" => texts(&[json!({ "email": "a@example.org", "password": "x", "device": "Anna's phone",

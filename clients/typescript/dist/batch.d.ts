@@ -17,7 +17,7 @@ export interface Terms {
     readonly confirmDeletes: number | undefined;
 }
 export type Limits = Meta["limits"];
-/** New and changed rows parents first, then deletions children first: no request refers to a row of a later one. */
+/** What is put back, then new and changed rows, each parents first, then deletions children first: no request refers to a row of a later one. */
 export declare function inOrder(rows: readonly StoredRow[], tables: ReadonlyMap<string, Declared>): Place[];
 /**
  * Takes the next request from the queue and writes it down as outstanding, in the transaction that read the

@@ -1,4 +1,4 @@
-import { goesWhole } from "./decide.js";
+import { goesWhole, isPutBack } from "./decide.js";
 import { localOf } from "./held.js";
 import { newKey } from "./key.js";
 import { spellTime } from "./time.js";
@@ -7,8 +7,10 @@ const KEY_BYTES = 40;
 const bytes = new TextEncoder();
 export function inOrder(rows, tables) {
     const order = [...tables.keys()];
-    const rank = ({ table, state }) => {
+    const rank = ({ table, state, editedAt }) => {
         const place = order.indexOf(table);
+        if (isPutBack({ state, editedAt }))
+            return place - order.length;
         return state === "added" ? place : state === "deleted" ? 3 * order.length - place : order.length + place;
     };
     return rows
@@ -17,7 +19,7 @@ export function inOrder(rows, tables) {
         .map(({ table, key }) => ({ table, key }));
 }
 function itemOf(table, row) {
-    const { state, base, at, editedAt } = row;
+    const { state, base, editedAt } = row;
     const operation = state === "added" ? "add" : state === "deleted" ? "delete" : "update";
     const item = { [table.key]: row.key };
     if (operation !== "delete") {
@@ -25,11 +27,11 @@ function itemOf(table, row) {
         for (const [column, value] of Object.entries(row.row)) {
             if (table.columns && !table.columns.includes(column))
                 continue;
-            if ((whole && (state !== "added" || value !== null)) || column in row.changed)
+            if ((whole && (state !== "added" || isPutBack(row) || value !== null)) || column in row.changed)
                 item[column] = value;
         }
     }
-    const [edited, began] = state === "clean" ? [at, at] : [editedAt, base];
+    const [edited, began] = isPutBack(row) ? [base, null] : [editedAt, base];
     if (edited !== null)
         item["last_update"] = spellTime(edited);
     if (began !== null)
@@ -45,10 +47,13 @@ export async function nextRequest(held, queue, limits, terms) {
     const sent = [];
     let left = limits.bytes * BODY_SHARE;
     let taken = 0;
+    let putBack;
     const rows = await Promise.all(queue.rows.slice(0, Math.max(limits.rows, 1)).map(({ table, key }) => held.get(table, key)));
     for (const row of rows) {
         const table = row && held.tables.get(row.table);
         if (row && table) {
+            if ((putBack ?? (putBack = isPutBack(row))) !== isPutBack(row))
+                break;
             const [operation, item] = itemOf(table, row);
             const size = bytes.encode(JSON.stringify(item)).length + 1;
             if (size > left && sent.length > 0)
@@ -71,6 +76,8 @@ export async function nextRequest(held, queue, limits, terms) {
         body["keep_lock"] = true;
     else if (terms.pull)
         body["pull"] = true;
+    if (putBack)
+        body["put_back"] = true;
     if (terms.confirmDeletes !== undefined)
         body["confirm_deletes"] = terms.confirmDeletes;
     const sending = { key: newKey(), body, stamps: [], sent };

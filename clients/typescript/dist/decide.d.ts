@@ -27,6 +27,17 @@ export interface Outcome {
     readonly contents: Contents;
 }
 export type Operation = "add" | "update" | "delete";
+/** A clean row whose contents have to be asked for. `held` is the state that the device knows. */
+export declare const unsure: (held: number | null) => Local;
+/**
+ * A clean row that the server gave in the state `held` and may have lost since: it waits to be put back. The server
+ * holds the older state `at`, or no row.
+ */
+export declare const putBackOf: (held: number | null, at: number | null) => Local;
+/** Whether it waits only because the server may have lost it, and not since its user changed it. */
+export declare const isPutBack: ({ state, editedAt }: Pick<Local, "state" | "editedAt">) => boolean;
+/** The state whose contents the device has, of a row that its user has not changed. */
+export declare const heldOf: (local: Local) => number | null;
 /** A row just as the server told it. */
 export declare const clean: (at: number | null) => Local;
 /**
@@ -39,6 +50,8 @@ export interface Plan {
     add: string[];
     update: string[];
     delete: string[];
+    /** Send these as states that the server gave and may have lost: with `put_back`, before anything else. */
+    put_back: string[];
     get: string[];
     /** Delete these here, at once. */
     drop: string[];
@@ -46,18 +59,29 @@ export interface Plan {
     note: [string, Local][];
 }
 /**
- * Whose times the device knows: the server's own, or those of the time before a restore, or of who knows when. A
- * time names a state of a row. A server that was put back to a backup has forgotten states, and may since have taken
- * one that another device made in the very moment of a forgotten one: then one time names two states.
+ * Whether the server's past is the one that the device knows. A server that was put back to a backup, or begun anew,
+ * has forgotten states: what it does not hold is not deleted therefore. It may also have taken a state since that
+ * another device made in the very moment of a forgotten one: then one time names two states.
  */
 export type Epoch = "same" | "earlier";
+/** An owner of the server's, as far as a device knows. */
+export interface Known {
+    readonly epoch: number | null;
+    readonly version: number;
+}
+/**
+ * Compares what a device remembers of its last complete look at the server with what the server says now. `known` is
+ * null if the device holds nothing of any server.
+ */
+export declare const past: (known: Known | null, now: Known) => Epoch;
 /** Compares the roll call of a table with the local rows. `complete`: the last page has come. */
 export declare function compare(theirs: ReadonlyMap<string, number>, mine: ReadonlyMap<string, Local>, epoch: Epoch, complete: boolean): Plan;
 /**
- * What becomes of a row that a complete list of the server's rows does not have. A row that was synced once and
- * edited since was deleted there against edited here: a conflict, and not ours to decide.
+ * What becomes of a row that a complete list of the server's rows does not have. A clean row was deleted there if the
+ * server's past is the one that the device knows; else it may have been forgotten, and is put back. A row that was
+ * synced once and edited since was deleted there against edited here: a conflict, and not ours to decide.
  */
-export declare function absent(local: Local): Outcome;
+export declare function absent(local: Local, epoch: Epoch): Outcome;
 /** What becomes of a row of which the server tells a state; `told` null: it was deleted. Edits always stay. */
 export declare function apply(local: Local | null, told: number | null, epoch: Epoch): Outcome;
 /** What the device had sent of a row. */

@@ -1,15 +1,24 @@
 export const NO_STATE = 0;
 const DROP = { local: null, contents: "mine" };
 const of = (local, contents = "mine") => ({ local, contents });
+export const unsure = (held) => ({ state: "clean", at: null, base: held, editedAt: null });
+export const putBackOf = (held, at) => ({
+    ...{ state: at === null ? "added" : "edited", at, base: held, editedAt: null },
+});
+export const isPutBack = ({ state, editedAt }) => (state === "added" || state === "edited") && editedAt === null;
+export const heldOf = (local) => (isPutBack(local) ? local.base : (local.at ?? local.base));
 export const clean = (at) => ({ state: "clean", at, base: null, editedAt: null });
-export const goesWhole = (local) => local.state !== "edited" || local.at === null;
+export const goesWhole = (local) => local.state !== "edited" || local.at === null || isPutBack(local);
+export const past = (known, now) => known && (known.epoch !== now.epoch || now.version < known.version) ? "earlier" : "same";
 export function compare(theirs, mine, epoch, complete) {
-    const plan = { add: [], update: [], delete: [], get: [], drop: [], note: [] };
+    const plan = { add: [], update: [], delete: [], put_back: [], get: [], drop: [], note: [] };
     const send = (key, known, { local }) => {
         if (!local)
             return plan.drop.push(key);
         if (!same(local, known))
             plan.note.push([key, local]);
+        if (isPutBack(local))
+            return plan.put_back.push(key);
         if (local.state === "added")
             return plan.add.push(key);
         return local.state === "deleted" ? plan.delete.push(key) : plan.update.push(key);
@@ -19,31 +28,42 @@ export function compare(theirs, mine, epoch, complete) {
         const local = mine.get(key);
         if (!local)
             plan.get.push(key);
-        else if (local.state !== "clean")
+        else if (isUsers(local))
             send(key, local, apply(local, at, epoch));
-        else if (local.at !== null && local.at > at)
-            plan.update.push(key);
-        else if (local.at !== at)
-            plan.get.push(key);
-        else if (epoch === "earlier") {
-            plan.note.push([key, clean(null)]);
-            plan.get.push(key);
+        else {
+            const held = heldOf(local);
+            if (held !== null && held > at)
+                send(key, local, of(putBackOf(held, at)));
+            else if (epoch === "earlier" || !same(local, clean(at))) {
+                if (held === at && epoch === "earlier")
+                    plan.note.push([key, unsure(held)]);
+                plan.get.push(key);
+            }
         }
     }
     if (complete) {
         for (const key of [...mine.keys()].sort())
             if (!theirs.has(key))
-                send(key, mine.get(key), absent(mine.get(key)));
+                send(key, mine.get(key), absent(mine.get(key), epoch));
     }
+    plan.put_back.sort();
     return plan;
 }
 const same = (a, b) => a.state === b.state && a.at === b.at && a.base === b.base && a.editedAt === b.editedAt;
-export function absent(local) {
+const isUsers = (local) => local.state !== "clean" && !isPutBack(local);
+export function absent(local, epoch) {
+    if (isPutBack(local) || (local.state === "clean" && epoch === "earlier"))
+        return of(putBackOf(heldOf(local), null));
     return local.state === "clean" || local.state === "deleted" ? DROP : of({ ...local, at: null });
 }
 export function apply(local, told, epoch) {
-    if (!local || local.state === "clean")
-        return told === null ? DROP : of(clean(told), "theirs");
+    if (!local || !isUsers(local)) {
+        if (told === null)
+            return DROP;
+        const held = local && heldOf(local);
+        const mayBeLost = local !== null && (epoch === "earlier" || isPutBack(local));
+        return mayBeLost && held !== null && held > told ? of(putBackOf(held, told)) : of(clean(told), "theirs");
+    }
     if (local.state === "deleted" && told === null)
         return DROP;
     if (local.state === "added")
@@ -59,8 +79,6 @@ export function obey(local, sent, told) {
     const settled = (base) => sent.editedSince
         ? of({ ...local, state: deleted ? "deleted" : "edited", at, base }, row ? "mine_over_theirs" : "mine")
         : of(clean(at), row ? "theirs" : "mine");
-    if (verdict === "rejected" && local.state === "clean" && row)
-        return of(clean(at), "theirs");
     if (verdict === "rejected")
         return of({ ...local, at: row ? at : null });
     if (verdict === "kept" && row)
@@ -73,7 +91,7 @@ export function obey(local, sent, told) {
     switch (verdict) {
         case "same":
             if (sent.operation === "add" && !row && !sent.complete && !sent.editedSince)
-                return of(clean(null));
+                return of(unsure(at));
             return settled(at);
         case "added":
         case "updated":
@@ -84,7 +102,7 @@ export function obey(local, sent, told) {
                 return DROP;
             return of({ ...local, state: "edited", at: null, base: local.base ?? NO_STATE });
         case "absent":
-            return deleted ? DROP : of({ ...local, state: "added", at: null, base: null });
+            return deleted ? DROP : of({ ...local, state: "added", at: null, base: isPutBack(local) ? local.base : null });
         default:
             return of(local);
     }

@@ -1,3 +1,4 @@
+import { heldOf, isPutBack } from "./decide.js";
 import { RollcallError } from "./error.js";
 import { newRow } from "./held.js";
 import { readKey } from "./key.js";
@@ -89,7 +90,8 @@ export async function put(held, table, key, columns, now, base) {
     if (was && row.state !== "deleted" && Object.keys(news).length === 0)
         return row;
     const edit = await held.nextEdit();
-    const next = { ...row, edit, row: { ...row.row }, changed: { ...row.changed }, editedAt: now };
+    const at = isPutBack(row) ? null : row.at;
+    const next = { ...row, at, edit, row: { ...row.row }, changed: { ...row.changed }, editedAt: now };
     if (!was) {
         for (const [column, declared] of Object.entries(table.spec.columns ?? {})) {
             const value = defaultOf(declared, now, precision);
@@ -102,7 +104,7 @@ export async function put(held, table, key, columns, now, base) {
         next.changed[column] = edit;
     }
     if (row.state === "clean" && was) {
-        Object.assign(next, { state: "edited", base: row.at, baseRow: row.row });
+        Object.assign(next, { state: "edited", base: heldOf(row), baseRow: row.row });
     }
     else if (row.state === "clean" || row.state === "deleted") {
         next.state = row.at !== null || row.base !== null ? "edited" : "added";
@@ -118,17 +120,17 @@ export async function remove(held, table, key, now) {
     const row = await held.get(table.name, key);
     if (!row || row.state === "deleted")
         return;
-    if (row.state === "added" && row.at === null && !(await isInFlight(held, table, key)))
+    if (row.state === "added" && row.at === null && row.base === null && !(await isInFlight(held, table, key)))
         return held.replace(row, null);
     const next = { ...row, state: "deleted", editedAt: now, edit: await held.nextEdit() };
     if (row.state === "clean")
-        Object.assign(next, { base: row.at, baseRow: row.row });
+        Object.assign(next, { base: heldOf(row), baseRow: row.row });
     delete next.rejected;
     return held.replace(row, next);
 }
 export async function revert(held, table, key) {
     const row = await held.get(table.name, key);
-    if (!row || row.state === "clean")
+    if (!row || row.state === "clean" || isPutBack(row))
         return;
     if (await isInFlight(held, table, key))
         throw new RollcallError("in_flight", `${table.name} ${key} is being sent`);

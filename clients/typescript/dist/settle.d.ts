@@ -29,6 +29,8 @@ export declare class Settling {
     readonly conflicts: Conflict[];
     /** Rows that only would be rejected again. */
     readonly rejected: (Rejection & SentRow)[];
+    /** Whether the server's past is the one that the device knows, as far as this answer says. */
+    private past;
     constructor(held: Held, tally: Tally, now: number, 
     /** The epoch that the server is in. */
     epoch: number | null, 
@@ -49,7 +51,11 @@ export declare class Settling {
     plan(table: Declared, plan: Plan): Promise<void>;
     /** Moves the cursor, or does not. Where it moves, the whole copy is of the server's epoch. */
     heard(heard: Heard): Promise<void>;
-    /** Whose times the device's rows have. From here on they are the server's own. */
-    epochOfRows(): Promise<Epoch>;
-    private keepEpoch;
+    /** Whether the server, now at `version`, has the past that the device knows. */
+    private pastAt;
+    /**
+     * Takes the server's past for the device's own from here on: what the device knows beyond it is marked row by row,
+     * in the same transaction. Gives what it was to the device before.
+     */
+    adopt(version: number): Promise<Epoch>;
 }

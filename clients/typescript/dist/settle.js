@@ -1,4 +1,4 @@
-import { absent, apply, cursorAfter, obey } from "./decide.js";
+import { absent, apply, cursorAfter, isPutBack, obey, past } from "./decide.js";
 import { columnsSent } from "./batch.js";
 import { localOf, newRow, shown } from "./held.js";
 import { newKey, readKey } from "./key.js";
@@ -40,6 +40,7 @@ export class Settling {
         this.feed = feed;
         this.conflicts = [];
         this.rejected = [];
+        this.past = "same";
     }
     put(was, row) {
         if (!was && !row)
@@ -54,6 +55,8 @@ export class Settling {
         }
     }
     async report(sending, answer) {
+        if (answer.changes?.type === "full")
+            this.past = await this.pastAt(answer.changes.version);
         const sent = new Map(sending.sent.map((row) => [`${row.operation} ${row.table} ${row.key}`, row]));
         for (const operation of ["add", "update", "delete"]) {
             await this.each(answer[operation], async (table, item) => {
@@ -89,7 +92,7 @@ export class Settling {
             this.tally.pushed++;
         if (outcome.local && outcome.local.state === "clean" && outcome.local.at === null)
             await this.held.remember("etag", undefined);
-        if ((lost || (item.verdict === "merged" && item.conflict)) && row.state !== "clean") {
+        if ((lost || (item.verdict === "merged" && item.conflict)) && row.state !== "clean" && !isPutBack(row)) {
             this.conflicts.push({
                 ...{ id: newKey(this.now), serverId: item.conflict ?? null, table: table.name, key: sent.key },
                 ...{ verdict: item.verdict, lastUpdate: at, at: this.now },
@@ -111,7 +114,7 @@ export class Settling {
             return;
         const { key, at, columns } = found;
         const row = await this.held.get(table.name, key);
-        const outcome = apply(row ? localOf(row) : null, at, this.feed === null ? "same" : "earlier");
+        const outcome = apply(row ? localOf(row) : null, at, this.past);
         if (outcome.contents === "theirs" && row?.at !== at)
             this.tally.pulled++;
         await this.put(row, after(row ?? newRow(table.name, key), outcome, columns, 0, null));
@@ -127,6 +130,11 @@ export class Settling {
         return this.put(row, after(row, outcome, null, 0, null));
     }
     async page(page) {
+        if (page.type === "full") {
+            this.past = await this.pastAt(page.version);
+            if (this.past === "same")
+                await this.adopt(page.version);
+        }
         for (const lists of [page.add, page.update])
             await this.each(lists, (table, row) => this.entry(table, row));
         await this.each(page.delete, (table, key) => this.gone(table, key));
@@ -135,8 +143,9 @@ export class Settling {
             for (const name of this.held.tables.keys()) {
                 for (const row of await this.held.all(name))
                     if (row.seen !== this.feed)
-                        await this.decided(row, absent(localOf(row)));
+                        await this.decided(row, absent(localOf(row), this.past));
             }
+            await this.adopt(page.version);
         }
         const number = page.type === "full" ? this.feed : null;
         await this.held.remember("feed", page.more && page.next !== undefined ? { number, next: page.next } : undefined);
@@ -160,16 +169,17 @@ export class Settling {
         await this.held.remember("cursor", moved ?? undefined);
         if (heard === "expired" || heard === "compared")
             await this.held.remember("feed", undefined);
-        if (moved !== null && moved !== cursor)
-            await this.keepEpoch();
     }
-    async epochOfRows() {
-        const known = (await this.held.recall("epoch")) ?? null;
-        await this.keepEpoch();
-        return known === this.epoch ? "same" : "earlier";
+    async pastAt(version) {
+        const [epoch, known] = await Promise.all([this.held.recall("epoch"), this.held.recall("known")]);
+        return past(epoch === undefined ? null : { epoch, version: known ?? 0 }, { epoch: this.epoch, version });
     }
-    async keepEpoch() {
+    async adopt(version) {
+        const before = await this.pastAt(version);
+        const known = before === "same" ? ((await this.held.recall("known")) ?? 0) : 0;
         if (this.epoch !== null)
             await this.held.remember("epoch", this.epoch);
+        await this.held.remember("known", Math.max(known, version));
+        return before;
     }
 }

@@ -123,9 +123,9 @@ export class Syncing {
             listed += rows.size;
         this.progress({ phase: "listed", rows: listed });
         const queue = { rows: [], gets: [] };
-        const [edits, deletes] = [[], []];
+        const [added, edits, deletes] = [[], [], []];
         await this.settle(async (settling, held) => {
-            const epoch = await settling.epochOfRows();
+            const epoch = await settling.adopt(told.version);
             await settling.heard("compared");
             for (const table of declared) {
                 const mine = new Map((await held.all(table.name)).map((row) => [row.key, localOf(row)]));
@@ -133,12 +133,13 @@ export class Syncing {
                 const plan = compare(theirs, mine, epoch, true);
                 await settling.plan(table, plan);
                 const places = (keys) => keys.map((key) => ({ table: table.name, key }));
-                queue.rows.push(...places(plan.add));
+                queue.rows.push(...places(plan.put_back));
+                added.push(...places(plan.add));
                 edits.push(...places(plan.update));
                 deletes.unshift(...places(plan.delete));
                 queue.gets.push(...places(plan.get));
             }
-            queue.rows.push(...edits, ...deletes);
+            queue.rows.push(...added, ...edits, ...deletes);
             queue.rows = await this.sendable(held, queue.rows);
         });
         const version = await this.push(queue, told.version, told.fence, "manifest");

@@ -1,5 +1,5 @@
 /** What goes up: the rows that wait, cut into requests that the server takes. */
-import { goesWhole, type Operation } from "./decide.js";
+import { goesWhole, isPutBack, type Operation } from "./decide.js";
 import { localOf, type Declared, type Held, type Meta, type Outstanding, type SentRow } from "./held.js";
 import { newKey } from "./key.js";
 import { spellTime } from "./time.js";
@@ -33,11 +33,12 @@ const KEY_BYTES = 40;
 
 const bytes = new TextEncoder();
 
-/** New and changed rows parents first, then deletions children first: no request refers to a row of a later one. */
+/** What is put back, then new and changed rows, each parents first, then deletions children first: no request refers to a row of a later one. */
 export function inOrder(rows: readonly StoredRow[], tables: ReadonlyMap<string, Declared>): Place[] {
   const order = [...tables.keys()];
-  const rank = ({ table, state }: StoredRow) => {
+  const rank = ({ table, state, editedAt }: StoredRow) => {
     const place = order.indexOf(table);
+    if (isPutBack({ state, editedAt })) return place - order.length;
     return state === "added" ? place : state === "deleted" ? 3 * order.length - place : order.length + place;
   };
   return rows
@@ -48,7 +49,7 @@ export function inOrder(rows: readonly StoredRow[], tables: ReadonlyMap<string, 
 
 /** A row as it goes up. */
 function itemOf(table: Declared, row: StoredRow): [Operation, Row] {
-  const { state, base, at, editedAt } = row;
+  const { state, base, editedAt } = row;
   const operation = state === "added" ? "add" : state === "deleted" ? "delete" : "update";
   const item: Row = { [table.key]: row.key };
   if (operation !== "delete") {
@@ -57,11 +58,11 @@ function itemOf(table: Declared, row: StoredRow): [Operation, Row] {
       // Columns that the schema has no longer would cost the request.
       if (table.columns && !table.columns.includes(column)) continue;
       // What is empty in a new row, and never was anything else, need not be said.
-      if ((whole && (state !== "added" || value !== null)) || column in row.changed) item[column] = value;
+      if ((whole && (state !== "added" || isPutBack(row) || value !== null)) || column in row.changed) item[column] = value;
     }
   }
-  // A clean row goes up only where the server forgot it: as the state that it was.
-  const [edited, began] = state === "clean" ? [at, at] : [editedAt, base];
+  // What is put back goes up as the state that it is.
+  const [edited, began] = isPutBack(row) ? [base, null] : [editedAt, base];
   if (edited !== null) item["last_update"] = spellTime(edited);
   if (began !== null) item["_base"] = spellTime(began);
   return [operation, item];
@@ -80,10 +81,13 @@ export async function nextRequest(held: Held, queue: Queue, limits: Limits, term
   const sent: SentRow[] = [];
   let left = limits.bytes * BODY_SHARE;
   let taken = 0;
+  let putBack: boolean | undefined;
   const rows = await Promise.all(queue.rows.slice(0, Math.max(limits.rows, 1)).map(({ table, key }) => held.get(table, key)));
   for (const row of rows) {
     const table = row && held.tables.get(row.table);
     if (row && table) {
+      // What is put back is judged by other rules, so it goes up in requests of its own.
+      if ((putBack ??= isPutBack(row)) !== isPutBack(row)) break;
       const [operation, item] = itemOf(table, row);
       const size = bytes.encode(JSON.stringify(item)).length + 1;
       if (size > left && sent.length > 0) break;
@@ -102,6 +106,7 @@ export async function nextRequest(held: Held, queue: Queue, limits: Limits, term
   if (terms.base !== null) body["base"] = terms.base;
   if (queue.rows.length || queue.gets.length) body["keep_lock"] = true;
   else if (terms.pull) body["pull"] = true;
+  if (putBack) body["put_back"] = true;
   if (terms.confirmDeletes !== undefined) body["confirm_deletes"] = terms.confirmDeletes;
   const sending: Outstanding = { key: newKey(), body, stamps: [], sent };
   await held.remember("outstanding", sending);

@@ -36,6 +36,24 @@ export type Operation = "add" | "update" | "delete";
 const DROP: Outcome = { local: null, contents: "mine" };
 const of = (local: Local, contents: Contents = "mine"): Outcome => ({ local, contents });
 
+/** A clean row whose contents have to be asked for. `held` is the state that the device knows. */
+export const unsure = (held: number | null): Local => ({ state: "clean", at: null, base: held, editedAt: null });
+
+/**
+ * A clean row that the server gave in the state `held` and may have lost since: it waits to be put back. The server
+ * holds the older state `at`, or no row.
+ */
+export const putBackOf = (held: number | null, at: number | null): Local => ({
+  ...{ state: at === null ? "added" : "edited", at, base: held, editedAt: null },
+});
+
+/** Whether it waits only because the server may have lost it, and not since its user changed it. */
+export const isPutBack = ({ state, editedAt }: Pick<Local, "state" | "editedAt">): boolean =>
+  (state === "added" || state === "edited") && editedAt === null;
+
+/** The state whose contents the device has, of a row that its user has not changed. */
+export const heldOf = (local: Local): number | null => (isPutBack(local) ? local.base : (local.at ?? local.base));
+
 /** A row just as the server told it. */
 export const clean = (at: number | null): Local => ({ state: "clean", at, base: null, editedAt: null });
 
@@ -43,13 +61,15 @@ export const clean = (at: number | null): Local => ({ state: "clean", at, base: 
  * Whether all columns go up, or only the changed ones. Half a row can neither be made nor be brought back, so a
  * row that the server does not hold goes up whole.
  */
-export const goesWhole = (local: Local): boolean => local.state !== "edited" || local.at === null;
+export const goesWhole = (local: Local): boolean => local.state !== "edited" || local.at === null || isPutBack(local);
 
 /** What to do about one table after the roll call, by key ascending. */
 export interface Plan {
   add: string[];
   update: string[];
   delete: string[];
+  /** Send these as states that the server gave and may have lost: with `put_back`, before anything else. */
+  put_back: string[];
   get: string[];
   /** Delete these here, at once. */
   drop: string[];
@@ -58,11 +78,24 @@ export interface Plan {
 }
 
 /**
- * Whose times the device knows: the server's own, or those of the time before a restore, or of who knows when. A
- * time names a state of a row. A server that was put back to a backup has forgotten states, and may since have taken
- * one that another device made in the very moment of a forgotten one: then one time names two states.
+ * Whether the server's past is the one that the device knows. A server that was put back to a backup, or begun anew,
+ * has forgotten states: what it does not hold is not deleted therefore. It may also have taken a state since that
+ * another device made in the very moment of a forgotten one: then one time names two states.
  */
 export type Epoch = "same" | "earlier";
+
+/** An owner of the server's, as far as a device knows. */
+export interface Known {
+  readonly epoch: number | null;
+  readonly version: number;
+}
+
+/**
+ * Compares what a device remembers of its last complete look at the server with what the server says now. `known` is
+ * null if the device holds nothing of any server.
+ */
+export const past = (known: Known | null, now: Known): Epoch =>
+  known && (known.epoch !== now.epoch || now.version < known.version) ? "earlier" : "same";
 
 /** Compares the roll call of a table with the local rows. `complete`: the last page has come. */
 export function compare(
@@ -71,10 +104,11 @@ export function compare(
   epoch: Epoch,
   complete: boolean,
 ): Plan {
-  const plan: Plan = { add: [], update: [], delete: [], get: [], drop: [], note: [] };
+  const plan: Plan = { add: [], update: [], delete: [], put_back: [], get: [], drop: [], note: [] };
   const send = (key: string, known: Local, { local }: Outcome) => {
     if (!local) return plan.drop.push(key);
     if (!same(local, known)) plan.note.push([key, local]);
+    if (isPutBack(local)) return plan.put_back.push(key);
     if (local.state === "added") return plan.add.push(key);
     return local.state === "deleted" ? plan.delete.push(key) : plan.update.push(key);
   };
@@ -82,35 +116,48 @@ export function compare(
     const at = theirs.get(key)!;
     const local = mine.get(key);
     if (!local) plan.get.push(key);
-    else if (local.state !== "clean") send(key, local, apply(local, at, epoch));
-    // A clean row is only newer than the server's if the server forgot it, in a restore.
-    else if (local.at !== null && local.at > at) plan.update.push(key);
-    else if (local.at !== at) plan.get.push(key);
-    else if (epoch === "earlier") {
-      plan.note.push([key, clean(null)]); // to be asked for until it has come
-      plan.get.push(key);
+    else if (isUsers(local)) send(key, local, apply(local, at, epoch));
+    else {
+      const held = heldOf(local);
+      // A row that nobody changed here is only newer than the server's if the server forgot it.
+      if (held !== null && held > at) send(key, local, of(putBackOf(held, at)));
+      else if (epoch === "earlier" || !same(local, clean(at))) {
+        if (held === at && epoch === "earlier") plan.note.push([key, unsure(held)]); // to be asked for until it has come
+        plan.get.push(key);
+      }
     }
   }
   if (complete) {
-    for (const key of [...mine.keys()].sort()) if (!theirs.has(key)) send(key, mine.get(key)!, absent(mine.get(key)!));
+    for (const key of [...mine.keys()].sort()) if (!theirs.has(key)) send(key, mine.get(key)!, absent(mine.get(key)!, epoch));
   }
+  plan.put_back.sort();
   return plan;
 }
 
 const same = (a: Local, b: Local) =>
   a.state === b.state && a.at === b.at && a.base === b.base && a.editedAt === b.editedAt;
 
+/** Whether its user changed it and no server has judged that yet. */
+const isUsers = (local: Local) => local.state !== "clean" && !isPutBack(local);
+
 /**
- * What becomes of a row that a complete list of the server's rows does not have. A row that was synced once and
- * edited since was deleted there against edited here: a conflict, and not ours to decide.
+ * What becomes of a row that a complete list of the server's rows does not have. A clean row was deleted there if the
+ * server's past is the one that the device knows; else it may have been forgotten, and is put back. A row that was
+ * synced once and edited since was deleted there against edited here: a conflict, and not ours to decide.
  */
-export function absent(local: Local): Outcome {
+export function absent(local: Local, epoch: Epoch): Outcome {
+  if (isPutBack(local) || (local.state === "clean" && epoch === "earlier")) return of(putBackOf(heldOf(local), null));
   return local.state === "clean" || local.state === "deleted" ? DROP : of({ ...local, at: null });
 }
 
 /** What becomes of a row of which the server tells a state; `told` null: it was deleted. Edits always stay. */
 export function apply(local: Local | null, told: number | null, epoch: Epoch): Outcome {
-  if (!local || local.state === "clean") return told === null ? DROP : of(clean(told), "theirs");
+  if (!local || !isUsers(local)) {
+    if (told === null) return DROP;
+    const held = local && heldOf(local);
+    const mayBeLost = local !== null && (epoch === "earlier" || isPutBack(local));
+    return mayBeLost && held !== null && held > told ? of(putBackOf(held, told)) : of(clean(told), "theirs");
+  }
   if (local.state === "deleted" && told === null) return DROP; // both deleted it
   // Someone else made a row under a key that was made here. Without a `base` ours would count as made in its
   // knowledge and replace it unasked: so say that ours was built on nothing.
@@ -148,9 +195,7 @@ export function obey(local: Local, sent: Sent, told: Told): Outcome {
     sent.editedSince
       ? of({ ...local, state: deleted ? "deleted" : "edited", at, base }, row ? "mine_over_theirs" : "mine")
       : of(clean(at), row ? "theirs" : "mine");
-  // A clean row went up only as the server had forgotten it, in a restore. Where that cannot take it back, the
-  // older state is all there is.
-  if (verdict === "rejected" && local.state === "clean" && row) return of(clean(at), "theirs");
+  // It stays for its user to mend; so does a row that is put back and that the server cannot take.
   if (verdict === "rejected") return of({ ...local, at: row ? at : null }); // a live row always comes along
   // The server's row won. An edit made since did not know that row, so its base stays the old one.
   if (verdict === "kept" && row) return settled(local.base ?? at);
@@ -162,7 +207,7 @@ export function obey(local: Local, sent: Sent, told: Told): Outcome {
   switch (verdict) {
     case "same":
       // It had arrived before, and the answer was lost that said what the server filled in: ask for the row.
-      if (sent.operation === "add" && !row && !sent.complete && !sent.editedSince) return of(clean(null));
+      if (sent.operation === "add" && !row && !sent.complete && !sent.editedSince) return of(unsure(at));
       return settled(at);
     case "added":
     case "updated":
@@ -175,7 +220,7 @@ export function obey(local: Local, sent: Sent, told: Told): Outcome {
       return of({ ...local, state: "edited", at: null, base: local.base ?? NO_STATE });
     case "absent":
       // Nobody remembers the row, not even that it was deleted: the edit is all there is of it.
-      return deleted ? DROP : of({ ...local, state: "added", at: null, base: null });
+      return deleted ? DROP : of({ ...local, state: "added", at: null, base: isPutBack(local) ? local.base : null });
     default:
       return of(local); // no server says this; losing nothing is the safe reading
   }

@@ -1,4 +1,5 @@
 /** What the app does with its rows, offline or not, and what then waits for the next sync. */
+import { heldOf, isPutBack } from "./decide.js";
 import { RollcallError } from "./error.js";
 import { newRow, type Declared, type Held } from "./held.js";
 import { readKey } from "./key.js";
@@ -87,7 +88,9 @@ export async function put(held: Held, table: Declared, key: string, columns: Row
   }
   if (was && row.state !== "deleted" && Object.keys(news).length === 0) return row; // the row is like this already
   const edit = await held.nextEdit();
-  const next: StoredRow = { ...row, edit, row: { ...row.row }, changed: { ...row.changed }, editedAt: now };
+  // An edit of what is put back is not made on what the server holds: all of the row goes up.
+  const at = isPutBack(row) ? null : row.at;
+  const next: StoredRow = { ...row, at, edit, row: { ...row.row }, changed: { ...row.changed }, editedAt: now };
   if (!was) {
     for (const [column, declared] of Object.entries(table.spec.columns ?? {})) {
       const value = defaultOf(declared, now, precision);
@@ -99,7 +102,7 @@ export async function put(held: Held, table: Declared, key: string, columns: Row
     next.changed[column] = edit;
   }
   if (row.state === "clean" && was) {
-    Object.assign(next, { state: "edited", base: row.at, baseRow: row.row });
+    Object.assign(next, { state: "edited", base: heldOf(row), baseRow: row.row });
   } else if (row.state === "clean" || row.state === "deleted") {
     next.state = row.at !== null || row.base !== null ? "edited" : "added";
   }
@@ -117,9 +120,9 @@ export async function remove(held: Held, table: Declared, key: string, now: numb
   const row = await held.get(table.name, key);
   if (!row || row.state === "deleted") return;
   // Nobody else ever knew of it.
-  if (row.state === "added" && row.at === null && !(await isInFlight(held, table, key))) return held.replace(row, null);
+  if (row.state === "added" && row.at === null && row.base === null && !(await isInFlight(held, table, key))) return held.replace(row, null);
   const next: StoredRow = { ...row, state: "deleted", editedAt: now, edit: await held.nextEdit() };
-  if (row.state === "clean") Object.assign(next, { base: row.at, baseRow: row.row });
+  if (row.state === "clean") Object.assign(next, { base: heldOf(row), baseRow: row.row });
   delete next.rejected;
   return held.replace(row, next);
 }
@@ -127,7 +130,7 @@ export async function remove(held: Held, table: Declared, key: string, now: numb
 /** Gives an unsent edit up. */
 export async function revert(held: Held, table: Declared, key: string): Promise<void> {
   const row = await held.get(table.name, key);
-  if (!row || row.state === "clean") return;
+  if (!row || row.state === "clean" || isPutBack(row)) return;
   if (await isInFlight(held, table, key)) throw new RollcallError("in_flight", `${table.name} ${key} is being sent`);
   if (row.at === null) return held.replace(row, null); // the server holds none
   // The row that the edit began with is the server's, unless that has moved since: then the next sync asks for it.

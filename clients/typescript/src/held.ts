@@ -68,6 +68,8 @@ export interface Meta {
   cursor: number;
   /** The epoch of the server that the rows are of. */
   epoch: number;
+  /** The latest version of the server's that the device has seen in that epoch. */
+  known: number;
   seed: string;
   /** By table; only once the seed is known. */
   digests: { [table: string]: Digest };

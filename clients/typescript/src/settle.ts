@@ -1,5 +1,5 @@
 /** Carries the rules' decisions out: one answer, one transaction. */
-import { absent, apply, cursorAfter, obey, type Epoch, type Heard, type Outcome, type Plan } from "./decide.js";
+import { absent, apply, cursorAfter, isPutBack, obey, past, type Epoch, type Heard, type Outcome, type Plan } from "./decide.js";
 import { columnsSent } from "./batch.js";
 import { localOf, newRow, shown, type Declared, type Held, type Outstanding, type SentRow } from "./held.js";
 import { newKey, readKey } from "./key.js";
@@ -52,6 +52,9 @@ export class Settling {
   /** Rows that only would be rejected again. */
   readonly rejected: (Rejection & SentRow)[] = [];
 
+  /** Whether the server's past is the one that the device knows, as far as this answer says. */
+  private past: Epoch = "same";
+
   constructor(
     private readonly held: Held,
     private readonly tally: Tally,
@@ -76,6 +79,7 @@ export class Settling {
 
   /** Obeys the verdicts of an answer, takes the rows that were asked for, and closes the request. */
   async report(sending: Outstanding, answer: Answered): Promise<void> {
+    if (answer.changes?.type === "full") this.past = await this.pastAt(answer.changes.version);
     const sent = new Map(sending.sent.map((row) => [`${row.operation} ${row.table} ${row.key}`, row]));
     for (const operation of ["add", "update", "delete"] as const) {
       await this.each(answer[operation], async (table, item) => {
@@ -113,7 +117,7 @@ export class Settling {
     if (judged && !lost) this.tally.pushed++;
     // The next roll call has to list a row of which nobody has told what it is.
     if (outcome.local && outcome.local.state === "clean" && outcome.local.at === null) await this.held.remember("etag", undefined);
-    if ((lost || (item.verdict === "merged" && item.conflict)) && row.state !== "clean") {
+    if ((lost || (item.verdict === "merged" && item.conflict)) && row.state !== "clean" && !isPutBack(row)) {
       this.conflicts.push({
         ...{ id: newKey(this.now), serverId: item.conflict ?? null, table: table.name, key: sent.key },
         ...{ verdict: item.verdict as Conflict["verdict"], lastUpdate: at, at: this.now },
@@ -136,8 +140,7 @@ export class Settling {
     if (!found) return;
     const { key, at, columns } = found;
     const row = await this.held.get(table.name, key);
-    // A full feed comes to who has no cursor: what was known before may be of any time.
-    const outcome = apply(row ? localOf(row) : null, at, this.feed === null ? "same" : "earlier");
+    const outcome = apply(row ? localOf(row) : null, at, this.past);
     if (outcome.contents === "theirs" && row?.at !== at) this.tally.pulled++;
     await this.put(row, after(row ?? newRow(table.name, key), outcome, columns, 0, null));
   }
@@ -154,13 +157,18 @@ export class Settling {
 
   /** Applies a page of the change feed. After the last page of a full one, what it did not mention is gone. */
   async page(page: Changes): Promise<void> {
+    if (page.type === "full") {
+      this.past = await this.pastAt(page.version);
+      if (this.past === "same") await this.adopt(page.version);
+    }
     for (const lists of [page.add, page.update]) await this.each(lists, (table, row) => this.entry(table, row));
     await this.each(page.delete, (table, key) => this.gone(table, key));
     const full = page.type === "full" && this.feed !== null;
     if (full && !page.more) {
       for (const name of this.held.tables.keys()) {
-        for (const row of await this.held.all(name)) if (row.seen !== this.feed) await this.decided(row, absent(localOf(row)));
+        for (const row of await this.held.all(name)) if (row.seen !== this.feed) await this.decided(row, absent(localOf(row), this.past));
       }
+      await this.adopt(page.version); // what may have been forgotten is marked, row by row
     }
     const number = page.type === "full" ? this.feed : null;
     await this.held.remember("feed", page.more && page.next !== undefined ? { number, next: page.next } : undefined);
@@ -185,17 +193,23 @@ export class Settling {
     const moved = cursorAfter(cursor, heard);
     await this.held.remember("cursor", moved ?? undefined);
     if (heard === "expired" || heard === "compared") await this.held.remember("feed", undefined);
-    if (moved !== null && moved !== cursor) await this.keepEpoch();
   }
 
-  /** Whose times the device's rows have. From here on they are the server's own. */
-  async epochOfRows(): Promise<Epoch> {
-    const known = (await this.held.recall("epoch")) ?? null;
-    await this.keepEpoch();
-    return known === this.epoch ? "same" : "earlier";
+  /** Whether the server, now at `version`, has the past that the device knows. */
+  private async pastAt(version: number): Promise<Epoch> {
+    const [epoch, known] = await Promise.all([this.held.recall("epoch"), this.held.recall("known")]);
+    return past(epoch === undefined ? null : { epoch, version: known ?? 0 }, { epoch: this.epoch, version });
   }
 
-  private async keepEpoch(): Promise<void> {
+  /**
+   * Takes the server's past for the device's own from here on: what the device knows beyond it is marked row by row,
+   * in the same transaction. Gives what it was to the device before.
+   */
+  async adopt(version: number): Promise<Epoch> {
+    const before = await this.pastAt(version);
+    const known = before === "same" ? ((await this.held.recall("known")) ?? 0) : 0;
     if (this.epoch !== null) await this.held.remember("epoch", this.epoch);
+    await this.held.remember("known", Math.max(known, version));
+    return before;
   }
 }

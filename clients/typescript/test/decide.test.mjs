@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { test } from "node:test";
-import { absent, apply, compare, cursorAfter, lockPauseMs, obey, pauseMs } from "../dist/decide.js";
+import { absent, apply, compare, cursorAfter, lockPauseMs, obey, past, pauseMs } from "../dist/decide.js";
 import { readFixture, root } from "./support.mjs";
 
 const local = (row) => row && { state: row.state, at: row.last_update ?? null, base: row.base ?? null, editedAt: row.edited_at ?? null };
@@ -12,15 +12,16 @@ const rules = {
     const mine = new Map(Object.entries(device).map(([key, row]) => [key, local(row)]));
     const got = compare(new Map(Object.entries(server)), mine, epoch, pages === "all");
     assert.deepEqual(Object.fromEntries(got.note), Object.fromEntries(Object.entries(note).map(([key, row]) => [key, local(row)])));
-    for (const list of ["add", "update", "delete", "get", "drop"]) assert.deepEqual(got[list], plan[list] ?? [], list);
+    for (const list of ["add", "update", "delete", "put_back", "get", "drop"]) assert.deepEqual(got[list], plan[list] ?? [], list);
   },
-  absent: (given) => outcome(absent(local(given.device)), given),
+  absent: (given) => outcome(absent(local(given.device), given.epoch ?? "same"), given),
   apply: (given) => outcome(apply(local(given.device), given.entry === "deleted" ? null : given.entry.row, given.epoch ?? "same"), given),
   obey: (given) => {
     const { operation, whole, complete, edited_since } = given.sent;
     const told = { verdict: given.told.verdict, at: given.told.last_update ?? null, row: given.told.row };
     outcome(obey(local(given.device), { operation, whole, complete, editedSince: edited_since }, told), given);
   },
+  past: ({ known, now, then }) => assert.equal(past(known && { epoch: null, ...known }, { epoch: null, ...now }), then),
   cursor: ({ cursor, heard, then }) => assert.equal(cursorAfter(cursor, heard), then),
 };
 

@@ -161,14 +161,19 @@ impl<'de> Visitor<'de> for BatchSeed<'_, '_> {
                 "dry_run" => batch.dry_run = reader.at(step, || map.next_value())?,
                 "pull" => batch.pull = reader.at(step, || map.next_value())?,
                 "keep_lock" => batch.keep_lock = reader.at(step, || map.next_value())?,
+                "put_back" => batch.put_back = reader.at(step, || map.next_value())?,
                 "confirm_deletes" => batch.confirm_deletes = reader.at(step, || map.next_value())?,
                 _ => {
                     let known = "add, update, delete, get, base, sent_at, atomic, dry_run, pull, keep_lock, \
-                                 confirm_deletes";
+                                 confirm_deletes, put_back";
                     let reason = format!("there is no such member; there are {known}");
                     return Err(reader.fault_at(step, BodyFault::UnknownMember, reason));
                 }
             }
+        }
+        if batch.put_back && !batch.delete.is_empty() {
+            let reason = "with put_back nothing is deleted: send deletions in another request";
+            return Err(reader.fault_at(known("delete"), BodyFault::UnknownMember, reason));
         }
         Ok(batch)
     }
