@@ -17,6 +17,8 @@ export interface Terms {
     readonly confirmDeletes: number | undefined;
 }
 export type Limits = Meta["limits"];
+/** A share of the body: the rest is for names, brackets and `sent_at`. */
+export declare const BODY_SHARE = 0.8;
 /** What is put back, then new and changed rows, each parents first, then deletions children first: no request refers to a row of a later one. */
 export declare function inOrder(rows: readonly StoredRow[], tables: ReadonlyMap<string, Declared>): Place[];
 /**
@@ -28,5 +30,9 @@ export declare function nextRequest(held: Held, queue: Queue, limits: Limits, te
 export declare function putBack(queue: Queue, sending: Outstanding): void;
 /** What was sent of a row: its columns, or null for a deletion. */
 export declare function columnsSent({ body }: Outstanding, { table, key, operation }: SentRow, keyColumn: string): Row | null;
+/** Bytes of a request. */
+export declare const sizeOf: ({ body }: Outstanding) => number;
+/** Whether it could be sent in parts. */
+export declare const isDivisible: ({ body, sent }: Outstanding) => boolean;
 /** The body as it was sent at a time. */
 export declare const stamped: ({ body }: Outstanding, at: number) => Json;

@@ -2,7 +2,7 @@ import { goesWhole, isPutBack } from "./decide.js";
 import { localOf } from "./held.js";
 import { newKey } from "./key.js";
 import { spellTime } from "./time.js";
-const BODY_SHARE = 0.8;
+export const BODY_SHARE = 0.8;
 const KEY_BYTES = 40;
 const bytes = new TextEncoder();
 export function inOrder(rows, tables) {
@@ -80,7 +80,7 @@ export async function nextRequest(held, queue, limits, terms) {
         body["put_back"] = true;
     if (terms.confirmDeletes !== undefined)
         body["confirm_deletes"] = terms.confirmDeletes;
-    const sending = { key: newKey(), body, stamps: [], sent };
+    const sending = { key: newKey(), body, sent };
     await held.remember("outstanding", sending);
     return sending;
 }
@@ -97,4 +97,6 @@ export function columnsSent({ body }, { table, key, operation }, keyColumn) {
     const { [keyColumn]: _key, last_update: _at, _base, ...columns } = items.find((item) => item[keyColumn] === key) ?? {};
     return columns;
 }
+export const sizeOf = ({ body }) => bytes.encode(JSON.stringify(body)).length;
+export const isDivisible = ({ body, sent }) => sent.length + Object.values((body["get"] ?? {})).reduce((sum, keys) => sum + keys.length, 0) > 1;
 export const stamped = ({ body }, at) => ({ ...body, sent_at: spellTime(at) });

@@ -1,7 +1,14 @@
 import { lockPauseMs, pauseMs } from "./decide.js";
 import { RollcallError } from "./error.js";
+import { boundTo, named } from "./identity.js";
 import { readKey } from "./key.js";
 import { parseTime } from "./time.js";
+class TimedOut extends RollcallError {
+}
+export const tookTooLong = (error) => error instanceof TimedOut ||
+    (error instanceof RollcallError && (error.status === 408 || error.status === 504 || (error.status === 503 && error.code === "timeout")));
+const OLDER_MS = 3600000;
+const SLOW_MS = 10000;
 const LOCK_WAIT_S = 10;
 const RETRIED = [408, 429, 500, 502, 503, 504];
 let requests = 0;
@@ -32,7 +39,8 @@ export async function send(wire, method, path, token, { headers = {}, body }, si
     if (signal?.aborted)
         abort();
     signal?.addEventListener("abort", abort);
-    const timer = setTimeout(abort, wire.patience.requestMaxMs);
+    let late = false;
+    const timer = setTimeout(() => ((late = true), abort()), wire.patience.requestMaxMs);
     try {
         const answer = await wire.fetch(wire.url + path, {
             method,
@@ -64,7 +72,9 @@ export async function send(wire, method, path, token, { headers = {}, body }, si
         if (signal?.aborted)
             throw new RollcallError("aborted", "the sync was cancelled");
         wire.online(false);
-        throw new RollcallError("offline", `the server cannot be reached: ${why}`);
+        if (late)
+            throw new TimedOut("offline", `the server did not answer within ${wire.patience.requestMaxMs} ms`);
+        throw new (Date.now() - began > SLOW_MS ? TimedOut : RollcallError)("offline", `the server cannot be reached: ${why}`);
     }
     finally {
         clearTimeout(timer);
@@ -90,22 +100,26 @@ export class Calls {
         this.epoch = null;
         this.holding = false;
     }
-    async ask(method, path, make = () => ({})) {
+    async ask(method, path, make = () => ({}), manner = {}) {
         const { patience } = this.wire;
         let [failed, waited, renewed] = [0, 0, false];
         for (;;) {
             if (this.signal?.aborted)
                 throw new RollcallError("aborted", "the sync was cancelled");
-            const asked = await make(failed);
+            const mine = manner.open || manner.unbound ? {} : await this.identity();
             let problem;
             const began = Date.now();
             try {
-                const token = asked.open ? null : await this.wire.token(false);
-                if (!asked.open && token === null)
+                const token = manner.open ? null : (manner.token ?? (await this.wire.token(false)));
+                if (!manner.open && token === null)
                     throw new RollcallError("not_logged_in", "this device has no token: log in first");
+                const asked = make(failed);
                 this.requests++;
-                const answer = await send(this.wire, method, path, token, asked, this.signal);
+                const answer = await send(this.wire, method, path, token, { ...asked, headers: { ...asked.headers, ...mine } }, this.signal);
                 const header = (name) => answer.headers.get(name);
+                const made = named(mine, header);
+                if (made)
+                    await this.wire.adopt(mine, made);
                 const body = readJson(await answer.text());
                 if (answer.status < 400) {
                     const epoch = header("sync-epoch");
@@ -120,10 +134,12 @@ export class Calls {
                     throw error;
                 problem = error;
             }
+            if (manner.divisible && tookTooLong(problem))
+                throw problem;
             let pause = null;
             const after = problem.problem?.retry_after_s ?? null;
             const status = problem.status;
-            if (status === 401 && !asked.open && !renewed) {
+            if (status === 401 && !manner.open && manner.token === undefined && !renewed) {
                 renewed = true;
                 if ((await this.wire.token(true)) === null)
                     throw problem;
@@ -150,14 +166,40 @@ export class Calls {
             await patience.pause(pause, this.signal);
         }
     }
-    async read(method, path, make) {
-        const { body } = await this.ask(method, path, make);
+    async read(method, path, make, manner) {
+        const { body } = await this.ask(method, path, make, manner);
         if (!body || typeof body !== "object")
             throw garbled(`${method} ${path}`);
         return body;
     }
     limits() {
-        return this.read("GET", "/limits", () => ({ open: true }));
+        return this.read("GET", "/limits", undefined, { open: true });
+    }
+    async me(token) {
+        try {
+            const me = await this.read("GET", "/me", undefined, { unbound: true, ...(token === undefined ? {} : { token }) });
+            if (typeof me.user !== "string" || typeof me.owner !== "string")
+                throw garbled("GET /me");
+            return me;
+        }
+        catch (error) {
+            if (error instanceof RollcallError && (error.status === 404 || error.status === 405))
+                return null;
+            throw error;
+        }
+    }
+    async identity() {
+        const known = await this.wire.identity();
+        if (known || Date.now() < this.wire.olderUntil)
+            return known ?? {};
+        const me = await this.me();
+        if (!me) {
+            this.wire.olderUntil = Date.now() + OLDER_MS;
+            return {};
+        }
+        const headers = { "Sync-For": boundTo(me) };
+        await this.wire.bind(me, async () => (await this.read("GET", "/digests", () => ({ headers }), { unbound: true })).seed);
+        return (await this.wire.identity()) ?? {};
     }
     digests() {
         return this.read("GET", "/digests");
@@ -192,13 +234,13 @@ export class Calls {
             path = `/fetch?${query}`;
         }
     }
-    async synchronise(key, fence, body) {
-        const answer = await this.read("POST", "/synchronise", async (failed) => {
+    async synchronise(key, fence, divisible, body) {
+        const answer = await this.read("POST", "/synchronise", (failed) => {
             const headers = { Prefer: `wait=${LOCK_WAIT_S}`, "Idempotency-Key": key };
             if (fence && failed === 0)
                 headers["Sync-Lock"] = fence;
-            return { headers, body: await body() };
-        });
+            return { headers, body: body() };
+        }, { divisible });
         if (!Number.isSafeInteger(answer.version))
             throw garbled("POST /synchronise");
         return answer;
@@ -214,7 +256,8 @@ export class Calls {
         if (!this.holding)
             return;
         try {
-            await send(this.wire, "DELETE", "/lock", await this.wire.token(false), {}, undefined);
+            const headers = (await this.wire.identity()) ?? {};
+            await send(this.wire, "DELETE", "/lock", await this.wire.token(false), { headers }, undefined);
         }
         catch {
         }

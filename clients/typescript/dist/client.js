@@ -1,6 +1,7 @@
 import { Calls } from "./calls.js";
 import { keyOf, put, remove, revert, settle } from "./edits.js";
 import { RollcallError } from "./error.js";
+import { adopt, bind, headersOf, otherUser } from "./identity.js";
 import { declare, Held, shown } from "./held.js";
 import { newKey } from "./key.js";
 import { Live } from "./live.js";
@@ -52,6 +53,10 @@ class Opened {
             fetch: options.fetch ?? ((...asked) => globalThis.fetch(...asked)),
             patience,
             token: (renew) => this.token(renew),
+            identity: () => this.read(headersOf),
+            olderUntil: 0,
+            bind: (me, seed) => this.bind(me, seed),
+            adopt: (sent, made) => this.write((held) => adopt(held, sent, made)),
             traffic: (traffic) => this.traffic.tell(traffic),
             listening: () => this.traffic.some,
             online: (online) => this.know({ online }),
@@ -229,6 +234,10 @@ class Opened {
             ...{ store: this.options.store, wire: this.wire },
             sync: () => this.sync(),
             behind: (version) => this.read(async (held) => (await held.recall("cursor")) !== version || (await held.waiting()).length > 0),
+            retryAt: () => this.read(async (held) => {
+                const times = (await held.waiting()).flatMap(({ rejected }) => (rejected?.retryAt === undefined ? [] : [rejected.retryAt - this.now()]));
+                return times.length ? Math.max(Math.min(...times), 0) : null;
+            }),
             state: (live) => this.know({ live, ...(live === "off" ? { lock: null } : {}) }),
             lock: (lock) => this.know({ lock }),
         };
@@ -279,6 +288,12 @@ class Opened {
             return known ?? null;
         return this.enter(login);
     }
+    async bind(me, seed) {
+        const [known, email] = await this.read(async (held) => [await held.recall("seed"), await held.recall("email")]);
+        if (known !== undefined && email === undefined && (await seed()) !== known)
+            throw otherUser("another user");
+        await this.write((held) => bind(held, me));
+    }
     async logIn(login) {
         await this.enter(login);
         for (const live of this.lives)
@@ -287,11 +302,10 @@ class Opened {
     async enter({ email: written, password, device, register }) {
         const email = written.trim().toLowerCase();
         const [known, device_id] = await this.read(async (held) => [await held.recall("email"), await held.recall("device_id")]);
-        if (known !== undefined && known !== email) {
-            throw new RollcallError("other_user", `the rows here are those of ${known}: open another store, or wipe this one`);
-        }
+        if (known !== undefined && known !== email)
+            throw otherUser(known);
         const calls = new Calls(this.wire, this.closing.signal, () => { });
-        const post = (path, body) => calls.ask("POST", path, () => ({ body, open: true }));
+        const post = (path, body) => calls.ask("POST", path, () => ({ body }), { open: true });
         if (register) {
             await post("/register", { email, password }).catch((error) => {
                 if (!(error instanceof RollcallError && error.code === "email_taken"))
@@ -300,11 +314,20 @@ class Opened {
         }
         const asked = { email, password, device, ...(device_id === undefined ? {} : { device_id }) };
         const said = (await post("/login", asked)).body;
-        await this.write(async (held) => {
-            await held.remember("email", email);
-            await held.remember("device_id", said.device_id);
-            await held.remember("token", said.token);
-        });
+        const me = await calls.me(said.token);
+        try {
+            await this.write(async (held) => {
+                if (me)
+                    await bind(held, me);
+                await held.remember("email", email);
+                await held.remember("device_id", said.device_id);
+                await held.remember("token", said.token);
+            });
+        }
+        catch (error) {
+            await calls.ask("POST", "/logout", undefined, { token: said.token, unbound: true }).catch(() => { });
+            throw error;
+        }
         return said.token;
     }
     async logOut({ wipe = false } = {}) {

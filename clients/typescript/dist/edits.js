@@ -120,7 +120,8 @@ export async function remove(held, table, key, now) {
     const row = await held.get(table.name, key);
     if (!row || row.state === "deleted")
         return;
-    if (row.state === "added" && row.at === null && row.base === null && !(await isInFlight(held, table, key)))
+    const isKnown = row.at !== null || row.base !== null || row.doubtful || (await isInFlight(held, table, key));
+    if (row.state === "added" && !isKnown)
         return held.replace(row, null);
     const next = { ...row, state: "deleted", editedAt: now, edit: await held.nextEdit() };
     if (row.state === "clean")

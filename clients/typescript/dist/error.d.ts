@@ -6,6 +6,7 @@ export interface Problem {
     readonly detail: string;
     readonly at?: string;
     readonly retry_after_s?: number;
+    readonly column?: string;
     readonly confirm_deletes?: number;
     readonly holder?: string;
     readonly since?: string;

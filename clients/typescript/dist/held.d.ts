@@ -1,4 +1,7 @@
+import type { VerdictItem } from "./calls.js";
 import type { Local } from "./decide.js";
+import type { Problem } from "./error.js";
+import type { Installation } from "./identity.js";
 import type { Conflict, Digest, Json, Rejection, Row, Store, StoredRow, SyncReport, TableSpec, Tables, Way } from "./types.js";
 /** A declared table, ready for use. */
 export interface Declared {
@@ -28,12 +31,10 @@ export interface SentRow {
  */
 export interface Outstanding {
     readonly key: string;
-    /** Without `sent_at`, which is the time of each sending. */
+    /** Without `sent_at`: that is the time of each sending, and the server leaves it out when it compares bodies. */
     readonly body: {
         readonly [member: string]: Json;
     };
-    /** Each `sent_at` that it was sent with, ms. */
-    readonly stamps: number[];
     readonly sent: readonly SentRow[];
 }
 /** What is remembered beside rows. */
@@ -51,6 +52,8 @@ export interface Meta {
     edits: number;
     outstanding: Outstanding;
     etag: string;
+    /** Bytes of a request that does not take too long on this device's line; none: as many as the server takes. */
+    pace: number;
     limits: {
         rows: number;
         keys: number;
@@ -67,6 +70,9 @@ export interface Meta {
     token: string;
     email: string;
     device_id: string;
+    /** The user and the owner whose rows these are, as `GET /me` names them, with a dot between. */
+    bound: string;
+    installation: Installation;
     synced: {
         began: number;
         at: number;
@@ -80,8 +86,12 @@ export interface Meta {
 }
 export declare const localOf: ({ state, at, base, editedAt }: StoredRow) => Local;
 export declare const newRow: (table: string, key: string) => StoredRow;
-/** Rows that a sync sends or asks for; a rejected one only once what it refers to may have changed. */
+/** Rejected for the sake of other rows, which may have changed by the next sync. */
 export declare const isAboutOthers: ({ code }: Rejection) => boolean;
+/** Whether a rejected row may be sent once more as it is. */
+export declare const mayTryAgain: (rejected: Rejection, now: number) => boolean;
+/** Why a row was rejected, as it is kept with the row. */
+export declare const rejectionOf: (error: Problem | (VerdictItem["error"] & {}), now: number) => Rejection;
 /** One transaction over a store. */
 export declare class Held {
     private readonly txn;

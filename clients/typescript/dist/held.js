@@ -26,6 +26,13 @@ export const newRow = (table, key) => ({
     ...{ edit: 0, row: {}, changed: {} },
 });
 export const isAboutOthers = ({ code }) => code === "reference_missing" || code === "still_referenced";
+export const mayTryAgain = (rejected, now) => isAboutOthers(rejected) || (rejected.retryAt !== undefined && rejected.retryAt <= now);
+export const rejectionOf = (error, now) => ({
+    code: error.code,
+    detail: error.detail,
+    ...(typeof error.column === "string" ? { column: error.column } : {}),
+    ...(error.retry_after_s === undefined ? {} : { retryAt: now + error.retry_after_s * 1000 }),
+});
 export class Held {
     constructor(txn, tables) {
         this.txn = txn;

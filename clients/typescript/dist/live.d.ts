@@ -8,6 +8,8 @@ export interface Lively {
     sync(): Promise<unknown>;
     /** Whether a sync would have anything to do, for a device that heard of this version. */
     behind(version: number | null): Promise<boolean>;
+    /** In how many ms a rejected row may be sent once more; null: none. */
+    retryAt(): Promise<number | null>;
     state(live: Status["live"]): void;
     lock(lock: Status["lock"]): void;
 }
@@ -17,6 +19,7 @@ export declare class Live {
     private readonly control;
     private failed;
     private timer;
+    private retry;
     private running;
     /** Why to sync: the version that the server told of; null: whatever it holds. */
     private due;

@@ -1,9 +1,11 @@
-import { problemOf, send } from "./calls.js";
+import { Calls, problemOf, send } from "./calls.js";
 import { RollcallError } from "./error.js";
 import { pause, webLocks } from "./turn.js";
 const SILENCE_MAX_MS = 40000;
 const BACKOFF_FIRST_MS = 500;
 const BACKOFF_MAX_MS = 60000;
+const RETRY_MIN_MS = 100;
+const RETRY_MAX_MS = 2 ** 31 - 1;
 const FINAL = ["unauthorized", "forbidden", "not_logged_in", "other_user", "mass_delete", "aborted"];
 export class Live {
     constructor(client, options) {
@@ -23,6 +25,7 @@ export class Live {
     stop() {
         this.control.abort();
         clearTimeout(this.timer);
+        clearTimeout(this.retry);
         globalThis.removeEventListener?.("online", this.wake);
         this.client.state("off");
     }
@@ -48,6 +51,10 @@ export class Live {
                     await this.client.sync();
                 this.failed = 0;
             }
+            const ms = await this.client.retryAt();
+            clearTimeout(this.retry);
+            if (ms !== null && !this.stopped)
+                this.retry = setTimeout(() => this.poke(0), Math.min(ms + RETRY_MIN_MS, RETRY_MAX_MS));
         }
         catch (error) {
             if (!(error instanceof RollcallError && FINAL.includes(error.code)))
@@ -109,7 +116,9 @@ export class Live {
             silence = setTimeout(abort, SILENCE_MAX_MS);
         };
         try {
-            const answer = await send(wire, "GET", "/events", token, { headers: { Accept: "text/event-stream" } }, control.signal, true);
+            const mine = await new Calls(wire, control.signal, () => { }).identity();
+            const headers = { Accept: "text/event-stream", ...mine };
+            const answer = await send(wire, "GET", "/events", token, { headers }, control.signal, true);
             if (answer.status === 404 || (answer.ok && !answer.body))
                 return false;
             if (!answer.ok) {

@@ -1,6 +1,7 @@
 import { absent, apply, cursorAfter, isPutBack, obey, past } from "./decide.js";
 import { columnsSent } from "./batch.js";
-import { localOf, newRow, shown } from "./held.js";
+import { localOf, newRow, rejectionOf, shown } from "./held.js";
+import { advance } from "./identity.js";
 import { newKey, readKey } from "./key.js";
 import { parseTime } from "./time.js";
 const CONFLICTS_MAX = 200;
@@ -14,6 +15,7 @@ function after(row, { local, contents }, theirs, settled, sent) {
         return null;
     const changed = Object.fromEntries(Object.entries(row.changed).filter(([, edit]) => edit > settled));
     const next = { ...row, ...local, changed };
+    delete next.doubtful;
     if (theirs && contents === "theirs")
         next.row = theirs;
     if (theirs && contents === "mine_over_theirs") {
@@ -69,6 +71,7 @@ export class Settling {
         await this.each(answer.missing, (table, key) => this.gone(table, key));
         if ((await this.held.recall("outstanding"))?.key === sending.key)
             await this.held.remember("outstanding", undefined);
+        await advance(this.held);
         if (this.conflicts.length) {
             const known = (await this.held.recall("conflicts")) ?? [];
             await this.held.remember("conflicts", [...this.conflicts, ...known].slice(0, CONFLICTS_MAX));
@@ -103,7 +106,7 @@ export class Settling {
         }
         const next = after(row, outcome, theirs, judged ? sent.edit : 0, columns);
         if (next && item.error && next.state !== "clean") {
-            next.rejected = { code: item.error.code, detail: item.error.detail };
+            next.rejected = rejectionOf(item.error, this.now);
             this.rejected.push({ ...sent, ...next.rejected });
         }
         await this.put(row, next);

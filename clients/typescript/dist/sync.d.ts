@@ -23,6 +23,10 @@ export declare class Syncing {
     /** Rows that the server cannot take as they are, with the edit that it refused. */
     private readonly refused;
     private limits;
+    /** Bytes of a request that does not take too long, once one has. */
+    private pace;
+    /** Requests that took too long, one after the other. */
+    private slow;
     private said;
     private resumed;
     private way;
@@ -68,14 +72,23 @@ export declare class Syncing {
      * Anything else leaves it outstanding, to be sent again.
      */
     private send;
-    /** The answer that the server gave to one of the earlier sendings, said again. */
-    private answerGiven;
+    /**
+     * A request took longer than the server or this client waits: the next ones are half of it, in later syncs too.
+     * Whether it arrived nobody knows. Its rows go up again under other keys, and the server tells by the rows what is
+     * new.
+     */
+    private slower;
+    /** A request that took little of the time there is: the next may be twice as large. */
+    private faster;
     /**
      * What to do about a refused request: send it without the row at fault, or in smaller parts. One row that no
      * server takes must not keep all the others.
      */
     private mend;
-    /** The row for whose sake a whole request was refused; null if it is not about one row. */
+    /**
+     * The rows for whose sake a whole request was refused: the one that the answer points at, or all of a table that
+     * the server does not have. None if it is not about rows.
+     */
     private atFault;
     /**
      * What waits, or those of `of`, without what was refused: in this sync, or before and not edited since. A row

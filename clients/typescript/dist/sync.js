@@ -1,14 +1,13 @@
-import { compare } from "./decide.js";
-import { inOrder, nextRequest, putBack, stamped } from "./batch.js";
-import { Calls } from "./calls.js";
+import { compare, pauseMs } from "./decide.js";
+import { BODY_SHARE, inOrder, isDivisible, nextRequest, putBack, sizeOf, stamped } from "./batch.js";
+import { Calls, tookTooLong } from "./calls.js";
 import { RollcallError } from "./error.js";
-import { Held, isAboutOthers, localOf } from "./held.js";
+import { Held, isAboutOthers, localOf, mayTryAgain, rejectionOf } from "./held.js";
+import { advance } from "./identity.js";
 import { newKey, readKey } from "./key.js";
 import { Settling } from "./settle.js";
 const BEGINNINGS_MAX = 4;
 const ROUNDS_MAX = 8;
-const STAMPS_MAX = 16;
-const STAMP_GOOD_MS = 2000;
 const is = (error, ...codes) => error instanceof RollcallError && codes.includes(error.code);
 const name = (table, key) => `${table} ${key}`;
 export class Syncing {
@@ -18,6 +17,7 @@ export class Syncing {
         this.tally = { pushed: 0, pulled: 0, dropped: 0, verdicts: {} };
         this.conflicts = [];
         this.refused = new Map();
+        this.slow = 0;
         this.said = null;
         this.resumed = false;
         this.progress = options.onProgress ?? (() => { });
@@ -69,7 +69,10 @@ export class Syncing {
         await this.ground.lost(settling.conflicts);
     }
     async prepare() {
-        let [limits, seed] = await this.read(async (held) => [await held.recall("limits"), await held.recall("seed")]);
+        let [limits, seed] = await this.read(async (held) => {
+            this.pace = await held.recall("pace");
+            return [await held.recall("limits"), await held.recall("seed")];
+        });
         if (!limits) {
             const said = await this.calls.limits();
             limits = { rows: said.rows_max, keys: said.get_keys_max, bytes: said.body_bytes_max, precision: said.time_precision };
@@ -94,6 +97,8 @@ export class Syncing {
             await this.settle((settling) => settling.report(sending, answer));
         }
         catch (error) {
+            if (tookTooLong(error) && isDivisible(outstanding))
+                return this.slower(outstanding, error);
             if (!(error instanceof RollcallError) || (await this.read((held) => held.recall("outstanding"))))
                 throw error;
         }
@@ -220,18 +225,28 @@ export class Syncing {
     async push(queue, base, fence, then) {
         for (;;) {
             const terms = { base, pull: then === "pull", confirmDeletes: this.options.confirmDeletes };
-            const made = await this.write((held) => nextRequest(held, queue, this.limits, terms));
+            const limits = { ...this.limits, bytes: Math.min(this.limits.bytes, this.pace ?? Infinity) };
+            const made = await this.write((held) => nextRequest(held, queue, limits, terms));
+            const began = this.ground.now();
             let sending, answer;
             try {
                 [sending, answer] = await this.send(made, fence);
             }
             catch (error) {
-                if (!(error instanceof RollcallError) || !error.problem)
+                if (tookTooLong(error) && isDivisible(made)) {
+                    await this.slower(made, error);
+                    putBack(queue, made);
+                }
+                else if (error instanceof RollcallError && error.problem) {
+                    await this.mend(queue, made, error);
+                }
+                else {
                     throw error;
-                await this.mend(queue, made, error);
+                }
                 fence = null;
                 continue;
             }
+            await this.faster(made, this.ground.now() - began);
             const { version, changes } = answer;
             const feed = changes?.type === "full" ? await this.newFeed() : null;
             const last = queue.rows.length + queue.gets.length === 0;
@@ -254,30 +269,22 @@ export class Syncing {
     async send(sending, fence) {
         for (let time = 0; time < 2; time++) {
             try {
-                const answer = await this.calls.synchronise(sending.key, fence, async () => {
-                    const [now, last] = [this.ground.now(), sending.stamps[sending.stamps.length - 1]];
-                    if (last === undefined || Math.abs(now - last) > STAMP_GOOD_MS) {
-                        sending = { ...sending, stamps: [...sending.stamps, now].slice(-STAMPS_MAX) };
-                        await this.write((held) => held.remember("outstanding", sending));
-                    }
+                const answer = await this.calls.synchronise(sending.key, fence, isDivisible(sending), () => {
                     if (sending.body["keep_lock"])
                         this.calls.holding = true;
-                    return stamped(sending, sending.stamps[sending.stamps.length - 1]);
+                    return stamped(sending, this.ground.now());
                 });
                 this.calls.holding = sending.body["keep_lock"] === true;
                 return [sending, answer];
             }
             catch (error) {
                 if (is(error, "idempotency_key_reused")) {
-                    const answer = await this.answerGiven(sending);
-                    if (answer)
-                        return [sending, answer];
-                    sending = { ...sending, key: newKey(this.ground.now()), stamps: [] };
+                    sending = { ...sending, key: newKey(this.ground.now()) };
                     await this.write((held) => held.remember("outstanding", sending));
                     continue;
                 }
                 const status = error instanceof RollcallError ? error.status : undefined;
-                const undecided = status === undefined || status >= 500 ? status !== 507 : [401, 403, 408, 423, 429].includes(status);
+                const undecided = is(error, "other_user") || (status === undefined || status >= 500 ? status !== 507 : [401, 403, 408, 423, 429].includes(status));
                 if (!undecided) {
                     this.calls.holding = false;
                     await this.write((held) => held.remember("outstanding", undefined));
@@ -287,20 +294,36 @@ export class Syncing {
         }
         throw new RollcallError("restless", "the server does not know its own answer");
     }
-    async answerGiven(sending) {
-        for (const at of sending.stamps.slice(0, -1).reverse()) {
-            try {
-                return await this.calls.synchronise(sending.key, null, async () => stamped(sending, at));
+    async slower(sending, error) {
+        this.pace = Math.max(Math.floor(sizeOf(sending) / 2 / BODY_SHARE), 1);
+        this.calls.holding = false;
+        await this.write(async (held) => {
+            await held.remember("pace", this.pace);
+            await held.remember("outstanding", undefined);
+            await advance(held);
+            for (const { table, key, operation } of sending.sent) {
+                const row = operation === "add" ? await held.get(table, key) : undefined;
+                if (row)
+                    await held.replace(row, { ...row, doubtful: 1 });
             }
-            catch (error) {
-                if (!is(error, "idempotency_key_reused"))
-                    throw error;
-            }
-        }
-        return null;
+        });
+        const { patience } = this.ground.wire;
+        const pause = pauseMs(++this.slow, patience.attemptsMax, error.problem?.retry_after_s ?? null, patience.random());
+        if (pause === null)
+            throw error;
+        this.progress({ phase: "retrying", attempt: this.slow, reason: error.message, ms: pause });
+        await patience.pause(pause, this.options.signal);
+    }
+    async faster(sending, ms) {
+        this.slow = 0;
+        const { requestMaxMs } = this.ground.wire.patience;
+        if (this.pace === undefined || sizeOf(sending) < this.pace / 2 || ms * 4 > requestMaxMs)
+            return;
+        this.pace = this.pace * 2 < this.limits.bytes ? this.pace * 2 : undefined;
+        await this.write((held) => held.remember("pace", this.pace));
     }
     async mend(queue, sending, error) {
-        const { code, detail } = error.problem;
+        const { code } = error.problem;
         const limits = this.limits;
         const rows = sending.sent.length;
         if ((code === "too_many_rows" && limits.rows > 1) || (code === "body_too_large" && rows !== 1 && limits.bytes > 1)) {
@@ -310,38 +333,41 @@ export class Syncing {
             await this.write((held) => held.remember("limits", undefined));
             return putBack(queue, sending);
         }
-        const fault = this.atFault(sending, error);
-        if (!fault)
+        const faults = this.atFault(sending, error);
+        if (faults.length === 0)
             throw error;
-        const { table, key } = fault;
-        const sent = sending.sent.find((row) => row.table === table && row.key === key);
-        this.refused.set(name(table, key), sent?.edit ?? 0);
+        const back = new Set(faults.map(({ table, key }) => name(table, key)));
+        for (const fault of back)
+            this.refused.set(fault, sending.sent.find(({ table, key }) => name(table, key) === fault)?.edit ?? 0);
         await this.write(async (held) => {
-            const row = await held.get(table, key);
-            if (row)
-                await held.replace(row, { ...row, rejected: { code, detail } });
+            for (const { table, key } of faults) {
+                const row = await held.get(table, key);
+                if (row)
+                    await held.replace(row, { ...row, rejected: rejectionOf(error.problem, this.ground.now()) });
+            }
         });
         putBack(queue, sending);
-        queue.rows = queue.rows.filter((row) => row.table !== table || row.key !== key);
-        queue.gets = queue.gets.filter((row) => row.table !== table || row.key !== key);
+        queue.rows = queue.rows.filter(({ table, key }) => !back.has(name(table, key)));
+        queue.gets = queue.gets.filter(({ table, key }) => !back.has(name(table, key)));
     }
     atFault({ body, sent }, error) {
         const { code, status, at } = error.problem;
         if (code === "body_too_large")
-            return sent.length === 1 ? sent[0] : null;
-        const [, member = "", table = "", place = ""] = status === 422 && at ? at.split("/") : [];
+            return sent.length === 1 ? [sent[0]] : [];
+        const [, member = "", table = "", place] = status === 422 && at ? at.split("/") : [];
+        if (place === undefined && code !== "unknown_table")
+            return [];
         const column = this.ground.tables.get(table)?.key;
-        const items = body[member]?.[table];
-        const item = place === "" ? undefined : items?.[Number(place)];
-        const key = readKey(typeof item === "string" ? item : column && item?.[column]);
-        return key === null ? null : { table, key };
+        const items = body[member]?.[table] ?? [];
+        const keys = (place === undefined ? items : items.slice(Number(place), Number(place) + 1)).map((item) => readKey(typeof item === "string" ? item : column && item?.[column]));
+        return keys.flatMap((key) => (key === null ? [] : [{ table, key }]));
     }
     async sendable(held, of) {
         const waiting = await held.waiting();
         const back = new Set();
         for (const { table, key, edit, rejected } of waiting) {
             const refused = this.refused.get(name(table, key));
-            if ((rejected && !isAboutOthers(rejected)) || (refused !== undefined && edit <= refused))
+            if ((rejected && !mayTryAgain(rejected, this.ground.now())) || (refused !== undefined && edit <= refused))
                 back.add(name(table, key));
         }
         return (of ?? inOrder(waiting, this.ground.tables)).filter(({ table, key }) => !back.has(name(table, key)));

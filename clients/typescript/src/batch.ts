@@ -27,7 +27,7 @@ export interface Terms {
 export type Limits = Meta["limits"];
 
 /** A share of the body: the rest is for names, brackets and `sent_at`. */
-const BODY_SHARE = 0.8;
+export const BODY_SHARE = 0.8;
 /** Bytes of a key in a body. */
 const KEY_BYTES = 40;
 
@@ -108,7 +108,7 @@ export async function nextRequest(held: Held, queue: Queue, limits: Limits, term
   else if (terms.pull) body["pull"] = true;
   if (putBack) body["put_back"] = true;
   if (terms.confirmDeletes !== undefined) body["confirm_deletes"] = terms.confirmDeletes;
-  const sending: Outstanding = { key: newKey(), body, stamps: [], sent };
+  const sending: Outstanding = { key: newKey(), body, sent };
   await held.remember("outstanding", sending);
   return sending;
 }
@@ -128,6 +128,13 @@ export function columnsSent({ body }: Outstanding, { table, key, operation }: Se
   const { [keyColumn]: _key, last_update: _at, _base, ...columns } = items.find((item) => item[keyColumn] === key) ?? {};
   return columns;
 }
+
+/** Bytes of a request. */
+export const sizeOf = ({ body }: Outstanding): number => bytes.encode(JSON.stringify(body)).length;
+
+/** Whether it could be sent in parts. */
+export const isDivisible = ({ body, sent }: Outstanding): boolean =>
+  sent.length + Object.values((body["get"] ?? {}) as { [table: string]: string[] }).reduce((sum, keys) => sum + keys.length, 0) > 1;
 
 /** The body as it was sent at a time. */
 export const stamped = ({ body }: Outstanding, at: number): Json => ({ ...body, sent_at: spellTime(at) });

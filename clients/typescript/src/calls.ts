@@ -1,17 +1,18 @@
 /** The calls of the protocol, each repeated as long as that is right. */
 import { lockPauseMs, pauseMs } from "./decide.js";
 import { RollcallError, type Problem } from "./error.js";
+import { boundTo, named, type Installation, type Me } from "./identity.js";
 import { readKey } from "./key.js";
 import { parseTime } from "./time.js";
 import type { Declared } from "./held.js";
-import type { Digests, Json, Patience, Progress, Rejection, Row, Traffic, Verdict } from "./types.js";
+import type { Digests, Json, Patience, Progress, Row, Traffic, Verdict } from "./types.js";
 
 /** What became of one row that was sent. Its key is under the table's key column. */
 export interface VerdictItem {
   readonly verdict: Verdict;
   readonly last_update?: string;
   readonly row?: Row;
-  readonly error?: Rejection;
+  readonly error?: { readonly code: string; readonly detail: string; readonly column?: string; readonly retry_after_s?: number };
   readonly conflict?: string;
   readonly [key: string]: unknown;
 }
@@ -61,9 +62,27 @@ interface Answer {
 interface Ask {
   readonly headers?: { [name: string]: string };
   readonly body?: Json | undefined;
+}
+
+/** How a call is made. */
+interface Manner {
   /** Without a token. */
   readonly open?: boolean;
+  /** With this token, whatever others there are; it is not bound to the store yet. */
+  readonly token?: string;
+  /** Without saying whose rows the store holds: this call finds that out. */
+  readonly unbound?: boolean;
+  /** Not to be repeated after it took too long: the caller can ask for less. */
+  readonly divisible?: boolean;
 }
+
+/** No answer came within the client's own time, or the connection broke after a long while. */
+class TimedOut extends RollcallError {}
+
+/** Whether a request took too long for the line or for the server, so that a smaller one may not. */
+export const tookTooLong = (error: unknown): error is RollcallError =>
+  error instanceof TimedOut ||
+  (error instanceof RollcallError && (error.status === 408 || error.status === 504 || (error.status === 503 && error.code === "timeout")));
 
 /** How a client reaches its server. */
 export interface Wire {
@@ -72,11 +91,23 @@ export interface Wire {
   readonly patience: Patience;
   /** The token to use; `renew` if the last one was refused. Null if there is no other. */
   token(renew: boolean): Promise<string | null>;
+  /** What each call says beside its token: whose rows the store holds, which installation it is. Null: not known yet. */
+  identity(): Promise<{ [name: string]: string } | null>;
+  /** Binds the store to what the server says of a token. `seed`: asks for the owner's. Throws `other_user`. */
+  bind(me: Me, seed: () => Promise<string>): Promise<void>;
+  /** Until then the server counts as one that does not know `GET /me`, ms since 1970. */
+  olderUntil: number;
+  /** Takes over what the server calls this installation. */
+  adopt(sent: { [name: string]: string }, made: Installation): Promise<void>;
   traffic(traffic: Traffic): void;
   listening(): boolean;
   online(online: boolean): void;
 }
 
+/** How long a server that does not say who the caller is counts as such, ms. */
+const OLDER_MS = 3_600_000;
+/** A connection that breaks after so long broke for the length of the request, for all that the client can see, ms. */
+const SLOW_MS = 10_000;
 /** How long the server may wait for the lock before it answers 423, s. */
 const LOCK_WAIT_S = 10;
 const RETRIED = [408, 429, 500, 502, 503, 504];
@@ -118,7 +149,8 @@ export async function send(
   const abort = () => control.abort();
   if (signal?.aborted) abort();
   signal?.addEventListener("abort", abort);
-  const timer = setTimeout(abort, wire.patience.requestMaxMs);
+  let late = false;
+  const timer = setTimeout(() => ((late = true), abort()), wire.patience.requestMaxMs);
   try {
     const answer = await wire.fetch(wire.url + path, {
       method,
@@ -148,7 +180,8 @@ export async function send(
     wire.traffic({ ...traffic, phase: "failed", error: why, ms: Date.now() - began });
     if (signal?.aborted) throw new RollcallError("aborted", "the sync was cancelled");
     wire.online(false);
-    throw new RollcallError("offline", `the server cannot be reached: ${why}`);
+    if (late) throw new TimedOut("offline", `the server did not answer within ${wire.patience.requestMaxMs} ms`);
+    throw new (Date.now() - began > SLOW_MS ? TimedOut : RollcallError)("offline", `the server cannot be reached: ${why}`);
   } finally {
     clearTimeout(timer);
     if (!stream) signal?.removeEventListener("abort", abort);
@@ -180,21 +213,24 @@ export class Calls {
     private readonly progress: (progress: Progress) => void,
   ) {}
 
-  /** Asks until there is an answer that counts. `make` is told how many attempts have failed. */
-  async ask(method: string, path: string, make: (failed: number) => Promise<Ask> | Ask = () => ({})): Promise<Answer> {
+  /** Asks until there is an answer that counts. `make` is given how many attempts have failed. */
+  async ask(method: string, path: string, make: (failed: number) => Ask = () => ({}), manner: Manner = {}): Promise<Answer> {
     const { patience } = this.wire;
     let [failed, waited, renewed] = [0, 0, false];
     for (;;) {
       if (this.signal?.aborted) throw new RollcallError("aborted", "the sync was cancelled");
-      const asked = await make(failed);
+      const mine = manner.open || manner.unbound ? {} : await this.identity();
       let problem: RollcallError;
       const began = Date.now();
       try {
-        const token = asked.open ? null : await this.wire.token(false);
-        if (!asked.open && token === null) throw new RollcallError("not_logged_in", "this device has no token: log in first");
+        const token = manner.open ? null : (manner.token ?? (await this.wire.token(false)));
+        if (!manner.open && token === null) throw new RollcallError("not_logged_in", "this device has no token: log in first");
+        const asked = make(failed);
         this.requests++;
-        const answer = await send(this.wire, method, path, token, asked, this.signal);
+        const answer = await send(this.wire, method, path, token, { ...asked, headers: { ...asked.headers, ...mine } }, this.signal);
         const header = (name: string) => answer.headers.get(name);
+        const made = named(mine, header);
+        if (made) await this.wire.adopt(mine, made);
         const body = readJson(await answer.text());
         if (answer.status < 400) {
           const epoch = header("sync-epoch");
@@ -206,10 +242,11 @@ export class Calls {
         if (!(error instanceof RollcallError) || error.code !== "offline") throw error;
         problem = error;
       }
+      if (manner.divisible && tookTooLong(problem)) throw problem;
       let pause: number | null = null;
       const after = problem.problem?.retry_after_s ?? null;
       const status = problem.status;
-      if (status === 401 && !asked.open && !renewed) {
+      if (status === 401 && !manner.open && manner.token === undefined && !renewed) {
         renewed = true;
         if ((await this.wire.token(true)) === null) throw problem;
         continue;
@@ -232,14 +269,41 @@ export class Calls {
     }
   }
 
-  private async read<T>(method: string, path: string, make?: (failed: number) => Promise<Ask> | Ask): Promise<T> {
-    const { body } = await this.ask(method, path, make);
+  private async read<T>(method: string, path: string, make?: (failed: number) => Ask, manner?: Manner): Promise<T> {
+    const { body } = await this.ask(method, path, make, manner);
     if (!body || typeof body !== "object") throw garbled(`${method} ${path}`);
     return body as T;
   }
 
   limits(): Promise<{ rows_max: number; get_keys_max: number; body_bytes_max: number; time_precision: "seconds" | "milliseconds" }> {
-    return this.read("GET", "/limits", () => ({ open: true }));
+    return this.read("GET", "/limits", undefined, { open: true });
+  }
+
+  /** Whose rows a token leads to; null from a server that does not say. */
+  async me(token?: string): Promise<Me | null> {
+    try {
+      const me = await this.read<Me>("GET", "/me", undefined, { unbound: true, ...(token === undefined ? {} : { token }) });
+      if (typeof me.user !== "string" || typeof me.owner !== "string") throw garbled("GET /me");
+      return me;
+    } catch (error) {
+      if (error instanceof RollcallError && (error.status === 404 || error.status === 405)) return null;
+      throw error;
+    }
+  }
+
+  /** What each call says beside its token. A store that is not bound yet is, before anything else is asked. */
+  async identity(): Promise<{ [name: string]: string }> {
+    const known = await this.wire.identity();
+    if (known || Date.now() < this.wire.olderUntil) return known ?? {};
+    const me = await this.me();
+    if (!me) {
+      this.wire.olderUntil = Date.now() + OLDER_MS; // it would not look at what we say
+      return {};
+    }
+    // Whatever token is used by now: the seed is that of this user's owner, or not given.
+    const headers = { "Sync-For": boundTo(me) };
+    await this.wire.bind(me, async () => (await this.read<{ seed: string }>("GET", "/digests", () => ({ headers }), { unbound: true })).seed);
+    return (await this.wire.identity()) ?? {};
   }
 
   digests(): Promise<{ seed: string } & Digests> {
@@ -276,14 +340,15 @@ export class Calls {
 
   /**
    * `body` gives the body of each attempt: it says when it was sent. A repeated attempt leaves the fence out:
-   * the first may have been answered, and have given the lock back.
+   * the first may have been answered, and have given the lock back. `divisible`: after an attempt that took too long
+   * the caller sends less, instead of the same again.
    */
-  async synchronise(key: string, fence: string | null, body: () => Promise<Json>): Promise<Answered> {
-    const answer = await this.read<Answered>("POST", "/synchronise", async (failed) => {
+  async synchronise(key: string, fence: string | null, divisible: boolean, body: () => Json): Promise<Answered> {
+    const answer = await this.read<Answered>("POST", "/synchronise", (failed) => {
       const headers: { [name: string]: string } = { Prefer: `wait=${LOCK_WAIT_S}`, "Idempotency-Key": key };
       if (fence && failed === 0) headers["Sync-Lock"] = fence;
-      return { headers, body: await body() };
-    });
+      return { headers, body: body() };
+    }, { divisible });
     if (!Number.isSafeInteger(answer.version)) throw garbled("POST /synchronise");
     return answer;
   }
@@ -299,7 +364,8 @@ export class Calls {
   async giveLockBack(): Promise<void> {
     if (!this.holding) return;
     try {
-      await send(this.wire, "DELETE", "/lock", await this.wire.token(false), {}, undefined);
+      const headers = (await this.wire.identity()) ?? {};
+      await send(this.wire, "DELETE", "/lock", await this.wire.token(false), { headers }, undefined);
     } catch {
       // then it ends with its lease
     }

@@ -2,6 +2,7 @@
 import { Calls, type Wire } from "./calls.js";
 import { keyOf, put, remove, revert, settle } from "./edits.js";
 import { RollcallError } from "./error.js";
+import { adopt, bind, headersOf, otherUser, type Me } from "./identity.js";
 import { declare, Held, shown, type Declared } from "./held.js";
 import { newKey } from "./key.js";
 import { Live } from "./live.js";
@@ -64,6 +65,10 @@ class Opened implements Client {
       fetch: options.fetch ?? ((...asked) => globalThis.fetch(...asked)),
       patience,
       token: (renew) => this.token(renew),
+      identity: () => this.read(headersOf),
+      olderUntil: 0,
+      bind: (me, seed) => this.bind(me, seed),
+      adopt: (sent, made) => this.write((held) => adopt(held, sent, made)),
       traffic: (traffic) => this.traffic.tell(traffic),
       listening: () => this.traffic.some,
       online: (online) => this.know({ online }),
@@ -247,6 +252,11 @@ class Opened implements Client {
       sync: () => this.sync(),
       behind: (version: number | null) =>
         this.read(async (held) => (await held.recall("cursor")) !== version || (await held.waiting()).length > 0),
+      retryAt: () =>
+        this.read(async (held) => {
+          const times = (await held.waiting()).flatMap(({ rejected }) => (rejected?.retryAt === undefined ? [] : [rejected.retryAt - this.now()]));
+          return times.length ? Math.max(Math.min(...times), 0) : null;
+        }),
       state: (live: Status["live"]) => this.know({ live, ...(live === "off" ? { lock: null } : {}) }),
       lock: (lock: Status["lock"]) => this.know({ lock }),
     };
@@ -301,6 +311,14 @@ class Opened implements Client {
     return this.enter(login);
   }
 
+  /** Binds the store at its first call. One of an older release holds rows already, of the owner with that seed. */
+  private async bind(me: Me, seed: () => Promise<string>): Promise<void> {
+    const [known, email] = await this.read(async (held) => [await held.recall("seed"), await held.recall("email")] as const);
+    // With a log-in, the address has been compared.
+    if (known !== undefined && email === undefined && (await seed()) !== known) throw otherUser("another user");
+    await this.write((held) => bind(held, me));
+  }
+
   async logIn(login: Login): Promise<void> {
     await this.enter(login);
     for (const live of this.lives) live.edited();
@@ -310,11 +328,9 @@ class Opened implements Client {
     const email = written.trim().toLowerCase();
     const [known, device_id] = await this.read(async (held) => [await held.recall("email"), await held.recall("device_id")] as const);
     // Another user's roll call would lack every row, and all would be dropped.
-    if (known !== undefined && known !== email) {
-      throw new RollcallError("other_user", `the rows here are those of ${known}: open another store, or wipe this one`);
-    }
+    if (known !== undefined && known !== email) throw otherUser(known);
     const calls = new Calls(this.wire, this.closing.signal, () => {});
-    const post = (path: string, body: Json) => calls.ask("POST", path, () => ({ body, open: true }));
+    const post = (path: string, body: Json) => calls.ask("POST", path, () => ({ body }), { open: true });
     if (register) {
       await post("/register", { email, password }).catch((error: unknown) => {
         if (!(error instanceof RollcallError && error.code === "email_taken")) throw error;
@@ -322,11 +338,18 @@ class Opened implements Client {
     }
     const asked = { email, password, device, ...(device_id === undefined ? {} : { device_id }) };
     const said = (await post("/login", asked)).body as { token: string; device_id: string };
-    await this.write(async (held) => {
-      await held.remember("email", email);
-      await held.remember("device_id", said.device_id);
-      await held.remember("token", said.token);
-    });
+    const me = await calls.me(said.token);
+    try {
+      await this.write(async (held) => {
+        if (me) await bind(held, me); // a callback's token may have bound it, without an address
+        await held.remember("email", email);
+        await held.remember("device_id", said.device_id);
+        await held.remember("token", said.token);
+      });
+    } catch (error) {
+      await calls.ask("POST", "/logout", undefined, { token: said.token, unbound: true }).catch(() => {});
+      throw error;
+    }
     return said.token;
   }
 

@@ -120,7 +120,8 @@ export async function remove(held: Held, table: Declared, key: string, now: numb
   const row = await held.get(table.name, key);
   if (!row || row.state === "deleted") return;
   // Nobody else ever knew of it.
-  if (row.state === "added" && row.at === null && row.base === null && !(await isInFlight(held, table, key))) return held.replace(row, null);
+  const isKnown = row.at !== null || row.base !== null || row.doubtful || (await isInFlight(held, table, key));
+  if (row.state === "added" && !isKnown) return held.replace(row, null);
   const next: StoredRow = { ...row, state: "deleted", editedAt: now, edit: await held.nextEdit() };
   if (row.state === "clean") Object.assign(next, { base: heldOf(row), baseRow: row.row });
   delete next.rejected;

@@ -1,6 +1,9 @@
 /** What the device holds, within one transaction: rows, the proofs of its tables, and what it remembers beside. */
 import { Sum } from "./digest.js";
+import type { VerdictItem } from "./calls.js";
 import type { Local } from "./decide.js";
+import type { Problem } from "./error.js";
+import type { Installation } from "./identity.js";
 import type { Conflict, Digest, Json, Rejection, Row, Store, StoredRow, StoreTxn, SyncReport, TableSpec, Tables, Way } from "./types.js";
 
 /** A declared table, ready for use. */
@@ -56,10 +59,8 @@ export interface SentRow {
  */
 export interface Outstanding {
   readonly key: string;
-  /** Without `sent_at`, which is the time of each sending. */
+  /** Without `sent_at`: that is the time of each sending, and the server leaves it out when it compares bodies. */
   readonly body: { readonly [member: string]: Json };
-  /** Each `sent_at` that it was sent with, ms. */
-  readonly stamps: number[];
   readonly sent: readonly SentRow[];
 }
 
@@ -76,6 +77,8 @@ export interface Meta {
   edits: number;
   outstanding: Outstanding;
   etag: string;
+  /** Bytes of a request that does not take too long on this device's line; none: as many as the server takes. */
+  pace: number;
   limits: { rows: number; keys: number; bytes: number; precision: "seconds" | "milliseconds" };
   /** The feed under way: the mark of its next page and, of a full one, its number. */
   feed: { number: number | null; next: string };
@@ -84,6 +87,9 @@ export interface Meta {
   token: string;
   email: string;
   device_id: string;
+  /** The user and the owner whose rows these are, as `GET /me` names them, with a dot between. */
+  bound: string;
+  installation: Installation;
   synced: { began: number; at: number; report: SyncReport; way: Way };
   turn: { holder: string; until: number };
 }
@@ -95,8 +101,20 @@ export const newRow = (table: string, key: string): StoredRow => ({
   ...{ edit: 0, row: {}, changed: {} },
 });
 
-/** Rows that a sync sends or asks for; a rejected one only once what it refers to may have changed. */
+/** Rejected for the sake of other rows, which may have changed by the next sync. */
 export const isAboutOthers = ({ code }: Rejection) => code === "reference_missing" || code === "still_referenced";
+
+/** Whether a rejected row may be sent once more as it is. */
+export const mayTryAgain = (rejected: Rejection, now: number) =>
+  isAboutOthers(rejected) || (rejected.retryAt !== undefined && rejected.retryAt <= now);
+
+/** Why a row was rejected, as it is kept with the row. */
+export const rejectionOf = (error: Problem | VerdictItem["error"] & {}, now: number): Rejection => ({
+  code: error.code,
+  detail: error.detail,
+  ...(typeof error.column === "string" ? { column: error.column } : {}),
+  ...(error.retry_after_s === undefined ? {} : { retryAt: now + error.retry_after_s * 1_000 }),
+});
 
 /** One transaction over a store. */
 export class Held {

@@ -1,5 +1,5 @@
 /** Syncs promptly: after edits, and when the server tells that others wrote (`GET /events`). */
-import { problemOf, send, type Wire } from "./calls.js";
+import { Calls, problemOf, send, type Wire } from "./calls.js";
 import { RollcallError } from "./error.js";
 import { pause, webLocks } from "./turn.js";
 import type { Json, LiveOptions, Status, Store } from "./types.js";
@@ -8,6 +8,9 @@ import type { Json, LiveOptions, Status, Store } from "./types.js";
 const SILENCE_MAX_MS = 40_000;
 const BACKOFF_FIRST_MS = 500;
 const BACKOFF_MAX_MS = 60_000;
+/** Between a sync and the next try of a row that the server rejected for the time being, ms: a timer holds no more. */
+const RETRY_MIN_MS = 100;
+const RETRY_MAX_MS = 2 ** 31 - 1;
 /** What trying again does not mend. */
 const FINAL = ["unauthorized", "forbidden", "not_logged_in", "other_user", "mass_delete", "aborted"];
 
@@ -18,6 +21,8 @@ export interface Lively {
   sync(): Promise<unknown>;
   /** Whether a sync would have anything to do, for a device that heard of this version. */
   behind(version: number | null): Promise<boolean>;
+  /** In how many ms a rejected row may be sent once more; null: none. */
+  retryAt(): Promise<number | null>;
   state(live: Status["live"]): void;
   lock(lock: Status["lock"]): void;
 }
@@ -26,6 +31,7 @@ export class Live {
   private readonly control = new AbortController();
   private failed = 0;
   private timer: ReturnType<typeof setTimeout> | undefined;
+  private retry: ReturnType<typeof setTimeout> | undefined;
   private running = false;
   /** Why to sync: the version that the server told of; null: whatever it holds. */
   private due: { version: number | null } | undefined;
@@ -48,6 +54,7 @@ export class Live {
   stop(): void {
     this.control.abort();
     clearTimeout(this.timer);
+    clearTimeout(this.retry);
     globalThis.removeEventListener?.("online", this.wake);
     this.client.state("off");
   }
@@ -74,6 +81,9 @@ export class Live {
         if (version === null || (await this.client.behind(version))) await this.client.sync();
         this.failed = 0;
       }
+      const ms = await this.client.retryAt();
+      clearTimeout(this.retry);
+      if (ms !== null && !this.stopped) this.retry = setTimeout(() => this.poke(0), Math.min(ms + RETRY_MIN_MS, RETRY_MAX_MS));
     } catch (error) {
       if (!(error instanceof RollcallError && FINAL.includes(error.code))) this.poke(this.backoff());
     } finally {
@@ -136,7 +146,9 @@ export class Live {
       silence = setTimeout(abort, SILENCE_MAX_MS);
     };
     try {
-      const answer = await send(wire, "GET", "/events", token, { headers: { Accept: "text/event-stream" } }, control.signal, true);
+      const mine = await new Calls(wire, control.signal, () => {}).identity();
+      const headers = { Accept: "text/event-stream", ...mine };
+      const answer = await send(wire, "GET", "/events", token, { headers }, control.signal, true);
       if (answer.status === 404 || (answer.ok && !answer.body)) return false; // an older server, or React Native
       if (!answer.ok) {
         if (answer.status === 401) await wire.token(true);

@@ -1,7 +1,8 @@
 /** Carries the rules' decisions out: one answer, one transaction. */
 import { absent, apply, cursorAfter, isPutBack, obey, past, type Epoch, type Heard, type Outcome, type Plan } from "./decide.js";
 import { columnsSent } from "./batch.js";
-import { localOf, newRow, shown, type Declared, type Held, type Outstanding, type SentRow } from "./held.js";
+import { localOf, newRow, rejectionOf, shown, type Declared, type Held, type Outstanding, type SentRow } from "./held.js";
+import { advance } from "./identity.js";
 import { newKey, readKey } from "./key.js";
 import { parseTime } from "./time.js";
 import type { Answered, Changes, VerdictItem } from "./calls.js";
@@ -30,6 +31,7 @@ function after(row: StoredRow, { local, contents }: Outcome, theirs: Row | null,
   if (!local) return null;
   const changed = Object.fromEntries(Object.entries(row.changed).filter(([, edit]) => edit > settled));
   const next: StoredRow = { ...row, ...local, changed };
+  delete next.doubtful;
   if (theirs && contents === "theirs") next.row = theirs;
   if (theirs && contents === "mine_over_theirs") {
     next.row = { ...theirs };
@@ -92,6 +94,7 @@ export class Settling {
     await this.each(answer.missing, (table, key) => this.gone(table, key));
     // Only this very request: another one may have been made meanwhile.
     if ((await this.held.recall("outstanding"))?.key === sending.key) await this.held.remember("outstanding", undefined);
+    await advance(this.held);
     if (this.conflicts.length) {
       const known = (await this.held.recall("conflicts")) ?? [];
       await this.held.remember("conflicts", [...this.conflicts, ...known].slice(0, CONFLICTS_MAX));
@@ -128,7 +131,7 @@ export class Settling {
     }
     const next = after(row, outcome, theirs, judged ? sent.edit : 0, columns);
     if (next && item.error && next.state !== "clean") {
-      next.rejected = { code: item.error.code, detail: item.error.detail };
+      next.rejected = rejectionOf(item.error, this.now);
       this.rejected.push({ ...sent, ...next.rejected });
     }
     await this.put(row, next);

@@ -1,9 +1,10 @@
 /** The two ways of syncing. */
-import { compare, type Heard } from "./decide.js";
-import { inOrder, nextRequest, putBack, stamped, type Limits, type Place, type Queue, type Terms } from "./batch.js";
-import { Calls, type Answered, type Changes, type Wire } from "./calls.js";
+import { compare, pauseMs, type Heard } from "./decide.js";
+import { BODY_SHARE, inOrder, isDivisible, nextRequest, putBack, sizeOf, stamped, type Limits, type Place, type Queue, type Terms } from "./batch.js";
+import { Calls, tookTooLong, type Answered, type Changes, type Wire } from "./calls.js";
 import { RollcallError } from "./error.js";
-import { Held, isAboutOthers, localOf, type Declared, type Outstanding } from "./held.js";
+import { Held, isAboutOthers, localOf, mayTryAgain, rejectionOf, type Declared, type Outstanding } from "./held.js";
+import { advance } from "./identity.js";
 import { newKey, readKey } from "./key.js";
 import { Settling, type Tally } from "./settle.js";
 import type { Conflict, Digests, Json, Progress, Store, SyncOptions, SyncReport, Way } from "./types.js";
@@ -23,10 +24,6 @@ export interface Ground {
 /** Beginnings of one sync before it counts as hopeless, and rounds for rows that wait for others. */
 const BEGINNINGS_MAX = 4;
 const ROUNDS_MAX = 8;
-/** Sendings of one request that are remembered. */
-const STAMPS_MAX = 16;
-/** The server takes clocks that differ by less for equal: so long a repeated request may say when it was first sent. */
-const STAMP_GOOD_MS = 2_000;
 
 const is = (error: unknown, ...codes: string[]): error is RollcallError => error instanceof RollcallError && codes.includes(error.code);
 const name = (table: string, key: string) => `${table} ${key}`;
@@ -40,6 +37,10 @@ export class Syncing {
   /** Rows that the server cannot take as they are, with the edit that it refused. */
   private readonly refused = new Map<string, number>();
   private limits!: Limits;
+  /** Bytes of a request that does not take too long, once one has. */
+  private pace: number | undefined;
+  /** Requests that took too long, one after the other. */
+  private slow = 0;
   private said: Digests | null = null;
   private resumed = false;
   private way: Way;
@@ -99,7 +100,10 @@ export class Syncing {
 
   /** The server's limits and the owner's seed, asked for once; a server that lowers its limits says so by 413 and 422. */
   private async prepare(): Promise<void> {
-    let [limits, seed] = await this.read(async (held) => [await held.recall("limits"), await held.recall("seed")] as const);
+    let [limits, seed] = await this.read(async (held) => {
+      this.pace = await held.recall("pace");
+      return [await held.recall("limits"), await held.recall("seed")] as const;
+    });
     if (!limits) {
       const said = await this.calls.limits();
       limits = { rows: said.rows_max, keys: said.get_keys_max, bytes: said.body_bytes_max, precision: said.time_precision };
@@ -127,6 +131,7 @@ export class Syncing {
       const [sending, answer] = await this.send(outstanding, null);
       await this.settle((settling) => settling.report(sending, answer));
     } catch (error) {
+      if (tookTooLong(error) && isDivisible(outstanding)) return this.slower(outstanding, error);
       // Given up: nothing of it was written, and the sync that follows makes a new one.
       if (!(error instanceof RollcallError) || (await this.read((held) => held.recall("outstanding")))) throw error;
     }
@@ -273,18 +278,27 @@ export class Syncing {
   private async push(queue: Queue, base: number | null, fence: string | null, then: "manifest" | "pull" | "nothing"): Promise<number> {
     for (;;) {
       const terms: Terms = { base, pull: then === "pull", confirmDeletes: this.options.confirmDeletes };
-      const made = await this.write((held) => nextRequest(held, queue, this.limits, terms));
+      const limits = { ...this.limits, bytes: Math.min(this.limits.bytes, this.pace ?? Infinity) };
+      const made = await this.write((held) => nextRequest(held, queue, limits, terms));
+      const began = this.ground.now();
       let sending: Outstanding, answer: Answered;
       try {
         [sending, answer] = await this.send(made, fence);
       } catch (error) {
-        if (!(error instanceof RollcallError) || !error.problem) throw error;
-        await this.mend(queue, made, error);
+        if (tookTooLong(error) && isDivisible(made)) {
+          await this.slower(made, error);
+          putBack(queue, made);
+        } else if (error instanceof RollcallError && error.problem) {
+          await this.mend(queue, made, error);
+        } else {
+          throw error;
+        }
         // The refused request gave the lock back. The next takes it again, and `base` and each row's `_base`
         // tell the server what we have seen, whoever came in between.
         fence = null;
         continue;
       }
+      await this.faster(made, this.ground.now() - began);
       const { version, changes } = answer;
       // Before the verdicts, so that they mark rows as mentioned.
       const feed = changes?.type === "full" ? await this.newFeed() : null;
@@ -309,31 +323,24 @@ export class Syncing {
   private async send(sending: Outstanding, fence: string | null): Promise<[Outstanding, Answered]> {
     for (let time = 0; time < 2; time++) {
       try {
-        const answer = await this.calls.synchronise(sending.key, fence, async () => {
-          // A request that never arrived would else tell the server the clock of its first sending, and old
-          // edits would pass for new ones. An answer to this sending may be lost: write it down.
-          const [now, last] = [this.ground.now(), sending.stamps[sending.stamps.length - 1]];
-          if (last === undefined || Math.abs(now - last) > STAMP_GOOD_MS) {
-            sending = { ...sending, stamps: [...sending.stamps, now].slice(-STAMPS_MAX) };
-            await this.write((held) => held.remember("outstanding", sending));
-          }
+        const answer = await this.calls.synchronise(sending.key, fence, isDivisible(sending), () => {
           if (sending.body["keep_lock"]) this.calls.holding = true;
-          return stamped(sending, sending.stamps[sending.stamps.length - 1]!);
+          // The clock of this very sending: with that of an earlier one, old edits would pass for new ones.
+          return stamped(sending, this.ground.now());
         });
         this.calls.holding = sending.body["keep_lock"] === true;
         return [sending, answer];
       } catch (error) {
         if (is(error, "idempotency_key_reused")) {
-          const answer = await this.answerGiven(sending);
-          if (answer) return [sending, answer];
-          // It was answered in words that we no longer know. The rows say themselves what is new: those that
-          // the server has are `same`.
-          sending = { ...sending, key: newKey(this.ground.now()), stamps: [] };
+          // The server knows the key with other words, as another release of it reads them. The rows say
+          // themselves what is new: those that the server has are `same`.
+          sending = { ...sending, key: newKey(this.ground.now()) };
           await this.write((held) => held.remember("outstanding", sending));
           continue;
         }
         const status = error instanceof RollcallError ? error.status : undefined;
-        const undecided = status === undefined || status >= 500 ? status !== 507 : [401, 403, 408, 423, 429].includes(status);
+        const undecided =
+          is(error, "other_user") || (status === undefined || status >= 500 ? status !== 507 : [401, 403, 408, 423, 429].includes(status));
         if (!undecided) {
           this.calls.holding = false;
           await this.write((held) => held.remember("outstanding", undefined));
@@ -344,16 +351,37 @@ export class Syncing {
     throw new RollcallError("restless", "the server does not know its own answer");
   }
 
-  /** The answer that the server gave to one of the earlier sendings, said again. */
-  private async answerGiven(sending: Outstanding): Promise<Answered | null> {
-    for (const at of sending.stamps.slice(0, -1).reverse()) {
-      try {
-        return await this.calls.synchronise(sending.key, null, async () => stamped(sending, at));
-      } catch (error) {
-        if (!is(error, "idempotency_key_reused")) throw error;
+  /**
+   * A request took longer than the server or this client waits: the next ones are half of it, in later syncs too.
+   * Whether it arrived nobody knows. Its rows go up again under other keys, and the server tells by the rows what is
+   * new.
+   */
+  private async slower(sending: Outstanding, error: RollcallError): Promise<void> {
+    this.pace = Math.max(Math.floor(sizeOf(sending) / 2 / BODY_SHARE), 1);
+    this.calls.holding = false;
+    await this.write(async (held) => {
+      await held.remember("pace", this.pace);
+      await held.remember("outstanding", undefined);
+      await advance(held);
+      for (const { table, key, operation } of sending.sent) {
+        const row = operation === "add" ? await held.get(table, key) : undefined;
+        if (row) await held.replace(row, { ...row, doubtful: 1 });
       }
-    }
-    return null;
+    });
+    const { patience } = this.ground.wire;
+    const pause = pauseMs(++this.slow, patience.attemptsMax, error.problem?.retry_after_s ?? null, patience.random());
+    if (pause === null) throw error;
+    this.progress({ phase: "retrying", attempt: this.slow, reason: error.message, ms: pause });
+    await patience.pause(pause, this.options.signal);
+  }
+
+  /** A request that took little of the time there is: the next may be twice as large. */
+  private async faster(sending: Outstanding, ms: number): Promise<void> {
+    this.slow = 0;
+    const { requestMaxMs } = this.ground.wire.patience;
+    if (this.pace === undefined || sizeOf(sending) < this.pace / 2 || ms * 4 > requestMaxMs) return;
+    this.pace = this.pace * 2 < this.limits.bytes ? this.pace * 2 : undefined;
+    await this.write((held) => held.remember("pace", this.pace));
   }
 
   /**
@@ -361,7 +389,7 @@ export class Syncing {
    * server takes must not keep all the others.
    */
   private async mend(queue: Queue, sending: Outstanding, error: RollcallError): Promise<void> {
-    const { code, detail } = error.problem!;
+    const { code } = error.problem!;
     const limits = this.limits;
     const rows = sending.sent.length;
     if ((code === "too_many_rows" && limits.rows > 1) || (code === "body_too_large" && rows !== 1 && limits.bytes > 1)) {
@@ -370,30 +398,36 @@ export class Syncing {
       await this.write((held) => held.remember("limits", undefined)); // to be asked for again
       return putBack(queue, sending);
     }
-    const fault = this.atFault(sending, error);
-    if (!fault) throw error;
-    const { table, key } = fault;
-    const sent = sending.sent.find((row) => row.table === table && row.key === key);
-    this.refused.set(name(table, key), sent?.edit ?? 0);
+    const faults = this.atFault(sending, error);
+    if (faults.length === 0) throw error;
+    const back = new Set(faults.map(({ table, key }) => name(table, key)));
+    for (const fault of back) this.refused.set(fault, sending.sent.find(({ table, key }) => name(table, key) === fault)?.edit ?? 0);
     await this.write(async (held) => {
-      const row = await held.get(table, key);
-      if (row) await held.replace(row, { ...row, rejected: { code, detail } });
+      for (const { table, key } of faults) {
+        const row = await held.get(table, key);
+        if (row) await held.replace(row, { ...row, rejected: rejectionOf(error.problem!, this.ground.now()) });
+      }
     });
     putBack(queue, sending);
-    queue.rows = queue.rows.filter((row) => row.table !== table || row.key !== key);
-    queue.gets = queue.gets.filter((row) => row.table !== table || row.key !== key);
+    queue.rows = queue.rows.filter(({ table, key }) => !back.has(name(table, key)));
+    queue.gets = queue.gets.filter(({ table, key }) => !back.has(name(table, key)));
   }
 
-  /** The row for whose sake a whole request was refused; null if it is not about one row. */
-  private atFault({ body, sent }: Outstanding, error: RollcallError): Place | null {
+  /**
+   * The rows for whose sake a whole request was refused: the one that the answer points at, or all of a table that
+   * the server does not have. None if it is not about rows.
+   */
+  private atFault({ body, sent }: Outstanding, error: RollcallError): Place[] {
     const { code, status, at } = error.problem!;
-    if (code === "body_too_large") return sent.length === 1 ? sent[0]! : null;
-    const [, member = "", table = "", place = ""] = status === 422 && at ? at.split("/") : [];
+    if (code === "body_too_large") return sent.length === 1 ? [sent[0]!] : [];
+    const [, member = "", table = "", place] = status === 422 && at ? at.split("/") : [];
+    if (place === undefined && code !== "unknown_table") return [];
     const column = this.ground.tables.get(table)?.key;
-    const items = (body[member] as { [table: string]: Json[] } | undefined)?.[table];
-    const item = place === "" ? undefined : items?.[Number(place)];
-    const key = readKey(typeof item === "string" ? item : column && (item as { [column: string]: Json } | undefined)?.[column]);
-    return key === null ? null : { table, key };
+    const items = (body[member] as { [table: string]: Json[] } | undefined)?.[table] ?? [];
+    const keys = (place === undefined ? items : items.slice(Number(place), Number(place) + 1)).map((item) =>
+      readKey(typeof item === "string" ? item : column && (item as { [column: string]: Json } | undefined)?.[column]),
+    );
+    return keys.flatMap((key) => (key === null ? [] : [{ table, key }]));
   }
 
   /**
@@ -405,7 +439,7 @@ export class Syncing {
     const back = new Set<string>();
     for (const { table, key, edit, rejected } of waiting) {
       const refused = this.refused.get(name(table, key));
-      if ((rejected && !isAboutOthers(rejected)) || (refused !== undefined && edit <= refused)) back.add(name(table, key));
+      if ((rejected && !mayTryAgain(rejected, this.ground.now())) || (refused !== undefined && edit <= refused)) back.add(name(table, key));
     }
     return (of ?? inOrder(waiting, this.ground.tables)).filter(({ table, key }) => !back.has(name(table, key)));
   }

@@ -92,6 +92,10 @@ export type RowState = "clean" | "added" | "edited" | "deleted";
 export interface Rejection {
   readonly code: string;
   readonly detail: string;
+  /** The column at fault, if it is one. */
+  readonly column?: string;
+  /** The row is sent again as it is from then on, ms since 1970; else once it is edited. */
+  readonly retryAt?: number;
 }
 
 /** A row with what is known of it. */
@@ -393,6 +397,8 @@ export interface StoredRow {
   changed: { [column: string]: number };
   baseRow?: Row;
   rejected?: Rejection;
+  /** 1 if a request with it may have arrived, of which no answer will come any more; else absent. */
+  doubtful?: 1;
   /** The full feed that last mentioned it. */
   seen?: number;
 }
