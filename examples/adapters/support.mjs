@@ -1,18 +1,71 @@
 // A rollcall server and devices for the adapters' tests.
-import { server as start, skip } from "../../clients/typescript/test/support.mjs";
-export { skip };
+import { server as start, readFixture, skip, startServer } from "../../clients/typescript/test/support.mjs";
+export { readFixture, skip };
 
 const schema = `
 [table.notes]
 key = "id"
 policy = "manual"
 [table.notes.columns]
-text = "text"
+text = { type = "text", max_length = 200 }
 done = { type = "boolean", default = false }
 stars = "integer"
 `;
 
 export const server = () => start({ schemaText: schema });
+/** One that a test backs up and restores. */
+export const fragile = () => startServer({ schemaText: schema });
+
+const isOneText = (json) => {
+  try {
+    return typeof JSON.parse(json) === "string";
+  } catch {
+    return false; // no program makes a column that comes twice
+  }
+};
+/** Text that no server takes, of fixtures/values and too long. */
+export const badTexts = [
+  ...readFixture("values/bad.json").values.filter(({ column, json }) => column === "text" && json.startsWith('"') && isOneText(json)).map(({ json }) => JSON.parse(json)),
+  "x".repeat(201),
+];
+
+/**
+ * Another server than the real one: `judge(operation, item)` may give a verdict, and the real server does not see that
+ * row; `refuse(body)` may refuse the whole request; while it is `still`, nothing has changed. `log` has the bodies as they were sent.
+ */
+export function proxy({ table = "notes", fetch = globalThis.fetch } = {}) {
+  const wire = { log: [], requests: [], judge: () => undefined, refuse: () => undefined, still: false };
+  wire.fetch = async (url, init) => {
+    wire.requests.push({ url, headers: init.headers });
+    if (wire.still && url.includes("/changes?")) {
+      const version = Number(/since=(\d+)/.exec(url)?.[1] ?? 1);
+      return new Response(JSON.stringify({ type: "diff", version, more: false, add: {}, update: {}, delete: {} }));
+    }
+    if (init.method !== "POST" || !url.endsWith("/synchronise")) return fetch(url, init);
+    const body = JSON.parse(init.body);
+    wire.log.push(structuredClone(body));
+    const refusal = wire.refuse(body);
+    if (refusal) return new Response(JSON.stringify(refusal), { status: refusal.status });
+    const judged = {};
+    for (const operation of ["add", "update", "delete"]) {
+      const items = body[operation]?.[table] ?? [];
+      judged[operation] = items.map((item) => {
+        const verdict = wire.judge(operation, item);
+        return verdict && { ...(typeof item === "string" ? { id: item } : { id: item.id }), ...verdict };
+      });
+      if (items.length) body[operation][table] = items.filter((_, place) => !judged[operation][place]);
+    }
+    const answer = await fetch(url, { ...init, body: JSON.stringify(body) });
+    if (!answer.ok) return answer;
+    const said = await answer.json();
+    for (const operation of ["add", "update", "delete"]) {
+      const rest = said[operation][table] ?? [];
+      if (judged[operation].length) said[operation][table] = judged[operation].map((item) => item ?? rest.shift());
+    }
+    return new Response(JSON.stringify(said), { status: 200, headers: answer.headers });
+  };
+  return wire;
+}
 
 /** Logs a new device in; gives its token. */
 export async function device({ url }, email, name) {
@@ -22,9 +75,9 @@ export async function device({ url }, email, name) {
   return post("/login", { email, password: "something borrowed", device: name });
 }
 
-/** Waits until it holds, at most 10 s. */
+/** Waits until it holds, at most a minute. */
 export async function until(holds, what) {
   for (const began = Date.now(); !(await holds()); await new Promise((resolve) => setTimeout(resolve, 20))) {
-    if (Date.now() - began > 10_000) throw new Error(`not within 10 s: ${what}`);
+    if (Date.now() - began > 60_000) throw new Error(`not within 60 s: ${what}`);
   }
 }

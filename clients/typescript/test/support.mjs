@@ -1,5 +1,5 @@
 // A real server for each test file, accounts for each test, and ways to the server that can be disturbed.
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -67,7 +67,8 @@ export const tables = {
 export async function startServer({ schemaText = schema, settings = [], listen = "127.0.0.1:0", dir } = {}) {
   const folder = dir ?? mkdtempSync(join(tmpdir(), "rollcall-client-"));
   writeFileSync(join(folder, "schema.toml"), schemaText);
-  const flags = ["serve", "--schema", join(folder, "schema.toml"), "--database", `sqlite:${join(folder, "app.db")}`, "--listen", listen];
+  const [database, backup] = [`sqlite:${join(folder, "app.db")}`, join(folder, "backup.db")];
+  const flags = ["serve", "--schema", join(folder, "schema.toml"), "--database", database, "--listen", listen];
   flags.push("--logins-per-address-per-min", "0", "--logins-per-account-per-min", "0", "--log", "warn", ...settings);
   const child = spawn(binary, flags, { stdio: ["ignore", "pipe", "inherit"] });
   const url = await new Promise((resolve, reject) => {
@@ -86,7 +87,17 @@ export async function startServer({ schemaText = schema, settings = [], listen =
       child.on("exit", resolve);
       child.kill(signal);
     });
-  return { url, dir: folder, stop, remove: () => rmSync(folder, { recursive: true, force: true }) };
+  return {
+    ...{ url, dir: folder, stop },
+    backUp: () => void execFileSync(binary, ["backup", "--database", database, "--to", backup, "--overwrite"], { stdio: "ignore" }),
+    /** Puts the backup back; gives the server that goes on with it, under the same address. */
+    restore: async () => {
+      await stop();
+      execFileSync(binary, ["restore", "--from", backup, "--database", database, "--replace"], { stdio: "ignore" });
+      return startServer({ schemaText, settings, listen: new URL(url).host, dir: folder });
+    },
+    remove: () => rmSync(folder, { recursive: true, force: true }),
+  };
 }
 
 /** A server for the whole file. */

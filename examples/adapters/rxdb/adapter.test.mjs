@@ -12,7 +12,7 @@ const schema = {
   version: 0,
   primaryKey: "id",
   type: "object",
-  properties: { id: { type: "string", maxLength: 36 }, text, done: { type: ["boolean", "null"] }, stars: { type: ["integer", "null"] }, last_update: text },
+  properties: { id: { type: "string", maxLength: 36 }, text, done: { type: ["boolean", "null"] }, stars: { type: ["integer", "null"] }, last_update: text, rejected: text },
   required: ["id"],
 };
 /** Joins what both sides changed, column by column; the server's where both did. */

@@ -1,62 +1,128 @@
 // RxDB over rollcall: one replication a collection; the checkpoint is rollcall's version, or the mark of the next page.
+import { getLastCheckpointDoc } from "rxdb";
 import { replicateRxCollection } from "rxdb/plugins/replication";
 import { Subject } from "rxjs";
+import { caller, send } from "../requests.js";
+
+/** Rejections that may pass by themselves, and after how many seconds to try again where the server says nothing. */
+const PASSING = ["too_many_edits", "reference_missing", "still_referenced"];
+const AGAIN_S = 30;
 
 /**
- * Replicates an RxDB collection with a table of a rollcall server, live. The collection's schema has the table's key
- * as its primary key, and the text column `last_update`: it tells the server which state an edit was made on.
- * RxDB settles conflicts itself (`conflictHandler`), so give the table `policy = "manual"` on the server.
+ * Replicates an RxDB collection with a table of a rollcall server, live. The collection's schema has the table's key as
+ * its primary key, and two text columns: `last_update` tells the server which state an edit was made on, `rejected` tells
+ * the user why the server did not take the row as it is. RxDB settles conflicts itself (`conflictHandler`), so give the
+ * table `policy = "manual"` on the server.
  */
 export function replicateRollcall({ collection, url, token, table = collection.name, fetch = globalThis.fetch, live = true, ...options }) {
   const key = collection.schema.primaryPath;
+  for (const name of ["last_update", "rejected"]) {
+    if (!collection.schema.jsonSchema.properties[name]) throw new Error(`the schema of ${collection.name} lacks the text column ${name}`);
+  }
+  const own = collection.conflictHandler;
+  const unmarked = (state) => ({ ...state, rejected: null });
+  const isEqual = (a, b, context) => own.isEqual(unmarked(a), unmarked(b), context) && (a.rejected ?? null) === (b.rejected ?? null);
+  // A state with `rejected` says what became of this device's own edit: there is nothing to settle.
+  const resolve = async (input, context) => ("rejected" in input.realMasterState ? input.realMasterState : unmarked(await own.resolve(input, context)));
+  collection.conflictHandler = { isEqual, resolve };
+
   const resync = new Subject();
   const stopping = new AbortController();
-  const request = async (method, path, body, signal) => {
-    const headers = { Authorization: `Bearer ${await token()}`, "Content-Type": "application/json", Prefer: "wait=10" };
-    return fetch(url + path, { method, headers, body: body && JSON.stringify(body), signal });
+  const timers = new Set();
+  // Kept in the checkpoint. The installation has no counter there: it could go back.
+  let state;
+  const kept = async (news) => {
+    const { hashFunction, storageToken } = collection.database;
+    const device = /^(.{8})(.{4})(.{4})(.{4})(.{12})/.exec(await hashFunction(await storageToken)).slice(1).join("-");
+    state ??= { device, for: (await getLastCheckpointDoc(replication.internalReplicationState, "down"))?.for };
+    return (state = { ...state, ...news });
   };
-  const ask = async (...asked) => {
-    const answer = await request(...asked);
-    const said = await answer.json();
-    if (!answer.ok) throw Object.assign(new Error(`${said.code}: ${said.detail}`), said);
-    return said;
+  const ask = caller({ url, token, fetch, kept });
+  const rowsOf = (page) => [...(page.add[table] ?? []), ...(page.update[table] ?? [])].map((row) => ({ ...row, rejected: null, _deleted: false }));
+  const checkpointOf = (more) => ({ since: null, next: null, ...more, for: state.for, epoch: ask.epoch });
+
+  /** A rejected row stays as its user made it, whatever others do meanwhile: the server judges that when it goes up again. */
+  const sparing = async (documents) => {
+    const local = await collection.findByIds(documents.map((document) => document[key])).exec();
+    return documents.map((document) => (local.get(document[key])?.rejected ? { ...local.get(document[key]).toMutableJSON(), _deleted: false } : document));
+  };
+
+  /** Away for too long, or the server was restored: everything anew. What a restored server lacks, it may have forgotten. */
+  const everything = async ({ since, epoch }) => {
+    const told = new Map();
+    let page = await ask("GET", `/changes?tables=${table}`);
+    for (; ; page = await ask("GET", `/changes?next=${encodeURIComponent(page.next)}`)) {
+      for (const row of rowsOf(page)) told.set(row[key], row);
+      if (!page.more) break;
+    }
+    const restored = epoch !== ask.epoch || page.version < since;
+    const absent = (await collection.find().exec()).map((doc) => doc.toMutableJSON()).filter((doc) => doc.last_update && !told.has(doc[key]));
+    const lost = absent.map(({ rejected, ...item }) => ({ operation: "update", table, item: { ...item, _base: item.last_update } }));
+    const items = restored ? await send(ask, lost) : [];
+    const gone = absent.filter((_, place) => !restored || items[place].verdict === "gone").map((doc) => ({ ...doc, _deleted: true }));
+    return { documents: await sparing([...told.values(), ...gone]), checkpoint: checkpointOf({ since: page.version }) };
   };
 
   const pull = async (checkpoint, limit) => {
     const { since, next } = checkpoint ?? {};
-    const query = next ? `next=${encodeURIComponent(next)}` : `tables=${table}&limit=${limit}${since ? `&since=${since}` : ""}`;
-    // 410 `cursor_expired`, after too long away, comes out of `error$`: RxDB cannot drop what a full feed does not
-    // mention, so the app removes the collection and replicates into a new one.
-    const page = await ask("GET", `/changes?${query}`);
-    const rows = [...(page.add[table] ?? []), ...(page.update[table] ?? [])];
-    const documents = rows.map((row) => ({ ...row, _deleted: false }));
-    for (const id of page.delete[table] ?? []) documents.push({ [key]: id, _deleted: true });
-    return { documents, checkpoint: page.more ? { next: page.next } : { since: page.version } };
+    const documents = [];
+    try {
+      let page = await ask("GET", `/changes?${next ? `next=${encodeURIComponent(next)}` : `tables=${table}&limit=${limit}${since ? `&since=${since}` : ""}`}`);
+      for (; ; page = await ask("GET", `/changes?next=${encodeURIComponent(page.next)}`)) {
+        documents.push(...rowsOf(page));
+        documents.push(...(page.delete[table] ?? []).map((id) => ({ [key]: id, _deleted: true })));
+        if (!page.more || documents.length >= limit) break;
+      }
+      return { documents: await sparing(documents), checkpoint: checkpointOf(page.more ? { next: page.next } : { since: page.version }) };
+    } catch (error) {
+      if (error.code !== "cursor_expired") throw error;
+      return everything(checkpoint);
+    }
   };
 
-  const push = async (rows) => {
-    const sets = { add: [], update: [], delete: [] };
-    for (const { newDocumentState, assumedMasterState } of rows) {
-      const { _deleted, last_update, ...columns } = newDocumentState;
-      const base = assumedMasterState?.last_update;
-      const item = { ...(_deleted ? { [key]: columns[key] } : columns), ...(base && { _base: base }) };
-      sets[_deleted ? "delete" : assumedMasterState && !assumedMasterState._deleted ? "update" : "add"].push(item);
+  /** Sends rejected rows once more: a deletion by deleting, an edit by being no longer marked. */
+  const again = async (ids) => {
+    for (const doc of (await collection.findByIds(ids).exec()).values()) {
+      if (doc.rejected?.startsWith("deletion")) await doc.incrementalRemove();
+      else if (doc.rejected) await doc.incrementalPatch({ rejected: null });
     }
-    const answer = await ask("POST", "/synchronise", Object.fromEntries(Object.entries(sets).map(([name, list]) => [name, { [table]: list }])));
-    const items = ["add", "update", "delete"].flatMap((name) => answer[name][table] ?? []);
-    // What the server holds instead of what was sent: RxDB settles it, and sends again what it chose.
-    return items.flatMap((item) => {
-      if (item.row && item.verdict !== "deleted") return [{ ...item.row, _deleted: false }];
-      const sent = rows.find(({ newDocumentState }) => newDocumentState[key] === item[key]).newDocumentState;
-      const gone = ["gone", "absent"].includes(item.verdict) && !sent._deleted;
-      return gone || item.verdict === "rejected" ? [{ ...sent, last_update: item.last_update ?? "", _deleted: true }] : [];
+  };
+  const later = (id, seconds) => {
+    const timer = setTimeout(() => timers.delete(timer) && void again([id]), seconds * 1000);
+    timers.add(timer);
+  };
+
+  /** What RxDB is to hold for the server's state of a row after its verdict; nothing: what was sent. */
+  const outcome = ({ now, was }, { verdict, row, last_update, error }) => {
+    const { _deleted: deleted, ...sent } = now;
+    if (verdict === "rejected") {
+      replication.subjects.error.next(Object.assign(new Error(`${table} ${now[key]} was rejected: ${error.detail}`), { ...error, key: now[key] }));
+      if (PASSING.includes(error.code)) later(now[key], error.retry_after_s ?? AGAIN_S);
+      // A deletion that is not taken: the row is back, and says so.
+      return deleted ? [{ ...was, ...row, _deleted: false, rejected: `deletion: ${error.code}` }] : [{ ...now, rejected: error.code }];
+    }
+    if (row && verdict !== "deleted") return [{ ...row, _deleted: false }];
+    if (verdict === "gone") return deleted ? [] : [{ ...now, last_update, _deleted: true }];
+    // From now on an edit of it says what it was made on, and it is rejected no longer.
+    return !deleted && (sent.rejected || !sent.last_update) ? [{ ...now, last_update, rejected: null }] : [];
+  };
+
+  const push = async (pushed) => {
+    const rows = pushed.flatMap(({ newDocumentState: now, assumedMasterState: was }) => {
+      if (was && isEqual(now, was, "rollcall")) return []; // an outcome that is written down
+      const { _deleted, last_update, rejected, ...columns } = now;
+      const base = was?.last_update;
+      const operation = _deleted ? "delete" : base && !was._deleted ? "update" : "add";
+      return { operation, table, now, was, item: { ...(_deleted ? { [key]: columns[key] } : columns), ...(base && { _base: base }) } };
     });
+    return (await send(ask, rows)).flatMap((item, place) => outcome(rows[place], item));
   };
 
   const listen = async () => {
+    await replication.startPromise;
     while (!stopping.signal.aborted) {
       try {
-        const answer = await request("GET", "/events", undefined, stopping.signal);
+        const answer = await ask.stream("/events", stopping.signal);
         for await (const _event of answer.body) resync.next("RESYNC");
       } catch {
         // it comes back below
@@ -74,6 +140,9 @@ export function replicateRollcall({ collection, url, token, table = collection.n
     ...options,
   });
   if (live) void listen();
-  replication.onCancel.push(() => stopping.abort());
+  // What was rejected before may be taken by now: the server may know the column, the role may be another.
+  const marked = collection.find({ selector: { rejected: { $gt: "" } } }).exec();
+  void replication.awaitInitialReplication().then(async () => again((await marked).map((doc) => doc[key])));
+  replication.onCancel.push(() => (stopping.abort(), timers.forEach(clearTimeout)));
   return replication;
 }
