@@ -1,8 +1,7 @@
 use std::fmt;
 
-use jiff::civil::{Date, DateTime};
-use jiff::fmt::temporal::DateTimeParser;
-use jiff::tz::Offset;
+use jiff::civil::Date;
+use jiff::fmt::temporal::{DateTimeParser, Pieces};
 
 /// An instant: milliseconds since 1970, UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,8 +43,8 @@ impl Timestamp {
     pub const DAY_MS: i64 = 86_400_000;
     /// 0001-01-01T00:00:00Z: earlier times have no four-digit year.
     const MIN_MS: i64 = -62_135_596_800_000;
-    /// 9999-12-30T22:00:00Z: the latest that the time library prints in every zone.
-    const MAX_MS: i64 = 253_402_207_200_000;
+    /// 9999-12-31T23:59:59.999Z: later times have no four-digit year.
+    const MAX_MS: i64 = 253_402_300_799_999;
 
     /// The instant `ms` milliseconds after 1970, held within the years 0001 to 9999.
     pub const fn from_ms(ms: i64) -> Self {
@@ -81,46 +80,50 @@ impl Timestamp {
 
     /// The day it falls on, UTC.
     pub fn date(self) -> Date {
-        civil(self).date()
+        let (year, month, day) = civil(self.0.div_euclid(Self::DAY_MS));
+        Date::new(year, month, day).unwrap_or(EPOCH_DAY)
     }
 
-    /// Reads RFC 3339 in any zone, or `YYYY-MM-DD HH:MM:SS`, which is UTC.
+    /// The instant `ms` milliseconds after 1970, if it lies within the years 0001 to 9999.
+    pub fn try_from_ms(ms: i64) -> Result<Self, TimeError> {
+        if (Self::MIN_MS..=Self::MAX_MS).contains(&ms) { Ok(Self(ms)) } else { Err(TimeError::Range) }
+    }
+
+    /// Reads RFC 3339 in any zone, or `YYYY-MM-DD HH:MM:SS`, which is UTC. Parts finer than a millisecond are
+    /// rounded down, before 1970 as well as after.
     pub fn parse(text: &str) -> Result<Self, TimeError> {
         static PARSER: DateTimeParser = DateTimeParser::new();
         if !text.as_bytes().get(..4).is_some_and(|year| year.iter().all(u8::is_ascii_digit)) {
             return Err(TimeError::Spelling);
         }
         let ms = match PARSER.parse_timestamp(text) {
+            // The library cuts towards 1970.
+            Ok(instant) if instant.subsec_nanosecond() % 1_000_000 < 0 => instant.as_millisecond() - 1,
             Ok(instant) => instant.as_millisecond(),
-            Err(_) => {
-                let civil = PARSER.parse_datetime(text).map_err(|_| TimeError::Spelling)?;
-                if text.len() < "0000-00-00 00:00:00".len() || text.contains('[') {
-                    return Err(TimeError::Spelling); // a bare date, or one with a named zone
-                }
-                let instant = Offset::UTC.to_timestamp(civil).map_err(|_| TimeError::Range)?;
-                instant.as_millisecond()
-            }
+            // A text without a zone, or an instant of the last day of the year 9999, which the library has not.
+            Err(_) => ms_of_parts(text)?,
         };
-        if (Self::MIN_MS..=Self::MAX_MS).contains(&ms) { Ok(Self(ms)) } else { Err(TimeError::Range) }
+        Self::try_from_ms(ms)
     }
 
     /// Writes the instant as `precision` spells it.
     pub fn spelt(self, precision: Precision) -> Spelt {
-        let civil = civil(self);
+        let (year, month, day) = civil(self.0.div_euclid(Self::DAY_MS));
+        let of_day = self.0.rem_euclid(Self::DAY_MS);
         let mut text = *b"0000-00-00T00:00:00.000Z";
-        digits(&mut text[..4], civil.year().unsigned_abs());
-        digits(&mut text[5..7], civil.month().unsigned_abs().into());
-        digits(&mut text[8..10], civil.day().unsigned_abs().into());
-        digits(&mut text[11..13], civil.hour().unsigned_abs().into());
-        digits(&mut text[14..16], civil.minute().unsigned_abs().into());
-        digits(&mut text[17..19], civil.second().unsigned_abs().into());
+        digits(&mut text[..4], year.unsigned_abs());
+        digits(&mut text[5..7], month.unsigned_abs().into());
+        digits(&mut text[8..10], day.unsigned_abs().into());
+        digits(&mut text[11..13], (of_day / 3_600_000) as u16);
+        digits(&mut text[14..16], (of_day / 60_000 % 60) as u16);
+        digits(&mut text[17..19], (of_day / 1_000 % 60) as u16);
         match precision {
             Precision::Seconds => {
                 text[10] = b' ';
                 Spelt { text, length: 19 }
             }
             Precision::Milliseconds => {
-                digits(&mut text[20..23], civil.millisecond().unsigned_abs());
+                digits(&mut text[20..23], (of_day % 1_000) as u16);
                 Spelt { text, length: 24 }
             }
         }
@@ -161,10 +164,38 @@ impl fmt::Display for Spelt {
     }
 }
 
-/// `Timestamp` is held within jiff's range, so the conversion cannot fail; 1970 stands in.
-fn civil(at: Timestamp) -> DateTime {
-    let instant = jiff::Timestamp::from_millisecond(at.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    Offset::UTC.to_datetime(instant)
+const EPOCH_DAY: Date = Date::constant(1970, 1, 1);
+
+/// The instant that a text names by date, time and perhaps an offset, in ms since 1970, rounded down.
+fn ms_of_parts(text: &str) -> Result<i64, TimeError> {
+    let parts = Pieces::parse(text).map_err(|_| TimeError::Spelling)?;
+    let time = parts.time().ok_or(TimeError::Spelling)?;
+    let offset_s = parts.to_numeric_offset().map(|offset| i64::from(offset.seconds()));
+    let is_whole = offset_s.is_some() || text.len() >= "0000-00-00 00:00:00".len();
+    if !is_whole || parts.time_zone_annotation().is_some() {
+        return Err(TimeError::Spelling); // the hour alone without a zone, or a named zone
+    }
+    let days = i64::from((parts.date() - EPOCH_DAY).get_days());
+    let of_day_s = i64::from(time.hour()) * 3_600 + i64::from(time.minute()) * 60 + i64::from(time.second());
+    let seconds = days * (Timestamp::DAY_MS / 1_000) + of_day_s - offset_s.unwrap_or(0);
+    Ok(seconds * 1_000 + i64::from(time.millisecond()))
+}
+
+/// Year, month and day of the day that begins so many days after 1970-01-01, in the calendar that we have now.
+///
+/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`. The time library has no
+/// instant on the last day of the year 9999.
+const fn civil(days: i64) -> (i16, i8, i8) {
+    let from_march = days + 719_468; // 0000-03-01: a leap day comes last in its year
+    let era = from_march.div_euclid(146_097); // of 400 years
+    let day_of_era = from_march.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + (month <= 2) as i64;
+    (year as i16, month as i8, day as i8)
 }
 
 #[cfg(test)]
@@ -195,7 +226,68 @@ mod tests {
         {
             assert!(Timestamp::parse(text).is_err(), "{text:?}");
         }
-        assert_eq!(Timestamp::parse("9999-12-31 23:59:59"), Err(TimeError::Range));
+        for text in ["9999-12-31T23:59:59-00:01", "0001-01-01T00:00:59+00:01", "0000-12-31 23:59:59"] {
+            assert_eq!(Timestamp::parse(text), Err(TimeError::Range), "{text}");
+        }
+        for text in ["9999-12-31T23", "9999-12-31T23:59:59[Asia/Tokyo]", "9999-12-31T24:00:00Z"] {
+            assert_eq!(Timestamp::parse(text), Err(TimeError::Spelling), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_finer_than_a_millisecond_is_rounded_down() {
+        for (text, ms) in [
+            ("1969-12-31T23:59:59.343999Z", -657),
+            ("1969-12-31T23:59:59.343Z", -657),
+            ("1969-12-31 23:59:59.343999999", -657),
+            ("1969-12-31T23:59:59.999999999Z", -1),
+            ("1969-12-31T23:59:59.000000001Z", -1_000),
+            ("1970-01-01T00:00:00.000999999Z", 0),
+            ("1970-01-01T00:00:00.343999Z", 343),
+            ("0001-01-01T00:00:00.000000001Z", Timestamp::MIN_MS),
+            ("9999-12-31T23:59:59.999999999Z", Timestamp::MAX_MS),
+            ("9999-12-31 23:59:59.999999999", Timestamp::MAX_MS),
+        ] {
+            assert_eq!(Timestamp::parse(text), Ok(Timestamp(ms)), "{text}");
+        }
+    }
+
+    /// Goal: the last day of the year 9999 is like any other. Method: every spelling of its times, which the time
+    /// library has no instants for.
+    #[test]
+    fn the_last_day_is_a_day() {
+        const LAST: i64 = Timestamp::MAX_MS - 999;
+        for (text, ms) in [
+            ("9999-12-31T23:59:59Z", LAST),
+            ("9999-12-31T23:59:59z", LAST),
+            ("9999-12-31t23:59:59Z", LAST),
+            ("9999-12-31 23:59:59", LAST),
+            ("9999-12-31T23:59:59", LAST),
+            ("9999-12-31 23:59:59Z", LAST),
+            ("9999-12-31T23:59:60Z", LAST),
+            ("9999-12-31T23:59:59+00:00", LAST),
+            ("9999-12-31T23:59:59-00:00", LAST),
+            ("9999-12-31T18:59:59-05:00", LAST),
+            ("9999-12-31T23:59:59.5+14:00", LAST - 14 * 3_600_000 + 500),
+            ("9999-12-31T00:00:00Z", LAST + 1_000 - Timestamp::DAY_MS),
+            ("0001-01-01T00:00:00Z", Timestamp::MIN_MS),
+            ("0001-01-01 00:00:00", Timestamp::MIN_MS),
+            ("0001-01-01T14:00:00+14:00", Timestamp::MIN_MS),
+        ] {
+            assert_eq!(Timestamp::parse(text), Ok(Timestamp(ms)), "{text}");
+        }
+        assert_eq!(Timestamp(LAST).spelt(Precision::Seconds).to_string(), "9999-12-31 23:59:59");
+        assert_eq!(Timestamp(LAST).date(), Date::constant(9999, 12, 31));
+    }
+
+    /// Method: every day there is, against the time library's own count.
+    #[test]
+    fn days_are_counted_as_the_calendar_has_them() {
+        let mut day = Date::constant(1, 1, 1);
+        for days in Timestamp::MIN_MS / Timestamp::DAY_MS..=Timestamp::MAX_MS / Timestamp::DAY_MS {
+            assert_eq!(civil(days), (day.year(), day.month(), day.day()));
+            day = day.tomorrow().unwrap_or(day);
+        }
     }
 
     #[test]
