@@ -2,6 +2,7 @@
 
 mod column;
 mod declare;
+mod json;
 mod names;
 mod read;
 mod write;
@@ -11,7 +12,8 @@ use std::collections::HashMap;
 use crate::model::{Precision, Timestamp, Value};
 
 pub use declare::{Fault, SchemaError};
-pub use read::ValueSeed;
+pub use json::{JsonFault, canonical_json};
+pub use read::{HAS_NUL, ValueSeed};
 pub use write::WireValue;
 
 /// Every declared table, and how times are written.

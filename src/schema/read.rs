@@ -1,23 +1,30 @@
 //! One value of one column, read as the schema types it: by the wire, by defaults, by fixtures.
 
-use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::borrow::Cow;
+use std::fmt;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use jiff::civil::Date;
 use rust_decimal::Decimal;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::json::{JsonFault, canonical_json};
 use super::{Column, ColumnType};
-use crate::model::{Precision, RowKey, Timestamp, Value};
+use crate::model::{Precision, RowKey, TimeError, Timestamp, Value};
 
 /// Integers beyond this do not survive a double, so they travel as strings.
 pub(super) const EXACT_INTEGER_MAX: i64 = 1 << 53;
 
+/// How a message ends about text with a character that PostgreSQL cannot hold.
+pub const HAS_NUL: &str = "one with the character U+0000";
+
 /// Reads one value of a column straight into its type; `null` is [`Value::Null`] in every column.
 ///
+/// - Leniency: some apps have no choice, since their database or library knows one spelling. So 0 and 1 are read for
+///   a boolean, milliseconds since 1970 for a timestamp (whatever the schema's `timestamps`), and base64 without
+///   padding or with line breaks for a blob. [`super::WireValue`] writes the one spelling.
 /// - Bounds: types and spellings only. `required` and `max_length` cost a row its verdict, not the
 ///   request its answer, so they are checked where verdicts are given ([`Column::over_length`]).
 /// - Errors: one sentence, "expected …, not …"; it never repeats what was sent.
@@ -52,8 +59,8 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         match self.column.kind {
             ColumnType::Json => {
-                let text = JsonSeed { levels: self.json_depth_max }.deserialize(deserializer)?;
-                Ok(if text == "null" { Value::Null } else { Value::Json(text) })
+                let raw = <Box<RawValue> as serde::Deserialize>::deserialize(deserializer)?;
+                self.json(raw.get()).map_err(D::Error::custom)
             }
             // The digits as they were sent: a number that went through a double is no decimal.
             ColumnType::Decimal => {
@@ -62,6 +69,14 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
             }
             _ => deserializer.deserialize_any(Scalar(self)),
         }
+    }
+}
+
+impl ValueSeed<'_> {
+    /// Reads the value of a `json` column from its JSON text.
+    pub fn json(&self, raw: &str) -> Result<Value, JsonFault> {
+        let text = canonical_json(raw, self.json_depth_max)?;
+        Ok(if text == "null" { Value::Null } else { Value::Json(text) })
     }
 }
 
@@ -87,6 +102,10 @@ struct Scalar<'a>(ValueSeed<'a>);
 impl Scalar<'_> {
     fn kind(&self) -> ColumnType {
         self.0.column.kind
+    }
+
+    fn moment<E: Error>(&self, read: Result<Timestamp, TimeError>) -> Result<Value, E> {
+        read.map(|at| Value::Timestamp(at.truncated(self.0.precision))).map_err(E::custom)
     }
 
     fn not<E: Error>(&self, got: &str) -> E {
@@ -119,6 +138,10 @@ impl<'de> Visitor<'de> for Scalar<'_> {
             }
             ColumnType::Integer => Err(self.not("a number beyond 2^53")),
             ColumnType::Real => Ok(Value::Real(value as f64)),
+            // SQLite has no booleans.
+            ColumnType::Boolean if value == 0 || value == 1 => Ok(Value::Boolean(value == 1)),
+            ColumnType::Boolean => Err(self.not("another number")),
+            ColumnType::Timestamp => self.moment(Timestamp::try_from_ms(value)),
             _ => Err(self.not("a number")),
         }
     }
@@ -141,13 +164,18 @@ impl<'de> Visitor<'de> for Scalar<'_> {
             // Adding 0.0 makes -0.0 the one zero: equal values must be written equally.
             ColumnType::Real if value.is_finite() => Ok(Value::Real(value + 0.0)),
             ColumnType::Real => Err(self.not("an infinite one")),
+            ColumnType::Boolean | ColumnType::Timestamp
+                if value.fract() == 0.0 && value.abs() <= EXACT_INTEGER_MAX as f64 =>
+            {
+                self.visit_i64(value as i64)
+            }
             _ => Err(self.not("a number")),
         }
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {
         match self.kind() {
-            ColumnType::Text if text.contains('\0') => Err(self.not("one with the character U+0000")),
+            ColumnType::Text if text.contains('\0') => Err(self.not(HAS_NUL)),
             ColumnType::Text => Ok(Value::Text(text.to_owned())),
             ColumnType::Integer => {
                 integer_of(text).map(Value::Integer).ok_or_else(|| self.not("this string"))
@@ -155,11 +183,9 @@ impl<'de> Visitor<'de> for Scalar<'_> {
             ColumnType::Uuid => {
                 RowKey::parse(text).map(|key| Value::Uuid(key.0)).ok_or_else(|| self.not("this string"))
             }
-            ColumnType::Timestamp => Timestamp::parse(text)
-                .map(|at| Value::Timestamp(at.truncated(self.0.precision)))
-                .map_err(E::custom),
+            ColumnType::Timestamp => self.moment(Timestamp::parse(text)),
             ColumnType::Date => date_of(text).map(Value::Date).ok_or_else(|| self.not("this string")),
-            ColumnType::Blob => BASE64.decode(text).map(Value::Blob).map_err(|_| self.not("this string")),
+            ColumnType::Blob => bytes_of(text).map(Value::Blob).ok_or_else(|| self.not("this string")),
             _ => Err(self.not("a string")),
         }
     }
@@ -185,6 +211,15 @@ fn integer_of(text: &str) -> Option<i64> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     if plain { text.parse().ok() } else { None }
+}
+
+/// Base64 in the standard alphabet, with its padding or without. Android and MIME break lines.
+fn bytes_of(text: &str) -> Option<Vec<u8>> {
+    let breaks = ['\r', '\n'];
+    let joined =
+        if text.contains(breaks) { Cow::Owned(text.replace(breaks, "")) } else { Cow::Borrowed(text) };
+    let engine = if joined.ends_with('=') { &STANDARD } else { &STANDARD_NO_PAD };
+    engine.decode(joined.as_bytes()).ok()
 }
 
 fn date_of(text: &str) -> Option<Date> {
@@ -261,96 +296,6 @@ fn exact(text: &str) -> Option<Decimal> {
     Decimal::try_from_i128_with_scale(number, exponent.min(0).unsigned_abs() as u32).ok()
 }
 
-/// Any JSON, as compact text with sorted keys. Of a member given twice, the last counts, as in
-/// JavaScript.
-struct JsonSeed {
-    levels: usize,
-}
-
-impl JsonSeed {
-    fn inner<E: Error>(&self) -> Result<Self, E> {
-        match self.levels.checked_sub(1) {
-            Some(levels) => Ok(Self { levels }),
-            None => Err(E::custom("expected JSON of fewer arrays and objects inside one another")),
-        }
-    }
-}
-
-fn spelt<E: Error>(scalar: impl serde::Serialize) -> Result<String, E> {
-    serde_json::to_string(&scalar).map_err(E::custom)
-}
-
-impl<'de> DeserializeSeed<'de> for JsonSeed {
-    type Value = String;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for JsonSeed {
-    type Value = String;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<String, E> {
-        Ok("null".to_owned())
-    }
-
-    fn visit_bool<E: Error>(self, value: bool) -> Result<String, E> {
-        spelt(value)
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<String, E> {
-        spelt(value)
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<String, E> {
-        spelt(value)
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<String, E> {
-        spelt(value)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
-        spelt(text)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<String, A::Error> {
-        let levels = self.inner::<A::Error>()?.levels;
-        let mut out = String::from("[");
-        while let Some(item) = items.next_element_seed(JsonSeed { levels })? {
-            if out.len() > 1 {
-                out.push(',');
-            }
-            out.push_str(&item);
-        }
-        out.push(']');
-        Ok(out)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<String, A::Error> {
-        let levels = self.inner::<A::Error>()?.levels;
-        let mut sorted = BTreeMap::new();
-        while let Some(name) = members.next_key::<String>()? {
-            sorted.insert(name, members.next_value_seed(JsonSeed { levels })?);
-        }
-        let mut out = String::from("{");
-        for (name, value) in sorted {
-            if out.len() > 1 {
-                out.push(',');
-            }
-            let name: String = spelt::<A::Error>(name)?;
-            write!(out, "{name}:{value}").map_err(A::Error::custom)?;
-        }
-        out.push('}');
-        Ok(out)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -387,6 +332,7 @@ mod tests {
         use ColumnType::*;
         let day = |y, m, d| Value::Date(jiff::civil::Date::new(y, m, d).unwrap());
         let decimal = |n, scale| Value::Decimal(rust_decimal::Decimal::from_i128_with_scale(n, scale));
+        let at = |ms| Value::Timestamp(crate::model::Timestamp::from_ms(ms));
         let cases = [
             (Text, r#""a\u00e9b""#, Value::Text("aéb".into())),
             (Text, "\"\"", Value::Text(String::new())),
@@ -426,6 +372,13 @@ mod tests {
             (Json, "[[[]]]", Value::Json("[[[]]]".into())),
             (Blob, "\"AP8=\"", Value::Blob(vec![0, 255])),
             (Blob, "\"\"", Value::Blob(vec![])),
+            (Blob, "\"AP8\"", Value::Blob(vec![0, 255])),
+            (Blob, "\"AP\\r\\n8=\\n\"", Value::Blob(vec![0, 255])),
+            (Boolean, "0", Value::Boolean(false)),
+            (Boolean, "1.0", Value::Boolean(true)),
+            (Timestamp, "1367422970999", at(1_367_422_970_000)),
+            (Timestamp, "-1", at(-1_000)),
+            (Timestamp, "253402300799999", at(253_402_300_799_000)),
         ];
         for (kind, json, value) in cases {
             assert_eq!(read(kind, json), Ok(value), "{kind:?} {json}");
@@ -462,18 +415,23 @@ mod tests {
             (Decimal, "1e-29", "not this number"),
             (Decimal, "\"1e99999999999999999999\"", "not this string"),
             (Decimal, "false", "not true or false"),
-            (Boolean, "1", "expected true or false, not a number"),
+            (Boolean, "2", "expected true or false, not another number"),
+            (Boolean, "0.5", "expected true or false, not a number"),
             (Boolean, "\"true\"", "expected true or false, not a string"),
             (Uuid, "\"f426f3261cfe46699e743c063fba542a\"", "expected a UUID"),
             (Uuid, "\"{426f326-1cfe-4669-9e74-3c063fba542a\"", "expected a UUID"),
-            (Timestamp, "1367422970", "expected a time"),
+            (Timestamp, "1367422970.5", "expected a time"),
+            (Timestamp, "253402300800000", "between the years 0001 and 9999"),
+            (Timestamp, "\"1367422970343\"", "expected a time"),
             (Timestamp, "\"2013-05-01\"", "expected a time"),
             (Date, "\"2023-02-29\"", "expected a date"),
             (Date, "\"2013-5-1\"", "expected a date"),
             (Date, "\"0000-01-01\"", "expected a date"),
             (Date, "\"2013-05-01T00:00:00Z\"", "expected a date"),
             (Json, "[[[[]]]]", "fewer arrays and objects"),
-            (Blob, "\"AP8\"", "expected a string of base64"),
+            (Blob, "\"AP8==\"", "expected a string of base64"),
+            (Blob, "\"A\"", "expected a string of base64"),
+            (Blob, "\"AP 8=\"", "expected a string of base64"),
             (Blob, "\"AP8_\"", "expected a string of base64"),
             (Blob, "\"AP9=\"", "expected a string of base64"),
         ];
