@@ -7,7 +7,7 @@ use crate::reconcile::{Incoming, Merged, Operation, Resolution, Verdict, merge};
 use crate::schema::{Policy, Schema, Table};
 use crate::storage::records::write_columns;
 use crate::storage::{Conflict, Side, StorageError, WriteTxn};
-use crate::synchronise::{self, Batch, LiveRow, Refusal, Terms, Told};
+use crate::synchronise::{self, Answered, Batch, LiveRow, Refusal, Terms, Told};
 
 /// What is noted of a conflict.
 ///
@@ -110,7 +110,8 @@ pub fn restore(
     }
     let mut report = synchronise::run(txn, schema, &batch, terms)?;
     let sets = [&mut report.add, &mut report.update, &mut report.delete];
-    let told = sets.into_iter().flatten().flat_map(|(_, told)| told.drain(..)).next();
+    let told =
+        sets.into_iter().flatten().flat_map(|(_, told)| told.drain(..)).find_map(Answered::into_settled);
     let told = told.ok_or_else(|| StorageError::Engine("a restored row got no verdict".into()))?;
     if !matches!(told.verdict, Verdict::Added | Verdict::Updated | Verdict::Deleted | Verdict::Same) {
         return Err(RestoreError::TooLittleKnown);

@@ -22,6 +22,8 @@ mod me;
 mod memory;
 #[path = "api/synchronise.rs"]
 mod synchronise;
+#[path = "api/values.rs"]
+mod values;
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};

@@ -71,13 +71,19 @@ fn describe(column: &Column, declared: &Schema) -> String {
         (ColumnType::Integer, _) => "An integer within ±2^53.",
         (ColumnType::Real, _) => "A number.",
         (ColumnType::Decimal, _) => "A decimal of at most 28 digits, such as `12.5`.",
-        (ColumnType::Boolean, _) => "True or false.",
+        (ColumnType::Boolean, _) => "True or false. The server reads 1 and 0 too.",
         (ColumnType::Uuid, _) => "A UUID.",
-        (ColumnType::Timestamp, Precision::Seconds) => "A time, UTC, as `YYYY-MM-DD HH:MM:SS`.",
-        (ColumnType::Timestamp, Precision::Milliseconds) => "A time, to the millisecond.",
+        (ColumnType::Timestamp, Precision::Seconds) => {
+            "A time, UTC, as `YYYY-MM-DD HH:MM:SS`. The server reads milliseconds since 1970, an integer, too."
+        }
+        (ColumnType::Timestamp, Precision::Milliseconds) => {
+            "A time, to the millisecond. The server reads milliseconds since 1970, an integer, too."
+        }
         (ColumnType::Date, _) => "A calendar day.",
-        (ColumnType::Json, _) => "Any JSON.",
-        (ColumnType::Blob, _) => "Bytes, as base64 with padding.",
+        (ColumnType::Json, _) => "Any JSON. Numbers keep their digits.",
+        (ColumnType::Blob, _) => {
+            "Bytes, as base64 with padding. The server reads base64 without padding and with line breaks too."
+        }
     };
     match column.references {
         Some(to) => format!("The key of a row of `{}`.", declared.at(to).name),

@@ -309,8 +309,7 @@ impl Examples<'_> {
 
     /// The problems that name a table or a row.
     fn problems(&self, examples: &mut Json) {
-        let Table { name, key, columns, .. } = self.table;
-        let column = columns.first().map_or(key, |column| &column.name);
+        let Table { name, .. } = self.table;
         let tables: Vec<_> = self.schema.tables().iter().map(|table| table.name.as_str()).take(20).collect();
         let there_are = format!("there is no such table; there are {}", tables.join(", "));
         let has_none = format!("{name} has no such column");
@@ -320,8 +319,6 @@ impl Examples<'_> {
         for (code, at, detail) in [
             ("unknown_table", "/add/no_such_table".to_owned(), Some(there_are)),
             ("unknown_column", format!("/add/{name}/0/no_such_column"), Some(has_none)),
-            ("wrong_type", format!("/update/{name}/0/{column}"), None),
-            ("invalid_key", format!("/delete/{name}/0"), None),
             ("too_many_rows", format!("/add/{name}/5000"), None),
             ("mass_delete", format!("/delete/{name}"), Some(mass)),
         ] {

@@ -42,6 +42,7 @@ pub fn typed(schema: &Schema) -> Result<Json, serde_saphyr::Error> {
     let schemas = &mut document["components"]["schemas"];
     tables::refine(schemas, schema, &names);
     times(schemas, schema.precision);
+    requests(schemas);
     parameters(&mut document["components"]["parameters"], schema);
     examples::replace(&mut document, schema);
     while drop_unused(&mut document) {}
@@ -83,11 +84,6 @@ fn times(schemas: &mut Json, precision: Precision) {
     };
     schemas["RowTime"]["pattern"] = told.into();
     schemas["GivenTime"]["description"] = spelling.into();
-    // None is told by leaving it out; a type of nothing or a time, inside a member that may be left out, makes
-    // clients spell it twice.
-    if let Some(given) = schemas["GivenTime"].as_object_mut() {
-        given.shift_remove("nullable");
-    }
     if let Some(given) = given {
         schemas["GivenTime"]["pattern"] = given.into();
         for name in ["RowTime", "GivenTime"] {
@@ -96,8 +92,26 @@ fn times(schemas: &mut Json, precision: Precision) {
     }
 }
 
+/// What an app sends, as a generated client types it. The server takes more: null for a member that may be left out,
+/// and 0 for the beginning. Leaving out says both; a type of nothing or a value, inside a member that may be left out,
+/// makes clients spell nothing twice.
+fn requests(schemas: &mut Json) {
+    let drop_null =
+        |schema: &mut Json| schema.as_object_mut().and_then(|schema| schema.shift_remove("nullable"));
+    for name in ["GivenTime", "AddedRows", "UpdatedRows", "Deletions", "AskedKeys"] {
+        drop_null(&mut schemas[name]);
+    }
+    for name in ["Batch", "Login"] {
+        for (_, member) in schemas[name]["properties"].as_object_mut().into_iter().flatten() {
+            drop_null(member);
+        }
+    }
+    schemas["Batch"]["properties"]["base"]["allOf"] = json!([schema_ref("Version")]);
+}
+
 /// What a query may name, by its names.
 fn parameters(parameters: &mut Json, schema: &Schema) {
+    parameters["Since"]["schema"] = schema_ref("Version");
     let names: Vec<_> = schema.tables().iter().map(|table| Json::from(table.name.as_str())).collect();
     parameters["Tables"]["schema"]["items"]["enum"] = names.clone().into();
     parameters["ConflictTable"]["schema"]["enum"] = names.into();

@@ -30,6 +30,7 @@ pub(super) fn refine(schemas: &mut Json, declared: &Schema, names: &[String]) {
     tables.list(&mut schemas["ChangedRows"], refs("Row"));
     tables.list(&mut schemas["Report"]["properties"]["get"], refs("Row"));
     tables.list(&mut schemas["Report"]["properties"]["missing"], keys);
+    tables.list(&mut schemas["Report"]["properties"]["rejected"], |_| schema_ref("RejectedKey"));
     tables.list(&mut schemas["Changes"]["properties"]["delete"], keys);
     tables.list(&mut schemas["Deletions"], refs("Deletion"));
     tables.list(&mut schemas["AskedKeys"], keys);

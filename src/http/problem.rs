@@ -84,10 +84,8 @@ pub enum BodyFault {
     UnknownTable,
     /// A column that the table does not have.
     UnknownColumn,
-    /// A value of another type than the contract's or the schema's.
+    /// A value of another type than the contract's.
     WrongType,
-    /// A key that is no UUID, or a row without one.
-    InvalidKey,
     /// More rows or keys than the limits allow.
     TooManyRows,
     /// A value that breaks another rule of the contract.
@@ -147,7 +145,6 @@ codes! {
     Self::InvalidBody { code: BodyFault::UnknownTable, .. } => UNPROCESSABLE_ENTITY "unknown_table",
     Self::InvalidBody { code: BodyFault::UnknownColumn, .. } => UNPROCESSABLE_ENTITY "unknown_column",
     Self::InvalidBody { code: BodyFault::WrongType, .. } => UNPROCESSABLE_ENTITY "wrong_type",
-    Self::InvalidBody { code: BodyFault::InvalidKey, .. } => UNPROCESSABLE_ENTITY "invalid_key",
     Self::InvalidBody { code: BodyFault::TooManyRows, .. } => UNPROCESSABLE_ENTITY "too_many_rows",
     Self::InvalidBody { code: BodyFault::InvalidValue, .. } => UNPROCESSABLE_ENTITY "invalid_value",
     Self::IdempotencyKeyReused => UNPROCESSABLE_ENTITY "idempotency_key_reused",

@@ -168,10 +168,16 @@ pub struct Rejection {
     pub detail: String,
 }
 
-/// Which rule of the schema a row breaks.
+/// Why a row cannot be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectionCode {
+    /// A value is not of its column's type, or what was sent is no row.
+    WrongType,
+    /// The key is missing or no UUID.
+    InvalidKey,
+    /// A value that no column can hold: text that is no Unicode, JSON that is too deep, a member that comes twice.
+    InvalidValue,
     /// A required column has no value.
     RequiredMissing,
     /// A value is longer than its column allows.

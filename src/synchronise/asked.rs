@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::working_set::Budget;
-use super::{LiveRow, Refusal, ToldSet, WorkingSet};
+use super::{LiveRow, Refusal, WorkingSet};
 use crate::model::{DeviceId, RowKey, Stored, Version};
 use crate::schema::TableId;
 use crate::storage::{StorageResult, WriteTxn};
@@ -52,10 +52,10 @@ pub(super) fn found_and_missing(asked: &[Asked]) -> (Vec<Rows>, Vec<Keys>) {
 /// Notes which rows the device knows from now on ahead of its cursor, though it wrote none of them: those
 /// that were the same, that won, or that it asked for. Deleted before its cursor gets there, they would stay
 /// with it as ghosts.
-pub(super) fn note_known<'a>(
+pub(super) fn note_known(
     txn: &mut dyn WriteTxn,
     rows: &WorkingSet,
-    told: impl Iterator<Item = &'a ToldSet>,
+    told: impl Iterator<Item = (TableId, RowKey)>,
     asked: &[Asked],
     base: Option<Version>,
     device: DeviceId,
@@ -70,8 +70,8 @@ pub(super) fn note_known<'a>(
             known.entry(table).or_default().insert(key, row.known_to(device));
         }
     };
-    for (table, list) in told {
-        list.iter().for_each(|told| note(*table, told.key, rows.get(*table, told.key)));
+    for (table, key) in told {
+        note(table, key, rows.get(table, key));
     }
     // Who compares manifests asks for rows without a base. It has no cursor, and sees for itself what is gone.
     for (table, list) in asked.iter().filter(|_| base.is_some()) {

@@ -8,6 +8,7 @@ mod batch;
 mod group;
 mod references;
 mod settler;
+mod unreadable;
 mod working_set;
 
 use std::ops::ControlFlow;
@@ -22,8 +23,9 @@ use crate::reconcile::{Context, Net, Operation, Rejection, Skew, Verdict};
 use crate::schema::{Schema, TableId};
 use crate::storage::{OwnerState, StorageError, WriteTxn};
 
-pub use batch::{Batch, Set};
+pub use batch::{Batch, Part, SentKey, Set, UnreadableItem, ValueFault};
 use settler::{DeviceClock, Settler};
+pub use unreadable::{Answered, AnsweredSet, RejectedKeys, RejectedRow, Unreadable, Why};
 use working_set::WorkingSet;
 
 /// Who sends a batch, when, and what it may cost.
@@ -55,15 +57,17 @@ pub struct Terms {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// A verdict for each row under `add`.
-    pub add: Vec<ToldSet>,
+    pub add: Vec<AnsweredSet>,
     /// A verdict for each row under `update`.
-    pub update: Vec<ToldSet>,
+    pub update: Vec<AnsweredSet>,
     /// A verdict for each key under `delete`.
-    pub delete: Vec<ToldSet>,
+    pub delete: Vec<AnsweredSet>,
     /// The live rows that were asked for.
     pub get: Vec<(TableId, Vec<LiveRow>)>,
     /// The keys asked for that name no live row.
     pub missing: Vec<(TableId, Vec<RowKey>)>,
+    /// The keys asked for that cannot be read.
+    pub rejected: Vec<RejectedKeys>,
     /// What the device may store as its next base.
     pub version: Version,
     /// The owner's version now.
@@ -86,7 +90,14 @@ impl Report {
         let got = self.get.iter().flat_map(|(_, rows)| rows);
         let missing = self.missing.iter().map(|(_, keys)| keys.len() * NAMES);
         let changed = self.changes.iter().flat_map(|changes| &changes.rows);
-        told.map(|told| told.row.as_ref().map_or(NAMES, row)).sum::<usize>()
+        let faults = told.clone().map(|told| match told {
+            Answered::Unreadable(one) => one.key.weight() + one.fault.detail.len(),
+            Answered::Settled(_) => 0,
+        });
+        let rejected = self.rejected.iter().flat_map(|(_, keys)| keys);
+        faults.sum::<usize>()
+            + rejected.map(|(_, one)| NAMES + one.key.weight() + one.fault.detail.len()).sum::<usize>()
+            + told.map(|told| told.row().map_or(NAMES, row)).sum::<usize>()
             + got.map(row).sum::<usize>()
             + missing.sum::<usize>()
             + changed.map(|(.., stored)| of(stored.values.as_deref().unwrap_or_default())).sum::<usize>()
@@ -153,7 +164,7 @@ pub enum Refusal {
         /// Live rows of all tables that would go.
         confirm: u64,
     },
-    /// It is atomic, and some rows are rejected: the operation, the table, the place in the list sent.
+    /// It is atomic, and some rows are rejected.
     #[error("{} rows are rejected", .0.len())]
     Atomic(Vec<RejectedRow>),
     /// The owner would hold more rows than allowed.
@@ -169,9 +180,6 @@ pub enum Refusal {
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
-
-/// A row of a batch that breaks a rule of the schema: where it stands in the batch, and which rule.
-pub type RejectedRow = (Operation, TableId, usize, Rejection);
 
 /// Applies a batch for one device, in the order add, update, delete, get.
 ///
@@ -201,10 +209,15 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
     let update = settler.edits(Operation::Update, &batch.update)?;
     let delete = settler.deletes(&batch.delete)?;
     let conflicts = settler.conflicts();
+    let add = batch.in_order(Part::Add, add, &rows);
+    let update = batch.in_order(Part::Update, update, &rows);
+    let delete = batch.in_order(Part::Delete, delete, &rows);
+    let rejected = batch.rejected_keys(&rows);
 
     if batch.atomic {
-        let rejections =
-            rejections([(Operation::Add, &add), (Operation::Update, &update), (Operation::Delete, &delete)]);
+        let sets: [(Part, &[AnsweredSet]); 3] =
+            [(Part::Add, &add), (Part::Update, &update), (Part::Delete, &delete)];
+        let rejections = Report::rejections(sets, &rejected);
         if !rejections.is_empty() {
             return Err(Refusal::Atomic(rejections));
         }
@@ -214,7 +227,8 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
     }
     let current = write(txn, schema, &rows, &mut digests, state, terms)?;
     let asked = asked::load(txn, &rows, &batch.get, terms.batch_bytes_max)?;
-    let told = [&add, &update, &delete].into_iter().flatten();
+    let answered = [&add, &update, &delete].into_iter().flatten();
+    let told = answered.flat_map(|(table, list)| list.iter().filter_map(|one| Some((*table, one.key()?))));
     asked::note_known(txn, &rows, told, &asked, batch.base, terms.device)?;
     let (get, missing) = asked::found_and_missing(&asked);
     // Whoever is told everything drops what is not mentioned, so its own rows must be.
@@ -235,6 +249,7 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
         delete,
         get,
         missing,
+        rejected,
         version,
         current,
         digests,
@@ -276,20 +291,6 @@ impl LiveRow {
     fn of(key: RowKey, row: &Stored) -> Option<Self> {
         row.values.as_ref().map(|values| Self { key, last_update: row.last_update, values: values.clone() })
     }
-}
-
-fn rejections(told: [(Operation, &[ToldSet]); 3]) -> Vec<RejectedRow> {
-    let mut found = Vec::new();
-    for (operation, lists) in told {
-        for (table, list) in lists {
-            for (place, told) in list.iter().enumerate() {
-                if let Some(rejection) = &told.rejection {
-                    found.push((operation, *table, place, rejection.clone()));
-                }
-            }
-        }
-    }
-    found
 }
 
 /// Writes what changed, under one new version, takes it into `digests`, and gives the owner's version after it.

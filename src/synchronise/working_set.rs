@@ -87,6 +87,9 @@ impl WorkingSet {
                 wanted.entry(parent).or_default().extend(named);
             }
         }
+        for (table, key) in batch.keys_of_unreadable() {
+            wanted.entry(table).or_default().push(key);
+        }
         let (mut tables, mut budget) = (BTreeMap::new(), Budget::new(bytes_max));
         for (table, mut keys) in wanted {
             keys.sort_unstable(); // neighbours on a page are read together

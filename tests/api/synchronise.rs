@@ -264,7 +264,7 @@ async fn versions_and_bases() {
     assert_eq!(told.ok()["version"], version + 1, "it has not seen the tablet's row");
     assert_eq!(told.version(), version + 3);
 
-    for base in [0, version - 1, version + 4, version + (1 << 40), 1 << 52, u64::MAX] {
+    for base in [version + 4, version + (1 << 40), 1 << 52, u64::MAX] {
         let ask = server.ask("POST", "/synchronise").of(&anna).json(&with_base(9, base));
         let answer = refused(&server, ask, "base").await;
         assert_eq!(answer.problem(), (410, "cursor_expired".into()), "{base}");

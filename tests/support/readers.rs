@@ -51,15 +51,27 @@ pub fn schema() -> &'static Schema {
     SCHEMA_READ.get_or_init(|| Schema::parse(SCHEMA).unwrap())
 }
 
-/// A body of `POST /synchronise`: what is taken means the same written down once more, and what is refused is
-/// refused at a place that is there.
+/// A body of `POST /synchronise`: what is taken means the same written down once more, and what is refused or rejected
+/// has a place that is there.
 pub fn body(input: &[u8]) -> String {
     let limits = Limits::default();
     let read = read_batch(input, schema(), &limits);
     if let Ok(batch) = &read {
         let again = written(batch).to_string();
         let same = read_batch(again.as_bytes(), schema(), &limits);
-        assert_eq!(same.as_ref().ok(), Some(batch), "written down once more: {again}: {same:?}");
+        let readable = Batch { unreadable: Vec::new(), ..batch.clone() };
+        assert_eq!(same.as_ref().ok(), Some(&readable), "written down once more: {again}: {same:?}");
+        let json: Result<Json, _> = serde_json::from_slice(input);
+        for item in &batch.unreadable {
+            let at = format!("/{}/{}/{}", item.part.name(), schema().at(item.table).name, item.place);
+            assert!(!item.fault.detail.is_empty());
+            if let Ok(json) = &json {
+                assert!(json.pointer(&at).is_some() || comes_twice(input), "{at:?} points nowhere");
+            }
+        }
+        if !batch.unreadable.is_empty() {
+            return "rows rejected".into();
+        }
     }
     outcome(input, read)
 }

@@ -243,8 +243,9 @@ impl Asked {
         for (name, value) in parameters(query, &["since", "tables", "limit", "next"])? {
             match name.as_str() {
                 "since" => {
-                    let since = value.parse().map_err(|_| invalid("since must be a version."))?;
-                    asked.since = Some(Version(since));
+                    let since: u64 = value.parse().map_err(|_| invalid("since must be a version."))?;
+                    // 0 is before everything: most libraries begin with it.
+                    asked.since = Some(since).filter(|since| *since > 0).map(Version);
                 }
                 "tables" => asked.tables = tables(&value, schema)?,
                 "limit" => {

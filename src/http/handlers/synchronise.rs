@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use serde_json::json;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
@@ -18,11 +17,10 @@ use super::{
 };
 use crate::accounts::Caller;
 use crate::broken;
-use crate::http::wire::{ReportBody, pointer, read_batch};
+use crate::http::wire::{ReportBody, read_batch, rejection_body};
 use crate::http::{BodyFault, threads};
 use crate::locks::Work;
 use crate::model::{Timestamp, Version};
-use crate::reconcile::Operation;
 use crate::schema::{Schema, TableId};
 use crate::storage::{Errand, GivenAnswer, Outcome, ReadTxn, StorageResult, WriteTxn, not_run};
 use crate::synchronise::{self, Batch, Refusal, Report};
@@ -285,8 +283,8 @@ impl Counts {
         let mut counts = Self::default();
         for (table, told) in [&report.add, &report.update, &report.delete].into_iter().flatten() {
             for told in told {
-                *counts.verdicts.entry(told.verdict.name()).or_default() += 1;
-                counts.conflicts.extend(told.conflict.map(|_| *table));
+                *counts.verdicts.entry(told.verdict().name()).or_default() += 1;
+                counts.conflicts.extend(told.settled().and_then(|told| told.conflict).map(|_| *table));
             }
         }
         counts.feed_rows = report.changes.as_ref().map_or(0, |changes| changes.rows.len() as u64);
@@ -414,17 +412,8 @@ pub(super) fn explain(refusal: Refusal, schema: &Schema) -> ApiError {
             ApiError::MassDelete { table: schema.at(table).name.clone(), deletes, rows, confirm }
         }
         Refusal::Atomic(rejections) => {
-            let told = rejections.iter().map(|(operation, table, place, rejection)| {
-                let operation = match operation {
-                    Operation::Add => "add",
-                    Operation::Update => "update",
-                    Operation::Delete => "delete",
-                };
-                json!({
-                    "at": pointer(operation, schema.at(*table), *place, rejection.column),
-                    "code": rejection.code,
-                    "detail": rejection.detail,
-                })
+            let told = rejections.iter().map(|rejected| {
+                rejection_body(schema.at(rejected.table), rejected.part, rejected.place, &rejected.why)
             });
             ApiError::BatchRejected { rejections: told.collect() }
         }

@@ -1,9 +1,11 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json};
 
-use super::read::{known, malformed};
+use super::read::{LossyText, known, malformed};
+use super::unreadable::sentence;
 use crate::http::{ApiError, BodyFault};
 
 /// The members of a small body, taken one by one; what is left over at the end is unknown.
@@ -12,10 +14,8 @@ pub struct Fields(Map<String, Json>);
 impl Fields {
     /// Reads a body that must be an object, without a member that comes twice.
     pub fn read(body: &[u8]) -> Result<Self, ApiError> {
-        let Members(listed) = serde_json::from_slice(body).map_err(|error| {
-            if !error.is_data() {
-                return malformed(&error);
-            }
+        let whole: &RawValue = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+        let Members(listed) = serde_json::from_str(whole.get()).map_err(|_| {
             let (code, reason) = (BodyFault::WrongType, "expected an object".into());
             ApiError::InvalidBody { code, at: String::new(), reason }
         })?;
@@ -24,6 +24,9 @@ impl Fields {
             if members.contains_key(&name) {
                 return Err(invalid(BodyFault::UnknownMember, &name, "this member comes twice"));
             }
+            // JSON by the grammar may still be no text, or a number that nothing holds.
+            let value = serde_json::from_str(value.get())
+                .map_err(|error| invalid(BodyFault::InvalidValue, &name, &sentence(&error)))?;
             members.insert(name, value);
         }
         Ok(Self(members))
@@ -54,22 +57,22 @@ impl Fields {
 }
 
 /// An object with its members as they come: a map would keep the last of two and say nothing.
-struct Members(Vec<(String, Json)>);
+struct Members<'j>(Vec<(String, &'j RawValue)>);
 
-impl<'de> Deserialize<'de> for Members {
+impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
         struct Listed;
         impl<'de> Visitor<'de> for Listed {
-            type Value = Members;
+            type Value = Members<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut listed = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    listed.push(member);
+                while let Some(name) = map.next_key_seed(LossyText)? {
+                    listed.push((name, map.next_value()?));
                 }
                 Ok(Members(listed))
             }

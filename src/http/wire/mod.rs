@@ -3,10 +3,12 @@
 mod fields;
 mod manifest;
 mod read;
+mod row;
+mod unreadable;
 mod write;
 
 pub use fields::Fields;
 pub use manifest::Manifest;
 pub use read::read_batch;
-pub(super) use write::pointer;
+pub(super) use write::rejection_body;
 pub use write::{ChangeLine, ChangesBody, ConflictBody, DigestsBody, EndLine, ReportBody, RestoredBody};

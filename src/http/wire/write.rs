@@ -9,7 +9,7 @@ use crate::model::{Precision, RowKey, Stored, Timestamp, Value, Version};
 use crate::reconcile::Net;
 use crate::schema::{Schema, Table, TableId, WireValue};
 use crate::storage::{Conflict, Side};
-use crate::synchronise::{Changes, LiveRow, Report, Told};
+use crate::synchronise::{Answered, Changes, LiveRow, Part, Report, SentKey, Unreadable, Why};
 
 /// The answer of phase 2.
 pub struct ReportBody<'a> {
@@ -25,15 +25,19 @@ impl Serialize for ReportBody<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let Self { schema, report, .. } = *self;
         let mut map = to.serialize_map(None)?;
-        for (operation, sets) in
-            [("add", &report.add), ("update", &report.update), ("delete", &report.delete)]
+        for (part, sets) in
+            [(Part::Add, &report.add), (Part::Update, &report.update), (Part::Delete, &report.delete)]
         {
-            let verdicts = tables(schema, sets, |table, told| Verdicts { schema, table, told, operation });
-            map.serialize_entry(operation, &verdicts)?;
+            let verdicts = tables(schema, sets, |table, told| Verdicts { schema, table, told, part });
+            map.serialize_entry(part.name(), &verdicts)?;
         }
         let rows = tables(schema, &report.get, |table, rows| Rows { schema, table, rows });
         map.serialize_entry("get", &rows)?;
         map.serialize_entry("missing", &tables(schema, &report.missing, |_, keys| keys))?;
+        if !report.rejected.is_empty() {
+            let keys = tables(schema, &report.rejected, |table, keys| RejectedKeys { table, keys });
+            map.serialize_entry("rejected", &keys)?;
+        }
         map.serialize_entry("version", &report.version)?;
         if let Some(changes) = &report.changes {
             map.serialize_entry("changes", &ChangesBody { schema, changes, next: self.next, digests: None })?;
@@ -78,8 +82,8 @@ impl<'a, T, L: Serialize, F: Fn(&'a Table, &'a [T]) -> L> Serialize for Tables<'
 struct Verdicts<'a> {
     schema: &'a Schema,
     table: &'a Table,
-    told: &'a [Told],
-    operation: &'static str,
+    told: &'a [Answered],
+    part: Part,
 }
 
 impl Serialize for Verdicts<'_> {
@@ -95,45 +99,85 @@ impl Serialize for Verdicts<'_> {
 struct VerdictBody<'a> {
     list: &'a Verdicts<'a>,
     place: usize,
-    told: &'a Told,
+    told: &'a Answered,
 }
 
 impl Serialize for VerdictBody<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let Verdicts { schema, table, operation, .. } = *self.list;
+        let Verdicts { schema, table, part, .. } = *self.list;
         let mut map = to.serialize_map(None)?;
-        map.serialize_entry(&table.key, &self.told.key)?;
-        map.serialize_entry("verdict", &self.told.verdict)?;
-        if let Some(at) = self.told.last_update {
+        let (last_update, conflict) = match self.told {
+            Answered::Settled(told) => {
+                map.serialize_entry(&table.key, &told.key)?;
+                (told.last_update, told.conflict)
+            }
+            Answered::Unreadable(Unreadable { key, last_update, .. }) => {
+                match key {
+                    SentKey::Read(key) => map.serialize_entry(&table.key, key)?,
+                    SentKey::Text(text) => map.serialize_entry(&table.key, text)?,
+                    SentKey::None => {}
+                }
+                (*last_update, None)
+            }
+        };
+        map.serialize_entry("verdict", &self.told.verdict())?;
+        if let Some(at) = last_update {
             map.serialize_entry("last_update", &Time(schema, at))?;
         }
-        if let Some(row) = &self.told.row {
+        if let Some(row) = self.told.row() {
             map.serialize_entry("row", &RowBody { schema, table, row })?;
         }
-        if let Some(rejection) = &self.told.rejection {
-            let error = serde_json::json!({
-                "code": rejection.code,
-                "detail": rejection.detail,
-                "at": pointer(operation, table, self.place, rejection.column),
-            });
-            map.serialize_entry("error", &error)?;
+        if let Some(why) = self.told.why() {
+            map.serialize_entry("error", &rejection_body(table, part, self.place, &why))?;
         }
-        if let Some(conflict) = &self.told.conflict {
-            map.serialize_entry("conflict", conflict)?;
+        if let Some(conflict) = conflict {
+            map.serialize_entry("conflict", &conflict)?;
         }
         map.end()
     }
 }
 
-/// Where in the request a row, or a column of it, stands.
-pub(in crate::http) fn pointer(
-    operation: &str,
+/// Why a row or key was rejected, and where in the request it stands.
+pub(in crate::http) fn rejection_body(
     table: &Table,
+    part: Part,
     place: usize,
-    column: Option<usize>,
-) -> String {
-    let row = format!("/{operation}/{}/{place}", table.name);
-    column.map_or(row.clone(), |column| format!("{row}/{}", table.columns[column].name))
+    why: &Why,
+) -> serde_json::Value {
+    let (code, member, detail) = match why {
+        Why::Rule(rejection) => {
+            let column = rejection.column.map(|column| table.columns[column].name.as_str());
+            (rejection.code, column, &rejection.detail)
+        }
+        Why::Value(fault) => (fault.code, fault.member.as_deref(), &fault.detail),
+    };
+    let row = format!("/{}/{}/{place}", part.name(), table.name);
+    let mut body = serde_json::json!({ "code": code });
+    if let Some(member) = member {
+        body["column"] = member.into();
+    }
+    body["detail"] = detail.as_str().into();
+    body["at"] = member.map_or(row.clone(), |member| format!("{row}/{member}")).into();
+    body
+}
+
+struct RejectedKeys<'a> {
+    table: &'a Table,
+    keys: &'a [(usize, Unreadable)],
+}
+
+impl Serialize for RejectedKeys<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.keys.iter().map(|(place, one)| {
+            let mut body = serde_json::json!({});
+            if let SentKey::Text(text) = &one.key {
+                body["key"] = text.as_str().into();
+            }
+            let why = Why::Value(one.fault.clone());
+            body["error"] = rejection_body(self.table, Part::Get, *place, &why);
+            body
+        }))
+    }
 }
 
 struct Rows<'a> {

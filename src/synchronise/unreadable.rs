@@ -1,0 +1,186 @@
+//! Rows of a batch that cannot be read: each gets its verdict at its place, and nothing of it is applied.
+
+use super::{Batch, LiveRow, Part, Report, SentKey, Told, ToldSet, UnreadableItem, ValueFault, WorkingSet};
+use crate::model::{RowKey, Timestamp};
+use crate::reconcile::{Rejection, Verdict};
+use crate::schema::TableId;
+
+/// What became of one row of the request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answered {
+    /// The rules have settled it.
+    Settled(Told),
+    /// It could not be read.
+    Unreadable(Unreadable),
+}
+
+/// What became of the rows of one table, in the order sent.
+pub type AnsweredSet = (TableId, Vec<Answered>);
+
+/// A row or key that could not be read, and what the server holds under its key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unreadable {
+    /// Which row, as far as that can be said.
+    pub key: SentKey,
+    /// When the row (or its tombstone) last changed, if the server holds one.
+    pub last_update: Option<Timestamp>,
+    /// The server's row.
+    pub row: Option<LiveRow>,
+    /// Why it was rejected.
+    pub fault: ValueFault,
+}
+
+/// Keys under `get` of one table that could not be read, each with its place in the list sent.
+pub type RejectedKeys = (TableId, Vec<(usize, Unreadable)>);
+
+/// Why a row was rejected.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Why {
+    /// It breaks a rule of the schema.
+    Rule(Rejection),
+    /// It could not be read.
+    Value(ValueFault),
+}
+
+impl Answered {
+    /// What became of it.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Settled(told) => told.verdict,
+            Self::Unreadable(_) => Verdict::Rejected,
+        }
+    }
+
+    /// What the rules made of it, if it could be read.
+    pub fn settled(&self) -> Option<&Told> {
+        match self {
+            Self::Settled(told) => Some(told),
+            Self::Unreadable(_) => None,
+        }
+    }
+
+    /// The same, to keep it.
+    pub fn into_settled(self) -> Option<Told> {
+        match self {
+            Self::Settled(told) => Some(told),
+            Self::Unreadable(_) => None,
+        }
+    }
+
+    /// The server's row, where the answer has it.
+    pub fn row(&self) -> Option<&LiveRow> {
+        match self {
+            Self::Settled(told) => told.row.as_ref(),
+            Self::Unreadable(unreadable) => unreadable.row.as_ref(),
+        }
+    }
+
+    /// Why it was rejected, if it was.
+    pub fn why(&self) -> Option<Why> {
+        match self {
+            Self::Settled(told) => told.rejection.clone().map(Why::Rule),
+            Self::Unreadable(unreadable) => Some(Why::Value(unreadable.fault.clone())),
+        }
+    }
+
+    /// The row whose state the answer tells, if it tells one.
+    pub fn key(&self) -> Option<RowKey> {
+        match self {
+            Self::Settled(told) => Some(told.key),
+            Self::Unreadable(Unreadable { key: SentKey::Read(key), .. }) => Some(*key),
+            Self::Unreadable(_) => None,
+        }
+    }
+}
+
+impl Unreadable {
+    fn of(item: &UnreadableItem, rows: &WorkingSet) -> Self {
+        let key = match &item.key {
+            SentKey::Read(key) => Some(*key),
+            _ => None,
+        };
+        let held = key.and_then(|key| rows.get(item.table, key));
+        Self {
+            key: item.key.clone(),
+            last_update: held.map(|row| row.last_update),
+            row: key.zip(held).and_then(|(key, row)| LiveRow::of(key, row)),
+            fault: item.fault.clone(),
+        }
+    }
+}
+
+impl Batch {
+    fn unreadable_in(&self, part: Part, table: TableId) -> impl Iterator<Item = &UnreadableItem> {
+        self.unreadable.iter().filter(move |item| item.part == part && item.table == table)
+    }
+
+    /// The keys of the rows that cannot be read, as far as those can be, to be looked up.
+    pub(super) fn keys_of_unreadable(&self) -> impl Iterator<Item = (TableId, RowKey)> {
+        self.unreadable.iter().filter(|item| item.part != Part::Get).filter_map(|item| match item.key {
+            SentKey::Read(key) => Some((item.table, key)),
+            _ => None,
+        })
+    }
+
+    /// Puts the verdicts of the rows that cannot be read between those of the others, in the order sent.
+    pub(super) fn in_order(&self, part: Part, told: Vec<ToldSet>, rows: &WorkingSet) -> Vec<AnsweredSet> {
+        let merge = |(table, told): ToldSet| {
+            let mut told = told.into_iter();
+            let mut list = Vec::with_capacity(told.len());
+            for item in self.unreadable_in(part, table) {
+                let before = item.place.saturating_sub(list.len());
+                list.extend(told.by_ref().take(before).map(Answered::Settled));
+                list.push(Answered::Unreadable(Unreadable::of(item, rows)));
+            }
+            list.extend(told.map(Answered::Settled));
+            (table, list)
+        };
+        told.into_iter().map(merge).collect()
+    }
+
+    /// The keys under `get` that cannot be read.
+    pub(super) fn rejected_keys(&self, rows: &WorkingSet) -> Vec<RejectedKeys> {
+        let rejected = |table: TableId| {
+            let items = self.unreadable_in(Part::Get, table);
+            items.map(|item| (item.place, Unreadable::of(item, rows))).collect::<Vec<_>>()
+        };
+        let tables = self.get.iter().map(|(table, _)| (*table, rejected(*table)));
+        tables.filter(|(_, keys)| !keys.is_empty()).collect()
+    }
+}
+
+/// A row of a batch that cannot be taken: where it stands in the batch, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RejectedRow {
+    /// In which set.
+    pub part: Part,
+    /// Of which table.
+    pub table: TableId,
+    /// Where in the list that was sent.
+    pub place: usize,
+    /// Why.
+    pub why: Why,
+}
+
+impl Report {
+    /// Every row and key that was rejected, in the order sent.
+    pub(super) fn rejections(sets: [(Part, &[AnsweredSet]); 3], keys: &[RejectedKeys]) -> Vec<RejectedRow> {
+        let mut found = Vec::new();
+        for (part, lists) in sets {
+            for (table, list) in lists {
+                let rejected =
+                    list.iter().enumerate().filter_map(|(place, answered)| Some((place, answered.why()?)));
+                found.extend(rejected.map(|(place, why)| RejectedRow { part, table: *table, place, why }));
+            }
+        }
+        for (table, keys) in keys {
+            found.extend(keys.iter().map(|(place, unreadable)| RejectedRow {
+                part: Part::Get,
+                table: *table,
+                place: *place,
+                why: Why::Value(unreadable.fault.clone()),
+            }));
+        }
+        found
+    }
+}
