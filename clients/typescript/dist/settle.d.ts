@@ -52,10 +52,12 @@ export declare class Settling {
     /** Moves the cursor, or does not. Where it moves, the whole copy is of the server's epoch. */
     heard(heard: Heard): Promise<void>;
     /** Whether the server, now at `version`, has the past that the device knows. */
-    private pastAt;
+    pastAt(version: number): Promise<Epoch>;
+    /** Remembers that the owner has reached a version, in the past that the device knows. */
+    know(version: number): Promise<void>;
     /**
      * Takes the server's past for the device's own from here on: what the device knows beyond it is marked row by row,
-     * in the same transaction. Gives what it was to the device before.
+     * in the same transaction. Gives what it was to the device before. `doubt`: the digests say that it is another.
      */
-    adopt(version: number): Promise<Epoch>;
+    adopt(version: number, doubt?: boolean): Promise<Epoch>;
 }

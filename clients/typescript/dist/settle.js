@@ -152,6 +152,10 @@ export class Settling {
         }
         const number = page.type === "full" ? this.feed : null;
         await this.held.remember("feed", page.more && page.next !== undefined ? { number, next: page.next } : undefined);
+        if (page.type === "diff")
+            await this.know(page.version);
+        if (page.digests && typeof page.digests.as_of === "number")
+            await this.know(page.digests.as_of);
         await this.heard({ page: { version: page.version, more: page.more === true } });
     }
     async plan(table, plan) {
@@ -174,11 +178,21 @@ export class Settling {
             await this.held.remember("feed", undefined);
     }
     async pastAt(version) {
-        const [epoch, known] = await Promise.all([this.held.recall("epoch"), this.held.recall("known")]);
-        return past(epoch === undefined ? null : { epoch, version: known ?? 0 }, { epoch: this.epoch, version });
+        const [epoch, known, cursor] = await Promise.all([this.held.recall("epoch"), this.held.recall("known"), this.held.recall("cursor")]);
+        const nothing = epoch === undefined && known === undefined && cursor === undefined;
+        return past(nothing ? null : { epoch: epoch ?? null, version: known ?? cursor ?? 0 }, { epoch: this.epoch, version });
     }
-    async adopt(version) {
-        const before = await this.pastAt(version);
+    async know(version) {
+        const [epoch, known] = await Promise.all([this.held.recall("epoch"), this.held.recall("known")]);
+        if ((epoch ?? null) === this.epoch && version > (known ?? 0))
+            await this.held.remember("known", version);
+    }
+    async adopt(version, doubt = false) {
+        const before = doubt ? "earlier" : await this.pastAt(version);
+        if (before === "earlier") {
+            await this.held.remember("seed", undefined);
+            await this.held.remember("etag", undefined);
+        }
         const known = before === "same" ? ((await this.held.recall("known")) ?? 0) : 0;
         if (this.epoch !== null)
             await this.held.remember("epoch", this.epoch);

@@ -29,6 +29,8 @@ export declare class Syncing {
     private slow;
     private said;
     private resumed;
+    /** The digests say that the server's past is not the one that the device knows. */
+    private doubt;
     private way;
     constructor(ground: Ground, options: SyncOptions & {
         readonly way: Way;
@@ -40,6 +42,7 @@ export declare class Syncing {
     private settle;
     /** The server's limits and the owner's seed, asked for once; a server that lowers its limits says so by 413 and 422. */
     private prepare;
+    private askSeed;
     /**
      * Hears the answer to a request that an earlier sync sent and never settled. Only its rows are settled: the
      * cursor stays, and whatever else the answer said is asked for again.

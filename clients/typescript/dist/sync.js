@@ -20,6 +20,7 @@ export class Syncing {
         this.slow = 0;
         this.said = null;
         this.resumed = false;
+        this.doubt = false;
         this.progress = options.onProgress ?? (() => { });
         this.calls = new Calls(ground.wire, options.signal, this.progress);
         this.way = options.way;
@@ -79,13 +80,15 @@ export class Syncing {
             await this.write((held) => held.remember("limits", limits));
         }
         this.limits = limits;
-        if (!seed) {
-            ({ seed } = await this.calls.digests());
-            await this.write(async (held) => {
-                await held.remember("seed", seed);
-                await held.recount();
-            });
-        }
+        if (!seed)
+            await this.askSeed();
+    }
+    async askSeed() {
+        const { seed } = await this.calls.digests();
+        await this.write(async (held) => {
+            await held.remember("seed", seed);
+            await held.recount();
+        });
     }
     async resume() {
         const outstanding = await this.read((held) => held.recall("outstanding"));
@@ -122,7 +125,13 @@ export class Syncing {
             await held.remember("etag", undefined);
             return trustEtag ? known : undefined;
         });
-        const told = await this.calls.fetch(declared, etag);
+        let told = await this.calls.fetch(declared, etag);
+        if (!told.tables) {
+            let past = "same";
+            await this.settle(async (settling) => void (past = await settling.pastAt(told.version)));
+            if (past === "earlier")
+                told = await this.calls.fetch(declared, undefined);
+        }
         let listed = 0;
         for (const rows of told.tables?.values() ?? [])
             listed += rows.size;
@@ -130,7 +139,7 @@ export class Syncing {
         const queue = { rows: [], gets: [] };
         const [added, edits, deletes] = [[], [], []];
         await this.settle(async (settling, held) => {
-            const epoch = await settling.adopt(told.version);
+            const epoch = await settling.adopt(told.version, this.doubt);
             await settling.heard("compared");
             for (const table of declared) {
                 const mine = new Map((await held.all(table.name)).map((row) => [row.key, localOf(row)]));
@@ -252,6 +261,8 @@ export class Syncing {
             const last = queue.rows.length + queue.gets.length === 0;
             await this.settle(async (settling) => {
                 await settling.report(sending, answer);
+                if (answer.digests && typeof answer.digests.as_of === "number")
+                    await settling.know(answer.digests.as_of);
                 const heard = { pushed: { version, complete: base !== null && (then !== "manifest" || last) } };
                 if (!changes)
                     await settling.heard(heard);
@@ -376,23 +387,29 @@ export class Syncing {
         let repaired = false;
         for (;;) {
             const server = this.said;
-            const [cursor, tables] = await this.read(async (held) => [(await held.recall("cursor")) ?? null, await held.digests()]);
+            if (!(await this.read((held) => held.recall("seed"))))
+                await this.askSeed();
+            const [cursor, known, tables] = await this.read(async (held) => [(await held.recall("cursor")) ?? null, (await held.recall("known")) ?? 0, await held.digests()]);
             const digests = { server, device: tables && { as_of: cursor, tables } };
-            if (!server || !tables || server.as_of !== cursor)
+            const lost = server?.as_of != null && server.as_of < known;
+            if (!server || !tables || (server.as_of !== cursor && !lost))
                 return { digestsEqual: null, digests, repaired };
             const differ = Object.keys(tables).filter((table) => {
                 const [mine, theirs] = [tables[table], server.tables[table]];
                 return theirs && (theirs.count !== mine.count || theirs.root !== mine.root);
             });
-            if (differ.length === 0)
+            if (differ.length === 0 && !lost)
                 return { digestsEqual: true, digests, repaired };
             if (repaired)
                 return { digestsEqual: false, digests, repaired };
             repaired = true;
             this.progress({ phase: "repairing", tables: differ });
             this.said = null;
-            await this.write((held) => held.recount());
+            await this.askSeed();
+            this.doubt = true;
             await this.byManifest(false);
+            this.doubt = false;
+            await this.rest();
         }
     }
 }

@@ -175,6 +175,8 @@ export class Settling {
     }
     const number = page.type === "full" ? this.feed : null;
     await this.held.remember("feed", page.more && page.next !== undefined ? { number, next: page.next } : undefined);
+    if (page.type === "diff") await this.know(page.version);
+    if (page.digests && typeof page.digests.as_of === "number") await this.know(page.digests.as_of);
     await this.heard({ page: { version: page.version, more: page.more === true } });
   }
 
@@ -199,17 +201,28 @@ export class Settling {
   }
 
   /** Whether the server, now at `version`, has the past that the device knows. */
-  private async pastAt(version: number): Promise<Epoch> {
+  async pastAt(version: number): Promise<Epoch> {
+    const [epoch, known, cursor] = await Promise.all([this.held.recall("epoch"), this.held.recall("known"), this.held.recall("cursor")]);
+    const nothing = epoch === undefined && known === undefined && cursor === undefined;
+    return past(nothing ? null : { epoch: epoch ?? null, version: known ?? cursor ?? 0 }, { epoch: this.epoch, version });
+  }
+
+  /** Remembers that the owner has reached a version, in the past that the device knows. */
+  async know(version: number): Promise<void> {
     const [epoch, known] = await Promise.all([this.held.recall("epoch"), this.held.recall("known")]);
-    return past(epoch === undefined ? null : { epoch, version: known ?? 0 }, { epoch: this.epoch, version });
+    if ((epoch ?? null) === this.epoch && version > (known ?? 0)) await this.held.remember("known", version);
   }
 
   /**
    * Takes the server's past for the device's own from here on: what the device knows beyond it is marked row by row,
-   * in the same transaction. Gives what it was to the device before.
+   * in the same transaction. Gives what it was to the device before. `doubt`: the digests say that it is another.
    */
-  async adopt(version: number): Promise<Epoch> {
-    const before = await this.pastAt(version);
+  async adopt(version: number, doubt = false): Promise<Epoch> {
+    const before = doubt ? "earlier" : await this.pastAt(version);
+    if (before === "earlier") {
+      await this.held.remember("seed", undefined); // a server that was begun anew draws another one
+      await this.held.remember("etag", undefined);
+    }
     const known = before === "same" ? ((await this.held.recall("known")) ?? 0) : 0;
     if (this.epoch !== null) await this.held.remember("epoch", this.epoch);
     await this.held.remember("known", Math.max(known, version));

@@ -1,5 +1,5 @@
 /** The two ways of syncing. */
-import { compare, pauseMs, type Heard } from "./decide.js";
+import { compare, pauseMs, type Epoch, type Heard } from "./decide.js";
 import { BODY_SHARE, inOrder, isDivisible, nextRequest, putBack, sizeOf, stamped, type Limits, type Place, type Queue, type Terms } from "./batch.js";
 import { Calls, tookTooLong, type Answered, type Changes, type Wire } from "./calls.js";
 import { RollcallError } from "./error.js";
@@ -43,6 +43,8 @@ export class Syncing {
   private slow = 0;
   private said: Digests | null = null;
   private resumed = false;
+  /** The digests say that the server's past is not the one that the device knows. */
+  private doubt = false;
   private way: Way;
 
   constructor(
@@ -110,13 +112,15 @@ export class Syncing {
       await this.write((held) => held.remember("limits", limits));
     }
     this.limits = limits;
-    if (!seed) {
-      ({ seed } = await this.calls.digests());
-      await this.write(async (held) => {
-        await held.remember("seed", seed);
-        await held.recount();
-      });
-    }
+    if (!seed) await this.askSeed();
+  }
+
+  private async askSeed(): Promise<void> {
+    const { seed } = await this.calls.digests();
+    await this.write(async (held) => {
+      await held.remember("seed", seed);
+      await held.recount();
+    });
   }
 
   /**
@@ -156,7 +160,13 @@ export class Syncing {
       await held.remember("etag", undefined);
       return trustEtag ? known : undefined;
     });
-    const told = await this.calls.fetch(declared, etag);
+    let told = await this.calls.fetch(declared, etag);
+    if (!told.tables) {
+      // "As you know it", in the words of a past that may be another one.
+      let past = "same" as Epoch;
+      await this.settle(async (settling) => void (past = await settling.pastAt(told.version)));
+      if (past === "earlier") told = await this.calls.fetch(declared, undefined);
+    }
     let listed = 0;
     for (const rows of told.tables?.values() ?? []) listed += rows.size;
     this.progress({ phase: "listed", rows: listed });
@@ -164,7 +174,7 @@ export class Syncing {
     const queue: Queue = { rows: [], gets: [] };
     const [added, edits, deletes]: [Place[], Place[], Place[]] = [[], [], []];
     await this.settle(async (settling, held) => {
-      const epoch = await settling.adopt(told.version);
+      const epoch = await settling.adopt(told.version, this.doubt);
       await settling.heard("compared");
       for (const table of declared) {
         const mine = new Map((await held.all(table.name)).map((row) => [row.key, localOf(row)]));
@@ -305,6 +315,7 @@ export class Syncing {
       const last = queue.rows.length + queue.gets.length === 0;
       await this.settle(async (settling) => {
         await settling.report(sending, answer);
+        if (answer.digests && typeof answer.digests.as_of === "number") await settling.know(answer.digests.as_of);
         const heard: Heard = { pushed: { version, complete: base !== null && (then !== "manifest" || last) } };
         if (!changes) await settling.heard(heard);
       }, feed);
@@ -449,21 +460,30 @@ export class Syncing {
     let repaired = false;
     for (;;) {
       const server = this.said;
-      const [cursor, tables] = await this.read(async (held) => [(await held.recall("cursor")) ?? null, await held.digests()] as const);
+      if (!(await this.read((held) => held.recall("seed")))) await this.askSeed();
+      const [cursor, known, tables] = await this.read(
+        async (held) => [(await held.recall("cursor")) ?? null, (await held.recall("known")) ?? 0, await held.digests()] as const,
+      );
       const digests = { server, device: tables && { as_of: cursor, tables } };
       // Somebody wrote since: it is a proof of another state.
-      if (!server || !tables || server.as_of !== cursor) return { digestsEqual: null, digests, repaired };
+      const lost = server?.as_of != null && server.as_of < known; // it has been further than it says
+      if (!server || !tables || (server.as_of !== cursor && !lost)) return { digestsEqual: null, digests, repaired };
       const differ = Object.keys(tables).filter((table) => {
         const [mine, theirs] = [tables[table]!, server.tables[table]];
         return theirs && (theirs.count !== mine.count || theirs.root !== mine.root);
       });
-      if (differ.length === 0) return { digestsEqual: true, digests, repaired };
+      if (differ.length === 0 && !lost) return { digestsEqual: true, digests, repaired };
       if (repaired) return { digestsEqual: false, digests, repaired };
       repaired = true;
       this.progress({ phase: "repairing", tables: differ });
       this.said = null;
-      await this.write((held) => held.recount());
+      await this.askSeed();
+      // Either side holds what the other does not, at one version: nothing proves that a row that is absent there was
+      // deleted.
+      this.doubt = true;
       await this.byManifest(false);
+      this.doubt = false;
+      await this.rest();
     }
   }
 }

@@ -76,6 +76,8 @@ export function fakeServer({ users = {}, older = false, limits = {}, before = ()
     const owner = state.owner(me.owner);
     if (pathname === "/me") return reply(200, { ...me, device: randomUUID(), device_name: "phone" });
     if (pathname === "/digests") return reply(200, { seed: owner.seed });
+    const since = Number(searchParams.get("since") ?? request.body?.base ?? 0);
+    if (since > owner.version) return problem(410, "cursor_expired");
     if (pathname === "/changes") return reply(200, changes(owner, Number(searchParams.get("since") ?? 0)));
     if (pathname === "/synchronise") return reply(200, synchronise(owner, request.body));
     if (pathname === "/conflicts") return reply(200, { conflicts: [] });
