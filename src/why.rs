@@ -148,6 +148,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::model::Claim;
 
     const ME: DeviceId = DeviceId(Uuid::from_u128(1));
     const OTHER: DeviceId = DeviceId(Uuid::from_u128(2));
@@ -159,6 +160,8 @@ mod tests {
             version: Version(version),
             created: Version(2),
             last_update: Timestamp::from_ms(0),
+            made_at: None,
+            claim: Claim::default(),
             made_by: OTHER,
             changed_by: by,
             lives: Vec::new(),

@@ -17,7 +17,7 @@ use process::{Answer, Client, Process, bearer, call, log_in, rollcall};
 use rollcall::clock::Clock;
 use rollcall::copy::{self, CopyError, Step};
 use rollcall::digest::Digest;
-use rollcall::model::{DeviceId, Life, Owner, RowKey, Stored, Timestamp, Value, Version};
+use rollcall::model::{Claim, DeviceId, Life, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall::schema::Schema;
 use rollcall::storage::OwnerState;
 use rollcall::storage::postgres::PostgresWhole;
@@ -319,6 +319,12 @@ fn fill(from: &Store, owners: u128, rows: u128) -> Arc<Schema> {
             version,
             created: version,
             last_update: Timestamp::from_ms(at),
+            made_at: Some(Timestamp::from_ms(at.saturating_sub(1))),
+            claim: Claim {
+                at: Some(Timestamp::from_ms(at)),
+                row_base: Some(Timestamp::from_ms(-at.saturating_abs())),
+                base: Some(version),
+            },
             made_by: DeviceId(Uuid::from_u128(number)),
             changed_by: DeviceId(Uuid::from_u128(at.unsigned_abs().into())),
             lives: vec![Life { made: Version(1), deleted: version }],
@@ -344,6 +350,7 @@ fn fill(from: &Store, owners: u128, rows: u128) -> Arc<Schema> {
             let digest = Digest { count: rows as u64, root: u64::MAX - number as u64 };
             let rows = rows as u64 + 1;
             txn.advance(OwnerState { version, rows, bytes: 99, ..state }, &[(notes, digest)], now())?;
+            txn.show_ahead(version)?;
             txn.acknowledge(DeviceId(Uuid::from_u128(number)), version, now())
         });
         written.unwrap();

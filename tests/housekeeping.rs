@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use house::engine::is_sqlite;
 use house::{House, Served, database, is_expired, key, rollcall, run, signal, until};
-use rollcall::model::{DeviceId, RowKey, Stored, Timestamp, Version};
+use rollcall::model::{Claim, DeviceId, RowKey, Stored, Timestamp, Version};
 use rollcall::purge;
 use rollcall::storage::{OwnerState, WriteTxn};
 use serde_json::{Value, json};
@@ -306,6 +306,8 @@ fn many_tombstones(house: &mut House, tombstones: u64) {
                 created: version,
                 last_update,
                 values: None,
+                made_at: None,
+                claim: Claim::default(),
                 made_by: device,
                 changed_by: device,
                 lives: Vec::new(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{Engine, Store, pg};
-use rollcall::model::{DeviceId, Owner, RowKey, Stored, Timestamp, Value};
+use rollcall::model::{Claim, DeviceId, Owner, RowKey, Stored, Timestamp, Value};
 use rollcall::schema::Schema;
 use rollcall::storage::{OwnerState, Storage, StorageError};
 use uuid::Uuid;
@@ -188,6 +188,8 @@ fn four_databases_do_for_shards() {
                         version,
                         created: version,
                         last_update: Timestamp::from_ms(1),
+                        made_at: None,
+                        claim: Claim::default(),
                         made_by: DeviceId(Uuid::nil()),
                         changed_by: DeviceId(Uuid::nil()),
                         lives: Vec::new(),

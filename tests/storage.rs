@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use rollcall::model::{DeviceId, Life, Owner, RowKey, Stored, Timestamp, Value, Version};
+use rollcall::model::{
+    Claim, DeviceId, EarlierState, Life, Owner, RowKey, Stored, Timestamp, Value, Version,
+};
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::accounts::{Device, User};
 use rollcall::storage::{Leases, Outcome, OwnerState, ReadTxn, Storage, StorageError, WriteTxn};
@@ -155,6 +157,8 @@ fn row(version: Version, values: Option<Vec<Value>>) -> Stored {
         version,
         created: version,
         last_update: Timestamp::from_ms(1_000),
+        made_at: None,
+        claim: Claim::default(),
         made_by: device(1),
         changed_by: device(1),
         lives: Vec::new(),
@@ -201,7 +205,7 @@ fn advance(txn: &mut dyn WriteTxn, version: Version) -> Result<(), StorageError>
 #[test]
 fn an_owner_never_seen_has_nothing_and_the_first_version() {
     on_every_engine(|ground| {
-        let nothing = OwnerState { version: Version(1), horizon: Version(1), rows: 0, bytes: 0, seed: None };
+        let nothing = OwnerState::new(Version(1));
         let (things, children) = (ground.table("things"), ground.table("children"));
         for _ in 0..2 {
             assert_eq!(ground.state(owner(1)), nothing);
@@ -558,6 +562,12 @@ fn a_row_comes_back_as_it_was_put() {
             version: Version(9),
             created: Version(4),
             last_update: Timestamp::from_ms(-5),
+            made_at: Some(Timestamp::from_ms(-6)),
+            claim: Claim {
+                at: Some(Timestamp::from_ms(7)),
+                row_base: Some(Timestamp::from_ms(-8)),
+                base: Some(Version(2)),
+            },
             made_by: device(3),
             changed_by: device(4),
             lives: vec![Life { made: Version(1), deleted: Version(3) }],
@@ -596,17 +606,65 @@ fn a_row_comes_back_as_it_was_put() {
     });
 }
 
+/// Goal: a table with `history = N` remembers exactly N earlier states of each row, the newest, each as it was.
+#[test]
+fn as_many_states_are_remembered_as_the_table_says() {
+    on_every_engine(|ground| {
+        let parents = ground.table("parents");
+        for states_max in 1..4 {
+            let whose = owner(states_max as u128);
+            for n in 1..7_u64 {
+                let at = |ms: u64| Timestamp::from_ms(ms as i64);
+                let earlier = |version: u64| Stored {
+                    last_update: at(version * 10),
+                    made_at: (version % 2 == 0).then_some(at(version)),
+                    claim: Claim { at: (version % 3 == 0).then_some(at(version + 1)), ..Claim::default() },
+                    ..parent(Version(version), &version.to_string())
+                };
+                let remember = |txn: &mut dyn WriteTxn| {
+                    txn.remember(parents, &[(key(1), &earlier(n)), (key(2), &earlier(n + 1))], states_max)
+                };
+                ground.storage.write(whose, remember).unwrap();
+                let known = |row| ground.storage.read(whose, |txn| txn.earlier(parents, key(row))).unwrap();
+                for (row, newest) in [(1, n), (2, n + 1)] {
+                    let oldest = (newest + 1).saturating_sub(states_max as u64).max(row as u64);
+                    let wanted: Vec<_> = (oldest..=newest)
+                        .rev()
+                        .map(|version| {
+                            let Stored { last_update, made_at, claim, changed_by, values, version, .. } =
+                                earlier(version);
+                            let (claimed_at, values) = (claim.at, values.unwrap());
+                            EarlierState { version, last_update, made_at, claimed_at, changed_by, values }
+                        })
+                        .collect();
+                    assert_eq!(known(row), wanted, "{states_max} states after {n}");
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn a_restart_keeps_all_and_repeats_no_fence() {
     on_every_engine(|ground| {
-        let state = OwnerState { version: Version(7), horizon: Version(3), rows: 1, bytes: 12, seed: None };
+        let state = OwnerState {
+            horizon: Version(3),
+            rows: 1,
+            bytes: 12,
+            shown_ahead: Version(5),
+            ..OwnerState::new(Version(7))
+        };
         let store = Store::of(ground.store.engine);
         let (mut fences, mut seeds) = (Vec::new(), Vec::new());
         for started in 0..4 {
             let storage = start(&store).unwrap();
             fences.extend(first_fence(&*storage));
             if started == 0 {
-                storage.write(owner(1), |txn| txn.advance(state, &[], Timestamp::from_ms(0))).unwrap();
+                let write = |txn: &mut dyn WriteTxn| {
+                    txn.advance(state, &[], Timestamp::from_ms(0))?;
+                    txn.show_ahead(state.shown_ahead)
+                };
+                storage.write(owner(1), write).unwrap();
             }
             let held = storage.read(owner(1), |txn| Ok::<_, StorageError>(txn.state())).unwrap();
             assert_eq!(OwnerState { seed: None, ..held }, state);

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use row::{EarlierState, Life, RowKey, Stored};
+pub use row::{Claim, EarlierState, Life, RowKey, Stored};
 pub use time::{Precision, Spelt, TimeError, Timestamp};
 pub use value::Value;
 

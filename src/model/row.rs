@@ -33,8 +33,12 @@ pub struct Stored {
     pub version: Version,
     /// The version of the transaction that made it (made it again, if it had been deleted).
     pub created: Version,
-    /// When it last changed; of a tombstone, when it was deleted.
+    /// When it last changed; of a tombstone, when it was deleted. Never earlier than the states before it.
     pub last_update: Timestamp,
+    /// When the change was really made, by the corrected clock, if `last_update` had to be later than that.
+    pub made_at: Option<Timestamp>,
+    /// What its device said of the change that made this state.
+    pub claim: Claim,
     /// The device that made it.
     pub made_by: DeviceId,
     /// The device that last changed it.
@@ -48,6 +52,30 @@ pub struct Stored {
     pub values: Option<Vec<Value>>,
 }
 
+/// What a device said of a change when it sent it: enough to tell a late copy of a request from the next edit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// When it made the change, by its own clock and not corrected; `None` if it did not say.
+    pub at: Option<Timestamp>,
+    /// The `last_update` that the row had when the edit began (`_base`), if it said so.
+    pub row_base: Option<Timestamp>,
+    /// The version that the device's copy was built on (`base`), if it said so.
+    pub base: Option<Version>,
+}
+
+impl Claim {
+    /// Whether it was built on an earlier state than the other change of the same row and device.
+    ///
+    /// Row bases are compared if both have one, else versions if both have one; else nobody can tell.
+    pub fn is_built_before(&self, other: &Self) -> bool {
+        match (self.row_base, other.row_base, self.base, other.base) {
+            (Some(own), Some(others), ..) => own < others,
+            (_, _, Some(own), Some(others)) => own < others,
+            _ => false,
+        }
+    }
+}
+
 /// A state of a row that was replaced.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EarlierState {
@@ -55,6 +83,10 @@ pub struct EarlierState {
     pub version: Version,
     /// When it became so.
     pub last_update: Timestamp,
+    /// When the change was really made, if `last_update` had to be later than that.
+    pub made_at: Option<Timestamp>,
+    /// When its device said that it made the change.
+    pub claimed_at: Option<Timestamp>,
     /// The device that made it so.
     pub changed_by: DeviceId,
     /// One value for each declared column.
@@ -62,11 +94,18 @@ pub struct EarlierState {
 }
 
 impl EarlierState {
+    /// When the change was really made, as far as the server knows.
+    pub fn true_time(&self) -> Timestamp {
+        self.made_at.unwrap_or(self.last_update)
+    }
+
     /// The row as it was in this state.
     pub fn over(&self, row: &Stored) -> Stored {
         Stored {
             version: self.version,
             last_update: self.last_update,
+            made_at: self.made_at,
+            claim: Claim { at: self.claimed_at, ..Claim::default() },
             changed_by: self.changed_by,
             values: Some(self.values.clone()),
             ..row.clone()
@@ -87,12 +126,24 @@ pub struct Life {
 const REMEMBERED_MAX: usize = 16;
 
 impl Stored {
+    /// When the last change was really made, as far as the server knows: what conflicts are judged by.
+    ///
+    /// `last_update` may be later: it names a state, and so rises with every change, however fast they come.
+    pub fn true_time(&self) -> Timestamp {
+        self.made_at.unwrap_or(self.last_update)
+    }
+
     /// Whether the row was there at a version: what a device whose cursor stands there knows of.
     ///
     /// Where too many lives were lived to remember each, it says yes: a deletion told in vain does no harm.
     pub fn existed_at(&self, version: Version) -> bool {
         let in_this_life = self.created <= version && !(self.is_tombstone() && self.version <= version);
         in_this_life || self.lives.iter().any(|life| life.made <= version && version < life.deleted)
+    }
+
+    /// Whether the row was made, in this life or an earlier one, up to a version.
+    pub fn was_made_by(&self, version: Version) -> bool {
+        self.created <= version || self.lives.iter().any(|life| life.made <= version)
     }
 
     /// Whether the device ever wrote the row or was told of it, and so may know of it ahead of its cursor.

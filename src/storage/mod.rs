@@ -70,6 +70,15 @@ pub struct OwnerState {
     pub bytes: u64,
     /// The secret in the owner's digests; `None` until something is written for it.
     pub seed: Option<Seed>,
+    /// Rows that were made up to this version may have been shown to devices ahead of their cursors; 0 is none.
+    pub shown_ahead: Version,
+}
+
+impl OwnerState {
+    /// An owner that nothing was ever written for, as of its first version.
+    pub const fn new(first: Version) -> Self {
+        Self { version: first, horizon: first, rows: 0, bytes: 0, seed: None, shown_ahead: Version(0) }
+    }
 }
 
 /// One owner's rows as of one moment.
@@ -161,6 +170,10 @@ pub trait WriteTxn: ReadTxn {
         digests: &[(TableId, Digest)],
         now: Timestamp,
     ) -> StorageResult<()>;
+
+    /// Notes that rows which were made up to `upto` may have been shown to devices ahead of their cursors. No version
+    /// moves by it.
+    fn show_ahead(&mut self, upto: Version) -> StorageResult<()>;
 
     /// Remembers states that are about to be replaced, and forgets all but the newest `states_max` of each row.
     fn remember(

@@ -34,6 +34,8 @@ pub struct Conflict {
     pub incoming: Side,
     /// When the loser was brought back, if it was.
     pub restored_at: Option<Timestamp>,
+    /// When what the server held was really made, if its `last_update` is later than that.
+    pub stored_made_at: Option<Timestamp>,
 }
 
 /// One side of a conflict.

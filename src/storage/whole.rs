@@ -64,6 +64,7 @@ const OWN: [(&str, &[(&str, ColumnType)]); 8] = [
             ("live_rows", Integer),
             ("live_bytes", Integer),
             ("seed", Blob),
+            ("shown_ahead", Integer),
         ],
     ),
     (
@@ -79,6 +80,10 @@ const OWN: [(&str, &[(&str, ColumnType)]); 8] = [
             ("changed_by", Uuid),
             ("lives", Blob),
             ("writers", Blob),
+            ("made_at", Integer),
+            ("claimed_at", Integer),
+            ("row_base", Integer),
+            ("base", Integer),
         ],
     ),
     ("rollcall_digest", &[("tbl", Integer), ("live_rows", Integer), ("root", Integer)]),
@@ -92,6 +97,8 @@ const OWN: [(&str, &[(&str, ColumnType)]); 8] = [
             ("last_update", Integer),
             ("changed_by", Uuid),
             ("columns", Text),
+            ("made_at", Integer),
+            ("claimed_at", Integer),
         ],
     ),
     (
@@ -111,6 +118,7 @@ const OWN: [(&str, &[(&str, ColumnType)]); 8] = [
             ("incoming_at", Integer),
             ("incoming_by", Uuid),
             ("restored_at", Integer),
+            ("stored_made_at", Integer),
         ],
     ),
     (

@@ -344,6 +344,10 @@ impl WriteTxn for Watched<'_> {
         self.inner.advance(state, digests, now)
     }
 
+    fn show_ahead(&mut self, upto: Version) -> StorageResult<()> {
+        self.inner.show_ahead(upto)
+    }
+
     fn remember(
         &mut self,
         table: TableId,

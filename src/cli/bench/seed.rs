@@ -17,7 +17,7 @@ use super::yardstick::layout;
 use crate::cli::database::patient_terms;
 use crate::clock::Clock;
 use crate::digest::{Digest, Seed};
-use crate::model::{RowKey, Stored, Timestamp};
+use crate::model::{Claim, RowKey, Stored, Timestamp};
 use crate::storage::postgres::{self, Address, Postgres};
 use crate::storage::sqlite::{Connections, Sqlite};
 use crate::storage::{OwnerState, Storage, StorageError};
@@ -169,6 +169,8 @@ fn load_version(storage: &dyn Storage, loading: &mut Loading) -> Result<()> {
                     version,
                     created: version,
                     last_update: row.last_update,
+                    made_at: None,
+                    claim: Claim::default(),
                     made_by: device,
                     changed_by: device,
                     lives: Vec::new(),

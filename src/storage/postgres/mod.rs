@@ -355,7 +355,7 @@ impl Postgres {
                 return Ok(false);
             }
             let (device, key) = sent.kept.as_ref().ok_or(StorageError::OutcomeUnknown)?;
-            let given = txn::given_answer(transaction.session, owner.0, *device, key)?;
+            let given = records::given_answer(transaction.session, owner.0, *device, key)?;
             Ok(given.is_some_and(|given| given.version == sent.after))
         })
     }

@@ -32,11 +32,14 @@ impl Records<'_> {
             let columns = write_columns(table, &whole(values));
             let shared: [Param<'_>; 3] =
                 [(&self.owner, Type::UUID), (&tbl, Type::INT4), (&key.0, Type::UUID)];
-            let state: [Param<'_>; 4] = [
+            let (made, claimed) = (row.made_at.map(Timestamp::ms), row.claim.at.map(Timestamp::ms));
+            let state: [Param<'_>; 6] = [
                 (&row.version.0.cast_signed(), Type::INT8),
                 (&row.last_update.ms(), Type::INT8),
                 (&row.changed_by.0, Type::UUID),
                 (&columns, Type::TEXT),
+                (&made, Type::INT8),
+                (&claimed, Type::INT8),
             ];
             let params: Vec<_> = shared.iter().chain(&state).cloned().collect();
             self.session.execute(statements::REMEMBER, &params)?;
@@ -58,6 +61,8 @@ impl Records<'_> {
                     last_update: Timestamp::from_ms(row.try_get(1)?),
                     changed_by: DeviceId(row.try_get(2)?),
                     values: filled(columns(table, row.try_get(3)?)?),
+                    made_at: row.try_get::<_, Option<i64>>(4)?.map(Timestamp::from_ms),
+                    claimed_at: row.try_get::<_, Option<i64>>(5)?.map(Timestamp::from_ms),
                 })
             })
             .collect()
@@ -68,7 +73,7 @@ impl Records<'_> {
         let side = |side: &Side| side.values.as_ref().map(|values| write_columns(table, values));
         let base = conflict.base.as_ref().map(|values| write_columns(table, &whole(values)));
         let (stored, incoming) = (&conflict.stored, &conflict.incoming);
-        let params: [Param<'_>; 14] = [
+        let params: [Param<'_>; 15] = [
             (&self.owner, Type::UUID),
             (&conflict.id, Type::UUID),
             (&conflict.at.ms(), Type::INT8),
@@ -83,6 +88,7 @@ impl Records<'_> {
             (&side(incoming), Type::TEXT),
             (&incoming.last_update.ms(), Type::INT8),
             (&incoming.device.0, Type::UUID),
+            (&conflict.stored_made_at.map(Timestamp::ms), Type::INT8),
         ];
         self.session.execute(statements::NOTE_CONFLICT, &params).map(drop)
     }
@@ -152,6 +158,7 @@ impl Records<'_> {
             stored: side(7)?,
             incoming: side(10)?,
             restored_at: row.try_get::<_, Option<i64>>(13)?.map(Timestamp::from_ms),
+            stored_made_at: row.try_get::<_, Option<i64>>(14)?.map(Timestamp::from_ms),
         }))
     }
 
@@ -175,6 +182,25 @@ impl Records<'_> {
         let params: Vec<_> = shared.iter().chain(&others_max).cloned().collect();
         self.session.execute(statements::FORGET_ANSWERS, &params).map(drop)
     }
+}
+
+/// An answer under an idempotency key.
+pub(super) fn given_answer(
+    session: &mut Session,
+    owner: Uuid,
+    device: DeviceId,
+    key: &str,
+) -> StorageResult<Option<GivenAnswer>> {
+    let params: [Param<'_>; 3] = [(&owner, Type::UUID), (&device.0, Type::UUID), (&key, Type::TEXT)];
+    let Some(row) = session.row(statements::ANSWER, &params)? else { return Ok(None) };
+    let hash: Vec<u8> = row.try_get(0)?;
+    let hash = hash.try_into().map_err(|_| StorageError::Engine("a hash of another size".into()))?;
+    Ok(Some(GivenAnswer {
+        body_hash: hash,
+        body: row.try_get(1)?,
+        version: Version(row.try_get::<_, i64>(2)?.cast_unsigned()),
+        at: Timestamp::from_ms(row.try_get(3)?),
+    }))
 }
 
 fn columns(table: &Table, text: &str) -> StorageResult<Vec<Option<Value>>> {

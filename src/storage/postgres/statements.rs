@@ -12,7 +12,7 @@ use crate::storage::plan::quoted;
 /// Every statement over application tables, by table.
 pub(super) struct Statements {
     tables: Vec<TableStatements>,
-    /// Writes ledger entries. Parameters: owner, table; then nine for each row.
+    /// Writes ledger entries. Parameters: owner, table; then thirteen for each row.
     pub put_entries: Put,
 }
 
@@ -72,13 +72,14 @@ impl Statements {
         let tables = schema.tables().iter().zip(ids).map(|(table, id)| TableStatements::new(table, *id));
         let put_entries = Put::new(
             "INSERT INTO rollcall_ledger (owner, tbl, key, version, created, last_update, deleted, made_by, \
-             changed_by, lives, writers)",
+             changed_by, lives, writers, made_at, claimed_at, row_base, base)",
             2,
-            9,
+            13,
             " ON CONFLICT (owner, tbl, key) DO UPDATE SET version = excluded.version, \
              created = excluded.created, last_update = excluded.last_update, deleted = excluded.deleted, \
              made_by = excluded.made_by, changed_by = excluded.changed_by, lives = excluded.lives, \
-             writers = excluded.writers",
+             writers = excluded.writers, made_at = excluded.made_at, claimed_at = excluded.claimed_at, \
+             row_base = excluded.row_base, base = excluded.base",
         );
         Self { tables: tables.collect(), put_entries }
     }
@@ -137,7 +138,8 @@ impl TableStatements {
 /// What a ledger entry tells of a row, after its key.
 macro_rules! entry {
     () => {
-        "l.key, l.version, l.created, l.last_update, l.deleted, l.made_by, l.changed_by, l.lives, l.writers"
+        "l.key, l.version, l.created, l.last_update, l.deleted, l.made_by, l.changed_by, l.lives, l.writers, \
+         l.made_at, l.claimed_at, l.row_base, l.base"
     };
 }
 const ENTRY: &str = entry!();
@@ -149,7 +151,7 @@ macro_rules! owner {
             "SELECT ",
             lease!(),
             ", version, horizon, live_rows, live_bytes, seed, written, \
-             (SELECT max(day) FROM rollcall_day WHERE owner = $1) FROM rollcall_owner WHERE owner = $1"
+             shown_ahead, (SELECT max(day) FROM rollcall_day WHERE owner = $1) FROM rollcall_owner WHERE owner = $1"
         )
     };
 }
@@ -184,6 +186,9 @@ pub(super) const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
 pub(super) const ADVANCE_OWNER: &str = "UPDATE rollcall_owner SET version = $2, horizon = $3, live_rows = $4, \
      live_bytes = $5, written = $6 WHERE owner = $1";
 
+/// Notes up to where rows were shown to devices ahead of their cursors.
+pub(super) const SHOW_AHEAD: &str = "UPDATE rollcall_owner SET shown_ahead = $2 WHERE owner = $1";
+
 /// Dates the versions before the first write of a day.
 pub(super) const DATE: &str =
     "INSERT INTO rollcall_day (owner, day, version) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
@@ -199,7 +204,7 @@ pub(super) const TABLES: &str = "SELECT tbl, sum(live_rows)::bigint FROM rollcal
 pub(super) const STATES: &str = concat!(
     "SELECT ",
     lease!(),
-    ", version, horizon, live_rows, live_bytes, seed, written, owner FROM rollcall_owner \
+    ", version, horizon, live_rows, live_bytes, seed, written, shown_ahead, owner FROM rollcall_owner \
      WHERE owner >= $1 ORDER BY owner LIMIT $2"
 );
 pub(super) const TOMBSTONES: &str =
@@ -226,24 +231,24 @@ pub(super) const CHANGES: &str = concat!(
 
 /// Earlier states of rows.
 pub(super) const REMEMBER: &str = "INSERT INTO rollcall_history \
-     (owner, tbl, key, version, last_update, changed_by, columns) VALUES ($1, $2, $3, $4, $5, $6, $7) \
-     ON CONFLICT DO NOTHING";
+     (owner, tbl, key, version, last_update, changed_by, columns, made_at, claimed_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
 pub(super) const FORGET_STATES: &str = "DELETE FROM rollcall_history \
      WHERE owner = $1 AND tbl = $2 AND key = $3 AND version <= (SELECT version FROM rollcall_history \
      WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC LIMIT 1 OFFSET $4)";
-pub(super) const EARLIER: &str = "SELECT version, last_update, changed_by, columns FROM rollcall_history \
+pub(super) const EARLIER: &str = "SELECT version, last_update, changed_by, columns, made_at, claimed_at FROM rollcall_history \
      WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC";
 
 /// Conflicts.
 pub(super) const NOTE_CONFLICT: &str = "INSERT INTO rollcall_conflict (owner, id, at, tbl, key, policy, \
-     resolution, base, stored, stored_at, stored_by, incoming, incoming_at, incoming_by) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING";
+     resolution, base, stored, stored_at, stored_by, incoming, incoming_at, incoming_by, stored_made_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING";
 pub(super) const NOTE_RESTORED: &str =
     "UPDATE rollcall_conflict SET restored_at = $3 WHERE owner = $1 AND id = $2";
 macro_rules! conflict {
     () => {
         "SELECT id, at, tbl, key, policy, resolution, base, stored, stored_at, stored_by, incoming, \
-         incoming_at, incoming_by, restored_at FROM rollcall_conflict "
+         incoming_at, incoming_by, restored_at, stored_made_at FROM rollcall_conflict "
     };
 }
 pub(super) const CONFLICT: &str = concat!(conflict!(), "WHERE owner = $1 AND id = $2");

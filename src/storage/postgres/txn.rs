@@ -5,12 +5,12 @@ use postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::purge;
-use super::records::Records;
+use super::records::{self, Records};
 use super::session::{Param, Session};
 use super::statements::{self, Put, Statements, TableStatements};
 use super::values::{self, Bound};
 use crate::digest::{Digest, Seed};
-use crate::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Timestamp, Value, Version};
+use crate::model::{Claim, DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Timestamp, Value, Version};
 use crate::schema::{Schema, Table, TableId};
 use crate::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
 use crate::storage::{
@@ -60,7 +60,7 @@ impl<'a> Txn<'a> {
             Some(known) => (known.state, Some(known.lease)),
             None => {
                 let first = first_version(session)?;
-                (OwnerState { version: first, horizon: first, rows: 0, bytes: 0, seed: None }, None)
+                (OwnerState::new(first), None)
             }
         };
         Ok(Self {
@@ -294,7 +294,7 @@ impl ReadTxn for Txn<'_> {
     }
 
     fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
-        given_answer(self.session, self.owner, device, key)
+        records::given_answer(self.session, self.owner, device, key)
     }
 
     fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
@@ -343,6 +343,10 @@ impl WriteTxn for Txn<'_> {
             bound.push((Box::new(row.changed_by.0), Type::UUID));
             bound.push((Box::new(lives_bytes(&row.lives)), Type::BYTEA));
             bound.push((Box::new(writers_bytes(&row.writers)), Type::BYTEA));
+            bound.push((Box::new(row.made_at.map(Timestamp::ms)), Type::INT8));
+            bound.push((Box::new(row.claim.at.map(Timestamp::ms)), Type::INT8));
+            bound.push((Box::new(row.claim.row_base.map(Timestamp::ms)), Type::INT8));
+            bound.push((Box::new(row.claim.base.map(|base| base.0.cast_signed())), Type::INT8));
         })?;
         let live = rows.iter().filter_map(|(key, row)| row.values.as_ref().map(|values| (*key, values)));
         let live: Vec<(RowKey, &Vec<Value>)> = live.collect();
@@ -388,6 +392,13 @@ impl WriteTxn for Txn<'_> {
             self.session.execute(statements::PUT_DIGEST, &params)?;
         }
         self.put_state(state)
+    }
+
+    fn show_ahead(&mut self, upto: Version) -> StorageResult<()> {
+        let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&upto.0.cast_signed(), Type::INT8)];
+        self.session.execute(statements::SHOW_AHEAD, &params)?;
+        self.state.shown_ahead = upto;
+        Ok(())
     }
 
     fn remember(
@@ -442,7 +453,7 @@ impl WriteTxn for Txn<'_> {
 /// The owner by one of the two statements that read it; `None` while nothing was ever written for it.
 pub(super) fn known(session: &mut Session, owner: Owner, sql: &str) -> StorageResult<Option<Known>> {
     let Some(row) = session.row(sql, &[(&owner.0, Type::UUID)])? else { return Ok(None) };
-    Ok(Some(Known { dated: row.try_get(12)?, ..known_of(&row)? }))
+    Ok(Some(Known { dated: row.try_get(13)?, ..known_of(&row)? }))
 }
 
 /// The owner of a row: first the lease, then the state.
@@ -458,6 +469,7 @@ pub(super) fn known_of(row: &Row) -> StorageResult<Known> {
             rows: unsigned(row, 8)?,
             bytes: unsigned(row, 9)?,
             seed: Some(Seed(seed)),
+            shown_ahead: Version(unsigned(row, 12)?),
         },
         written: row.try_get(11)?,
         dated: None,
@@ -502,31 +514,15 @@ pub(super) fn lease(row: &Row) -> StorageResult<LeaseState> {
     })
 }
 
-/// An answer under an idempotency key.
-pub(super) fn given_answer(
-    session: &mut Session,
-    owner: Uuid,
-    device: DeviceId,
-    key: &str,
-) -> StorageResult<Option<GivenAnswer>> {
-    let params: [Param<'_>; 3] = [(&owner, Type::UUID), (&device.0, Type::UUID), (&key, Type::TEXT)];
-    let Some(row) = session.row(statements::ANSWER, &params)? else { return Ok(None) };
-    let hash: Vec<u8> = row.try_get(0)?;
-    let hash = hash.try_into().map_err(|_| StorageError::Engine("a hash of another size".into()))?;
-    Ok(Some(GivenAnswer {
-        body_hash: hash,
-        body: row.try_get(1)?,
-        version: Version(unsigned(&row, 2)?),
-        at: Timestamp::from_ms(row.try_get(3)?),
-    }))
-}
-
 /// How many columns a ledger entry has, its key first, and which of them says that it is a tombstone.
-const ENTRY_COLUMNS: usize = 9;
+const ENTRY_COLUMNS: usize = 13;
 const DELETED: usize = 4;
 
 /// A ledger entry, as a tombstone: a live row's columns stand elsewhere.
 fn entry(row: &Row) -> StorageResult<Stored> {
+    let number = |at| row.try_get::<_, Option<i64>>(at);
+    let time = |at| Ok::<_, postgres::Error>(number(at)?.map(Timestamp::from_ms));
+    let version = |number: i64| Version(number.cast_unsigned());
     Ok(Stored {
         version: Version(unsigned(row, 1)?),
         created: Version(unsigned(row, 2)?),
@@ -535,6 +531,8 @@ fn entry(row: &Row) -> StorageResult<Stored> {
         changed_by: DeviceId(row.try_get(6)?),
         lives: lives(row.try_get::<_, Option<&[u8]>>(7)?.unwrap_or_default()),
         writers: writers(row.try_get::<_, Option<&[u8]>>(8)?.unwrap_or_default()),
+        made_at: time(9)?,
+        claim: Claim { at: time(10)?, row_base: time(11)?, base: number(12)?.map(version) },
         values: None,
     })
 }

@@ -197,7 +197,7 @@ mod tests {
     }
 
     fn at(version: u64) -> OwnerState {
-        OwnerState { version: Version(version), horizon: Version(1), rows: 0, bytes: 0, seed: None }
+        OwnerState { horizon: Version(1), ..OwnerState::new(Version(version)) }
     }
 
     fn known(known: &Known, n: u128) -> Option<OwnerState> {

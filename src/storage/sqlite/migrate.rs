@@ -10,6 +10,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0002_accounts.sql"),
     include_str!("migrations/0003_user_of_owner.sql"),
     include_str!("migrations/0004_unchecked_numbers.sql"),
+    include_str!("migrations/0005_claims.sql"),
 ];
 
 /// Brings rollcall's own tables up to date, each step in a transaction of its own.
@@ -72,12 +73,14 @@ mod tests {
             conn.pragma_update(None, "foreign_keys", true).unwrap();
             STEPS[..steps].iter().for_each(|step| conn.execute_batch(step).unwrap());
             conn.execute_batch(
-                "INSERT INTO rollcall_owner VALUES (1, x'07', 5, 1, 1, 10, x'08');
+                "INSERT INTO rollcall_owner (id, owner, version, horizon, live_rows, live_bytes, seed)
+                   VALUES (1, x'07', 5, 1, 1, 10, x'08');
                  INSERT INTO rollcall_table VALUES (2, 'guests');
                  INSERT INTO rollcall_writer VALUES (3, x'09');
                  INSERT INTO rollcall_digest VALUES (1, 2, 1, 77);
                  INSERT INTO rollcall_day VALUES (1, 20000, 1);
-                 INSERT INTO rollcall_ledger VALUES (1, 2, x'0a', 5, 5, 1000, 0, 3, 3, NULL, NULL)",
+                 INSERT INTO rollcall_ledger (owner, tbl, key, version, created, last_update, deleted, made_by, changed_by)
+                   VALUES (1, 2, x'0a', 5, 5, 1000, 0, 3, 3)",
             )
             .unwrap();
             conn.execute("UPDATE rollcall_meta SET value = ?1 WHERE name = 'migrations'", [steps as i64])

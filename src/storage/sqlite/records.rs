@@ -38,7 +38,8 @@ impl Records<'_> {
             let version = row.version.0.cast_signed();
             let columns = write_columns(table, &whole(values));
             let (at, by) = (row.last_update.ms(), row.changed_by.0.as_bytes());
-            remember.execute(params![self.owner, tbl, key, version, at, by, columns])?;
+            let (made, claimed) = (row.made_at.map(Timestamp::ms), row.claim.at.map(Timestamp::ms));
+            remember.execute(params![self.owner, tbl, key, version, at, by, columns, made, claimed])?;
             forget.execute(params![self.owner, tbl, key, states_max as i64])?;
         }
         Ok(())
@@ -53,6 +54,8 @@ impl Records<'_> {
                 last_update: Timestamp::from_ms(row.get(1)?),
                 changed_by: DeviceId(values::uuid(row.get_ref(2)?)?),
                 values: filled(columns(table, row.get_ref(3)?)?),
+                made_at: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_ms),
+                claimed_at: row.get::<_, Option<i64>>(5)?.map(Timestamp::from_ms),
             })
         })?;
         Ok(states.collect::<Result<_, _>>()?)
@@ -76,6 +79,7 @@ impl Records<'_> {
             side(&conflict.incoming),
             conflict.incoming.last_update.ms(),
             conflict.incoming.device.0.as_bytes(),
+            conflict.stored_made_at.map(Timestamp::ms),
         ])?;
         Ok(())
     }
@@ -135,6 +139,7 @@ impl Records<'_> {
             stored: side(7)?,
             incoming: side(10)?,
             restored_at: row.get::<_, Option<i64>>(13)?.map(Timestamp::from_ms),
+            stored_made_at: row.get::<_, Option<i64>>(14)?.map(Timestamp::from_ms),
         }))
     }
 

@@ -89,14 +89,14 @@ impl TableStatements {
 /// What a ledger entry tells of a row; `m` and `c` are its maker and its last changer.
 macro_rules! entry {
     () => {
-        "l.version, l.created, l.last_update, l.deleted, m.device, c.device, l.lives, l.writers"
+        "l.version, l.created, l.last_update, l.deleted, m.device, c.device, l.lives, l.writers, l.made_at, \
+         l.claimed_at, l.row_base, l.base"
     };
 }
 const ENTRY: &str = entry!();
 
 /// An owner as of now.
-pub(super) const OWNER: &str =
-    "SELECT id, version, horizon, live_rows, live_bytes, seed FROM rollcall_owner WHERE owner = ?1";
+pub(super) const OWNER: &str = "SELECT id, version, horizon, live_rows, live_bytes, seed, shown_ahead FROM rollcall_owner WHERE owner = ?1";
 
 /// The epoch, which versions of a new owner begin in.
 pub(super) const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch'";
@@ -108,6 +108,9 @@ pub(super) const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
 /// Says what an owner is after a write.
 pub(super) const ADVANCE_OWNER: &str =
     "UPDATE rollcall_owner SET version = ?2, horizon = ?3, live_rows = ?4, live_bytes = ?5 WHERE id = ?1";
+
+/// Notes up to where rows were shown to devices ahead of their cursors.
+pub(super) const SHOW_AHEAD: &str = "UPDATE rollcall_owner SET shown_ahead = ?2 WHERE id = ?1";
 
 /// Dates the versions before the first write of a day.
 pub(super) const DATE: &str =
@@ -138,24 +141,24 @@ pub(super) const CHANGES: &str = concat!(
 
 /// Earlier states of rows.
 pub(super) const REMEMBER: &str = "INSERT INTO rollcall_history \
-     (owner, tbl, key, version, last_update, changed_by, columns) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
-     ON CONFLICT DO NOTHING";
+     (owner, tbl, key, version, last_update, changed_by, columns, made_at, claimed_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
 pub(super) const FORGET_STATES: &str = "DELETE FROM rollcall_history \
      WHERE owner = ?1 AND tbl = ?2 AND key = ?3 AND version <= (SELECT version FROM rollcall_history \
      WHERE owner = ?1 AND tbl = ?2 AND key = ?3 ORDER BY version DESC LIMIT 1 OFFSET ?4)";
-pub(super) const STATES: &str = "SELECT version, last_update, changed_by, columns FROM rollcall_history \
+pub(super) const STATES: &str = "SELECT version, last_update, changed_by, columns, made_at, claimed_at FROM rollcall_history \
      WHERE owner = ?1 AND tbl = ?2 AND key = ?3 ORDER BY version DESC";
 
 /// Conflicts.
 pub(super) const NOTE_CONFLICT: &str = "INSERT INTO rollcall_conflict (owner, id, at, tbl, key, policy, \
-     resolution, base, stored, stored_at, stored_by, incoming, incoming_at, incoming_by) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT DO NOTHING";
+     resolution, base, stored, stored_at, stored_by, incoming, incoming_at, incoming_by, stored_made_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT DO NOTHING";
 pub(super) const NOTE_RESTORED: &str =
     "UPDATE rollcall_conflict SET restored_at = ?3 WHERE owner = ?1 AND id = ?2";
 macro_rules! conflict {
     () => {
         "SELECT id, at, tbl, key, policy, resolution, base, stored, stored_at, stored_by, incoming, \
-         incoming_at, incoming_by, restored_at FROM rollcall_conflict "
+         incoming_at, incoming_by, restored_at, stored_made_at FROM rollcall_conflict "
     };
 }
 pub(super) const CONFLICT: &str = concat!(conflict!(), "WHERE owner = ?1 AND id = ?2");
@@ -214,11 +217,14 @@ pub(super) const FOLLOWING_KEY: &str = "SELECT key FROM rollcall_ledger \
 
 /// Writes a ledger entry.
 pub(super) const PUT_ENTRY: &str = "INSERT INTO rollcall_ledger \
-     (owner, tbl, key, version, created, last_update, deleted, made_by, changed_by, lives, writers) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
+     (owner, tbl, key, version, created, last_update, deleted, made_by, changed_by, lives, writers, made_at, \
+     claimed_at, row_base, base) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) \
      ON CONFLICT (owner, tbl, key) DO UPDATE SET version = excluded.version, created = excluded.created, \
      last_update = excluded.last_update, deleted = excluded.deleted, made_by = excluded.made_by, \
-     changed_by = excluded.changed_by, lives = excluded.lives, writers = excluded.writers";
+     changed_by = excluded.changed_by, lives = excluded.lives, writers = excluded.writers, \
+     made_at = excluded.made_at, claimed_at = excluded.claimed_at, row_base = excluded.row_base, \
+     base = excluded.base";
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]

@@ -8,7 +8,7 @@ use super::statements::{self, Statements, TableStatements};
 use super::values::{self, Bound, Room};
 use crate::broken;
 use crate::digest::{Digest, Seed};
-use crate::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
+use crate::model::{Claim, DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
 use crate::schema::{Column, Schema, Table, TableId};
 use crate::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
 use crate::storage::{
@@ -43,7 +43,7 @@ impl<'a> Txn<'a> {
             None => {
                 let epoch = conn.prepare_cached(statements::EPOCH)?.query_row([], |row| row.get(0))?;
                 let first = Version::first(epoch);
-                (None, OwnerState { version: first, horizon: first, rows: 0, bytes: 0, seed: None })
+                (None, OwnerState::new(first))
             }
         };
         Ok(Self { conn, job: None, schema, statements, owner, state })
@@ -273,6 +273,10 @@ impl WriteTxn for Txn<'_> {
                 known.1,
                 lives_bytes(&row.lives),
                 writers_bytes(&row.writers),
+                row.made_at.map(Timestamp::ms),
+                row.claim.at.map(Timestamp::ms),
+                row.claim.row_base.map(Timestamp::ms),
+                row.claim.base.map(|base| base.0.cast_signed()),
             ])?;
             match &row.values {
                 Some(values) => {
@@ -306,6 +310,13 @@ impl WriteTxn for Txn<'_> {
             put.execute(params![self.owner, self.statements.of(*table).id, count, root])?;
         }
         self.put_state(state)
+    }
+
+    fn show_ahead(&mut self, upto: Version) -> StorageResult<()> {
+        let mut show = self.conn.prepare_cached(statements::SHOW_AHEAD)?;
+        show.execute(params![self.owner, upto.0.cast_signed()])?;
+        self.state.shown_ahead = upto;
+        Ok(())
     }
 
     fn remember(
@@ -382,16 +393,19 @@ pub(super) fn state(row: &Row<'_>) -> rusqlite::Result<OwnerState> {
         rows: number(3)?,
         bytes: number(4)?,
         seed: Some(Seed(row.get(5)?)),
+        shown_ahead: Version(number(6)?),
     })
 }
 
 /// How many columns a ledger entry has, and which of them says that it is a tombstone.
-const ENTRY_COLUMNS: usize = 8;
+const ENTRY_COLUMNS: usize = 12;
 const DELETED: usize = 3;
 
 /// A ledger entry, as a tombstone: a live row's columns stand elsewhere.
 fn entry(row: &Row<'_>) -> rusqlite::Result<Stored> {
     let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+    let time = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(Timestamp::from_ms));
+    let version = |number: i64| Version(number.cast_unsigned());
     Ok(Stored {
         version: Version(number(0)?),
         created: Version(number(1)?),
@@ -400,6 +414,8 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Stored> {
         changed_by: DeviceId(values::uuid(row.get_ref(5)?)?),
         lives: lives(row.get_ref(6)?.as_blob_or_null()?.unwrap_or_default()),
         writers: writers(row.get_ref(7)?.as_blob_or_null()?.unwrap_or_default()),
+        made_at: time(8)?,
+        claim: Claim { at: time(9)?, row_base: time(10)?, base: row.get::<_, Option<i64>>(11)?.map(version) },
         values: None,
     })
 }
