@@ -84,6 +84,7 @@ pub fn run(
     asked: &Asked<'_>,
     each: &mut dyn FnMut(Net, TableId, RowKey, &Stored) -> ControlFlow<()>,
 ) -> StorageResult<Option<Feed>> {
+    let shown_ahead = txn.state().shown_ahead;
     let (mut left, mut bytes_left) = (asked.rows_max.max(1), asked.bytes_max);
     let mut told = feed.told;
     let mut more = false;
@@ -94,7 +95,7 @@ pub fn run(
         let wanted = asked.tables.contains(&table)
             && feed.but != Some(row.version)
             && seen_until.is_none_or(|at| row.last_update > at);
-        let change = if wanted { net(row, feed.since, asked.device) } else { None };
+        let change = if wanted { net(row, feed.since, asked.device, shown_ahead) } else { None };
         if change.is_some() && left == 0 {
             more = true;
             return false;

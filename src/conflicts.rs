@@ -39,6 +39,7 @@ pub fn note(
         },
         incoming,
         restored_at: None,
+        stored_made_at: stored.made_at,
     }
 }
 
@@ -56,7 +57,8 @@ impl Conflict {
         let merges = self.policy == Policy::Merge && self.resolution != Resolution::Overwritten;
         let stored = self.stored.values.as_ref().filter(|_| merges)?;
         let stored: Vec<Value> = stored.iter().map(|value| value.clone().unwrap_or(Value::Null)).collect();
-        let newer = self.incoming.last_update > self.stored.last_update;
+        let stored_at = self.stored_made_at.unwrap_or(self.stored.last_update);
+        let newer = self.incoming.last_update > stored_at;
         Some(merge(&table.columns, self.base.as_deref(), &stored, self.incoming.values.as_ref()?, newer))
     }
 }
@@ -99,7 +101,7 @@ pub fn restore(
         Some(lost) => (Operation::Add, completed(&conflict, merged.as_ref(), lost)),
     };
     // Built on what is held now, so it is no conflict; without a time, so it counts as made now.
-    let incoming = Incoming { key: conflict.key, values, last_update: None, base };
+    let incoming = Incoming { key: conflict.key, values, last_update: None, claimed_at: None, base };
     let set = vec![(conflict.table, vec![incoming])];
     let get = vec![(conflict.table, vec![conflict.key])];
     let mut batch = Batch { atomic: true, get, ..Batch::default() };

@@ -478,6 +478,7 @@ fn conflicts_come_in_pages_newest_first_and_to_their_owner_alone() {
     };
     a.push(&world, &of("add", "server", "base", 0..7));
     a.push(&world, &of("add", "manual", "base", 0..3));
+    a.pull(&world);
     b.pull(&world);
     a.push(&world, &of("update", "server", "a's", 0..7));
     a.push(&world, &of("update", "manual", "a's", 0..3));
@@ -543,7 +544,7 @@ fn a_table_that_is_gone_takes_its_conflicts_with_it() {
         let name = |table: &Table| {
             let mut values = vec![None; table.columns.len()];
             values[0] = Some(Value::Text(format!("{base:?} {device}")));
-            (table.id, vec![Incoming { key, values, last_update: None, base: None }])
+            (table.id, vec![Incoming { key, values, last_update: None, claimed_at: None, base: None }])
         };
         let tables = ["server", "manual"].map(|name| both.table(name).unwrap());
         let batch = Batch { add: tables.map(name).into(), base, ..Batch::default() };

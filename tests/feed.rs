@@ -190,7 +190,7 @@ fn write(
                 let table = tables[*table as usize];
                 let key = RowKey(Uuid::from_u128(u128::from(*key)));
                 let values = if *what == 0 { vec![] } else { vec![Some(Value::Integer(*n as i64))] };
-                let set = vec![Incoming { key, values, last_update: None, base: None }];
+                let set = vec![Incoming { key, values, last_update: None, claimed_at: None, base: None }];
                 let sets = if *what == 0 { &mut batch.delete } else { &mut batch.add };
                 sets.push((table, set));
             }
@@ -314,8 +314,8 @@ fn a_row_told_ahead_of_the_cursor_leaves_no_ghost() {
             let mut body = body.clone();
             if with_base {
                 body["base"] = json!(a.cursor);
-            } else if verdict.is_empty() || verdict == "kept" {
-                continue; // a get without a base is no cursor's; without a base this is no conflict
+            } else if verdict == "kept" {
+                continue; // without a base this is no conflict
             }
             let before = world.version(&a.device);
             let told = world.sync(&a.device, &body).ok();
@@ -335,6 +335,51 @@ fn a_row_told_ahead_of_the_cursor_leaves_no_ghost() {
             assert_eq!(a.rows, world.rows(&a.device), "{title}, base: {with_base}");
         }
     }
+}
+
+/// Goal: nor does a row that a device got by `get` without a base, whatever lives the row has had since.
+#[test]
+fn a_row_that_was_got_without_a_base_leaves_no_ghost_in_any_life() {
+    let world = World::start(POLICIES);
+    for lives in 1..4 {
+        let [mut a, mut b, c] =
+            ["a", "b", "c"].map(|name| Copy::new(world.device(&format!("owner-{lives}"), name)));
+        a.push(&world, &adds("client", 0..1));
+        a.pull(&world);
+        b.push(&world, &adds("newest", 1..3));
+        let told = world.sync(&a.device, &json!({ "get": { "newest": [key(1)] } })).ok();
+        a.rows.insert(("newest".into(), key(1)), told["get"]["newest"][0].clone());
+        for life in 0..lives {
+            if life > 0 {
+                b.push(&world, &adds("newest", 1..2));
+            }
+            b.push(&world, &deletes("newest", 1..2));
+        }
+        // Nobody was shown this one.
+        b.push(&world, &adds("newest", 7..8));
+        b.push(&world, &deletes("newest", 7..8));
+        let told = world.get(&a.device, &format!("/changes?since={}", a.cursor.unwrap())).ok();
+        assert_eq!(told["delete"], json!({ "newest": [key(1)] }), "{lives} lives");
+        a.pull(&world);
+        assert_eq!(a.rows, world.rows(&c.device), "{lives} lives");
+    }
+}
+
+/// Goal: nor does a row of a pull's first page, though the device begins anew at its cursor, against the rules.
+#[test]
+fn a_row_of_a_pull_that_was_not_whole_leaves_no_ghost() {
+    let world = World::start_with(POLICIES, |settings| settings.sync.changes_rows_max = 3);
+    let [mut a, mut b] = ["a", "b"].map(|name| Copy::new(world.device("anna", name)));
+    a.push(&world, &adds("newest", 0..1));
+    a.pull(&world);
+    b.push(&world, &adds("newest", 1..8));
+    let told = world.sync(&a.device, &json!({ "pull": true, "base": a.cursor })).ok();
+    assert_eq!(told["changes"]["more"], true);
+    take(&world.schema, &mut a.rows, &told["changes"]);
+    assert!(a.rows.contains_key(&("newest".to_owned(), key(1))));
+    b.push(&world, &deletes("newest", 1..2));
+    a.pull(&world);
+    assert_eq!(a.rows, world.rows(&a.device));
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn write_of(operation: &str, key: RowKey, n: i64) -> (Operation, Incoming) {
         other => panic!("no operation {other:?}"),
     };
     let values = if operation == Operation::Delete { vec![] } else { vec![Some(Value::Integer(n))] };
-    (operation, Incoming { key, values, last_update: None, base: None })
+    (operation, Incoming { key, values, last_update: None, claimed_at: None, base: None })
 }
 
 /// Whose cursor it is: none for `full`.
@@ -112,7 +112,7 @@ fn every_case_holds_by_the_rule_alone() {
             let since = cursor(who, at);
             // A feed looks only at what changed since the cursor.
             let changed = since.is_none_or(|since| row.version > since);
-            let got = if changed { net(&row, since, device(who)) } else { None };
+            let got = if changed { net(&row, since, device(who), Version(0)) } else { None };
             assert_eq!(got, *told, "{}: {who} ({file})", case.title);
         }
     }

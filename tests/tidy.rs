@@ -244,7 +244,8 @@ fn the_rules_use_nothing_but_the_library() {
                     "merge",
                     "net",
                     "past",
-                    "rules"
+                    "rules",
+                    "times"
                 ]
                 .contains(&root),
                 "{}: {line}",

@@ -68,6 +68,11 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// Whether the row will be taken as it is, only later: there is nothing for its user to mend.
+    pub fn passes_with_time(&self) -> bool {
+        self.code == "too_many_edits"
+    }
+
     /// Whether the row may be taken once another one has been.
     pub fn is_about_other_rows(&self) -> bool {
         matches!(self.code.as_str(), "reference_missing" | "still_referenced")

@@ -108,7 +108,8 @@ impl Settling<'_> {
         if outcome.local.is_none() && item.verdict == Verdict::Gone {
             self.tally.dropped += 1;
         }
-        let error = item.error.map(|error| error.detail);
+        // An edit that came too fast waits like any other, and goes up with the next sync.
+        let error = item.error.filter(|error| !error.passes_with_time()).map(|error| error.detail);
         let settled = if judged { sent.edit } else { 0 };
         // What is not the user's has nothing to be mended.
         let row = row.after(outcome, theirs, settled);

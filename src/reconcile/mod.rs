@@ -1,6 +1,6 @@
 //! The rules: what becomes of one row that a device sends. Pure: no clock, no I/O, no HTTP.
 //!
-//! Read `rules.rs` first; it is the protocol's heart. Every case is written down once more as data
+//! Read the table in `seen.rs` first, then `rules.rs`: they are the protocol's heart. Every case is written down once more as data
 //! in `fixtures/reconcile`.
 
 mod clock;
@@ -8,6 +8,8 @@ mod merge;
 mod net;
 mod past;
 mod rules;
+mod seen;
+mod times;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +20,7 @@ pub use merge::{Merged, merge};
 pub use net::{Net, net};
 pub use past::{Others, Past, needs_past};
 pub use rules::{is_conflict, settle};
+pub use times::AHEAD_UNITS_MAX;
 
 /// What a device wants done with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,6 +43,9 @@ pub struct Incoming {
     pub values: Vec<Option<Value>>,
     /// When the device made the edit, by the corrected clock; `None` means now.
     pub last_update: Option<Timestamp>,
+    /// The same by the device's own clock, as it was sent. A deletion, or an edit, without a time of its own has that
+    /// of the request, if the request gives one.
+    pub claimed_at: Option<Timestamp>,
     /// The `last_update` that the row had when the edit began (`_base`).
     pub base: Option<Timestamp>,
 }
@@ -168,6 +174,17 @@ pub struct Rejection {
     pub detail: String,
 }
 
+impl RejectionCode {
+    /// After how many seconds the same row may be taken, if time alone mends it.
+    pub const fn retry_after_s(self) -> Option<u32> {
+        match self {
+            // One unit of time is free again after at most a second, in either precision.
+            Self::TooManyEdits => Some(1),
+            _ => None,
+        }
+    }
+}
+
 /// Why a row cannot be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -188,4 +205,6 @@ pub enum RejectionCode {
     ReferenceMissing,
     /// Other rows refer to it.
     StillReferenced,
+    /// The row changed so often within a moment that its times would run ahead of the clock.
+    TooManyEdits,
 }

@@ -1,4 +1,4 @@
-use super::rules::{Seen, seen};
+use super::seen::{Seen, Turn, seen};
 use super::{Context, Incoming};
 use crate::model::{EarlierState, Stored, Value};
 use crate::schema::Policy;
@@ -10,6 +10,9 @@ pub struct Past {
     pub ancestor: Option<Vec<Value>>,
     /// What others made of the row since, where the last change is the device's own.
     pub others: Others,
+    /// Whether the device's change is among the states that are remembered: it was in the row once, so nothing is
+    /// lost if it comes again and is not applied.
+    pub was_written: bool,
 }
 
 /// What others made of a row after a device had begun its edit, and before the device's own last change.
@@ -40,6 +43,18 @@ impl Past {
         let ancestor = states.iter().find(|state| was_there && began_with(state));
         let ancestor = ancestor.map(|state| state.values.clone());
 
+        let was_written = match incoming.values.as_slice() {
+            // A deletion leaves no state; a row that lives again was deleted once.
+            [] => !stored.lives.is_empty(),
+            sent => states.iter().any(|state| {
+                let holds =
+                    |(sent, held): (&Option<Value>, &Value)| sent.as_ref().is_none_or(|sent| sent == held);
+                state.changed_by == context.device
+                    && state.claimed_at == incoming.claimed_at
+                    && sent.iter().zip(&state.values).all(holds)
+            }),
+        };
+
         let is_whole = stored.version == stored.created
             || states.last().is_some_and(|oldest| oldest.version <= stored.created);
         let not_own =
@@ -50,20 +65,23 @@ impl Past {
             None if is_whole => Others::Nothing,
             None => Others::Forgotten,
         };
-        Self { ancestor, others }
+        Self { ancestor, others, was_written }
     }
 
-    /// What an edit is merged with, if that is not the row as it is now: where the row's last change is the device's
-    /// own, what others had left before it. To merge with that once more from the start counts a change once,
+    /// What an edit is merged with under the policy `merge`, if that is not the row as it is now: where the row's last
+    /// change is the device's own, what others had left before it. To merge with that once more from the start counts a change once,
     /// however often it is sent.
-    pub fn beneath(&self, stored: &Stored, incoming: &Incoming, context: &Context) -> Option<&EarlierState> {
+    pub fn beneath(
+        &self,
+        policy: Policy,
+        stored: &Stored,
+        incoming: &Incoming,
+        context: &Context,
+    ) -> Option<&EarlierState> {
+        let merges = policy == Policy::Merge
+            && matches!(seen(stored, incoming, context), Seen::Own(Turn::Unclear | Turn::Newer));
         match &self.others {
-            Others::Left(state)
-                if seen(stored, incoming, context) == Seen::Own
-                    && !self.is_forgotten(stored, incoming, context) =>
-            {
-                Some(state)
-            }
+            Others::Left(state) if merges && !self.is_forgotten(stored, incoming, context) => Some(state),
             _ => None,
         }
     }
@@ -85,10 +103,6 @@ fn was_there(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
 }
 
 /// Whether what becomes of an incoming row depends on the row's [`Past`].
-pub fn needs_past(policy: Policy, stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
-    match seen(stored, incoming, context) {
-        Seen::Earlier => true,
-        Seen::Own => policy == Policy::Merge,
-        Seen::Latest | Seen::Untold | Seen::Parted => false,
-    }
+pub fn needs_past(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
+    matches!(seen(stored, incoming, context), Seen::Earlier | Seen::Own(_))
 }

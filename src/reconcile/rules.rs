@@ -1,4 +1,6 @@
 use super::merge::{Merged, merge};
+use super::seen::{Ruling, Seen, Turn, is_newer, ruling, seen};
+use super::times::stamp;
 use super::{
     Context, Incoming, Operation, Others, Past, Rejection, RejectionCode, Resolution, Settled, Verdict,
 };
@@ -30,7 +32,7 @@ pub fn settle(
             let Some(row) = stored else { return settle_unheld(table, operation, incoming, context) };
             match &row.values {
                 Some(values) => settle_edit(table, row, values, past, operation, incoming, context),
-                None => settle_against_tombstone(table, row, operation, incoming, context),
+                None => settle_against_tombstone(table, row, past, operation, incoming, context),
             }
         }
     }
@@ -42,67 +44,8 @@ pub fn is_conflict(stored: &Stored, incoming: &Incoming, context: &Context) -> b
         Seen::Earlier => true,
         // A deletion stands, or is undone by what came after it: no edit loses.
         Seen::Parted => !stored.is_tombstone() || is_newer(stored, incoming.last_update),
-        Seen::Latest | Seen::Own | Seen::Untold => false,
+        Seen::Latest | Seen::Own(_) | Seen::OwnUntold(_) | Seen::Untold => false,
     }
-}
-
-/// What a device had seen of a row when it changed it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
-    /// Its present state.
-    Latest,
-    /// An earlier state, and the last change since is its own: its answer was lost. No conflict, but with the
-    /// answer it may have lost what others had changed before that, and what a merge has kept of it.
-    Own,
-    /// An earlier state: this is a true conflict.
-    Earlier,
-    /// The device does not say.
-    Untold,
-    /// The device has changed nothing. It gives back a state that a server gave, and somebody has written another
-    /// one since the server forgot it: who loses is to be noted.
-    Parted,
-}
-
-impl Seen {
-    /// What to note of a conflict that ended so, if it was one.
-    fn conflict(self, resolution: Resolution) -> Option<Resolution> {
-        matches!(self, Self::Earlier | Self::Parted).then_some(resolution)
-    }
-}
-
-pub(super) fn seen(row: &Stored, incoming: &Incoming, context: &Context) -> Seen {
-    if context.put_back {
-        // What stands there as it stood in the backup is what the device's state came after, or was before.
-        let stood_there = row.version.epoch() < context.writing.epoch();
-        return if stood_there || row.changed_by == context.device { Seen::Untold } else { Seen::Parted };
-    }
-    let knows = match (incoming.base, context.base) {
-        _ if row.version == context.writing => true, // this very request wrote it
-        (None, None) => return Seen::Untold,
-        (Some(base), _) => base.truncated(context.precision) == row.last_update,
-        (None, Some(base)) => row.version <= base,
-    };
-    match knows {
-        true => Seen::Latest,
-        false if row.changed_by == context.device => Seen::Own,
-        false => Seen::Earlier,
-    }
-}
-
-/// Whether the device's change beats the live row as a whole.
-fn beats(policy: Policy, row: &Stored, seen: Seen, at: Option<Timestamp>) -> bool {
-    match (seen, policy) {
-        (Seen::Latest | Seen::Own, _) | (Seen::Earlier, Policy::Client) => true,
-        (Seen::Earlier, Policy::Server | Policy::Manual) => false,
-        (Seen::Untold | Seen::Parted, _) | (Seen::Earlier, Policy::Newest | Policy::Merge) => {
-            is_newer(row, at)
-        }
-    }
-}
-
-/// No time given means now, and now is later than anything stored; on a tie the server's row stays.
-fn is_newer(row: &Stored, at: Option<Timestamp>) -> bool {
-    at.is_none_or(|at| at > row.last_update)
 }
 
 fn settle_delete(
@@ -118,19 +61,29 @@ fn settle_delete(
     }
     let seen = match seen(row, incoming, context) {
         // What it deletes was joined from its own change and one that it has not seen.
-        Seen::Own if incoming.base.is_some() && past.others != Others::Nothing => Seen::Earlier,
+        Seen::Own(Turn::Unclear | Turn::Newer)
+            if policy == Policy::Merge && incoming.base.is_some() && past.others != Others::Nothing =>
+        {
+            Seen::Earlier
+        }
         seen => seen,
     };
-    if !beats(policy, row, seen, incoming.last_update) {
-        return Settled::Left {
-            verdict: Verdict::Kept,
-            echo: true,
-            conflict: seen.conflict(Resolution::Kept),
-        };
-    }
+    let is_newer = is_newer(row, incoming.last_update);
+    let note = match ruling(policy, seen, is_newer, past.was_written) {
+        Ruling::Apply { note } => note,
+        Ruling::Join if is_newer => true,
+        Ruling::Join => return kept(true),
+        Ruling::Keep { note } => return kept(note),
+    };
+    let times = match stamp(incoming.last_update, Some(row), false, context) {
+        Ok(times) => times,
+        Err(rejection) => return Settled::Rejected(rejection),
+    };
     let tombstone = Stored {
         version: context.writing,
-        last_update: stamp(incoming.last_update, Some(row.last_update), context),
+        last_update: times.last_update,
+        made_at: times.made_at,
+        claim: incoming.claim(context),
         changed_by: context.device,
         writers: row.writers_before(row.made_by, context.device),
         values: None,
@@ -140,7 +93,7 @@ fn settle_delete(
         verdict: Verdict::Deleted,
         row: tombstone,
         echo: false,
-        conflict: seen.conflict(Resolution::Overwritten),
+        conflict: note.then_some(Resolution::Overwritten),
     }
 }
 
@@ -154,35 +107,54 @@ fn settle_unheld(table: &Table, operation: Operation, incoming: &Incoming, conte
 }
 
 /// The row was deleted, and the device sends it all the same.
+///
+/// The table of [`ruling`] holds here too, but that a doubt leaves the row deleted, and that a device which knew of the
+/// deletion has to say that it means to bring the row back.
 fn settle_against_tombstone(
     table: &Table,
     tombstone: &Stored,
+    past: &Past,
     operation: Operation,
     incoming: &Incoming,
     context: &Context,
 ) -> Settled {
     // A missing time never beats a tombstone: it would bring back a row that the device merely still had.
-    let later = incoming.last_update.is_some_and(|at| at > tombstone.last_update);
-    let seen = seen(tombstone, incoming, context);
-    let revives = match (seen, table.policy) {
-        // The device knew of the deletion. To add the row again is meant; to update it needs to say so by `_base`.
-        (Seen::Latest, _) => operation == Operation::Add || incoming.base.is_some() || later,
-        (Seen::Earlier, Policy::Client) => true,
-        (Seen::Earlier, Policy::Server | Policy::Manual) => false,
+    let is_later = incoming.last_update.is_some() && is_newer(tombstone, incoming.last_update);
+    let (revives, note) = match (seen(tombstone, incoming, context), table.policy) {
+        // To add the row again is meant; to update it needs to say so by `_base`.
+        (Seen::Latest, _) => (operation == Operation::Add || incoming.base.is_some() || is_later, false),
+        (Seen::Earlier, Policy::Client) => (true, true),
+        (Seen::Earlier, Policy::Server | Policy::Manual) => (false, true),
+        (Seen::Earlier, Policy::Newest | Policy::Merge) => (is_later, true),
         // That the deletion was its own proves nothing: this may be a request from before it, sent once more.
-        _ if broken::is("deletion_forgiven") => true,
-        (Seen::Untold | Seen::Own | Seen::Parted, _) | (Seen::Earlier, Policy::Newest | Policy::Merge) => {
-            later
+        _ if broken::is("deletion_forgiven") => (true, true),
+        (Seen::Untold, _) => (is_later, false),
+        // A state that is merely put back was no edit: nobody loses by it if the row stays deleted.
+        (Seen::Parted, _) => (is_later, is_later),
+        (Seen::Own(Turn::Late) | Seen::OwnUntold(Turn::Late), _) => (false, !past.was_written),
+        (Seen::Own(Turn::Older) | Seen::OwnUntold(Turn::Older), _) => (false, true),
+        // Within one unit of time, an add takes the deletion back, and an update was made before it.
+        (Seen::Own(Turn::Unclear) | Seen::OwnUntold(Turn::Unclear), _) => {
+            (operation == Operation::Add && incoming.claimed_at.is_some(), true)
         }
+        (Seen::Own(Turn::Newer), _) => (true, true),
+        (Seen::OwnUntold(Turn::Newer), _) => (true, false),
     };
     // Half a row cannot come back: the other half is gone.
     if revives && missing_column(table, incoming).is_none() {
-        make(table, operation, incoming, Some(tombstone), seen.conflict(Resolution::Overwritten), context)
+        let conflict = note.then_some(Resolution::Overwritten);
+        make(table, operation, incoming, Some(tombstone), conflict, context)
     } else {
-        // A state that is merely put back was no edit: nobody loses by it.
-        let conflict = (seen == Seen::Earlier).then_some(Resolution::Kept);
-        Settled::Left { verdict: Verdict::Gone, echo: false, conflict }
+        Settled::Left { verdict: Verdict::Gone, echo: false, conflict: note.then_some(Resolution::Kept) }
     }
+}
+
+/// What became of the columns of a row that the server holds, alive.
+enum Became {
+    /// These are to be written.
+    Written(Verdict, Vec<Value>, Option<Resolution>),
+    /// They stay as they are.
+    Left(Verdict, Option<Resolution>),
 }
 
 /// The server holds the row, alive.
@@ -205,76 +177,38 @@ fn settle_edit(
     if !changes {
         return Settled::Left { verdict: Verdict::Same, echo: unknown_rest, conflict: None };
     }
-    let merges = table.policy == Policy::Merge && !broken::is("merge_takes_last");
-    let forgotten = merges && seen == Seen::Own && past.is_forgotten(row, incoming, context);
-    let beneath = past.beneath(row, incoming, context);
-    let theirs = match seen {
-        Seen::Latest | Seen::Untold | Seen::Parted => None,
-        Seen::Own if past.others == Others::Nothing => None,
-        Seen::Own | Seen::Earlier => {
-            Some(beneath.map_or((values, row.last_update), |state| (&state.values, state.last_update)))
+    let is_newer = is_newer(row, incoming.last_update);
+    let became = match ruling(table.policy, seen, is_newer, past.was_written) {
+        Ruling::Keep { note } => return kept(note),
+        Ruling::Join => join(table, row, values, past, incoming),
+        Ruling::Apply { .. } if joins_own(table.policy, seen, past) => {
+            join_own(table, row, values, past, incoming, context)
         }
+        Ruling::Apply { note } => Became::Written(
+            Verdict::Updated,
+            overlaid(incoming, values),
+            note.then_some(Resolution::Overwritten),
+        ),
     };
-    let merged = theirs.filter(|_| merges).map(|(theirs, at)| {
-        let newer = incoming.last_update.is_none_or(|own| own > at);
-        let mut merged = merge(&table.columns, past.ancestor.as_deref(), theirs, &incoming.values, newer);
-        // A column that is not sent now stays as an earlier write has left it.
-        for (place, _) in incoming.values.iter().enumerate().filter(|(_, given)| given.is_none()) {
-            merged.values[place] = values[place].clone();
-        }
-        merged
-    });
-    // `_base` tells for sure that the device has not seen what came of its own change. A version does not: the
-    // answer may have come, and the cursor be behind for what others wrote in between.
-    let is_sure = seen == Seen::Earlier || incoming.base.is_some();
-    // A time beyond now is of a clock that is ahead: it was cut to now, and cannot be known again by it.
-    let is_later = incoming.last_update.filter(|at| *at <= context.now).map(|at| at > row.last_update);
-    let is_contested = merged.as_ref().is_some_and(Merged::is_contested);
-    let is_replay = merged.as_ref().is_some_and(|merged| merged.values == values)
-        && seen == Seen::Own
-        && matches!(past.others, Others::Left(_))
-        && (is_sure || !is_later.unwrap_or(false));
-    if is_replay {
-        // What it sent is in the row already, as far as it ever will be: it was merged before. What it lost by that
-        // was noted then, under the same id; should this be another edit that lost as much, it is noted now.
-        let (verdict, conflict) =
-            if is_contested { (Verdict::Kept, Some(Resolution::Kept)) } else { (Verdict::Same, None) };
-        return Settled::Left { verdict, echo: true, conflict };
-    }
-    if forgotten && !is_later.unwrap_or(!is_sure) {
-        // What its change was joined with cannot be worked out again, and to join it twice would undo what
-        // others did. It is taken for a replay; should it be none, it is not lost.
-        return Settled::Left { verdict: Verdict::Kept, echo: true, conflict: Some(Resolution::Kept) };
-    }
-    let (verdict, new_values, conflict) = if let Some(merged) = merged.filter(|_| is_sure) {
-        if merged.values == values {
-            let conflict = is_contested.then_some(Resolution::Kept);
-            return Settled::Left { verdict: Verdict::Kept, echo: true, conflict };
-        }
-        (Verdict::Merged, merged.values, is_contested.then_some(Resolution::Merged))
-    } else if beats(table.policy, row, seen, incoming.last_update) {
-        let overlaid =
-            incoming.values.iter().zip(values).map(|(new, old)| new.as_ref().unwrap_or(old).clone());
-        (Verdict::Updated, overlaid.collect(), seen.conflict(Resolution::Overwritten))
-    } else {
-        return Settled::Left {
-            verdict: Verdict::Kept,
-            echo: true,
-            conflict: seen.conflict(Resolution::Kept),
-        };
+    let (verdict, new_values, conflict) = match became {
+        Became::Written(verdict, values, conflict) => (verdict, values, conflict),
+        Became::Left(verdict, conflict) => return Settled::Left { verdict, echo: true, conflict },
     };
     if let Some(rejection) = too_large(&new_values, context) {
         return Settled::Rejected(rejection);
     }
-    // A time names one state. What was joined from two has neither's: a server that was restored may be sent a
-    // state that other devices know under its time still.
     let is_as_sent = incoming.values.iter().zip(&new_values).all(|(sent, new)| sent.as_ref() == Some(new));
-    let sent_at = incoming.last_update.filter(|_| verdict == Verdict::Merged && !is_as_sent);
-    let before = sent_at.map_or(row.last_update, |at| capped(at, context).max(row.last_update));
+    let is_joined = verdict == Verdict::Merged && !is_as_sent && incoming.last_update.is_some();
+    let times = match stamp(incoming.last_update, Some(row), is_joined, context) {
+        Ok(times) => times,
+        Err(rejection) => return Settled::Rejected(rejection),
+    };
     let updated = Stored {
         version: context.writing,
         created: row.created,
-        last_update: stamp(incoming.last_update, Some(before), context),
+        last_update: times.last_update,
+        made_at: times.made_at,
+        claim: incoming.claim(context),
         made_by: row.made_by,
         changed_by: context.device,
         lives: row.lives.clone(),
@@ -284,8 +218,109 @@ fn settle_edit(
     Settled::Written { verdict, row: updated, echo: unknown_rest || verdict == Verdict::Merged, conflict }
 }
 
+/// The columns as sent, and those that were not sent as they are.
+fn overlaid(incoming: &Incoming, values: &[Value]) -> Vec<Value> {
+    incoming.values.iter().zip(values).map(|(new, old)| new.as_ref().unwrap_or(old).clone()).collect()
+}
+
+/// Joins what was sent with what somebody else made of the row, under the policy `merge`.
+fn join(table: &Table, row: &Stored, values: &[Value], past: &Past, incoming: &Incoming) -> Became {
+    let merged = joined(table, values, values, row.true_time(), past, incoming);
+    if merged.values == values {
+        Became::Left(Verdict::Kept, merged.is_contested().then_some(Resolution::Kept))
+    } else {
+        let conflict = merged.is_contested().then_some(Resolution::Merged);
+        Became::Written(Verdict::Merged, merged.values, conflict)
+    }
+}
+
+fn joined(
+    table: &Table,
+    values: &[Value],
+    theirs: &[Value],
+    theirs_at: Timestamp,
+    past: &Past,
+    incoming: &Incoming,
+) -> Merged {
+    let newer = incoming.last_update.is_none_or(|own| own > theirs_at);
+    let mut merged = merge(&table.columns, past.ancestor.as_deref(), theirs, &incoming.values, newer);
+    // A column that is not sent now stays as an earlier write has left it.
+    for (place, _) in incoming.values.iter().enumerate().filter(|(_, given)| given.is_none()) {
+        merged.values[place] = values[place].clone();
+    }
+    merged
+}
+
+/// Whether the device's own last change was joined with what others had changed, and the device may not know that.
+fn joins_own(policy: Policy, seen: Seen, past: &Past) -> bool {
+    let merges = policy == Policy::Merge && !broken::is("merge_takes_last");
+    merges && matches!(seen, Seen::Own(_)) && past.others != Others::Nothing
+}
+
+/// The same where the device's own last change stands between: its answer was lost, and with it what others had
+/// changed before. What is sent is joined with what they had left, so that a change counts once however often it
+/// comes; and what it overwrites of the device's own change is noted.
+fn join_own(
+    table: &Table,
+    row: &Stored,
+    values: &[Value],
+    past: &Past,
+    incoming: &Incoming,
+    context: &Context,
+) -> Became {
+    let is_forgotten = past.is_forgotten(row, incoming, context);
+    let (theirs, theirs_at) = past
+        .beneath(table.policy, row, incoming, context)
+        .map_or((values, row.true_time()), |state| (&state.values, state.true_time()));
+    let merged = joined(table, values, theirs, theirs_at, past, incoming);
+    let is_contested = merged.is_contested();
+    // `_base` tells for sure that the device has not seen what came of its own change. A version does not: the
+    // answer may have come, and the cursor be behind for what others wrote in between.
+    let is_sure = incoming.base.is_some();
+    let is_later = is_later(row, incoming, context);
+    let is_replay = merged.values == values
+        && matches!(past.others, Others::Left(_))
+        && (is_sure || !is_later.unwrap_or(false));
+    if is_replay {
+        // What it sent is in the row already, as far as it ever will be: it was merged before. What it lost by that
+        // was noted then, under the same id; should this be another edit that lost as much, it is noted now.
+        return match is_contested {
+            true => Became::Left(Verdict::Kept, Some(Resolution::Kept)),
+            false => Became::Left(Verdict::Same, None),
+        };
+    }
+    if is_forgotten && !is_later.unwrap_or(!is_sure) {
+        // What its change was joined with cannot be worked out again, and to join it twice would undo what
+        // others did. It is taken for a replay; should it be none, it is not lost.
+        return Became::Left(Verdict::Kept, Some(Resolution::Kept));
+    }
+    if !is_sure {
+        return Became::Written(Verdict::Updated, overlaid(incoming, values), Some(Resolution::Overwritten));
+    }
+    if merged.values == values {
+        return Became::Left(Verdict::Kept, is_contested.then_some(Resolution::Kept));
+    }
+    let conflict =
+        if is_forgotten { is_contested.then_some(Resolution::Merged) } else { Some(Resolution::Overwritten) };
+    Became::Written(Verdict::Merged, merged.values, conflict)
+}
+
+/// Whether a change was made after the stored one of the same device; `None` if nobody can tell.
+fn is_later(row: &Stored, incoming: &Incoming, context: &Context) -> Option<bool> {
+    if let Some((own, stored)) = incoming.claimed_at.zip(row.claim.at) {
+        return Some(own > stored);
+    }
+    // A time beyond now is of a clock that is ahead: it was cut to now, and cannot be known again by it.
+    incoming.last_update.filter(|at| *at <= context.now).map(|at| at > row.true_time())
+}
+
 fn left(verdict: Verdict) -> Settled {
     Settled::Left { verdict, echo: false, conflict: None }
+}
+
+/// The server's row stays, and goes back with the verdict; with `note`, what was sent is kept as a conflict.
+fn kept(note: bool) -> Settled {
+    Settled::Left { verdict: Verdict::Kept, echo: true, conflict: note.then_some(Resolution::Kept) }
 }
 
 /// Makes the row anew, with defaults for what the device left out.
@@ -317,10 +352,16 @@ fn make(
         .iter()
         .zip(&values)
         .any(|(given, made)| given.is_none() && (in_part || !made.is_null()));
+    let times = match stamp(incoming.last_update, tombstone, false, context) {
+        Ok(times) => times,
+        Err(rejection) => return Settled::Rejected(rejection),
+    };
     let row = Stored {
         version: context.writing,
         created: context.writing,
-        last_update: stamp(incoming.last_update, tombstone.map(|row| row.last_update), context),
+        last_update: times.last_update,
+        made_at: times.made_at,
+        claim: incoming.claim(context),
         made_by: context.device,
         changed_by: context.device,
         lives: tombstone.map(Stored::lives_before).unwrap_or_default(),
@@ -328,22 +369,6 @@ fn make(
         values: Some(values),
     };
     Settled::Written { verdict: Verdict::Added, row, echo, conflict }
-}
-
-/// A time that a device told, as it is kept: never later than now.
-fn capped(at: Timestamp, context: &Context) -> Timestamp {
-    at.min(context.now).truncated(context.precision)
-}
-
-/// When a change counts as made: as told, but never later than now, and later than what it replaces.
-///
-/// The second rule outdoes the first, so that (key, `last_update`) names one state of one row.
-fn stamp(told: Option<Timestamp>, replaced: Option<Timestamp>, context: &Context) -> Timestamp {
-    let at = capped(told.unwrap_or(context.now), context);
-    match replaced {
-        Some(old) if !broken::is("time_not_rising") => at.max(old.shifted(context.precision.unit_ms())),
-        _ => at,
-    }
 }
 
 fn default_of(column: &Column, context: &Context) -> Value {

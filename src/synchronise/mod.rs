@@ -190,7 +190,7 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
     let state = txn.state();
     changes::check(state, batch.base).map_err(Refusal::BaseExpired)?;
     let skew = batch.sent_at.map(|sent_at| Skew::measure(sent_at, terms.received));
-    let clock = DeviceClock { skew, received: terms.received };
+    let clock = DeviceClock { skew, sent_at: batch.sent_at, received: terms.received };
     let context = Context {
         device: terms.device,
         base: batch.base,
@@ -205,9 +205,10 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
     let mut digests = txn.digests()?;
     guard_against_mass_deletion(&digests, batch, &rows, terms)?;
     let mut settler = Settler::new(txn, schema, context, clock, &mut rows);
-    let add = settler.edits(Operation::Add, &batch.add)?;
-    let update = settler.edits(Operation::Update, &batch.update)?;
-    let delete = settler.deletes(&batch.delete)?;
+    let mut add = settler.edits(Operation::Add, &batch.add)?;
+    let mut update = settler.edits(Operation::Update, &batch.update)?;
+    let mut delete = settler.deletes(&batch.delete)?;
+    settler.name_final_states([&mut add, &mut update, &mut delete].into_iter().flatten());
     let conflicts = settler.conflicts();
     let add = batch.in_order(Part::Add, add, &rows);
     let update = batch.in_order(Part::Update, update, &rows);
@@ -234,6 +235,10 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
     // Whoever is told everything drops what is not mentioned, so its own rows must be.
     let but = (current > state.version && batch.base.is_some()).then_some(current);
     let changes = if batch.pull { Some(pull(txn, schema, batch, but, terms)?) } else { None };
+    if changes.as_ref().is_some_and(|changes| changes.next.is_some()) {
+        // The device has rows of the first page, and its cursor stays. It should go on with the page's mark.
+        txn.show_ahead(current)?;
+    }
 
     // A device that has not seen what others wrote in between must not skip it: its cursor stays.
     // Without a cursor it stands at the very beginning for as long as pages are to come.

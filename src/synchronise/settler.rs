@@ -7,7 +7,7 @@ use crate::broken;
 use crate::conflicts;
 use crate::model::{RowKey, Stored, Timestamp};
 use crate::reconcile::{
-    Context, Incoming, Operation, Past, RejectionCode, Settled, Skew, Verdict, needs_past, settle,
+    Context, Incoming, Operation, Past, RejectionCode, Resolution, Settled, Skew, Verdict, needs_past, settle,
 };
 use crate::schema::{Schema, TableId};
 use crate::storage::{Conflict, Side, StorageResult, WriteTxn};
@@ -17,6 +17,8 @@ use crate::storage::{Conflict, Side, StorageResult, WriteTxn};
 pub(super) struct DeviceClock {
     /// How far it is off, if the device told its time.
     pub skew: Option<Skew>,
+    /// When the request was sent, by the device's own clock, if it said so.
+    pub sent_at: Option<Timestamp>,
     /// When the request came, by the server's clock.
     pub received: Timestamp,
 }
@@ -32,6 +34,8 @@ pub(super) struct Settler<'a> {
     together: HashSet<RowKey>,
     /// Those by which somebody lost.
     conflicts: Vec<Conflict>,
+    /// Whether a row was written more than once.
+    is_rewritten: bool,
 }
 
 impl<'a> Settler<'a> {
@@ -42,7 +46,30 @@ impl<'a> Settler<'a> {
         clock: DeviceClock,
         rows: &'a mut WorkingSet,
     ) -> Self {
-        Self { txn, schema, context, clock, rows, together: HashSet::new(), conflicts: Vec::new() }
+        Self {
+            txn,
+            schema,
+            context,
+            clock,
+            rows,
+            together: HashSet::new(),
+            conflicts: Vec::new(),
+            is_rewritten: false,
+        }
+    }
+
+    /// Has verdicts on a row that was written more than once name its final state: nobody ever sees another.
+    pub fn name_final_states<'t>(&self, told: impl Iterator<Item = &'t mut ToldSet>) {
+        if !self.is_rewritten {
+            return;
+        }
+        for (table, list) in told {
+            for told in list.iter_mut() {
+                let held = self.rows.get(*table, told.key);
+                told.last_update = told.last_update.and(held.map(|row| row.last_update));
+                told.row = told.row.take().and_then(|_| LiveRow::of(told.key, held?));
+            }
+        }
     }
 
     /// The conflicts by which somebody lost.
@@ -180,7 +207,7 @@ impl<'a> Settler<'a> {
     /// What is known of the row's past, if it matters.
     fn past(&mut self, table: TableId, incoming: &Incoming) -> StorageResult<Past> {
         let Some(stored) = self.rows.get(table, incoming.key) else { return Ok(Past::default()) };
-        if !needs_past(self.schema.at(table).policy, stored, incoming, &self.context) {
+        if !needs_past(stored, incoming, &self.context) {
             return Ok(Past::default());
         }
         let states = self.txn.earlier(table, incoming.key)?;
@@ -189,16 +216,17 @@ impl<'a> Settler<'a> {
 
     /// The row with its time in the server's clock; what it was built on is the server's own time already.
     ///
-    /// So is the time of a row that is put back. Without a time it counts as older than any state.
+    /// So is the time of a row that is put back: no device made it now. Without a time it counts as older than any state.
     fn corrected(&self, incoming: &Incoming) -> Incoming {
         if self.context.put_back {
             let held = incoming.last_update.unwrap_or(Timestamp::from_ms(0));
-            return Incoming { last_update: Some(held), base: None, ..incoming.clone() };
+            return Incoming { last_update: Some(held), claimed_at: None, base: None, ..incoming.clone() };
         }
         let skew = self.clock.skew;
         let last_update = incoming.last_update.map(|at| skew.map_or(at, |skew| skew.correct(at)));
         Incoming {
             last_update: last_update.map(|at| at.truncated(self.context.precision)),
+            claimed_at: incoming.last_update.or(self.clock.sent_at),
             ..incoming.clone()
         }
     }
@@ -220,7 +248,9 @@ impl<'a> Settler<'a> {
         };
         let stored = self.rows.get(table, key);
         let conflict = lost.zip(stored).map(|(resolution, stored)| {
-            let met = match past.beneath(stored, &incoming, &self.context).filter(|_| !deletes) {
+            let policy = self.schema.at(table).policy;
+            let beneath = past.beneath(policy, stored, &incoming, &self.context);
+            let met = match beneath.filter(|_| !deletes && resolution != Resolution::Overwritten) {
                 Some(state) => state.over(stored),
                 None => stored.clone(),
             };
@@ -245,6 +275,7 @@ impl<'a> Settler<'a> {
             self.conflicts.extend(conflict);
         }
         if let Settled::Written { row, .. } = settled {
+            self.is_rewritten |= self.rows.is_changed(table, key);
             self.rows.set(table, key, row);
         }
         let held = self.rows.get(table, key);

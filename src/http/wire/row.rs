@@ -142,7 +142,7 @@ impl<'de> Visitor<'de> for RowVisitor<'_, '_> {
         }
         let key = parse_key(self.reader, text)?;
         self.reader.weigh(size_of::<Incoming>())?;
-        Ok(Incoming { key, values: Vec::new(), last_update: None, base: None })
+        Ok(Incoming { key, values: Vec::new(), last_update: None, claimed_at: None, base: None })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Incoming, A::Error> {
@@ -203,7 +203,8 @@ impl<'de> Visitor<'de> for RowVisitor<'_, '_> {
         }
         match key {
             Some(key) => {
-                Ok(Incoming { key, values, last_update: last_update.flatten(), base: base.flatten() })
+                let (last_update, base) = (last_update.flatten(), base.flatten());
+                Ok(Incoming { key, values, last_update, claimed_at: last_update, base })
             }
             None => {
                 let fault = Fault::Row(RejectionCode::InvalidKey);

@@ -157,6 +157,9 @@ pub(in crate::http) fn rejection_body(
         body["column"] = member.into();
     }
     body["detail"] = detail.as_str().into();
+    if let Some(seconds) = code.retry_after_s() {
+        body["retry_after_s"] = seconds.into();
+    }
     body["at"] = member.map_or(row.clone(), |member| format!("{row}/{member}")).into();
     body
 }
