@@ -19,6 +19,14 @@ pub enum Op {
     Again { device: usize, draw: u64 },
     /// An app without idempotency keys writes, loses the answer and sends the very same.
     Plain { device: usize, table: usize, slot: usize, draw: u64 },
+    /// An app without idempotency keys changes a row twice, and the first request comes once more, late.
+    Late { device: usize, table: usize, slot: usize, draw: u64 },
+    /// Two phones with one token change the row that both have seen.
+    Clones { device: usize, table: usize, slot: usize, draw: u64 },
+    /// An app that says nothing but `last_update` changes a row several times in one moment.
+    Quick { device: usize, table: usize, slot: usize, draw: u64 },
+    /// A device asks for a row without a base, and another deletes it.
+    Look { device: usize, other: usize, table: usize, slot: usize },
     /// A device takes the lock and is not heard of again.
     Hold { device: usize },
     /// A device that was paused writes under a lock that another has had since.
@@ -73,7 +81,11 @@ fn draw(rng: &mut Rng) -> Op {
             Op::Sync { device, manifest: rng.often(350), net }
         }
         1_660..1_720 => Op::Again { device, draw },
-        1_720..1_780 => Op::Plain { device, table, slot, draw },
+        1_720..1_745 => Op::Plain { device, table, slot, draw },
+        1_745..1_757 => Op::Late { device, table, slot, draw },
+        1_757..1_767 => Op::Clones { device, table, slot, draw },
+        1_767..1_773 => Op::Quick { device, table, slot, draw },
+        1_773..1_780 => Op::Look { device, other: (draw % DEVICES as u64) as usize, table, slot },
         1_780..1_790 => Op::Hold { device },
         1_790..1_810 => Op::Stale { device, other: (draw % DEVICES as u64) as usize, table, slot },
         1_810..1_830 => Op::Broken { device, table, slot, draw },

@@ -77,7 +77,8 @@ impl World {
             let replayed = answer.header("idempotency-replayed").is_some();
             must(!replayed || changed.is_empty(), || "a replay changes nothing".into())?;
             if !replayed {
-                let noted = check_verdicts(shadow, schema, id, &named, &told, &changed, storage)?;
+                let base = body["base"].as_u64().map(rollcall::model::Version);
+                let noted = check_verdicts(shadow, schema, (id, base), &named, &told, &changed, storage)?;
                 shadow.seen.extend(noted);
                 check_digests(shadow, schema, &told)?;
             }
@@ -170,6 +171,157 @@ impl World {
             let told = |answer: &Answer| String::from_utf8_lossy(&answer.body).into_owned();
             format!("sent again, nothing more is written: {body}\n  {}\n  {}", told(&first), told(&again))
         }));
+    }
+
+    /// An app without idempotency keys changes a row twice, and the first request comes once more, late.
+    pub fn late(&mut self, device: usize, table: usize, slot: usize, draw: u64) {
+        let Some((first, base, true)) = self.own_edit(device, table, slot, draw, None) else { return };
+        if draw % 3 > 0 {
+            self.advance((draw % 7) as i64);
+        }
+        let deletes = draw.is_multiple_of(5);
+        let Some((second, _, true)) = self.own_edit(device, table, slot, draw | 1, Some((base, deletes)))
+        else {
+            return;
+        };
+        // An add names no base: within one moment nobody can tell it from a next edit.
+        let named = first.get("update").is_some();
+        for late in [&second, &first] {
+            let before = self.shadows[self.devices[device].owner].version;
+            let again = self.ask(device, "POST", "synchronise", Some(late));
+            let after = self.shadows[self.devices[device].owner].version;
+            self.note(must((before == after && again.status == 200) || (late == &first && !named), || {
+                let told = String::from_utf8_lossy(&again.body).into_owned();
+                format!("a late copy changes nothing: {first}, {second}, then {late}: {told}")
+            }));
+        }
+    }
+
+    /// Sends an edit, or a deletion, on the row's present state, or on the one given. Gives what was sent, the row's time
+    /// after it, and whether it was taken; nothing if it was refused.
+    fn own_edit(
+        &mut self,
+        device: usize,
+        table: usize,
+        slot: usize,
+        draw: u64,
+        on: Option<(Json, bool)>,
+    ) -> Option<(Json, Json, bool)> {
+        let owner = self.devices[device].owner;
+        let declared = self.server().app.schema.table(TABLES[table]).unwrap().clone();
+        let held = self.shadows[owner].rows.get(&(declared.id, slot_key(table, slot)));
+        let present = held.map(|row| json!(row.last_update.spelt(Precision::Milliseconds).to_string()));
+        let (base, deletes) = on.map_or((present, false), |(base, deletes)| (Some(base), deletes));
+        let mut rng = Rng(draw);
+        let mut row = Map::new();
+        row.insert(declared.key.clone(), json!(slot_key(table, slot)));
+        if !deletes {
+            row.extend(columns(TABLES[table], &mut rng));
+            row.insert("title".into(), json!(self.token(owner)));
+        }
+        if let Some(base) = base {
+            row.insert("_base".into(), base);
+        }
+        let is_added = !row.contains_key("_base");
+        if rng.often(700) {
+            row.insert("last_update".into(), json!(self.device_time(device)));
+        }
+        let set = if deletes {
+            "delete"
+        } else if is_added {
+            "add"
+        } else {
+            "update"
+        };
+        let body = json!({ set: { TABLES[table]: [row] } });
+        let answer = self.ask(device, "POST", "synchronise", Some(&body));
+        let told: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let told = &told[set][TABLES[table]][0];
+        let verdict = told["verdict"].as_str();
+        let taken = matches!(verdict, Some("added" | "updated" | "deleted"));
+        (answer.status == 200 && verdict != Some("rejected"))
+            .then(|| (body, told["last_update"].clone(), taken))
+    }
+
+    /// Two phones share a token, and both change what they have seen; or one deletes it. Neither edit vanishes.
+    pub fn clones(&mut self, device: usize, table: usize, slot: usize, draw: u64) {
+        let Some((_, base, true)) = self.own_edit(device, table, slot, draw, None) else { return };
+        let mut titles = Vec::new();
+        for n in 0..3 {
+            self.advance((draw % 3) as i64);
+            let deletes = n == 1 && draw.is_multiple_of(4);
+            let on = Some((base.clone(), deletes));
+            if let Some((sent, ..)) = self.own_edit(device, table, slot, draw.wrapping_add(n), on) {
+                titles.extend(sent["update"][TABLES[table]][0]["title"].as_str().map(str::to_owned));
+            }
+        }
+        let owner = self.devices[device].owner;
+        let declared = self.server().app.schema.table(TABLES[table]).unwrap().id;
+        let held = self.shadows[owner].rows.get(&(declared, slot_key(table, slot))).cloned();
+        let there = |title: &str| {
+            held.as_ref()
+                .and_then(|row| row.values.as_ref())
+                .is_some_and(|values| values.first() == Some(&Value::Text(title.to_owned())))
+        };
+        let noted = self.ask(device, "GET", "conflicts", None);
+        let noted = String::from_utf8_lossy(&noted.body).into_owned();
+        for title in titles {
+            self.note(must(there(&title) || noted.contains(&format!("\"{title}\"")), || {
+                format!("no edit of two phones with one token vanishes: {title}, {held:?}")
+            }));
+        }
+    }
+
+    /// An app that says nothing but `last_update` changes a row twice in one moment: if it was the last to change it, the
+    /// second edit is taken like the first.
+    pub fn quick(&mut self, device: usize, table: usize, slot: usize, draw: u64) {
+        let owner = self.devices[device].owner;
+        let declared = self.server().app.schema.table(TABLES[table]).unwrap().clone();
+        let at = json!(self.device_time(device));
+        let mut taken = false;
+        for n in 0..3 {
+            let mut row = columns(TABLES[table], &mut Rng(draw.wrapping_add(n)));
+            row.insert(declared.key.clone(), json!(slot_key(table, slot)));
+            row.insert("title".into(), json!(self.token(owner)));
+            row.insert("last_update".into(), at.clone());
+            let answer =
+                self.ask(device, "POST", "synchronise", Some(&json!({ "update": { TABLES[table]: [row] } })));
+            let told: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+            let told = &told["update"][TABLES[table]][0];
+            let verdict = told["verdict"].as_str();
+            if taken && answer.status == 200 {
+                let right = verdict == Some("updated") || verdict == Some("rejected");
+                self.note(must(right, || format!("all edits of one moment are taken: {told}")));
+            }
+            taken = matches!(verdict, Some("added" | "updated"));
+        }
+    }
+
+    /// A device asks for a row without a base, and another deletes it: a feed from before tells so.
+    pub fn look(&mut self, device: usize, other: usize, table: usize, slot: usize) {
+        let owner = self.devices[device].owner;
+        if other == device || self.devices[other].owner != owner {
+            return;
+        }
+        let declared = self.server().app.schema.table(TABLES[table]).unwrap().clone();
+        let since = self.shadows[owner].version;
+        if since.0 == 0 || !matches!(self.own_edit(other, table, slot, 0, None), Some((.., true))) {
+            return;
+        }
+        let key = slot_key(table, slot);
+        let got = self.ask(device, "POST", "synchronise", Some(&json!({ "get": { TABLES[table]: [key] } })));
+        if got.status != 200 {
+            return;
+        }
+        self.ask(other, "POST", "synchronise", Some(&json!({ "delete": { TABLES[table]: [key] } })));
+        let gone = self.shadows[owner].rows.get(&(declared.id, key)).is_none_or(Stored::is_tombstone);
+        let feed = self.ask(device, "GET", &format!("changes?since={since}"), None);
+        if gone && feed.status == 200 {
+            let told: Json = serde_json::from_slice(&feed.body).unwrap_or_default();
+            let keys = told["delete"][TABLES[table]].as_array();
+            let right = keys.is_some_and(|keys| keys.contains(&json!(key))) || told["more"] == json!(true);
+            self.note(must(right, || format!("a row that was got leaves no ghost: {key} in {told}")));
+        }
     }
 
     /// Takes the lock and is not heard of again; until the lease ends nobody else may write.
@@ -293,7 +445,7 @@ fn every(schema: &Schema) -> Vec<Named> {
 fn check_verdicts(
     shadow: &crate::oracle::Shadow,
     schema: &Schema,
-    device: rollcall::model::DeviceId,
+    sender: Sender,
     named: &[Named],
     told: &Json,
     changed: &BTreeMap<Id, Option<Stored>>,
@@ -334,7 +486,7 @@ fn check_verdicts(
                         format!("the row that is shown is the row that is held: {item}, {held:?}")
                     })?;
                 }
-                noted.extend(check_conflict(shadow, table, device, sent, item, changed.get(&id), storage)?);
+                noted.extend(check_conflict(shadow, table, sender, sent, item, changed.get(&id), storage)?);
             }
         }
     }
@@ -354,11 +506,15 @@ fn check_verdicts(
     Ok(noted)
 }
 
-/// Whoever loses a true conflict is noted. Gives the titles in the note.
+/// Who sends a request, and the version that its copy was built on.
+type Sender = (rollcall::model::DeviceId, Option<rollcall::model::Version>);
+
+/// Whoever loses a true conflict is noted, and no edit vanishes: it is in a row, was replaced by one that knew it, or is
+/// noted. Gives the titles in the note.
 fn check_conflict(
     shadow: &crate::oracle::Shadow,
     table: &Table,
-    device: rollcall::model::DeviceId,
+    (device, version): Sender,
     sent: Option<&Named>,
     item: &Json,
     changed: Option<&Option<Stored>>,
@@ -376,17 +532,26 @@ fn check_conflict(
         return Ok([known.stored, known.incoming].into_iter().filter_map(title).collect());
     }
     let Some(sent) = sent else { return Ok(Vec::new()) };
-    let Some(base) = sent.base else { return Ok(Vec::new()) };
     let verdict = item["verdict"].as_str().unwrap_or_default();
     let before = match changed {
         Some(before) => before.as_ref(),
         None => shadow.rows.get(&sent.id),
     };
     let Some(before) = before.filter(|row| !row.is_tombstone()) else { return Ok(Vec::new()) };
-    let unseen = before.changed_by != device && before.last_update != base;
+    let is_own = before.changed_by == device;
+    let unseen = match (sent.base, version) {
+        (Some(base), _) => before.last_update != base,
+        (None, Some(version)) => before.version > version,
+        (None, None) => is_own && sent.last_update.is_none(), // else the later time wins, as it says
+    };
+    // A late copy of what was in the row once is lost to nobody.
+    let was_there =
+        sent.columns.get("title").and_then(Json::as_str).is_some_and(|title| shadow.seen.contains(title));
     let loses = match verdict {
         "updated" | "deleted" => true,
-        "kept" => table.policy != Policy::Merge,
+        "kept" => {
+            table.policy != Policy::Merge && !(is_own && (was_there || sent.operation == Operation::Delete))
+        }
         _ => false,
     };
     must(!(unseen && loses), || format!("whoever loses a conflict is noted: {item}, was {before:?}"))?;

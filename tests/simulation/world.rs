@@ -223,6 +223,10 @@ impl World {
             }
             Op::Again { device, draw } => self.again(device, draw),
             Op::Plain { device, table, slot, draw } => self.plain(device, table, slot, draw),
+            Op::Late { device, table, slot, draw } => self.late(device, table, slot, draw),
+            Op::Clones { device, table, slot, draw } => self.clones(device, table, slot, draw),
+            Op::Quick { device, table, slot, draw } => self.quick(device, table, slot, draw),
+            Op::Look { device, other, table, slot } => self.look(device, other, table, slot),
             Op::Hold { device } => self.hold(device),
             Op::Stale { device, other, table, slot } => self.stale(device, other, table, slot),
             Op::Broken { device, table, slot, draw } => self.break_lock(device, table, slot, draw),
