@@ -197,15 +197,17 @@ numeric_settings! {
         owner_rows_max: u64 = 1_000_000, env "ROLLCALL_OWNER_ROWS_MAX";
         /// Live rows of one owner, bytes; 1 GiB (507)
         owner_bytes_max: u64 = 1_073_741_824, env "ROLLCALL_OWNER_BYTES_MAX";
-        /// One request from its first byte to the answer, s (503)
+        /// One request, s, from when its body has come to the answer (503)
         request_s: u64 = 30, env "ROLLCALL_REQUEST_S";
+        /// The body of one request, s; what `body_bytes_max` takes at the pace of `body_bytes_per_s_min`, and some more (408)
+        body_s: u64 = 9_000, env "ROLLCALL_BODY_S";
         /// All header lines of one request, bytes (431)
         header_bytes_max: usize = 16_384, env "ROLLCALL_HEADER_BYTES_MAX";
         /// Header lines of one request (431)
         headers_max: usize = 64, env "ROLLCALL_HEADERS_MAX";
         /// Wait for a request's header, and the idle time of a kept connection, s; behind a proxy set it above the proxy's own
         header_read_s: u64 = 15, env "ROLLCALL_HEADER_READ_S";
-        /// Slowest body after its first 5 s, bytes a second (408)
+        /// Slowest body after its first 5 s, bytes a second; one that pauses for `request_s` is too slow, too (408)
         body_bytes_per_s_min: usize = 1_024, env "ROLLCALL_BODY_BYTES_PER_S_MIN";
         /// Connections at once; more wait to be accepted
         connections_max: usize = 4_096, env "ROLLCALL_CONNECTIONS_MAX";
@@ -242,13 +244,26 @@ numeric_settings! {
     }
 }
 
+/// Names of headers that tracing tools add to every request of a page.
+const TRACING_HEADERS: [&str; 4] = ["baggage", "sentry-trace", "traceparent", "tracestate"];
+
 /// What the server says to browsers and proxies.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "HTTP")]
 pub struct HttpSettings {
-    /// Web origins that may call the API, such as `https://app.example`, or `*`; repeat or separate by commas
+    /// Web origins that may call the API, such as `https://app.example`, `null` or `*`; repeat or separate by commas
     #[arg(long = "cors-origin", env = "ROLLCALL_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
+
+    /// Headers that pages of these origins may send beside those of the API, or `*`; repeat or separate by commas
+    #[arg(
+        long = "cors-headers",
+        env = "ROLLCALL_CORS_HEADERS",
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_values_t = TRACING_HEADERS.map(str::to_owned)
+    )]
+    pub cors_headers: Vec<String>,
 
     /// Addresses of proxies whose `X-Forwarded-For` is believed; repeat or separate by commas
     #[arg(
@@ -258,6 +273,16 @@ pub struct HttpSettings {
         value_delimiter = ','
     )]
     pub trusted_proxies: Vec<IpAddr>,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            cors_origins: Vec::new(),
+            cors_headers: TRACING_HEADERS.map(str::to_owned).to_vec(),
+            trusted_proxies: Vec::new(),
+        }
+    }
 }
 
 /// Who may come in, and how tokens are read.
@@ -289,7 +314,7 @@ pub struct AuthSettings {
     #[arg(long, env = "ROLLCALL_JWT_SECRET_FILE", value_name = "FILE")]
     pub jwt_secret_file: Option<PathBuf>,
 
-    /// JWKS with the RS256, ES256 or EdDSA keys of `jwt` tokens: a file, or an http(s) URL
+    /// JWKS with the RSA, EC or Ed25519 keys of `jwt` tokens: a file, or an http(s) URL
     #[arg(long, env = "ROLLCALL_JWT_KEYS", value_name = "FILE|URL")]
     pub jwt_keys: Option<String>,
 
@@ -344,9 +369,14 @@ impl std::fmt::Debug for AuthSettings {
 }
 
 /// What whoever runs the server may ask of it.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Operating")]
 pub struct OperatorSettings {
+    /// How far the system's clock may be behind the newest time that is stored, or behind itself, s; beyond it the server
+    /// warns and goes on from the newer time at half the pace; 0 goes by the system's clock whatever it says
+    #[arg(long, env = "ROLLCALL_CLOCK_BEHIND_S", value_name = "N", default_value_t = 300)]
+    pub clock_behind_s: u64,
+
     /// Token for `GET /metrics`, at least 16 characters; without it anyone may read the counts
     #[arg(long, env = "ROLLCALL_METRICS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub metrics_token: Option<Secret>,
@@ -354,6 +384,12 @@ pub struct OperatorSettings {
     /// Token for `/console`, at least 16 characters; without it there is no console
     #[arg(long, env = "ROLLCALL_CONSOLE_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub console_token: Option<Secret>,
+}
+
+impl Default for OperatorSettings {
+    fn default() -> Self {
+        Self { clock_behind_s: 300, metrics_token: None, console_token: None }
+    }
 }
 
 /// A secret that a caller must show. Kept as its hash, so that nothing can log it.

@@ -1,38 +1,109 @@
-//! The lock alone: a clock to turn, and real threads.
+//! The lock alone: both kinds of it, with clocks to turn and to set, and real threads.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/engine.rs"]
+mod engine;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
+use std::time::Duration;
 
+use engine::{Engine, Store};
 use rollcall::accounts::Caller;
-use rollcall::clock::Clock;
-use rollcall::locks::{Lease, LocalLocks, LockError, Locks as _, Work};
+use rollcall::clock::{Clock, Tick};
+use rollcall::locks::{Lease, LocalLocks, LockError, SharedLocks, Work};
 use rollcall::model::{DeviceId, Fence, Owner, Timestamp};
+use rollcall::schema::Schema;
+use rollcall::storage::{LeaseStore, Leases, Storage};
 use uuid::Uuid;
 
 const LEASE_MS: i64 = 15_000;
 const FIRST: Fence = Fence(1 << 32);
+const START_MS: i64 = 1_700_000_000_000;
+const HOUR_MS: i64 = 3_600_000;
 
 struct Locks {
-    locks: Arc<LocalLocks>,
+    locks: Arc<dyn rollcall::locks::Locks>,
     now_ms: Arc<AtomicI64>,
+    tick_ms: Arc<AtomicI64>,
+    database: Option<Database>,
+}
+
+/// Where the leases of shared locks stand.
+struct Database {
+    leases: Arc<dyn LeaseStore>,
+    store: Store,
+    _storage: Arc<dyn Storage>,
+}
+
+/// Runs a case on both kinds of locks; a failure names the kind.
+fn on_both_kinds(case: impl Fn(&Locks)) {
+    let shared = Engine::all().contains(&Engine::Postgres);
+    for (kind, make) in [("local", Locks::new as fn() -> Locks), ("shared", Locks::shared)] {
+        if kind == "shared" && !shared {
+            continue;
+        }
+        let locks = make();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| case(&locks))) {
+            eprintln!("with {kind} locks");
+            std::panic::resume_unwind(panic);
+        }
+    }
 }
 
 impl Locks {
     fn new() -> Self {
-        let now_ms = Arc::new(AtomicI64::new(1_700_000_000_000));
-        let told = Arc::clone(&now_ms);
-        let clock = Clock::from_fn(move || Timestamp::from_ms(told.load(Ordering::SeqCst)));
-        Self { locks: LocalLocks::new(FIRST, LEASE_MS.cast_unsigned(), clock), now_ms }
+        Self::over(None)
     }
 
+    /// Leases in a database.
+    fn shared() -> Self {
+        let schema = Schema::parse("[table.t]\nkey = \"id\"\n[table.t.columns]\nn = \"integer\"\n").unwrap();
+        let mut store = Store::of(Engine::Postgres);
+        let (busy_wait, now) = (Duration::from_secs(3), Timestamp::from_ms(START_MS));
+        let storage = store.serve(&Arc::new(schema), busy_wait, now, Arc::default()).unwrap();
+        store.set_now(START_MS);
+        let Leases::Shared(leases) = storage.leases() else { panic!("PostgreSQL keeps leases") };
+        Self::over(Some(Database { leases, store, _storage: storage }))
+    }
+
+    fn over(database: Option<Database>) -> Self {
+        let (now_ms, tick_ms) = (Arc::new(AtomicI64::new(START_MS)), Arc::new(AtomicI64::new(5)));
+        let (now, tick) = (Arc::clone(&now_ms), Arc::clone(&tick_ms));
+        let clock = Clock::of(
+            move || Timestamp::from_ms(now.load(Ordering::SeqCst)),
+            move || Tick::from_ms(tick.load(Ordering::SeqCst)),
+        );
+        let lease_ms = LEASE_MS.cast_unsigned();
+        let locks: Arc<dyn rollcall::locks::Locks> = match &database {
+            None => LocalLocks::new(FIRST, lease_ms, clock),
+            Some(database) => SharedLocks::new(Arc::clone(&database.leases), lease_ms, clock),
+        };
+        Self { locks, now_ms, tick_ms, database }
+    }
+
+    /// Time passes.
     fn turn(&self, ms: i64) {
-        self.now_ms.fetch_add(ms, Ordering::SeqCst);
+        self.tick_ms.fetch_add(ms, Ordering::SeqCst);
+        self.set_clock(ms);
+    }
+
+    /// Somebody sets the time of day: that of the database too, where there is one.
+    fn set_clock(&self, ms: i64) {
+        let now_ms = self.now_ms.fetch_add(ms, Ordering::SeqCst) + ms;
+        if let Some(database) = &self.database {
+            database.store.set_now(now_ms);
+        }
     }
 
     fn now(&self) -> Timestamp {
         Timestamp::from_ms(self.now_ms.load(Ordering::SeqCst))
+    }
+
+    fn tick(&self) -> Tick {
+        Tick::from_ms(self.tick_ms.load(Ordering::SeqCst))
     }
 
     fn work(&self, caller: &Caller, fence: Option<Fence>) -> Result<Box<dyn Work>, LockError> {
@@ -40,6 +111,7 @@ impl Locks {
     }
 
     /// Takes the lock, and has nothing to do under it.
+    #[track_caller]
     fn take(&self, caller: &Caller) -> Lease {
         self.take_as(caller, None).unwrap()
     }
@@ -57,10 +129,25 @@ impl Locks {
     }
 
     fn is_busy_for(&self, caller: &Caller) -> bool {
+        self.busy_for(caller).is_some()
+    }
+
+    /// Who keeps the caller out.
+    fn busy_for(&self, caller: &Caller) -> Option<Lease> {
         match self.take_as(caller, None) {
-            Ok(_) => false,
-            Err(LockError::Busy(_)) => true,
+            Ok(_) => None,
+            Err(LockError::Busy(lease)) => Some(lease),
             Err(error) => panic!("{error} without a fence"),
+        }
+    }
+
+    /// Whether what is done under the work may be kept, as the last step of a write asks.
+    fn confirms(&self, owner: Owner, work: &dyn Work) -> bool {
+        let held = self.database.as_ref().and_then(|database| database.leases.look(owner).unwrap());
+        match work.confirm(held.as_ref()) {
+            Ok(()) => true,
+            Err(LockError::Lost | LockError::Busy(_)) => false,
+            Err(error) => panic!("{error}"),
         }
     }
 }
@@ -80,77 +167,201 @@ fn two() -> (Caller, Caller) {
 
 #[test]
 fn a_device_that_has_the_lock_takes_it_again_under_the_same_fence() {
-    let (locks, (phone, tablet)) = (Locks::new(), two());
-    let first = locks.take(&phone);
-    assert!(first.fence > FIRST);
-    assert_eq!((first.since, first.until), (locks.now(), locks.now().shifted(LEASE_MS)));
-    locks.turn(5_000);
-    let again = locks.take_as(&phone, Some(first.fence)).unwrap();
-    assert_eq!((again.fence, again.since), (first.fence, first.since));
-    assert_eq!(again.until, locks.now().shifted(LEASE_MS), "taking it again renews it");
-    let Err(LockError::Busy(holder)) = locks.take_as(&tablet, None) else { panic!("two holders") };
-    assert_eq!(holder, again);
-    assert_eq!(locks.holder(phone.owner), Some(again));
-    assert_eq!(locks.holder(caller(2, 1).owner), None);
+    on_both_kinds(|locks| {
+        let (phone, tablet) = two();
+        let first = locks.take(&phone);
+        assert!(first.fence > if locks.database.is_none() { FIRST } else { Fence(0) });
+        assert_eq!((first.since, first.until), (locks.now(), locks.now().shifted(LEASE_MS)));
+        assert_eq!(first.ends, locks.tick().shifted(LEASE_MS));
+        locks.turn(5_000);
+        let again = locks.take_as(&phone, Some(first.fence)).unwrap();
+        assert_eq!((again.fence, again.since), (first.fence, first.since));
+        assert_eq!(again.until, locks.now().shifted(LEASE_MS), "taking it again renews it");
+        let Err(LockError::Busy(holder)) = locks.take_as(&tablet, None) else { panic!("two holders") };
+        assert_eq!(holder, again);
+        assert_eq!(locks.holder(phone.owner), Some(again));
+        assert_eq!(locks.holder(caller(2, 1).owner), None);
+    });
 }
 
 #[test]
 fn a_lease_runs_out_and_is_taken_over_under_a_higher_fence() {
-    let (locks, (phone, tablet)) = (Locks::new(), two());
-    let first = locks.take(&phone);
-    locks.turn(LEASE_MS - 1);
-    assert!(locks.is_busy_for(&tablet));
-    locks.turn(1);
-    assert_eq!(locks.holder(phone.owner), None);
-    let second = locks.take(&tablet);
-    assert!(second.fence > first.fence);
-    for fence in [first.fence, Fence(0), FIRST, second.fence, Fence(u64::MAX)] {
-        assert!(locks.is_lost(&phone, fence), "{fence}");
-    }
-    assert!(locks.is_lost(&tablet, first.fence));
-    assert_eq!(locks.take_as(&tablet, Some(second.fence)).unwrap(), second);
+    on_both_kinds(|locks| {
+        let (phone, tablet) = two();
+        let first = locks.take(&phone);
+        locks.turn(LEASE_MS - 1);
+        assert!(locks.is_busy_for(&tablet));
+        locks.turn(1);
+        assert_eq!(locks.holder(phone.owner), None);
+        let second = locks.take(&tablet);
+        assert!(second.fence > first.fence);
+        for fence in [first.fence, Fence(0), FIRST, second.fence, Fence(i64::MAX.cast_unsigned())] {
+            assert!(locks.is_lost(&phone, fence), "{fence}");
+        }
+        assert!(locks.is_lost(&tablet, first.fence));
+        assert_eq!(locks.take_as(&tablet, Some(second.fence)).unwrap(), second);
+    });
 }
 
 #[test]
 fn a_lease_that_nobody_took_over_is_its_holders_again() {
-    let (locks, (phone, tablet)) = (Locks::new(), two());
-    let first = locks.take(&phone);
-    locks.turn(LEASE_MS + 5_000);
-    assert_eq!(locks.take_as(&phone, Some(first.fence)).unwrap().fence, first.fence);
-    assert!(locks.is_busy_for(&tablet));
+    on_both_kinds(|locks| {
+        let (phone, tablet) = two();
+        let first = locks.take(&phone);
+        locks.turn(LEASE_MS + 5_000);
+        assert_eq!(locks.take_as(&phone, Some(first.fence)).unwrap().fence, first.fence);
+        assert!(locks.is_busy_for(&tablet));
+    });
 }
 
 #[test]
 fn only_a_running_lease_is_renewed_and_only_by_its_holder() {
-    let (locks, (phone, tablet)) = (Locks::new(), two());
-    locks.locks.renew(&phone).unwrap();
-    assert_eq!(locks.holder(phone.owner), None, "to renew is not to take");
-    let lease = locks.take(&phone);
-    locks.turn(10_000);
-    locks.locks.renew(&tablet).unwrap();
-    assert_eq!(locks.holder(phone.owner), Some(lease));
-    locks.locks.renew(&phone).unwrap();
-    locks.turn(10_000);
-    assert!(locks.is_busy_for(&tablet));
-    locks.turn(5_000);
-    locks.locks.renew(&phone).unwrap();
-    assert_eq!(locks.holder(phone.owner), None, "it ran out before");
-    locks.take(&phone);
-    locks.locks.give_back(&phone).unwrap();
-    locks.locks.renew(&phone).unwrap();
-    assert_eq!(locks.holder(phone.owner), None, "it was given back");
+    on_both_kinds(|locks| {
+        let (phone, tablet) = two();
+        locks.locks.renew(&phone).unwrap();
+        assert_eq!(locks.holder(phone.owner), None, "to renew is not to take");
+        let lease = locks.take(&phone);
+        locks.turn(10_000);
+        locks.locks.renew(&tablet).unwrap();
+        assert_eq!(locks.holder(phone.owner), Some(lease));
+        locks.locks.renew(&phone).unwrap();
+        locks.turn(10_000);
+        assert!(locks.is_busy_for(&tablet));
+        locks.turn(5_000);
+        locks.locks.renew(&phone).unwrap();
+        assert_eq!(locks.holder(phone.owner), None, "it ran out before");
+        locks.take(&phone);
+        locks.locks.give_back(&phone).unwrap();
+        locks.locks.renew(&phone).unwrap();
+        assert_eq!(locks.holder(phone.owner), None, "it was given back");
+    });
 }
 
 #[test]
 fn what_was_given_back_is_lost_to_its_fence() {
+    on_both_kinds(|locks| {
+        let (phone, tablet) = two();
+        let first = locks.take(&phone);
+        locks.locks.give_back(&tablet).unwrap();
+        assert!(locks.is_busy_for(&tablet), "nobody gives back what another holds");
+        locks.locks.give_back(&phone).unwrap();
+        locks.locks.give_back(&phone).unwrap();
+        assert!(locks.is_lost(&phone, first.fence));
+        let second = locks.take(&phone);
+        assert!(second.fence > first.fence, "taken anew after it was given back");
+        assert!(locks.is_lost(&phone, first.fence));
+        locks.locks.give_back(&phone).unwrap();
+        assert!(locks.take(&tablet).fence > second.fence);
+    });
+}
+
+/// Goal: a lease lasts as long as it lasts, whatever is done to the time of day. Method: set back by an hour, and by
+/// a day and forth again, while a lease runs; what is shown of it is the time of day that it will end at.
+#[test]
+fn a_clock_that_is_set_back_makes_no_lease_longer() {
+    on_both_kinds(|locks| {
+        let (phone, tablet) = two();
+        for (back, forth) in [(HOUR_MS, 0), (24 * HOUR_MS, 24 * HOUR_MS)] {
+            locks.take(&phone);
+            locks.turn(1_000);
+            locks.set_clock(-back);
+            let keeps_out = locks.busy_for(&tablet).expect("the lease has not ended");
+            let left = keeps_out.ends.ms_since(locks.tick());
+            assert!((LEASE_MS - 1_000..=LEASE_MS).contains(&left), "{left}");
+            assert_eq!(keeps_out.until, locks.now().shifted(left));
+            assert_eq!(locks.holder(phone.owner).unwrap().until, keeps_out.until);
+            locks.turn(left - 1);
+            assert!(locks.is_busy_for(&tablet));
+            locks.turn(1);
+            assert_eq!(locks.holder(phone.owner), None);
+            assert!(!locks.is_busy_for(&tablet));
+            locks.set_clock(forth);
+            locks.locks.give_back(&tablet).unwrap();
+        }
+    });
+}
+
+/// A lease in memory is counted by no clock that somebody sets.
+#[test]
+fn a_clock_that_is_set_forth_ends_no_lease_in_memory() {
     let (locks, (phone, tablet)) = (Locks::new(), two());
-    let first = locks.take(&phone);
-    locks.locks.give_back(&tablet).unwrap();
-    assert!(locks.is_busy_for(&tablet), "nobody gives back what another holds");
-    locks.locks.give_back(&phone).unwrap();
-    locks.locks.give_back(&phone).unwrap();
-    assert!(locks.is_lost(&phone, first.fence));
-    assert!(locks.take(&phone).fence > first.fence);
+    locks.take(&phone);
+    locks.set_clock(HOUR_MS);
+    let keeps_out = locks.busy_for(&tablet).unwrap();
+    assert_eq!(keeps_out.ends.ms_since(locks.tick()), LEASE_MS);
+    assert_eq!(keeps_out.until, locks.now().shifted(LEASE_MS));
+    locks.locks.renew(&phone).unwrap();
+    locks.turn(LEASE_MS);
+    assert!(!locks.is_busy_for(&tablet));
+}
+
+/// Goal: a request that comes without the wish for a lease is let in like any other. Method: with and without a lease
+/// of one's own, with right and wrong fences, beside another's.
+#[test]
+fn a_request_enters_under_its_own_lease_or_none() {
+    on_both_kinds(|locks| {
+        let (phone, tablet) = two();
+        let enter = |caller: &Caller, fence| Arc::clone(&locks.locks).enter(caller, fence);
+        let free = enter(&phone, None).unwrap();
+        assert!(!free.had_lock() && locks.confirms(phone.owner, &*free));
+        free.end(false).unwrap();
+        drop(free);
+        assert!(!locks.is_busy_for(&tablet), "nothing is left behind");
+
+        locks.locks.give_back(&tablet).unwrap();
+        let lease = locks.take(&phone);
+        locks.turn(10_000);
+        let own = enter(&phone, Some(lease.fence)).unwrap();
+        assert!(own.had_lock() && own.lease().unwrap().fence == lease.fence);
+        assert!(locks.confirms(phone.owner, &*own));
+        assert!(matches!(enter(&tablet, None), Err(LockError::Busy(_))));
+        for (who, fence) in [(&phone, Fence(lease.fence.0 + 1)), (&tablet, lease.fence)] {
+            assert!(matches!(enter(who, Some(fence)), Err(LockError::Lost)), "{fence}");
+        }
+        own.end(true).unwrap();
+        drop(own);
+        locks.turn(10_000);
+        assert!(locks.is_busy_for(&tablet), "it was renewed");
+    });
+}
+
+/// Goal: what another may have overtaken is not kept. Method: a lease that is broken, and one that runs out and is
+/// taken over, while a request goes on under it.
+#[test]
+fn work_under_a_lease_that_was_lost_is_not_kept() {
+    on_both_kinds(|locks| {
+        let (phone, tablet) = two();
+        let work = locks.work(&phone, None).unwrap();
+        let fence = work.lease().unwrap().fence;
+        assert!(locks.confirms(phone.owner, &*work));
+        locks.locks.break_open(phone.owner).unwrap();
+        assert!(!locks.confirms(phone.owner, &*work));
+        drop(work);
+        assert!(locks.is_lost(&phone, fence));
+        let next = locks.take(&tablet);
+        assert!(next.fence > fence, "{} after {fence}", next.fence);
+        locks.turn(LEASE_MS);
+        assert!(locks.take(&phone).fence > next.fence);
+        locks.locks.break_open(caller(9, 9).owner).unwrap(); // of an owner who never synced
+    });
+}
+
+#[test]
+fn locks_that_are_held_are_listed() {
+    on_both_kinds(|locks| {
+        let leases: Vec<Lease> = (1..=3).map(|owner| locks.take(&caller(owner, 1))).collect();
+        locks.locks.give_back(&caller(2, 1)).unwrap();
+        let listed = |most| {
+            let mut held = locks.locks.held_now(most).unwrap();
+            held.sort_by_key(|(owner, _)| *owner);
+            held
+        };
+        let of = |owner: u128| (caller(owner, 1).owner, leases[usize::try_from(owner).unwrap() - 1].clone());
+        assert_eq!(listed(9), [of(1), of(3)]);
+        assert_eq!(listed(1).len(), 1);
+        locks.turn(LEASE_MS);
+        assert_eq!(listed(9), []);
+    });
 }
 
 #[test]

@@ -12,11 +12,12 @@ use super::housekeeping;
 use super::interrupt::StopSignals;
 use super::log::log_to_stderr;
 use crate::accounts::Accounts;
-use crate::clock::Clock;
+use crate::clock::{Behind, Clock};
 use crate::config::{AuthMode, Settings};
 use crate::http::pages::{Pages, routes_and_pages};
 use crate::http::{App, serve};
 use crate::metrics::Metrics;
+use crate::model::Precision;
 use crate::schema::Schema;
 use crate::storage::Storage;
 use crate::storage::postgres::{self, Postgres};
@@ -50,6 +51,7 @@ impl Serve {
         let clock = Clock::system();
         let metrics = Arc::new(Metrics::new());
         let storage = open(&self.database, &self.settings, Arc::clone(&schema), &clock, &metrics)?;
+        let clock = guarded(clock, &*storage, &self.settings)?;
         let app = app(schema, storage, clock, self.settings, metrics)?;
         let auth = &app.settings.auth;
         tracing::info!(
@@ -99,6 +101,30 @@ pub(super) fn open(
             Arc::new(Postgres::serve(address, connections, &terms, schema, now, metrics)?)
         }
     })
+}
+
+/// The clock, which does not fall behind what is stored: a machine without a battery begins in 1970 or 2001, and what
+/// was stamped so would lose against everything older.
+fn guarded(
+    clock: Clock,
+    storage: &dyn Storage,
+    settings: &Settings,
+) -> Result<Clock, Box<dyn std::error::Error>> {
+    if settings.operator.clock_behind_s == 0 {
+        return Ok(clock);
+    }
+    let newest = storage.census().newest_time()?;
+    let behind_max = Duration::from_secs(settings.operator.clock_behind_s);
+    let clock = clock.not_behind(newest, behind_max, |Behind { given, newest }| {
+        tracing::warn!(
+            system = %given.spelt(Precision::Milliseconds),
+            used = %newest.spelt(Precision::Milliseconds),
+            "the system's clock is behind the data of this server: set it. Until it has caught up, the server goes on \
+             from the newest time it knows, at half the pace (--clock-behind-s)"
+        );
+    });
+    clock.now(); // warns at the start, and not with the first request
+    Ok(clock)
 }
 
 pub(super) fn app(

@@ -118,7 +118,7 @@ impl App {
         let lease_ms = settings.sync.lease_ms;
         let locks: Arc<dyn Locks> = match storage.leases() {
             Leases::InMemory(first_fence) => LocalLocks::new(first_fence, lease_ms, clock.clone()),
-            Leases::Shared(store) => SharedLocks::new(store, lease_ms),
+            Leases::Shared(store) => SharedLocks::new(store, lease_ms, clock.clone()),
         };
         let bounds = Arc::new(Bounds::from_settings(&settings)?);
         let draining = Draining::default();

@@ -11,6 +11,7 @@ use super::app::App;
 use super::handlers::caller::bearer;
 use super::peer::Peer;
 use super::problem::ApiError;
+use crate::clock::Tick;
 use crate::model::{Owner, Timestamp};
 use crate::storage::census::Totals;
 use crate::storage::{Storage, StorageResult};
@@ -62,7 +63,7 @@ impl Operator {
         let Some(token) = &app.settings.operator.console_token else { return Err(ApiError::no_such_path()) };
         let given = bearer(headers)?;
         let failures_max = app.settings.limits.logins_per_address_per_min;
-        app.console.failures.lock().check(from, app.clock.now(), failures_max, || token.is(given))?;
+        app.console.failures.lock().check(from, app.clock.tick(), failures_max, || token.is(given))?;
         Ok(Self)
     }
 }
@@ -71,11 +72,12 @@ impl Failures {
     fn check(
         &mut self,
         from: IpAddr,
-        now: Timestamp,
+        now: Tick,
         failures_max: u32,
         is_right: impl FnOnce() -> bool,
     ) -> Result<(), ApiError> {
-        let minute = now.ms().div_euclid(60_000);
+        let passed_ms = now.ms_since(Tick::from_ms(0));
+        let minute = passed_ms.div_euclid(60_000);
         if self.minute != minute {
             *self = Self { minute, by_address: HashMap::new() };
         }
@@ -86,7 +88,7 @@ impl Failures {
         if failures_max > 0 && failed >= failures_max {
             return Err(ApiError::TooManyAttempts {
                 reason: "Too many wrong tokens. Try again later.",
-                retry_after_s: 60 - now.ms().rem_euclid(60_000).cast_unsigned() / 1_000,
+                retry_after_s: 60 - passed_ms.rem_euclid(60_000).cast_unsigned() / 1_000,
             });
         }
         if is_right() {
@@ -165,7 +167,7 @@ mod tests {
     fn an_address_may_fail_only_so_often() {
         let mut failures = Failures::default();
         let (here, there) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-        let mut outcome = |from, ms, right| match failures.check(from, Timestamp::from_ms(ms), 2, || right) {
+        let mut outcome = |from, ms, right| match failures.check(from, Tick::from_ms(ms), 2, || right) {
             Ok(()) => 200,
             Err(error) => error.status_and_code().0.as_u16(),
         };
@@ -184,7 +186,7 @@ mod tests {
     fn many_addresses_take_no_more_memory() {
         let mut failures = Failures::default();
         for number in 0..3 * ADDRESSES_MAX as u32 {
-            let _ = failures.check(IpAddr::from(number.to_be_bytes()), Timestamp::from_ms(0), 5, || false);
+            let _ = failures.check(IpAddr::from(number.to_be_bytes()), Tick::from_ms(0), 5, || false);
         }
         assert_eq!(failures.by_address.len(), ADDRESSES_MAX + 1);
     }

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use super::{Lease, LockError, LockResult, Locks, Told, Work};
 use crate::accounts::Caller;
 use crate::broken;
-use crate::clock::Clock;
+use crate::clock::{Clock, Tick};
 use crate::model::{Fence, Owner, Timestamp};
 use crate::storage::LeaseState;
 
@@ -14,6 +14,8 @@ use crate::storage::LeaseState;
 ///
 /// A restart forgets the leases. It cannot repeat a fence, since fences of a run begin above those of
 /// all earlier runs, so a holder from before the restart is told that it lost its lease.
+///
+/// A lease ends by the monotonic clock. The times that are shown of it are what the time of day will be then.
 pub struct LocalLocks {
     clock: Clock,
     lease_ms: i64,
@@ -51,8 +53,20 @@ impl Entry {
     }
 
     /// Whether another device must wait.
-    fn is_held(&self, now: Timestamp) -> bool {
-        self.at_work > 0 || (self.ended.is_none() && now < self.lease.until)
+    fn is_held(&self, now: Now) -> bool {
+        self.at_work > 0 || (self.ended.is_none() && now.tick < self.lease.ends)
+    }
+
+    /// The lease begins anew.
+    fn renew(&mut self, now: Now, lease_ms: i64) {
+        self.lease.ends = now.tick.shifted(lease_ms);
+        self.lease.until = now.time.shifted(lease_ms);
+    }
+
+    /// The lease as it is shown: the time of day may have been set since it was given.
+    fn shown(&self, now: Now) -> Lease {
+        let until = now.time.shifted(self.lease.ends.ms_since(now.tick));
+        Lease { until, ..self.lease.clone() }
     }
 
     /// Whether the caller may go on under the lease: nobody was given the lock since, and it has not ended.
@@ -67,6 +81,13 @@ impl Entry {
     }
 }
 
+/// Both clocks, read together.
+#[derive(Clone, Copy)]
+struct Now {
+    time: Timestamp,
+    tick: Tick,
+}
+
 /// Below this many owners nothing is swept.
 const SWEEP_AT_LEAST: usize = 1_024;
 
@@ -78,15 +99,19 @@ impl LocalLocks {
         Arc::new(Self { clock, lease_ms, state: Mutex::new(state), told: OnceLock::new() })
     }
 
+    fn now(&self) -> Now {
+        Now { time: self.clock.now(), tick: self.clock.tick() }
+    }
+
     /// Changes an owner's lock, and tells who holds it if that is another one now.
-    fn change<T>(&self, owner: Owner, now: Timestamp, change: impl FnOnce(&mut State) -> T) -> T {
+    fn change<T>(&self, owner: Owner, now: Now, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
         let Some(told) = self.told.get() else { return change(&mut state) };
         let before = state.held(owner, now).map(|lease| lease.fence);
         let changed = change(&mut state);
         let after = state.held(owner, now);
-        if before != after.map(|lease| lease.fence) {
-            told(owner, after);
+        if before != after.as_ref().map(|lease| lease.fence) {
+            told(owner, after.as_ref());
         }
         changed
     }
@@ -103,7 +128,7 @@ impl Locks for LocalLocks {
     }
 
     fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>> {
-        let now = self.clock.now();
+        let now = self.now();
         let (lease, had) = self.change(caller.owner, now, |state| {
             let had = state.owners.get(&caller.owner).is_some_and(|entry| entry.is_newest_of(caller));
             let entry = state.take(caller, fence, now, self.lease_ms)?;
@@ -118,30 +143,30 @@ impl Locks for LocalLocks {
     }
 
     fn renew(&self, caller: &Caller) -> LockResult<()> {
-        let now = self.clock.now();
+        let now = self.now();
         if let Some(entry) = self.state.lock().owners.get_mut(&caller.owner)
             && entry.is_newest_of(caller)
             && entry.is_held(now)
         {
-            entry.lease.until = now.shifted(self.lease_ms);
+            entry.renew(now, self.lease_ms);
         }
         Ok(())
     }
 
     fn holder(&self, owner: Owner) -> LockResult<Option<Lease>> {
-        let now = self.clock.now();
-        Ok(self.state.lock().held(owner, now).cloned())
+        let now = self.now();
+        Ok(self.state.lock().held(owner, now))
     }
 
     fn held_now(&self, locks_max: usize) -> LockResult<Vec<(Owner, Lease)>> {
-        let now = self.clock.now();
+        let now = self.now();
         let state = self.state.lock();
         let held = state.owners.iter().filter(|(_, entry)| entry.is_held(now));
-        Ok(held.take(locks_max).map(|(owner, entry)| (*owner, entry.lease.clone())).collect())
+        Ok(held.take(locks_max).map(|(owner, entry)| (*owner, entry.shown(now))).collect())
     }
 
     fn give_back(&self, caller: &Caller) -> LockResult<()> {
-        self.change(caller.owner, self.clock.now(), |state| {
+        self.change(caller.owner, self.now(), |state| {
             if let Some(entry) = state.owners.get_mut(&caller.owner)
                 && entry.is_newest_of(caller)
             {
@@ -152,7 +177,7 @@ impl Locks for LocalLocks {
     }
 
     fn break_open(&self, owner: Owner) -> LockResult<()> {
-        self.change(owner, self.clock.now(), |state| {
+        self.change(owner, self.now(), |state| {
             if let Some(entry) = state.owners.get_mut(&owner) {
                 entry.ended = Some(Ended::Broken);
             }
@@ -163,19 +188,18 @@ impl Locks for LocalLocks {
 
 impl State {
     /// The lease under which others must wait.
-    fn held(&self, owner: Owner, now: Timestamp) -> Option<&Lease> {
-        self.owners.get(&owner).filter(|entry| entry.is_held(now)).map(|entry| &entry.lease)
+    fn held(&self, owner: Owner, now: Now) -> Option<Lease> {
+        self.owners.get(&owner).filter(|entry| entry.is_held(now)).map(|entry| entry.shown(now))
     }
 
     fn take(
         &mut self,
         caller: &Caller,
         fence: Option<Fence>,
-        now: Timestamp,
+        now: Now,
         lease_ms: i64,
     ) -> Result<&mut Entry, LockError> {
         self.sweep(now, lease_ms);
-        let until = now.shifted(lease_ms);
         let newest = self.owners.get(&caller.owner);
         let mine = newest.is_some_and(|entry| entry.is_newest_of(caller));
         if let Some(fence) = fence
@@ -185,7 +209,7 @@ impl State {
         }
         let held = newest.filter(|entry| !mine && entry.is_held(now) && !broken::is("lease_ignored"));
         if let Some(entry) = held {
-            return Err(LockError::Busy(entry.lease.clone()));
+            return Err(LockError::Busy(entry.shown(now)));
         }
         let last_fence = &mut self.last_fence;
         let mut new_lease = || {
@@ -194,15 +218,16 @@ impl State {
                 device: caller.device,
                 device_name: caller.device_name.clone(),
                 fence: *last_fence,
-                since: now,
-                until,
+                since: now.time,
+                until: now.time.shifted(lease_ms),
+                ends: now.tick.shifted(lease_ms),
             }
         };
         Ok(match self.owners.entry(caller.owner) {
             // An expired lease that nobody took over is still the newest: its holder goes on under the same fence.
             hash_map::Entry::Occupied(entry) if mine => {
                 let entry = entry.into_mut();
-                entry.lease.until = until;
+                entry.renew(now, lease_ms);
                 entry.ended = None;
                 entry
             }
@@ -216,12 +241,12 @@ impl State {
     }
 
     /// Forgets leases that ended long ago, so that memory follows the owners who sync and not all there are.
-    fn sweep(&mut self, now: Timestamp, lease_ms: i64) {
+    fn sweep(&mut self, now: Now, lease_ms: i64) {
         if self.owners.len() < self.sweep_at {
             return;
         }
-        let long_ago = now.shifted(lease_ms.saturating_mul(-4));
-        self.owners.retain(|_, entry| entry.is_held(now) || entry.lease.until > long_ago);
+        let long_ago = now.tick.shifted(lease_ms.saturating_mul(-4));
+        self.owners.retain(|_, entry| entry.is_held(now) || entry.lease.ends > long_ago);
         self.sweep_at = (self.owners.len() * 2).max(SWEEP_AT_LEAST);
     }
 }
@@ -261,7 +286,7 @@ impl Work for LocalWork {
 
 impl Drop for LocalWork {
     fn drop(&mut self) {
-        let now = self.locks.clock.now();
+        let now = self.locks.now();
         self.locks.change(self.caller.owner, now, |state| {
             if let Some(entry) = state.owners.get_mut(&self.caller.owner)
                 && entry.lease.fence == self.lease.fence
@@ -269,7 +294,7 @@ impl Drop for LocalWork {
                 entry.at_work -= 1;
                 if entry.ended.is_none() {
                     // The lease begins anew when the answer leaves, not when the request came.
-                    entry.lease.until = now.shifted(self.locks.lease_ms);
+                    entry.renew(now, self.locks.lease_ms);
                 }
             }
         });

@@ -15,6 +15,7 @@ mod shared;
 use std::sync::Arc;
 
 use crate::accounts::Caller;
+use crate::clock::Tick;
 use crate::model::{DeviceId, Fence, Owner, Timestamp};
 use crate::storage::{LeaseState, StorageError};
 
@@ -37,10 +38,12 @@ pub struct Lease {
     pub device_name: String,
     /// Above the fence of every earlier holder.
     pub fence: Fence,
-    /// Since when.
+    /// Since when; for people, as it may be by another machine's clock.
     pub since: Timestamp,
-    /// Until when, unless the holder asks for anything before.
+    /// Until when, unless the holder asks for anything before; for people, too.
     pub until: Timestamp,
+    /// When that is by this server's own monotonic clock: what waits for the end goes by it.
+    pub ends: Tick,
 }
 
 impl Lease {

@@ -8,12 +8,14 @@ use parking_lot::Mutex;
 use super::{Lease, LockError, LockResult, Locks, Told, Work};
 use crate::accounts::Caller;
 use crate::broken;
+use crate::clock::{Clock, Tick};
 use crate::model::{DeviceId, Fence, Owner};
 use crate::storage::{LeaseState, LeaseStore};
 
 /// The locks of several servers over one database: leases stand in the owners' rows, by the database's clock.
 pub struct SharedLocks {
     store: Arc<dyn LeaseStore>,
+    clock: Clock,
     lease_ms: i64,
     at_work: Arc<AtWork>,
     /// Ends the thread that renews leases of requests at work, as it is dropped.
@@ -29,7 +31,7 @@ const RENEWED_BELOW: i64 = 4;
 
 impl SharedLocks {
     /// Locks whose leases are kept in `store` and last `lease_ms`.
-    pub fn new(store: Arc<dyn LeaseStore>, lease_ms: u64) -> Arc<Self> {
+    pub fn new(store: Arc<dyn LeaseStore>, lease_ms: u64, clock: Clock) -> Arc<Self> {
         let lease_ms = i64::try_from(lease_ms).unwrap_or(i64::MAX);
         let (ends, ended) = channel::<()>();
         let at_work = Arc::<AtWork>::default();
@@ -41,22 +43,36 @@ impl SharedLocks {
                 renew_at_work(&renewed, &*by, lease_ms, third);
             }
         });
-        Arc::new(Self { store, lease_ms, at_work, _ends: ends })
+        Arc::new(Self { store, clock, lease_ms, at_work, _ends: ends })
     }
 
     fn below_ms(&self) -> i64 {
         self.lease_ms - self.lease_ms / RENEWED_BELOW
     }
 
+    /// The lease of an owner. One that ends later than any lease may was given before the database's clock was set
+    /// back: it is cut, so that it keeps nobody out for longer than a lease lasts.
+    fn held(&self, owner: Owner) -> LockResult<Option<LeaseState>> {
+        let held = self.store.look(owner)?;
+        let latest = held.as_ref().map(|held| held.now.shifted(self.lease_ms));
+        if held.as_ref().and_then(|held| held.until) > latest {
+            self.store.cut(owner, self.lease_ms)?;
+            return Ok(self.store.look(owner)?);
+        }
+        Ok(held)
+    }
+
     /// The lease as it is, if the caller may have the lock.
     fn look(&self, caller: &Caller, fence: Option<Fence>) -> LockResult<Option<LeaseState>> {
-        let held = self.store.look(caller.owner)?;
+        let held = self.held(caller.owner)?;
         let own = held.as_ref().filter(|held| held.is_open_to(caller.device));
         if fence.is_some() && own.map(|own| own.fence) != fence {
             return Err(LockError::Lost);
         }
         match held {
-            Some(held) if held.keeps_out(caller.device) => Err(LockError::Busy(lease_of(&held))),
+            Some(held) if held.keeps_out(caller.device) => {
+                Err(LockError::Busy(lease_of(&held, self.clock.tick())))
+            }
             held => Ok(held),
         }
     }
@@ -93,7 +109,10 @@ impl Locks for SharedLocks {
     }
 
     fn on_changed(&self, told: Told) {
-        self.store.on_changed(Arc::new(move |owner, held| told(owner, held.map(lease_of).as_ref())));
+        let clock = self.clock.clone();
+        self.store.on_changed(Arc::new(move |owner, held| {
+            told(owner, held.map(|held| lease_of(held, clock.tick())).as_ref());
+        }));
     }
 
     fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>> {
@@ -103,10 +122,13 @@ impl Locks for SharedLocks {
         let taken =
             self.store.take(caller.owner, caller.device, &caller.device_name, fence, self.lease_ms)?;
         match taken {
-            Some(taken) => Ok(self.work(caller, Some(lease_of(&taken)), had)),
+            Some(taken) => {
+                let lease = lease_of(&taken, self.clock.tick());
+                Ok(self.work(caller, Some(lease), had))
+            }
             // Another came in between.
             None => match self.look(caller, fence)? {
-                Some(held) => Err(LockError::Busy(lease_of(&held))),
+                Some(held) => Err(LockError::Busy(lease_of(&held, self.clock.tick()))),
                 None => Err(LockError::Lost),
             },
         }
@@ -119,7 +141,8 @@ impl Locks for SharedLocks {
             self.store.renew(caller.owner, caller.device, self.lease_ms, self.below_ms())?;
         }
         let had = own.is_some();
-        Ok(self.work(caller, own.as_ref().map(lease_of), had))
+        let lease = own.map(|own| lease_of(&own, self.clock.tick()));
+        Ok(self.work(caller, lease, had))
     }
 
     fn renew(&self, caller: &Caller) -> LockResult<()> {
@@ -127,12 +150,14 @@ impl Locks for SharedLocks {
     }
 
     fn holder(&self, owner: Owner) -> LockResult<Option<Lease>> {
-        Ok(self.store.look(owner)?.filter(LeaseState::is_running).as_ref().map(lease_of))
+        let held = self.held(owner)?.filter(LeaseState::is_running);
+        Ok(held.map(|held| lease_of(&held, self.clock.tick())))
     }
 
     fn held_now(&self, locks_max: usize) -> LockResult<Vec<(Owner, Lease)>> {
         let held = self.store.held_now(locks_max)?;
-        Ok(held.iter().map(|(owner, held)| (*owner, lease_of(held))).collect())
+        let tick = self.clock.tick();
+        Ok(held.iter().map(|(owner, held)| (*owner, lease_of(held, tick))).collect())
     }
 
     fn give_back(&self, caller: &Caller) -> LockResult<()> {
@@ -144,14 +169,16 @@ impl Locks for SharedLocks {
     }
 }
 
-/// A lease that somebody has.
-fn lease_of(held: &LeaseState) -> Lease {
+/// A lease that somebody has, as it was looked up at `tick`.
+fn lease_of(held: &LeaseState, tick: Tick) -> Lease {
+    let until = held.until.unwrap_or(held.now);
     Lease {
         device: held.holder.unwrap_or(DeviceId(uuid::Uuid::nil())),
         device_name: held.holder_name.clone(),
         fence: held.fence,
         since: held.since,
-        until: held.until.unwrap_or(held.now),
+        until,
+        ends: tick.shifted(until.ms() - held.now.ms()),
     }
 }
 
@@ -178,7 +205,9 @@ impl Work for SharedWork {
             Some(lease) if held.fence == lease.fence && held.holder == Some(lease.device) => Ok(()),
             _ if broken::is("fence_unchecked_shared") => Ok(()),
             Some(_) => Err(LockError::Lost),
-            None if held.keeps_out(self.caller.device) => Err(LockError::Busy(lease_of(held))),
+            None if held.keeps_out(self.caller.device) => {
+                Err(LockError::Busy(lease_of(held, self.locks.clock.tick())))
+            }
             None => Ok(()),
         }
     }

@@ -12,6 +12,10 @@ pub trait Census: Send + Sync {
     /// What all owners have together. Reads an entry for each owner and table: not to be asked all the time.
     fn totals(&self) -> StorageResult<Totals>;
 
+    /// The newest time of this server's own clock that is stored anywhere: the day of a write, a log-in, a response kept,
+    /// a cursor shown. It need not be exact, and no row of the application is read for it.
+    fn newest_time(&self) -> StorageResult<Option<Timestamp>>;
+
     /// Owners after `after`, by id, at most `owners_max`.
     fn states(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<(Owner, OwnerState)>>;
 

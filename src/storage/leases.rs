@@ -75,6 +75,10 @@ pub trait LeaseStore: Send + Sync {
     /// Renews a lease of the device that runs and has less than `below_ms` left; else changes nothing.
     fn renew(&self, owner: Owner, device: DeviceId, lease_ms: i64, below_ms: i64) -> StorageResult<()>;
 
+    /// Lets a lease that ends later than in `lease_ms` end then; else changes nothing. The database's clock may have
+    /// been set back since it was given.
+    fn cut(&self, owner: Owner, lease_ms: i64) -> StorageResult<()>;
+
     /// Ends the lease of the device, which may still write under its fence until another takes the lock.
     fn give_back(&self, owner: Owner, device: DeviceId) -> StorageResult<()>;
 

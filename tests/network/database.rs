@@ -232,6 +232,10 @@ impl LeaseStore for Line {
         self.leases(|leases, now| leases.renew(owner, device, lease_ms, below_ms, now))
     }
 
+    fn cut(&self, owner: Owner, lease_ms: i64) -> StorageResult<()> {
+        self.leases(|leases, now| leases.cut(owner, lease_ms, now))
+    }
+
     fn give_back(&self, owner: Owner, device: DeviceId) -> StorageResult<()> {
         if self.leases(|leases, _| leases.give_back(owner, device))? {
             self.told(owner, None);

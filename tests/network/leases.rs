@@ -57,6 +57,12 @@ impl Leases {
         }
     }
 
+    pub fn cut(&mut self, owner: Owner, lease_ms: i64, now: Timestamp) {
+        if let Some(until) = self.0.get_mut(&owner).and_then(|held| held.until.as_mut()) {
+            *until = (*until).min(now.shifted(lease_ms));
+        }
+    }
+
     /// Says whether that ended a lease.
     pub fn give_back(&mut self, owner: Owner, device: DeviceId) -> bool {
         let held = self.0.get_mut(&owner).filter(|held| held.holder == Some(device));

@@ -38,6 +38,31 @@ fn a_census_counts_all_owners() {
     });
 }
 
+/// The newest time tells a server whose clock is behind its data.
+#[test]
+fn a_census_knows_the_newest_time() {
+    on_every_engine(|ground| {
+        let census = ground.storage.census();
+        assert_eq!(census.newest_time().unwrap(), None);
+        let day = Timestamp::DAY_MS;
+        let write = |who: u128, ms: i64| {
+            let at = Timestamp::from_ms(ms);
+            let dated = |txn: &mut dyn WriteTxn| {
+                let state = OwnerState { version: txn.state().version.next(), ..txn.state() };
+                txn.advance(state, &[], at)
+            };
+            ground.storage.write(owner(who), dated).unwrap();
+        };
+        write(1, 20_000 * day + 5_000);
+        write(2, 19_000 * day);
+        assert_eq!(census.newest_time().unwrap(), Some(Timestamp::from_ms(20_000 * day)), "the day is known");
+        let seen = Timestamp::from_ms(20_000 * day + 7_000);
+        let cursor = |txn: &mut dyn WriteTxn| txn.acknowledge(device(1), Version(1), seen);
+        ground.storage.write(owner(2), cursor).unwrap();
+        assert_eq!(census.newest_time().unwrap(), Some(seen));
+    });
+}
+
 #[test]
 fn a_census_knows_the_devices_of_an_owner() {
     on_every_engine(|ground| {

@@ -107,6 +107,10 @@ impl LeaseStore for ShardedLeases {
         self.of(owner).renew(owner, device, lease_ms, below_ms)
     }
 
+    fn cut(&self, owner: Owner, lease_ms: i64) -> StorageResult<()> {
+        self.of(owner).cut(owner, lease_ms)
+    }
+
     fn give_back(&self, owner: Owner, device: DeviceId) -> StorageResult<()> {
         self.of(owner).give_back(owner, device)
     }

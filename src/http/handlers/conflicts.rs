@@ -57,7 +57,7 @@ pub async fn restore(
                 RestoreError::TooLittleKnown => ApiError::NotRestorable,
                 RestoreError::Refused(refusal) => explain(refusal, &app.schema),
             })?;
-            work.confirm(txn.lease()).map_err(|error| refused(error, terms.now))?;
+            work.confirm(txn.lease()).map_err(|error| refused(error, &app.clock))?;
             restored.ok_or(ApiError::no_such_conflict())
         });
         // It is an edit, not a sync: a lock that the device had before stays its own.

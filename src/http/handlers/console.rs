@@ -39,7 +39,7 @@ pub async fn overview(app: Arc<App>, operator: Admitted) -> Answer {
             let buried = tombstones.as_ref().map(|counted| counted.count.get(place).copied().unwrap_or(0));
             json!({ "table": table.name, "rows": totals.count.tables.get(place), "tombstones": buried })
         });
-        let locks = app.locks.held_now(LOCKS_MAX).map_err(|error| refused(error, app.clock.now()))?;
+        let locks = app.locks.held_now(LOCKS_MAX).map_err(|error| refused(error, &app.clock))?;
         let locks = locks.iter().map(|(owner, lease)| {
             let mut lock = lock(lease);
             lock["owner"] = json!(owner.0);
@@ -236,7 +236,7 @@ pub async fn break_lock(id: String, app: Arc<App>, operator: Admitted) -> Answer
     operator?;
     let owner = owner_of(&id)?;
     off_reactor(move || {
-        app.locks.break_open(owner).map_err(|error| refused(error, app.clock.now()))?;
+        app.locks.break_open(owner).map_err(|error| refused(error, &app.clock))?;
         tracing::info!(%owner, "the console broke a lock");
         Ok(no_content())
     })

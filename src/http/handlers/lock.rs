@@ -13,7 +13,7 @@ use crate::accounts::Caller;
 pub async fn tell(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
     let caller = caller?;
     let holder = with_locks(&app, move |locks| locks.holder(caller.owner)).await?;
-    let holder = holder.map_err(|error| refused(error, app.clock.now()))?;
+    let holder = holder.map_err(|error| refused(error, &app.clock))?;
     let Some(lease) = holder else { return json(json!({ "held": false })) };
     let mine = lease.device == caller.device;
     let mut body = json!({
@@ -57,6 +57,6 @@ pub async fn end(app: Arc<App>, caller: Result<Caller, ApiError>, query: String)
                 if breaks { locks.break_open(caller.owner) } else { locks.give_back(&caller) }
             },
         );
-    ended.await?.map_err(|error| refused(error, app.clock.now()))?;
+    ended.await?.map_err(|error| refused(error, &app.clock))?;
     Ok(no_content())
 }

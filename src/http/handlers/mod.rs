@@ -22,6 +22,7 @@ use super::app::App;
 use super::problem::ApiError;
 use super::{threads, timing};
 use crate::accounts::Caller;
+use crate::clock::Clock;
 use crate::locks::{Lease, LockError, LockResult, Locks, Work};
 use crate::model::{Fence, Precision, Timestamp, Version};
 
@@ -122,7 +123,7 @@ async fn lock_for_work(
             Err(LockError::Storage(_)) => None,
         };
         outcome.inspect(|outcome| app.metrics.lock_waited(outcome, begun.elapsed()));
-        return given.map_err(|error| refused(error, app.clock.now()));
+        return given.map_err(|error| refused(error, &app.clock));
     }
 }
 
@@ -140,9 +141,9 @@ async fn with_locks<T: Send + 'static>(
     if locks.wait() { off_reactor(move || Ok(ask(locks))).await } else { Ok(ask(locks)) }
 }
 
-fn refused(error: LockError, now: Timestamp) -> ApiError {
+fn refused(error: LockError, clock: &Clock) -> ApiError {
     match error {
-        LockError::Busy(lease) => busy(lease, now),
+        LockError::Busy(lease) => busy(lease, clock),
         LockError::Lost => ApiError::LockLost,
         LockError::Storage(error) => error.into(),
     }
@@ -155,8 +156,8 @@ fn ended(given_back: LockResult<()>) {
     }
 }
 
-fn busy(lease: Lease, now: Timestamp) -> ApiError {
-    let wait_ms = (lease.until.ms() - now.ms()).max(1).cast_unsigned();
+fn busy(lease: Lease, clock: &Clock) -> ApiError {
+    let wait_ms = lease.ends.ms_since(clock.tick()).max(1).cast_unsigned();
     ApiError::SyncInProgress {
         holder: lease.device_name,
         since: lease.since,

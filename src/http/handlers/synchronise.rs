@@ -198,7 +198,7 @@ impl Upload {
             }
             None => Told::Report(Box::new(report)),
         };
-        work.confirm(txn.lease()).map_err(|error| refused(error, terms.now))?;
+        work.confirm(txn.lease()).map_err(|error| refused(error, &app.clock))?;
         app.acks.note(caller, batch.base, terms.now);
         Ok((told, counts))
     }

@@ -9,6 +9,16 @@ use crate::storage::accounts::Device;
 use crate::storage::census::{Census, Totals};
 use crate::storage::{OwnerState, StorageResult};
 
+/// Where the newest time is looked for, and how many milliseconds one of its units has. One
+/// statement a table, as tables are sharded.
+const TIMES: [(&str, i64); 5] = [
+    ("SELECT max(day) FROM rollcall_day", Timestamp::DAY_MS),
+    ("SELECT max(at) FROM rollcall_ack", 1),
+    ("SELECT max(at) FROM rollcall_answer", 1),
+    ("SELECT max(at) FROM rollcall_conflict", 1),
+    ("SELECT max(created_at) FROM rollcall_device", 1),
+];
+
 impl Census for Postgres {
     fn engine(&self) -> &'static str {
         "postgres"
@@ -24,6 +34,18 @@ impl Census for Postgres {
             let (owners, rows, bytes) = (count(0)?, count(1)?, count(2)?);
             let tables = self.by_table(transaction.session, statements::TABLES, &[])?;
             Ok(Totals { owners, rows, bytes, tables })
+        })
+    }
+
+    fn newest_time(&self) -> StorageResult<Option<Timestamp>> {
+        self.connections.judged(|session| {
+            let mut newest = None;
+            for (sql, unit_ms) in TIMES {
+                let row = session.row(sql, &[])?;
+                let found = row.map(|row| row.try_get::<_, Option<i64>>(0)).transpose()?.flatten();
+                newest = newest.max(found.map(|found| Timestamp::from_ms(found.saturating_mul(unit_ms))));
+            }
+            Ok(newest)
         })
     }
 

@@ -62,6 +62,11 @@ impl LeaseStore for Connections {
         self.judged(|session| session.execute(statements::RENEW_LEASE, &params)).map(drop)
     }
 
+    fn cut(&self, owner: Owner, lease_ms: i64) -> StorageResult<()> {
+        let params: [Param<'_>; 2] = [(&owner.0, Type::UUID), (&lease_ms, Type::INT8)];
+        self.judged(|session| session.execute(statements::CUT_LEASE, &params)).map(drop)
+    }
+
     fn give_back(&self, owner: Owner, device: DeviceId) -> StorageResult<()> {
         let params: [Param<'_>; 2] = [(&owner.0, Type::UUID), (&device.0, Type::UUID)];
         self.ended(owner, statements::GIVE_LEASE_BACK, &params)

@@ -330,6 +330,14 @@ pub(super) const RENEW_LEASE: &str = concat!(
     now!(),
     " + $4"
 );
+/// `$2` is the longest that a lease lasts.
+pub(super) const CUT_LEASE: &str = concat!(
+    "UPDATE rollcall_owner SET lease_until = ",
+    now!(),
+    " + $2 WHERE owner = $1 AND lease_until > ",
+    now!(),
+    " + $2"
+);
 pub(super) const GIVE_LEASE_BACK: &str = "UPDATE rollcall_owner SET lease_until = NULL WHERE owner = $1 AND holder = $2 AND lease_until IS NOT NULL";
 pub(super) const BREAK_LEASE: &str =
     "UPDATE rollcall_owner SET fence = fence + 1, holder = NULL, lease_until = NULL WHERE owner = $1";

@@ -22,6 +22,15 @@ const TOMBSTONES: &str = "SELECT tbl, count(*) FROM rollcall_ledger INDEXED BY r
 const ACKNOWLEDGED: &str = "SELECT device, version, at FROM rollcall_ack
     WHERE owner = (SELECT id FROM rollcall_owner WHERE owner = ?1)";
 
+/// Where the newest time is looked for, and how many milliseconds one of its units has.
+const TIMES: [(&str, i64); 5] = [
+    ("SELECT max(day) FROM rollcall_day", Timestamp::DAY_MS),
+    ("SELECT max(at) FROM rollcall_ack", 1),
+    ("SELECT max(at) FROM rollcall_answer", 1),
+    ("SELECT max(at) FROM rollcall_conflict", 1),
+    ("SELECT max(created_at) FROM rollcall_device", 1),
+];
+
 impl Census for Sqlite {
     fn engine(&self) -> &'static str {
         "sqlite"
@@ -37,6 +46,17 @@ impl Census for Sqlite {
             })?;
             totals.tables = self.by_table(&conn, TABLES, [])?;
             Ok(totals)
+        })
+    }
+
+    fn newest_time(&self) -> StorageResult<Option<Timestamp>> {
+        self.connections.reading(|conn| {
+            let mut newest = None;
+            for (sql, unit_ms) in TIMES {
+                let found: Option<i64> = conn.query_row(sql, [], |row| row.get(0))?;
+                newest = newest.max(found.map(|found| Timestamp::from_ms(found.saturating_mul(unit_ms))));
+            }
+            Ok(newest)
         })
     }
 
