@@ -10,7 +10,7 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use super::AccountError;
-use crate::clock::Clock;
+use crate::clock::{Clock, Tick};
 
 /// After how many attempts what was forgotten anyway is dropped from memory.
 const SWEEP_EVERY: u32 = 256;
@@ -64,7 +64,7 @@ pub(super) fn one_address(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Our clock as the limiter reads it: time since 1970.
+/// Our monotonic clock as the limiter reads it.
 #[derive(Clone)]
 struct Ticks(Clock);
 
@@ -72,9 +72,10 @@ impl Ticking for Ticks {
     type Instant = Duration;
 
     fn now(&self) -> Duration {
-        // The limiter counts nanoseconds in 64 bits and panics beyond: the year 2286 will do.
+        // The limiter counts nanoseconds in 64 bits and panics beyond: 300 years will do.
         const MAX_MS: u64 = 10_000_000_000_000;
-        Duration::from_millis(u64::try_from(self.0.now().ms()).unwrap_or(0).min(MAX_MS))
+        let ms = self.0.tick().ms_since(Tick::from_ms(0));
+        Duration::from_millis(u64::try_from(ms).unwrap_or(0).min(MAX_MS))
     }
 }
 

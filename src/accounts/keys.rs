@@ -6,176 +6,201 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey};
 use parking_lot::{Mutex, RwLock};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::jwks::{Jwks, Key};
+use super::known::{Fingerprint, fingerprint};
 use super::{AccountError, SetupError};
-use crate::clock::Clock;
-use crate::model::Timestamp;
+use crate::clock::{Clock, Tick};
 
 /// Shortest HS256 secret, bytes: as long as the hash, as RFC 7518 asks.
 pub(super) const SECRET_BYTES_MIN: usize = 32;
-/// Key sets are asked for at most this often, however many tokens name unknown keys.
-const REFETCH_MS: i64 = 60_000;
+/// The provider is asked for its keys at most this often, however many tokens no key fits.
+const REFETCH_MS: i64 = 10_000;
 /// As long as there is no key at all, nobody can come in: ask more often.
 const FIRST_FETCH_MS: i64 = 5_000;
+/// A token that was refused for good makes us ask again this seldom.
+const SECOND_LOOK_MS: i64 = 60_000;
 /// A key that the provider withdrew is trusted no longer than this.
 const STALE_MS: i64 = 3_600_000;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest key set, bytes.
-const KEYS_BYTES_MAX: u64 = 65_536;
+/// Largest key set, bytes: keys with their certificates take some 3 KB each.
+const KEYS_BYTES_MAX: u64 = 1_048_576;
+/// Redirects that one fetch follows.
+const REDIRECTS_MAX: usize = 3;
 /// Requests that may wait for a fetch under way; more are told to come back, as each holds a thread.
 const FETCH_WAITERS_MAX: usize = 16;
+/// Tokens without a key that are remembered, in each of two generations.
+const STRANGERS_MAX: usize = 4_096;
 
-const UNKNOWN_KEY: AccountError =
-    AccountError::Unauthorized("The token's key is not the identity provider's.");
+pub(super) const UNKNOWN_KEY: AccountError =
+    AccountError::Unauthorized("The token is not signed by the identity provider.");
 
-/// A key with the one algorithm it may be used for.
-pub(super) struct Key {
-    decoding: DecodingKey,
-    validation: Validation,
+/// The HS256 key in a file.
+pub(super) fn secret(file: &Path) -> Result<Key, SetupError> {
+    let shown = || file.display().to_string();
+    let bytes = std::fs::read(file).map_err(|cause| SetupError::File { file: shown(), cause })?;
+    // Editors end a file with a line break; no one means it to be part of the secret.
+    let secret = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+    if secret.len() < SECRET_BYTES_MIN {
+        return Err(SetupError::SecretTooShort { file: shown(), bytes: secret.len() });
+    }
+    Ok(Key::new(None, &[Algorithm::HS256], DecodingKey::from_secret(secret)))
 }
 
-impl Key {
-    fn new(algorithm: Algorithm, decoding: DecodingKey) -> Self {
-        let mut validation = Validation::new(algorithm);
-        // Claims are checked in `jwt`: the library reads the system's clock, and takes a missing `iss`
-        // or `aud` for a good one.
-        validation.required_spec_claims.clear();
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.validate_aud = false;
-        Self { decoding, validation }
-    }
-
-    /// What a token says, if this key signed it with this key's algorithm; nothing else is checked.
-    pub(super) fn claims_of(&self, token: &str) -> Option<Map<String, Value>> {
-        jsonwebtoken::decode(token, &self.decoding, &self.validation).ok().map(|told| told.claims)
-    }
-
-    /// The HS256 key in a file.
-    pub(super) fn secret(file: &Path) -> Result<Self, SetupError> {
-        let shown = || file.display().to_string();
-        let bytes = std::fs::read(file).map_err(|cause| SetupError::File { file: shown(), cause })?;
-        // Editors end a file with a line break; no one means it to be part of the secret.
-        let secret = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-        let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
-        if secret.len() < SECRET_BYTES_MIN {
-            return Err(SetupError::SecretTooShort { file: shown(), bytes: secret.len() });
-        }
-        Ok(Self::new(Algorithm::HS256, DecodingKey::from_secret(secret)))
-    }
-}
-
-/// The provider's public keys, fetched anew when a token names an unknown one.
+/// The provider's public keys, fetched anew when no key fits a token.
 pub(super) struct KeySet {
     source: Source,
     clock: Clock,
     known: RwLock<Arc<Known>>,
-    /// How many sets of keys there were.
+    /// Rises with each set that differs from the one before.
     sets: AtomicU64,
     /// Held while fetching, so that one request fetches and the others wait for its result.
     fetching: Mutex<LastFetch>,
     waiting: AtomicUsize,
+    strangers: Mutex<Strangers>,
 }
 
 #[derive(Default)]
 struct Known {
-    by_id: HashMap<String, Arc<Key>>,
-    /// The key for tokens that name none: there must be no choice.
-    only: Option<Arc<Key>>,
-    /// When the provider told us; `None` as long as it has not.
-    as_of: Option<Timestamp>,
-}
-
-impl Known {
-    fn find(&self, kid: Option<&str>) -> Option<Arc<Key>> {
-        match kid {
-            Some(kid) => self.by_id.get(kid).cloned(),
-            None => self.only.clone(),
-        }
-    }
+    keys: Jwks,
+    /// As the provider sent them.
+    bytes: Vec<u8>,
+    /// When they were asked for; `None` as long as the provider has not answered.
+    as_of: Option<Tick>,
 }
 
 #[derive(Default)]
 struct LastFetch {
     /// When it ended; a good one at the start does not count.
-    at: Option<Timestamp>,
+    at: Option<Tick>,
     failed: bool,
+}
+
+/// Tokens that no key fits, and when each was seen first. Memory is bounded: two generations, the older one goes.
+#[derive(Default)]
+struct Strangers {
+    younger: HashMap<Fingerprint, Tick>,
+    older: HashMap<Fingerprint, Tick>,
+}
+
+impl Strangers {
+    fn first_seen(&mut self, token: &str, now: Tick) -> Tick {
+        let token = fingerprint(token);
+        let seen = self.younger.get(&token).or_else(|| self.older.get(&token)).copied();
+        if self.younger.len() >= STRANGERS_MAX {
+            self.older = std::mem::take(&mut self.younger);
+        }
+        *self.younger.entry(token).or_insert(seen.unwrap_or(now))
+    }
 }
 
 impl KeySet {
     /// Asks for the keys once. Errors: a file without any; a URL may answer later.
     pub(super) fn open(source: Source, clock: Clock) -> Result<Self, SetupError> {
+        let asked = clock.tick();
         let (known, last) = match source.fetch() {
-            Ok(keys) => (Known { as_of: Some(clock.now()), ..keys }, LastFetch::default()),
+            Ok((keys, bytes)) => (Known { keys, bytes, as_of: Some(asked) }, LastFetch::default()),
             Err(FetchError(reason)) => {
                 if let Source::File(file) = &source {
                     return Err(SetupError::Keys(format!("{}: {reason}", file.display())));
                 }
                 tracing::warn!(reason, "the identity provider's keys cannot be had yet: nobody can come in");
-                (Known::default(), LastFetch { at: Some(clock.now()), failed: true })
+                (Known::default(), LastFetch { at: Some(clock.tick()), failed: true })
             }
         };
-        let known = RwLock::new(Arc::new(known));
-        let (sets, waiting) = (AtomicU64::new(1), AtomicUsize::new(0));
-        Ok(Self { source, clock, known, sets, fetching: Mutex::new(last), waiting })
+        Ok(Self {
+            source,
+            clock,
+            known: RwLock::new(Arc::new(known)),
+            sets: AtomicU64::new(1),
+            fetching: Mutex::new(last),
+            waiting: AtomicUsize::new(0),
+            strangers: Mutex::default(),
+        })
     }
 
     /// The number of the set of keys that is in force; `None` if the provider is due to be asked again.
-    pub(super) fn in_force(&self, now: Timestamp) -> Option<u64> {
+    pub(super) fn in_force(&self) -> Option<u64> {
         // Before the set itself: a token that is checked while the keys change counts as checked by the old ones.
         let number = self.sets.load(Ordering::SeqCst);
         let as_of = self.known.read().as_of?;
-        (now.ms().saturating_sub(as_of.ms()) < STALE_MS).then_some(number)
+        (self.clock.tick().ms_since(as_of) < STALE_MS).then_some(number)
     }
 
-    /// The key that a token names, or the only one for a token that names none.
+    /// What a token says, if a key of the provider signed it.
     ///
-    /// Errors: `Unauthorized`, or `KeysUnavailable` if the provider could not be asked.
-    pub(super) fn find(&self, kid: Option<&str>) -> Result<Arc<Key>, AccountError> {
+    /// Errors: `Unauthorized` if none of the keys fits that the provider had after the token came here first;
+    /// `KeysUnavailable` as long as they cannot be had. The provider may just have begun to use a new key, and
+    /// somebody else's token may have used up the question that we may ask now: "unauthorized" would make the app
+    /// throw a good token away.
+    pub(super) fn claims_of(
+        &self,
+        token: &str,
+        kid: Option<&str>,
+    ) -> Result<Map<String, Value>, AccountError> {
         let known = Arc::clone(&self.known.read());
-        if let Some(key) = known.find(kid) {
-            let now = self.clock.now();
-            if known.as_of.is_none_or(|as_of| now.ms().saturating_sub(as_of.ms()) < STALE_MS) {
-                return Ok(key);
+        let now = self.clock.tick();
+        if let Some(claims) = known.keys.claims_of(token, kid) {
+            if known.as_of.is_none_or(|as_of| now.ms_since(as_of) < STALE_MS) {
+                return Ok(claims);
             }
             // Old, but good enough while someone else is asking.
-            let Some(mut last) = self.fetching.try_lock() else { return Ok(key) };
+            let Some(mut last) = self.fetching.try_lock() else { return Ok(claims) };
             self.refetch_if_due(&mut last);
             drop(last);
-            return self.known.read().find(kid).ok_or(UNKNOWN_KEY);
+            let known = Arc::clone(&self.known.read());
+            return known.keys.claims_of(token, kid).ok_or(UNKNOWN_KEY);
+        }
+        // The key that it names is known, and did not sign it.
+        if known.keys.names(kid) {
+            return Err(UNKNOWN_KEY);
+        }
+        let first_seen = self.strangers.lock().first_seen(token, now);
+        let is_judged = |known: &Known| known.as_of.is_some_and(|as_of| as_of > first_seen);
+        if is_judged(&known) && known.as_of.is_some_and(|as_of| now.ms_since(as_of) < SECOND_LOOK_MS) {
+            return Err(UNKNOWN_KEY);
         }
         let _place = Waiter::enter(&self.waiting)?;
         let mut last = self.fetching.lock();
-        if let Some(key) = self.known.read().find(kid) {
-            return Ok(key); // someone else fetched it while we waited
+        // Someone else may have fetched while we waited.
+        let latest = Arc::clone(&self.known.read());
+        if !Arc::ptr_eq(&latest, &known)
+            && let Some(claims) = latest.keys.claims_of(token, kid)
+        {
+            return Ok(claims);
         }
-        self.refetch_if_due(&mut last);
-        if let Some(key) = self.known.read().find(kid) {
-            return Ok(key);
+        let fetched = self.refetch_if_due(&mut last);
+        let latest = Arc::clone(&self.known.read());
+        if let Some(claims) = latest.keys.claims_of(token, kid) {
+            return Ok(claims);
         }
-        if last.failed {
-            // The token may be good: "unauthorized" would make the app throw it away.
-            Err(AccountError::KeysUnavailable { retry_after_s: self.next_fetch_s(&last) })
-        } else {
+        if !last.failed && (fetched || is_judged(&latest)) {
             Err(UNKNOWN_KEY)
+        } else {
+            Err(AccountError::KeysUnavailable { retry_after_s: self.next_fetch_s(&last) })
         }
     }
 
-    fn refetch_if_due(&self, last: &mut LastFetch) {
-        let now = self.clock.now();
-        if last.at.is_some_and(|at| (0..self.interval_ms()).contains(&now.ms().saturating_sub(at.ms()))) {
-            return;
+    /// Asks the provider, if that may be done now; whether it answered.
+    fn refetch_if_due(&self, last: &mut LastFetch) -> bool {
+        let asked = self.clock.tick();
+        if last.at.is_some_and(|at| asked.ms_since(at) < self.interval_ms()) {
+            return false;
         }
         match self.source.fetch() {
-            Ok(keys) => {
-                *self.known.write() = Arc::new(Known { as_of: Some(now), ..keys });
-                self.sets.fetch_add(1, Ordering::SeqCst);
+            Ok((keys, bytes)) => {
+                let mut known = self.known.write();
+                let is_new = known.bytes != bytes;
+                *known = Arc::new(Known { keys, bytes, as_of: Some(asked) });
+                drop(known);
+                // Tokens that were checked by the same keys stay known.
+                if is_new {
+                    self.sets.fetch_add(1, Ordering::SeqCst);
+                }
                 last.failed = false;
             }
             Err(FetchError(reason)) => {
@@ -184,7 +209,8 @@ impl KeySet {
             }
         }
         // The end of the fetch counts, or a slow provider would be asked again without a pause.
-        last.at = Some(self.clock.now());
+        last.at = Some(self.clock.tick());
+        !last.failed
     }
 
     fn interval_ms(&self) -> i64 {
@@ -192,7 +218,7 @@ impl KeySet {
     }
 
     fn next_fetch_s(&self, last: &LastFetch) -> u64 {
-        let passed = last.at.map_or(0, |at| self.clock.now().ms().saturating_sub(at.ms()));
+        let passed = last.at.map_or(0, |at| self.clock.tick().ms_since(at));
         let left_ms = self.interval_ms().saturating_sub(passed).clamp(1, REFETCH_MS);
         u64::try_from(left_ms).unwrap_or(1).div_ceil(1_000)
     }
@@ -222,7 +248,7 @@ impl Drop for Waiter<'_> {
 /// Where the key set is.
 pub(super) enum Source {
     File(PathBuf),
-    Url { url: String, agent: ureq::Agent },
+    Url { url: http::Uri, agent: ureq::Agent },
 }
 
 /// Why a key set cannot be had; for the log.
@@ -241,16 +267,15 @@ impl Source {
         }
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(FETCH_TIMEOUT))
-            // A redirect would let whoever answers there choose where we ask.
-            .max_redirects(0)
+            .max_redirects(0) // we follow them ourselves, as not every one may be
             .user_agent(concat!("rollcall/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        Ok(Self::Url { url: place.to_owned(), agent })
+        Ok(Self::Url { url, agent })
     }
 
-    /// Asks once; never from the reactor.
-    fn fetch(&self) -> Result<Known, FetchError> {
+    /// Asks once, and gives the keys and their bytes; never from the reactor.
+    fn fetch(&self) -> Result<(Jwks, Vec<u8>), FetchError> {
         let bytes = match self {
             Self::File(file) => {
                 let size = std::fs::metadata(file).map_err(|error| FetchError(error.to_string()))?.len();
@@ -259,105 +284,89 @@ impl Source {
                 }
                 std::fs::read(file).map_err(|error| FetchError(error.to_string()))?
             }
-            Self::Url { url, agent } => {
-                let mut answer = agent.get(url).call().map_err(|error| FetchError(error.to_string()))?;
-                if answer.status() != http::StatusCode::OK {
-                    return Err(FetchError(format!("the key set's URL answers {}", answer.status())));
-                }
-                let body = answer.body_mut().with_config().limit(KEYS_BYTES_MAX);
-                body.read_to_vec().map_err(|error| FetchError(error.to_string()))?
-            }
+            Self::Url { url, agent } => fetch_url(agent, url)?,
         };
-        read_keys(&bytes)
+        let keys = Jwks::read(&bytes).map_err(FetchError)?;
+        Ok((keys, bytes))
     }
 }
 
-#[derive(Deserialize)]
-struct Jwks {
-    keys: Vec<Value>,
-}
-
-/// The members of a JWK that matter here.
-#[derive(Deserialize)]
-struct Jwk {
-    kty: String,
-    kid: Option<String>,
-    alg: Option<String>,
-    #[serde(rename = "use")]
-    purpose: Option<String>,
-    key_ops: Option<Vec<String>>,
-    crv: Option<String>,
-    n: Option<String>,
-    e: Option<String>,
-    x: Option<String>,
-    y: Option<String>,
-}
-
-/// Reads a key set. Keys of other kinds are left out, as providers mix them in; none left is an error.
-fn read_keys(bytes: &[u8]) -> Result<Known, FetchError> {
-    let set: Jwks =
-        serde_json::from_slice(bytes).map_err(|error| FetchError(format!("no JSON key set: {error}")))?;
-    let mut all = Vec::new();
-    let mut by_id = HashMap::new();
-    for value in set.keys {
-        let Some((kid, key)) = serde_json::from_value(value).ok().and_then(read_key) else {
-            tracing::debug!("left out a key that is not for RS256, ES256 or EdDSA signatures");
+fn fetch_url(agent: &ureq::Agent, url: &http::Uri) -> Result<Vec<u8>, FetchError> {
+    let mut url = url.clone();
+    for _ in 0..=REDIRECTS_MAX {
+        let mut answer = agent.get(&url).call().map_err(|error| FetchError(error.to_string()))?;
+        let status = answer.status();
+        if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+            let to = answer.headers().get(http::header::LOCATION).and_then(|to| to.to_str().ok());
+            url = redirected(&url, to.unwrap_or_default()).map_err(|reason| {
+                FetchError(format!(
+                    "the key set's URL redirects ({status}): {reason}. Set --jwt-keys to the new place"
+                ))
+            })?;
             continue;
-        };
-        let key = Arc::new(key);
-        all.push(Arc::clone(&key));
-        if let Some(kid) = kid
-            && by_id.insert(kid, key).is_some()
-        {
-            return Err(FetchError("two keys of the set have the same kid".into()));
         }
+        if status != http::StatusCode::OK {
+            return Err(FetchError(format!("the key set's URL answers {status}")));
+        }
+        let body = answer.body_mut().with_config().limit(KEYS_BYTES_MAX);
+        return body.read_to_vec().map_err(|error| FetchError(error.to_string()));
     }
-    match all.as_slice() {
-        [] => Err(FetchError("the set has no key for RS256, ES256 or EdDSA".into())),
-        [only] => Ok(Known { only: Some(Arc::clone(only)), by_id, as_of: None }),
-        _ => Ok(Known { only: None, by_id, as_of: None }),
+    Err(FetchError(format!("the key set's URL redirects more than {REDIRECTS_MAX} times")))
+}
+
+/// Where a redirect leads, if it may be followed: from https to https, or within this machine. Over plain HTTP
+/// anybody on the way could send us elsewhere.
+fn redirected(from: &http::Uri, to: &str) -> Result<http::Uri, String> {
+    let (scheme, authority) = (from.scheme_str().unwrap_or_default(), from.authority());
+    let host = authority.map_or("", |authority| authority.as_str());
+    let whole = match to {
+        _ if to.contains("://") => to.to_owned(),
+        _ if to.starts_with("//") => format!("{scheme}:{to}"),
+        _ if to.starts_with('/') => format!("{scheme}://{host}{to}"),
+        _ => {
+            let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+            format!("{scheme}://{host}{folder}/{to}")
+        }
+    };
+    let target: http::Uri = whole.parse().map_err(|_| format!("{to:?} is no URL"))?;
+    let is_local = |url: &http::Uri| {
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    };
+    match (scheme, target.scheme_str()) {
+        ("https", Some("https")) => Ok(target),
+        ("http", Some("http")) if is_local(from) && is_local(&target) => Ok(target),
+        _ => Err(format!("to {to:?}, and only from https to https one is followed")),
     }
 }
 
-/// A key with the algorithm that its kind means; `None` if it is of no use here.
-fn read_key(jwk: Jwk) -> Option<(Option<String>, Key)> {
-    let signs = jwk.purpose.as_deref().is_none_or(|purpose| purpose == "sig")
-        && jwk.key_ops.as_deref().is_none_or(|ops| ops.iter().any(|op| op == "verify"));
-    if !signs {
-        return None;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_lead_where_they_say_if_nobody_can_have_changed_them() {
+        let from = |url: &str, to: &str| redirected(&url.parse().unwrap(), to).map(|url| url.to_string());
+        let id = "https://id.example/a/keys.json";
+        for (to, target) in [
+            ("https://www.id.example/jwks", "https://www.id.example/jwks"),
+            ("//cdn.example/jwks?v=2", "https://cdn.example/jwks?v=2"),
+            ("/jwks", "https://id.example/jwks"),
+            ("jwks", "https://id.example/a/jwks"),
+        ] {
+            assert_eq!(from(id, to).unwrap(), target);
+        }
+        assert_eq!(from("http://127.0.0.1:8/x", "http://localhost:9/y").unwrap(), "http://localhost:9/y");
+        for (url, to) in [
+            (id, "http://id.example/jwks"),
+            (id, "ftp://id.example/jwks"),
+            (id, "https://"),
+            ("http://id.example/keys", "https://id.example/keys"),
+            ("http://id.example/keys", "/jwks"),
+            ("http://127.0.0.1:8/x", "http://10.0.0.1/y"),
+        ] {
+            assert!(from(url, to).is_err(), "{url} {to}");
+        }
     }
-    let bytes_of = |member: &Option<String>| URL_SAFE_NO_PAD.decode(member.as_deref()?).ok();
-    // Sizes are checked here, because the library finds out late: it panics on a short Ed25519 key.
-    let (algorithm, names, key) = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
-        ("RSA", _) => {
-            let (n, e) = (bytes_of(&jwk.n)?, bytes_of(&jwk.e)?);
-            let bits = n.iter().skip_while(|byte| **byte == 0).count() * 8;
-            if !(2_048..=4_096).contains(&bits) || e.is_empty() || e.len() > 8 {
-                return None;
-            }
-            (Algorithm::RS256, ["RS256", "RS256"], DecodingKey::from_rsa_raw_components(&n, &e))
-        }
-        ("EC", Some("P-256")) => {
-            let (x, y) = (bytes_of(&jwk.x)?, bytes_of(&jwk.y)?);
-            if x.len() != 32 || y.len() != 32 {
-                return None;
-            }
-            let point: Vec<u8> = [&[4][..], &x, &y].concat(); // SEC 1, uncompressed
-            (Algorithm::ES256, ["ES256", "ES256"], DecodingKey::from_ec_der(&point))
-        }
-        ("OKP", Some("Ed25519")) => {
-            let x = bytes_of(&jwk.x)?;
-            if x.len() != 32 {
-                return None;
-            }
-            (Algorithm::EdDSA, ["EdDSA", "Ed25519"], DecodingKey::from_ed_der(&x))
-        }
-        _ => return None,
-    };
-    if !jwk.alg.as_deref().is_none_or(|alg| names.contains(&alg)) {
-        return None;
-    }
-    // Fails for a point that is not on the curve; a signature of nothing is merely wrong.
-    jsonwebtoken::crypto::verify("", b"", &key, algorithm).ok()?;
-    Some((jwk.kid, Key::new(algorithm, key)))
 }

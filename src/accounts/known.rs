@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
 use super::Caller;
+use crate::clock::{Clock, Tick};
 use crate::model::Timestamp;
 
 /// SHA-256 of a token: the token itself is not kept.
@@ -20,12 +21,10 @@ pub(super) fn fingerprint(token: &str) -> Fingerprint {
 /// How long a token is known without another look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Good {
-    /// When it was looked up. A clock that was turned back since says nothing of how long ago that was.
-    pub since: Timestamp,
     /// From when on the token is refused.
     pub expires_at: Timestamp,
     /// From when on it must be looked up again.
-    pub until: Timestamp,
+    pub until: Tick,
     /// The keys that it was checked against; 0 where there are none.
     pub keys: u64,
 }
@@ -60,13 +59,13 @@ impl Known {
     }
 
     /// Whom a token names, if that is known and still good.
-    pub fn find(&self, token: &Fingerprint, now: Timestamp, keys: u64) -> Option<Caller> {
+    pub fn find(&self, token: &Fingerprint, clock: &Clock, keys: u64) -> Option<Caller> {
         let mut generations = self.generations.lock();
         if let Some((caller, good)) = generations.younger.get(token) {
-            return good.is_good(now, keys).then(|| caller.clone());
+            return good.is_good(clock, keys).then(|| caller.clone());
         }
         let (caller, good) = generations.older.remove(token)?;
-        if !good.is_good(now, keys) {
+        if !good.is_good(clock, keys) {
             return None;
         }
         generations.put(self.generation_max, *token, (caller.clone(), good));
@@ -104,8 +103,8 @@ impl Known {
 }
 
 impl Good {
-    fn is_good(&self, now: Timestamp, keys: u64) -> bool {
-        self.since <= now && now < self.until && now < self.expires_at && self.keys == keys
+    fn is_good(&self, clock: &Clock, keys: u64) -> bool {
+        clock.tick() < self.until && clock.now() < self.expires_at && self.keys == keys
     }
 }
 
@@ -133,30 +132,38 @@ mod tests {
         Caller { owner, device, device_name: "phone".into(), user: Uuid::from_u128(3) }
     }
 
-    fn at(ms: i64) -> Timestamp {
-        Timestamp::from_ms(ms)
+    /// A clock at these two times.
+    fn clock(now_ms: i64, tick_ms: i64) -> Clock {
+        Clock::of(move || Timestamp::from_ms(now_ms), move || Tick::from_ms(tick_ms))
     }
 
-    const GOOD: Good = Good {
-        since: Timestamp::from_ms(0),
-        expires_at: Timestamp::from_ms(100),
-        until: Timestamp::from_ms(50),
-        keys: 7,
-    };
+    /// A clock that stands still.
+    fn at(ms: i64) -> Clock {
+        clock(ms, ms)
+    }
+
+    const GOOD: Good = Good { expires_at: Timestamp::from_ms(100), until: Tick::from_ms(50), keys: 7 };
 
     #[test]
     fn a_token_is_known_until_it_must_be_looked_up_again() {
         let known = Known::new(8);
         let token = fingerprint("a");
-        assert_eq!(known.find(&token, at(0), 7), None);
+        assert_eq!(known.find(&token, &at(0), 7), None);
         known.note(token, &caller(1), GOOD, known.moment());
-        assert_eq!(known.find(&token, at(49), 7), Some(caller(1)));
-        assert_eq!(known.find(&token, at(-1), 7), None, "the clock was turned back");
-        assert_eq!(known.find(&token, at(50), 7), None);
-        assert_eq!(known.find(&token, at(0), 8), None, "the keys are others");
-        known.note(token, &caller(1), Good { until: at(1_000), ..GOOD }, known.moment());
-        assert!(known.find(&token, at(99), 7).is_some());
-        assert_eq!(known.find(&token, at(100), 7), None, "it has expired");
+        assert_eq!(known.find(&token, &at(49), 7), Some(caller(1)));
+        let set_back = clock(-3_600_000, 49);
+        assert_eq!(known.find(&token, &set_back, 7), Some(caller(1)));
+        let set_back = clock(-3_600_000, 50);
+        assert_eq!(
+            known.find(&token, &set_back, 7),
+            None,
+            "the clock was set back, and time passed all the same"
+        );
+        assert_eq!(known.find(&token, &at(50), 7), None);
+        assert_eq!(known.find(&token, &at(0), 8), None, "the keys are others");
+        known.note(token, &caller(1), Good { until: Tick::from_ms(1_000), ..GOOD }, known.moment());
+        assert!(known.find(&token, &at(99), 7).is_some());
+        assert_eq!(known.find(&token, &at(100), 7), None, "it has expired");
     }
 
     #[test]
@@ -165,12 +172,12 @@ mod tests {
         let (token, since) = (fingerprint("a"), known.moment());
         known.forget(|each| each.device == caller(2).device);
         known.note(token, &caller(1), GOOD, since);
-        assert_eq!(known.find(&token, at(0), 7), None);
+        assert_eq!(known.find(&token, &at(0), 7), None);
         known.note(token, &caller(1), GOOD, known.moment());
         known.note(fingerprint("b"), &caller(2), GOOD, known.moment());
         known.forget(|each| each.device == caller(2).device);
-        assert!(known.find(&token, at(0), 7).is_some());
-        assert_eq!(known.find(&fingerprint("b"), at(0), 7), None);
+        assert!(known.find(&token, &at(0), 7).is_some());
+        assert_eq!(known.find(&fingerprint("b"), &at(0), 7), None);
     }
 
     /// Goal: memory is bounded, and what is in use stays. Method: many tokens pass by one that is asked for
@@ -182,12 +189,12 @@ mod tests {
         known.note(mine, &caller(1), GOOD, known.moment());
         for number in 0..1_000 {
             known.note(fingerprint(&number.to_string()), &caller(number), GOOD, known.moment());
-            assert!(known.find(&mine, at(0), 7).is_some(), "{number}");
+            assert!(known.find(&mine, &at(0), 7).is_some(), "{number}");
             let held = known.generations.lock();
             assert!(held.younger.len() + held.older.len() <= 8);
         }
         let none = Known::new(0);
         none.note(mine, &caller(1), GOOD, none.moment());
-        assert_eq!(none.find(&mine, at(0), 7), None);
+        assert_eq!(none.find(&mine, &at(0), 7), None);
     }
 }

@@ -224,7 +224,7 @@ impl LocalAccounts {
         if token.len() != TOKEN_TEXT_BYTES || !token.starts_with(TOKEN_PREFIX) {
             return Err(NO_TOKEN); // spares the database what cannot be one
         }
-        let (since, now) = (self.known.moment(), self.clock.now());
+        let (since, asked, now) = (self.known.moment(), self.clock.tick(), self.clock.now());
         // Looked up by its hash: what the lookup's time may tell is of no use to make a token.
         let token = fingerprint(token);
         let Some(device) = self.store.device(&token)? else {
@@ -236,8 +236,8 @@ impl LocalAccounts {
         }
         let caller =
             Caller { owner: device.owner, device: device.id, device_name: device.name, user: device.user };
-        let until = now.shifted(i64::from(self.settings.token_known_s) * 1_000);
-        let good = Good { since: now, until, expires_at: device.expires_at, keys: 0 };
+        let until = asked.shifted(i64::from(self.settings.token_known_s) * 1_000);
+        let good = Good { until, expires_at: device.expires_at, keys: 0 };
         self.known.note(token, &caller, good, since);
         Ok(caller)
     }
@@ -247,7 +247,7 @@ impl LocalAccounts {
         if token.len() != TOKEN_TEXT_BYTES {
             return None;
         }
-        self.known.find(&fingerprint(token), self.clock.now(), 0)
+        self.known.find(&fingerprint(token), &self.clock, 0)
     }
 
     /// Ends what is known of a device's tokens, once the store refuses them.

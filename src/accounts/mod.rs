@@ -1,7 +1,8 @@
 //! Who is asking: from a bearer token to an owner and a device.
 //!
 //! - `local`: this server keeps users and devices, and gives out random tokens.
-//! - `jwt`: the app's own identity provider signs the tokens; nothing is kept here. `keys`: with what.
+//! - `jwt`: the app's own identity provider signs the tokens; nothing is kept here. `keys`: with what; `jwks`: how
+//!   a provider publishes it.
 //! - `password`: Argon2id, and how many of it run at once. `attempts`: how often one may try.
 //! - `known`: tokens that were found good a moment ago.
 //!
@@ -9,6 +10,7 @@
 //! database or, rarely, a request to the identity provider. `http` calls it off the reactor.
 
 mod attempts;
+mod jwks;
 pub mod jwt;
 mod keys;
 mod known;
@@ -146,7 +148,9 @@ pub enum AccountError {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// Neither or both of the two places a key can come from.
-    #[error("with `--auth jwt` give either --jwt-secret-file (HS256) or --jwt-keys (RS256, ES256, EdDSA)")]
+    #[error(
+        "with `--auth jwt` give either --jwt-secret-file (HS256) or --jwt-keys (RS256, PS256, ES256, EdDSA)"
+    )]
     OneKeySource,
     /// A provider signs for many apps with the same keys.
     #[error("--jwt-keys needs --jwt-issuer: whose tokens are good?")]

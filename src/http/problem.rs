@@ -28,8 +28,8 @@ pub enum ApiError {
     NotFound { what: &'static str },
     #[error("This path takes {allow}.")]
     MethodNotAllowed { allow: &'static str },
-    #[error("The body came slower than {bytes_per_s_min} bytes a second.")]
-    BodyTooSlow { bytes_per_s_min: usize },
+    #[error("{reason}")]
+    BodyTooSlow { reason: String },
     #[error(
         "Your lease has ended, or another device holds the lock by now. Nothing was written: fetch again."
     )]
@@ -288,7 +288,8 @@ impl From<AccountError> for ApiError {
             AccountError::NoSuchDevice => Self::no_such_device(),
             AccountError::KeysUnavailable { retry_after_s } => Self::Unavailable {
                 code: Unavailable::Busy,
-                reason: "The identity provider does not answer.",
+                reason: "Whether the token is good cannot be told now: the identity provider's keys cannot be had, or may have \
+                         changed. Send the same again.",
                 retry_after_s,
             },
             AccountError::Storage(error) => error.into(),

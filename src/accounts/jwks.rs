@@ -1,0 +1,166 @@
+//! A key set as identity providers publish it (RFC 7517), read leniently: one odd key takes no other with it.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// A key with the algorithms that it may be used for.
+pub(super) struct Key {
+    /// The name that tokens may call it by.
+    kid: Option<String>,
+    decoding: DecodingKey,
+    validation: Validation,
+}
+
+impl Key {
+    /// A key for tokens of these algorithms, which must be of one family.
+    pub(super) fn new(kid: Option<String>, algorithms: &[Algorithm], decoding: DecodingKey) -> Self {
+        let mut validation = Validation::default();
+        validation.algorithms = algorithms.to_vec();
+        // Claims are checked in `jwt`: the library reads the system's clock, and takes a missing `iss`
+        // or `aud` for a good one.
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation.validate_aud = false;
+        Self { kid, decoding, validation }
+    }
+
+    /// What a token says, if this key signed it with an algorithm of this key; nothing else is checked.
+    pub(super) fn claims_of(&self, token: &str) -> Option<Map<String, Value>> {
+        jsonwebtoken::decode(token, &self.decoding, &self.validation).ok().map(|told| told.claims)
+    }
+}
+
+/// The keys of a provider.
+#[derive(Default)]
+pub(super) struct Jwks(Vec<Arc<Key>>);
+
+#[derive(Deserialize)]
+struct Document {
+    keys: Vec<Value>,
+}
+
+impl Jwks {
+    /// Reads a key set. Keys of no use here are left out, as providers mix them in.
+    ///
+    /// Errors: what is wrong with the set, where it has no key of use.
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
+        let set: Document =
+            serde_json::from_slice(bytes).map_err(|error| format!("no JSON key set: {error}"))?;
+        let mut keys = Vec::new();
+        for value in set.keys {
+            let kid = value.get("kid").map(ToString::to_string);
+            match serde_json::from_value(value).map_err(|error| error.to_string()).and_then(read_key) {
+                Ok(key) => keys.push(Arc::new(key)),
+                Err(reason) => tracing::info!(kid, reason, "left a key out of the identity provider's set"),
+            }
+        }
+        if keys.is_empty() {
+            return Err("the set has no key for RS256, PS256, ES256, ES384 or EdDSA and their kin".into());
+        }
+        Ok(Self(keys))
+    }
+
+    /// Whether a key of the set has that name.
+    pub(super) fn names(&self, kid: Option<&str>) -> bool {
+        kid.is_some() && self.0.iter().any(|key| key.kid.as_deref() == kid)
+    }
+
+    /// What a token says, if a key of the set signed it.
+    ///
+    /// Those that have its `kid` are tried, and those without a name. A provider may list a key twice, or two keys
+    /// under one name; a token without a `kid` may be of any.
+    pub(super) fn claims_of(&self, token: &str, kid: Option<&str>) -> Option<Map<String, Value>> {
+        let may_be = |key: &&Arc<Key>| match (kid, &key.kid) {
+            (Some(named), Some(kid)) => named == kid,
+            _ => true,
+        };
+        self.0.iter().filter(may_be).find_map(|key| key.claims_of(token))
+    }
+}
+
+/// The members of a JWK that matter here.
+#[derive(Deserialize)]
+struct Jwk {
+    kty: String,
+    kid: Option<String>,
+    alg: Option<String>,
+    #[serde(rename = "use")]
+    purpose: Option<String>,
+    key_ops: Option<Vec<String>>,
+    crv: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+}
+
+/// The algorithms that a kind of key may be used for, by their names. A key without `alg` may be used for each.
+const RSA: &[(&str, Algorithm)] = &[
+    ("RS256", Algorithm::RS256),
+    ("RS384", Algorithm::RS384),
+    ("RS512", Algorithm::RS512),
+    ("PS256", Algorithm::PS256),
+    ("PS384", Algorithm::PS384),
+    ("PS512", Algorithm::PS512),
+];
+const P256: &[(&str, Algorithm)] = &[("ES256", Algorithm::ES256)];
+const P384: &[(&str, Algorithm)] = &[("ES384", Algorithm::ES384)];
+const ED25519: &[(&str, Algorithm)] = &[("EdDSA", Algorithm::EdDSA), ("Ed25519", Algorithm::EdDSA)];
+
+/// A key as a set has it, or why it is of no use here.
+fn read_key(jwk: Jwk) -> Result<Key, String> {
+    if jwk.purpose.as_deref().is_some_and(|purpose| purpose != "sig") {
+        return Err("it is not for signatures (use)".into());
+    }
+    if jwk.key_ops.as_deref().is_some_and(|ops| !ops.iter().any(|op| op == "verify")) {
+        return Err("it is not for checking signatures (key_ops)".into());
+    }
+    // Sizes are checked here, because the library finds out late: it panics on a short Ed25519 key.
+    let point = |bytes: usize| {
+        let of_size = |member: Vec<u8>| Some(member).filter(|member| member.len() == bytes);
+        let (x, y) = (bytes_of(&jwk.x).and_then(of_size), bytes_of(&jwk.y).and_then(of_size));
+        x.zip(y).map(|(x, y)| [&[4][..], &x, &y].concat()) // SEC 1, uncompressed
+    };
+    let (known, key) = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
+        ("RSA", _) => {
+            let (n, e) = bytes_of(&jwk.n).zip(bytes_of(&jwk.e)).ok_or("n or e is missing or no base64url")?;
+            let bits = n.iter().skip_while(|byte| **byte == 0).count() * 8;
+            if !(2_048..=4_096).contains(&bits) || e.is_empty() || e.len() > 8 {
+                return Err(format!("an RSA key of {bits} bits; 2048 to 4096 are taken"));
+            }
+            (RSA, DecodingKey::from_rsa_raw_components(&n, &e))
+        }
+        ("EC", Some("P-256")) => {
+            (P256, DecodingKey::from_ec_der(&point(32).ok_or("x or y is not of 32 bytes")?))
+        }
+        ("EC", Some("P-384")) => {
+            (P384, DecodingKey::from_ec_der(&point(48).ok_or("x or y is not of 48 bytes")?))
+        }
+        ("OKP", Some("Ed25519")) => {
+            let x = bytes_of(&jwk.x).filter(|x| x.len() == 32).ok_or("x is not of 32 bytes")?;
+            (ED25519, DecodingKey::from_ed_der(&x))
+        }
+        (kty, crv) => return Err(format!("kty {kty:?}, crv {crv:?} is not known here")),
+    };
+    let fits = |name: &&str| jwk.alg.as_deref().is_none_or(|alg| alg == *name);
+    let algorithms: Vec<Algorithm> =
+        known.iter().filter(|(name, _)| fits(name)).map(|(_, algorithm)| *algorithm).collect();
+    let Some(first) = algorithms.first() else {
+        return Err(format!("alg {:?} is not one of its kind", jwk.alg.unwrap_or_default()));
+    };
+    // Fails for a point that is not on the curve; a signature of nothing is merely wrong.
+    jsonwebtoken::crypto::verify("", b"", &key, *first).map_err(|error| error.to_string())?;
+    Ok(Key::new(jwk.kid, &algorithms, key))
+}
+
+/// A member in base64url. Some providers pad it, or write the alphabet of plain base64.
+fn bytes_of(member: &Option<String>) -> Option<Vec<u8>> {
+    let text = member.as_deref()?.trim_end_matches('=').replace('+', "-").replace('/', "_");
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
