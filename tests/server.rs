@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rollcall::config::Settings;
 use rollcall::http::methods::{get, post, shape};
-use rollcall::http::{ApiError, Bounds, Drained, Draining, Origins, Peer, body, no_body, peer, serve};
+use rollcall::http::{
+    ApiError, Bounds, Drained, Draining, Origins, Peer, RequestHeaders, body, no_body, peer, serve, slow_body,
+};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -65,6 +67,13 @@ fn routes(
         .and(get())
         .map(|| "pong")
         .or(warp::path!("bare").and(post()).and(no_body(bounds.clone())).map(|| "done"))
+        .or(warp::path!("upload").and(post()).and(slow_body(bounds.clone())).then(echo))
+        .or(warp::path!("upload" / u64).and(post()).and(slow_body(bounds.clone())).then(
+            |ms, _: Result<Bytes, ApiError>| async move {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                "done"
+            },
+        ))
         .or(warp::path!("echo").and(post()).and(body(bounds)).then(echo))
         .or(slow)
         .or(warp::path!("never").and(get()).then(std::future::pending::<String>))
@@ -362,14 +371,57 @@ async fn a_slow_body_is_refused() {
     client.closed().await;
 }
 
-/// Without a pace the request's own time is the bound, and the answer says what to do.
+/// Without a pace the time of the body in all is the bound, and the answer says what to do.
 #[tokio::test]
-async fn a_body_that_outlasts_its_request_is_refused() {
-    let server = Running::start(Bounds { body_bytes_per_s_min: 0, ..small() }).await;
+async fn a_body_that_takes_longer_than_it_may_is_refused() {
+    let bounds = Bounds { body_bytes_per_s_min: 0, body: Duration::from_millis(900), ..small() };
+    let server = Running::start(bounds).await;
+    for (path, least) in [("/echo", 500), ("/upload", 900)] {
+        let begun = Instant::now();
+        let mut client = server.client().await;
+        client.send(&json_of(100).replace("/echo", path)).await;
+        let problem = client.answer().await.is_problem(408, "body_too_slow");
+        assert!(problem["detail"].as_str().unwrap().contains("fewer rows"), "{problem}");
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(least) && took < TOO_LONG, "{path}: {took:?}");
+    }
+}
+
+/// Goal: the time of a body is its own, and that of the request begins when it has come. Method: bodies that take
+/// several times as long as a request may, before a handler that is quick, slow, and too slow.
+#[tokio::test]
+async fn a_slow_body_does_not_use_up_the_time_of_its_request() {
+    let pace = Bounds { body_bytes_per_s_min: 500, body: TOO_LONG, ..small() };
+    let server = Running::start(pace).await;
+    for (path, outcome) in [("/upload", "1000"), ("/upload/400", "done"), ("/upload/5000", "")] {
+        let mut client = server.client().await;
+        client.send(&json_of(1000).replace("/echo", path)).await;
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            client.send(&"x".repeat(100)).await;
+        }
+        let sent = Instant::now();
+        let answer = client.answer().await;
+        if outcome.is_empty() {
+            answer.is_problem(503, "timeout");
+            let took = sent.elapsed();
+            assert!(took >= Duration::from_millis(450) && took < Duration::from_secs(3), "{took:?}");
+        } else {
+            assert_eq!((answer.status, answer.text()), (200, outcome), "{path}");
+        }
+    }
+}
+
+/// What came fast earns no right to hold it in silence.
+#[tokio::test]
+async fn a_body_that_stops_coming_is_refused() {
+    let server = Running::start(Bounds { body_bytes_per_s_min: 10, body: TOO_LONG, ..small() }).await;
+    let begun = Instant::now();
     let mut client = server.client().await;
-    client.send(&json_of(100)).await;
-    let problem = client.answer().await.is_problem(503, "timeout");
-    assert!(problem["detail"].as_str().unwrap().contains("fewer rows"), "{problem}");
+    client.send(&json_of(1000).replace("/echo", "/upload")).await;
+    client.send(&"x".repeat(900)).await; // at this pace it might take 90 s
+    client.answer().await.is_problem(408, "body_too_slow");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -428,7 +480,7 @@ async fn every_answer_has_a_request_id() {
     let answer = server.ask("PUT /ping HTTP/1.1\r\nhost: x\r\nx-request-id: mine\r\n\r\n").await;
     answer.is_problem(405, "method_not_allowed");
     assert_eq!(answer.header("x-request-id"), Some("mine"));
-    assert_eq!(answer.header("allow"), Some("GET"));
+    assert_eq!(answer.header("allow"), Some("GET, HEAD"));
     server.ask("GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n").await.is_problem(404, "not_found");
 }
 
@@ -470,8 +522,8 @@ async fn browsers_of_listed_origins_may_call() {
     assert_eq!(preflight.header("access-control-allow-methods"), Some("GET,POST,DELETE"));
     let mut allowed: Vec<_> = preflight.header("access-control-allow-headers").unwrap().split(',').collect();
     allowed.sort_unstable();
-    let all = "authorization content-type idempotency-key if-none-match last-event-id prefer sync-lock \
-        x-request-id";
+    let all = "authorization baggage content-type idempotency-key if-none-match last-event-id prefer sentry-trace \
+        sync-device sync-for sync-lock traceparent tracestate x-request-id";
     assert_eq!(allowed.join(" "), all);
     assert!(preflight.header("access-control-max-age").is_some());
     assert!(preflight.header("x-request-id").is_some());
@@ -488,8 +540,8 @@ async fn browsers_of_listed_origins_may_call() {
         let mut exposed: Vec<_> =
             answer.header("access-control-expose-headers").unwrap().split(',').collect();
         exposed.sort_unstable();
-        let all = "etag idempotency-replayed link retry-after server-timing sync-epoch sync-lock sync-lock-expires \
-            sync-version x-request-id";
+        let all = "etag idempotency-replayed link retry-after server-timing sync-device sync-epoch sync-lock \
+            sync-lock-expires sync-version x-request-id";
         assert_eq!(exposed.join(" "), all);
         let timing = answer.header("server-timing").unwrap();
         assert!(timing.starts_with("total;dur="), "{path}: {timing}");
@@ -505,10 +557,37 @@ async fn origins_may_be_any_or_none() {
     assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
     assert_eq!(answer.header("access-control-allow-credentials"), None);
 
+    // Pages out of files and sandboxes have no origin of their own.
+    let sandboxed = Origins::parse(&["null".into()]).unwrap();
+    let sandboxed = Running::start(Bounds { origins: sandboxed, ..small() }).await;
+    for (origin, allowed) in [("null", Some("null")), ("https://any.example", None)] {
+        let answer = sandboxed.ask(&format!("{PREFLIGHT}origin: {origin}\r\n\r\n")).await;
+        assert_eq!(answer.header("access-control-allow-origin"), allowed);
+    }
+
     let none = Running::start(small()).await;
     let answer = none.ask(&format!("{PREFLIGHT}origin: https://any.example\r\n\r\n")).await;
     answer.is_problem(405, "method_not_allowed");
     assert_eq!(answer.header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn headers_that_pages_may_send_are_a_setting() {
+    let allowed = |headers: &[&str]| {
+        let headers: Vec<String> = headers.iter().map(|name| (*name).to_owned()).collect();
+        let request_headers = RequestHeaders::parse(&headers).unwrap();
+        async move {
+            let bounds = Bounds { origins: Origins::Any, request_headers, ..small() };
+            let asked = "OPTIONS /echo HTTP/1.1\r\nhost: x\r\norigin: https://a.example\r\n\
+                access-control-request-method: POST\r\naccess-control-request-headers: authorization,x-own\r\n\r\n";
+            let answer = Running::start(bounds).await.ask(asked).await;
+            answer.header("access-control-allow-headers").unwrap().to_owned()
+        }
+    };
+    assert!(!allowed(&[]).await.contains("x-own"));
+    let listed = allowed(&["X-Own"]).await;
+    assert!(listed.contains("x-own") && listed.contains("authorization"), "{listed}");
+    assert_eq!(allowed(&["*"]).await, "authorization,x-own", "browsers take no star for Authorization");
 }
 
 #[tokio::test]

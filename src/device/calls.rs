@@ -327,8 +327,9 @@ mod tests {
 
     #[test]
     fn the_next_page_is_found_in_a_link() {
-        let link = "</fetch?page=MQ&lock=false>; rel=\"next\"";
-        assert_eq!(next_query(link).as_deref(), Some("page=MQ&lock=false"));
+        for link in ["<?page=MQ&lock=false>; rel=\"next\"", "</fetch?page=MQ&lock=false>; rel=\"next\""] {
+            assert_eq!(next_query(link).as_deref(), Some("page=MQ&lock=false"));
+        }
         assert_eq!(next_query("</fetch?page=MQ>; rel=\"prev\""), None);
         let both = "</a?x>; rel=\"prev\", </b?y>; rel=\"next\"";
         assert_eq!(next_query(both).as_deref(), Some("y"));

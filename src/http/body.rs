@@ -2,37 +2,121 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 use warp::{Filter, Rejection};
 
 use super::bounds::Bounds;
-use super::problem::{ApiError, Unavailable};
+use super::problem::ApiError;
 use super::socket::pace_of;
 
-/// When the request must be answered; the layers put it there.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline(pub(super) Instant);
-
-/// Reads the body of a request, of a route that has one. Rejects never: a fault is the handler's to pass on.
+/// When a request must be answered; the layers put it into the request's extensions.
 ///
-/// - Shape: the bytes as they came, in one piece. Whether they are JSON is for the reader to find.
-/// - Bounds: `body_bytes_max`, refused at once where `Content-Length` tells. Memory follows what has
-///   arrived, at most twice that, whatever was announced.
-/// - Errors: 411, 413, 415, 408 [`ApiError::BodyTooSlow`] for less than `body_bytes_per_s_min` on the
-///   average once `body_grace` is over, 503 `timeout` where the request's time ends before the body does,
-///   400 for a body that breaks off.
+/// The time of a request begins anew once its body has come: how long that takes is the network's doing.
+#[derive(Clone, Debug)]
+pub(super) struct Deadline(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    request: Duration,
+    at: Mutex<Instant>,
+    /// The caller will be refused, whatever the body holds.
+    refused: AtomicBool,
+}
+
+impl Deadline {
+    /// A request that comes now and may take `request`.
+    pub(super) fn new(request: Duration) -> Self {
+        let at = Mutex::new(Instant::now() + request);
+        Self(Arc::new(Shared { request, at, refused: AtomicBool::new(false) }))
+    }
+
+    /// When the request must be answered, as far as that is known now.
+    pub(super) fn at(&self) -> Instant {
+        *self.0.at.lock()
+    }
+
+    /// Notes that the caller is refused: the body is not waited for longer than the request's own time.
+    pub(super) fn refuse(&self) {
+        self.0.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// The body will have come, or been given up, by then.
+    fn body_until(&self, latest: Instant) {
+        *self.0.at.lock() = latest + self.0.request;
+    }
+}
+
+/// Reads the body of a request of somebody who is not known yet; see [`slow_body`]. It has the request's own time.
 pub fn body(
     bounds: Arc<Bounds>,
 ) -> impl Filter<Extract = (Result<Bytes, ApiError>,), Error = Rejection> + Clone {
-    warp::header::headers_cloned()
-        .and(warp::ext::optional::<Deadline>())
-        .and(warp::body::stream())
-        .then(move |headers, deadline, stream| read(bounds.clone(), headers, deadline, stream))
+    filter(bounds, false)
+}
+
+/// Reads the body of a request. Rejects never: a fault is the handler's to pass on.
+///
+/// - Shape: the bytes as they came, in one piece. Whether they are JSON is for the reader to find.
+/// - Bounds: `body_bytes_max`, refused at once where `Content-Length` tells. Memory follows what has arrived, at most
+///   twice that, whatever was announced. The time is bounded by the pace of the body, and by `body_s` in all;
+///   `request_s` begins when it has come. The body of a caller who is refused anyway has `request_s`.
+/// - Errors: 411, 413, 415, 400 for a body that breaks off. 408 [`ApiError::BodyTooSlow`] for less than
+///   `body_bytes_per_s_min` on the average once `body_grace` is over, for silence of `request_s`, and for a body that
+///   takes longer than it may.
+pub fn slow_body(
+    bounds: Arc<Bounds>,
+) -> impl Filter<Extract = (Result<Bytes, ApiError>,), Error = Rejection> + Clone {
+    filter(bounds, true)
+}
+
+fn filter(
+    bounds: Arc<Bounds>,
+    may_be_slow: bool,
+) -> impl Filter<Extract = (Result<Bytes, ApiError>,), Error = Rejection> + Clone {
+    warp::header::headers_cloned().and(warp::ext::optional::<Deadline>()).and(warp::body::stream()).then(
+        move |headers, deadline, stream| {
+            let bounds = bounds.clone();
+            async move { receive(&bounds, headers, deadline, may_be_slow, stream).await }
+        },
+    )
+}
+
+/// Reads a body, and lets the request's time begin when it has come.
+async fn receive<S, B>(
+    bounds: &Bounds,
+    headers: HeaderMap,
+    deadline: Option<Deadline>,
+    may_be_slow: bool,
+    stream: S,
+) -> Result<Bytes, ApiError>
+where
+    S: Stream<Item = Result<B, warp::Error>>,
+    B: Buf,
+{
+    let refused = deadline.as_ref().is_some_and(|deadline| deadline.0.refused.load(Ordering::Relaxed));
+    let time = if may_be_slow && !refused { bounds.body } else { bounds.request };
+    let latest = Instant::now() + time;
+    if let Some(deadline) = &deadline {
+        deadline.body_until(latest);
+    }
+    let read = read(bounds, headers, Clocks { latest, time }, stream).await;
+    if let Some(deadline) = &deadline {
+        deadline.body_until(Instant::now());
+    }
+    read
+}
+
+/// How long a body may take in all.
+struct Clocks {
+    latest: Instant,
+    time: Duration,
 }
 
 /// Bytes of a body that is not wanted, read to keep the connection.
@@ -63,12 +147,7 @@ where
     }
 }
 
-async fn read<S, B>(
-    bounds: Arc<Bounds>,
-    headers: HeaderMap,
-    deadline: Option<Deadline>,
-    stream: S,
-) -> Result<Bytes, ApiError>
+async fn read<S, B>(bounds: &Bounds, headers: HeaderMap, clocks: Clocks, stream: S) -> Result<Bytes, ApiError>
 where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
@@ -85,22 +164,22 @@ where
     let started = Instant::now();
     let mut whole: Vec<u8> = Vec::new();
     loop {
-        let due = pace_of(whole.len(), bounds.body_bytes_per_s_min)
-            .and_then(|earned| started.checked_add(bounds.body_grace + earned));
-        let chunk = match first(due, deadline.map(|Deadline(at)| at)) {
-            None => stream.next().await,
-            Some(at) => timeout_at(at, stream.next()).await.map_err(|_| {
-                if due == Some(at) {
-                    ApiError::BodyTooSlow { bytes_per_s_min: bounds.body_bytes_per_s_min }
-                } else {
-                    ApiError::Unavailable {
-                        code: Unavailable::Timeout,
-                        reason: "The body took longer than a request may. Send fewer rows at a time.",
-                        retry_after_s: 1,
-                    }
-                }
-            })?,
-        };
+        let due = pace_of(whole.len(), bounds.body_bytes_per_s_min).map(|earned| {
+            // What came fast earns no right to hold it here in silence.
+            let silent = Instant::now() + bounds.request.max(bounds.body_grace);
+            started.checked_add(bounds.body_grace + earned).map_or(silent, |due| due.min(silent))
+        });
+        let until = due.map_or(clocks.latest, |due| due.min(clocks.latest));
+        let chunk = timeout_at(until, stream.next()).await.map_err(|_| {
+            let reason = if until == clocks.latest {
+                let s = clocks.time.as_secs_f32();
+                format!("The body took longer than {s} s. Send fewer rows at a time.")
+            } else {
+                let bytes = bounds.body_bytes_per_s_min;
+                format!("The body came slower than {bytes} bytes a second. Send fewer rows at a time.")
+            };
+            ApiError::BodyTooSlow { reason }
+        })?;
         let Some(chunk) = chunk else { break };
         let mut chunk = chunk.map_err(|error| ApiError::InvalidRequest {
             reason: format!("The body breaks off or is garbled: {error}."),
@@ -130,14 +209,6 @@ where
         return Err(ApiError::LengthRequired);
     }
     Ok(whole.into())
-}
-
-/// The earlier of two instants that may be absent.
-fn first(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
 }
 
 /// The length that the request announces.

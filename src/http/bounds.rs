@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use http::header::ORIGIN;
+use http::header::{HeaderName, ORIGIN};
 use http::{HeaderMap, HeaderValue, Uri};
 
 use crate::config::{Secret, Settings};
@@ -17,6 +17,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 #[allow(missing_docs)] // the settings of the same name have the words
 pub struct Bounds {
     pub request: Duration,
+    pub body: Duration,
     pub header_read: Duration,
     pub drain: Duration,
     /// How long a body may take its time before `body_bytes_per_s_min` counts.
@@ -31,6 +32,8 @@ pub struct Bounds {
     pub trusted_proxies: Vec<IpAddr>,
     /// The web origins that may call.
     pub origins: Origins,
+    /// The headers that they may send beside those of the API.
+    pub request_headers: RequestHeaders,
 }
 
 impl Bounds {
@@ -43,6 +46,7 @@ impl Bounds {
         let limits = &settings.limits;
         let at_least_one = [
             ("request-s", limits.request_s == 0),
+            ("body-s", limits.body_s == 0),
             ("header-read-s", limits.header_read_s == 0),
             ("body-bytes-max", limits.body_bytes_max == 0),
             ("header-bytes-max", limits.header_bytes_max == 0),
@@ -65,6 +69,7 @@ impl Bounds {
         let seconds = |s| Duration::from_secs(s).min(LONGEST);
         Ok(Self {
             request: seconds(limits.request_s),
+            body: seconds(limits.body_s),
             header_read: seconds(limits.header_read_s),
             drain: seconds(limits.drain_s),
             body_grace: Duration::from_secs(5),
@@ -76,6 +81,7 @@ impl Bounds {
             connections_per_address_max: limits.connections_per_address_max,
             trusted_proxies: settings.http.trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
             origins: Origins::parse(&settings.http.cors_origins)?,
+            request_headers: RequestHeaders::parse(&settings.http.cors_headers)?,
         })
     }
 
@@ -105,7 +111,8 @@ impl Origins {
     /// Reads origins as the settings list them.
     ///
     /// - Shape: `scheme://host` or `scheme://host:port`, as browsers spell them, or `*` alone. Schemes
-    ///   are free: apps in a web view come from `capacitor://localhost` and the like.
+    ///   are free: apps in a web view come from `capacitor://localhost` and the like. Pages out of files and sandboxes
+    ///   say `null` or `file://`.
     /// - Errors: [`BadSetting`] where a browser would never send that text, since an origin that can
     ///   never match looks like a broken server to whoever set it.
     pub fn parse(given: &[String]) -> Result<Self, BadSetting> {
@@ -129,10 +136,46 @@ impl Origins {
     }
 }
 
+/// Headers that a page of another origin may send beside those of the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestHeaders {
+    /// Whatever it says that it will send.
+    Any,
+    /// These.
+    Listed(Vec<HeaderName>),
+}
+
+impl RequestHeaders {
+    /// Reads names of headers as the settings list them, or `*` alone.
+    ///
+    /// - Errors: [`BadSetting`] for what is no name of a header.
+    pub fn parse(given: &[String]) -> Result<Self, BadSetting> {
+        match given {
+            [star] if star == "*" => Ok(Self::Any),
+            _ => {
+                let name = |name: &String| {
+                    HeaderName::try_from(name.as_str()).ok().filter(|_| name != "*").ok_or_else(|| {
+                        BadSetting(format!("--cors-headers {name:?} is no name of a header, such as baggage"))
+                    })
+                };
+                given
+                    .iter()
+                    .filter(|name| !name.is_empty())
+                    .map(name)
+                    .collect::<Result<_, _>>()
+                    .map(Self::Listed)
+            }
+        }
+    }
+}
+
 /// One origin as a header value.
 fn origin_value(origin: &str) -> Result<HeaderValue, BadSetting> {
     let refuse =
         |why: &str| BadSetting(format!("--cors-origin {origin:?} {why}, such as https://app.example"));
+    if let "null" | "file://" = origin {
+        return HeaderValue::from_str(origin).map_err(|error| BadSetting(error.to_string()));
+    }
     if origin == "*" {
         return Err(BadSetting("--cors-origin \"*\" stands alone: it allows every origin already".into()));
     }
@@ -167,8 +210,14 @@ mod tests {
     fn origins_that_browsers_send_are_taken() {
         assert_eq!(parse(&[]), Ok(Origins::None));
         assert_eq!(parse(&["*"]), Ok(Origins::Any));
-        let listed =
-            ["https://app.example", "http://localhost:5173", "capacitor://localhost", "http://[::1]:8080"];
+        let listed = [
+            "https://app.example",
+            "http://localhost:5173",
+            "capacitor://localhost",
+            "http://[::1]:8080",
+            "null",
+            "file://",
+        ];
         let values = listed.iter().map(|origin| HeaderValue::from_static(origin)).collect();
         assert_eq!(parse(&listed), Ok(Origins::Listed(values)));
     }
@@ -186,12 +235,27 @@ mod tests {
             "https://*.example",
             "https://user@app.example",
             "https://app example",
-            "null",
+            "NULL",
+            "file://x/y",
         ] {
             let refusal = parse(&["https://ok.example", bad]).unwrap_err().to_string();
             assert!(refusal.contains(&format!("{bad:?}")), "{bad:?}: {refusal}");
         }
         assert!(parse(&["*", "https://app.example"]).is_err());
+    }
+
+    #[test]
+    fn headers_are_names_or_any() {
+        let parse = |given: &[&str]| {
+            RequestHeaders::parse(&given.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(parse(&["*"]), Ok(RequestHeaders::Any));
+        let listed = RequestHeaders::Listed(vec![HeaderName::from_static("x-trace"), http::header::RANGE]);
+        assert_eq!(parse(&["X-Trace", "range"]), Ok(listed));
+        assert_eq!(parse(&[""]), Ok(RequestHeaders::Listed(Vec::new())));
+        for bad in [&["*", "x-trace"][..], &["a b"], &["x:"]] {
+            assert!(parse(bad).unwrap_err().to_string().contains("--cors-headers"), "{bad:?}");
+        }
     }
 
     #[test]

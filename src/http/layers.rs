@@ -9,7 +9,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
@@ -18,10 +18,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
 use http::header::{
-    AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, LINK, RETRY_AFTER,
-    X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    LINK, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
@@ -30,13 +30,13 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
-use tower_http::cors::{AllowOrigin, CorsLayer, Vary};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, Vary};
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 use warp::Reply;
 
 use super::body::Deadline;
-use super::bounds::{Bounds, Origins};
+use super::bounds::{Bounds, Origins, RequestHeaders};
 use super::pattern::{method_of, route_of};
 use super::peer::Peer;
 use super::problem::{ApiError, Unavailable};
@@ -101,7 +101,7 @@ where
     S: Clone + Send + Sync + 'static,
     S::Future: Send,
 {
-    let cors = cors(&bounds.origins);
+    let cors = cors(&bounds);
     let guarded = service_fn(move |request| guarded(service.clone(), bounds.clone(), request));
     let worthwhile =
         SizeAbove::new(COMPRESS_BYTES_MIN).and(NotForContentType::const_new("text/event-stream"));
@@ -111,8 +111,8 @@ where
         .layer(option_layer(cors).layer(guarded))
 }
 
-fn cors(origins: &Origins) -> Option<CorsLayer> {
-    let allowed = match origins {
+fn cors(bounds: &Bounds) -> Option<CorsLayer> {
+    let allowed = match &bounds.origins {
         Origins::None => return None,
         Origins::Any => AllowOrigin::any(),
         Origins::Listed(origins) => AllowOrigin::list(origins.iter().cloned()),
@@ -120,18 +120,22 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
     let named =
         |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect::<Vec<_>>();
     let asked = [AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH, REQUEST_ID];
+    let ours = named(&["prefer", "sync-lock", "sync-device", "sync-for", "idempotency-key", "last-event-id"]);
+    let headers = match &bounds.request_headers {
+        // Browsers do not take a `*` for `Authorization`, so what they ask for is said back.
+        RequestHeaders::Any => AllowHeaders::mirror_request(),
+        RequestHeaders::Listed(more) => AllowHeaders::list([ours, asked.to_vec(), more.clone()].concat()),
+    };
     let told = [ETAG, LINK, RETRY_AFTER, REQUEST_ID, SERVER_TIMING];
     let layer = CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        .allow_headers(
-            [named(&["prefer", "sync-lock", "sync-for", "idempotency-key", "last-event-id"]), asked.to_vec()]
-                .concat(),
-        )
+        .allow_headers(headers)
         .expose_headers(
             [
                 named(&[
                     "sync-version",
+                    "sync-device",
                     "sync-epoch",
                     "sync-lock",
                     "sync-lock-expires",
@@ -158,21 +162,34 @@ where
     if let Err(refusal) = headers_fit(request.headers(), &bounds) {
         return Ok(refusal.into_response());
     }
-    let deadline = Instant::now() + bounds.request;
-    request.extensions_mut().insert(Deadline(deadline));
+    let deadline = Deadline::new(bounds.request);
+    request.extensions_mut().insert(deadline.clone());
     // What a handler holds when it panics dies with it; locks are parking_lot's, which do not poison.
     let work = AssertUnwindSafe(async move { service.call(request).await }).catch_unwind();
-    let failure = match timeout_at(deadline, work).await {
-        Ok(Ok(Ok(answer))) => return Ok(answer),
-        Ok(Ok(Err(never))) => match never {},
-        Ok(Err(panic)) => ApiError::Internal(words_of(panic.as_ref()).into()),
-        Err(_) => ApiError::Unavailable {
+    let failure = match in_time(&deadline, work).await {
+        Some(Ok(Ok(answer))) => return Ok(answer),
+        Some(Ok(Err(never))) => match never {},
+        Some(Err(panic)) => ApiError::Internal(words_of(panic.as_ref()).into()),
+        None => ApiError::Unavailable {
             code: Unavailable::Timeout,
             reason: "The request took too long. What it asked for may still be done.",
             retry_after_s: 1,
         },
     };
     Ok(failure.into_response())
+}
+
+/// What the work comes to, unless its time ends before: a body that comes slowly moves that on.
+async fn in_time<T>(deadline: &Deadline, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    loop {
+        let at = deadline.at();
+        match timeout_at(at, work.as_mut()).await {
+            Ok(done) => return Some(done),
+            Err(_) if deadline.at() > at => {}
+            Err(_) => return None,
+        }
+    }
 }
 
 /// Refuses more or longer headers than the limits allow. hyper's own limits lie above these.
@@ -228,6 +245,7 @@ where
         bytes: 0,
     };
     let has_body = !request.body().is_end_stream();
+    let wants_head_only = *request.method() == Method::HEAD;
     request.extensions_mut().insert(peer);
     request.extensions_mut().insert(id.clone());
 
@@ -242,8 +260,17 @@ where
     unread.store(has_body && refused, Ordering::Relaxed);
     line.status = Some(status.as_u16());
     line.lasts = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
-    let mut response = response.map(|body| Sent { body: Box::pin(body), line });
+    let mut response = response.map(|body| Sent { body: Some(Box::pin(body)), line });
+    if wants_head_only {
+        let bytes = response.body().size_hint().exact();
+        response.body_mut().body = None; // and with it whoever would have written it
+        if let Some(bytes) = bytes.filter(|_| status != StatusCode::NOT_MODIFIED) {
+            response.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from(bytes));
+        }
+    }
     let headers = response.headers_mut();
+    // Whoever does not say otherwise answers with somebody's data, or of this moment.
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(REQUEST_ID, id.0);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(timing) = timing {
@@ -290,9 +317,9 @@ impl Drop for Line {
     }
 }
 
-/// The body of an answer, counted for the log line.
+/// The body of an answer, counted for the log line; of an answer to `HEAD` there is none.
 pub(super) struct Sent<B> {
-    body: Pin<Box<B>>,
+    body: Option<Pin<Box<B>>>,
     line: Line,
 }
 
@@ -304,7 +331,8 @@ impl<B: Body> Body for Sent<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let frame = ready!(self.body.as_mut().poll_frame(cx));
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(body.as_mut().poll_frame(cx));
         if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
             self.line.bytes += data.remaining() as u64;
         }
@@ -312,10 +340,10 @@ impl<B: Body> Body for Sent<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(|body| body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), |body| body.size_hint())
     }
 }

@@ -37,28 +37,29 @@ struct Post;
 #[derive(Clone, Copy, Debug)]
 struct Delete;
 
-/// Takes `GET`. To stand right after the path, so that a wrong path is 404 and not 405.
+/// Takes `GET`, and `HEAD`, which is answered like it: the layers leave the body out. To stand right after the path,
+/// so that a wrong path is 404 and not 405.
 pub fn get() -> impl Filter<Extract = (), Error = Rejection> + Clone {
-    only(Method::GET, Get)
+    only(&[Method::GET, Method::HEAD], Get)
 }
 
 /// Takes `POST`; see [`get`].
 pub fn post() -> impl Filter<Extract = (), Error = Rejection> + Clone {
-    only(Method::POST, Post)
+    only(&[Method::POST], Post)
 }
 
 /// Takes `DELETE`; see [`get`].
 pub fn delete() -> impl Filter<Extract = (), Error = Rejection> + Clone {
-    only(Method::DELETE, Delete)
+    only(&[Method::DELETE], Delete)
 }
 
-fn only<M>(wanted: Method, mark: M) -> impl Filter<Extract = (), Error = Rejection> + Clone
+fn only<M>(wanted: &'static [Method], mark: M) -> impl Filter<Extract = (), Error = Rejection> + Clone
 where
     M: std::fmt::Debug + Copy + Send + Sync + 'static,
 {
     warp::method()
         .and_then(move |method: Method| {
-            let fits = method == wanted;
+            let fits = wanted.contains(&method);
             async move { if fits { Ok(()) } else { Err(reject::custom(Wants(mark))) } }
         })
         .untuple_one()
@@ -105,11 +106,11 @@ fn allowed(rejection: &Rejection) -> Option<&'static str> {
     let post = rejection.find::<Wants<Post>>().is_some();
     let delete = rejection.find::<Wants<Delete>>().is_some();
     match (get, post, delete) {
-        (true, true, true) => Some("GET, POST, DELETE"),
-        (true, true, false) => Some("GET, POST"),
-        (true, false, true) => Some("GET, DELETE"),
+        (true, true, true) => Some("GET, HEAD, POST, DELETE"),
+        (true, true, false) => Some("GET, HEAD, POST"),
+        (true, false, true) => Some("GET, HEAD, DELETE"),
         (false, true, true) => Some("POST, DELETE"),
-        (true, false, false) => Some("GET"),
+        (true, false, false) => Some("GET, HEAD"),
         (false, true, false) => Some("POST"),
         (false, false, true) => Some("DELETE"),
         (false, false, false) => None,
@@ -136,10 +137,11 @@ mod tests {
         for (method, path, status, allow) in [
             ("GET", "/lock", 200, None),
             ("DELETE", "/lock", 200, None),
-            ("PUT", "/lock", 405, Some("GET, POST, DELETE")),
-            ("HEAD", "/lock", 405, Some("GET, POST, DELETE")),
+            ("HEAD", "/lock", 200, None),
+            ("PUT", "/lock", 405, Some("GET, HEAD, POST, DELETE")),
             ("GET", "/devices/1", 405, Some("DELETE")),
-            ("POST", "/fetch", 405, Some("GET")),
+            ("HEAD", "/devices/1", 405, Some("DELETE")),
+            ("POST", "/fetch", 405, Some("GET, HEAD")),
             ("GET", "/fetch?lock=perhaps", 400, None),
             ("GET", "/devices", 404, None),
             ("GET", "/", 404, None),

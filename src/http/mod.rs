@@ -1,5 +1,6 @@
 //! The protocol over HTTP. The only module that knows statuses, headers and `async`.
 
+mod accept;
 mod app;
 pub mod body;
 pub mod bounds;
@@ -23,8 +24,8 @@ mod timing;
 pub mod wire;
 
 pub use app::App;
-pub use body::{body, no_body};
-pub use bounds::{BadSetting, Bounds, Origins};
+pub use body::{body, no_body, slow_body};
+pub use bounds::{BadSetting, Bounds, Origins, RequestHeaders};
 pub use console::{Console, Counted};
 pub use events::Events;
 pub use layers::RequestId;

@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use warp::path::FullPath;
 use warp::{Filter, Reply};
 
 use super::app::App;
+use super::body::{Deadline, slow_body};
 use super::console_routes::{boxed, console_routes};
 use super::handlers::{accounts, caller, changes, conflicts, events, fetch, lock, service, synchronise};
 use super::methods::{delete, get, post, shape};
@@ -27,7 +27,19 @@ pub fn routes(
     let caller = {
         let app = Arc::clone(&app);
         warp::header::headers_cloned()
-            .then(move |headers: HeaderMap| caller::caller(Arc::clone(&app), headers))
+            .and(warp::ext::optional::<Deadline>())
+            .then(move |headers: HeaderMap, deadline: Option<Deadline>| {
+                let app = Arc::clone(&app);
+                async move {
+                    let caller = caller::caller(app, headers).await;
+                    if let (Err(_), Some(deadline)) = (&caller, deadline) {
+                        deadline.refuse();
+                    }
+                    caller
+                }
+            })
+            // Boxed, since every route has it: as a type of its own it takes the compiler many minutes.
+            .boxed()
     };
     // When the request came: before its body, which may take its time.
     let received = {
@@ -37,7 +49,8 @@ pub fn routes(
     let headers = warp::header::headers_cloned();
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let no_body = no_body(Arc::clone(&app.bounds));
-    let body = body(Arc::clone(&app.bounds));
+    let slow_body = slow_body(Arc::clone(&app.bounds)).boxed();
+    let body = body(Arc::clone(&app.bounds)).boxed();
 
     // Either spelling of a path is the same to everyone.
     let fetch_path = warp::path!("fetch").or(warp::path!("fetch.json")).unify();
@@ -48,18 +61,16 @@ pub fn routes(
         .and(with_app.clone())
         .and(caller.clone())
         .and(headers)
-        .and(warp::path::full())
+        .and(warp::method())
         .and(query)
-        .then(|app, caller, headers, path: FullPath, query: String| {
-            fetch::fetch(app, caller, headers, path, query)
-        });
+        .then(fetch::fetch);
     let synchronise = synchronise_path
         .and(post())
         .and(with_app.clone())
         .and(received)
         .and(caller.clone())
         .and(headers)
-        .and(body.clone())
+        .and(slow_body)
         .then(synchronise::synchronise);
 
     let changes = warp::path!("changes")
@@ -76,6 +87,7 @@ pub fn routes(
         .and(with_app.clone())
         .and(caller.clone())
         .and(headers)
+        .and(warp::method())
         .then(events::events);
     let conflicts = warp::path!("conflicts")
         .and(get())

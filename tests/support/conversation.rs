@@ -429,8 +429,8 @@ impl Talk {
             if let Some(name) = text.strip_prefix("$next:") {
                 let link =
                     got.as_str().and_then(|link| link.strip_suffix(">; rel=\"next\"")?.strip_prefix('<'));
-                let Some(link) = link else { return fail() };
-                self.caught.insert(name.to_owned(), json!(link));
+                let Some(query) = link.filter(|link| link.starts_with('?')) else { return fail() };
+                self.caught.insert(name.to_owned(), json!(format!("/fetch{query}")));
                 return Ok(());
             }
             // A number in a header is text.
@@ -636,7 +636,8 @@ impl Talk {
                     .extend(rows.as_array().into_iter().flatten().cloned());
             }
             let link = answer.headers.get("link").and_then(|link| link.to_str().ok());
-            page = link.and_then(|link| Some(link.strip_prefix('<')?.split_once('>')?.0.to_owned()));
+            let query = link.and_then(|link| Some(link.strip_prefix('<')?.split_once('>')?.0));
+            page = query.map(|query| format!("/fetch{query}"));
         }
         if let Some(unknown) = tables.keys().find(|table| !manifest.contains_key(*table)) {
             return Err(format!("there is no table {unknown}"));

@@ -192,7 +192,7 @@ fn read_head(head: &[u8]) -> Result<Answer> {
             "sync-version" => answer.version = value.parse().ok(),
             "link" => {
                 let target = value.strip_prefix('<').and_then(|rest| rest.split_once('>'));
-                answer.next = target.map(|(target, _)| target.to_owned());
+                answer.next = target.map(|(query, _)| format!("/fetch{query}"));
             }
             _ => {}
         }

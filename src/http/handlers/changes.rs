@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::Response;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::json;
 use warp::reply::Reply;
 
@@ -14,6 +14,7 @@ use super::{Answer, ApiError, App, json, off_reactor, parameters, tell_version};
 use crate::accounts::Caller;
 use crate::changes::{self, Expired, Feed};
 use crate::digest::Digest;
+use crate::http::accept;
 use crate::http::ready::Question;
 use crate::http::stream::{self, Out, Progress, Source, Told};
 use crate::http::wire::{ChangeLine, ChangesBody, DigestsBody, EndLine};
@@ -42,10 +43,7 @@ pub async fn changes(
 ) -> Answer {
     let caller = caller?;
     let asked = Asked::read(&query, &app)?;
-    let streams = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|accept| {
-        accept.split(',').any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == NDJSON))
-    });
-    if streams {
+    if accept::preferred(&headers, &[JSON, NDJSON]) == NDJSON {
         return stream(app, caller, asked).await;
     }
     match unchanged(&app, &caller, &asked) {

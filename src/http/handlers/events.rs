@@ -3,7 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, stream};
+use http::Method;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
@@ -23,7 +24,12 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// `GET /events`: the owner's version moved, the lock changed hands.
-pub async fn events(app: Arc<App>, caller: Result<Caller, ApiError>, headers: HeaderMap) -> Answer {
+pub async fn events(
+    app: Arc<App>,
+    caller: Result<Caller, ApiError>,
+    headers: HeaderMap,
+    method: Method,
+) -> Answer {
     let caller = caller?;
     let token = bearer(&headers)?.to_owned();
     if app.draining.is_set() {
@@ -32,6 +38,9 @@ pub async fn events(app: Arc<App>, caller: Result<Caller, ApiError>, headers: He
             reason: "The server is about to stop.",
             retry_after_s: 5,
         });
+    }
+    if method == Method::HEAD {
+        return Ok(event_stream(stream::pending::<Result<Bytes, Infallible>>())); // and takes nobody's place
     }
     let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
     // First a place to hear news, then a look at how things are: in between nothing is missed.
@@ -57,12 +66,18 @@ pub async fn events(app: Arc<App>, caller: Result<Caller, ApiError>, headers: He
         let event = listening.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(event)), listening))
     });
+    Ok(event_stream(events))
+}
+
+fn event_stream(
+    events: impl Stream<Item = Result<Bytes, Infallible>> + Send + Sync + 'static,
+) -> warp::reply::Response {
     let mut answer = warp::reply::stream(events).into_response();
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    Ok(answer)
+    answer
 }
 
 async fn version(app: &Arc<App>, owner: Owner) -> Result<Version, ApiError> {
@@ -75,7 +90,7 @@ async fn version(app: &Arc<App>, owner: Owner) -> Result<Version, ApiError> {
 
 async fn holder(app: &Arc<App>, owner: Owner) -> Result<Option<Lease>, ApiError> {
     let held = with_locks(app, move |locks| locks.holder(owner)).await?;
-    held.map_err(|error| refused(error, app.clock.now()))
+    held.map_err(|error| refused(error, &app.clock))
 }
 
 /// One stream: what it knows, and what of it has been told.
@@ -180,7 +195,7 @@ impl Listening {
     /// When to look whether the lease that is known has run out.
     fn lease_ends(&self) -> Option<Instant> {
         let lease = self.lock.as_ref()?;
-        let left = lease.until.ms() - self.app.clock.now().ms();
+        let left = lease.ends.ms_since(self.app.clock.tick());
         // A request that is at work holds the lock beyond its lease: no sense in asking all the time.
         Some(Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0).max(250)))
     }

@@ -7,8 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LINK,
 };
-use http::{Response, StatusCode};
-use warp::path::FullPath;
+use http::{Method, Response, StatusCode};
 use warp::reply::Reply;
 
 use super::{
@@ -35,15 +34,19 @@ struct Asked {
 /// `GET /fetch`, phase 1.
 ///
 /// The work under the lock ends when the answer is written, or cut: nobody else of the owner writes meanwhile.
+/// `HEAD` takes no lock.
 pub async fn fetch(
     app: Arc<App>,
     caller: Result<Caller, ApiError>,
     headers: HeaderMap,
-    path: FullPath,
+    method: Method,
     query: String,
 ) -> Answer {
     let caller = caller?;
-    let asked = Asked::read(&query, &app.schema)?;
+    let mut asked = Asked::read(&query, &app.schema)?;
+    if method == Method::HEAD {
+        asked.lock = false; // who only looks begins no sync
+    }
     // A sync begins here: whatever hold of the lock the caller had before is no condition.
     let work = if asked.lock {
         Some(lock_for_work(&app, &caller, Hold::Lease, None, &headers).await?)
@@ -85,7 +88,7 @@ pub async fn fetch(
     };
     let headers = answer.headers_mut();
     if let Some(next) = head.next {
-        headers.insert(LINK, header(&asked.link(path.as_str(), next))?);
+        headers.insert(LINK, header(&asked.link(next))?);
     }
     headers.insert(ETAG, header(&head.etag)?);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
@@ -245,7 +248,8 @@ impl Asked {
         Question::RollCall(self.tables.clone(), self.page)
     }
 
-    fn link(&self, path: &str, next: Mark) -> String {
+    /// The next page. Without a path, as a proxy may show this one under another.
+    fn link(&self, next: Mark) -> String {
         let mut query = vec![("page", write_mark(next))];
         if let Some(tables) = &self.tables_given {
             query.insert(0, ("tables", tables.clone()));
@@ -255,7 +259,7 @@ impl Asked {
         }
         // Pairs of strings always have a spelling.
         let query = serde_urlencoded::to_string(query).unwrap_or_default();
-        format!("<{path}?{query}>; rel=\"next\"")
+        format!("<?{query}>; rel=\"next\"")
     }
 }
 

@@ -117,8 +117,8 @@ impl Built {
         peer: Peer,
     ) -> Option<warp::reply::Response> {
         let answer = self.get(path, headers, peer)?;
-        if method != Method::GET {
-            return Some(ApiError::MethodNotAllowed { allow: "GET" }.into_response());
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return Some(ApiError::MethodNotAllowed { allow: "GET, HEAD" }.into_response());
         }
         Some(answer)
     }
