@@ -25,6 +25,8 @@ mod census;
 mod group;
 #[path = "storage/hooks.rs"]
 mod hooks;
+#[path = "storage/searches.rs"]
+mod searches;
 
 const SCHEMA: &str = r#"
 [table.children]

@@ -1,0 +1,196 @@
+//! Searches by key: every bound of each, against a model that has no index.
+
+use rollcall::storage::ChangeMark;
+
+use super::*;
+
+/// Keys of the rows of `parents`: with gaps, neighbours, and both ends of what a key may be.
+const HELD: [u128; 7] = [0, 2, 4, 5, 8, 9, u128::MAX];
+/// Of these the deleted ones.
+const BURIED: [u128; 2] = [4, 9];
+/// Keys to ask for: the held ones, and their neighbours on both sides.
+const ASKED: [u128; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, u128::MAX];
+
+fn furnish(ground: &Ground) {
+    ground.write(owner(1), &HELD.map(|n| (n, "x")));
+    for n in BURIED {
+        ground.bury(owner(1), n);
+    }
+    // What is another owner's is never in the way.
+    ground.write(owner(2), &ASKED.map(|n| (n, "y")));
+}
+
+fn live() -> Vec<RowKey> {
+    HELD.iter().filter(|n| !BURIED.contains(n)).map(|n| key(*n)).collect()
+}
+
+/// Goal: a key is found exactly if it is held, whatever was asked for before it. Method: every list of one to three
+/// keys, since an engine may conclude from one search on the next.
+#[test]
+fn load_finds_what_is_held_and_nothing_else() {
+    on_every_engine(|ground| {
+        furnish(ground);
+        let table = ground.table("parents");
+        let lists = ASKED.iter().flat_map(|a| {
+            let two = ASKED.iter().flat_map(move |b| {
+                std::iter::once(vec![*a, *b]).chain(ASKED.iter().map(move |c| vec![*a, *b, *c]))
+            });
+            std::iter::once(vec![*a]).chain(two)
+        });
+        let lists: Vec<Vec<u128>> = lists.collect();
+        ground
+            .storage
+            .read(owner(1), |txn| {
+                for list in &lists {
+                    let keys: Vec<RowKey> = list.iter().map(|n| key(*n)).collect();
+                    let found = txn.load(table, &keys)?;
+                    let told: Vec<Option<bool>> =
+                        found.iter().map(|row| row.as_ref().map(Stored::is_tombstone)).collect();
+                    let expected: Vec<Option<bool>> =
+                        list.iter().map(|n| HELD.contains(n).then(|| BURIED.contains(n))).collect();
+                    assert_eq!(told, expected, "{list:?}");
+                }
+                Ok::<_, StorageError>(())
+            })
+            .unwrap();
+    });
+}
+
+/// Goal: pages of the roll call leave out no row and repeat none. Method: every beginning, every length.
+#[test]
+fn pages_begin_and_end_where_they_should() {
+    on_every_engine(|ground| {
+        furnish(ground);
+        let table = ground.table("parents");
+        let beginnings = std::iter::once(None).chain(ASKED.iter().map(|n| Some(key(*n))));
+        ground
+            .storage
+            .read(owner(1), |txn| {
+                for after in beginnings {
+                    let rest: Vec<RowKey> =
+                        live().into_iter().filter(|key| after.is_none_or(|after| *key > after)).collect();
+                    for places in 0..=rest.len() + 2 {
+                        let mut told = Vec::new();
+                        txn.manifest(table, after, places, &mut |key, _| told.push(key))?;
+                        assert_eq!(told, rest[..places.min(rest.len())], "{after:?} {places}");
+                        let nth = txn.nth_after(table, after, places as u64)?;
+                        let expected = places.checked_sub(1).and_then(|place| rest.get(place)).copied();
+                        assert_eq!(nth, expected, "{after:?} {places}");
+                    }
+                }
+                Ok::<_, StorageError>(())
+            })
+            .unwrap();
+    });
+}
+
+/// Goal: a feed that goes on after any row tells each row behind it once. Method: changes of several versions and
+/// tables, from every mark to every end.
+#[test]
+fn changes_begin_and_end_where_they_should() {
+    on_every_engine(|ground| {
+        let (parents, children) = (ground.table("parents"), ground.table("children"));
+        let mut all = Vec::new();
+        for (n, keys) in [(1, [1, 4, 6]), (2, [2, 5, 7]), (3, [3, 8, 9])] {
+            ground
+                .storage
+                .write(owner(1), |txn| {
+                    let version = txn.state().version.next();
+                    let rows = keys.map(|n| (key(n), parent(version, "x")));
+                    txn.put(parents, &by_reference(&rows))?;
+                    let rows = keys.map(|n| (key(n), child(version, None, None)));
+                    txn.put(children, &by_reference(&rows))?;
+                    advance(txn, version)?;
+                    let of = |table: TableId| keys.map(|n| (version, table, key(n)));
+                    all.extend(of(children).into_iter().chain(of(parents)));
+                    Ok::<_, StorageError>(())
+                })
+                .unwrap();
+            assert_eq!(all.len(), n * 6);
+        }
+        ground.write(owner(2), &[(1, "y"), (4, "y")]);
+        let told = |after: ChangeMark, upto: Version| {
+            let mut told = Vec::new();
+            ground
+                .storage
+                .read(owner(1), |txn| {
+                    txn.changes(after, upto, &mut |table, key, row| {
+                        told.push((row.version, table, key));
+                        true
+                    })
+                })
+                .unwrap();
+            told
+        };
+        let newest = ground.state(owner(1)).version;
+        let everything = told(ChangeMark { version: Version(0), within: None }, newest);
+        // The order of the tables is the engine's; it is the same in every version, and the same each time.
+        assert_eq!(everything.len(), all.len());
+        let mut sorted = everything.clone();
+        sorted.sort_by_key(|(version, table, key)| (*version, *table != everything[0].1, *key));
+        assert_eq!(everything, sorted);
+        all.sort_unstable();
+        sorted.sort_unstable();
+        assert_eq!(sorted, all);
+
+        let versions: Vec<Version> = (0..=newest.0 + 1).map(Version).collect();
+        for upto in &versions {
+            let below = |rows: &[(Version, TableId, RowKey)]| -> Vec<_> {
+                rows.iter().filter(|(version, ..)| version <= upto).copied().collect()
+            };
+            for (place, (version, table, key)) in everything.iter().enumerate() {
+                let mark = ChangeMark { version: *version, within: Some((*table, *key)) };
+                assert_eq!(told(mark, *upto), below(&everything[place + 1..]), "{mark:?} {upto}");
+            }
+            for version in &versions {
+                let rest: Vec<_> = everything.iter().filter(|(of, ..)| of > version).copied().collect();
+                let mark = ChangeMark { version: *version, within: None };
+                assert_eq!(told(mark, *upto), below(&rest), "{mark:?} {upto}");
+            }
+        }
+    });
+}
+
+/// Goal: references are found exactly. Method: parents with none, one and several children, and neighbours of theirs.
+#[test]
+fn referring_finds_as_many_as_there_are() {
+    on_every_engine(|ground| {
+        let (parents, children) = (ground.table("parents"), ground.table("children"));
+        let of = |parent: u128| match parent {
+            1 => vec![10, 11, 12],
+            3 => vec![20],
+            u128::MAX => vec![30, u128::MAX],
+            _ => Vec::new(),
+        };
+        for who in [1, 2] {
+            ground
+                .storage
+                .write(owner(who), |txn| {
+                    let version = txn.state().version.next();
+                    let rows = [0, 1, 2, 3, 4, u128::MAX].map(|n| (key(n), parent(version, "x")));
+                    txn.put(parents, &by_reference(&rows))?;
+                    for parent in [1, 3, u128::MAX] {
+                        let rows: Vec<_> = of(parent)
+                            .iter()
+                            .map(|n| (key(*n), child(version, Some(parent), None)))
+                            .collect();
+                        txn.put(children, &by_reference(&rows))?;
+                    }
+                    advance(txn, version)
+                })
+                .unwrap();
+        }
+        for parent in [0, 1, 2, 3, 4, 5, u128::MAX - 1, u128::MAX] {
+            for most in 0..5 {
+                let mut found = ground
+                    .storage
+                    .read(owner(1), |txn| txn.referring(children, 0, key(parent), most))
+                    .unwrap();
+                found.sort_unstable();
+                let expected: Vec<RowKey> = of(parent).iter().map(|n| key(*n)).collect();
+                assert_eq!(found.len(), expected.len().min(most), "{parent} {most}");
+                assert!(found.iter().all(|key| expected.contains(key)), "{parent} {most}");
+            }
+        }
+    });
+}
