@@ -87,7 +87,8 @@ fn what_may_be_left_out_has_no_default() {
 fn only_answers_that_have_no_body_lack_one() {
     for doc in documents() {
         for (place, status, response) in responses(&doc) {
-            assert_ne!(status, "default", "{place}: some generators take it for a success too; write 4XX");
+            // Some generators take `default` for a success too, and some do not compile a range such as 4XX.
+            assert!(status.parse::<u16>().is_ok(), "{place}: write the status");
             let bodiless = ["204", "304"].contains(&status);
             assert_eq!(response.get("content").is_none(), bodiless, "{place}");
         }
@@ -141,7 +142,7 @@ fn the_problems_of(doc: &Value) {
             let title = StatusCode::from_u16(given).unwrap().canonical_reason();
             assert_eq!(name, code, "{place}: an example is named by its code");
             assert_eq!(problem["title"].as_str(), title, "{place}, {name}");
-            assert!(status == "4XX" || status == given.to_string(), "{place}, {name}: status {given}");
+            assert_eq!(status, given.to_string(), "{place}, {name}");
             codes.insert(code);
             told.insert((given, code.to_owned()));
         }

@@ -8,7 +8,7 @@ from uuid import UUID
 from generated import AuthenticatedClient, Client, models as m
 from generated.api.accounts import login, register
 from generated.api.conflicts import list_conflicts
-from generated.api.sync import changes, digests, fetch, synchronise
+from generated.api.sync import changes, digests, fetch_manifest, synchronise
 
 BASE = os.environ["ROLLCALL_URL"]
 EMAIL, PASSWORD = os.environ["EMAIL"], "correct horse battery"
@@ -43,14 +43,14 @@ def send(device: AuthenticatedClient, batch: m.Batch, **headers) -> m.Report:
 
 
 def listed(device: AuthenticatedClient) -> m.Manifest:
-    manifest = fetch.sync(client=device)
+    manifest = fetch_manifest.sync(client=device)
     assert isinstance(manifest, m.Manifest), manifest
     return manifest
 
 
 # 1. The phone begins; the tablet is told to wait.
-begun = fetch.sync_detailed(client=phone)
-locked = fetch.sync(client=tablet)
+begun = fetch_manifest.sync_detailed(client=phone)
+locked = fetch_manifest.sync(client=tablet)
 assert isinstance(locked, m.Problem)
 
 # 2. The phone sends its first rows.

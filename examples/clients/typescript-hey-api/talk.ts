@@ -1,6 +1,6 @@
 // The conversation of examples/clients/README.md. A misspelt table or column does not compile.
 import { createClient, type Client } from "./generated/client/index.js";
-import { changes, digests, fetch_, listConflicts, login, register, synchronise } from "./generated/sdk.gen.js";
+import { changes, digests, fetchManifest, listConflicts, login, register, synchronise } from "./generated/sdk.gen.js";
 import type { Report } from "./generated/types.gen.js";
 
 type Verdicts = Record<string, { verdict: string }[] | undefined>;
@@ -35,9 +35,9 @@ const note = (report: Report) => {
 };
 
 // 1. The phone begins; the tablet is told to wait.
-const begun = await fetch_({ client: phone });
+const begun = await fetchManifest({ client: phone });
 const fence = Number(begun.response!.headers.get("Sync-Lock"));
-const { error: locked } = await fetch_({ client: tablet });
+const { error: locked } = await fetchManifest({ client: tablet });
 
 // 2. The phone sends its first rows.
 note(await good(synchronise({
@@ -60,7 +60,7 @@ note(await good(synchronise({
 })));
 
 // 3. The tablet has nothing: it asks for all that is listed, and sends its own edits.
-const listed = await good(fetch_({ client: tablet }));
+const listed = await good(fetchManifest({ client: tablet }));
 const report = note(await good(synchronise({
   client: tablet,
   body: {
@@ -79,7 +79,7 @@ const report = note(await good(synchronise({
 })));
 
 // 4. The phone has edited the same row meanwhile. It compares: a gift to get, a todo to drop, an edit to send.
-const manifest = await good(fetch_({ client: phone }));
+const manifest = await good(fetchManifest({ client: phone }));
 const fetched = manifest.gift_list!.map((row) => row.id);
 const dropped = [key(5), key(6)].filter((mine) => !manifest.todo!.some((row) => row.id === mine));
 const lost = note(await good(synchronise({

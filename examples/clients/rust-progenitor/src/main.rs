@@ -64,9 +64,9 @@ async fn main() -> Result<(), Failure> {
     let mut verdicts = Vec::new();
 
     // 1. The phone begins; the tablet is told to wait.
-    let begun = phone.fetch().send().await?;
+    let begun = phone.fetch_manifest().send().await?;
     let fence: NonZeroU64 = begun.headers()["sync-lock"].to_str()?.parse()?;
-    let locked = problem(tablet.fetch().send().await.err().ok_or("not locked")?).await?;
+    let locked = problem(tablet.fetch_manifest().send().await.err().ok_or("not locked")?).await?;
 
     // 2. The phone sends its first rows.
     let category = InvitationCategoriesNew::builder()
@@ -109,7 +109,7 @@ async fn main() -> Result<(), Failure> {
     note(&mut verdicts, &*phone.synchronise().sync_lock(types::Fence(fence)).body(batch).send().await?)?;
 
     // 3. The tablet has nothing: it asks for all that is listed, and sends its own edits.
-    let listed = tablet.fetch().send().await?;
+    let listed = tablet.fetch_manifest().send().await?;
     let vase = GiftListNew::builder()
         .id(key(7))
         .title(types::GiftListNewTitle::try_from("Vase")?)
@@ -141,7 +141,7 @@ async fn main() -> Result<(), Failure> {
         got.invitation_categories.len() + got.invitations.len() + got.wishlist.len() + got.todo.len();
 
     // 4. The phone has edited the same row meanwhile. It compares: a gift to get, a todo to drop, an edit to send.
-    let manifest = phone.fetch().send().await?;
+    let manifest = phone.fetch_manifest().send().await?;
     let fetched: Vec<_> = manifest.gift_list.iter().map(|row| row.id.clone()).collect();
     let dropped: Vec<_> = [key(5), key(6)]
         .into_iter()
