@@ -298,6 +298,38 @@ fn a_database_that_will_not_do_is_named() {
     refusal(folder.path(), &[("--schema", "less.toml")], &["would lose data", "todo.title", "budget"]);
 }
 
+/// Goal: a server whose clock is behind its own data says so, and stamps nothing with a time of long ago. Method: the
+/// data is from a month ahead; the lock's end tells which time the server goes by.
+#[test]
+fn a_clock_that_is_behind_the_data_is_warned_of() {
+    const DAY_MS: i64 = 86_400_000;
+    let folder = folder();
+    let until = |more: &[&str]| {
+        let (server, address) = serve(folder.path(), more);
+        let account = json!({ "email": "anna@example.com", "password": PASSWORD });
+        call(address, "POST /register", None, Some(&account)); // the first time
+        let token = log_in(address, "anna@example.com", PASSWORD, "phone");
+        let row = json!({ "add": { "todo": [{ "id": uuid::Uuid::now_v7().to_string(), "title": "x" }] } });
+        let report = call(address, "POST /synchronise", Some(&token), Some(&row)).json();
+        let stored = report["add"]["todo"][0]["last_update"].as_str().unwrap().to_owned();
+        let log = stop(server);
+        (stored, log.contains("behind the data"))
+    };
+    let (today, warns) = until(&[]);
+    assert!(!warns);
+    let conn = rusqlite::Connection::open(folder.path().join("app.db")).unwrap();
+    conn.execute("UPDATE rollcall_day SET day = day + 30", []).unwrap();
+    drop(conn);
+    let day = |spelt: &str| {
+        let at = rollcall::model::Timestamp::parse(spelt).unwrap();
+        at.ms().div_euclid(DAY_MS)
+    };
+    let (ahead, warns) = until(&[]);
+    assert!(warns && day(&ahead) == day(&today) + 30, "{today} {ahead}");
+    let (trusted, warns) = until(&["--clock-behind-s", "0"]);
+    assert!(!warns && day(&trusted) <= day(&today) + 1, "{today} {trusted}");
+}
+
 #[test]
 fn a_disk_that_only_reads_is_named() {
     use std::os::unix::fs::PermissionsExt;
