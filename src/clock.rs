@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_right_clock_is_left_alone() {
-        let two = Two::new(NOON, Some(NOON + 4 * MINUTE_MS));
+        let two = Two::new(NOON, Some(NOON + 2 * MINUTE_MS));
         two.shows(NOON);
         two.pass(MINUTE_MS);
         two.shows(NOON + MINUTE_MS);
