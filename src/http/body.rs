@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
-use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use warp::{Filter, Rejection};
 
@@ -26,7 +26,7 @@ pub(super) struct Deadline(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     request: Duration,
-    at: Mutex<Instant>,
+    at: watch::Sender<Instant>,
     /// The caller will be refused, whatever the body holds.
     refused: AtomicBool,
 }
@@ -34,13 +34,13 @@ struct Shared {
 impl Deadline {
     /// A request that comes now and may take `request`.
     pub(super) fn new(request: Duration) -> Self {
-        let at = Mutex::new(Instant::now() + request);
+        let at = watch::Sender::new(Instant::now() + request);
         Self(Arc::new(Shared { request, at, refused: AtomicBool::new(false) }))
     }
 
-    /// When the request must be answered, as far as that is known now.
-    pub(super) fn at(&self) -> Instant {
-        *self.0.at.lock()
+    /// When the request must be answered, as far as that is known now; and news of it.
+    pub(super) fn watch(&self) -> watch::Receiver<Instant> {
+        self.0.at.subscribe()
     }
 
     /// Notes that the caller is refused: the body is not waited for longer than the request's own time.
@@ -50,7 +50,7 @@ impl Deadline {
 
     /// The body will have come, or been given up, by then.
     fn body_until(&self, latest: Instant) {
-        *self.0.at.lock() = latest + self.0.request;
+        self.0.at.send_replace(latest + self.0.request);
     }
 }
 

@@ -24,7 +24,7 @@ use http::header::{
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tower::util::option_layer;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_http::CompressionLevel;
@@ -179,15 +179,18 @@ where
     Ok(failure.into_response())
 }
 
-/// What the work comes to, unless its time ends before: a body that comes slowly moves that on.
+/// What the work comes to, unless its time ends before. A body moves that on while it comes, and back once it is there.
 async fn in_time<T>(deadline: &Deadline, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
+    let mut due = deadline.watch();
     loop {
-        let at = deadline.at();
-        match timeout_at(at, work.as_mut()).await {
-            Ok(done) => return Some(done),
-            Err(_) if deadline.at() > at => {}
-            Err(_) => return None,
+        let at = *due.borrow_and_update();
+        tokio::select! {
+            biased;
+            done = work.as_mut() => return Some(done),
+            // The sender is ours, so this cannot fail.
+            _ = due.changed() => {}
+            () = sleep_until(at) => return None,
         }
     }
 }

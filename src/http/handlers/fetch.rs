@@ -43,12 +43,10 @@ pub async fn fetch(
     query: String,
 ) -> Answer {
     let caller = caller?;
-    let mut asked = Asked::read(&query, &app.schema)?;
-    if method == Method::HEAD {
-        asked.lock = false; // who only looks begins no sync
-    }
+    let asked = Asked::read(&query, &app.schema)?;
+    let takes_lock = asked.lock && method != Method::HEAD; // who only looks begins no sync
     // A sync begins here: whatever hold of the lock the caller had before is no condition.
-    let work = if asked.lock {
+    let work = if takes_lock {
         Some(lock_for_work(&app, &caller, Hold::Lease, None, &headers).await?)
     } else {
         None
@@ -59,7 +57,8 @@ pub async fn fetch(
         Some(known) => known,
         None => {
             let known = headers.get_all(IF_NONE_MATCH).iter().cloned().collect();
-            let (app, asked, owner) = (Arc::clone(&app), asked.clone(), caller.owner);
+            let asked = Asked { lock: takes_lock, ..asked.clone() };
+            let (app, owner) = (Arc::clone(&app), caller.owner);
             let readers = Arc::clone(&app.readers);
             let source = RollCall { app, owner, asked, known, at: None, manifest: Manifest::default() };
             let (head, told) = stream::tell(&readers, source).await?;
