@@ -19,8 +19,7 @@ pub(super) struct Key {
 impl Key {
     /// A key for tokens of these algorithms, which must be of one family.
     pub(super) fn new(kid: Option<String>, algorithms: &[Algorithm], decoding: DecodingKey) -> Self {
-        let mut validation = Validation::default();
-        validation.algorithms = algorithms.to_vec();
+        let mut validation = Validation { algorithms: algorithms.to_vec(), ..Validation::default() };
         // Claims are checked in `jwt`: the library reads the system's clock, and takes a missing `iss`
         // or `aud` for a good one.
         validation.required_spec_claims.clear();
