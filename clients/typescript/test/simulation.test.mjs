@@ -1,22 +1,33 @@
-// Several devices with random edits, skewed clocks, lost answers and doubled requests: once it is quiet, all hold
-// the same as the server. A failure prints its seed; ROLLCALL_SEED runs that one alone, ROLLCALL_SEEDS so many,
+// Several devices with random edits, skewed clocks, lost answers, doubled requests and late copies of them, and tokens
+// of somebody else in between: once it is quiet, all hold the same as the server. Some histories have restores from a
+// backup: no row goes that nobody deleted. A failure prints its seed; ROLLCALL_SEED runs that one alone, ROLLCALL_SEEDS so many,
 // ROLLCALL_STEPS makes them longer.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { memoryStore } from "../dist/index.js";
-import { randomFrom, sees, server, skip, user } from "./support.mjs";
+import { randomFrom, sees, server, skip, startServer, user } from "./support.mjs";
 
-const started = await server({ settings: ["--lease-ms", "1000", "--changes-rows-max", "5", "--rows-max", "12", "--get-keys-max", "6", "--fetch-rows-max", "9"] });
+const settings = ["--lease-ms", "1000", "--changes-rows-max", "5", "--rows-max", "12", "--get-keys-max", "6", "--fetch-rows-max", "9"];
+const started = await server({ settings });
 const seeds = process.env.ROLLCALL_SEED ? [Number(process.env.ROLLCALL_SEED)] : Array.from({ length: Number(process.env.ROLLCALL_SEEDS ?? 8) }, (_, place) => place + 1);
 
 const steps = Number(process.env.ROLLCALL_STEPS ?? 40);
 
-for (const seed of seeds) {
-  test(`devices converge, seed ${seed}`, { skip }, async () => {
-    const random = randomFrom(seed);
+for (const [seed, restores] of seeds.flatMap((seed) => [[seed, false], [seed, true]])) {
+  test(`devices converge, seed ${seed}${restores ? ", with restores" : ""}`, { skip }, async () => {
+    // What is restored is restored for everybody: such a history has a server of its own.
+    let place = restores ? await startServer({ settings }) : started;
+    const random = randomFrom(seed + (restores ? 1_000_000 : 0));
     const below = (most) => Math.floor(random() * most);
     const pick = (list) => list[below(list.length)];
-    const anna = user(started);
+    const anna = user(place);
+    const ben = await user(place).device("Ben's");
+    await ben.sync();
+    const { Authorization: bens } = ben.net.log.at(-1).headers;
+    const refuses = (await fetch(`${place.url}/me`)).status !== 404;
+    /** Rows that were made and that nobody deleted or gave up. */
+    const made = new Map();
+    let backedUp = false;
     const devices = [];
     for (let place = 0; place < 3; place++) {
       const skew = pick([0, 0, -3_600_000, 90_000]);
@@ -42,21 +53,40 @@ for (const seed of seeds) {
         tallies: pick([{ hits: below(20) }, { label: `label ${below(9)}` }]),
         papers: { text: `text ${below(100)}` },
       }[table.name];
-      if (rows.length === 0 || random() < 0.35) return table.put(table.name === "lists" ? { name: "new" } : columns);
+      if (rows.length === 0 || random() < 0.35) {
+        const { [table.keyColumn]: key } = await table.put(table.name === "lists" ? { name: "new" } : columns);
+        return void made.set(`${table.name} ${key}`, { table: table.name, key });
+      }
       const key = pick(rows)[table.keyColumn];
-      return random() < 0.2 ? table.remove(key) : table.patch(key, columns);
+      if (random() >= 0.2) return void (await table.patch(key, columns));
+      made.delete(`${table.name} ${key}`);
+      return table.remove(key);
     };
     const trouble = () => {
       const roll = random();
-      return roll < 0.1 ? "lost" : roll < 0.22 ? "answer lost" : roll < 0.3 ? "twice" : "arrives";
+      return roll < 0.1 ? "lost" : roll < 0.22 ? "answer lost" : roll < 0.3 ? "twice" : roll < 0.34 && refuses ? "another's token" : "arrives";
     };
     for (let step = 0; step < steps; step++) {
       const device = pick(devices);
+      if (restores && random() < 0.08) {
+        if (backedUp && random() < 0.6) place = await place.restore();
+        else place.backUp();
+        backedUp = true;
+      }
+      if (!restores && random() < 0.1) {
+        // A copy of an earlier request arrives, late.
+        const copies = device.client.net.log.filter(({ path }) => path === "/synchronise");
+        if (copies.length) {
+          const { headers, body } = pick(copies);
+          await (await fetch(`${place.url}/synchronise`, { method: "POST", headers, body: JSON.stringify(body) })).text();
+        }
+      }
       if (random() < 0.6) {
         await edit(device.client);
         continue;
       }
       device.client.net.disturb = trouble;
+      device.client.net.bens = bens;
       // The user goes on while the sync is under way.
       device.client.net.answered = async () => void (random() < 0.15 && (await edit(device.client)));
       const control = new AbortController();
@@ -65,7 +95,7 @@ for (const seed of seeds) {
         const { repaired } = await device.client.sync({ signal: control.signal, way: random() < 0.2 ? pick(["cursor", "manifest"]) : undefined });
         assert.equal(repaired, false, "a sync leaves both sides equal by itself");
       } catch (error) {
-        if (!["offline", "aborted", "sync_in_progress"].includes(error.code)) throw error;
+        if (!["offline", "aborted", "sync_in_progress", ...(refuses ? ["other_user"] : [])].includes(error.code)) throw error;
       }
       device.client.net.disturb = () => "arrives";
       device.client.net.answered = () => {};
@@ -85,6 +115,7 @@ for (const seed of seeds) {
         // Where a row that is referred to is gone, or one that was to go is referred to, the user gives in.
         for (const { table, key, code } of report.rejected) {
           assert.ok(["reference_missing", "still_referenced"].includes(code), code);
+          made.delete(`${table} ${key}`);
           await client.table(table).revert(key);
         }
       }
@@ -94,6 +125,14 @@ for (const seed of seeds) {
       assert.deepEqual(await sees(client), seen, `device ${place}`);
       const { digestsEqual, repaired, pushed, pulled } = reports[place];
       assert.deepEqual({ digestsEqual, repaired, pushed, pulled }, { digestsEqual: true, repaired: false, pushed: 0, pulled: 0 }, `device ${place}`);
+    }
+    // No row is gone that nobody deleted, and none is in another user's account.
+    for (const { table, key } of made.values()) assert.ok(await devices[0].client.table(table).get(key), `${table} ${key} is gone`);
+    await ben.sync();
+    assert.deepEqual(Object.values(await sees(ben)).flat(), []);
+    if (restores) {
+      await place.stop();
+      place.remove();
     }
   });
 }

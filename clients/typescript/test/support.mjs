@@ -136,7 +136,7 @@ export function user(started, defaults = {}) {
   };
 }
 
-/** What a test does to requests: "arrives", "lost" on the way there, "answer lost", "twice". */
+/** What a test does to requests: "arrives", "lost" on the way there, "answer lost", "twice", "another's token". */
 export function disturbed(wire) {
   return async (url, init) => {
     const path = new URL(url).pathname;
@@ -144,6 +144,7 @@ export function disturbed(wire) {
     const fate = await wire.disturb(request);
     if (fate === "lost") throw new TypeError("lost on the way there");
     if (fate === "old base") init = { ...init, body: init.body.replace(/"base":(\d+)/, (_, base) => `"base":${Number(base) + 2 ** 45}`) };
+    if (fate === "another's token") init = { ...init, headers: { ...init.headers, Authorization: wire.bens } };
     if (fate === "twice") await (await fetch(url, { ...init, signal: undefined })).text();
     const answer = await fetch(url, init);
     wire.log.push({ ...request, status: answer.status });

@@ -1,5 +1,5 @@
 // RxDB over rollcall: one replication a collection; the checkpoint is rollcall's version, or the mark of the next page.
-import { getLastCheckpointDoc } from "rxdb";
+import { getLastCheckpointDoc, setCheckpoint } from "rxdb";
 import { replicateRxCollection } from "rxdb/plugins/replication";
 import { Subject } from "rxjs";
 import { caller, send } from "../requests.js";
@@ -35,6 +35,7 @@ export function replicateRollcall({ collection, url, token, table = collection.n
     const { hashFunction, storageToken } = collection.database;
     const device = /^(.{8})(.{4})(.{4})(.{4})(.{12})/.exec(await hashFunction(await storageToken)).slice(1).join("-");
     state ??= { device, for: (await getLastCheckpointDoc(replication.internalReplicationState, "down"))?.for };
+    if (news) await setCheckpoint(replication.internalReplicationState, "down", news); // before anything is sent
     return (state = { ...state, ...news });
   };
   const ask = caller({ url, token, fetch, kept });

@@ -4,7 +4,7 @@ import { after, test } from "node:test";
 import { createCollection, createLiveQueryCollection, eq } from "@tanstack/db";
 import { memoryStore, newKey, openClient } from "rollcall-client";
 import { rollcallCollectionOptions } from "./rollcall.js";
-import { device, server, skip, until } from "../support.mjs";
+import { badTexts, device, server, skip, until } from "../support.mjs";
 
 const tables = { notes: { key: "id", columns: { text: "text", done: { type: "boolean", default: false }, stars: "integer" } } };
 const started = await server();
@@ -55,4 +55,18 @@ test("TanStack DB: two devices converge", { skip }, async () => {
   await tablet.client.sync();
   await agree((rows) => rows[cake].text === "Cheesecake" && rows[cake].stars === 5 && !rows[pie], "the cake is joined, the pie is gone");
   for (const { client } of [phone, tablet]) assert.equal((await client.sync()).digestsEqual, true);
+});
+
+test("TanStack DB: bad rows among a thousand good ones keep none back, stay, and are told", { skip }, async () => {
+  const phone = await open("rejected@example.com", "phone");
+  // What the client replaces when it is put arrives in another spelling.
+  const bad = badTexts.filter((text) => text.isWellFormed()).map((text) => ({ id: newKey(), text, done: false, stars: null }));
+  const good = Array.from({ length: 1000 }, (_, place) => ({ id: newKey(), text: `good ${place}`, done: false, stars: place }));
+  await phone.notes.insert([...good.slice(0, 500), ...bad, ...good.slice(500)]).isPersisted.promise;
+  await until(async () => (await phone.client.pending()).rows === bad.length, "a thousand have gone up");
+  const report = await phone.client.sync();
+  assert.deepEqual(report.rejected.map(({ key }) => key).sort(), bad.map(({ id }) => id).sort());
+  for (const { id, text } of bad) assert.equal(phone.notes.get(id).text, text, "as the user made it");
+  await phone.notes.update(bad[0].id, (note) => void (note.text = "mended")).isPersisted.promise;
+  await until(async () => (await phone.client.pending()).rows === bad.length - 1, "the mended one goes up");
 });

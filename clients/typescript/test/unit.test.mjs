@@ -1,0 +1,241 @@
+// How one answer is carried out, how a request is made, and what a transaction keeps: against a store alone.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { inOrder, isDivisible, nextRequest, putBack } from "../dist/batch.js";
+import { goesWhole } from "../dist/decide.js";
+import { put, remove } from "../dist/edits.js";
+import { declare, Held, mayTryAgain, newRow, rejectionOf } from "../dist/held.js";
+import { memoryStore, newKey } from "../dist/index.js";
+import { Settling } from "../dist/settle.js";
+import { tables } from "./support.mjs";
+
+const declared = declare(tables);
+const items = declared.get("items");
+const [A, B] = [newKey(), newKey()].sort();
+const iso = (ms) => new Date(ms).toISOString();
+const NOW = Date.UTC(2026, 4, 1);
+const limits = { rows: 100, keys: 100, bytes: 1_000_000, precision: "milliseconds" };
+const SEED = "00112233445566778899aabbccddeeff";
+
+/** A store with a row of the server's, in its state of 1,000. */
+async function start(rows = { [A]: { title: "old", done: false } }) {
+  const store = memoryStore();
+  const write = (work) => Held.write(store, declared, work).then(([result]) => result);
+  const read = (work) => Held.read(store, declared, work);
+  await write(async (held) => {
+    await held.remember("seed", SEED);
+    await held.recount();
+    for (const [key, row] of Object.entries(rows)) await held.replace(undefined, { ...newRow("items", key), at: 1000, row });
+  });
+  const settle = async (work, { epoch = null, feed = null } = {}) => {
+    const tally = { pushed: 0, pulled: 0, dropped: 0, verdicts: {} };
+    const settling = await write(async (held) => {
+      const made = new Settling(held, tally, NOW, epoch, feed);
+      await work(made);
+      return made;
+    });
+    return { tally, conflicts: settling.conflicts, rejected: settling.rejected };
+  };
+  const send = (queue, terms = { base: 1, pull: false, confirmDeletes: undefined }, bounds = limits) => write((held) => nextRequest(held, queue, bounds, terms));
+  const row = (key = A) => read((held) => held.get("items", key));
+  const meta = (name) => read((held) => held.recall(name));
+  return { write, read, settle, send, row, meta };
+}
+const place = (key = A) => ({ rows: [{ table: "items", key }], gets: [] });
+const answer = (operation, item) => ({ [operation]: { items: [{ iid: A, ...item }] }, version: 2 });
+
+// ------------------------------------------------------------------------------------------------ verdicts
+
+const theirs = { iid: A, title: "theirs", done: true, last_update: iso(3000) };
+for (const [verdict, more, expected] of [
+  ["updated", { last_update: iso(2000) }, { title: "mine", at: 2000, pushed: 1, conflicts: 0 }],
+  ["same", { last_update: iso(2000) }, { title: "mine", at: 2000, pushed: 1, conflicts: 0 }],
+  ["merged", { last_update: iso(3000), row: theirs }, { title: "theirs", at: 3000, pushed: 1, conflicts: 0 }],
+  ["merged", { last_update: iso(3000), row: theirs, conflict: "c1" }, { title: "theirs", at: 3000, pushed: 1, conflicts: 1 }],
+  ["kept", { last_update: iso(3000), row: theirs, conflict: "c2" }, { title: "theirs", at: 3000, pushed: 0, conflicts: 1 }],
+]) {
+  test(`an edit that is ${verdict}${more.conflict ? " with a conflict" : ""} is settled`, async () => {
+    const { write, settle, send, row, meta } = await start();
+    await write((held) => put(held, items, A, { title: "mine" }, 1500));
+    const sending = await send(place());
+    const { tally, conflicts } = await settle((settling) => settling.report(sending, answer("update", { verdict, ...more })));
+    const now = await row();
+    assert.deepEqual([now.row.title, now.at, now.state, now.base, now.editedAt, now.changed], [expected.title, expected.at, "clean", null, null, {}]);
+    assert.ok(!("baseRow" in now) && !("rejected" in now) && !("waits" in now));
+    assert.deepEqual([tally.pushed, tally.dropped, tally.verdicts], [expected.pushed, 0, { [verdict]: 1 }]);
+    assert.equal(conflicts.length, expected.conflicts);
+    if (conflicts.length) {
+      const { serverId, mine, theirs: there, base, lastUpdate, at, key, table } = conflicts[0];
+      assert.deepEqual([serverId, mine.title, there.title, base.title, lastUpdate, at, key, table], [more.conflict, "mine", "theirs", "old", 3000, NOW, A, "items"]);
+      assert.equal((await meta("conflicts")).length, 1);
+    }
+    assert.equal(await meta("outstanding"), undefined);
+  });
+
+  test(`an edit made while one is ${verdict}${more.conflict ? " with a conflict" : ""} stays on top of it`, async () => {
+    const { write, settle, send, row } = await start();
+    await write((held) => put(held, items, A, { title: "mine" }, 1500));
+    const sending = await send(place());
+    await write((held) => put(held, items, A, { count: 5 }, 1600));
+    await settle((settling) => settling.report(sending, answer("update", { verdict, ...more })));
+    const now = await row();
+    assert.deepEqual([now.row.title, now.row.count, now.state, now.at, Object.keys(now.changed)], [expected.title, 5, "edited", expected.at, ["count"]]);
+    if (more.row) assert.equal(now.row.done, true, "the server's columns under it");
+    assert.equal(now.baseRow.title, verdict === "kept" ? "old" : expected.title);
+    assert.equal(now.base, verdict === "kept" ? 1000 : expected.at);
+  });
+}
+
+test("a deletion is settled, and one that was lost to an edit brings the row", async () => {
+  const { write, settle, send, row } = await start();
+  await write((held) => remove(held, items, A, 1500));
+  const sending = await send(place());
+  assert.deepEqual(sending.body.delete, { items: [{ iid: A, last_update: iso(1500), _base: iso(1000) }] });
+  const { conflicts } = await settle((settling) => settling.report(sending, answer("delete", { verdict: "kept", last_update: iso(3000), row: theirs })));
+  assert.deepEqual([(await row()).row.title, (await row()).state, conflicts[0].mine], ["theirs", "clean", null]);
+  await write((held) => remove(held, items, A, 1600));
+  const again = await send(place());
+  const { tally } = await settle((settling) => settling.report(again, answer("delete", { verdict: "deleted", last_update: iso(4000) })));
+  assert.deepEqual([await row(), tally.pushed], [undefined, 1]);
+});
+
+test("a row that is gone is dropped and told, and one that was sent in part is sent whole", async () => {
+  const { write, settle, send, row } = await start();
+  await write((held) => put(held, items, A, { title: "mine" }, 1500));
+  const part = await send(place());
+  assert.deepEqual(part.body.update.items, [{ iid: A, title: "mine", last_update: iso(1500), _base: iso(1000) }]);
+  const first = await settle((settling) => settling.report(part, answer("update", { verdict: "gone", last_update: iso(3000) })));
+  assert.deepEqual([first.tally.dropped, first.conflicts.length, (await row()).state, (await row()).at], [0, 0, "edited", null]);
+  const whole = await send(place());
+  assert.deepEqual(whole.body.update.items[0].done, false);
+  const second = await settle((settling) => settling.report(whole, answer("update", { verdict: "gone", last_update: iso(3000) })));
+  assert.deepEqual([second.tally.dropped, second.tally.pushed, second.conflicts.map(({ verdict }) => verdict), await row()], [1, 0, ["gone"], undefined]);
+});
+
+test("an answer to another request closes nothing, and a key of nobody changes nothing", async () => {
+  const { write, settle, send, row, meta } = await start();
+  await write((held) => put(held, items, A, { title: "mine" }, 1500));
+  const sending = await send(place());
+  await settle((settling) => settling.report({ ...sending, key: "other", sent: [] }, answer("update", { verdict: "updated", last_update: iso(2000) })));
+  assert.deepEqual([(await row()).state, (await meta("outstanding")).key], ["edited", sending.key]);
+  await settle((settling) => settling.report(sending, { update: { items: [{ iid: B, verdict: "updated", last_update: iso(2000) }], unknown: [{ id: B, verdict: "updated" }] }, version: 2 }));
+  assert.deepEqual([(await row()).state, await row(B)], ["edited", undefined]);
+});
+
+// --------------------------------------------------------------------------------------------------- pages
+
+test("what is told is taken, counted once, and what is no row of the table is not", async () => {
+  const { settle, row } = await start();
+  const page = (rows, more = {}) => ({ type: "diff", version: 5, add: { items: rows }, update: {}, delete: {}, ...more });
+  const news = await settle((settling) => settling.page(page([{ ...theirs }, { iid: B, title: "new", last_update: iso(2000) }, { iid: "no key", last_update: iso(1) }, { iid: B, last_update: "no time" }])));
+  assert.deepEqual([news.tally.pulled, (await row()).row.title, (await row(B)).row.title], [2, "theirs", "new"]);
+  const again = await settle((settling) => settling.page(page([{ ...theirs }])));
+  assert.equal(again.tally.pulled, 0);
+  const gone = await settle((settling) => settling.page(page([], { delete: { items: [A, newKey()] } })));
+  assert.deepEqual([gone.tally.dropped, await row()], [1, undefined]);
+});
+
+test("the cursor moves with the last page, and the mark of the next one is kept till then", async () => {
+  const { settle, meta } = await start();
+  await settle((settling) => settling.page({ type: "diff", version: 5, more: true, next: "p2" }));
+  assert.deepEqual([await meta("cursor"), await meta("feed")], [undefined, { number: null, next: "p2" }]);
+  await settle((settling) => settling.page({ type: "diff", version: 5, more: false }));
+  assert.deepEqual([await meta("cursor"), await meta("feed"), await meta("known")], [5, undefined, 5]);
+});
+
+for (const [what, before, epoch, version, kept] of [
+  ["the past that the device knows", { epoch: 1, known: 4 }, 1, 5, false],
+  ["another epoch", { epoch: 1, known: 4 }, 2, 5, true],
+  ["a lower version", { epoch: 1, known: 9 }, 1, 5, true],
+]) {
+  test(`a row that a full feed lacks, in ${what}: ${kept ? "kept, to be put back" : "deleted"}`, async () => {
+    const { write, settle, row, meta } = await start({ [A]: { title: "old" }, [B]: { title: "told" } });
+    await write(async (held) => {
+      for (const [name, value] of Object.entries(before)) await held.remember(name, value);
+      await held.remember("etag", "e");
+    });
+    const told = { iid: B, title: "told", last_update: iso(1000) };
+    const { tally } = await settle((settling) => settling.page({ type: "full", version, more: false, add: { items: [told] } }), { epoch, feed: 7 });
+    assert.equal((await row(B)).state, "clean");
+    assert.equal(tally.dropped, kept ? 0 : 1);
+    assert.deepEqual(await row().then((one) => one && [one.state, one.base, one.editedAt, one.waits]), kept ? ["added", 1000, null, 1] : undefined);
+    assert.deepEqual([await meta("epoch"), await meta("known"), await meta("cursor")], [epoch, version, version]);
+    assert.equal(await meta("seed"), kept ? undefined : SEED, "a server that was begun anew has another");
+    assert.equal(await meta("etag"), kept ? undefined : "e");
+  });
+}
+
+// ------------------------------------------------------------------------------------------------- requests
+
+test("what goes up whole, and what in part", async () => {
+  const of = (state, at, editedAt = 1) => goesWhole({ state, at, base: null, editedAt });
+  assert.deepEqual([of("added", null), of("edited", null), of("edited", 5), of("edited", 5, null), of("deleted", 5)], [true, true, false, true, true]);
+});
+
+test("requests keep to the limits, say their terms, and send what is put back apart", async () => {
+  const { write, send } = await start({});
+  const keys = Array.from({ length: 7 }, () => newKey());
+  for (const key of keys) await write((held) => put(held, items, key, { title: "x".repeat(40) }, 1500));
+  const queue = { rows: keys.map((key) => ({ table: "items", key })), gets: [{ table: "items", key: A }, { table: "items", key: B }] };
+  const terms = { base: 3, pull: true, confirmDeletes: 9 };
+  const first = await send(queue, terms, { ...limits, rows: 3 });
+  assert.equal(first.sent.length, 3);
+  assert.deepEqual([first.body.base, first.body.keep_lock, first.body.pull, first.body.confirm_deletes, first.body.put_back], [3, true, undefined, 9, undefined]);
+  assert.deepEqual(first.body.get?.items, [A, B], "keys fill what is left");
+  assert.deepEqual(first.body.add.items[0], { iid: keys[0], title: "x".repeat(40), done: false, last_update: iso(1500) }, "nothing that is empty");
+  const size = JSON.stringify(first.body.add.items[0]).length + 1;
+  const second = await send(queue, terms, { ...limits, bytes: (size * 2 + 1) / 0.8 });
+  assert.equal(second.sent.length, 2);
+  const last = await send(queue, terms);
+  assert.deepEqual([last.sent.length, last.body.keep_lock, last.body.pull, queue.rows.length], [2, undefined, true, 0]);
+  putBack(queue, first);
+  assert.deepEqual([queue.rows.map(({ key }) => key), queue.gets.map(({ key }) => key)], [keys.slice(0, 3), [A, B]]);
+  const tiny = await send({ rows: queue.rows, gets: [] }, terms, { ...limits, bytes: 1 });
+  assert.equal(tiny.sent.length, 1, "one row goes whatever its size");
+  assert.deepEqual([isDivisible(first), isDivisible(tiny), isDivisible({ sent: [], body: { get: { items: [A] } } }), isDivisible({ sent: [], body: { get: { items: [A, B] } } })], [true, false, false, true]);
+  // A row that waits to be put back goes alone, as the state that it is, with what is empty in it.
+  await write((held) => held.replace(undefined, { ...newRow("items", A), state: "added", base: 1000, row: { title: "lost", tags: null } }));
+  const mixed = { rows: [{ table: "items", key: A }, { table: "items", key: keys[0] }], gets: [] };
+  const lost = await send(mixed, terms);
+  assert.deepEqual([lost.body.put_back, lost.body.add.items], [true, [{ iid: A, title: "lost", tags: null, last_update: iso(1000) }]]);
+  assert.equal((await send(mixed, terms)).body.put_back, undefined);
+});
+
+test("parents go first, children are deleted first", () => {
+  const row = (table, state, key, editedAt = 1) => ({ ...newRow(table, key), state, editedAt });
+  const rows = [row("lists", "deleted", "1"), row("items", "added", "2"), row("items", "deleted", "3"), row("lists", "added", "4"), row("items", "edited", "5"), row("lists", "edited", "6"), row("items", "added", "7", null), row("lists", "clean", "8"), row("strange", "added", "9")];
+  assert.deepEqual(inOrder(rows, declared).map(({ key }) => key), ["7", "4", "2", "6", "5", "3", "1"]);
+});
+
+// ----------------------------------------------------------------------------------------------------- held
+
+test("the proof is in step with the rows, and edits are counted", async () => {
+  const { write, read, row } = await start({ [A]: { title: "a" }, [B]: { title: "b" } });
+  const kept = await read((held) => held.digests());
+  assert.equal(kept.items.count, 2);
+  const counted = async () => {
+    const before = await read((held) => held.digests());
+    await write((held) => held.recount());
+    assert.deepEqual(await read((held) => held.digests()), before);
+    return before;
+  };
+  await write((held) => put(held, items, A, { title: "edited" }, 5));
+  assert.deepEqual(await counted(), kept, "an edit that waits counts as the state before it");
+  await write(async (held) => held.replace(await held.get("items", B), { ...(await held.get("items", B)), at: 2000 }));
+  assert.notEqual((await counted()).items.root, kept.items.root);
+  await write(async (held) => held.replace(await held.get("items", B), null));
+  assert.equal((await counted()).items.count, 1);
+  assert.deepEqual(await write(async (held) => [await held.nextEdit(), await held.nextEdit()]), [2, 3]);
+  assert.deepEqual([(await row()).waits, (await read((held) => held.waiting())).length], [1, 1]);
+  const [, touched] = await Held.write(memoryStore(), declared, (held) => held.replace(undefined, newRow("items", A)));
+  assert.deepEqual([...touched], ["items"]);
+});
+
+test("when a rejected row may go up again", () => {
+  const of = (error) => rejectionOf({ detail: "d", ...error }, NOW);
+  assert.deepEqual(of({ code: "too_long", column: "title" }), { code: "too_long", detail: "d", column: "title" });
+  assert.deepEqual(of({ code: "too_many_edits", retry_after_s: 2 }), { code: "too_many_edits", detail: "d", retryAt: NOW + 2000 });
+  const may = (error, at) => mayTryAgain(of(error), at);
+  assert.deepEqual([may({ code: "too_long" }, NOW), may({ code: "reference_missing" }, NOW), may({ code: "still_referenced" }, NOW)], [false, true, true]);
+  assert.deepEqual([may({ code: "x", retry_after_s: 2 }, NOW + 1999), may({ code: "x", retry_after_s: 2 }, NOW + 2000)], [false, true]);
+});
