@@ -239,3 +239,25 @@ test("when a rejected row may go up again", () => {
   assert.deepEqual([may({ code: "too_long" }, NOW), may({ code: "reference_missing" }, NOW), may({ code: "still_referenced" }, NOW)], [false, true, true]);
   assert.deepEqual([may({ code: "x", retry_after_s: 2 }, NOW + 1999), may({ code: "x", retry_after_s: 2 }, NOW + 2000)], [false, true]);
 });
+
+test("whether every declared column went along", async () => {
+  const { write, send } = await start({});
+  const [whole, lacking] = [newKey(), newKey()];
+  await write((held) => put(held, items, whole, { title: "a" }, 1500)); // defaults and nulls fill the others in
+  await write((held) => held.replace(undefined, { ...newRow("items", lacking), state: "added", editedAt: 1, row: { title: "b" } }));
+  const { sent } = await send({ rows: [{ table: "items", key: whole }, { table: "items", key: lacking }], gets: [] });
+  assert.deepEqual(sent.map(({ complete }) => complete), [true, false]);
+  const free = declare({ items: { key: "iid" } });
+  const store = memoryStore();
+  const [made] = await Held.write(store, free, async (held) => {
+    await put(held, free.get("items"), whole, { title: "a" }, 1500);
+    return nextRequest(held, { rows: [{ table: "items", key: whole }], gets: [] }, limits, { base: null, pull: false, confirmDeletes: undefined });
+  });
+  assert.deepEqual([made.sent[0].complete, made.body.base], [false, undefined], "of a table without columns nobody knows");
+});
+
+test("tables that others refer to come first, round or not", () => {
+  const column = (references) => ({ type: "uuid", references });
+  const order = [...declare({ a: { key: "id", columns: { b: column("b"), gone: column("nowhere") } }, b: { key: "id", columns: { a: column("a"), c: column("c") } }, c: { key: "id" } }).keys()];
+  assert.deepEqual(order, ["c", "b", "a"]);
+});
