@@ -1,4 +1,5 @@
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -41,7 +42,15 @@ impl Backup {
             sqlite::backup(from, &self.to, self.overwrite, BUSY_WAIT, &mut watch(&mut progress, &interrupt));
         progress.end();
         match copied {
-            Ok(bytes) => println!("wrote {}, {}", self.to.display(), megabytes(bytes)),
+            Ok(bytes) => {
+                println!("wrote {}, {}", self.to.display(), megabytes(bytes));
+                let owner = |path: &Path| path.metadata().map(|file| file.uid()).ok();
+                if owner(from) != owner(&self.to) {
+                    println!(
+                        "it belongs to the user who made it, since only root could give it to the database's"
+                    );
+                }
+            }
             Err(CopyError::Interrupted) => return Err(Interrupted("no backup was written".into()).into()),
             Err(error @ CopyError::Exists(_)) => {
                 return Err(format!("{error}; --overwrite replaces it").into());

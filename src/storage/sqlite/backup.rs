@@ -1,8 +1,8 @@
 //! A copy of a whole database, made beside a running server.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::connections::prepare;
-use super::{OpenError, beside, migrate};
+use super::file::{MODE, as_readable_as, beside, folder_of, give, give_new, has_one_name, resolved};
+use super::{OpenError, migrate};
 use crate::model::NoEpochLeft;
 
 /// How far a backup or a restore is.
@@ -81,6 +82,8 @@ pub fn backup(
     busy_wait: Duration,
     each: CopySink<'_>,
 ) -> Result<u64, CopyError> {
+    let from = &resolved(from);
+    has_one_name(from)?;
     let partial = beside(to, ".partial");
     for suffix in ["", "-wal", "-shm", "-journal", ".lock"] {
         for written in [to, &partial] {
@@ -95,10 +98,14 @@ pub fn backup(
     if migrate::done(&source, from)? == 0 {
         return Err(CopyError::NotOurs(from.to_owned()));
     }
-    let partial = Partial::claim(partial)?;
+    let partial = match Partial::claim(partial.clone(), Some(from)) {
+        // Whoever may read the database may keep a copy of it.
+        Err(CopyError::Open(OpenError::Foreign { .. })) => Partial::claim(partial, None)?,
+        claimed => claimed?,
+    };
     drop(copy(&source, &partial.path, each)?);
     is_free()?;
-    partial.keep_as(to, from)
+    partial.keep_as(to, Some(from))
 }
 
 /// Opens a database that is there, to read it whole.
@@ -157,8 +164,8 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Makes the file, or takes over what an interrupted run left of it.
-    pub fn claim(path: PathBuf) -> Result<Self, CopyError> {
+    /// Makes the file, or takes over what an interrupted run left of it, and gives it to whom `like` belongs to.
+    pub fn claim(path: PathBuf, like: Option<&Path>) -> Result<Self, CopyError> {
         let failed = |error| OpenError::Beside { path: path.clone(), error };
         let mut options = OpenOptions::new();
         // It will hold what tokens and passwords are checked by.
@@ -170,16 +177,25 @@ impl Partial {
             Err(TryLockError::Error(error)) => return Err(failed(error).into()),
         }
         file.set_len(0).map_err(failed)?;
-        remove(&beside(&path, "-journal"))?; // or it would be rolled back into the new copy
-        remove(&beside(&path, "-wal"))?;
-        Ok(Self { path, file, kept: false })
+        let partial = Self { path, file, kept: false };
+        let (path, file) = (&partial.path, &partial.file);
+        match like {
+            Some(like) => give(file, path, like)?,
+            None => give_new(file, path).map_err(|error| OpenError::Beside { path: path.clone(), error })?,
+        }
+        // What an older release left may be readable by others.
+        let failed = |error| OpenError::Beside { path: path.clone(), error };
+        file.set_permissions(Permissions::from_mode(MODE)).map_err(failed)?;
+        remove(&beside(path, "-journal"))?; // or it would be rolled back into the new copy
+        remove(&beside(path, "-wal"))?;
+        Ok(partial)
     }
 
     /// Makes the file durable, as readable as `like`, and gives it its name; gives its size in bytes.
-    pub fn keep_as(mut self, name: &Path, like: &Path) -> Result<u64, CopyError> {
+    pub fn keep_as(mut self, name: &Path, like: Option<&Path>) -> Result<u64, CopyError> {
         let failed = |error| OpenError::Beside { path: self.path.clone(), error };
-        if let Ok(like) = like.metadata() {
-            self.file.set_permissions(like.permissions()).map_err(failed)?;
+        if let Some(like) = like {
+            as_readable_as(&self.file, like).map_err(failed)?;
         }
         self.file.sync_all().map_err(failed)?;
         let bytes = self.file.metadata().map_err(failed)?.len();
@@ -202,7 +218,7 @@ impl Drop for Partial {
 
 /// A name is on the disk once its folder is.
 pub(super) fn sync_folder_of(path: &Path) -> Result<(), OpenError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|error| OpenError::Beside { path: folder.to_owned(), error })
 }

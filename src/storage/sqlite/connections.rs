@@ -7,6 +7,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use uuid::Uuid;
 
+use super::file::{self, Served, resolved};
 use super::group::{self, Done, Group};
 use super::known::Known;
 use super::migrate::{self, migrate};
@@ -22,6 +23,8 @@ pub struct Connections {
     /// SQLite admits one writer, so requests queue here and not inside SQLite, where they would poll.
     group: Group,
     readers: r2d2::Pool<SqliteConnectionManager>,
+    /// Taken before the file was opened, for the server that it is opened for.
+    pub(super) served: Option<Served>,
 }
 
 /// Earlier libraries can corrupt a database in WAL mode (the WAL-reset race, fixed in 3.51.3).
@@ -38,14 +41,42 @@ const WRITER_CACHE_KIB: i64 = 16_384;
 /// page that changed, however often it did: `cargo run --release --example layouts log` has the figures.
 const LOG_PAGES: i64 = 4_000;
 
+/// How much of the log's file is kept for the next rows once it was moved into the database, bytes: four times what
+/// it grows to on a quiet machine.
+const LOG_BYTES_KEPT: i64 = 4 * LOG_PAGES * 4_096;
+
 impl Connections {
+    /// Opens the file for the one server that it may have, as [`Self::open`] does; `mode` is that of its files.
+    ///
+    /// Errors: also [`OpenError::Served`], before the file is looked into.
+    pub fn open_to_serve(
+        path: &Path,
+        mode: u32,
+        busy_wait: Duration,
+        readers_max: u32,
+    ) -> Result<Self, OpenError> {
+        let path = &resolved(path);
+        let served = Served::lock(path, mode)?;
+        file::set_mode(path, mode);
+        Ok(Self { served: Some(served), ..Self::open(path, busy_wait, readers_max)? })
+    }
+
     /// Opens the file, makes it if it is not there, and brings rollcall's own tables up to date.
     ///
+    /// - By a symbolic link it opens what the link leads to; a file with two names is refused.
+    /// - A new file can be read and written by its owner alone, in any umask.
     /// - `busy_wait`: how long a writer waits for its turn, a reader for a connection.
     /// - Errors: [`OpenError`] says what to do about it.
     pub fn open(path: &Path, busy_wait: Duration, readers_max: u32) -> Result<Self, OpenError> {
         if rusqlite::version_number() < SQLITE_VERSION_MIN {
             return Err(OpenError::SqliteTooOld(rusqlite::version().to_owned()));
+        }
+        let path = &resolved(path);
+        file::has_one_name(path)?;
+        if !path.exists() {
+            // SQLite would make it with the mode of the umask. It gives its files beside it the mode and the owner of
+            // this one. Where it cannot be made, SQLite's own error is as good.
+            let _ = file::make(path, file::MODE);
         }
         let in_file = |error| OpenError::of(path, &error);
         let mut writer = Connection::open(path).map_err(in_file)?;
@@ -62,11 +93,13 @@ impl Connections {
             .connection_timeout(busy_wait)
             .build(manager)
             .map_err(OpenError::Pool)?;
-        Ok(Self { group: Group::new(writer, busy_wait), readers })
+        Ok(Self { group: Group::new(writer, busy_wait), readers, served: None })
     }
 
     /// Opens a file that is there, only to look at it.
     pub fn look(path: &Path, busy_wait: Duration) -> Result<Connection, OpenError> {
+        let path = &resolved(path);
+        file::has_one_name(path)?;
         let in_file = |error| OpenError::of(path, &error);
         // A connection that could not write would leave the files behind that it makes beside the database.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -199,6 +232,8 @@ pub fn prepare_writer(conn: &Connection) -> rusqlite::Result<()> {
     let synchronous = if broken::is("synchronous_normal") { "NORMAL" } else { "FULL" };
     conn.pragma_update(None, "synchronous", synchronous)?;
     conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    // A log that had to grow, since another program read for long, gives the disk back once that has ended.
+    conn.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
     conn.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)
 }
 

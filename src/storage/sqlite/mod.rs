@@ -7,6 +7,7 @@ mod backup;
 mod census;
 mod connections;
 mod ddl;
+pub mod file;
 mod group;
 mod known;
 mod migrate;
@@ -18,12 +19,11 @@ mod txn;
 mod values;
 mod whole;
 
-use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
@@ -35,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::model::{Fence, Owner, Timestamp};
 use crate::schema::Schema;
 use crate::storage::plan::Plan;
+use file::{Served, beside, resolved};
 use group::{Done, Job};
 use statements::Statements;
 use txn::Txn;
@@ -52,8 +53,9 @@ pub struct Sqlite {
     first_fence: Fence,
     /// Runs errands.
     runner: Option<JoinHandle<()>>,
-    /// Held while the server runs: a second one on the same file would give out the same fences.
-    _served: File,
+    /// Held while the server runs: a second one on the same file would give out the same fences, and by another name
+    /// of the file it would overwrite what this one acknowledged. The last field, since it outlasts the connections.
+    _served: Served,
 }
 
 /// Why an SQLite file cannot be used.
@@ -76,6 +78,30 @@ pub enum OpenError {
     /// Another program is in a transaction that does not end.
     #[error("the database {} is locked by another program", .0.display())]
     Locked(PathBuf),
+    /// The file has several names, and SQLite would keep a log under each of them.
+    #[error(
+        "the database {} has {names} names (hard links); rows would be lost when it is used by two of them: remove the others, or make a copy with `rollcall backup`",
+        .path.display()
+    )]
+    HardLinked {
+        /// The file.
+        path: PathBuf,
+        /// How many names it has.
+        names: u64,
+    },
+    /// The file is another user's.
+    #[error(
+        "the file {} belongs to {owner}, but this command runs as {user}: run it as {owner} (sudo -u {owner}), or as root",
+        .path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The user whom it belongs to.
+        owner: String,
+        /// The user who runs this process.
+        user: String,
+    },
     /// A file beside the database cannot be made, locked or deleted.
     #[error("cannot use {}: {error}", .path.display())]
     Beside {
@@ -131,16 +157,29 @@ impl OpenError {
         let path = path.to_owned();
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => return Self::Locked(path),
-            Some(ErrorCode::ReadOnly) => return Self::ReadOnly(path),
+            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                let may_not = path.is_file().then(|| file::belongs_to_another(&path)).flatten();
+                if let Some(foreign) = may_not {
+                    return foreign;
+                }
+                if error.sqlite_error_code() == Some(ErrorCode::ReadOnly) {
+                    return Self::ReadOnly(path);
+                }
+            }
             _ => {}
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        Self::no_folder(&path, &error.to_string())
+    }
+
+    /// The file cannot be there; `otherwise` is why if its folder is.
+    fn no_folder(path: &Path, otherwise: &str) -> Self {
+        let folder = file::folder_of(path);
         let reason = match folder {
             _ if path.is_dir() => "it is a folder".to_owned(),
-            Some(folder) if !folder.exists() => format!("there is no folder {}", folder.display()),
-            _ => error.to_string(),
+            folder if !folder.exists() => format!("there is no folder {}", folder.display()),
+            _ => otherwise.to_owned(),
         };
-        Self::File { path, reason }
+        Self::File { path: path.to_owned(), reason }
     }
 }
 
@@ -162,7 +201,11 @@ impl Sqlite {
         now: Timestamp,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
-        let served = lock(path)?;
+        let path = &resolved(path);
+        let served = match connections.served.take() {
+            Some(served) => served,
+            None => Served::lock(path, file::MODE)?,
+        };
         let (ids, start) = connections.preparing(|conn| prepare(conn, path, &schema, now))?;
         connections.count(Arc::clone(&metrics));
         let wal = beside(path, "-wal");
@@ -205,7 +248,8 @@ impl Sqlite {
 
     /// Deletes a database with everything in it, unless a server uses it.
     pub fn remove(path: &Path) -> Result<(), OpenError> {
-        let _lock = lock(path)?;
+        let path = &resolved(path);
+        let _lock = Served::lock_if_there(path)?;
         // The database last: a log without its database would be taken for that of the next one.
         for suffix in ["-wal", "-shm", ""] {
             let file = beside(path, suffix);
@@ -243,33 +287,6 @@ fn leave_one_file(connections: &Connections) {
         Err(error) => tracing::warn!(%error, "the write-ahead log could not be moved into the database"),
     }
 }
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-/// Locks the file beside the database; the system frees it when the process ends, however it ends.
-fn lock(path: &Path) -> Result<File, OpenError> {
-    let lock_path = beside(path, ".lock");
-    let failed = |error| OpenError::Beside { path: lock_path.clone(), error };
-    let file = File::create(&lock_path).map_err(failed)?;
-    let until = Instant::now() + LOCK_WAIT;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(TryLockError::WouldBlock) => return Err(OpenError::Served(path.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
-    }
-}
-
-/// A server that is just ending, or a process that was just started from one, has the lock a moment longer.
-const LOCK_WAIT: Duration = Duration::from_millis(500);
 
 /// Makes the tables fit the schema; gives their numbers in the ledger and the second that this start counts as.
 fn prepare(

@@ -8,7 +8,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::backup::{CopyError, CopySink, CopyStep, Partial, copy, is_same, open, sync_folder_of};
 use super::connections::prepare;
-use super::{OpenError, beside, lock, migrate};
+use super::file::{BEFORE_RESTORE, Served, beside, resolved};
+use super::{OpenError, migrate};
 use crate::model::{Precision, Timestamp, Version};
 
 /// How long the replaced database may be busy before another program counts as using it.
@@ -41,7 +42,8 @@ pub fn restore(
     now: Timestamp,
     each: CopySink<'_>,
 ) -> Result<Restored, CopyError> {
-    let _served = lock(path)?;
+    let path = &resolved(path);
+    let _served = Served::lock_if_there(path)?;
     if BESIDE.iter().any(|suffix| beside(path, suffix).exists()) && !replace {
         return Err(CopyError::Exists(path.to_owned()));
     }
@@ -53,7 +55,8 @@ pub fn restore(
     if !is_ours(&source, from)? {
         return Err(CopyError::NotOurs(from.to_owned()));
     }
-    let partial = Partial::claim(partial)?;
+    // The new database belongs to whom the old one belongs to: its server would not be let in otherwise.
+    let partial = Partial::claim(partial, path.exists().then_some(path.as_path()))?;
     let mut copy = copy(&source, &partial.path, each)?;
     drop(source);
     if !each(CopyStep::Checking) {
@@ -76,8 +79,7 @@ pub fn restore(
         return Err(CopyError::Interrupted);
     }
     let kept = replaced.keep(path, now)?;
-    let like = if replaced.is_there { path } else { from };
-    let bytes = partial.keep_as(path, like)?;
+    let bytes = partial.keep_as(path, replaced.is_there.then_some(path.as_path()))?;
     Ok(Restored { bytes, owners, epoch, kept, knew_replaced: !replaced.is_there || replaced.start.is_some() })
 }
 
@@ -206,7 +208,7 @@ impl Replaced {
 
 fn free_name(path: &Path, now: Timestamp) -> PathBuf {
     let at: String = now.spelt(Precision::Seconds).to_string().replace(' ', "-").replace(':', "");
-    let name = beside(path, &format!(".before-restore-{at}"));
+    let name = beside(path, &format!("{BEFORE_RESTORE}{at}"));
     let taken = |name: &Path| BESIDE.iter().any(|suffix| beside(name, suffix).exists());
     if !taken(&name) {
         return name;

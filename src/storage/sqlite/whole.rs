@@ -7,7 +7,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::connections::Connections;
-use super::{OpenError, Sqlite, census, lock, migrate, tables, values};
+use super::file::{Served, resolved};
+use super::{OpenError, Sqlite, census, migrate, tables, values};
 use crate::model::{Fence, Owner, Timestamp, Value};
 use crate::schema::Schema;
 use crate::storage::plan::quoted;
@@ -41,7 +42,7 @@ impl SqliteWhole {
         if done < known {
             return Err(OpenError::FromOlderRelease(path.to_owned()));
         }
-        let unserved = match lock(path) {
+        let unserved = match Served::lock_name(&resolved(path)) {
             Ok(file) => Some(file),
             Err(OpenError::Served(_)) => None,
             Err(error) => return Err(error),
