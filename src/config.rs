@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, ValueEnum};
 use sha2::{Digest as _, Sha256};
@@ -21,6 +22,11 @@ pub struct Settings {
         default_value = "127.0.0.1:7878"
     )]
     pub listen: SocketAddr,
+
+    /// Who may read and write the SQLite database and the files beside it: 0600 is the server's own user, 0660
+    /// another program of its group as well
+    #[arg(long, env = "ROLLCALL_DATABASE_MODE", value_name = "MODE", default_value = "0600")]
+    pub database_mode: FileMode,
 
     /// How log lines are written
     #[arg(long, env = "ROLLCALL_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
@@ -64,6 +70,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7878)),
+            database_mode: FileMode::default(),
             log_format: LogFormat::Text,
             log: "info".into(),
             sync: SyncSettings::default(),
@@ -74,6 +81,34 @@ impl Default for Settings {
             auth: AuthSettings::default(),
             operator: OperatorSettings::default(),
         }
+    }
+}
+
+/// Who may read and write a file, as octal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMode(pub u32);
+
+impl Default for FileMode {
+    fn default() -> Self {
+        Self(0o600)
+    }
+}
+
+impl FromStr for FileMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.strip_prefix("0o").unwrap_or(text);
+        let is_octal = !digits.is_empty() && digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+        let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
+        let mode = mode.ok_or("expected octal digits, such as 0600 or 0660")?;
+        if mode & 0o111 != 0 || mode & 0o600 != 0o600 {
+            return Err("the server must be able to read and write the file, and nobody to run it: 0600, 0640 or 0660".into());
+        }
+        if mode & 0o007 != 0 {
+            return Err("every user of the machine could read what passwords and tokens are checked by: 0600, 0640 or 0660".into());
+        }
+        Ok(Self(mode))
     }
 }
 
@@ -221,8 +256,10 @@ numeric_settings! {
         event_heartbeat_s: u64 = 15, env "ROLLCALL_EVENT_HEARTBEAT_S";
         /// Time that running requests get to end after SIGTERM, s
         drain_s: u64 = 25, env "ROLLCALL_DRAIN_S";
-        /// Log-in attempts for one account, a minute (429)
+        /// Failed log-ins for one account from one address, a minute (429)
         logins_per_account_per_min: u32 = 5, env "ROLLCALL_LOGINS_PER_ACCOUNT_PER_MIN";
+        /// Failed log-ins for one account from all addresses that are strange to it, an hour (429)
+        logins_per_account_per_hour: u32 = 20, env "ROLLCALL_LOGINS_PER_ACCOUNT_PER_HOUR";
         /// Log-in and registration attempts from one address, a minute (429)
         logins_per_address_per_min: u32 = 20, env "ROLLCALL_LOGINS_PER_ADDRESS_PER_MIN";
         /// Waiting time for the database's one writer, ms (503)
@@ -239,6 +276,8 @@ numeric_settings! {
     MemorySettings, "Memory" {
         /// Answers kept ready, bytes: roll calls by owner and version, of owners with less than half of it; 0 keeps none
         ready_bytes_max: usize = 33_554_432, env "ROLLCALL_READY_BYTES_MAX";
+        /// Size of SQLite's write-ahead log that is warned of, bytes; it stays near 16 MB unless another program reads for long; 0 warns of none
+        wal_bytes_warn: u64 = 134_217_728, env "ROLLCALL_WAL_BYTES_WARN";
         /// Log lines that wait to be written, some 200 bytes each; more are dropped and counted, as a slow disk or terminal must not hold requests up
         log_lines_max: usize = 16_384, env "ROLLCALL_LOG_LINES_MAX";
     }
@@ -265,14 +304,64 @@ pub struct HttpSettings {
     )]
     pub cors_headers: Vec<String>,
 
-    /// Addresses of proxies whose `X-Forwarded-For` is believed; repeat or separate by commas
+    /// Addresses or networks of proxies whose `X-Forwarded-For` is believed; repeat or separate by commas
     #[arg(
         long = "trusted-proxy",
         env = "ROLLCALL_TRUSTED_PROXIES",
-        value_name = "IP",
+        value_name = "IP|CIDR",
         value_delimiter = ','
     )]
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<Network>,
+}
+
+/// The addresses that begin with the same bits: `10.0.0.0/8`, or `10.0.0.1` for one alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    first: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// Whether an address is in the network. An IPv4 address is the same on a socket that speaks both.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.first, address.to_canonical()) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                let differing = u128::from(first.to_bits() ^ address.to_bits());
+                differing.checked_shr(32 - u32::from(self.bits)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => {
+                let differing = first.to_bits() ^ address.to_bits();
+                differing.checked_shr(128 - u32::from(self.bits)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || "expected an address, such as 10.0.0.1, or a network, such as 10.0.0.0/8".to_owned();
+        let (address, bits) =
+            text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let address: IpAddr = address.parse().map_err(|_| refused())?;
+        let bits_max: u8 = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            None => bits_max,
+            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                bits.parse().ok().filter(|bits| *bits <= bits_max).ok_or_else(refused)?
+            }
+            Some(_) => return Err(refused()),
+        };
+        let first = address.to_canonical();
+        // An IPv4 network in the spelling of IPv6.
+        let bits = match (address, first) {
+            (IpAddr::V6(_), IpAddr::V4(_)) => bits.checked_sub(96).ok_or_else(refused)?,
+            _ => bits,
+        };
+        Ok(Self { first, bits })
+    }
 }
 
 impl Default for HttpSettings {
@@ -300,6 +389,14 @@ pub struct AuthSettings {
     /// How long a device's token is good, days; an app that was offline for long should not need its user
     #[arg(long, env = "ROLLCALL_TOKEN_DAYS", value_name = "N", default_value_t = 365)]
     pub token_days: u32,
+
+    /// Passwords hashed at once, at most one a core; each needs 19 MiB, which are kept for the next one
+    #[arg(long, env = "ROLLCALL_PASSWORD_HASHES_MAX", value_name = "N", default_value_t = 4)]
+    pub password_hashes_max: usize,
+
+    /// Log-ins and registrations that wait for a password to be hashed, some 100 ms each; more get 429
+    #[arg(long, env = "ROLLCALL_PASSWORD_QUEUE_MAX", value_name = "N", default_value_t = 16)]
+    pub password_queue_max: usize,
 
     /// Tokens whose callers are kept in memory; one takes some 300 bytes, and spares a look into the database
     #[arg(long, env = "ROLLCALL_TOKENS_KNOWN_MAX", value_name = "N", default_value_t = 10_000)]
@@ -345,6 +442,8 @@ impl Default for AuthSettings {
             auth: AuthMode::Local,
             registration: Registration::Open,
             token_days: 365,
+            password_hashes_max: 4,
+            password_queue_max: 16,
             tokens_known_max: 10_000,
             token_known_s: 5,
             jwt_secret_file: None,
@@ -475,5 +574,51 @@ mod tests {
     fn the_defaults_of_flags_and_structs_are_the_same() {
         let told = Settings::from_flags([]).unwrap();
         assert_eq!(format!("{told:?}"), format!("{:?}", Settings::default()));
+    }
+
+    #[test]
+    fn a_database_is_never_everybodys() {
+        for (text, mode) in [("0600", 0o600), ("600", 0o600), ("0660", 0o660), ("0o640", 0o640)] {
+            assert_eq!(text.parse(), Ok(FileMode(mode)), "{text}");
+        }
+        for bad in ["", "rw", "0644", "0666", "0700", "0400", "0060", "01600", "0680", "+600"] {
+            assert!(bad.parse::<FileMode>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_network_has_the_addresses_that_begin_like_it() {
+        for (network, inside, outside) in [
+            ("10.0.0.1", &["10.0.0.1", "::ffff:10.0.0.1"][..], &["10.0.0.2", "::1"][..]),
+            ("10.0.0.0/8", &["10.0.0.0", "10.255.255.255"], &["11.0.0.0", "9.255.255.255", "::a00:1"]),
+            ("10.1.2.3/24", &["10.1.2.0", "10.1.2.255"], &["10.1.3.0"]),
+            ("192.0.2.6/31", &["192.0.2.6", "192.0.2.7"], &["192.0.2.5", "192.0.2.8"]),
+            ("0.0.0.0/0", &["0.0.0.0", "255.255.255.255"], &["::1"]),
+            ("fd00::1", &["fd00::1"], &["fd00::2"]),
+            ("fd00::/8", &["fd00::", "fdff::1"], &["fe00::", "10.0.0.1"]),
+            ("::/0", &["::1", "ffff::"], &["10.0.0.1"]),
+            ("::ffff:10.0.0.0/104", &["10.9.9.9"], &["11.0.0.0"]),
+        ] {
+            let read: Network = network.parse().unwrap();
+            for address in inside {
+                assert!(read.contains(address.parse().unwrap()), "{network} has {address}");
+            }
+            for address in outside {
+                assert!(!read.contains(address.parse().unwrap()), "{network} has not {address}");
+            }
+        }
+        for bad in [
+            "",
+            "10.0.0",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "/8",
+            "fd00::/129",
+            "a/b",
+            "::ffff:10.0.0.0/90",
+        ] {
+            assert!(bad.parse::<Network>().is_err(), "{bad:?}");
+        }
     }
 }

@@ -104,7 +104,10 @@ fn unlimited() -> LocalSettings {
         registration: Registration::Open,
         token_days: 30,
         logins_per_account_per_min: 0,
+        logins_per_account_per_hour: 0,
         logins_per_address_per_min: 0,
+        password_hashes_max: 2,
+        password_queue_max: 16,
         tokens_known_max: 100,
         token_known_s: 5,
     }
@@ -384,11 +387,12 @@ fn log_ins_are_limited_by_account_and_by_address() {
     let from = |last: u8| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
     let refused = |outcome| assert!(matches!(outcome, Err(AccountError::Unauthorized(_))), "{outcome:?}");
 
-    // One account from many addresses. The right password waits too, or guessing would pay.
-    for n in 0..5 {
-        refused(local.attempt(" ANNA@example.org", "guess guess", from(n)));
+    // One account from one address. The right password waits too, or guessing would pay.
+    for _ in 0..5 {
+        refused(local.attempt(" ANNA@example.org", "guess guess", from(9)));
     }
     assert_eq!(wait_s(local.attempt("anna@example.org", "correct horse", from(9))), 12);
+    local.attempt("anna@example.org", "correct horse", from(8)).unwrap();
     local.turn(12_000);
     local.attempt("anna@example.org", "correct horse", from(9)).unwrap();
 
@@ -402,6 +406,86 @@ fn log_ins_are_limited_by_account_and_by_address() {
     refused(local.attempt("x@example.org", "guess guess", from(78)));
     local.turn(3_000);
     refused(local.attempt("x@example.org", "guess guess", from(77)));
+}
+
+/// Goal: strangers who guess passwords do not lock a user out. Method: a botnet that has used up what an account may
+/// fail in an hour, against devices and addresses that the account knows and one that it does not.
+#[test]
+fn strangers_do_not_lock_a_user_out() {
+    let limits = Limits { logins_per_address_per_min: 0, ..Limits::default() };
+    let local = Local::with(LocalSettings::new(&AuthSettings::default(), &limits));
+    for email in ["anna@example.org", "bert@example.org"] {
+        local.accounts.register(email, "correct horse", HERE).unwrap();
+    }
+    let home: IpAddr = "2001:db8:1:2:aaaa::1".parse().unwrap();
+    let moved: IpAddr = "2001:db8:1:2:bbbb::9".parse().unwrap();
+    let elsewhere: IpAddr = "198.51.100.7".parse().unwrap();
+    let hers = local.attempt("anna@example.org", "correct horse", home).unwrap();
+    let his = local.attempt("bert@example.org", "correct horse", elsewhere).unwrap();
+    let anna = |password: &str, from: IpAddr, token: Option<&str>| {
+        let asked = LogIn { email: "anna@example.org", password, device: "phone", device_id: None };
+        local.accounts.log_in_with(asked, from, token)
+    };
+    let stranger = |n: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n));
+
+    // 20 wrong ones from 20 addresses, and the account waits: a known and an unknown one alike.
+    for email in ["anna@example.org", "nobody@example.org"] {
+        let mut refusals = 0;
+        for n in 0..40 {
+            match local.attempt(email, "guess guess", stranger(n)) {
+                Err(AccountError::Unauthorized(_)) => assert!(n < 20, "{email} {n}"),
+                Err(AccountError::TooManyAttempts { retry_after_s }) => {
+                    assert!((1..=180).contains(&retry_after_s));
+                    refusals += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(refusals, 20, "{email}");
+    }
+    assert_eq!(wait_s(anna("correct horse", elsewhere, None)), 180);
+    // Neither of these is anything that a stranger could show.
+    for token in ["", "rc_", "rc_0123456789012345678901234567890123456789012", &his.token] {
+        assert_eq!(wait_s(anna("correct horse", elsewhere, Some(token))), 180, "{token:?}");
+    }
+    // An address from where she logged in, by its /64, and a device of hers wherever it is.
+    anna("correct horse", moved, None).unwrap();
+    anna("correct horse", elsewhere, Some(&hers.token)).unwrap();
+
+    // Who shares her address cannot lock her device out either, and her token is good for no more guesses than that.
+    for _ in 0..5 {
+        assert!(matches!(anna("guess guess", home, None), Err(AccountError::Unauthorized(_))));
+    }
+    assert_eq!(wait_s(anna("correct horse", home, None)), 12);
+    for n in 0..5 {
+        let outcome = anna("guess guess", stranger(1_000 + n), Some(&hers.token));
+        assert!(matches!(outcome, Err(AccountError::Unauthorized(_))), "{outcome:?}");
+    }
+    assert_eq!(wait_s(anna("correct horse", stranger(2_000), Some(&hers.token))), 12);
+    local.turn(12_000);
+    anna("correct horse", stranger(2_000), Some(&hers.token)).unwrap();
+
+    // A token that has expired shows as much. And the account comes back for everybody.
+    local.turn(366 * 86_400_000);
+    assert!(local.accounts.authenticate(&hers.token).is_err());
+    for n in 0..20 {
+        assert!(local.attempt("anna@example.org", "guess guess", stranger(n)).is_err());
+    }
+    assert_eq!(wait_s(anna("correct horse", moved, None)), 180, "that log-in was a year ago");
+    anna("correct horse", moved, Some(&hers.token)).unwrap();
+    local.turn(180_000);
+    anna("correct horse", "203.0.113.5".parse().unwrap(), None).unwrap();
+}
+
+#[test]
+fn log_ins_that_succeed_are_never_too_many_for_an_account() {
+    let limits = Limits { logins_per_address_per_min: 0, ..Limits::default() };
+    let local = Local::with(LocalSettings::new(&AuthSettings::default(), &limits));
+    local.accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+    for n in 0..100 {
+        let from = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n / 2));
+        local.attempt("anna@example.org", "correct horse", from).unwrap();
+    }
 }
 
 #[test]

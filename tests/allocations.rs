@@ -1,5 +1,5 @@
-//! What a row of a long answer costs in memory: nothing of its own. Counted by an allocator, so in a process of its
-//! own, and on SQLite: the client of PostgreSQL hands every row over in memory of its own.
+//! What costs no memory of its own: a row of a long answer, and a password. Counted by an allocator, so in a process
+//! of its own, and on SQLite: the client of PostgreSQL hands every row over in memory of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "support/app.rs"]
@@ -8,19 +8,30 @@ mod app;
 mod contract;
 
 use std::alloc::System;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use app::{Device, Server, key};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
+use parking_lot::Mutex;
+use rollcall::accounts::{AccountError, LocalAccounts, LocalSettings, LogIn};
+use rollcall::clock::Clock;
+use rollcall::config::Settings;
 use rollcall::http::routes;
+use rollcall::storage::sqlite::Connections;
 use serde_json::{Value, json};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tower::ServiceExt;
 
 #[global_allocator]
 static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// The allocator counts for the whole process, so one test runs at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Sends rows with a value of every type, of which every other one is null. The `json` is a flat one: a value with
 /// members costs serde_json a few bytes while it looks whether it is JSON still.
@@ -62,6 +73,7 @@ async fn cost(server: &Server, device: &Device, path: &str) -> (usize, usize) {
 async fn a_row_of_a_long_answer_allocates_nothing() {
     const FEW: u64 = 2_000;
     const MANY: u64 = 12_000;
+    let _alone = ALONE.lock();
     let server = Server::with(|settings| {
         settings.limits.rows_max = 20_000;
         settings.memory.ready_bytes_max = 0; // what is kept is not read
@@ -79,4 +91,51 @@ async fn a_row_of_a_long_answer_allocates_nothing() {
         assert!(more < 20 * chunks, "{path}: {more} allocations for {} rows, {chunks} chunks", MANY - FEW);
         println!("{path}: {more} allocations for {} rows, {chunks} chunks", MANY - FEW);
     }
+}
+
+/// Goal: strangers who guess passwords cannot fill the memory. Method: 200 guesses, 32 at once, at the real cost of
+/// a password; what they allocate in all is the memory of as many hashes as may run at once.
+#[test]
+fn any_number_of_log_ins_hash_in_the_same_memory() {
+    const HASH_BYTES: usize = 19 * 1024 * 1024;
+    const AT_ONCE: usize = 2;
+    let _alone = ALONE.lock();
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings::default();
+    let settings = LocalSettings {
+        logins_per_account_per_min: 0,
+        logins_per_account_per_hour: 0,
+        logins_per_address_per_min: 0,
+        password_hashes_max: AT_ONCE,
+        password_queue_max: 32,
+        ..LocalSettings::new(&settings.auth, &settings.limits)
+    };
+    let store = Connections::open(&folder.path().join("accounts.db"), Duration::from_secs(5), 4).unwrap();
+    let params = argon2::Params::DEFAULT;
+    let accounts = LocalAccounts::new(Arc::new(store), Clock::system(), settings, params).unwrap();
+    let (left, wrong) = (AtomicUsize::new(200), AtomicUsize::new(0));
+    let guess = |n: usize| {
+        let email = format!("{n}@example.org");
+        let asked = LogIn { email: &email, password: "a guess", device: "phone", device_id: None };
+        match accounts.log_in(asked, IpAddr::V4(Ipv4Addr::LOCALHOST)) {
+            Err(AccountError::Unauthorized(_)) => wrong.fetch_add(1, Ordering::Relaxed),
+            other => panic!("{other:?}"),
+        };
+    };
+    let counted = Region::new(COUNTED);
+    std::thread::scope(|scope| {
+        for _ in 0..32 {
+            scope.spawn(|| {
+                let next = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+                while let Ok(n) = next() {
+                    guess(n);
+                }
+            });
+        }
+    });
+    let counted = counted.change();
+    assert_eq!(wrong.into_inner(), 200);
+    let bytes = counted.bytes_allocated;
+    println!("{bytes} bytes allocated for 200 log-ins");
+    assert!(bytes < (AT_ONCE + 1) * HASH_BYTES, "{bytes} bytes for 200 log-ins");
 }

@@ -8,7 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use uuid::Uuid;
 
-use super::attempts::{Attempts, one_address};
+use super::attempts::{Attempts, Recent, network_of};
+use super::audit::{self, Subject};
 use super::known::{Good, Known, fingerprint};
 use super::password::{Checked, Passwords};
 use super::{AccountError, Caller, SetupError};
@@ -30,6 +31,10 @@ const DEVICE_NAME_CHARS_MAX: usize = 100;
 /// Devices of one user. A script that never says its `device_id` would add one at each log-in;
 /// the oldest make room.
 const DEVICES_MAX: usize = 100;
+/// How long an address counts as one of an account's own after a log-in from there.
+const ADDRESS_KNOWN_MS: i64 = 30 * Timestamp::DAY_MS;
+const MINUTE_MS: i64 = 60_000;
+const HOUR_MS: i64 = 60 * MINUTE_MS;
 
 /// What the settings say about accounts kept here.
 #[derive(Clone, Debug)]
@@ -38,10 +43,16 @@ pub struct LocalSettings {
     pub registration: Registration,
     /// How long a token is good, days.
     pub token_days: u32,
-    /// Log-in attempts for one account, a minute; 0 for no limit.
+    /// Failed log-ins for one account from one address, a minute; 0 for no limit.
     pub logins_per_account_per_min: u32,
+    /// Failed log-ins for one account from all addresses that are not known for it, an hour; 0 for no limit.
+    pub logins_per_account_per_hour: u32,
     /// Log-in and registration attempts from one address, a minute; 0 for no limit.
     pub logins_per_address_per_min: u32,
+    /// Passwords hashed at once; no more than there are cores.
+    pub password_hashes_max: usize,
+    /// Callers that may wait for a password to be hashed.
+    pub password_queue_max: usize,
     /// Tokens that are known without a look into the database; 0 looks every time.
     pub tokens_known_max: usize,
     /// How long a token is known without another look, s.
@@ -55,7 +66,10 @@ impl LocalSettings {
             registration: auth.registration,
             token_days: auth.token_days,
             logins_per_account_per_min: limits.logins_per_account_per_min,
+            logins_per_account_per_hour: limits.logins_per_account_per_hour,
             logins_per_address_per_min: limits.logins_per_address_per_min,
+            password_hashes_max: auth.password_hashes_max,
+            password_queue_max: auth.password_queue_max,
             tokens_known_max: auth.tokens_known_max,
             token_known_s: auth.token_known_s,
         }
@@ -98,8 +112,10 @@ pub struct LocalAccounts {
     clock: Clock,
     settings: LocalSettings,
     passwords: Passwords,
-    by_account: Attempts<String>,
-    by_address: Attempts<IpAddr>,
+    by_address: Attempts,
+    by_account_and_place: Attempts,
+    by_account: Attempts,
+    known_addresses: Recent,
     known: Arc<Known>,
 }
 
@@ -114,8 +130,9 @@ impl LocalAccounts {
         cost: Params,
     ) -> Result<Self, SetupError> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let passwords =
-            Passwords::new(cost, cores).map_err(|error| SetupError::Passwords(error.to_string()))?;
+        let hashes_max = settings.password_hashes_max.min(cores);
+        let passwords = Passwords::new(cost, hashes_max, settings.password_queue_max)
+            .map_err(|error| SetupError::Passwords(error.to_string()))?;
         let known = Arc::new(Known::new(settings.tokens_known_max));
         let forgets = Arc::downgrade(&known);
         store.on_signed_out(Arc::new(move |who| {
@@ -126,9 +143,12 @@ impl LocalAccounts {
                 });
             }
         }));
+        let limited = |attempts, period_ms| Attempts::new(attempts, period_ms, clock.clone());
         Ok(Self {
-            by_account: Attempts::new(settings.logins_per_account_per_min, clock.clone()),
-            by_address: Attempts::new(settings.logins_per_address_per_min, clock.clone()),
+            by_address: limited(settings.logins_per_address_per_min, MINUTE_MS),
+            by_account_and_place: limited(settings.logins_per_account_per_min, MINUTE_MS),
+            by_account: limited(settings.logins_per_account_per_hour, HOUR_MS),
+            known_addresses: Recent::new(ADDRESS_KNOWN_MS, clock.clone()),
             known,
             store,
             clock,
@@ -141,14 +161,24 @@ impl LocalAccounts {
     ///
     /// Errors: `RegistrationClosed`, `Invalid`, `TooManyAttempts`, `EmailTaken`.
     pub fn register(&self, email: &str, password: &str, from: IpAddr) -> Result<String, AccountError> {
+        let registered = self.register_unnoted(email, password, from);
+        let (event, subject) = ("registration", Subject::at(from));
+        match &registered {
+            Ok(user) => audit::done(event, subject.of_user(user.id)),
+            Err(error) => audit::refused(event, subject, why(error)),
+        }
+        registered.map(|user| user.email)
+    }
+
+    fn register_unnoted(&self, email: &str, password: &str, from: IpAddr) -> Result<User, AccountError> {
         if self.settings.registration == Registration::Closed {
             return Err(AccountError::RegistrationClosed);
         }
         // Before the attempt is counted: a typing error should not use one up.
         let email = email_of(email)?;
         check_password(password)?;
-        self.by_address.take(&one_address(from))?;
-        Ok(self.add_user(email, password, None)?.email)
+        self.by_address.take(&network_of(from))?;
+        self.add_user(email, password, None)
     }
 
     /// Makes an account on behalf of whoever runs the server: registration may be closed.
@@ -159,7 +189,9 @@ impl LocalAccounts {
     pub fn enrol(&self, email: &str, password: &str, owner: Option<Owner>) -> Result<User, AccountError> {
         let email = email_of(email)?;
         check_password(password)?;
-        self.add_user(email, password, owner)
+        let user = self.add_user(email, password, owner)?;
+        audit::done("account_added", Subject::default().of_user(user.id));
+        Ok(user)
     }
 
     /// Replaces a password and signs all the user's devices out; `false` if there is no such user.
@@ -175,6 +207,7 @@ impl LocalAccounts {
             store.remove_device(user.id, device.id)?;
         }
         self.known.forget(|caller| caller.user == user.id);
+        audit::done("password_set", Subject::default().of_user(user.id));
         Ok(true)
     }
 
@@ -184,44 +217,124 @@ impl LocalAccounts {
         let Some(user) = self.store.user(&email)? else { return Ok(false) };
         let removed = self.store.remove_user(&email)?;
         self.known.forget(|caller| caller.user == user.id);
+        if removed {
+            audit::done("account_removed", Subject::default().of_user(user.id));
+        }
         Ok(removed)
+    }
+
+    /// Gives a device a token, as [`Self::log_in_with`] does for one that shows none.
+    pub fn log_in(&self, asked: LogIn<'_>, from: IpAddr) -> Result<NewToken, AccountError> {
+        self.log_in_with(asked, from, None)
     }
 
     /// Gives a device a token.
     ///
     /// - A device that says the id of an earlier log-in keeps it, and its older token ends.
+    /// - `token`: one that the device got earlier, expired or not. It shows that the device is one of the account's:
+    ///   strangers who guess passwords do not lock it out.
     /// - Errors: `Unauthorized`, alike in words and cost for a wrong password and an unknown account;
     ///   `Invalid` for the device's name; `TooManyAttempts`.
-    pub fn log_in(&self, asked: LogIn<'_>, from: IpAddr) -> Result<NewToken, AccountError> {
+    pub fn log_in_with(
+        &self,
+        asked: LogIn<'_>,
+        from: IpAddr,
+        token: Option<&str>,
+    ) -> Result<NewToken, AccountError> {
+        let mut found = Found { user: None, limit: "too many passwords are being checked" };
+        let result = self.log_in_unnoted(asked, from, token, &mut found);
+        let subject = Subject { user: found.user, ..Subject::at(from) };
+        match &result {
+            Ok(token) => audit::done("log_in", subject.of_device(token.device_id)),
+            Err(AccountError::TooManyAttempts { .. }) => audit::refused("log_in", subject, found.limit),
+            Err(AccountError::Unauthorized(_)) if found.user.is_some() => {
+                audit::refused("log_in", subject, "wrong password");
+            }
+            Err(AccountError::Unauthorized(_)) => audit::refused("log_in", subject, "unknown account"),
+            Err(error) => audit::refused("log_in", subject, why(error)),
+        }
+        result
+    }
+
+    fn log_in_unnoted(
+        &self,
+        asked: LogIn<'_>,
+        from: IpAddr,
+        token: Option<&str>,
+        found: &mut Found,
+    ) -> Result<NewToken, AccountError> {
         let name = device_name_of(asked.device)?;
-        // The address first, so that one address cannot fill the memory with made-up accounts.
-        self.by_address.take(&one_address(from))?;
+        let network = network_of(from);
+        // The address first, so that one address cannot push the counts of others out of memory.
+        self.by_address.take(&network).inspect_err(|_| found.limit = "too many attempts from the address")?;
         if asked.password.len() > PASSWORD_BYTES_MAX {
             return Err(WRONG);
         }
-        let user = match email_of(asked.email) {
-            Ok(email) => {
-                self.by_account.take(&email)?;
-                self.store.user(&email)?
-            }
-            Err(_) => None,
+        let email = email_of(asked.email).ok();
+        let user = match &email {
+            Some(email) => self.store.user(email)?,
+            None => None,
+        };
+        found.user = user.as_ref().map(|user| user.id);
+        let counted = match &email {
+            Some(email) => Some(self.count_attempt(email, user.as_ref(), network, token, found)?),
+            None => None,
         };
         let stored = user.as_ref().map(|user| user.password_hash.as_str());
-        let checked = self.passwords.check(asked.password, stored)?;
-        let Some(user) = user else { return Err(WRONG) };
-        match checked {
+        let checked = self.passwords.check(asked.password, stored);
+        // Only a wrong password counts: not a right one, and not one that the server had no time to check.
+        if let (Some(counted), false) = (&counted, matches!(checked, Ok(Checked::Wrong))) {
+            counted.give_back(self);
+        }
+        let Some(user) = user else { return checked.and(Err(WRONG)) };
+        match checked? {
             Checked::Wrong => return Err(WRONG),
             Checked::Right => {}
             Checked::Rehashed(hash) => self.store.set_password_hash(user.id, &hash)?,
         }
+        self.known_addresses.note(&(&user.email, network));
         self.add_device(&user, name, asked.device_id)
+    }
+
+    /// Counts a log-in as failed, until it is given back; or says when the next one may be tried.
+    ///
+    /// An account that does not exist is counted like one that does.
+    fn count_attempt(
+        &self,
+        email: &str,
+        user: Option<&User>,
+        network: IpAddr,
+        token: Option<&str>,
+        found: &mut Found,
+    ) -> Result<Counted, AccountError> {
+        let own = match (user, token.filter(|token| is_like_a_token(token))) {
+            (Some(user), Some(token)) => {
+                self.store.device(&fingerprint(token))?.filter(|d| d.user == user.id)
+            }
+            _ => None,
+        };
+        // What shows a token is counted by its device, wherever it is: whoever shares its address cannot lock it out,
+        // and a stolen token is good for no more guesses than one address.
+        let place = own.map_or(Place::Network(network), |device| Place::Device(device.id));
+        let is_known = matches!(place, Place::Device(_)) || self.known_addresses.has(&(email, network));
+        let counted = Counted { email: email.to_owned(), place, is_known };
+        self.by_account_and_place
+            .take(&counted.by_place())
+            .inspect_err(|_| found.limit = "too many failed log-ins for the account from the address")?;
+        if !is_known {
+            self.by_account.take(&counted.email).inspect_err(|_| {
+                found.limit = "too many failed log-ins for the account from strange addresses";
+                self.by_account_and_place.give_back(&counted.by_place());
+            })?;
+        }
+        Ok(counted)
     }
 
     /// The caller whom a token names.
     ///
     /// Errors: `Unauthorized` if it is no token of ours, was given back or has expired.
     pub fn authenticate(&self, token: &str) -> Result<Caller, AccountError> {
-        if token.len() != TOKEN_TEXT_BYTES || !token.starts_with(TOKEN_PREFIX) {
+        if !is_like_a_token(token) {
             return Err(NO_TOKEN); // spares the database what cannot be one
         }
         let (since, asked, now) = (self.known.moment(), self.clock.tick(), self.clock.now());
@@ -340,6 +453,60 @@ impl LocalAccounts {
         }
         Ok(())
     }
+}
+
+/// What a log-in found out on its way, for the audit's line.
+struct Found {
+    user: Option<Uuid>,
+    /// The limit that refused it, if one did.
+    limit: &'static str,
+}
+
+/// Where a log-in comes from, as failed ones are counted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    Network(IpAddr),
+    Device(DeviceId),
+}
+
+/// A log-in that counts as failed.
+struct Counted {
+    email: String,
+    place: Place,
+    /// Whether the account knows the place, so that what strangers do does not concern it.
+    is_known: bool,
+}
+
+impl Counted {
+    fn by_place(&self) -> (&str, Place) {
+        (&self.email, self.place)
+    }
+
+    /// The log-in has not failed.
+    fn give_back(&self, accounts: &LocalAccounts) {
+        accounts.by_account_and_place.give_back(&self.by_place());
+        if !self.is_known {
+            accounts.by_account.give_back(&self.email);
+        }
+    }
+}
+
+/// Why a log-in or a registration was refused, for the audit's line.
+fn why(error: &AccountError) -> &'static str {
+    match error {
+        AccountError::RegistrationClosed => "registration is closed",
+        AccountError::EmailTaken => "the email is taken",
+        AccountError::TooManyAttempts { .. } => "too many attempts",
+        AccountError::Invalid { member: "email", .. } => "no email",
+        AccountError::Invalid { member: "password", .. } => "a password that cannot be taken",
+        AccountError::Invalid { .. } => "a device name that cannot be taken",
+        _ => "the server could not do it",
+    }
+}
+
+/// Spares the database what cannot be a token.
+fn is_like_a_token(text: &str) -> bool {
+    text.len() == TOKEN_TEXT_BYTES && text.starts_with(TOKEN_PREFIX)
 }
 
 const WRONG: AccountError = AccountError::Unauthorized("Wrong email or password.");

@@ -4,12 +4,14 @@
 //! - `jwt`: the app's own identity provider signs the tokens; nothing is kept here. `keys`: with what; `jwks`: how
 //!   a provider publishes it.
 //! - `password`: Argon2id, and how many of it run at once. `attempts`: how often one may try.
+//! - `audit`: a log line for everything that changes who may come in.
 //! - `known`: tokens that were found good a moment ago.
 //!
 //! All but [`Accounts::known`] blocks: a password takes some 100 ms of a core, a token a look into the
 //! database or, rarely, a request to the identity provider. `http` calls it off the reactor.
 
 mod attempts;
+pub mod audit;
 mod jwks;
 pub mod jwt;
 mod keys;
@@ -24,6 +26,7 @@ use crate::config::{AuthMode, AuthSettings, Limits};
 use crate::model::{DeviceId, Owner};
 use crate::storage::{AccountStore, StorageError};
 
+pub use attempts::network_of;
 pub use jwt::JwtAccounts;
 pub use local::{LocalAccounts, LocalSettings, LogIn, NewToken};
 

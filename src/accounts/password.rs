@@ -1,14 +1,17 @@
-use argon2::{Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier};
+use argon2::password_hash::phc::{Output, ParamsString, Salt};
+use argon2::password_hash::{Error, Result as HashResult};
+use argon2::{Algorithm, Argon2, Block, Params, PasswordHash, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use parking_lot::{Condvar, Mutex};
 
 use super::AccountError;
 
-/// Callers that may wait for a core; some 100 ms each. More are sent away.
-const QUEUE_MAX: usize = 16;
+/// Bytes of the salt and of the hash in a new PHC string.
+const SALT_BYTES: usize = 16;
+const HASH_BYTES: usize = 32;
 
-/// Argon2id in PHC strings, and a gate so that log-ins never take more than the cores there are.
+/// Argon2id in PHC strings, and a gate that bounds how many hashes run and wait at once.
 pub(super) struct Passwords {
     params: Params,
     /// Stands in for the hash of an unknown account, which so costs what a known one does. No password has it.
@@ -26,44 +29,58 @@ pub(super) enum Checked {
 
 impl Passwords {
     /// Checks that passwords can be hashed with `params`; hashes none.
-    pub(super) fn new(params: Params, cores: usize) -> Result<Self, argon2::password_hash::Error> {
-        let (mut salt, mut output) = ([0_u8; 16], [0_u8; 32]);
-        getrandom::fill(&mut salt)
-            .and_then(|()| getrandom::fill(&mut output))
-            .map_err(|_| argon2::password_hash::Error::RngFailure)?;
+    ///
+    /// At most `hashes_max` run at once, each in memory of its own that is kept for the next one; at most
+    /// `queue_max` wait for their turn, and more are refused.
+    pub(super) fn new(params: Params, hashes_max: usize, queue_max: usize) -> HashResult<Self> {
+        let (mut salt, mut output) = ([0_u8; SALT_BYTES], [0_u8; HASH_BYTES]);
+        fill_randomly(&mut salt).and_then(|()| fill_randomly(&mut output))?;
         let (salt, output) = (STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(output));
         let (m, t, p) = (params.m_cost(), params.t_cost(), params.p_cost());
         // To make a real one would take its time and 19 MiB at every start. Checked, both cost the same.
         let nobody = PasswordHash::new(&format!("$argon2id$v=19$m={m},t={t},p={p}${salt}${output}"))?;
-        Ok(Self { params, nobody, gate: Gate::new(cores.max(1), QUEUE_MAX) })
+        Ok(Self { params, nobody, gate: Gate::new(hashes_max.max(1), queue_max) })
     }
 
     /// The PHC string of a password with a new salt.
     pub(super) fn hash(&self, password: &str) -> Result<String, AccountError> {
-        let _turn = self.gate.enter()?;
-        self.hashed(password)
+        let mut turn = self.gate.enter()?;
+        self.hashed(password, &mut turn)
     }
 
     /// Checks a password against the stored hash, or at the same cost against nothing.
     pub(super) fn check(&self, password: &str, stored: Option<&str>) -> Result<Checked, AccountError> {
-        let _turn = self.gate.enter()?;
+        let mut turn = self.gate.enter()?;
         let Some(stored) = stored else {
-            let _ = Argon2::from(&self.params).verify_password(password.as_bytes(), &self.nobody);
+            let _ = is_password_of(&self.nobody, password, &mut turn);
             return Ok(Checked::Wrong);
         };
         let stored = PasswordHash::new(stored).map_err(internal)?;
         // The parameters come from the stored hash, whatever ours are.
-        match Argon2::from(&self.params).verify_password(password.as_bytes(), &stored) {
-            Ok(()) if self.has_grown_beyond(&stored) => self.hashed(password).map(Checked::Rehashed),
-            Ok(()) => Ok(Checked::Right),
-            Err(argon2::password_hash::Error::PasswordInvalid) => Ok(Checked::Wrong),
+        match is_password_of(&stored, password, &mut turn) {
+            Ok(true) if self.has_grown_beyond(&stored) => {
+                self.hashed(password, &mut turn).map(Checked::Rehashed)
+            }
+            Ok(true) => Ok(Checked::Right),
+            Ok(false) => Ok(Checked::Wrong),
             Err(error) => Err(internal(error)),
         }
     }
 
-    fn hashed(&self, password: &str) -> Result<String, AccountError> {
-        let hash = Argon2::from(&self.params).hash_password(password.as_bytes()).map_err(internal)?;
-        Ok(hash.to_string())
+    fn hashed(&self, password: &str, turn: &mut Turn<'_>) -> Result<String, AccountError> {
+        let mut made = || -> HashResult<PasswordHash> {
+            let mut salt = [0_u8; SALT_BYTES];
+            fill_randomly(&mut salt)?;
+            let hash = argon2id(Algorithm::Argon2id, Version::V0x13, &self.params, HASH_BYTES)?;
+            Ok(PasswordHash {
+                algorithm: argon2::ARGON2ID_IDENT,
+                version: Some(Version::V0x13.into()),
+                params: ParamsString::try_from(&self.params)?,
+                salt: Some(Salt::new(&salt)?),
+                hash: Some(turn.run(&hash, password, &salt, HASH_BYTES)?),
+            })
+        };
+        made().map(|hash| hash.to_string()).map_err(internal)
     }
 
     fn has_grown_beyond(&self, stored: &PasswordHash) -> bool {
@@ -75,13 +92,47 @@ impl Passwords {
                 || theirs.p_cost() < ours.p_cost()
         })
     }
+
+    /// How many hashes have memory of their own now.
+    #[cfg(test)]
+    fn kept(&self) -> usize {
+        self.gate.state.lock().free.len()
+    }
+}
+
+/// Whether `password` gives the stored hash.
+fn is_password_of(stored: &PasswordHash, password: &str, turn: &mut Turn<'_>) -> HashResult<bool> {
+    let (Some(salt), Some(expected)) = (&stored.salt, &stored.hash) else { return Err(Error::Internal) };
+    let version = stored.version.map_or(Ok(Version::default()), Version::try_from)?;
+    let algorithm = Algorithm::try_from(stored.algorithm.as_str())?;
+    let hash = argon2id(algorithm, version, &Params::try_from(stored)?, expected.len())?;
+    // `Output` is compared in constant time.
+    Ok(turn.run(&hash, password, salt, expected.len())? == *expected)
+}
+
+/// Argon2 with these parameters and a hash of `bytes`.
+fn argon2id(
+    algorithm: Algorithm,
+    version: Version,
+    params: &Params,
+    bytes: usize,
+) -> HashResult<Argon2<'static>> {
+    let params = Params::new(params.m_cost(), params.t_cost(), params.p_cost(), Some(bytes))?;
+    Ok(Argon2::new(algorithm, version, params))
+}
+
+fn fill_randomly(bytes: &mut [u8]) -> HashResult<()> {
+    getrandom::fill(bytes).map_err(|_| Error::RngFailure)
 }
 
 fn internal(error: impl std::error::Error + Send + Sync + 'static) -> AccountError {
     AccountError::Internal(Box::new(error))
 }
 
-/// So many at once, so many waiting, the rest sent away.
+/// Bounds how many hashes run and how many callers wait, and keeps the memory that hashes run in.
+///
+/// A hash needs 19 MiB. Freed after each hash, that memory would stay with the allocator's arena of the thread that
+/// freed it, and there are hundreds of such threads. Kept here, the memory is at most `permits` times one hash.
 struct Gate {
     permits: usize,
     queue_max: usize,
@@ -93,10 +144,15 @@ struct Gate {
 struct Inside {
     running: usize,
     waiting: usize,
+    /// Memory of the hashes that do not run now.
+    free: Vec<Vec<Block>>,
 }
 
-/// A place inside; given back when dropped, also by a panic.
-struct Turn<'a>(&'a Gate);
+/// A place inside and the memory to hash in. Dropped, it gives both back, also by a panic.
+struct Turn<'a> {
+    gate: &'a Gate,
+    blocks: Vec<Block>,
+}
 
 impl Gate {
     fn new(permits: usize, queue_max: usize) -> Self {
@@ -114,14 +170,38 @@ impl Gate {
             inside.waiting -= 1;
         }
         inside.running += 1;
-        Ok(Turn(self))
+        let blocks = inside.free.pop().unwrap_or_default();
+        Ok(Turn { gate: self, blocks })
+    }
+}
+
+impl Turn<'_> {
+    /// Hashes a password into `bytes` bytes.
+    fn run(&mut self, hash: &Argon2<'_>, password: &str, salt: &[u8], bytes: usize) -> HashResult<Output> {
+        let needed = hash.params().block_count();
+        // Parameters changed: memory of another size is not worth keeping.
+        if self.blocks.len() != needed {
+            self.blocks = Vec::new();
+            self.blocks.try_reserve_exact(needed).map_err(|_| Error::OutOfMemory)?;
+            self.blocks.resize(needed, Block::default());
+        }
+        let mut output = [0_u8; Output::MAX_LENGTH];
+        let output = output.get_mut(..bytes).ok_or(Error::OutputSize)?;
+        // Argon2 writes every block before it reads it, so what an earlier hash left there plays no part.
+        hash.hash_password_into_with_memory(password.as_bytes(), salt, output, &mut self.blocks)?;
+        Ok(Output::new(output)?)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().running -= 1;
-        self.0.freed.notify_one();
+        let mut inside = self.gate.state.lock();
+        inside.running -= 1;
+        if !self.blocks.is_empty() {
+            inside.free.push(std::mem::take(&mut self.blocks));
+        }
+        drop(inside);
+        self.gate.freed.notify_one();
     }
 }
 
@@ -131,10 +211,12 @@ mod tests {
 
     use std::time::{Duration, Instant};
 
+    use argon2::{PasswordHasher as _, PasswordVerifier as _};
+
     use super::*;
 
     fn cheap(t_cost: u32) -> Passwords {
-        Passwords::new(Params::new(8, t_cost, 1, None).unwrap(), 2).unwrap()
+        Passwords::new(Params::new(8, t_cost, 1, None).unwrap(), 2, 16).unwrap()
     }
 
     #[test]
@@ -159,7 +241,7 @@ mod tests {
     /// parameters of a real one; times on a busy machine would prove nothing.
     #[test]
     fn an_unknown_account_costs_what_a_known_one_does() {
-        let passwords = Passwords::new(Params::new(64, 3, 2, None).unwrap(), 2).unwrap();
+        let passwords = Passwords::new(Params::new(64, 3, 2, None).unwrap(), 2, 16).unwrap();
         let real = passwords.hash("correct horse").unwrap();
         let stand_in = passwords.nobody.to_string();
         let parameters = |hash: &str| hash.splitn(5, '$').take(4).collect::<Vec<_>>().join("$");
@@ -183,5 +265,38 @@ mod tests {
             assert!(queued.into_iter().all(|each| each.join().unwrap()));
         });
         assert!(gate.enter().is_ok());
+    }
+
+    /// Goal: what is hashed in memory that was used before is what the library says. Method: the library's own check,
+    /// of hashes made with other parameters in between.
+    #[test]
+    fn hashes_in_used_memory_are_those_of_the_library() {
+        let passwords = Passwords::new(Params::new(64, 2, 1, None).unwrap(), 1, 0).unwrap();
+        let salt = b"sixteen bytes ..";
+        let library = |m, t, p| {
+            let hash = Argon2::from(Params::new(m, t, p, None).unwrap());
+            hash.hash_password_with_salt(b"correct horse", salt).unwrap().to_string()
+        };
+        for stored in [library(64, 2, 1), library(8, 1, 1), library(96, 3, 2), library(64, 2, 1)] {
+            assert!(matches!(passwords.check("wrong", Some(&stored)), Ok(Checked::Wrong)), "{stored}");
+            let right = passwords.check("correct horse", Some(&stored));
+            assert!(matches!(right, Ok(Checked::Right | Checked::Rehashed(_))), "{stored}");
+            let ours = PasswordHash::new(&passwords.hash("correct horse").unwrap()).unwrap();
+            Argon2::default().verify_password(b"correct horse", &ours).unwrap();
+            assert!(Argon2::default().verify_password(b"wrong", &ours).is_err());
+        }
+        assert_eq!(passwords.kept(), 1);
+    }
+
+    #[test]
+    fn as_much_memory_is_kept_as_hashes_may_run_and_none_before_the_first() {
+        let passwords = Passwords::new(Params::new(256, 1, 1, None).unwrap(), 2, 64).unwrap();
+        assert_eq!(passwords.kept(), 0);
+        std::thread::scope(|scope| {
+            for _ in 0..32 {
+                scope.spawn(|| passwords.check("wrong", None).unwrap_or(Checked::Right));
+            }
+        });
+        assert!((1..=2).contains(&passwords.kept()), "{}", passwords.kept());
     }
 }

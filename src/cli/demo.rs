@@ -75,6 +75,7 @@ impl Demo {
         settings.operator.console_token = Some(Secret::from(console_token.as_str()));
         // Whoever plays with it logs in more often than a user would, and always from this machine.
         settings.limits.logins_per_account_per_min = 0;
+        settings.limits.logins_per_account_per_hour = 0;
         settings.limits.logins_per_address_per_min = 0;
         let _log = log_to_stderr(&settings)?;
         if !self.keep {

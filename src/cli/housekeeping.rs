@@ -40,6 +40,42 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
+/// How often the size of the write-ahead log is looked at.
+const LOG_LOOK: Duration = Duration::from_secs(5);
+
+/// Warns when the write-ahead log grows beyond `wal_bytes_warn`, and each time that it has doubled since.
+///
+/// The server's own reads end in time. So a log that cannot be moved into the database has a reader in another program.
+pub(super) async fn watch_log(app: Arc<App>) {
+    let bound = i64::try_from(app.settings.memory.wal_bytes_warn).unwrap_or(i64::MAX);
+    let mut warned_at = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = app.draining.begun() => return,
+            () = tokio::time::sleep(LOG_LOOK) => {}
+        }
+        app.metrics.look();
+        let bytes = app.metrics.wal_bytes.get();
+        match warned_at {
+            _ if bound == 0 || bytes <= bound => {
+                if warned_at.take().is_some() {
+                    tracing::info!(bytes, "the write-ahead log is short again");
+                }
+            }
+            Some(before) if bytes < before * 2 => {}
+            _ => {
+                warned_at = Some(bytes);
+                tracing::warn!(
+                    bytes,
+                    "the write-ahead log grows: another program keeps a read transaction open on the database, and \
+                     until that ends nothing can be moved out of the log"
+                );
+            }
+        }
+    }
+}
+
 fn once(app: &App) -> StorageResult<()> {
     let begun = Instant::now();
     let mut go_on = || !app.draining.is_set();

@@ -2,6 +2,7 @@
 //! disk or a terminal that is slow holds no request up, and a line costs a request neither a wake-up nor a write.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::panic::PanicHookInfo;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,9 @@ use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogFormat, Settings};
+
+/// The name of the thread that writes.
+const LOG_THREAD: &str = "log";
 
 /// How long lines gather: too short for anybody who reads along, long enough for many requests.
 const GATHER: Duration = Duration::from_millis(10);
@@ -60,7 +64,28 @@ pub(in crate::cli) fn log_to_stderr(settings: &Settings) -> Result<Log, Box<dyn 
         LogFormat::Text => lines.with_target(false).with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
+    log_panics();
     Ok(log)
+}
+
+/// A panic becomes a log line like any other, in the format that was asked for.
+fn log_panics() {
+    let raw = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // The thread that writes the log could only wait for itself.
+        if std::thread::current().name() == Some(LOG_THREAD) {
+            return raw(panic);
+        }
+        log_panic(panic);
+    }));
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let said = panic.payload_as_str().unwrap_or("without words");
+    let place = panic.location().map(tracing::field::display);
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    tracing::error!(said, place, thread, "a bug: the program panicked");
 }
 
 impl Lines {
@@ -68,7 +93,7 @@ impl Lines {
         let (waiting, came, written) = (Mutex::default(), Condvar::new(), Condvar::new());
         let lines = Arc::new(Self { waiting, lines_max, came, written });
         let shared = Arc::clone(&lines);
-        std::thread::Builder::new().name("log".into()).spawn(move || shared.empty_into(&mut out))?;
+        std::thread::Builder::new().name(LOG_THREAD.into()).spawn(move || shared.empty_into(&mut out))?;
         Ok(lines)
     }
 
@@ -184,5 +209,44 @@ mod tests {
         drop(log);
         assert_eq!(told.try_recv().unwrap(), "b\nc\nd\n");
         assert!(told.try_recv().is_err());
+    }
+
+    /// A place for lines that a test reads.
+    #[derive(Clone, Default)]
+    struct Read(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Read {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Goal: a panic is one line of the log, with its words and its place. Method: a thread that panics where lines
+    /// go to memory. The hook is the process's: it looks at this thread alone.
+    #[test]
+    fn a_panic_is_one_line_of_the_log() {
+        let read = Read::default();
+        let raw = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| match std::thread::current().name() {
+            Some("panics") => log_panic(panic),
+            _ => raw(panic),
+        }));
+        let made = read.clone();
+        let lines =
+            tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || made.clone()).finish();
+        let panics = std::thread::Builder::new().name("panics".into()).spawn(move || {
+            tracing::subscriber::with_default(lines, || panic!("row {}", 7));
+        });
+        assert!(panics.unwrap().join().is_err());
+        let text = String::from_utf8(read.0.lock().clone()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
+        assert_eq!(line["said"], "row 7", "{text}");
+        assert_eq!(line["thread"], "panics");
+        assert_eq!(line["level"], "ERROR");
+        assert!(line["place"].as_str().unwrap().contains("log.rs:"), "{text}");
     }
 }

@@ -9,6 +9,7 @@ mod demo;
 mod device;
 mod distribute;
 mod epoch;
+mod files;
 mod housekeeping;
 mod interrupt;
 mod log;

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::Done;
 use super::database::{Database, terms};
+use super::files::raise_file_limit;
 use super::housekeeping;
 use super::interrupt::StopSignals;
 use super::log::log_to_stderr;
@@ -48,6 +49,8 @@ impl Serve {
         let _log = log_to_stderr(&self.settings)?;
         // Before anything is made: a server that was started twice leaves the database alone.
         let listener = bind(self.settings.listen)?;
+        raise_file_limit(&self.settings, matches!(self.database, Database::Sqlite(_)));
+        warn_of_bare_passwords(&self.settings, listener.local_addr()?);
         let clock = Clock::system();
         let metrics = Arc::new(Metrics::new());
         let storage = open(&self.database, &self.settings, Arc::clone(&schema), &clock, &metrics)?;
@@ -66,6 +69,21 @@ impl Serve {
         );
         let pages = Pages { demo: None, console: app.settings.operator.console_token.is_some() };
         run(&app, listener, pages, || {})
+    }
+}
+
+/// Warns where passwords would cross a network in the clear: this server speaks no TLS, and nothing says that a proxy
+/// in front of it does.
+fn warn_of_bare_passwords(settings: &Settings, listens: SocketAddr) {
+    let is_bare = settings.auth.auth == AuthMode::Local
+        && settings.http.trusted_proxies.is_empty()
+        && !listens.ip().to_canonical().is_loopback();
+    if is_bare {
+        tracing::warn!(
+            address = %listens,
+            "passwords and tokens come in without TLS from other machines: put a proxy with TLS in front and name it \
+             with --trusted-proxy, or listen on 127.0.0.1"
+        );
     }
 }
 
@@ -91,8 +109,9 @@ pub(super) fn open(
     Ok(match database {
         Database::Sqlite(path) => {
             let busy_wait = Duration::from_millis(limits.busy_wait_ms);
-            let connections =
-                Connections::open(path, busy_wait, limits.readers_max)?.queueing(limits.write_queue_max);
+            let mode = settings.database_mode.0;
+            let connections = Connections::open_to_serve(path, mode, busy_wait, limits.readers_max)?
+                .queueing(limits.write_queue_max);
             Arc::new(Sqlite::serve(path, connections, schema, now, metrics)?)
         }
         Database::Postgres(address) => {
@@ -155,10 +174,12 @@ pub(super) fn run(app: &Arc<App>, listener: TcpListener, shown: Pages, ready: im
         ready();
         let filter = routes_and_pages(Arc::clone(app), shown);
         let housekeeping = tokio::spawn(housekeeping::run(Arc::clone(app)));
+        let watch = tokio::spawn(housekeeping::watch_log(Arc::clone(app)));
         let (bounds, draining) = (Arc::clone(&app.bounds), app.draining.clone());
         let metrics = Arc::clone(&app.metrics);
         let drained = serve(listener, filter, bounds, draining, metrics, stop).await;
         housekeeping.await?;
+        watch.await?;
         Ok::<_, Box<dyn std::error::Error>>(drained)
     })?;
     if drained.cut > 0 {

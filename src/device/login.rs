@@ -45,7 +45,8 @@ pub fn log_in(
     if let Some(other) = store.recall(names::EMAIL)?.filter(|known| *known != email) {
         return Err(LoginError::OtherUser(other));
     }
-    let mut calls = Calls::new(remote, patience, None);
+    // An older token, even an expired one, shows the server that this is no stranger who guesses the password.
+    let mut calls = Calls::new(remote, patience, store.recall(names::TOKEN)?);
     if asked.register {
         calls.register(&email, asked.password)?;
     }

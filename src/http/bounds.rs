@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::{HeaderName, ORIGIN};
 use http::{HeaderMap, HeaderValue, Uri};
 
-use crate::config::{Secret, Settings};
+use crate::config::{Network, Secret, Settings};
 
 /// Longest time a setting can ask for: beyond it a sum with an instant could overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -29,7 +29,7 @@ pub struct Bounds {
     pub headers_max: usize,
     pub connections_max: usize,
     pub connections_per_address_max: usize,
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<Network>,
     /// The web origins that may call.
     pub origins: Origins,
     /// The headers that they may send beside those of the API.
@@ -79,7 +79,7 @@ impl Bounds {
             headers_max: limits.headers_max,
             connections_max: limits.connections_max,
             connections_per_address_max: limits.connections_per_address_max,
-            trusted_proxies: settings.http.trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
+            trusted_proxies: settings.http.trusted_proxies.clone(),
             origins: Origins::parse(&settings.http.cors_origins)?,
             request_headers: RequestHeaders::parse(&settings.http.cors_headers)?,
         })
@@ -87,7 +87,7 @@ impl Bounds {
 
     /// Whether `address` is a proxy of ours.
     pub(super) fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted_proxies.contains(&address)
+        self.trusted_proxies.iter().any(|network| network.contains(address))
     }
 }
 

@@ -159,7 +159,7 @@ async fn guarded<S>(
 where
     S: Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible>,
 {
-    if let Err(refusal) = headers_fit(request.headers(), &bounds) {
+    if let Err(refusal) = has_path(&request).and_then(|()| headers_fit(request.headers(), &bounds)) {
         return Ok(refusal.into_response());
     }
     let deadline = Deadline::new(bounds.request);
@@ -193,6 +193,15 @@ async fn in_time<T>(deadline: &Deadline, work: impl Future<Output = T>) -> Optio
             () = sleep_until(at) => return None,
         }
     }
+}
+
+/// Refuses a request whose target is no path: `CONNECT host:port` asks for a tunnel. warp's filters panic at it.
+fn has_path<B>(request: &Request<B>) -> Result<(), ApiError> {
+    if request.uri().path_and_query().is_some() && request.method() != Method::CONNECT {
+        return Ok(());
+    }
+    let reason = "This server is no proxy: the target of a request is a path, such as /fetch.".to_owned();
+    Err(ApiError::InvalidRequest { reason })
 }
 
 /// Refuses more or longer headers than the limits allow. hyper's own limits lie above these.

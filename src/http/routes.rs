@@ -12,7 +12,7 @@ use super::console_routes::{boxed, console_routes};
 use super::handlers::{accounts, caller, changes, conflicts, events, fetch, lock, service, synchronise};
 use super::methods::{delete, get, post, shape};
 use super::problem::ApiError;
-use super::{body, no_body, peer};
+use super::{Peer, body, no_body, peer};
 use crate::accounts::Caller;
 
 /// Every route of the server. What fits none of them is a problem document as well.
@@ -124,20 +124,29 @@ pub fn routes(
         .and(peer())
         .and(body.clone())
         .then(accounts::register);
-    let login =
-        warp::path!("login").and(post()).and(with_app.clone()).and(peer()).and(body).then(accounts::log_in);
+    let login = warp::path!("login")
+        .and(post())
+        .and(with_app.clone())
+        .and(peer())
+        .and(headers)
+        .and(body)
+        .then(accounts::log_in);
     let logout = warp::path!("logout")
         .and(post())
         .and(no_body.clone())
         .and(with_app.clone())
+        .and(peer())
         .and(caller.clone())
         .then(accounts::log_out);
     let me = warp::path!("me").and(get()).and(caller.clone()).then(caller::me);
     let devices =
         warp::path!("devices").and(get()).and(with_app.clone()).and(caller.clone()).then(accounts::devices);
-    let device = warp::path!("devices" / String).and(delete()).and(with_app.clone()).and(caller).then(
-        |id: String, app: Arc<App>, caller: Result<Caller, ApiError>| accounts::revoke(app, caller, id),
-    );
+    let device =
+        warp::path!("devices" / String).and(delete()).and(with_app.clone()).and(peer()).and(caller).then(
+            |id: String, app: Arc<App>, peer: Peer, caller: Result<Caller, ApiError>| {
+                accounts::revoke(app, peer, caller, id)
+            },
+        );
 
     let healthz = warp::path!("healthz").and(get()).then(service::healthz);
     let readyz = warp::path!("readyz").and(get()).and(with_app.clone()).then(service::readyz);

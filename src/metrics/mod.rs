@@ -209,11 +209,16 @@ impl Metrics {
         self.probes.lock().push(Probe(Box::new(look)));
     }
 
-    /// All of it, as OpenMetrics text.
-    pub fn written(&self) -> String {
+    /// Sets the gauges that are not counted as things happen.
+    pub fn look(&self) {
         for probe in self.probes.lock().iter() {
             (probe.0)(self);
         }
+    }
+
+    /// All of it, as OpenMetrics text.
+    pub fn written(&self) -> String {
+        self.look();
         let mut text = String::new();
         // A `String` takes whatever is written to it.
         let _ = encode(&mut text, &self.registry);

@@ -224,6 +224,7 @@ pub fn settings() -> Settings {
     settings.limits.rows_max = 12;
     settings.limits.get_keys_max = 8;
     settings.limits.logins_per_account_per_min = 0;
+    settings.limits.logins_per_account_per_hour = 0;
     settings.limits.logins_per_address_per_min = 0;
     settings
 }

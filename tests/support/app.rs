@@ -146,6 +146,7 @@ impl Answer {
 pub fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.limits.logins_per_account_per_min = 0;
+    settings.limits.logins_per_account_per_hour = 0;
     settings.limits.logins_per_address_per_min = 0;
     settings
 }

@@ -180,8 +180,12 @@ impl Talk {
         let storage = store.serve(&schema, wait, begin, Arc::default()).map_err(|error| told(&error))?;
         store.set_now(begin.ms());
 
-        let unlimited =
-            LocalSettings { logins_per_account_per_min: 0, logins_per_address_per_min: 0, ..of(&settings) };
+        let unlimited = LocalSettings {
+            logins_per_account_per_min: 0,
+            logins_per_account_per_hour: 0,
+            logins_per_address_per_min: 0,
+            ..of(&settings)
+        };
         let cheap = argon2::Params::new(8, 1, 1, None).unwrap();
         let local = LocalAccounts::new(storage.accounts(), clock.clone(), unlimited, cheap).unwrap();
         let mut owners = BTreeMap::new();

@@ -212,6 +212,7 @@ impl World {
         let hands = Hands::default();
         let mut settings = Settings::default();
         settings.limits.logins_per_account_per_min = 0;
+        settings.limits.logins_per_account_per_hour = 0;
         settings.limits.logins_per_address_per_min = 0;
         change(&mut settings);
         let storage = wrap(open(&store, &schema));

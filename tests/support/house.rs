@@ -77,6 +77,7 @@ impl House {
     pub fn open(&mut self) {
         let mut settings = Settings::default();
         settings.limits.logins_per_account_per_min = 0;
+        settings.limits.logins_per_account_per_hour = 0;
         settings.limits.logins_per_address_per_min = 0;
         let now_ms = Arc::clone(&self.now_ms);
         let clock = Clock::from_fn(move || Timestamp::from_ms(now_ms.load(Ordering::SeqCst)));

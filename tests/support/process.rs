@@ -64,6 +64,11 @@ impl Process {
         Self { child, lines, stderr: Some(stderr) }
     }
 
+    /// The number that the system knows it by.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The next line of standard output; `None` once there are no more.
     pub fn line(&self) -> Option<String> {
         match self.lines.recv_timeout(TOO_LONG) {

@@ -1,11 +1,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::caller::bearer;
 use super::{Answer, ApiError, App, ended, json, no_content, off_reactor, spelt};
+use crate::accounts::audit::{self, Subject};
 use crate::accounts::{Caller, LocalAccounts, LogIn};
 use crate::http::wire::Fields;
 use crate::http::{BodyFault, Peer};
@@ -29,8 +31,16 @@ pub async fn register(app: Arc<App>, Peer(from): Peer, body: Result<Bytes, ApiEr
 }
 
 /// `POST /login`
-pub async fn log_in(app: Arc<App>, Peer(from): Peer, body: Result<Bytes, ApiError>) -> Answer {
+///
+/// A token that comes along shows that the device is one of the account's; one that is of no use is no error.
+pub async fn log_in(
+    app: Arc<App>,
+    Peer(from): Peer,
+    headers: HeaderMap,
+    body: Result<Bytes, ApiError>,
+) -> Answer {
     local(&app)?;
+    let shown = bearer(&headers).ok().map(str::to_owned);
     let mut fields = Fields::read(&body?)?;
     let (email, password) = (fields.text("email")?, fields.text("password")?);
     let (device, known) = (fields.text("device")?, fields.optional_text("device_id")?);
@@ -38,7 +48,7 @@ pub async fn log_in(app: Arc<App>, Peer(from): Peer, body: Result<Bytes, ApiErro
     let device_id = known.map(|id| device_id(&id)).transpose()?;
     let token = off_reactor(move || {
         let asked = LogIn { email: &email, password: &password, device: &device, device_id };
-        Ok(local(&app)?.log_in(asked, from)?)
+        Ok(local(&app)?.log_in_with(asked, from, shown.as_deref())?)
     })
     .await?;
     json(json!({
@@ -57,12 +67,13 @@ fn device_id(text: &str) -> Result<DeviceId, ApiError> {
 }
 
 /// `POST /logout`
-pub async fn log_out(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
+pub async fn log_out(app: Arc<App>, Peer(from): Peer, caller: Result<Caller, ApiError>) -> Answer {
     local(&app)?;
     let caller = caller?;
     off_reactor(move || {
         ended(app.locks.give_back(&caller));
         local(&app)?.log_out(&caller)?;
+        audit::done("log_out", Subject::at(from).of_user(caller.user).of_device(caller.device));
         app.forget_device(caller.owner, caller.device);
         Ok(())
     })
@@ -89,13 +100,14 @@ pub async fn devices(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer 
 }
 
 /// `DELETE /devices/{device_id}`
-pub async fn revoke(app: Arc<App>, caller: Result<Caller, ApiError>, id: String) -> Answer {
+pub async fn revoke(app: Arc<App>, Peer(from): Peer, caller: Result<Caller, ApiError>, id: String) -> Answer {
     local(&app)?;
     let caller = caller?;
     // What is no id names no device.
     let device = DeviceId(Uuid::try_parse(&id).map_err(|_| ApiError::no_such_device())?);
     off_reactor(move || {
         local(&app)?.revoke(&caller, device)?;
+        audit::done("revocation", Subject::at(from).of_user(caller.user).of_device(device));
         app.forget_device(caller.owner, device);
         ended(app.locks.give_back(&Caller { device, ..caller }));
         Ok(())
