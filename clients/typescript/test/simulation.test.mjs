@@ -42,6 +42,8 @@ for (const [seed, restores] of seeds.flatMap((seed) => [[seed, false], [seed, tr
       };
       devices.push({ options, client: await anna.device(`device ${place}`, options) });
     }
+    // Bound before the trouble begins: to a user whom every backup knows, and by that user's own token.
+    for (const { client } of devices) await client.sync();
     const edit = async (client) => {
       const table = client.table(pick(["lists", "items", "items", "items", "tallies", "papers"]));
       const rows = await table.list();
