@@ -66,7 +66,7 @@ fn pages_begin_and_end_where_they_should() {
         ground
             .storage
             .read(owner(1), |txn| {
-                for after in beginnings {
+                for after in beginnings.clone() {
                     let rest: Vec<RowKey> =
                         live().into_iter().filter(|key| after.is_none_or(|after| *key > after)).collect();
                     for places in 0..=rest.len() + 2 {
