@@ -264,7 +264,7 @@ numeric_settings! {
         logins_per_address_per_min: u32 = 20, env "ROLLCALL_LOGINS_PER_ADDRESS_PER_MIN";
         /// Waiting time for the database's one writer, ms (503)
         busy_wait_ms: u64 = 5_000, env "ROLLCALL_BUSY_WAIT_MS";
-        /// Writers that may wait for the database at once; some 50 ms of small syncs, and half of the threads there are (503)
+        /// Writers that may wait for the database at once; some 50 ms of small syncs, and half of the threads there are; one owner has half of them at most (503)
         write_queue_max: usize = 256, env "ROLLCALL_WRITE_QUEUE_MAX";
         /// Connections for reading the database; readers never wait for the writer
         readers_max: u32 = 8, env "ROLLCALL_READERS_MAX";

@@ -222,7 +222,7 @@ impl<'a> Pass<'a> {
                 (None, Ok(())) if !stopped => Ok(Outcome::Commit),
                 (None, read) => {
                     unread = read.err();
-                    Ok(Outcome::Undo)
+                    Ok(Outcome::Rollback)
                 }
             }
         });

@@ -289,7 +289,7 @@ fn work_that_ends_badly_leaves_nothing() {
         assert!(matches!(error, Err(StorageError::Full(_))));
         untouched("an error of the work");
 
-        ground.storage.run_write(owner(1), &mut |txn| half(txn).map(|()| Outcome::Undo)).unwrap();
+        ground.storage.run_write(owner(1), &mut |txn| half(txn).map(|()| Outcome::Rollback)).unwrap();
         untouched("an undo");
 
         let error = ground.storage.run_write(owner(1), &mut |txn| {

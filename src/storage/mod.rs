@@ -280,7 +280,7 @@ pub enum Outcome {
     /// Make it durable.
     Commit,
     /// Leave nothing of it.
-    Undo,
+    Rollback,
 }
 
 /// Work inside a read transaction, as engines take it.
@@ -289,13 +289,13 @@ pub type ReadWork<'a> = &'a mut dyn FnMut(&mut dyn ReadTxn) -> StorageResult<()>
 /// Work inside a write transaction, as engines take it. An engine may run it again from the start.
 pub type WriteWork<'a> = &'a mut (dyn FnMut(&mut dyn WriteTxn) -> StorageResult<Outcome> + Send);
 
-/// Work inside a write transaction that nobody waits for with a thread.
-pub trait Errand: Send {
-    /// Does the work, as [`WriteWork`]; an engine may run it again from the start.
+/// A write for which no thread waits.
+pub trait WriteJob: Send {
+    /// Does the work, as [`WriteWork`]. An engine may run it again from the start.
     fn run(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<Outcome>;
 
-    /// Hears, on any thread, that it is durable or undone, or why not. Must be quick: others may wait to hear.
-    fn ended(self: Box<Self>, how: StorageResult<()>);
+    /// Is called once, on any thread, when the work is durable or rolled back. Must be quick: others may wait.
+    fn finish(self: Box<Self>, result: StorageResult<()>);
 }
 
 /// Hears that the version of an owner has moved, and where to.
@@ -309,16 +309,18 @@ pub trait Storage: Send + Sync {
     /// Runs `work` with the owner to itself. Returns once it is durable or undone.
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()>;
 
-    /// Has an errand run as [`Self::run_write`] runs work, without keeping the caller until it is durable.
+    /// Has a job run as [`Self::run_write`] runs work, without keeping the caller until it is durable.
     ///
-    /// Where it [waits](Self::sending_waits), it runs it here and now; if it panics, so does this call, and nobody hears.
-    fn send_write(&self, owner: Owner, mut errand: Box<dyn Errand>) {
-        let how = self.run_write(owner, &mut |txn| errand.run(txn));
-        errand.ended(how);
+    /// - Bounds: meant for small jobs. They may share a transaction, so a long one would keep the others waiting.
+    /// - The default runs the job at once, on the caller's thread. If the job panics there, so does this call, and
+    ///   `finish` is not called.
+    fn enqueue_write(&self, owner: Owner, mut job: Box<dyn WriteJob>) {
+        let result = self.run_write(owner, &mut |txn| job.run(txn));
+        job.finish(result);
     }
 
-    /// Whether [`Self::send_write`] may wait for a database, and so must not be called on the reactor.
-    fn sending_waits(&self) -> bool {
+    /// Whether [`Self::enqueue_write`] may wait for a database, and so must not be called on the reactor.
+    fn enqueue_blocks(&self) -> bool {
         true
     }
 
@@ -391,30 +393,12 @@ impl dyn Storage + '_ {
     pub fn write<T: Send, E: From<StorageError> + Send>(
         &self,
         owner: Owner,
-        work: impl FnMut(&mut dyn WriteTxn) -> Result<T, E> + Send,
-    ) -> Result<T, E> {
-        self.attempt(owner, Outcome::Commit, work)
-    }
-
-    /// Does what `write` would, and keeps nothing of it.
-    pub fn rehearse<T: Send, E: From<StorageError> + Send>(
-        &self,
-        owner: Owner,
-        work: impl FnMut(&mut dyn WriteTxn) -> Result<T, E> + Send,
-    ) -> Result<T, E> {
-        self.attempt(owner, Outcome::Undo, work)
-    }
-
-    fn attempt<T: Send, E: From<StorageError> + Send>(
-        &self,
-        owner: Owner,
-        if_well: Outcome,
         mut work: impl FnMut(&mut dyn WriteTxn) -> Result<T, E> + Send,
     ) -> Result<T, E> {
         let mut result = None;
         self.run_write(owner, &mut |txn| {
             let ended = work(txn);
-            let outcome = if ended.is_ok() { if_well } else { Outcome::Undo };
+            let outcome = if ended.is_ok() { Outcome::Commit } else { Outcome::Rollback };
             result = Some(ended);
             Ok(outcome)
         })?;

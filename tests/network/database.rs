@@ -159,7 +159,7 @@ impl Storage for Shared {
             let outcome = work(&mut Watched { inner: txn, owner, database, lease: &lease, done: &mut seen })?;
             let kept = outcome == Outcome::Commit && breaks != Some(false);
             done = kept.then_some(seen);
-            Ok(if kept { Outcome::Commit } else { Outcome::Undo })
+            Ok(if kept { Outcome::Commit } else { Outcome::Rollback })
         })?;
         if let Some(done) = done {
             let (moved, purged) = (done.state.map(|state| state.version), done.purged);

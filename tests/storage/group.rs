@@ -3,33 +3,33 @@
 use std::sync::Mutex;
 use std::sync::mpsc::Sender;
 
-use rollcall::storage::{Errand, StorageResult};
+use rollcall::storage::{StorageResult, WriteJob};
 
 use super::*;
 
-/// Work that tells how it ended.
-struct Told<W> {
+/// A job that reports how it ended.
+struct Reporting<W> {
     work: W,
-    tell: Sender<StorageResult<()>>,
+    report: Sender<StorageResult<()>>,
 }
 
-impl<W: FnMut(&mut dyn WriteTxn) -> StorageResult<Outcome> + Send> Errand for Told<W> {
+impl<W: FnMut(&mut dyn WriteTxn) -> StorageResult<Outcome> + Send> WriteJob for Reporting<W> {
     fn run(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<Outcome> {
         (self.work)(txn)
     }
 
-    fn ended(self: Box<Self>, how: StorageResult<()>) {
-        let _ = self.tell.send(how);
+    fn finish(self: Box<Self>, result: StorageResult<()>) {
+        let _ = self.report.send(result);
     }
 }
 
-fn send<W>(ground: &Ground, owner: Owner, work: W) -> StorageResult<()>
+fn enqueue<W>(ground: &Ground, owner: Owner, work: W) -> StorageResult<()>
 where
     W: FnMut(&mut dyn WriteTxn) -> StorageResult<Outcome> + Send + 'static,
 {
-    let (tell, told) = channel();
-    ground.storage.send_write(owner, Box::new(Told { work, tell }));
-    told.recv().expect("an errand is told how it ended")
+    let (report, reported) = channel();
+    ground.storage.enqueue_write(owner, Box::new(Reporting { work, report }));
+    reported.recv().expect("a job is told its result")
 }
 
 /// Goal: work that ends badly leaves nothing and harms nobody beside it; what was acknowledged is there, under
@@ -58,7 +58,7 @@ fn work_of_many_owners_at_once_is_each_ones_own() {
                                 advance(txn, next)?;
                                 *noted.lock().unwrap() = next;
                                 match (thread + round) % 7 {
-                                    0 => Ok(Outcome::Undo),
+                                    0 => Ok(Outcome::Rollback),
                                     1 => Err(StorageError::Busy),
                                     2 if round % 3 == 0 => panic!("for the test"),
                                     3 if round % 3 == 0 => {
@@ -69,10 +69,10 @@ fn work_of_many_owners_at_once_is_each_ones_own() {
                                     _ => Ok(Outcome::Commit),
                                 }
                             };
-                            // Every other thread waits, the others send errands.
+                            // Every other thread waits itself, the others queue a job.
                             let ended = catch_unwind(AssertUnwindSafe(|| match thread % 2 {
                                 0 => ground.storage.run_write(owner, &mut work),
-                                _ => send(ground, owner, work),
+                                _ => enqueue(ground, owner, work),
                             }));
                             let written = *written.lock().unwrap();
                             let is_kept = match (thread + round) % 7 {
@@ -85,7 +85,7 @@ fn work_of_many_owners_at_once_is_each_ones_own() {
                                     false
                                 }
                                 2 if round % 3 == 0 => {
-                                    // An errand may panic on a thread that is not its sender's.
+                                    // A job may panic on a thread that is not its sender's.
                                     assert!(!matches!(ended, Ok(Ok(()))), "{ended:?}");
                                     false
                                 }

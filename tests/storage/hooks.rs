@@ -34,7 +34,7 @@ fn what_is_known_of_an_owner_is_never_old() {
                 let next = txn.state().version.next();
                 advance(txn, next)?;
                 assert_known(ground, owner(1), before);
-                Ok(Outcome::Undo)
+                Ok(Outcome::Rollback)
             })
             .unwrap();
         assert_known(ground, owner(1), before);
@@ -147,9 +147,10 @@ fn a_move_is_told_once_it_is_durable_and_in_order() {
         ground.storage.write(owner(1), |_| Ok::<_, StorageError>(())).unwrap();
         ground
             .storage
-            .rehearse(owner(1), |txn| {
+            .run_write(owner(1), &mut |txn| {
                 let next = txn.state().version.next();
-                advance(txn, next)
+                advance(txn, next)?;
+                Ok(Outcome::Rollback)
             })
             .unwrap();
         let acknowledged = Timestamp::from_ms(1);

@@ -22,7 +22,7 @@ use crate::http::{BodyFault, threads};
 use crate::locks::Work;
 use crate::model::{Timestamp, Version};
 use crate::schema::{Schema, TableId};
-use crate::storage::{Errand, GivenAnswer, Outcome, ReadTxn, StorageResult, WriteTxn, not_run};
+use crate::storage::{GivenAnswer, Outcome, ReadTxn, StorageResult, WriteJob, WriteTxn, not_run};
 use crate::synchronise::{self, Batch, Refusal, Report};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -50,7 +50,7 @@ pub async fn synchronise(
         }
     };
     let (wire, listener) = Wire::new();
-    let stays = !app.storage.sending_waits() && body.as_ref().is_ok_and(|body| body.len() <= SHORT_BYTES);
+    let stays = !app.storage.enqueue_blocks() && body.as_ref().is_ok_and(|body| body.len() <= SHORT_BYTES);
     let reading = Arc::clone(&app);
     let read = move || Upload::read(reading, received, caller, once, work, body);
     let begun = Instant::now();
@@ -78,7 +78,7 @@ fn off_duty(work: impl FnOnce() + Send + 'static) {
 /// another thread takes longer.
 const SHORT_BYTES: usize = 16 * 1024;
 
-/// A batch of so many rows is quickly written: it needs no thread that waits for its turn.
+/// A batch of so many rows is written quickly, so it may share a transaction: it waits in the writer's queue.
 const SMALL_ROWS: usize = 100;
 
 /// What a batch came to, for its client.
@@ -173,10 +173,10 @@ impl Upload {
         }
         let mut sent = Box::new(Sent { upload: self, wire, outcome: None });
         if is_small {
-            storage.send_write(owner, sent);
+            storage.enqueue_write(owner, sent);
         } else {
             let how = storage.run_write(owner, &mut |txn| sent.run(txn));
-            sent.ended(how);
+            sent.finish(how);
         }
     }
 
@@ -211,7 +211,7 @@ struct Sent {
     outcome: Option<Result<(Told, Counts), ApiError>>,
 }
 
-impl Errand for Sent {
+impl WriteJob for Sent {
     fn run(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<Outcome> {
         let upload = &self.upload;
         let mut outcome = upload.span.in_scope(|| upload.apply(txn));
@@ -224,10 +224,10 @@ impl Errand for Sent {
             let _ = show.send(report); // should it be run again, that one is not shown
         }
         self.outcome = Some(outcome);
-        Ok(if is_kept { Outcome::Commit } else { Outcome::Undo })
+        Ok(if is_kept { Outcome::Commit } else { Outcome::Rollback })
     }
 
-    fn ended(self: Box<Self>, how: StorageResult<()>) {
+    fn finish(self: Box<Self>, how: StorageResult<()>) {
         let Self { upload, wire, outcome } = *self;
         let Upload { app, batch, work, goes_on, span, .. } = upload;
         let _entered = span.enter();

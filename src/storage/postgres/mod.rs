@@ -326,7 +326,7 @@ impl Postgres {
             Some(Failure::Lasting) if matches!(outcome, Ok(Outcome::Commit)) => return Err(spoilt()),
             _ => {}
         }
-        if outcome? == Outcome::Undo {
+        if outcome? == Outcome::Rollback {
             return Ok(Ended::Well(None));
         }
         let moved = (sent.after != sent.before).then_some(sent.after);

@@ -214,7 +214,7 @@ impl Target for PostgresWhole {
                 }
                 lot.add(&sections[place], row)
             })?;
-            if outcome == Outcome::Undo {
+            if outcome == Outcome::Rollback {
                 return Ok(());
             }
             lot.send(session, sections)?;

@@ -8,10 +8,10 @@ use rusqlite::{Connection, OpenFlags, params};
 use uuid::Uuid;
 
 use super::file::{self, Served, resolved};
-use super::group::{self, Done, Group};
 use super::known::Known;
 use super::migrate::{self, migrate};
-use super::{OpenError, accounts, statements, values};
+use super::writer::{Done, Work, Writer};
+use super::{OpenError, OwnerJob, accounts, statements, values};
 use crate::broken;
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner};
@@ -21,7 +21,7 @@ use crate::storage::{OwnerState, StorageError, StorageResult, not_run};
 /// The connections to one SQLite file: one that writes, a pool that reads.
 pub struct Connections {
     /// SQLite admits one writer, so requests queue here and not inside SQLite, where they would poll.
-    group: Group,
+    writer: Writer<OwnerJob>,
     readers: r2d2::Pool<SqliteConnectionManager>,
     /// Taken before the file was opened, for the server that it is opened for.
     pub(super) served: Option<Served>,
@@ -93,7 +93,7 @@ impl Connections {
             .connection_timeout(busy_wait)
             .build(manager)
             .map_err(OpenError::Pool)?;
-        Ok(Self { group: Group::new(writer, busy_wait), readers, served: None })
+        Ok(Self { writer: Writer::new(writer, busy_wait), readers, served: None })
     }
 
     /// Opens a file that is there, only to look at it.
@@ -115,7 +115,7 @@ impl Connections {
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, OpenError>,
     ) -> Result<T, OpenError> {
-        work(self.group.conn())
+        work(self.writer.conn())
     }
 
     /// Every owner after `after`, by id, at most `owners_max`.
@@ -133,48 +133,48 @@ impl Connections {
 
     /// Works with the connection that writes, outside of any transaction.
     pub(super) fn outside<T>(&self, work: impl FnOnce(&mut Connection) -> T) -> StorageResult<T> {
-        self.group.outside(work)
+        self.writer.outside(work)
     }
 
-    /// Works within a transaction, which others may share. The work may be run again from the start.
+    /// Works within a transaction of its own.
     fn writing<T>(&self, mut work: impl FnMut(&Connection) -> rusqlite::Result<T>) -> StorageResult<T> {
         let mut result = None;
-        self.group.run(&mut |job| {
-            result = Some(work(job.conn)?);
+        self.writer.run_alone(None, &mut |conn| {
+            result = Some(work(conn)?);
             Ok(Done::Keep)
         })?;
         result.ok_or_else(not_run)
     }
 
     /// Works for an owner, as [`Self::writing`] does.
-    pub(super) fn writing_for(&self, work: group::Work<'_>) -> StorageResult<()> {
-        self.group.run(work)
+    pub(super) fn writing_for(&self, owner: Owner, work: Work<'_>) -> StorageResult<()> {
+        self.writer.run_alone(Some(owner), work)
     }
 
-    /// The group of those who write.
-    pub(super) fn group(&self) -> &Group {
-        &self.group
+    /// The connection that writes, and the queue for it.
+    pub(super) fn writer(&self) -> &Writer<OwnerJob> {
+        &self.writer
     }
 
     pub(super) fn known(&self) -> &Known {
-        &self.group.known
+        &self.writer.known
     }
 
     /// What is known of an owner without a transaction, and not old.
     pub(super) fn known_state(&self, owner: Owner) -> Option<OwnerState> {
-        self.group.known_state(owner)
+        self.writer.known_state(owner)
     }
 
     /// Lets at most so many writers wait; further ones are refused.
     #[must_use]
     pub fn queueing(mut self, writers_max: usize) -> Self {
-        self.group.queue_max = writers_max;
+        self.writer.queue_max = writers_max;
         self
     }
 
     /// Counts commits, and who waits for them.
     pub(super) fn count(&mut self, metrics: Arc<Metrics>) {
-        self.group.metrics = metrics;
+        self.writer.metrics = metrics;
     }
 
     /// Works with a connection that reads.

@@ -8,7 +8,6 @@ mod census;
 mod connections;
 mod ddl;
 pub mod file;
-mod group;
 mod known;
 mod migrate;
 mod purge;
@@ -18,6 +17,7 @@ mod statements;
 mod txn;
 mod values;
 mod whole;
+mod writer;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -28,17 +28,17 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 use super::{
-    AccountStore, Census, Errand, Leases, Outcome, OwnerState, ReadTxn, ReadWork, Storage, StorageError,
-    StorageResult, Told, WriteWork,
+    AccountStore, Census, Leases, Outcome, OwnerState, ReadTxn, ReadWork, Storage, StorageError,
+    StorageResult, Told, WriteJob, WriteWork,
 };
 use crate::metrics::Metrics;
 use crate::model::{Fence, Owner, Timestamp};
 use crate::schema::Schema;
 use crate::storage::plan::Plan;
 use file::{Served, beside, resolved};
-use group::{Done, Job};
 use statements::Statements;
 use txn::Txn;
+use writer::Done;
 
 pub use backup::{CopyError, CopySink, CopyStep, backup};
 pub use connections::{Connections, prepare_writer};
@@ -51,8 +51,8 @@ pub struct Sqlite {
     schema: Arc<Schema>,
     statements: Arc<Statements>,
     first_fence: Fence,
-    /// Runs errands.
-    runner: Option<JoinHandle<()>>,
+    /// Runs the small writes of all owners.
+    writer: Option<JoinHandle<()>>,
     /// Held while the server runs: a second one on the same file would give out the same fences, and by another name
     /// of the file it would overwrite what this one acknowledged. The last field, since it outlasts the connections.
     _served: Served,
@@ -215,16 +215,16 @@ impl Sqlite {
         });
         let connections = Arc::new(connections);
         let writing = Arc::clone(&connections);
-        let runner = std::thread::Builder::new()
+        let writer = std::thread::Builder::new()
             .name("rollcall-writer".into())
             .spawn(move || {
-                writing.group().keep_running_errands();
+                writing.writer().run_jobs();
                 leave_one_file(&writing);
             })
             .map_err(OpenError::Thread)?;
         Ok(Self {
             connections,
-            runner: Some(runner),
+            writer: Some(writer),
             statements: Arc::new(Statements::new(&schema, &ids)),
             schema,
             first_fence: Fence(start * Self::FENCES_PER_S),
@@ -266,10 +266,10 @@ impl Sqlite {
 
 impl Drop for Sqlite {
     fn drop(&mut self) {
-        self.connections.group().dismiss_runner();
-        // What was the last to need the engine may be an errand.
-        let runner = self.runner.take().filter(|runner| runner.thread().id() != std::thread::current().id());
-        if runner.is_some_and(|runner| runner.join().is_err()) {
+        self.connections.writer().stop();
+        // What was the last to need the engine may be a job on this very thread.
+        let writer = self.writer.take().filter(|writer| writer.thread().id() != std::thread::current().id());
+        if writer.is_some_and(|writer| writer.join().is_err()) {
             tracing::error!("the thread that writes panicked");
         }
     }
@@ -349,15 +349,16 @@ impl Storage for Sqlite {
     }
 
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
-        self.connections.writing_for(&mut |job| run(job, &self.schema, &self.statements, owner, work))
+        self.connections
+            .writing_for(owner, &mut |conn| run(conn, &self.schema, &self.statements, owner, work))
     }
 
-    fn send_write(&self, owner: Owner, errand: Box<dyn Errand>) {
+    fn enqueue_write(&self, owner: Owner, job: Box<dyn WriteJob>) {
         let (schema, statements) = (Arc::clone(&self.schema), Arc::clone(&self.statements));
-        self.connections.group().send(Box::new(OfOwner { schema, statements, owner, errand }));
+        self.connections.writer().enqueue(OwnerJob { schema, statements, owner, job });
     }
 
-    fn sending_waits(&self) -> bool {
+    fn enqueue_blocks(&self) -> bool {
         false
     }
 
@@ -394,37 +395,41 @@ impl Storage for Sqlite {
     }
 }
 
-/// Runs work for an owner as a part of a transaction.
+/// Runs work for an owner inside a transaction that is under way.
 fn run(
-    job: &Job<'_>,
+    conn: &Connection,
     schema: &Schema,
     statements: &Statements,
     owner: Owner,
     work: WriteWork<'_>,
 ) -> StorageResult<Done> {
-    let mut txn = Txn::begin_write(job, schema, statements, owner)?;
+    let mut txn = Txn::begin_write(conn, schema, statements, owner)?;
     let before = txn.state().version;
     Ok(match work(&mut txn)? {
         Outcome::Commit => Done::Move((owner, before, txn.state())),
-        Outcome::Undo => Done::Undo,
+        Outcome::Rollback => Done::Rollback,
     })
 }
 
-/// An owner's errand.
-struct OfOwner {
+/// An owner's write in the queue of the writer thread.
+struct OwnerJob {
     schema: Arc<Schema>,
     statements: Arc<Statements>,
     owner: Owner,
-    errand: Box<dyn Errand>,
+    job: Box<dyn WriteJob>,
 }
 
-impl group::Errand for OfOwner {
-    fn run(&mut self, job: &Job<'_>) -> StorageResult<Done> {
-        run(job, &self.schema, &self.statements, self.owner, &mut |txn| self.errand.run(txn))
+impl writer::Job for OwnerJob {
+    fn owner(&self) -> Owner {
+        self.owner
     }
 
-    fn ended(self: Box<Self>, how: StorageResult<()>) {
-        self.errand.ended(how);
+    fn run(&mut self, conn: &Connection) -> StorageResult<Done> {
+        run(conn, &self.schema, &self.statements, self.owner, &mut |txn| self.job.run(txn))
+    }
+
+    fn finish(self, result: StorageResult<()>) {
+        self.job.finish(result);
     }
 }
 

@@ -1,6 +1,6 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::group::Done;
+use super::writer::Done;
 use super::{Connections, statements, txn, values};
 use crate::broken;
 use crate::model::{Owner, RowKey, Version};
@@ -15,11 +15,10 @@ impl Forgetful for Connections {
 
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
         let mut purged = Purged::default();
-        self.writing_for(&mut |job| {
-            job.takes_long()?;
-            let Some((id, mut state)) = txn::known(job.conn, owner)? else { return Ok(Done::Undo) };
+        self.writing_for(owner, &mut |conn| {
+            let Some((id, mut state)) = txn::known(conn, owner)? else { return Ok(Done::Rollback) };
             let before = state.version;
-            purged = purge(job.conn, id, &mut state, terms, rows_max)?;
+            purged = purge(conn, id, &mut state, terms, rows_max)?;
             Ok(Done::Move((owner, before, state)))
         })?;
         Ok(purged)

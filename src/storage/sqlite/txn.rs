@@ -1,7 +1,6 @@
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::group::Job;
 use super::purge;
 use super::records::Records;
 use super::statements::{self, Statements, TableStatements};
@@ -16,14 +15,9 @@ use crate::storage::{
     StorageResult, WantedConflicts, WriteTxn,
 };
 
-/// Work that begins with so many rows of a table takes a few milliseconds, longer than others should wait for it.
-const LONG_KEYS: usize = 100;
-
 /// One owner's rows inside one SQLite transaction.
 pub(super) struct Txn<'a> {
     conn: &'a Connection,
-    /// What it is a part of, if it writes.
-    job: Option<&'a Job<'a>>,
     schema: &'a Schema,
     statements: &'a Statements,
     /// The owner's number; `None` while nothing was ever written for it.
@@ -46,21 +40,21 @@ impl<'a> Txn<'a> {
                 (None, OwnerState::new(first))
             }
         };
-        Ok(Self { conn, job: None, schema, statements, owner, state })
+        Ok(Self { conn, schema, statements, owner, state })
     }
 
     pub fn begin_write(
-        job: &'a Job<'a>,
+        conn: &'a Connection,
         schema: &'a Schema,
         statements: &'a Statements,
         owner: Owner,
     ) -> StorageResult<Self> {
-        let mut txn = Self { job: Some(job), ..Self::begin_read(job.conn, schema, statements, owner)? };
+        let mut txn = Self::begin_read(conn, schema, statements, owner)?;
         if txn.owner.is_none() {
             let first = txn.state.version.0.cast_signed();
             let mut seed = [0; 16];
             getrandom::fill(&mut seed).map_err(|error| StorageError::Engine(Box::new(error)))?;
-            let mut add = job.conn.prepare_cached(statements::ADD_OWNER)?;
+            let mut add = conn.prepare_cached(statements::ADD_OWNER)?;
             let id = add.query_row(params![owner.0.as_bytes(), first, seed], |row| row.get(0))?;
             (txn.owner, txn.state.seed) = (Some(id), Some(Seed(seed)));
         }
@@ -123,9 +117,6 @@ impl ReadTxn for Txn<'_> {
     }
 
     fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>> {
-        if let Some(job) = self.job.filter(|_| keys.len() > LONG_KEYS) {
-            job.takes_long()?;
-        }
         let Some(owner) = self.owner else { return Ok(vec![None; keys.len()]) };
         let (declared, sql) = self.table(table);
         let mut load = self.conn.prepare_cached(&sql.load)?;
@@ -360,7 +351,6 @@ impl WriteTxn for Txn<'_> {
 
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
         let owner = self.own_records()?.owner;
-        self.job.map_or(Ok(()), Job::takes_long)?;
         purge::purge(self.conn, owner, &mut self.state, terms, rows_max)
     }
 }
