@@ -63,7 +63,7 @@ fn a_new_epoch_ends_every_cursor_of_before() {
 
     let mut server = served(&database.url);
     let address = server.address();
-    for old in [0, 1, cursor, cursor + 1, epochs[0] << 40 | 1] {
+    for old in [1, cursor, cursor + 1, epochs[0] << 40 | 1] {
         let answer = call(address, &format!("GET /changes?since={old}"), Some(&token), None);
         assert_eq!((answer.status, &answer.json()["code"]), (410, &json!("cursor_expired")), "{old}");
     }
@@ -83,6 +83,36 @@ fn a_new_epoch_ends_every_cursor_of_before() {
     let file = ran(&["epoch", "--database", "sqlite:app.db"]);
     assert_eq!(file.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&file.stderr).contains("this is for PostgreSQL; rollcall restore"));
+}
+
+/// Goal: a database that was put back, and nobody said so, is in a new epoch once a server starts on it; one that was not
+/// stays in its own. Method: what a server has noted of it is another cluster's, timeline's, database's or table's.
+#[test]
+fn a_database_that_was_put_back_unsaid_is_noticed() {
+    let Some(database) = pg::cluster().map(pg::Cluster::database) else { return };
+    let epoch = || -> i64 {
+        let mut client = postgres::Client::connect(&database.url, NoTls).unwrap();
+        client.query_one("SELECT value FROM rollcall_meta WHERE name = 'epoch'", &[]).unwrap().get(0)
+    };
+    served(&database.url).address();
+    served(&database.url).address();
+    assert_eq!(epoch(), 0, "a server that starts again begins no epoch");
+    let mut last = 0;
+    for sign in ["past_system", "past_timeline", "past_database", "past_table"] {
+        let mut client = postgres::Client::connect(&database.url, NoTls).unwrap();
+        let spoil = "UPDATE rollcall_meta SET value = value - 1 WHERE name = $1";
+        assert_eq!(client.execute(spoil, &[&sign]).unwrap(), 1, "{sign} is noted");
+        drop(client);
+        served(&database.url).address();
+        assert!(epoch() > last, "{sign}");
+        last = epoch();
+        served(&database.url).address();
+        assert_eq!(epoch(), last, "{sign}: once is enough");
+    }
+    told(&ran(&["epoch", "--database", &database.url]));
+    last = epoch();
+    served(&database.url).address();
+    assert_eq!(epoch(), last, "whoever said so is not told again");
 }
 
 /// Functions of Citus' names that note what they are asked for, and the table that lists what is distributed.

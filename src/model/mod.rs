@@ -44,6 +44,8 @@ pub struct NoEpochLeft(pub u64);
 
 impl Version {
     const COUNTER_BITS: u32 = 40;
+    /// The bits that count transactions.
+    pub const COUNTER_MAX: u64 = (1 << Self::COUNTER_BITS) - 1;
     const EPOCH_MAX: u16 = (1 << 13) - 1;
     /// 2025-01-01. Epochs count days from here where nothing better is known, which leaves 22 years.
     const EPOCHS_FROM: Timestamp = Timestamp::from_ms(1_735_689_600_000);
@@ -65,6 +67,11 @@ impl Version {
         let today = u64::try_from(now.days_since(Self::EPOCHS_FROM)).unwrap_or(0);
         let next = last.saturating_add(1).max(today);
         u16::try_from(next).ok().filter(|epoch| *epoch <= Self::EPOCH_MAX).ok_or(NoEpochLeft(next))
+    }
+
+    /// How many transactions of its epoch it counts.
+    pub const fn counter(self) -> u64 {
+        self.0 & Self::COUNTER_MAX
     }
 
     /// Which restore of the database this version belongs to.

@@ -49,6 +49,8 @@ pub enum Op {
     Backup,
     /// The copy is put in the database's place.
     Restore,
+    /// The copy comes in the database's place without `rollcall restore`: a file copied back, a recovery to a time.
+    Swap,
     /// The server gets a schema with more columns and tables.
     NewSchema,
     /// Everybody syncs until nothing moves; then all must be equal.
@@ -100,10 +102,11 @@ fn draw(rng: &mut Rng) -> Op {
         }
         1_965..1_980 => Op::DeviceCrash { device },
         1_980..1_987 => Op::ServerCrash,
-        1_987..1_993 => Op::Purge { days: rng.below(4) as i64 },
-        1_993..1_995 => Op::Backup,
+        1_987..1_992 => Op::Purge { days: rng.below(4) as i64 },
+        1_992..1_995 => Op::Backup,
         1_995..1_996 => Op::Restore,
-        1_996..1_997 => Op::NewSchema,
+        1_996..1_997 => Op::Swap,
+        1_997..1_998 => Op::NewSchema,
         _ => Op::Settle,
     }
 }

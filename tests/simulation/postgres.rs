@@ -71,9 +71,50 @@ impl Disk for PostgresDisk {
     }
 
     fn restore(&mut self, now: Timestamp) -> bool {
+        if !self.bring_back() {
+            return false;
+        }
+        let address = self.store.address();
+        let begun = Connections::begin_epoch(&address, &terms(WAIT), self.epoch, now, &mut |_| {}).unwrap();
+        self.epoch = Some(begun.0);
+        true
+    }
+
+    /// As a recovery to an earlier time: the database is on another timeline then. That it may be put back twice on one
+    /// day, to a time before the first, is for whoever does it to say (`--above`): it knows the last epoch here.
+    fn swap(&mut self) -> bool {
+        if !self.bring_back() {
+            return false;
+        }
+        let last = self.epoch.map_or(0, i64::from);
+        self.beside
+            .borrow_mut()
+            .execute(
+                "UPDATE public.rollcall_meta SET value = CASE name WHEN 'epoch' THEN greatest(value, $1) ELSE value - 1 END
+                 WHERE name IN ('epoch', 'past_timeline')",
+                &[&last],
+            )
+            .unwrap();
+        true
+    }
+
+    fn hands(&self) -> Box<dyn Fn(i64)> {
+        let beside = Rc::clone(&self.beside);
+        Box::new(move |ms| {
+            beside.borrow_mut().execute("UPDATE clock.hands SET ms = $1", &[&ms]).unwrap();
+        })
+    }
+}
+
+impl PostgresDisk {
+    /// Brings the copied tables back; says whether there was a copy.
+    fn bring_back(&mut self) -> bool {
         if !self.has_copy {
             return false;
         }
+        let epoch = "SELECT value FROM public.rollcall_meta WHERE name = 'epoch'";
+        let epoch: i64 = self.beside.borrow_mut().query_one(epoch, &[]).unwrap().get(0);
+        self.epoch = self.epoch.max(u16::try_from(epoch).ok());
         let mut beside = self.beside.borrow_mut();
         let mut back = beside.transaction().unwrap();
         // Rows go in by table, and not parents first.
@@ -100,16 +141,6 @@ impl Disk for PostgresDisk {
             .unwrap();
         }
         back.commit().unwrap();
-        let address = self.store.address();
-        let begun = Connections::begin_epoch(&address, &terms(WAIT), self.epoch, now, &mut |_| {}).unwrap();
-        self.epoch = Some(begun.0);
         true
-    }
-
-    fn hands(&self) -> Box<dyn Fn(i64)> {
-        let beside = Rc::clone(&self.beside);
-        Box::new(move |ms| {
-            beside.borrow_mut().execute("UPDATE clock.hands SET ms = $1", &[&ms]).unwrap();
-        })
     }
 }

@@ -36,6 +36,8 @@ pub trait Disk {
     fn back_up(&mut self);
     /// Puts the copy in the place of the data, while no server runs; says whether there was one.
     fn restore(&mut self, now: Timestamp) -> bool;
+    /// Puts the copy there as well, and tells nobody; says whether there was one.
+    fn swap(&mut self) -> bool;
     /// What sets the clock that leases go by, where that is not the server's.
     fn hands(&self) -> Box<dyn Fn(i64)>;
 }
@@ -88,15 +90,26 @@ impl Disk for SqliteDisk {
 
     fn crash(&mut self) {
         let (old, new) = (self.file(self.life), self.file(self.life + 1));
-        for suffix in ["", "-wal"] {
+        for suffix in ["", "-wal", ".past"] {
             let from = format!("{}{suffix}", old.display());
             std::fs::copy(from, format!("{}{suffix}", new.display())).unwrap();
         }
         self.life += 1;
-        for suffix in ["", "-wal", "-shm"] {
+        for suffix in ["", "-wal", "-shm", ".past"] {
             // Whoever has it open still keeps it.
             std::fs::remove_file(format!("{}{suffix}", old.display())).unwrap();
         }
+    }
+
+    fn swap(&mut self) -> bool {
+        if self.has_copy {
+            let old = self.file(self.life);
+            self.life += 1; // whoever has the old file open still does nothing to the new one
+            let new = self.file(self.life);
+            std::fs::copy(self.copy(), &new).unwrap();
+            std::fs::copy(format!("{}.past", old.display()), format!("{}.past", new.display())).unwrap();
+        }
+        self.has_copy
     }
 
     fn back_up(&mut self) {

@@ -1,6 +1,6 @@
 //! The server, its owners and their devices; runs a history, and looks after every step.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -103,6 +103,8 @@ pub struct World {
     pub devices: Vec<Device>,
     next_token: u64,
     restores: u64,
+    /// Rows that a device held as the server had them when that was put back: they are not to be lost.
+    owed: BTreeSet<(usize, usize, usize)>,
     /// What did not hold.
     pub broken: Option<String>,
     pub requests: u64,
@@ -157,6 +159,7 @@ impl World {
             devices,
             next_token: 0,
             restores: 0,
+            owed: BTreeSet::new(),
             broken: None,
             requests: 0,
             syncs: 0,
@@ -191,6 +194,7 @@ impl World {
     /// Does one operation and looks; the error says what did not hold.
     pub fn run(&mut self, op: &Op) -> Check {
         self.act(op);
+        self.forgive(op);
         let everything = self.thorough
             || matches!(op, Op::ServerCrash | Op::Settle | Op::Undo { .. } | Op::Purge { .. })
             || self.next_token.is_multiple_of(16);
@@ -240,7 +244,8 @@ impl World {
                 self.disk.back_up();
                 self.copied = Some((self.shadows.clone(), self.schema_text.clone()));
             }
-            Op::Restore => self.restore(),
+            Op::Restore => self.restore(false),
+            Op::Swap => self.restore(true),
             Op::NewSchema => {
                 self.schema_text = format!("{SCHEMA}{MORE}");
                 self.restart();
@@ -375,11 +380,15 @@ impl World {
         self.note(check);
     }
 
-    fn restore(&mut self) {
+    /// `unsaid`: nobody says that the copy is one.
+    fn restore(&mut self, unsaid: bool) {
         let Some((copied, schema)) = self.copied.clone() else { return };
+        self.owe();
+        // A copy of what is there is no surprise to anybody.
+        let is_same = copied.iter().zip(&self.shadows).all(|(copied, now)| copied.version == now.version);
         drop(self.server.take());
         let now = Timestamp::from_ms(self.now());
-        assert!(self.disk.restore(now));
+        assert!(if unsaid { self.disk.swap() } else { self.disk.restore(now) });
         self.schema_text = schema;
         self.server = Some(Server::start(self.disk.as_mut(), &self.schema_text, &self.now_ms));
         self.restores += 1;
@@ -391,11 +400,66 @@ impl World {
             must(copied[at].plain_rows() == shadow.plain_rows(), || {
                 format!("a restore brings back what was copied: {:?}, not {:?}", copied[at].rows, shadow.rows)
             })?;
-            must(shadow.version > before, || {
+            must(shadow.version > before || (unsaid && is_same), || {
                 format!("versions rise over a restore: {before} to {}", shadow.version)
             })
         });
         self.note(check);
+    }
+
+    /// Notes what devices hold clean and the server has, before it loses that.
+    fn owe(&mut self) {
+        for device in &self.devices {
+            let (rows, Some(store)) = (&self.shadows[device.owner].rows, &device.store) else { continue };
+            for (place, name) in TABLES.iter().enumerate() {
+                let id = self.server.as_ref().unwrap().app.schema.table(name).unwrap().id;
+                for slot in 0..SLOTS {
+                    let key = slot_key(place, slot);
+                    let held = store.get(name, key).unwrap().filter(|row| !row.local.is_dirty());
+                    let there = rows.get(&(id, key)).filter(|row| !row.is_tombstone());
+                    let (Some(held), Some(there)) = (held, there) else { continue };
+                    if held.local.last_update == Some(there.last_update) {
+                        self.owed.insert((device.owner, place, slot));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A row that somebody deletes since is owed no more.
+    fn forgive(&mut self, op: &Op) {
+        if let Op::Delete { device, table, slot } = *op {
+            self.owed.remove(&(self.devices[device].owner, table, slot));
+        }
+        let (Some(server), shadows) = (&self.server, &self.shadows) else { return };
+        let app = &server.app;
+        self.owed.retain(|(owner, place, slot)| {
+            let id = app.schema.table(TABLES[*place]).unwrap().id;
+            let shadow = &shadows[*owner];
+            let row = shadow.rows.get(&(id, slot_key(*place, *slot)));
+            !row.is_some_and(|row| {
+                row.is_tombstone()
+                    && row.version.epoch() == shadow.version.epoch()
+                    && row.version.counter() > 1
+            })
+        });
+    }
+
+    /// What is owed is on the server, or waits on a device that says why.
+    fn check_owed(&self) -> Check {
+        self.owed.iter().try_for_each(|(owner, place, slot)| {
+            let (name, key) = (TABLES[*place], slot_key(*place, *slot));
+            let id = self.server().app.schema.table(name).unwrap().id;
+            let row = self.shadows[*owner].rows.get(&(id, key));
+            let is_live = row.is_some_and(|row| !row.is_tombstone());
+            let waits = self.devices.iter().filter(|device| device.owner == *owner).any(|device| {
+                let held = device.store.as_ref().unwrap().get(name, key).unwrap();
+                held.is_some_and(|row| row.local.is_dirty() && row.error.is_some())
+            });
+            must(is_live || waits, || {
+                format!("no row is lost that nobody deleted: {name} {key} of owner {owner}, now {row:?}")
+            })
+        })
     }
 
     fn reload(&mut self, mut each: impl FnMut(usize, Version, &Shadow) -> Check) -> Check {
@@ -428,7 +492,8 @@ impl World {
             }
             must(round < 8, || "devices come to rest".into())?;
         }
-        (0..DEVICES).try_for_each(|number| self.check_equal(number))
+        (0..DEVICES).try_for_each(|number| self.check_equal(number))?;
+        self.check_owed()
     }
 
     fn check_equal(&self, number: usize) -> Check {

@@ -111,7 +111,10 @@ impl Connections {
                 owners += 1;
                 each(owners);
             }
-            let Some(end) = page.last() else { return Ok((epoch, owners)) };
+            let Some(end) = page.last() else {
+                Self::note_signs(address, terms)?;
+                return Ok((epoch, owners));
+            };
             last = Some(*end);
         }
     }

@@ -12,6 +12,7 @@ mod ddl;
 mod failure;
 mod leases;
 mod migrate;
+mod past;
 mod purge;
 mod records;
 mod session;
@@ -248,6 +249,8 @@ impl Postgres {
             return Err(OpenError::HalfCopied { address: address.to_string() });
         }
         let ids = prepare(&mut session, address, &schema, now)?;
+        drop(session);
+        Connections::notice(address, terms, now)?;
         let statements = Statements::new(&schema, &ids);
         Ok(Self { connections: Arc::new(connections), schema, statements, metrics })
     }

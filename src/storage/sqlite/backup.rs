@@ -85,7 +85,7 @@ pub fn backup(
     let from = &resolved(from);
     has_one_name(from)?;
     let partial = beside(to, ".partial");
-    for suffix in ["", "-wal", "-shm", "-journal", ".lock"] {
+    for suffix in ["", "-wal", "-shm", "-journal", ".lock", ".past"] {
         for written in [to, &partial] {
             if is_same(&beside(from, suffix), written) {
                 return Err(CopyError::Itself(written.to_owned()));
@@ -231,7 +231,7 @@ pub(super) fn is_same(one: &Path, other: &Path) -> bool {
     }
 }
 
-fn remove(path: &Path) -> Result<(), OpenError> {
+pub(super) fn remove(path: &Path) -> Result<(), OpenError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(OpenError::Beside { path: path.to_owned(), error })

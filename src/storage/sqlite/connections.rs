@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::file::{self, Served, resolved};
 use super::known::Known;
 use super::migrate::{self, migrate};
+use super::past::Beside;
 use super::writer::{Done, Work, Writer};
 use super::{OpenError, OwnerJob, accounts, statements, values};
 use crate::broken;
@@ -170,6 +171,11 @@ impl Connections {
     pub fn queueing(mut self, writers_max: usize) -> Self {
         self.writer.queue_max = writers_max;
         self
+    }
+
+    /// Writes down beside the database how many writes there have been.
+    pub(super) fn note_past(&mut self, past: Beside) {
+        self.writer.note_past(past);
     }
 
     /// Counts commits, and who waits for them.

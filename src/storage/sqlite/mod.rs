@@ -10,6 +10,7 @@ mod ddl;
 pub mod file;
 mod known;
 mod migrate;
+mod past;
 mod purge;
 mod records;
 mod restore;
@@ -36,6 +37,7 @@ use crate::model::{Fence, Owner, Timestamp};
 use crate::schema::Schema;
 use crate::storage::plan::Plan;
 use file::{Served, beside, resolved};
+use past::{Beside, Past};
 use statements::Statements;
 use txn::Txn;
 use writer::Done;
@@ -206,7 +208,8 @@ impl Sqlite {
             Some(served) => served,
             None => Served::lock(path, file::MODE)?,
         };
-        let (ids, start) = connections.preparing(|conn| prepare(conn, path, &schema, now))?;
+        let (ids, start, past) = connections.preparing(|conn| prepare(conn, path, &schema, now))?;
+        connections.note_past(past);
         connections.count(Arc::clone(&metrics));
         let wal = beside(path, "-wal");
         metrics.at_scrape(move |metrics| {
@@ -251,7 +254,7 @@ impl Sqlite {
         let path = &resolved(path);
         let _lock = Served::lock_if_there(path)?;
         // The database last: a log without its database would be taken for that of the next one.
-        for suffix in ["-wal", "-shm", ""] {
+        for suffix in ["-wal", "-shm", past::SUFFIX, ""] {
             let file = beside(path, suffix);
             match std::fs::remove_file(&file) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -288,31 +291,35 @@ fn leave_one_file(connections: &Connections) {
     }
 }
 
-/// Makes the tables fit the schema; gives their numbers in the ledger and the second that this start counts as.
+/// Makes the tables fit the schema; gives their numbers in the ledger, the second that this start counts as, and what is
+/// written down beside the database.
 fn prepare(
     conn: &mut Connection,
     path: &Path,
     schema: &Schema,
     now: Timestamp,
-) -> Result<(Vec<i64>, u64), OpenError> {
+) -> Result<(Vec<i64>, u64, Beside), OpenError> {
     let in_file = |error| OpenError::of(path, &error);
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(in_file)?;
     let plan = tables::plan(&transaction, schema).map_err(in_file)?;
     if !plan.refusals().is_empty() {
         return Err(OpenError::SchemaMismatch(plan.refusals().to_vec()));
     }
+    let left = Past::beside(path)?;
     let numbered = || {
         tables::apply(&plan, &transaction, now)?;
         let ids = schema.tables().iter().map(|table| table_id(&transaction, &table.name));
         let ids = ids.collect::<rusqlite::Result<_>>()?;
         let start: i64 = transaction.query_row(
             "UPDATE rollcall_meta SET value = max(value + 1, ?1) WHERE name = 'start' RETURNING value",
-            [now.ms() / 1_000],
+            // An earlier copy of the database does not know the fences that were given out since.
+            [(now.ms() / 1_000).max(left.map_or(0, |left| left.start() + 1))],
             |row| row.get(0),
         )?;
         Ok((ids, start.cast_unsigned()))
     };
-    let numbers = numbered().map_err(in_file)?;
+    let (ids, start) = numbered().map_err(in_file)?;
+    let past = Beside::begin(&transaction, path, left, now)?;
     transaction.commit().map_err(in_file)?;
     // What savepoints may have to put back stays in memory from here on: even a job of five rows changes more than the
     // 64 KiB that go into a file otherwise. Not before, since indexes were sorted.
@@ -320,7 +327,7 @@ fn prepare(
     for line in plan.describe() {
         tracing::info!("{line}");
     }
-    Ok(numbers)
+    Ok((ids, start, past))
 }
 
 fn table_id(conn: &Connection, name: &str) -> rusqlite::Result<i64> {

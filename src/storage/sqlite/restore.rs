@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::backup::{CopyError, CopySink, CopyStep, Partial, copy, is_same, open, sync_folder_of};
+use super::backup::{CopyError, CopySink, CopyStep, Partial, copy, is_same, open, remove, sync_folder_of};
 use super::connections::prepare;
 use super::file::{BEFORE_RESTORE, Served, beside, resolved};
+use super::past::{Past, SUFFIX};
 use super::{OpenError, migrate};
 use crate::model::{Precision, Timestamp, Version};
 
@@ -67,6 +68,8 @@ pub fn restore(
 
     let replaced = Replaced::look(path)?;
     let mut start = Start::of(&copy)?;
+    let left = Past::beside(path)?; // what is known of the database that makes room, even if that is damaged
+    start.epoch = start.epoch.max(left.map_or(0, Past::epoch));
     if let Some(known) = replaced.start {
         start.epoch = start.epoch.max(known.epoch);
         start.fences = start.fences.max(known.fences);
@@ -80,6 +83,7 @@ pub fn restore(
     }
     let kept = replaced.keep(path, now)?;
     let bytes = partial.keep_as(path, replaced.is_there.then_some(path.as_path()))?;
+    remove(&beside(path, SUFFIX))?; // it is about what is no more
     Ok(Restored { bytes, owners, epoch, kept, knew_replaced: !replaced.is_there || replaced.start.is_some() })
 }
 
@@ -132,15 +136,22 @@ impl Start {
 /// Lets every version begin anew, above all that were ever given out, and every older cursor expire.
 fn begin_epoch(copy: &mut Connection, epoch: u16, fences: i64) -> rusqlite::Result<u64> {
     let transaction = copy.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let set = "UPDATE rollcall_meta SET value = ?2 WHERE name = ?1";
-    transaction.execute(set, ("epoch", epoch))?;
-    transaction.execute(set, ("start", fences))?;
-    let first = Version::first(epoch).0.cast_signed();
-    let owners = transaction.execute("UPDATE rollcall_owner SET version = ?1, horizon = ?1", [first])?;
-    // Kept answers and cursors speak of versions that are no more.
-    transaction.execute("DELETE FROM rollcall_answer", [])?;
-    transaction.execute("DELETE FROM rollcall_ack", [])?;
+    transaction.execute("UPDATE rollcall_meta SET value = ?1 WHERE name = 'start'", [fences])?;
+    // The next server draws one, and has nothing to compare this one with.
+    transaction.execute("DELETE FROM rollcall_meta WHERE name = 'mark'", [])?;
+    let owners = raise_epoch(&transaction, epoch)?;
     transaction.commit()?;
+    Ok(owners)
+}
+
+/// The part of it that every beginning of an epoch has; gives the number of owners.
+pub(super) fn raise_epoch(conn: &Connection, epoch: u16) -> rusqlite::Result<u64> {
+    conn.execute("UPDATE rollcall_meta SET value = ?1 WHERE name = 'epoch'", [epoch])?;
+    let first = Version::first(epoch).0.cast_signed();
+    let owners = conn.execute("UPDATE rollcall_owner SET version = ?1, horizon = ?1", [first])?;
+    // Kept answers and cursors speak of versions that are no more.
+    conn.execute("DELETE FROM rollcall_answer", [])?;
+    conn.execute("DELETE FROM rollcall_ack", [])?;
     Ok(owners as u64)
 }
 

@@ -18,6 +18,7 @@ use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 
 use super::known::Known;
+use super::past::Beside;
 use crate::metrics::Metrics;
 use crate::model::{Owner, Version};
 use crate::storage::{OwnerState, StorageError, StorageResult};
@@ -77,6 +78,8 @@ pub(super) struct Writer<J> {
     /// The writer thread waits here.
     thread: Condvar,
     pub known: Known,
+    /// What is written down beside the database.
+    past: Mutex<Option<Beside>>,
     /// How long anybody waits for the writer.
     busy_wait: Duration,
     open_max: Duration,
@@ -99,11 +102,17 @@ impl<J: Job> Writer<J> {
             schedule: Mutex::new(Schedule::new()),
             thread: Condvar::new(),
             known: Known::new(),
+            past: Mutex::new(None),
             busy_wait,
             open_max: OPEN_MAX,
             queue_max: usize::MAX,
             metrics: Arc::default(),
         }
+    }
+
+    /// Counts writes beside the database from here on.
+    pub fn note_past(&self, past: Beside) {
+        *self.past.lock() = Some(past);
     }
 
     /// Queues a job for the writer thread. Never waits.
@@ -239,6 +248,11 @@ impl<J: Job> Writer<J> {
             roll_back(conn);
         }
         self.known.committed(if ended.is_ok() { moved } else { &[] });
+        if let (Ok(()), Some(past)) = (&ended, self.past.lock().as_mut()) {
+            let writes =
+                |(_, before, after): &Moved| after.version.counter().saturating_sub(before.counter());
+            past.count(moved.iter().map(writes).sum());
+        }
         ended.inspect(|()| self.metrics.committed(jobs))
     }
 
