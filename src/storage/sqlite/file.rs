@@ -137,7 +137,8 @@ fn user_name(id: u32) -> String {
 
 /// Gives the database, the files beside it and what restores kept of it this mode; one log line says what it was.
 pub(super) fn set_mode(path: &Path, mode: u32) {
-    let mut files: Vec<PathBuf> = ["", "-wal", "-shm", ".lock", ".past"].map(|suffix| beside(path, suffix)).into();
+    let mut files: Vec<PathBuf> =
+        ["", "-wal", "-shm", ".lock", ".past"].map(|suffix| beside(path, suffix)).into();
     files.extend(kept_by_restores(path));
     let mut before = Vec::new();
     for file in files {
