@@ -391,7 +391,7 @@ impl Ask {
         let (head, mut body) = answer.into_parts();
         let bytes = match head.headers.get("content-type") {
             // It would never end.
-            Some(kind) if kind == "text/event-stream" => {
+            Some(kind) if kind == "text/event-stream" && self.method != "HEAD" => {
                 body.frame().await.unwrap().unwrap().into_data().unwrap()
             }
             _ => body.collect().await.unwrap().to_bytes(),

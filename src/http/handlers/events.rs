@@ -40,7 +40,7 @@ pub async fn events(
         });
     }
     if method == Method::HEAD {
-        return Ok(event_stream(stream::pending::<Result<Bytes, Infallible>>())); // and takes nobody's place
+        return Ok(event_stream(stream::empty::<Result<Bytes, Infallible>>())); // takes nobody's place
     }
     let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
     // First a place to hear news, then a look at how things are: in between nothing is missed.
