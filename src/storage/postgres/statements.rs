@@ -236,8 +236,8 @@ pub(super) const REMEMBER: &str = "INSERT INTO rollcall_history \
 pub(super) const FORGET_STATES: &str = "DELETE FROM rollcall_history \
      WHERE owner = $1 AND tbl = $2 AND key = $3 AND version <= (SELECT version FROM rollcall_history \
      WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC LIMIT 1 OFFSET $4)";
-pub(super) const EARLIER: &str = "SELECT version, last_update, changed_by, columns, made_at, claimed_at FROM rollcall_history \
-     WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC";
+pub(super) const EARLIER: &str = "SELECT version, last_update, changed_by, columns, made_at, claimed_at \
+     FROM rollcall_history WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC";
 
 /// Conflicts.
 pub(super) const NOTE_CONFLICT: &str = "INSERT INTO rollcall_conflict (owner, id, at, tbl, key, policy, \

@@ -96,7 +96,8 @@ macro_rules! entry {
 const ENTRY: &str = entry!();
 
 /// An owner as of now.
-pub(super) const OWNER: &str = "SELECT id, version, horizon, live_rows, live_bytes, seed, shown_ahead FROM rollcall_owner WHERE owner = ?1";
+pub(super) const OWNER: &str = "SELECT id, version, horizon, live_rows, live_bytes, seed, shown_ahead \
+     FROM rollcall_owner WHERE owner = ?1";
 
 /// The epoch, which versions of a new owner begin in.
 pub(super) const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch'";
@@ -146,8 +147,8 @@ pub(super) const REMEMBER: &str = "INSERT INTO rollcall_history \
 pub(super) const FORGET_STATES: &str = "DELETE FROM rollcall_history \
      WHERE owner = ?1 AND tbl = ?2 AND key = ?3 AND version <= (SELECT version FROM rollcall_history \
      WHERE owner = ?1 AND tbl = ?2 AND key = ?3 ORDER BY version DESC LIMIT 1 OFFSET ?4)";
-pub(super) const STATES: &str = "SELECT version, last_update, changed_by, columns, made_at, claimed_at FROM rollcall_history \
-     WHERE owner = ?1 AND tbl = ?2 AND key = ?3 ORDER BY version DESC";
+pub(super) const STATES: &str = "SELECT version, last_update, changed_by, columns, made_at, claimed_at \
+     FROM rollcall_history WHERE owner = ?1 AND tbl = ?2 AND key = ?3 ORDER BY version DESC";
 
 /// Conflicts.
 pub(super) const NOTE_CONFLICT: &str = "INSERT INTO rollcall_conflict (owner, id, at, tbl, key, policy, \

@@ -161,9 +161,10 @@ fn put(transaction: &Transaction<'_>, table: i64, writer: &mut Writer, batch: &B
     for Ready { row, price, due } in &batch.rows {
         let key = &row.key.0.as_bytes()[..];
         let at = row.last_update.ms();
-        let (none_lived, none_wrote) = (None::<&[u8]>, None::<&[u8]>);
+        let (no_bytes, no_number) = (None::<&[u8]>, None::<i64>);
         entry.execute(params![
-            owner, table, key, version, version, at, false, device, device, none_lived, none_wrote
+            owner, table, key, version, version, at, false, device, device, no_bytes, no_bytes, no_number,
+            at, no_number, no_number
         ])?;
         put.execute(params![
             owner,

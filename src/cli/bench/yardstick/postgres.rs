@@ -178,11 +178,11 @@ impl<'a> Talker<'a> {
         client.query(&says.load, &[&owner, &table, &keys])?;
         client.query(&says.digests, &[&owner])?;
         let times: Vec<i64> = rows.iter().map(|ready| ready.row.last_update.ms()).collect();
-        let none = None::<&[u8]>;
+        let (no_bytes, no_number) = (None::<&[u8]>, None::<i64>);
         let mut bound: Bound<'_> = vec![&owner, &table];
         for (ready, at) in rows.iter().zip(&times) {
             bound.extend([&ready.key as &(dyn ToSql + Sync), &after, &after, at, &false, &device, &device]);
-            bound.extend([&none as &(dyn ToSql + Sync), &none]);
+            bound.extend([&no_bytes as &(dyn ToSql + Sync), &no_bytes, &no_number, at, &no_number, &before]);
         }
         client.execute(&says.put_entries, &bound)?;
         let mut bound: Bound<'_> = vec![&owner];
