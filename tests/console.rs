@@ -197,7 +197,8 @@ async fn conflicts_and_locks_can_be_settled_from_here() {
     let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
     server.sync(&phone, list(1, "first")).await.ok();
     let base = server.version_of("anna");
-    server.sync(&phone, json!({ "update": { "lists": [{ "lid": key(1), "title": "phone's" }] } })).await.ok();
+    let known = json!({ "base": base, "update": { "lists": [{ "lid": key(1), "title": "phone's" }] } });
+    server.sync(&phone, known).await.ok();
     let late = json!({ "base": base, "update": { "lists": [
         { "lid": key(1), "title": "tablet's", "last_update": "2020-01-01T00:00:00.000Z" }] } });
     assert_eq!(verdicts(&server.sync(&tablet, late).await.ok(), "update", "lists"), ["kept"]);
