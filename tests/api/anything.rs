@@ -134,6 +134,10 @@ fn no_body_makes_the_server_fail() {
             let mut tables = server.dump();
             // So is which device knows a row ahead of its cursor.
             tables.retain(|name, _| !["rollcall_conflict", "rollcall_ledger"].contains(&name.as_str()));
+            // And up to where any device may, which is the last column.
+            for owner in tables.get_mut("rollcall_owner").into_iter().flatten().filter(|_| is_sqlite()) {
+                owner.truncate(owner.rfind(", ").unwrap());
+            }
             tables
         };
         let (version, rows) = (server.version_of("anna"), held());
