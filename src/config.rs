@@ -262,6 +262,8 @@ numeric_settings! {
         logins_per_account_per_hour: u32 = 20, env "ROLLCALL_LOGINS_PER_ACCOUNT_PER_HOUR";
         /// Log-in and registration attempts from one address, a minute (429)
         logins_per_address_per_min: u32 = 20, env "ROLLCALL_LOGINS_PER_ADDRESS_PER_MIN";
+        /// Devices of one user: those with a token, and of each owner the installations that name themselves; the longest silent make room
+        devices_per_user_max: usize = 100, env "ROLLCALL_DEVICES_PER_USER_MAX";
         /// Waiting time for the database's one writer, ms (503)
         busy_wait_ms: u64 = 5_000, env "ROLLCALL_BUSY_WAIT_MS";
         /// Writers that may wait for the database at once; some 50 ms of small syncs, and half of the threads there are; one owner has half of them at most (503)

@@ -76,7 +76,7 @@ impl Acks {
     /// A device showed a cursor: it has seen everything up to there.
     pub fn note(&self, caller: &Caller, cursor: Option<Version>, now: Timestamp) {
         if let Some(version) = cursor {
-            self.0.lock().insert((caller.owner, caller.device), (version, now));
+            self.0.lock().insert((caller.owner, caller.seen_as()), (version, now));
         }
     }
 

@@ -108,6 +108,7 @@ fn unlimited() -> LocalSettings {
         logins_per_address_per_min: 0,
         password_hashes_max: 2,
         password_queue_max: 16,
+        devices_max: 100,
         tokens_known_max: 100,
         token_known_s: 5,
     }
@@ -190,6 +191,8 @@ fn a_device_that_logs_in_is_known_by_its_token() {
         owner: anna.owner,
         device: token.device_id,
         device_name: "Anna's phone".into(),
+        token_device: token.device_id,
+        installation: None,
         user: anna.id,
     };
     assert_eq!(local.caller(&token), expected);

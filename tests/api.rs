@@ -14,6 +14,8 @@ mod anything;
 mod faults;
 #[path = "api/fetch.rs"]
 mod fetch;
+#[path = "api/installations.rs"]
+mod installations;
 #[path = "api/lock.rs"]
 mod lock;
 #[path = "api/me.rs"]

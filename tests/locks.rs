@@ -157,6 +157,8 @@ fn caller(owner: u128, device: u128) -> Caller {
         owner: Owner(Uuid::from_u128(owner)),
         device: DeviceId(Uuid::from_u128(device)),
         device_name: format!("device {device}"),
+        token_device: DeviceId(Uuid::from_u128(device)),
+        installation: None,
         user: Uuid::from_u128(owner),
     }
 }

@@ -154,6 +154,7 @@ fn check(path: &Path, text: &str) {
         "rollcall_conflict",
         "rollcall_answer",
         "rollcall_ack",
+        "rollcall_installation",
         "{name}",
     ];
     // What whoever runs the server asks across owners, a page of owners, and the tables' own making.

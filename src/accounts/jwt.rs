@@ -197,6 +197,8 @@ impl JwtAccounts {
         Ok(Caller {
             owner: Owner(owner),
             device: DeviceId(device),
+            token_device: DeviceId(device),
+            installation: None,
             device_name: shown(named_device.as_deref().unwrap_or_default()),
             user: user_id,
         })

@@ -129,7 +129,14 @@ mod tests {
 
     fn caller(number: u128) -> Caller {
         let (owner, device) = (Owner(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(number)));
-        Caller { owner, device, device_name: "phone".into(), user: Uuid::from_u128(3) }
+        Caller {
+            owner,
+            device,
+            device_name: "phone".into(),
+            token_device: device,
+            installation: None,
+            user: Uuid::from_u128(3),
+        }
     }
 
     /// A clock at these two times.

@@ -28,9 +28,6 @@ const PASSWORD_BYTES_MIN: usize = 8;
 /// Longest password, bytes: beyond, only someone who wants to keep us busy.
 const PASSWORD_BYTES_MAX: usize = 1_024;
 const DEVICE_NAME_CHARS_MAX: usize = 100;
-/// Devices of one user. A script that never says its `device_id` would add one at each log-in;
-/// the oldest make room.
-const DEVICES_MAX: usize = 100;
 /// How long an address counts as one of an account's own after a log-in from there.
 const ADDRESS_KNOWN_MS: i64 = 30 * Timestamp::DAY_MS;
 const MINUTE_MS: i64 = 60_000;
@@ -53,6 +50,9 @@ pub struct LocalSettings {
     pub password_hashes_max: usize,
     /// Callers that may wait for a password to be hashed.
     pub password_queue_max: usize,
+    /// Devices of one user with a token. A script that never says its `device_id` would add one at each log-in; the
+    /// oldest make room.
+    pub devices_max: usize,
     /// Tokens that are known without a look into the database; 0 looks every time.
     pub tokens_known_max: usize,
     /// How long a token is known without another look, s.
@@ -70,6 +70,7 @@ impl LocalSettings {
             logins_per_address_per_min: limits.logins_per_address_per_min,
             password_hashes_max: auth.password_hashes_max,
             password_queue_max: auth.password_queue_max,
+            devices_max: limits.devices_per_user_max.max(1),
             tokens_known_max: auth.tokens_known_max,
             token_known_s: auth.token_known_s,
         }
@@ -347,8 +348,14 @@ impl LocalAccounts {
         if device.expires_at <= now {
             return Err(AccountError::Unauthorized("The token has expired. Log in again."));
         }
-        let caller =
-            Caller { owner: device.owner, device: device.id, device_name: device.name, user: device.user };
+        let caller = Caller {
+            owner: device.owner,
+            device: device.id,
+            device_name: device.name,
+            token_device: device.id,
+            installation: None,
+            user: device.user,
+        };
         let until = asked.shifted(i64::from(self.settings.token_known_s) * 1_000);
         let good = Good { until, expires_at: device.expires_at, keys: 0 };
         self.known.note(token, &caller, good, since);
@@ -371,8 +378,8 @@ impl LocalAccounts {
     /// Forgets the caller's token.
     pub fn log_out(&self, caller: &Caller) -> Result<(), AccountError> {
         // Already forgotten, by a revocation at the same time, is as good.
-        self.store.remove_device(caller.user, caller.device)?;
-        self.forget(caller.device);
+        self.store.remove_device(caller.user, caller.token_device)?;
+        self.forget(caller.token_device);
         Ok(())
     }
 
@@ -446,7 +453,7 @@ impl LocalAccounts {
             .into_iter()
             .filter(|device| device.id != keep)
             .partition(|device| device.expires_at > now);
-        let surplus = (live.len() + 1).saturating_sub(DEVICES_MAX);
+        let surplus = (live.len() + 1).saturating_sub(self.settings.devices_max);
         for device in expired.iter().chain(live.iter().take(surplus)) {
             store.remove_device(user, device.id)?;
             self.forget(device.id);

@@ -5,6 +5,7 @@
 //!   a provider publishes it.
 //! - `password`: Argon2id, and how many of it run at once. `attempts`: how often one may try.
 //! - `audit`: a log line for everything that changes who may come in.
+//! - `installations`: which copy of an app a request comes from, where it names itself.
 //! - `known`: tokens that were found good a moment ago.
 //!
 //! All but [`Accounts::known`] blocks: a password takes some 100 ms of a core, a token a look into the
@@ -12,6 +13,7 @@
 
 mod attempts;
 pub mod audit;
+pub mod installations;
 mod jwks;
 pub mod jwt;
 mod keys;
@@ -35,10 +37,14 @@ pub use local::{LocalAccounts, LocalSettings, LogIn, NewToken};
 pub struct Caller {
     /// Whose rows the request is about.
     pub owner: Owner,
-    /// Which installation of the app asks.
+    /// Which device the server knows the client as: its installation, where it names that, else its token's device.
     pub device: DeviceId,
-    /// As the app calls it.
+    /// As the app calls the device of the token.
     pub device_name: String,
+    /// The device that the token was given to.
+    pub token_device: DeviceId,
+    /// The installation that the client says it is.
+    pub installation: Option<installations::Known>,
     /// Who makes it: the id of a user that this server keeps, or one made of the provider's own.
     pub user: uuid::Uuid,
 }

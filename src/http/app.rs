@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::accounts::Accounts;
+use crate::accounts::installations::{Counters, Lookup, resolve};
+use crate::accounts::{Accounts, Caller};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::contract;
@@ -13,10 +14,10 @@ use crate::http::stream::Readers;
 use crate::http::{ApiError, BadSetting, Bounds, Console, Draining, Events};
 use crate::locks::{LocalLocks, Locks, SharedLocks};
 use crate::metrics::Metrics;
-use crate::model::{DeviceId, Owner, Timestamp};
+use crate::model::{DeviceId, InstallationName, Owner, Timestamp};
 use crate::purge::Acks;
 use crate::schema::Schema;
-use crate::storage::{Leases, Storage};
+use crate::storage::{Installation, Leases, Storage, StorageResult};
 use crate::synchronise::Terms;
 
 /// Everything that a request may need.
@@ -31,6 +32,8 @@ pub struct App {
     pub acks: Acks,
     /// Who is asking.
     pub accounts: Accounts,
+    /// How far installations have come, where no other server can say so.
+    pub counters: Option<Counters>,
     /// Now.
     pub clock: Clock,
     /// The settings of this run.
@@ -94,14 +97,41 @@ impl App {
         Ok(Arc::clone(self.contract.get_or_init(|| Arc::new(Contract { text, etag }))))
     }
 
-    /// Lets a device that was signed out hold nothing back any more.
-    pub fn forget_device(&self, owner: Owner, device: DeviceId) {
-        self.acks.forget(owner, device);
+    /// Who a caller is that names its installation.
+    pub fn identify(&self, caller: &Caller, sent: InstallationName) -> StorageResult<Caller> {
+        let mut lookup = Looking { app: self, owner: caller.owner };
+        resolve(caller, sent, &mut lookup, self.settings.limits.devices_per_user_max, self.clock.now())
+    }
+
+    /// Keeps in memory what a request has made durable: how far its installation has come, and which devices hold
+    /// nothing back any more.
+    pub fn note_installation(&self, caller: &Caller, forgotten: &[DeviceId]) {
+        for device in forgotten {
+            self.acks.forget(caller.owner, *device);
+            self.counters.iter().for_each(|counters| counters.forget(caller.owner, *device));
+        }
+        if let (Some(counters), Some(known)) = (&self.counters, caller.installation) {
+            counters.raised(caller.owner, caller.device, known.sent.counter);
+        }
+    }
+
+    /// Lets a device that was signed out, and the installations that came with its token, hold nothing back any more.
+    /// Returns all of them.
+    pub fn forget_device(&self, owner: Owner, device: DeviceId) -> Vec<DeviceId> {
         self.events.signed_out(owner, device);
-        if let Err(error) = self.storage.write(owner, |txn| txn.forget_device(device)) {
+        let forgotten = self.storage.write(owner, |txn| {
+            let of_token = txn.installations()?.into_iter().filter(|one| one.token_device == device);
+            let devices: Vec<_> = of_token.map(|one| one.device).chain([device]).collect();
+            devices.iter().try_for_each(|device| txn.forget_device(*device))?;
+            StorageResult::Ok(devices)
+        });
+        let devices = forgotten.unwrap_or_else(|error| {
             // It is signed out all the same; what it has seen is forgotten after `device_days`.
             tracing::warn!(%error, %device, "could not forget what a device has seen");
-        }
+            vec![device]
+        });
+        devices.iter().for_each(|device| self.acks.forget(owner, *device));
+        devices
     }
 
     /// Puts the parts of a server together.
@@ -123,6 +153,7 @@ impl App {
         let bounds = Arc::new(Bounds::from_settings(&settings)?);
         let draining = Draining::default();
         let acks = Acks::default();
+        let counters = matches!(storage.leases(), Leases::InMemory(_)).then(Counters::default);
         let console = Console::new(clock.now());
         let events = Events::new(&settings.limits, Arc::clone(&metrics));
         let (of_versions, of_locks) = (Arc::clone(&events), Arc::clone(&events));
@@ -140,6 +171,7 @@ impl App {
             locks,
             acks,
             accounts,
+            counters,
             clock,
             settings,
             bounds,
@@ -151,5 +183,29 @@ impl App {
             draining,
             contract,
         }))
+    }
+}
+
+/// Looks installations up, in memory where that may be.
+struct Looking<'a> {
+    app: &'a App,
+    owner: Owner,
+}
+
+impl Lookup for Looking<'_> {
+    fn counter(&mut self, device: DeviceId) -> StorageResult<Option<u64>> {
+        let Self { app, owner } = *self;
+        let Some(counters) = &app.counters else { return app.storage.counter(owner, device) };
+        if let Some(known) = counters.find(owner, device) {
+            return Ok(Some(known));
+        }
+        let since = counters.moment();
+        let found = app.storage.counter(owner, device)?;
+        found.inspect(|counter| counters.found(owner, device, *counter, since));
+        Ok(found)
+    }
+
+    fn all(&mut self) -> StorageResult<Vec<Installation>> {
+        self.app.storage.read(self.owner, |txn| txn.installations())
     }
 }

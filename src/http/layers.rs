@@ -135,8 +135,8 @@ fn cors(bounds: &Bounds) -> Option<CorsLayer> {
             [
                 named(&[
                     "sync-version",
-                    "sync-device",
                     "sync-epoch",
+                    "sync-device",
                     "sync-lock",
                     "sync-lock-expires",
                     "idempotency-replayed",

@@ -9,11 +9,14 @@ use warp::{Filter, Reply};
 use super::app::App;
 use super::body::{Deadline, slow_body};
 use super::console_routes::{boxed, console_routes};
+use super::handlers::caller::told;
 use super::handlers::{accounts, caller, changes, conflicts, events, fetch, lock, service, synchronise};
 use super::methods::{delete, get, post, shape};
 use super::problem::ApiError;
 use super::{Peer, body, no_body, peer};
 use crate::accounts::Caller;
+
+type Who = Result<Caller, ApiError>;
 
 /// Every route of the server. What fits none of them is a problem document as well.
 pub fn routes(
@@ -63,7 +66,9 @@ pub fn routes(
         .and(headers)
         .and(warp::method())
         .and(query)
-        .then(fetch::fetch);
+        .then(|app, who: Who, headers, method, query| {
+            told(who, |who| fetch::fetch(app, who, headers, method, query))
+        });
     let synchronise = synchronise_path
         .and(post())
         .and(with_app.clone())
@@ -79,44 +84,51 @@ pub fn routes(
         .and(caller.clone())
         .and(headers)
         .and(query)
-        .then(changes::changes);
-    let digests =
-        warp::path!("digests").and(get()).and(with_app.clone()).and(caller.clone()).then(changes::digests);
+        .then(|app, who: Who, headers, query| told(who, |who| changes::changes(app, who, headers, query)));
+    let digests = warp::path!("digests")
+        .and(get())
+        .and(with_app.clone())
+        .and(caller.clone())
+        .then(|app, who: Who| told(who, |who| changes::digests(app, who)));
     let events = warp::path!("events")
         .and(get())
         .and(with_app.clone())
         .and(caller.clone())
         .and(headers)
         .and(warp::method())
-        .then(events::events);
+        .then(|app, who: Who, headers, method| told(who, |who| events::events(app, who, headers, method)));
     let conflicts = warp::path!("conflicts")
         .and(get())
         .and(with_app.clone())
         .and(caller.clone())
         .and(query)
-        .then(conflicts::list);
+        .then(|app, who: Who, query| told(who, |who| conflicts::list(app, who, query)));
     let restore = warp::path!("conflicts" / String / "restore")
         .and(post())
         .and(no_body.clone())
         .and(with_app.clone())
         .and(caller.clone())
         .and(headers)
-        .then(conflicts::restore);
+        .then(|id, app, who: Who, headers| told(who, |who| conflicts::restore(id, app, who, headers)));
 
-    let lock_told = warp::path!("lock").and(get()).and(with_app.clone()).and(caller.clone()).then(lock::tell);
+    let lock_told = warp::path!("lock")
+        .and(get())
+        .and(with_app.clone())
+        .and(caller.clone())
+        .then(|app, who: Who| told(who, |who| lock::tell(app, who)));
     let lock_taken = warp::path!("lock")
         .and(post())
         .and(no_body.clone())
         .and(with_app.clone())
         .and(caller.clone())
         .and(headers)
-        .then(lock::take);
+        .then(|app, who: Who, headers| told(who, |who| lock::take(app, who, headers)));
     let lock_ended = warp::path!("lock")
         .and(delete())
         .and(with_app.clone())
         .and(caller.clone())
         .and(query)
-        .then(lock::end);
+        .then(|app, who: Who, query| told(who, |who| lock::end(app, who, query)));
 
     let register = warp::path!("register")
         .and(post())
@@ -137,14 +149,17 @@ pub fn routes(
         .and(with_app.clone())
         .and(peer())
         .and(caller.clone())
-        .then(accounts::log_out);
-    let me = warp::path!("me").and(get()).and(caller.clone()).then(caller::me);
-    let devices =
-        warp::path!("devices").and(get()).and(with_app.clone()).and(caller.clone()).then(accounts::devices);
+        .then(|app, peer: Peer, who: Who| told(who, move |who| accounts::log_out(app, peer, who)));
+    let me = warp::path!("me").and(get()).and(caller.clone()).then(|who: Who| told(who, caller::me));
+    let devices = warp::path!("devices")
+        .and(get())
+        .and(with_app.clone())
+        .and(caller.clone())
+        .then(|app, who: Who| told(who, |who| accounts::devices(app, who)));
     let device =
         warp::path!("devices" / String).and(delete()).and(with_app.clone()).and(peer()).and(caller).then(
-            |id: String, app: Arc<App>, peer: Peer, caller: Result<Caller, ApiError>| {
-                accounts::revoke(app, peer, caller, id)
+            |id: String, app, peer: Peer, who: Who| {
+                told(who, move |who| accounts::revoke(app, peer, who, id))
             },
         );
 

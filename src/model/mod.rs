@@ -1,5 +1,6 @@
 //! The words of the protocol as types. Known to every module, knows none.
 
+mod installation;
 mod row;
 mod time;
 mod value;
@@ -9,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use installation::InstallationName;
 pub use row::{Claim, EarlierState, Life, RowKey, Stored};
 pub use time::{Precision, Spelt, TimeError, Timestamp};
 pub use value::Value;

@@ -12,6 +12,7 @@
 
 pub mod accounts;
 pub mod census;
+pub mod installations;
 pub mod leases;
 pub mod plan;
 pub mod postgres;
@@ -31,6 +32,7 @@ use crate::schema::TableId;
 
 pub use accounts::AccountStore;
 pub use census::Census;
+pub use installations::Installation;
 pub use leases::{LeaseState, LeaseStore, LeaseTold, Leases};
 pub use records::{Conflict, GivenAnswer, Side};
 
@@ -131,6 +133,12 @@ pub trait ReadTxn {
     /// The answer that a device was given under an idempotency key.
     fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>>;
 
+    /// The highest counter of an installation; `None` if it never synchronised, or was forgotten.
+    fn counter(&mut self, device: DeviceId) -> StorageResult<Option<u64>>;
+
+    /// The owner's installations, by id.
+    fn installations(&mut self) -> StorageResult<Vec<Installation>>;
+
     /// Conflicts, newest first.
     fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>>;
 
@@ -203,6 +211,16 @@ pub trait WriteTxn: ReadTxn {
 
     /// Forgets up to where a device has seen everything: it was signed out, and holds no tombstone back.
     fn forget_device(&mut self, device: DeviceId) -> StorageResult<()>;
+
+    /// Writes what is known of an installation now; `false`, and nothing is written, if none of that id is there, or
+    /// its counter is higher.
+    fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool>;
+
+    /// Notes an installation that is not there yet.
+    fn add_installation(&mut self, one: &Installation) -> StorageResult<()>;
+
+    /// Forgets an installation, its kept answers, and up to where it has seen everything.
+    fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()>;
 
     /// Forgets what is old, at most about `rows_max` entries of each kind; says whether that was all.
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged>;
@@ -330,6 +348,16 @@ pub trait Storage: Send + Sync {
     /// What a write did is told once that write is durable, never before; while it is becoming durable nothing
     /// is told of its owner.
     fn known_state(&self, owner: Owner) -> Option<OwnerState>;
+
+    /// The highest counter of an installation, as [`ReadTxn::counter`] tells it.
+    fn counter(&self, owner: Owner, device: DeviceId) -> StorageResult<Option<u64>> {
+        let mut found = None;
+        self.run_read(owner, &mut |txn| {
+            found = txn.counter(device)?;
+            Ok(())
+        })?;
+        Ok(found)
+    }
 
     /// `told` hears of every owner whose version moved, once that is durable, whoever wrote it.
     ///

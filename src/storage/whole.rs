@@ -55,7 +55,7 @@ const ACCOUNTS: [(&str, &[(&str, ColumnType)]); 2] = [
 ];
 
 /// What rollcall keeps for an owner beside the application's rows; the owner itself first.
-const OWN: [(&str, &[(&str, ColumnType)]); 8] = [
+const OWN: [(&str, &[(&str, ColumnType)]); 9] = [
     (
         "rollcall_owner",
         &[
@@ -133,6 +133,16 @@ const OWN: [(&str, &[(&str, ColumnType)]); 8] = [
         ],
     ),
     ("rollcall_ack", &[("device", Uuid), ("version", Integer), ("at", Integer)]),
+    (
+        "rollcall_installation",
+        &[
+            ("device", Uuid),
+            ("user_id", Uuid),
+            ("token_device", Uuid),
+            ("counter", Integer),
+            ("seen_at", Integer),
+        ],
+    ),
 ];
 
 impl Section {

@@ -35,6 +35,8 @@ struct Names {
     conflicts_page: String,
     /// The key of the row that the next page of conflicts tells of.
     conflicts_next: String,
+    /// What an installation calls itself.
+    installation: String,
 }
 
 /// An owner with two devices, rows in several tables and two conflicts.
@@ -76,6 +78,11 @@ async fn furnish(server: &Server, user: &str, first: u64, word: &str, syncs: u64
     server.turn(10_000);
     server.sync(&tablet, edit("2")).await.ok();
 
+    let installation = key(first + 50);
+    let name = format!("{installation}.{syncs}");
+    let named = server.ask("POST", "/synchronise").of(&phone).header("sync-device", name);
+    named.json(&json!({ "get": {} })).send().await.ok();
+
     let idempotency = format!("request-of-{user}");
     let once = server.ask("POST", "/synchronise").of(&phone).header("idempotency-key", &idempotency);
     once.json(&same_body()).send().await.ok();
@@ -103,6 +110,7 @@ async fn furnish(server: &Server, user: &str, first: u64, word: &str, syncs: u64
         next: text(&feed["next"]),
         conflicts_page: text(&conflicts["next"]),
         conflicts_next: text(&both["conflicts"][1]["key"]),
+        installation,
     };
     Tenant { phone, tablet, names }
 }
@@ -257,9 +265,16 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
     if !operation.contains("/console/") && operation != "POST /login" {
         // The first probe's names, from a client whose store is that owner's.
         let first = &probes[0];
+        // The device of the token has it, and that is another one.
+        let locks =
+            ["/fetch", "/synchronise", "/restore", "POST /lock"].iter().any(|part| operation.contains(part));
         let (path, body) = (first.path.clone(), first.body.clone());
         let store = format!("{owner}.{owner}"); // a user who shares with nobody is its own owner
-        probes.push(Probe { body, ..asked("Sync-For", path) }.with("sync-for", store));
+        probes.push(Probe { body: body.clone(), ..asked("Sync-For", path.clone()) }.with("sync-for", store));
+        // Behind its own counter one is told another name.
+        let name = format!("{}.0", of.installation);
+        let probe = Probe { body, ..asked("Sync-Device", path) }.with("sync-device", name);
+        probes.push(if locks { probe.alike("the lock is another device's") } else { probe });
     }
     Some(probes)
 }
@@ -399,6 +414,7 @@ fn every_operation_has_its_place_in_the_matrix() {
         next: "n".into(),
         conflicts_page: "c".into(),
         conflicts_next: key(7),
+        installation: key(8),
     };
     let doc = document();
     let mut faults = Vec::new();

@@ -14,9 +14,9 @@ use rollcall::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Time
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::sqlite::{Connections, Sqlite};
 use rollcall::storage::{
-    AccountStore, Census, ChangeMark, ChangeSink, Conflict, GivenAnswer, LeaseState, LeaseStore, LeaseTold,
-    Leases as KeptLeases, Outcome, OwnerState, PurgeTerms, Purged, ReadTxn, ReadWork, Storage, StorageError,
-    StorageResult, Told, WantedConflicts, WriteTxn, WriteWork,
+    AccountStore, Census, ChangeMark, ChangeSink, Conflict, GivenAnswer, Installation, LeaseState,
+    LeaseStore, LeaseTold, Leases as KeptLeases, Outcome, OwnerState, PurgeTerms, Purged, ReadTxn, ReadWork,
+    Storage, StorageError, StorageResult, Told, WantedConflicts, WriteTxn, WriteWork,
 };
 use uuid::Uuid;
 
@@ -308,6 +308,14 @@ impl ReadTxn for Watched<'_> {
         self.inner.given_answer(device, key)
     }
 
+    fn counter(&mut self, device: DeviceId) -> StorageResult<Option<u64>> {
+        self.inner.counter(device)
+    }
+
+    fn installations(&mut self) -> StorageResult<Vec<Installation>> {
+        self.inner.installations()
+    }
+
     fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
         self.inner.conflicts(wanted)
     }
@@ -390,6 +398,18 @@ impl WriteTxn for Watched<'_> {
 
     fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
         self.inner.forget_device(device)
+    }
+
+    fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool> {
+        self.inner.raise_installation(one)
+    }
+
+    fn add_installation(&mut self, one: &Installation) -> StorageResult<()> {
+        self.inner.add_installation(one)
+    }
+
+    fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()> {
+        self.inner.forget_installation(device)
     }
 
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {

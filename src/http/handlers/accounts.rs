@@ -71,29 +71,48 @@ pub async fn log_out(app: Arc<App>, Peer(from): Peer, caller: Result<Caller, Api
     local(&app)?;
     let caller = caller?;
     off_reactor(move || {
-        ended(app.locks.give_back(&caller));
         local(&app)?.log_out(&caller)?;
-        audit::done("log_out", Subject::at(from).of_user(caller.user).of_device(caller.device));
-        app.forget_device(caller.owner, caller.device);
+        audit::done("log_out", Subject::at(from).of_user(caller.user).of_device(caller.token_device));
+        give_back(&app, &caller, &app.forget_device(caller.owner, caller.token_device));
         Ok(())
     })
     .await?;
     Ok(no_content())
 }
 
+/// Gives the lock back for whichever of these devices holds it.
+fn give_back(app: &App, caller: &Caller, devices: &[DeviceId]) {
+    for device in devices {
+        ended(app.locks.give_back(&Caller { device: *device, ..caller.clone() }));
+    }
+}
+
 /// `GET /devices`
 pub async fn devices(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
     local(&app)?;
     let caller = caller?;
-    let current = caller.device;
-    let devices = off_reactor(move || Ok(local(&app)?.devices(&caller)?)).await?;
+    let (current, installation, owner) = (caller.token_device, caller.device, caller.owner);
+    let (devices, installations) = off_reactor(move || {
+        let installations = app.storage.read(owner, |txn| Ok::<_, ApiError>(txn.installations()?))?;
+        Ok((local(&app)?.devices(&caller)?, installations))
+    })
+    .await?;
     let told = devices.iter().map(|device| {
+        let of_token = installations.iter().filter(|one| one.token_device == device.id);
+        let of_token = of_token.map(|one| {
+            json!({
+                "device_id": one.device,
+                "seen_at": spelt(one.seen_at),
+                "current": one.device == installation,
+            })
+        });
         json!({
             "device_id": device.id,
             "device": device.name,
             "created_at": spelt(device.created_at),
             "expires_at": spelt(device.expires_at),
             "current": device.id == current,
+            "installations": of_token.collect::<Vec<_>>(),
         })
     });
     json(json!({ "devices": told.collect::<Vec<_>>() }))
@@ -108,8 +127,7 @@ pub async fn revoke(app: Arc<App>, Peer(from): Peer, caller: Result<Caller, ApiE
     off_reactor(move || {
         local(&app)?.revoke(&caller, device)?;
         audit::done("revocation", Subject::at(from).of_user(caller.user).of_device(device));
-        app.forget_device(caller.owner, device);
-        ended(app.locks.give_back(&Caller { device, ..caller }));
+        give_back(&app, &caller, &app.forget_device(caller.owner, device));
         Ok(())
     })
     .await?;

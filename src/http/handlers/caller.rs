@@ -1,5 +1,6 @@
 //! Who makes a request: the token, and what the client says beside it.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
@@ -10,9 +11,10 @@ use super::{Answer, ApiError, App, json, off_reactor, with_locks};
 use crate::accounts::Caller;
 use crate::broken;
 use crate::locks::LockResult;
-use crate::model::Owner;
+use crate::model::{InstallationName, Owner};
 
 const SYNC_FOR: HeaderName = HeaderName::from_static("sync-for");
+const SYNC_DEVICE: HeaderName = HeaderName::from_static("sync-device");
 
 /// The caller of a request. Whoever holds the lock keeps it a while longer by any request.
 ///
@@ -21,22 +23,64 @@ const SYNC_FOR: HeaderName = HeaderName::from_static("sync-for");
 pub async fn caller(app: Arc<App>, headers: HeaderMap) -> Result<Caller, ApiError> {
     let token = bearer(&headers)?;
     let meant = Meant::read(&headers)?;
+    let sent = named(&headers)?;
     let known = app.accounts.known(token);
     app.metrics.looked_up("token", known.is_some());
-    if let Some(caller) = known {
-        meant.check(&caller)?;
-        let holder = caller.clone();
-        renewed(with_locks(&app, move |locks| locks.renew(&holder)).await?);
-        return Ok(caller);
+    if let Some(caller) = &known {
+        meant.check(caller)?;
+        if let Some(caller) = from_memory(&app, caller, sent) {
+            let holder = caller.clone();
+            renewed(with_locks(&app, move |locks| locks.renew(&holder)).await?);
+            return Ok(caller);
+        }
     }
     let token = token.to_owned();
     off_reactor(move || {
-        let caller = app.accounts.authenticate(&token)?;
+        let caller = known.map_or_else(|| app.accounts.authenticate(&token), Ok)?;
         meant.check(&caller)?;
+        let caller = match (from_memory(&app, &caller, sent), sent) {
+            (None, Some(sent)) => app.identify(&caller, sent)?,
+            (known, _) => known.unwrap_or(caller),
+        };
         renewed(app.locks.renew(&caller));
         Ok(caller)
     })
     .await
+}
+
+/// The caller with its installation, if that needs no look into the database.
+fn from_memory(app: &App, caller: &Caller, sent: Option<InstallationName>) -> Option<Caller> {
+    let Some(sent) = sent else { return Some(caller.clone()) };
+    let noted = caller.as_sent(sent).noted();
+    let highest = app.counters.as_ref()?.find(noted.owner, noted.device)?;
+    (highest <= sent.counter).then_some(noted)
+}
+
+/// The installation that the client says it is.
+fn named(headers: &HeaderMap) -> Result<Option<InstallationName>, ApiError> {
+    let mut given = headers.get_all(SYNC_DEVICE).iter();
+    let Some(value) = given.next() else { return Ok(None) };
+    let named = value.to_str().ok().and_then(InstallationName::read).filter(|_| given.next().is_none());
+    let reason = "Sync-Device must be a UUID and a counter, a whole number from 0 up to 2^53 - 1, with a dot between them.";
+    named.map(Some).ok_or_else(|| ApiError::InvalidRequest { reason: reason.into() })
+}
+
+/// Answers a caller, and says what it is to call its installation if another is known by that name.
+pub async fn told<F: Future<Output = Answer>>(
+    caller: Result<Caller, ApiError>,
+    handle: impl FnOnce(Result<Caller, ApiError>) -> F,
+) -> Answer {
+    let adopted = caller.as_ref().ok().and_then(Caller::adopts);
+    let mut answer = handle(caller).await?;
+    tell_installation(answer.headers_mut(), adopted);
+    Ok(answer)
+}
+
+/// Says what the client is to call its installation.
+pub fn tell_installation(headers: &mut HeaderMap, adopted: Option<InstallationName>) {
+    if let Some(value) = adopted.and_then(|named| HeaderValue::from_str(&named.to_string()).ok()) {
+        headers.insert(SYNC_DEVICE, value);
+    }
 }
 
 /// A lease that could not be renewed only ends early.

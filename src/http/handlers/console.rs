@@ -199,6 +199,11 @@ fn devices(app: &App, owner: Owner) -> Result<BTreeMap<Uuid, Known>, ApiError> {
         let known = devices.entry(device.id.0).or_default();
         (known.name, known.signed_in) = (Some(device.name), now < device.expires_at);
     }
+    for one in app.storage.read(owner, |txn| Ok::<_, ApiError>(txn.installations()?))? {
+        let of_token = devices.get(&one.token_device.0).map(|token| (token.name.clone(), token.signed_in));
+        let known = devices.entry(one.device.0).or_default();
+        (known.name, known.signed_in) = of_token.unwrap_or_default();
+    }
     // What is in memory is newer than what is written down.
     for (device, version, at) in census.acknowledged(owner)?.into_iter().chain(app.acks.noted(owner)) {
         devices.entry(device.0).or_default().seen = Some((version, at));
@@ -208,7 +213,14 @@ fn devices(app: &App, owner: Owner) -> Result<BTreeMap<Uuid, Known>, ApiError> {
 
 /// Whoever uses the console, as the locks and the rules know them.
 fn caller(owner: Owner) -> Caller {
-    Caller { owner, device: CONSOLE, device_name: "The console".into(), user: CONSOLE.0 }
+    Caller {
+        owner,
+        device: CONSOLE,
+        device_name: "The console".into(),
+        token_device: CONSOLE,
+        installation: None,
+        user: CONSOLE.0,
+    }
 }
 
 /// `GET /console/api/owners/{owner}/conflicts`

@@ -44,7 +44,7 @@ pub async fn events(
     }
     let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
     // First a place to hear news, then a look at how things are: in between nothing is missed.
-    let seat = app.events.listen(caller.owner, caller.device)?;
+    let seat = app.events.listen(caller.owner, caller.token_device)?;
     let version = version(&app, caller.owner).await?;
     let lock = holder(&app, caller.owner).await?;
     let period = Duration::from_secs(app.settings.limits.event_heartbeat_s.max(1));
@@ -211,7 +211,9 @@ impl Listening {
             })
         });
         match asked.await {
-            Ok(Some(caller)) => (caller.owner, caller.device) == (self.caller.owner, self.caller.device),
+            Ok(Some(caller)) => {
+                (caller.owner, caller.token_device) == (self.caller.owner, self.caller.token_device)
+            }
             Ok(None) => false,
             Err(error) => {
                 tracing::debug!(%error, "could not look whether the token of an event stream is still good");

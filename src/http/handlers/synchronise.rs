@@ -10,19 +10,23 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Span;
 
+use super::caller::tell_installation;
 use super::changes::write_feed;
 use super::{
     Answer, ApiError, App, Hold, ended, fence, json_bytes, lock_for_work, off_reactor, refused, tell_version,
     timing,
 };
 use crate::accounts::Caller;
+use crate::accounts::installations::{self, Noted};
 use crate::broken;
 use crate::http::wire::{ReportBody, read_batch, rejection_body};
 use crate::http::{BodyFault, threads};
 use crate::locks::Work;
-use crate::model::{Timestamp, Version};
+use crate::model::{DeviceId, Timestamp, Version};
 use crate::schema::{Schema, TableId};
-use crate::storage::{GivenAnswer, Outcome, ReadTxn, StorageResult, WriteJob, WriteTxn, not_run};
+use crate::storage::{
+    GivenAnswer, Outcome, ReadTxn, StorageError, StorageResult, WriteJob, WriteTxn, not_run,
+};
 use crate::synchronise::{self, Batch, Refusal, Report};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -37,21 +41,56 @@ pub async fn synchronise(
     headers: HeaderMap,
     body: Result<Bytes, ApiError>,
 ) -> Answer {
-    let caller = caller?;
+    let mut caller = caller?;
     let once = Once::read(&headers, body.as_ref().ok())?;
-    if let Some(answer) = replayed(&app, &caller, &headers, once.as_ref()).await? {
-        return Ok(answer);
+    let same_body = body.as_ref().ok().cloned();
+    let mut body = body;
+    for _ in 0..BEGINNINGS_MAX {
+        match attempt(&app, received, &caller, &headers, once.clone(), body).await? {
+            Ended::Answer(mut answer) => {
+                tell_installation(answer.headers_mut(), caller.adopts());
+                return Ok(answer);
+            }
+            Ended::Other(other) => caller = *other,
+        }
+        body = Ok(same_body.clone().unwrap_or_default());
     }
-    let work = match lock_for_work(&app, &caller, Hold::Request, fence(&headers)?, &headers).await {
+    Err(StorageError::Busy.into())
+}
+
+/// Beginnings of one request: its installation may turn out to be another, as copies of it come in over other servers.
+const BEGINNINGS_MAX: usize = 4;
+
+/// What an attempt came to.
+enum Ended {
+    Answer(warp::reply::Response),
+    /// Nothing: the caller is known as another installation by now.
+    Other(Box<Caller>),
+}
+
+/// Does the work as that caller.
+async fn attempt(
+    app: &Arc<App>,
+    received: Timestamp,
+    caller: &Caller,
+    headers: &HeaderMap,
+    once: Option<Once>,
+    body: Result<Bytes, ApiError>,
+) -> Result<Ended, ApiError> {
+    if let Some(answer) = replayed(app, caller, headers, once.as_ref()).await? {
+        return Ok(Ended::Answer(answer));
+    }
+    let work = match lock_for_work(app, caller, Hold::Request, fence(headers)?, headers).await {
         Ok(work) => work,
         // Its twin may have ended meanwhile, and given back the very lock that this one came under.
         Err(refusal) => {
-            return replayed(&app, &caller, &headers, once.as_ref()).await?.ok_or(refusal);
+            let replayed = replayed(app, caller, headers, once.as_ref()).await?;
+            return replayed.map(Ended::Answer).ok_or(refusal);
         }
     };
     let (wire, listener) = Wire::new();
     let stays = !app.storage.enqueue_blocks() && body.as_ref().is_ok_and(|body| body.len() <= SHORT_BYTES);
-    let reading = Arc::clone(&app);
+    let (reading, caller) = (Arc::clone(app), caller.clone());
     let read = move || Upload::read(reading, received, caller, once, work, body);
     let begun = Instant::now();
     if stays {
@@ -63,9 +102,9 @@ pub async fn synchronise(
             Err(refusal) => wire.end(Err(refusal)),
         });
     }
-    let answer = listener.answer(&app).await;
+    let ended = listener.ended(app).await;
     timing::worked(begun);
-    answer
+    ended
 }
 
 /// Has blocking work done that says itself, over a wire, what came of it.
@@ -89,6 +128,8 @@ enum Told {
     Report(Box<Report>),
     /// The same, shown before.
     Shown,
+    /// Nothing: the caller is known as another installation by now.
+    Other(Box<Caller>),
 }
 
 /// From the thread that writes to the task that answers.
@@ -116,17 +157,19 @@ impl Wire {
 }
 
 impl Listener {
-    async fn answer(self, app: &Arc<App>) -> Answer {
+    async fn ended(self, app: &Arc<App>) -> Result<Ended, ApiError> {
         let spelt = match self.shown.await {
             Ok(report) => Some(spell(app, report).await),
             Err(_) => None, // nothing is shown of this one
         };
         let told = self.told.await.unwrap_or_else(|dropped| Err(ApiError::Internal(Box::new(dropped))));
-        match told? {
-            Told::Answer(answer) => Ok(answer),
-            Told::Report(report) => spell(app, report).await,
-            Told::Shown => spelt.unwrap_or_else(|| Err(not_run().into())),
-        }
+        let answer = match told? {
+            Told::Other(other) => return Ok(Ended::Other(other)),
+            Told::Answer(answer) => answer,
+            Told::Report(report) => spell(app, report).await?,
+            Told::Shown => spelt.unwrap_or_else(|| Err(not_run().into()))?,
+        };
+        Ok(Ended::Answer(answer))
     }
 }
 
@@ -183,13 +226,18 @@ impl Upload {
     /// What it comes to, and what is to be counted once that is safe.
     fn apply(&self, txn: &mut dyn WriteTxn) -> Result<(Told, Counts), ApiError> {
         let Self { app, received, caller, once, batch, work, .. } = self;
+        let devices_max = app.settings.limits.devices_per_user_max;
+        let forgotten = match installations::note(txn, caller, devices_max, app.clock.now())? {
+            Noted::Well(forgotten) => forgotten,
+            Noted::Other(other) => return Ok((Told::Other(other), Counts::default())),
+        };
         if let Some(given) = once.as_ref().map(|once| once.given(txn, app, caller)).transpose()?.flatten() {
-            return Ok((Told::Answer(replay(given)), Counts::default())); // its twin came first
+            return Ok((Told::Answer(replay(given)), Counts { forgotten, ..Counts::default() })); // its twin came first
         }
         let terms = app.terms(caller.device, *received);
         let report = synchronise::run(txn, &app.schema, batch, &terms)
             .map_err(|refusal| explain(refusal, &app.schema))?;
-        let counts = Counts::of(&report);
+        let counts = Counts { forgotten, ..Counts::of(&report) };
         let told = match once {
             Some(once) => {
                 let body = write(&app.schema, &report)?;
@@ -199,7 +247,7 @@ impl Upload {
             None => Told::Report(Box::new(report)),
         };
         work.confirm(txn.lease()).map_err(|error| refused(error, &app.clock))?;
-        app.acks.note(caller, batch.base, terms.now);
+        app.acks.note(&caller.noted(), batch.base, terms.now);
         Ok((told, counts))
     }
 }
@@ -216,7 +264,9 @@ impl WriteJob for Sent {
         let upload = &self.upload;
         let mut outcome = upload.span.in_scope(|| upload.apply(txn));
         // The last is a fault: the commit never comes, as if the server had died before.
-        let is_kept = outcome.is_ok() && !upload.batch.dry_run && !broken::is("answer_before_commit");
+        let is_other = matches!(outcome, Ok((Told::Other(_), _)));
+        let is_kept =
+            outcome.is_ok() && !is_other && !upload.batch.dry_run && !broken::is("answer_before_commit");
         if let Ok((told @ Told::Report(_), _)) = &mut outcome
             && let Some(show) = self.wire.show.take()
             && let Told::Report(report) = std::mem::replace(told, Told::Shown)
@@ -229,11 +279,14 @@ impl WriteJob for Sent {
 
     fn finish(self: Box<Self>, how: StorageResult<()>) {
         let Self { upload, wire, outcome } = *self;
-        let Upload { app, batch, work, goes_on, span, .. } = upload;
+        let Upload { app, caller, batch, work, mut goes_on, span, .. } = upload;
         let _entered = span.enter();
         let told = how.map_err(ApiError::from).and_then(|()| {
             let (told, counts) = outcome.unwrap_or_else(|| Err(ApiError::from(not_run())))?;
-            if !batch.dry_run {
+            if matches!(told, Told::Other(_)) {
+                goes_on = work.had_lock(); // which is the other's to give back
+            } else if !batch.dry_run {
+                app.note_installation(&caller, &counts.forgotten);
                 counts.add_to(&app);
             }
             Ok(told)
@@ -276,6 +329,8 @@ struct Counts {
     verdicts: BTreeMap<&'static str, u64>,
     conflicts: Vec<TableId>,
     feed_rows: u64,
+    /// Devices that hold nothing back any more.
+    forgotten: Vec<DeviceId>,
 }
 
 impl Counts {
@@ -331,7 +386,10 @@ impl Once {
         app: &App,
         caller: &Caller,
     ) -> Result<Option<GivenAnswer>, ApiError> {
-        let given = txn.given_answer(caller.device, &self.key)?;
+        let given = match (txn.given_answer(caller.device, &self.key)?, caller.sent_as()) {
+            (None, Some(device)) => txn.given_answer(device, &self.key)?,
+            (given, _) => given,
+        };
         let born_after = forgotten_before(app);
         match given.filter(|given| given.at > born_after && !broken::is("replay_applied_twice")) {
             Some(given) if given.body_hash != self.body_hash => Err(ApiError::IdempotencyKeyReused),

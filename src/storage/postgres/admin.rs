@@ -17,7 +17,7 @@ const REFERENCE: [&str; 5] =
     ["rollcall_meta", "rollcall_table", "rollcall_column", "rollcall_user", "rollcall_device"];
 
 /// rollcall's tables of owners' rows; the first decides where an owner lives.
-const OWNED: [&str; 8] = [
+const OWNED: [&str; 9] = [
     "rollcall_owner",
     "rollcall_ledger",
     "rollcall_digest",
@@ -26,6 +26,7 @@ const OWNED: [&str; 8] = [
     "rollcall_conflict",
     "rollcall_answer",
     "rollcall_ack",
+    "rollcall_installation",
 ];
 
 const DISTRIBUTED: &str = "SELECT logicalrel::text FROM pg_dist_partition";

@@ -1,23 +1,25 @@
 //! Leases in the owners' rows. Each promise is one statement, which waits for whoever writes for the owner.
 
+use postgres::Row;
 use postgres::types::Type;
+use uuid::Uuid;
 
 use super::connections::Connections;
 use super::session::Param;
 use super::{statements, txn};
-use crate::model::{DeviceId, Fence, Owner};
+use crate::model::{DeviceId, Fence, Owner, Timestamp};
 use crate::storage::{LeaseState, LeaseStore, LeaseTold, StorageResult};
 
 impl LeaseStore for Connections {
     fn look(&self, owner: Owner) -> StorageResult<Option<LeaseState>> {
         let row = self.judged(|session| session.row(statements::LEASE, &[(&owner.0, Type::UUID)]))?;
-        row.as_ref().map(txn::lease).transpose()
+        row.as_ref().map(lease).transpose()
     }
 
     fn held_now(&self, leases_max: usize) -> StorageResult<Vec<(Owner, LeaseState)>> {
         let limit = i64::try_from(leases_max).unwrap_or(i64::MAX);
         let rows = self.judged(|session| session.query(statements::LEASES, &[(&limit, Type::INT8)]))?;
-        rows.iter().map(|row| Ok((Owner(row.try_get(6)?), txn::lease(row)?))).collect()
+        rows.iter().map(|row| Ok((Owner(row.try_get(6)?), lease(row)?))).collect()
     }
 
     fn take(
@@ -42,7 +44,7 @@ impl LeaseStore for Connections {
                 txn::make(session, owner)?;
                 taken = session.row(statements::TAKE_LEASE, &params)?;
             }
-            taken.as_ref().map(txn::lease).transpose()
+            taken.as_ref().map(lease).transpose()
         })?;
         // One that began before was renewed, which is no news.
         taken
@@ -88,4 +90,16 @@ impl Connections {
         }
         Ok(())
     }
+}
+
+/// The lease in the first columns of a row.
+pub(super) fn lease(row: &Row) -> StorageResult<LeaseState> {
+    Ok(LeaseState {
+        fence: Fence(row.try_get::<_, i64>(0)?.cast_unsigned()),
+        holder: row.try_get::<_, Option<Uuid>>(1)?.map(DeviceId),
+        holder_name: row.try_get(2)?,
+        since: Timestamp::from_ms(row.try_get(3)?),
+        until: row.try_get::<_, Option<i64>>(4)?.map(Timestamp::from_ms),
+        now: Timestamp::from_ms(row.try_get(5)?),
+    })
 }

@@ -8,8 +8,11 @@ use crate::storage::StorageResult;
 /// rollcall's own tables, step by step. A step that was released never changes. Servers of the release before go on
 /// working while it runs, and after it: a step takes away only what no release in use needs any more, and then
 /// raises `oldest`.
-const STEPS: &[&str] =
-    &[include_str!("migrations/0001_init.sql"), include_str!("migrations/0002_claims.sql")];
+const STEPS: &[&str] = &[
+    include_str!("migrations/0001_init.sql"),
+    include_str!("migrations/0002_claims.sql"),
+    include_str!("migrations/0003_installations.sql"),
+];
 
 const IS_THERE: &str = "SELECT to_regclass('rollcall_meta') IS NOT NULL";
 /// Whoever else starts on this database waits here, then finds the step done.

@@ -10,6 +10,7 @@ mod census;
 mod connections;
 mod ddl;
 mod failure;
+mod installations;
 mod leases;
 mod migrate;
 mod past;
@@ -408,6 +409,10 @@ impl Storage for Postgres {
             }
         }
         Err(StorageError::Busy)
+    }
+
+    fn counter(&self, owner: Owner, device: DeviceId) -> StorageResult<Option<u64>> {
+        self.connections.judged(|session| installations::counter(session, owner.0, device))
     }
 
     /// Another server may have written a moment ago: only the database knows.

@@ -4,7 +4,7 @@ use postgres::types::Type;
 use uuid::Uuid;
 
 use super::session::{Param, Session};
-use super::statements;
+use super::{installations, statements};
 use crate::model::Version;
 use crate::storage::ledger::day;
 use crate::storage::{OwnerState, PurgeTerms, Purged, StorageResult};
@@ -52,6 +52,7 @@ pub(super) fn purge(
     }
     for (sql, before) in [
         (statements::FORGET_DEVICES, terms.devices_before.ms()),
+        (installations::FORGET_OLD, terms.devices_before.ms()),
         (statements::FORGET_DAYS, day(terms.tombstones_before)),
     ] {
         session.execute(sql, &[(&owner, Type::UUID), (&before, Type::INT8)])?;

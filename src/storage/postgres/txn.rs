@@ -4,18 +4,18 @@ use postgres::Row;
 use postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use super::purge;
 use super::records::{self, Records};
 use super::session::{Param, Session};
 use super::statements::{self, Put, Statements, TableStatements};
 use super::values::{self, Bound};
+use super::{installations, leases, purge};
 use crate::digest::{Digest, Seed};
-use crate::model::{Claim, DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Timestamp, Value, Version};
+use crate::model::{Claim, DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
 use crate::schema::{Schema, Table, TableId};
 use crate::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
 use crate::storage::{
-    ChangeMark, ChangeSink, Conflict, GivenAnswer, LeaseState, OwnerState, PurgeTerms, Purged, ReadTxn,
-    StorageError, StorageResult, WantedConflicts, WriteTxn,
+    ChangeMark, ChangeSink, Conflict, GivenAnswer, Installation, LeaseState, OwnerState, PurgeTerms, Purged,
+    ReadTxn, StorageError, StorageResult, WantedConflicts, WriteTxn,
 };
 
 /// One owner's rows inside one transaction.
@@ -297,6 +297,14 @@ impl ReadTxn for Txn<'_> {
         records::given_answer(self.session, self.owner, device, key)
     }
 
+    fn counter(&mut self, device: DeviceId) -> StorageResult<Option<u64>> {
+        installations::counter(self.session, self.owner, device)
+    }
+
+    fn installations(&mut self) -> StorageResult<Vec<Installation>> {
+        installations::all(self.session, self.owner)
+    }
+
     fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
         self.records().conflicts(wanted)
     }
@@ -445,6 +453,18 @@ impl WriteTxn for Txn<'_> {
         self.session.execute(statements::FORGET_DEVICE, &params).map(drop)
     }
 
+    fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool> {
+        installations::put(self.session, installations::RAISE, self.owner, one)
+    }
+
+    fn add_installation(&mut self, one: &Installation) -> StorageResult<()> {
+        installations::put(self.session, installations::ADD, self.owner, one).map(drop)
+    }
+
+    fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()> {
+        installations::forget(self.session, self.owner, device)
+    }
+
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
         purge::purge(self.session, self.owner, &mut self.state, terms, rows_max)
     }
@@ -462,7 +482,7 @@ pub(super) fn known_of(row: &Row) -> StorageResult<Known> {
     let seed: [u8; 16] =
         seed.try_into().map_err(|_| StorageError::Engine("a seed of another size".into()))?;
     Ok(Known {
-        lease: lease(row)?,
+        lease: leases::lease(row)?,
         state: OwnerState {
             version: Version(unsigned(row, 6)?),
             horizon: Version(unsigned(row, 7)?),
@@ -500,18 +520,6 @@ fn first_version(session: &mut Session) -> StorageResult<Version> {
     let epoch = session.row(statements::EPOCH, &[])?;
     let epoch: i64 = epoch.map_or(Ok(0), |row| row.try_get(0))?;
     Ok(Version::first(u16::try_from(epoch).unwrap_or_default()))
-}
-
-/// The lease in the first columns of a row.
-pub(super) fn lease(row: &Row) -> StorageResult<LeaseState> {
-    Ok(LeaseState {
-        fence: Fence(unsigned(row, 0)?),
-        holder: row.try_get::<_, Option<Uuid>>(1)?.map(DeviceId),
-        holder_name: row.try_get(2)?,
-        since: Timestamp::from_ms(row.try_get(3)?),
-        until: row.try_get::<_, Option<i64>>(4)?.map(Timestamp::from_ms),
-        now: Timestamp::from_ms(row.try_get(5)?),
-    })
 }
 
 /// How many columns a ledger entry has, its key first, and which of them says that it is a tombstone.

@@ -8,6 +8,7 @@ mod census;
 mod connections;
 mod ddl;
 pub mod file;
+mod installations;
 mod known;
 mod migrate;
 mod past;

@@ -1,7 +1,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::writer::Done;
-use super::{Connections, statements, txn, values};
+use super::{Connections, installations, statements, txn, values};
 use crate::broken;
 use crate::model::{Owner, RowKey, Version};
 use crate::storage::ledger::day;
@@ -71,6 +71,7 @@ pub(super) fn purge(
         Ok(conn.prepare_cached(sql)?.execute(params![owner, before])?)
     };
     forget(statements::FORGET_DEVICES, terms.devices_before.ms())?;
+    forget(installations::FORGET_OLD, terms.devices_before.ms())?;
     forget(statements::FORGET_DAYS, day(terms.tombstones_before))?;
     Ok(purged)
 }

@@ -1,6 +1,7 @@
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
+use super::installations;
 use super::purge;
 use super::records::Records;
 use super::statements::{self, Statements, TableStatements};
@@ -11,8 +12,8 @@ use crate::model::{Claim, DeviceId, EarlierState, Owner, RowKey, Stored, Timesta
 use crate::schema::{Column, Schema, Table, TableId};
 use crate::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
 use crate::storage::{
-    ChangeMark, ChangeSink, Conflict, GivenAnswer, OwnerState, PurgeTerms, Purged, ReadTxn, StorageError,
-    StorageResult, WantedConflicts, WriteTxn,
+    ChangeMark, ChangeSink, Conflict, GivenAnswer, Installation, OwnerState, PurgeTerms, Purged, ReadTxn,
+    StorageError, StorageResult, WantedConflicts, WriteTxn,
 };
 
 /// One owner's rows inside one SQLite transaction.
@@ -211,6 +212,14 @@ impl ReadTxn for Txn<'_> {
         self.records().map_or(Ok(None), |records| records.given_answer(device, key))
     }
 
+    fn counter(&mut self, device: DeviceId) -> StorageResult<Option<u64>> {
+        self.owner.map_or(Ok(None), |owner| installations::counter(self.conn, owner, device))
+    }
+
+    fn installations(&mut self) -> StorageResult<Vec<Installation>> {
+        self.owner.map_or(Ok(Vec::new()), |owner| installations::all(self.conn, owner))
+    }
+
     fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
         self.records().map_or(Ok(Vec::new()), |records| records.conflicts(wanted))
     }
@@ -347,6 +356,18 @@ impl WriteTxn for Txn<'_> {
         let mut statement = self.conn.prepare_cached(statements::FORGET_DEVICE)?;
         statement.execute(params![self.owner, device.0.as_bytes()])?;
         Ok(())
+    }
+
+    fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool> {
+        installations::put(self.conn, installations::RAISE, self.own_records()?.owner, one)
+    }
+
+    fn add_installation(&mut self, one: &Installation) -> StorageResult<()> {
+        installations::put(self.conn, installations::ADD, self.own_records()?.owner, one).map(drop)
+    }
+
+    fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()> {
+        installations::forget(self.conn, self.own_records()?.owner, device)
     }
 
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
