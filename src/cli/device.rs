@@ -142,7 +142,9 @@ impl Device {
             Self::Login { file, .. } => {
                 let mut token = String::new();
                 std::io::stdin().lock().read_line(&mut token)?;
-                file.open()?.set_token(token.trim())?;
+                let store = file.open()?;
+                let mut patience = Patience { attempts_max: ATTEMPTS_MAX, ..Patience::default() };
+                device::take_token(&store, &mut server(&store)?, &mut patience, token.trim())?;
                 Ok(())
             }
             Self::Put { file, table, key, row } => put(&mut file.open()?, &table, &key, &row),

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::answers::{self, Changes, Limits, Report};
 use super::patience::Patience;
 use super::remote::{Answer, NoAnswer, Remote, Request};
-use crate::model::{Precision, RowKey, Timestamp, Version};
+use crate::model::{InstallationName, Precision, RowKey, Timestamp, Version};
 use crate::schema::{Schema, TableId};
 
 /// Why a call failed for good.
@@ -84,6 +84,15 @@ pub struct Session {
     pub device_id: String,
 }
 
+/// What the last answers said of the server, and of the installation that asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Said {
+    /// The epoch of the server's data.
+    pub epoch: Option<u64>,
+    /// How the installation is to name itself.
+    pub installation: Option<InstallationName>,
+}
+
 /// How long the server may wait for the lock before it answers 423, s.
 const LOCK_WAIT_S: u64 = 10;
 
@@ -92,6 +101,10 @@ pub struct Calls<'a> {
     remote: &'a mut dyn Remote,
     patience: &'a mut Patience,
     token: Option<String>,
+    /// The user and the owner whose rows the file holds.
+    pub bound: Option<String>,
+    /// How the installation names itself: as the last answer said, if it said so.
+    pub installation: Option<InstallationName>,
     /// How often a request was repeated since no answer came.
     pub repeats: u64,
     /// The epoch of the data, as the last answer said that said it.
@@ -101,7 +114,7 @@ pub struct Calls<'a> {
 impl<'a> Calls<'a> {
     /// Calls over `remote`, in the name of `token`.
     pub fn new(remote: &'a mut dyn Remote, patience: &'a mut Patience, token: Option<String>) -> Self {
-        Self { remote, patience, token, repeats: 0, epoch: None }
+        Self { remote, patience, token, bound: None, installation: None, repeats: 0, epoch: None }
     }
 
     /// `POST /register`
@@ -123,6 +136,32 @@ impl<'a> Calls<'a> {
             body["device_id"] = json!(id);
         }
         read("POST /login", &self.ask(|_| post("login", &body))?)
+    }
+
+    /// `GET /me`: the user and the owner of the token, as `Sync-For` says them; `None` from a server that is older.
+    pub fn me(&mut self) -> Result<Option<String>, CallError> {
+        #[derive(Deserialize)]
+        struct Body {
+            user: Uuid,
+            owner: Uuid,
+        }
+        match self.ask(|_| get("me")) {
+            Err(CallError::Refused(problem)) if problem.status == 404 => Ok(None),
+            answer => {
+                let Body { user, owner } = read("GET /me", &answer?)?;
+                Ok(Some(format!("{user}.{owner}")))
+            }
+        }
+    }
+
+    /// What the last answers said of the server and of this installation.
+    pub fn said(&self) -> Said {
+        Said { epoch: self.epoch, installation: self.installation }
+    }
+
+    /// An answer of `POST /synchronise` has been applied, and with it the counter was raised in the file.
+    pub fn applied(&mut self) {
+        self.installation = self.installation.map(InstallationName::next);
     }
 
     /// `GET /limits`, and how the server writes times.
@@ -228,7 +267,7 @@ impl<'a> Calls<'a> {
 
     /// `DELETE /lock`. Whether it works does not matter: leases end by themselves.
     pub fn give_lock_back(&mut self) {
-        let request = Request { method: "DELETE", path: "lock".into(), headers: self.token(), body: None };
+        let request = Request { method: "DELETE", path: "lock".into(), headers: self.who(), body: None };
         let _ = self.remote.ask(&request);
     }
 
@@ -237,10 +276,12 @@ impl<'a> Calls<'a> {
         let (mut failed, mut waited_ms) = (0, 0);
         loop {
             let mut request = make(failed);
-            request.headers.extend(self.token());
+            request.headers.extend(self.who());
             let answer = self.remote.ask(&request);
             let (pause, error) = match answer {
                 Ok(answer) if answer.status < 400 => {
+                    let adopted = answer.header("sync-device").and_then(InstallationName::read);
+                    self.installation = adopted.or(self.installation);
                     self.epoch =
                         answer.header("sync-epoch").and_then(|text| text.parse().ok()).or(self.epoch);
                     return Ok(answer);
@@ -272,8 +313,12 @@ impl<'a> Calls<'a> {
         }
     }
 
-    fn token(&self) -> Vec<(&'static str, String)> {
-        self.token.iter().map(|token| ("authorization", format!("Bearer {token}"))).collect()
+    /// What every request says of who makes it.
+    fn who(&self) -> Vec<(&'static str, String)> {
+        let Some(token) = &self.token else { return Vec::new() };
+        let bound = self.bound.iter().map(|bound| ("sync-for", bound.clone()));
+        let installation = self.installation.iter().map(|named| ("sync-device", named.to_string()));
+        bound.chain(installation).chain([("authorization", format!("Bearer {token}"))]).collect()
     }
 }
 

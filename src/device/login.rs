@@ -30,6 +30,9 @@ pub enum LoginError {
     /// The rows in the file are another user's.
     #[error("this file has the rows of {0}; make another one with `rollcall device init`")]
     OtherUser(String),
+    /// The same, where the user has no email that is known here.
+    #[error("this file has the rows of another user; make another one with `rollcall device init`")]
+    OtherToken,
 }
 
 /// Logs the device in, as the same device as before if it ever was.
@@ -52,9 +55,47 @@ pub fn log_in(
     }
     let device_id = store.recall(names::DEVICE_ID)?;
     let session = calls.log_in(&email, asked.password, asked.device, device_id.as_deref())?;
+    let mut calls = Calls::new(remote, patience, Some(session.token.clone()));
+    bind(store, calls.me()?)?;
     store.remember(names::EMAIL, &email)?;
     store.remember(names::DEVICE, asked.device)?;
     store.remember(names::DEVICE_ID, &session.device_id)?;
     store.remember(names::TOKEN, &session.token)?;
     Ok(())
+}
+
+/// Takes a token of the app's own identity provider, if it is of the user whose rows the file holds.
+///
+/// Without a network a file that is bound takes any token: the server refuses a wrong one at the next sync.
+pub fn take_token(
+    store: &Store,
+    remote: &mut dyn Remote,
+    patience: &mut Patience,
+    token: &str,
+) -> Result<(), LoginError> {
+    let mut me = |token: &str| Calls::new(remote, patience, Some(token.to_owned())).me();
+    let older = store.recall(names::TOKEN)?.filter(|older| older != token);
+    // Whose rows a file holds that was never bound, only the token can say that they came with. One that has expired
+    // can say no more.
+    if let Some(older) = older.filter(|_| matches!(store.bound(), Ok(None))) {
+        match me(&older) {
+            Err(CallError::Refused(problem)) if problem.status == 401 => {}
+            owner => bind(store, owner?)?,
+        }
+    }
+    match me(token) {
+        Err(CallError::NoAnswer(_)) => {}
+        owner => bind(store, owner?)?,
+    }
+    Ok(store.remember(names::TOKEN, token)?)
+}
+
+/// Binds the file to a user and owner; refuses others than its own.
+fn bind(store: &Store, me: Option<String>) -> Result<(), LoginError> {
+    let Some(me) = me else { return Ok(()) };
+    match store.bound()? {
+        Some(bound) if bound != me => Err(LoginError::OtherToken),
+        Some(_) => Ok(()),
+        None => Ok(store.remember(names::BOUND, &me)?),
+    }
 }

@@ -37,7 +37,7 @@ mod sync;
 
 pub use digest::Seed;
 pub use edits::Pending;
-pub use login::{LogIn, LoginError, log_in};
+pub use login::{LogIn, LoginError, log_in, take_token};
 pub use patience::Patience;
 pub use proof::Proof;
 pub use remote::{Answer, Http, NoAnswer, Remote, Request};

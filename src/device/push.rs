@@ -51,7 +51,7 @@ impl Syncing<'_> {
             };
             let (version, digests) = (report.version, report.digests.clone());
             self.hold_back(&sending, &report);
-            let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
+            let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
             let changes = settling.report(&sending, report)?;
             if changes.is_none() {
                 let complete = base.is_some() && (then != Then::Manifest || queue.is_empty());
@@ -59,6 +59,7 @@ impl Syncing<'_> {
             }
             digests.iter().try_for_each(|digests| settling.know(digests.as_of))?;
             settling.commit()?;
+            self.calls.applied();
             (self.progress)(Progress::Left(queue.rows.len(), queue.gets.len()));
             self.proof = digests.or(self.proof.take());
             base = base.map(|_| version);
@@ -99,7 +100,8 @@ impl Syncing<'_> {
                     sending = Outstanding { key: Uuid::now_v7(), stamps: Vec::new(), ..sending };
                 }
                 Err(CallError::Refused(problem)) => {
-                    let undecided = matches!(problem.status, 401 | 403 | 423 | 429 | 500 | 502..=504);
+                    let undecided = matches!(problem.status, 401 | 403 | 423 | 429 | 500 | 502..=504)
+                        || problem.code == "other_user";
                     if !undecided {
                         self.store.give_up()?;
                     }
@@ -148,7 +150,7 @@ impl Syncing<'_> {
         };
         let sent = sending.sent.iter().find(|sent| sent.table == table.name && sent.key == key);
         self.refused.insert((table.id, key), sent.map_or(0, |sent| sent.edit));
-        let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
+        let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
         settling.refused(table, key, &problem.detail)?;
         settling.commit()?;
         queue.put_back(&schema, sending);

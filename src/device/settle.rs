@@ -6,10 +6,11 @@ use rusqlite::Transaction;
 use serde_json::{Map, Value as Json};
 
 use super::answers::{self, Changes, Kind, Report, VerdictItem};
+use super::calls::Said;
 use super::decide::{self, Contents, Entry, Epoch, Heard, Local, Outcome, Plan, Sent, Told};
 use super::row::{self, Row, Which};
 use super::store::{Outstanding, SentRow, Store, StoreResult, names, outstanding, recall, remember, writing};
-use crate::model::{RowKey, Version};
+use crate::model::{InstallationName, RowKey, Version};
 use crate::reconcile::{Operation, Verdict};
 use crate::schema::{Schema, Table};
 
@@ -35,6 +36,8 @@ pub struct Settling<'a> {
     tally: &'a mut Tally,
     /// The epoch that the server is in.
     epoch: Option<u64>,
+    /// How the installation names itself from now on.
+    installation: Option<InstallationName>,
     /// Whether rows are marked as mentioned by a full feed.
     marks: bool,
     /// Whether the server's past is the one that the device knows, as far as this answer says.
@@ -42,10 +45,21 @@ pub struct Settling<'a> {
 }
 
 impl Store {
-    /// Begins to apply an answer of a server that is in `epoch`.
-    pub fn settling<'a>(&'a mut self, tally: &'a mut Tally, epoch: Option<u64>) -> StoreResult<Settling<'a>> {
+    /// Begins to apply an answer; `said` is what it said of the server and of this installation.
+    pub fn settling<'a>(&'a mut self, tally: &'a mut Tally, said: Said) -> StoreResult<Settling<'a>> {
         let (conn, schema) = self.parts();
-        Ok(Settling { txn: writing(conn)?, schema, tally, epoch, marks: false, past: Epoch::Same })
+        let Said { epoch, installation } = said;
+        let settling = Settling {
+            txn: writing(conn)?,
+            schema,
+            tally,
+            epoch,
+            installation,
+            marks: false,
+            past: Epoch::Same,
+        };
+        settling.name(installation)?;
+        Ok(settling)
     }
 }
 
@@ -74,6 +88,8 @@ impl Settling<'_> {
         for (table, rows) in answers::known(self.schema, get) {
             rows.into_iter().try_for_each(|row| self.entry(table, row))?;
         }
+        // In this very transaction: a copy of the file that was made before it falls behind, and is known by that.
+        self.name(self.installation.map(InstallationName::next))?;
         // Only this very request: the user's program may have gone on to another in between.
         if outstanding(&self.txn)?.is_some_and(|known| known.key == sending.key) {
             self.forget(names::OUTSTANDING)?;
@@ -236,6 +252,15 @@ impl Settling<'_> {
             remember(&self.txn, names::KNOWN, &version.to_string())?;
         }
         Ok(())
+    }
+
+    /// Keeps how the installation names itself.
+    fn name(&self, installation: Option<InstallationName>) -> StoreResult<()> {
+        let Some(name) = installation.map(|named| named.to_string()) else { return Ok(()) };
+        if recall(&self.txn, names::INSTALLATION)?.as_ref() == Some(&name) {
+            return Ok(());
+        }
+        remember(&self.txn, names::INSTALLATION, &name)
     }
 
     /// What the rules need to know of every row of a table.

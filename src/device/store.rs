@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::decide::Local;
 use super::row;
 use crate::clock::Clock;
-use crate::model::{RowKey, Version};
+use crate::model::{InstallationName, RowKey, Version};
 use crate::reconcile::Operation;
 use crate::schema::{Schema, SchemaError, Table};
 
@@ -102,6 +102,8 @@ pub(super) mod names {
     pub const LAST_SYNC: &str = "last_sync";
     pub const EDITS: &str = "edits";
     pub const OUTSTANDING: &str = "outstanding";
+    pub const BOUND: &str = "bound";
+    pub const INSTALLATION: &str = "installation";
 }
 
 const LAYOUT: &str = "
@@ -150,9 +152,27 @@ impl Store {
         self.remember(names::SERVER, url)
     }
 
-    /// Takes a token of the app's own identity provider.
+    /// Puts a token into the file. Whose it is the next sync finds out; `take_token` asks at once.
     pub fn set_token(&self, token: &str) -> StoreResult<()> {
         self.remember(names::TOKEN, token)
+    }
+
+    /// The user and the owner whose rows the file holds, as `Sync-For` says it; `None` before the first sync.
+    pub fn bound(&self) -> StoreResult<Option<String>> {
+        self.recall(names::BOUND)
+    }
+
+    /// How the installation names itself. Made when it first syncs: a file that is copied before is no copy of one.
+    pub(super) fn installation(&self) -> StoreResult<InstallationName> {
+        let known = self.recall(names::INSTALLATION)?.and_then(|text| InstallationName::read(&text));
+        match known {
+            Some(known) => Ok(known),
+            None => {
+                let made = InstallationName { id: Uuid::new_v4(), counter: 0 };
+                self.remember(names::INSTALLATION, &made.to_string())?;
+                Ok(made)
+            }
+        }
     }
 
     /// Who is logged in, and what the device is called.

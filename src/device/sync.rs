@@ -73,6 +73,12 @@ pub enum SyncError {
     /// There is no token.
     #[error("this device is not logged in; use `rollcall device login`")]
     NotLoggedIn,
+    /// The token is not of the user whose rows the file holds.
+    #[error(
+        "this file holds the rows of another user than the token's: log in as that user, or make another file with \
+         `rollcall device init`; nothing was sent, and nothing here was changed"
+    )]
+    OtherUser,
     /// The server is older than the change feed.
     #[error("the server has no change feed; sync with --by manifest")]
     NoCursorWay,
@@ -107,7 +113,8 @@ pub fn sync(
 ) -> Result<SyncReport, SyncError> {
     let _turn = store.turn()?.ok_or(SyncError::Twice)?;
     let token = store.recall(names::TOKEN)?.ok_or(SyncError::NotLoggedIn)?;
-    let calls = Calls::new(remote, patience, Some(token));
+    let mut calls = Calls::new(remote, patience, Some(token));
+    (calls.bound, calls.installation) = (store.bound()?, Some(store.installation()?));
     let (limits, report) = (Limits::default(), SyncReport::default());
     let refused = HashMap::new();
     let mut syncing =
@@ -115,7 +122,11 @@ pub fn sync(
     let done = syncing.run();
     let Syncing { calls, mut report, .. } = syncing;
     report.repeats = calls.repeats;
-    done.map(|()| report)
+    match done {
+        Ok(()) => Ok(report),
+        Err(SyncError::Call(error)) if error.code() == "other_user" => Err(SyncError::OtherUser),
+        Err(error) => Err(error),
+    }
 }
 
 /// One sync under way.
@@ -136,6 +147,7 @@ pub(super) struct Syncing<'a> {
 impl Syncing<'_> {
     fn run(&mut self) -> Result<(), SyncError> {
         self.limits = self.known_limits()?;
+        self.bind()?;
         self.resume()?;
         match self.options.way {
             Some(Way::Manifest) => self.by_manifest(true)?,
@@ -150,6 +162,18 @@ impl Syncing<'_> {
         self.report.tally.rejected = self.store.rejected()?;
         let now = self.store.clock().now().spelt(Precision::Milliseconds).to_string();
         Ok(self.store.remember(names::LAST_SYNC, &now)?)
+    }
+
+    /// Binds the file to the user and the owner of the token, once and for all. From then on each call says whose rows
+    /// these are, and the server refuses a token of anybody else.
+    fn bind(&mut self) -> Result<(), SyncError> {
+        if self.calls.bound.is_none()
+            && let Some(me) = self.calls.me()?
+        {
+            self.store.remember(names::BOUND, &me)?;
+            self.calls.bound = Some(me);
+        }
+        Ok(())
     }
 
     /// The server's limits, asked for once; a server that lowers them says so by 413 and 422.
@@ -176,9 +200,11 @@ impl Syncing<'_> {
         self.report.resumed = true;
         match self.send(&sending, None) {
             Ok((sending, report)) => {
-                let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
+                let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
                 settling.report(&sending, answers::Report { changes: None, ..report })?;
-                Ok(settling.commit()?)
+                settling.commit()?;
+                self.calls.applied();
+                Ok(())
             }
             // Nothing of it was written, and the sync that follows makes a new one.
             Err(SyncError::Call(CallError::Refused(_))) if self.store.outstanding()?.is_none() => Ok(()),
@@ -208,7 +234,7 @@ impl Syncing<'_> {
         self.store.forget(names::ETAG)?;
         let mut told = self.calls.fetch(self.store.schema(), etag.as_deref())?;
         let past =
-            self.store.settling(&mut self.report.tally, self.calls.epoch)?.past(told.version, self.doubt)?;
+            self.store.settling(&mut self.report.tally, self.calls.said())?.past(told.version, self.doubt)?;
         if told.tables.is_none() && past == Epoch::Earlier {
             told = self.calls.fetch(self.store.schema(), None)?; // the answer was named in another past
         }
@@ -217,7 +243,7 @@ impl Syncing<'_> {
 
         let schema = self.store.schema().clone();
         let mut queue = Queue::default();
-        let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
+        let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
         let epoch = settling.past(told.version, self.doubt)?;
         settling.adopt(told.version)?; // what may have been forgotten is marked in this transaction
         settling.heard(Heard::Compared)?;
@@ -278,7 +304,7 @@ impl Syncing<'_> {
     /// The server cannot say what changed since: forgets the cursor, to hear everything. What waits here goes up
     /// as ever, each row with its own `_base`.
     fn expire(&mut self) -> Result<(), SyncError> {
-        let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
+        let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
         settling.heard(Heard::Expired)?;
         Ok(settling.commit()?)
     }
@@ -308,7 +334,7 @@ impl Syncing<'_> {
     pub(super) fn pages(&mut self, mut page: Changes, mut first: bool) -> Result<(), SyncError> {
         loop {
             let (next, digests) = (page.next.clone().filter(|_| page.more), page.digests.take());
-            let mut settling = self.store.settling(&mut self.report.tally, self.calls.epoch)?;
+            let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
             if first && page.kind == Kind::Full {
                 settling.begin_full(page.version)?;
             }

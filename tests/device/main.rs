@@ -1,6 +1,7 @@
 //! The reference device, against the real server over a real socket.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod copies;
 mod cursor;
 mod manifest;
 mod real;

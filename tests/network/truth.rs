@@ -43,10 +43,10 @@ pub struct Data {
 #[derive(Default)]
 pub struct Truth {
     pub owners: BTreeMap<Owner, Data>,
-    /// Answers that were kept.
-    pub answers: BTreeMap<(DeviceId, String), Vec<u8>>,
+    /// Answers that were kept, by their key: no two requests have the same, whoever sends them.
+    pub answers: BTreeMap<String, Vec<u8>>,
     /// Under which fences each request went out; `None` is under none.
-    pub sent: BTreeMap<(DeviceId, String), BTreeSet<Option<Fence>>>,
+    pub sent: BTreeMap<String, BTreeSet<Option<Fence>>>,
     pub commits: u64,
     /// Commits that moved a version.
     pub moves: u64,
@@ -97,11 +97,11 @@ impl Truth {
             }
         }
         if let Some((device, key, body)) = done.answer {
-            let fences = self.sent.get(&(device, key.clone())).cloned().unwrap_or_default();
+            let fences = self.sent.get(&key).cloned().unwrap_or_default();
             must(fences.contains(&None) || fences.contains(&Some(lease.fence)), || {
                 format!("nobody writes under an old fence: {fences:?}, now {:?}", lease.fence)
             })?;
-            let before = self.answers.insert((device, key.clone()), body);
+            let before = self.answers.insert(key.clone(), body);
             must(before.is_none(), || format!("a request has one effect: {key} of {device} has two"))?;
         }
         Ok(())

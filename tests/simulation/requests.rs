@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use rollcall::accounts::installations::{copy_of, device_of};
 use rollcall::device::{Answer, Request, answers};
-use rollcall::model::{Precision, RowKey, Stored, Timestamp, Value};
+use rollcall::model::{DeviceId, InstallationName, Owner, Precision, RowKey, Stored, Timestamp, Value};
 use rollcall::reconcile::Operation;
 use rollcall::schema::{Policy, Schema, Table};
 use serde_json::{Map, Value as Json, json};
@@ -50,7 +51,7 @@ impl World {
     }
 
     fn check_answer(&mut self, device: usize, request: &Request, answer: &Answer) -> Check {
-        let (owner, id) = (self.devices[device].owner, self.devices[device].id);
+        let owner = self.devices[device].owner;
         must(STATUSES.contains(&answer.status), || "every answer is one that a device can be given".into())?;
         for other in (0..OWNERS).filter(|other| *other != owner) {
             let mark = format!("\"o{other}:");
@@ -59,6 +60,7 @@ impl World {
         }
         let app = std::sync::Arc::clone(&self.server().app);
         let (storage, schema) = (&*app.storage, &*app.schema);
+        let id = named_by(request, self.shadows[owner].owner, storage).unwrap_or(self.devices[device].id);
         let body: Json =
             request.body.as_deref().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
         let told: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
@@ -439,6 +441,20 @@ fn every(schema: &Schema) -> Vec<Named> {
             columns: Map::new(),
         })
         .collect()
+}
+
+/// The device as which the server knows the installation that a request names; users here are their own owners. A late
+/// copy of a request is behind by then.
+fn named_by(request: &Request, owner: Owner, storage: &dyn rollcall::storage::Storage) -> Option<DeviceId> {
+    let (_, value) = request.headers.iter().find(|(name, _)| *name == "sync-device")?;
+    let InstallationName { mut id, counter } = InstallationName::read(value)?;
+    loop {
+        let device = device_of(owner.0, id);
+        match storage.counter(owner, device) {
+            Ok(Some(highest)) if highest > counter => id = copy_of(id),
+            _ => return Some(device),
+        }
+    }
 }
 
 /// What a device is told of its rows is what became of them. Gives the titles that are noted in conflicts.
