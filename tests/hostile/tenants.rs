@@ -209,6 +209,7 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
             sync("dry run", json!({ "dry_run": true, "delete": { "lists": [list] }, "get": { "nodes": [node] } })),
             sync("base", json!({ "base": version, "pull": true })),
             sync("keep_lock", json!({ "keep_lock": true, "get": { "nodes": [node] } })),
+            sync("put_back", json!({ "put_back": true, "add": { "lists": [{ "lid": list, "title": "again", "last_update": base }] } })),
             sync("Idempotency-Key", same_body()).with("idempotency-key", &of.idempotency),
             sync("Sync-Lock", json!({ "get": {} })).with("sync-lock", of.fence),
         ],
