@@ -302,6 +302,32 @@ fn after_a_restore_what_is_held_is_asked_for_once() {
     assert_eq!(a.took(), ["GET fetch 304", "POST synchronise 200"]);
 }
 
+/// Goal: a device that has not got all rows that it asked for has no cursor: a row that is deleted until it asks again
+/// would stay on it for ever, since no feed from there mentions it. Method: the device dies after each of its requests.
+#[test]
+fn the_cursor_waits_for_every_row_that_was_asked_for() {
+    let server = Server::with(|settings| settings.limits.get_keys_max = 1);
+    let mut a = phone(&server, "phone");
+    let keys: Vec<_> = (0..3).map(|n| a.add("items", json!({ "title": format!("{n}") }))).collect();
+    a.sync();
+    // Its limits, the list, and a request for each row.
+    for dies_at in 2..5 {
+        let mut b = phone(&server, &format!("tablet {dies_at}"));
+        b.remote.disturb = losing(dies_at, Fate::LostBefore);
+        b.try_sync(1).unwrap_err();
+        let here = b.store.list("items").unwrap().len();
+        assert_eq!((here, b.store.cursor().unwrap()), (dies_at - 2, None), "{dies_at}");
+        b.remote.disturb = Box::new(|_| Fate::Arrives);
+        b.way = Way::Cursor;
+        a.delete("items", keys[0]);
+        a.sync();
+        b.sync();
+        assert_eq!(b.sees(), a.sees(), "{dies_at}");
+        a.put("items", keys[0], json!({ "title": "0" }));
+        a.sync();
+    }
+}
+
 fn keys_under_get(request: &Request) -> usize {
     let body: Json = serde_json::from_slice(request.body.as_deref().unwrap_or_default()).unwrap_or_default();
     body["get"]["items"].as_array().map_or(0, Vec::len)
