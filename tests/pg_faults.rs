@@ -353,6 +353,7 @@ fn what_devices_read() {
         reads("GET /conflicts", |ground, _| ground.get("/conflicts")),
         reads("GET /lock", |ground, _| ground.get("/lock")),
         reads("GET /devices", |ground, _| ground.get("/devices")),
+        reads("GET /me", |ground, _| ground.get("/me")),
         reads("GET /readyz", |ground, _| ground.server.get("/readyz")),
     ]);
 }

@@ -77,6 +77,7 @@ pub(super) const FILES: &[File] = &[
     client!("edits.js"),
     client!("error.js"),
     client!("held.js"),
+    client!("identity.js"),
     client!("index.js"),
     client!("indexeddb.js"),
     client!("key.js"),
