@@ -204,13 +204,13 @@ fn run_in_savepoint<J: Job>(conn: &Connection, has_company: bool, job: &mut J) -
     let ended = catch_unwind(AssertUnwindSafe(|| job.run(conn)));
     let is_kept = matches!(&ended, Ok(Ok(done)) if done.is_kept());
     // A full disk, a failed read or write, want of memory: SQLite rolls everything back, and savepoints with it.
-    let settle = || {
+    let end_savepoint = || {
         if !is_kept {
             execute(conn, "ROLLBACK TO rollcall_job")?;
         }
         execute(conn, "RELEASE rollcall_job")
     };
-    let is_undone = conn.is_autocommit() || (has_company && settle().is_err());
+    let is_undone = conn.is_autocommit() || (has_company && end_savepoint().is_err());
     Ran { ended, is_undone }
 }
 
