@@ -267,6 +267,7 @@ fn a_schema_or_an_address_that_will_not_do_leaves_nothing_behind() {
 /// Goal: whatever is wrong with the database is said in one line that names it and tells what to do.
 #[test]
 fn a_database_that_will_not_do_is_named() {
+    use std::os::unix::fs::PermissionsExt;
     let folder = folder();
     let at = |name: &str| folder.path().join(name);
     let database = |file: &str, word: &str| {
@@ -277,6 +278,8 @@ fn a_database_that_will_not_do_is_named() {
     };
     std::fs::write(at("text.db"), "this is a letter, and no database at all").unwrap();
     database("text.db", "not a database");
+    let letter = at("text.db").metadata().unwrap().permissions();
+    assert_ne!(letter.mode() & 0o777, 0o600, "a file that is no database keeps its mode");
     database("none/app.db", "there is no folder none");
     std::fs::create_dir(at("folder.db")).unwrap();
     database("folder.db", "is a folder");

@@ -58,8 +58,10 @@ impl Connections {
     ) -> Result<Self, OpenError> {
         let path = &resolved(path);
         let served = Served::lock(path, mode)?;
+        let opened = Self::open(path, busy_wait, readers_max)?;
+        // Not before: a file that is no database of ours keeps its mode.
         file::set_mode(path, mode);
-        Ok(Self { served: Some(served), ..Self::open(path, busy_wait, readers_max)? })
+        Ok(Self { served: Some(served), ..opened })
     }
 
     /// Opens the file, makes it if it is not there, and brings rollcall's own tables up to date.
