@@ -17,7 +17,6 @@ use app::{Device, Server, key};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
-use parking_lot::Mutex;
 use rollcall::accounts::{AccountError, LocalAccounts, LocalSettings, LogIn};
 use rollcall::clock::Clock;
 use rollcall::config::Settings;
@@ -25,13 +24,14 @@ use rollcall::http::routes;
 use rollcall::storage::sqlite::Connections;
 use serde_json::{Value, json};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tokio::sync::Mutex;
 use tower::ServiceExt;
 
 #[global_allocator]
 static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// The allocator counts for the whole process, so one test runs at a time.
-static ALONE: Mutex<()> = Mutex::new(());
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Sends rows with a value of every type, of which every other one is null. The `json` is a flat one: a value with
 /// members costs serde_json a few bytes while it looks whether it is JSON still.
@@ -73,7 +73,7 @@ async fn cost(server: &Server, device: &Device, path: &str) -> (usize, usize) {
 async fn a_row_of_a_long_answer_allocates_nothing() {
     const FEW: u64 = 2_000;
     const MANY: u64 = 12_000;
-    let _alone = ALONE.lock();
+    let _alone = ALONE.lock().await;
     let server = Server::with(|settings| {
         settings.limits.rows_max = 20_000;
         settings.memory.ready_bytes_max = 0; // what is kept is not read
@@ -99,7 +99,7 @@ async fn a_row_of_a_long_answer_allocates_nothing() {
 fn any_number_of_log_ins_hash_in_the_same_memory() {
     const HASH_BYTES: usize = 19 * 1024 * 1024;
     const AT_ONCE: usize = 2;
-    let _alone = ALONE.lock();
+    let _alone = ALONE.blocking_lock();
     let folder = tempfile::tempdir().unwrap();
     let settings = Settings::default();
     let settings = LocalSettings {

@@ -619,8 +619,11 @@ fn as_many_states_are_remembered_as_the_table_says() {
                 let at = |ms: u64| Timestamp::from_ms(ms as i64);
                 let earlier = |version: u64| Stored {
                     last_update: at(version * 10),
-                    made_at: (version % 2 == 0).then_some(at(version)),
-                    claim: Claim { at: (version % 3 == 0).then_some(at(version + 1)), ..Claim::default() },
+                    made_at: version.is_multiple_of(2).then_some(at(version)),
+                    claim: Claim {
+                        at: version.is_multiple_of(3).then_some(at(version + 1)),
+                        ..Claim::default()
+                    },
                     ..parent(Version(version), &version.to_string())
                 };
                 let remember = |txn: &mut dyn WriteTxn| {

@@ -200,7 +200,7 @@ async fn a_thousand_good_rows_are_taken_beside_every_bad_one() {
         let (mut items, mut bad) = (Vec::new(), bad.iter());
         let mut places = Vec::new();
         for n in 1..=GOOD {
-            if n as usize % every == 0
+            if (n as usize).is_multiple_of(every)
                 && let Some(entry) = bad.next()
             {
                 places.push((items.len(), entry));

@@ -12,7 +12,7 @@ use rollcall::clock::Clock;
 use rollcall::config::Settings;
 use rollcall::device::Store;
 use rollcall::http::{App, Listener, routes, serve};
-use rollcall::model::{DeviceId, Owner, RowKey, Timestamp};
+use rollcall::model::{Owner, RowKey, Timestamp};
 use rollcall::schema::Schema;
 use serde_json::{Map, Value as Json, json};
 use tempfile::TempDir;
@@ -66,7 +66,6 @@ pub fn slot_key(table: usize, slot: usize) -> RowKey {
 pub struct Device {
     pub number: usize,
     pub owner: Owner,
-    pub id: DeviceId,
     pub token: String,
     pub path: PathBuf,
     pub clock: Clock,
@@ -151,7 +150,6 @@ impl World {
             Arc::new(Device {
                 number,
                 owner: owners[number % OWNERS],
-                id: DeviceId(Uuid::parse_str(&session.device_id.to_string()).unwrap()),
                 token: session.token,
                 path,
                 clock,

@@ -178,7 +178,7 @@ impl World {
     /// An app without idempotency keys changes a row twice, and the first request comes once more, late.
     pub fn late(&mut self, device: usize, table: usize, slot: usize, draw: u64) {
         let Some((first, base, true)) = self.own_edit(device, table, slot, draw, None) else { return };
-        if draw % 3 > 0 {
+        if !draw.is_multiple_of(3) {
             self.advance((draw % 7) as i64);
         }
         let deletes = draw.is_multiple_of(5);

@@ -243,7 +243,7 @@ pub fn changes(path: &Path, person: Person, since: u64, times: u64) -> Result<Yi
             lot.extend_from_slice(b"{\"op\":\"");
             lot.extend_from_slice(verb.as_bytes());
             lot.extend_from_slice(b"\",\"table\":\"notes\",\"row\":{\"id\":\"");
-            let key = row.get_ref(9)?;
+            let key = row.get_ref("key")?;
             write_key(&mut lot, key)?;
             write_values(&mut lot, &mut values, owner, key.as_blob()?)?;
             lot.extend_from_slice(b",\"last_update\":\"");
