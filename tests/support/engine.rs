@@ -196,7 +196,10 @@ impl Store {
         let path = copy.path();
         match self.looker() {
             Looker::Sqlite(looker) => {
-                looker.lock().unwrap().execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap()
+                looker.lock().unwrap().execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap();
+                // Without the file beside it the copy would begin a new epoch, as one that was put back.
+                let past = |path: PathBuf| path.with_added_extension("past");
+                std::fs::copy(past(self.path()), past(path)).unwrap();
             }
             Looker::Postgres(_) => panic!("nobody copies PostgreSQL"),
         };
