@@ -138,7 +138,8 @@ test('one owner: devices, a lock to break, a loser to bring back, and why', asyn
   await held.getByRole('button', { name: 'Really break it?' }).click();
   await says(held, 'The lock is free.');
 
-  await sync(anna.phone, { update: { todo: [{ id: anna.rows[1].id, title: 'later' }] } });
+  const last_update = new Date().toISOString();
+  await sync(anna.phone, { update: { todo: [{ id: anna.rows[1].id, title: 'later', last_update }] } });
   await says(page.locator('.owner .chip'), /version/);
   const why = page.locator('section', { hasText: 'Why is this row' });
   await why.getByLabel('Table').selectOption('todo');
