@@ -111,6 +111,11 @@ impl Store {
         Row::load_all(&self.conn, self.table(table)?, Which::Shown)
     }
 
+    /// Every row of a table that was deleted here and that the server may still have, by key.
+    pub fn deleted(&self, table: &str) -> StoreResult<Vec<Row>> {
+        Row::load_all(&self.conn, self.table(table)?, Which::Deleted)
+    }
+
     /// What waits for the next sync.
     pub fn pending(&self) -> StoreResult<Pending> {
         let mut pending = Pending::default();

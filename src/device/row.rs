@@ -23,6 +23,8 @@ macro_rules! columns {
 pub enum Which {
     /// Those that the user sees.
     Shown,
+    /// Those that the user deleted, and whose deletion waits.
+    Deleted,
     /// Those that the server rejected.
     Rejected,
     /// Those that a full feed did not mention.
@@ -102,6 +104,7 @@ impl Row {
     pub fn load_all(conn: &Connection, table: &Table, which: Which) -> StoreResult<Vec<Self>> {
         let mut statement = conn.prepare_cached(match which {
             Which::Shown => concat!(columns!(), " AND state <> 'deleted' ORDER BY key"),
+            Which::Deleted => concat!(columns!(), " AND state = 'deleted' ORDER BY key"),
             Which::Rejected => concat!(columns!(), " AND error IS NOT NULL ORDER BY key"),
             Which::Unmentioned => concat!(columns!(), " AND mentioned = 0 ORDER BY key"),
         })?;

@@ -418,7 +418,9 @@ impl World {
                     let held = store.get(name, key).unwrap().filter(|row| !row.local.is_dirty());
                     let there = rows.get(&(id, key)).filter(|row| !row.is_tombstone());
                     let (Some(held), Some(there)) = (held, there) else { continue };
-                    if held.local.last_update == Some(there.last_update) {
+                    if held.local.last_update == Some(there.last_update)
+                        && !self.is_being_deleted(device.owner, place, key)
+                    {
                         self.owed.insert((device.owner, place, slot));
                     }
                 }
@@ -426,23 +428,36 @@ impl World {
         }
     }
 
-    /// A row that somebody deletes since is owed no more.
+    /// Whether a user of the owner deleted the row, and a device has still to send that.
+    fn is_being_deleted(&self, owner: usize, table: usize, key: RowKey) -> bool {
+        let mut devices = self.devices.iter().filter(|device| device.owner == owner);
+        devices.any(|device| {
+            let deleted = device.store.as_ref().map(|store| store.deleted(TABLES[table]).unwrap());
+            deleted.is_none_or(|deleted| deleted.iter().any(|row| row.key == key))
+        })
+    }
+
+    /// A row that somebody deletes since is owed no more. No sync may delete one by itself.
     fn forgive(&mut self, op: &Op) {
         if let Op::Delete { device, table, slot } = *op {
             self.owed.remove(&(self.devices[device].owner, table, slot));
         }
-        let (Some(server), shadows) = (&self.server, &self.shadows) else { return };
-        let app = &server.app;
-        self.owed.retain(|(owner, place, slot)| {
+        let Some(server) = &self.server else { return };
+        let (app, shadows) = (&server.app, &self.shadows);
+        let is_deleted = |(owner, place, slot): &(usize, usize, usize)| {
             let id = app.schema.table(TABLES[*place]).unwrap().id;
             let shadow = &shadows[*owner];
-            let row = shadow.rows.get(&(id, slot_key(*place, *slot)));
-            !row.is_some_and(|row| {
+            shadow.rows.get(&(id, slot_key(*place, *slot))).is_some_and(|row| {
                 row.is_tombstone()
                     && row.version.epoch() == shadow.version.epoch()
                     && row.version.counter() > 1
             })
-        });
+        };
+        let deleted: Vec<_> = self.owed.iter().copied().filter(is_deleted).collect();
+        if matches!(op, Op::Sync { .. } | Op::Settle) && !deleted.is_empty() {
+            self.note(Err(format!("no sync deletes what nobody deleted: {deleted:?}")));
+        }
+        self.owed.retain(|row| !deleted.contains(row));
     }
 
     /// What is owed is on the server, or waits on a device that says why.
