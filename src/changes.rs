@@ -44,6 +44,17 @@ pub struct Asked<'a> {
     pub rows_max: usize,
     /// Tell no more rows once those told have so many bytes, about.
     pub bytes_max: usize,
+    /// Look at no more entries of the ledger than these, those included of which nothing is told.
+    pub entries_max: usize,
+}
+
+/// What came of reading one page of a feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The feed to go on with, or `None` after the last page.
+    pub next: Option<Feed>,
+    /// How many entries of the ledger were looked at.
+    pub looked: usize,
 }
 
 impl Feed {
@@ -74,24 +85,31 @@ pub fn check(state: OwnerState, cursor: Option<Version>) -> Result<(), Expired> 
     }
 }
 
-/// Tells one page of a feed; gives the feed to go on with, or `None` after the last page.
+/// Tells one page of a feed.
 ///
 /// - Shape: `each` gets the rows by version, then table, then key; a deleted row as its tombstone.
-/// - Bounds: at most `rows_max` rows are told, and none after `each` said to pause.
+/// - Bounds: at most `rows_max` rows are told, and none after `each` said to pause. At most `entries_max` entries are
+///   looked at, so a page may tell nothing and yet not be the last.
 pub fn run(
     txn: &mut dyn ReadTxn,
     feed: Feed,
     asked: &Asked<'_>,
     each: &mut dyn FnMut(Net, TableId, RowKey, &Stored) -> ControlFlow<()>,
-) -> StorageResult<Option<Feed>> {
+) -> StorageResult<Page> {
     let shown_ahead = txn.state().shown_ahead;
     let (mut left, mut bytes_left) = (asked.rows_max.max(1), asked.bytes_max);
     let mut told = feed.told;
-    let mut more = false;
+    let (mut more, mut looked) = (false, 0);
+    let entries_max = if broken::is("pull_unbounded") { usize::MAX } else { asked.entries_max.max(1) };
     let seen_until = if broken::is("cursor_by_time") { newest_at(txn, feed.since)? } else { None };
     // What is left out is nearly always the newest version as a whole: then it is not even read.
     let upto = if feed.but == Some(feed.upto) { Version(feed.upto.0.saturating_sub(1)) } else { feed.upto };
     txn.changes(feed.told, upto, &mut |table, key, row| {
+        if looked == entries_max {
+            more = true; // if only what the device is not told: the last page may be empty
+            return false;
+        }
+        looked += 1;
         let wanted = asked.tables.contains(&table)
             && feed.but != Some(row.version)
             && seen_until.is_none_or(|at| row.last_update > at);
@@ -111,7 +129,7 @@ pub fn run(
         }
         true
     })?;
-    Ok(more.then_some(Feed { told, ..feed }))
+    Ok(Page { next: more.then_some(Feed { told, ..feed }), looked })
 }
 
 /// A fault: the time that a cursor by time would stand at.

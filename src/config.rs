@@ -158,6 +158,8 @@ numeric_settings! {
         changes_rows_max: usize = 5_000, env "ROLLCALL_CHANGES_ROWS_MAX";
         /// Rows on a page of `/changes` and of `pull`, bytes in memory; the page ends with the row that passes it
         changes_bytes_max: usize = 8_388_608, env "ROLLCALL_CHANGES_BYTES_MAX";
+        /// Entries that are looked at for a page of `/changes`, `pull` or `/conflicts`, those included that are not on it; then it ends, perhaps empty, and names the next one; some 25 ms, in the writer for `pull`
+        page_entries_max: usize = 10_000, env "ROLLCALL_PAGE_ENTRIES_MAX";
         /// Conflicts on a page of `/conflicts`
         conflicts_rows_max: usize = 100, env "ROLLCALL_CONFLICTS_ROWS_MAX";
         /// Life of an answer kept under an `Idempotency-Key`, hours; a phone may be off overnight

@@ -55,6 +55,18 @@ fn agree(world: &World, copies: &mut [&mut Copy]) {
     }
 }
 
+fn every_conflict() -> WantedConflicts {
+    let most = usize::MAX;
+    WantedConflicts {
+        table: None,
+        key: None,
+        after: None,
+        rows_max: most,
+        entries_max: most,
+        bytes_max: most,
+    }
+}
+
 fn told(answer: &Json, set: &str, table: &str) -> Json {
     answer[set][table][0].clone()
 }
@@ -532,6 +544,78 @@ fn conflicts_come_in_pages_newest_first_and_to_their_owner_alone() {
     }
 }
 
+/// Goal: a page costs no more than a bounded look, whatever is asked for, and pages leave nothing out. Method: two
+/// tables have the same keys, and the conflicts of one are asked for; two conflicts are looked at for each page.
+#[test]
+fn a_page_that_ends_early_names_the_next_one() {
+    let world = World::start_with(POLICIES, |settings| settings.sync.page_entries_max = 2);
+    let [mut a, mut b] = ["a", "b"].map(|name| Copy::new(world.device("anna", name)));
+    a.push(
+        &world,
+        &json!({ "add": { "server": [{ "id": key(1), "title": "base" }],
+                                     "manual": [{ "id": key(1), "title": "base" }] } }),
+    );
+    a.pull(&world);
+    b.pull(&world);
+    a.push(&world, &edit("server", &json!({ "title": "a's" })));
+    a.push(&world, &edit("manual", &json!({ "title": "a's" })));
+    let before = b.cursor;
+    // The newest conflicts are the other table's.
+    for (table, losers) in [("server", 3), ("manual", 7)] {
+        for n in 0..losers {
+            world.hands.advance_ms(1_000);
+            b.cursor = before;
+            b.push(&world, &edit(table, &json!({ "title": format!("b's {n}") })));
+        }
+    }
+    let list = |query: &str| {
+        let (mut path, mut found, mut lengths) = (format!("/conflicts?{query}"), Vec::new(), Vec::new());
+        loop {
+            let page = world.get(&a.device, &path).ok();
+            let list = page["conflicts"].as_array().unwrap();
+            assert!(list.len() <= 2, "{query}: {}", list.len());
+            lengths.push(list.len());
+            found.extend(list.iter().map(|one| one["incoming"]["row"]["title"].clone()));
+            match page["next"].as_str() {
+                Some(next) => path = format!("/conflicts?{query}&page={next}"),
+                None => return (found, lengths),
+            }
+        }
+    };
+    let (found, lengths) = list(&format!("table=server&key={}", key(1)));
+    assert_eq!(found, ["b's 2", "b's 1", "b's 0"]);
+    assert_eq!(lengths[..3], [0, 0, 0], "those of the other table were looked at: {lengths:?}");
+    // By table alone there is an index, so nothing is passed over.
+    assert_eq!(list("table=server").1, [2, 1]);
+    assert_eq!(list("").0.len(), 10);
+    assert_eq!(list(&format!("key={}", key(1))).0.len(), 10);
+    assert_eq!(list(&format!("key={}", key(2))).1, [0]);
+}
+
+/// Goal: a page of large conflicts ends before it fills the memory. Method: each alone passes `changes_bytes_max`.
+#[test]
+fn a_page_of_large_conflicts_ends_with_the_one_that_passes_the_limit() {
+    let world = World::start_with(POLICIES, |settings| settings.sync.changes_bytes_max = 1_000);
+    let (mut a, mut b) = two(&world, "server");
+    a.push(&world, &edit("server", &json!({ "title": "a's" })));
+    let before = b.cursor;
+    for n in 0..3 {
+        world.hands.advance_ms(1_000);
+        b.cursor = before;
+        b.push(&world, &edit("server", &json!({ "title": format!("b's {n}"), "body": "x".repeat(2_000) })));
+    }
+    let mut path = "/conflicts".to_owned();
+    for n in (0..3).rev() {
+        let page = world.get(&a.device, &path).ok();
+        assert_eq!(page["conflicts"].as_array().unwrap().len(), 1);
+        assert_eq!(page["conflicts"][0]["incoming"]["row"]["title"], format!("b's {n}"));
+        match page["next"].as_str() {
+            Some(next) => path = format!("/conflicts?page={next}"),
+            None => assert_eq!(n, 0, "the pages end before the conflicts do"),
+        }
+    }
+}
+
 /// Goal: conflicts of a table that the app has given up do not hide those of the others.
 #[test]
 fn a_table_that_is_gone_takes_its_conflicts_with_it() {
@@ -551,10 +635,9 @@ fn a_table_that_is_gone_takes_its_conflicts_with_it() {
         let terms = terms(device, Timestamp::from_ms(NOON_MS));
         storage.write(owner, |txn| synchronise::run(txn, &both, &batch, &terms)).unwrap();
     }
-    let wanted = WantedConflicts { table: None, key: None, after: None, rows_max: 1 };
     let list = |storage: &dyn Storage, rows_max| {
-        let wanted = WantedConflicts { rows_max, ..wanted };
-        storage.read(owner, |txn| txn.conflicts(&wanted)).unwrap()
+        let wanted = WantedConflicts { rows_max, ..every_conflict() };
+        storage.read(owner, |txn| txn.conflicts(&wanted)).unwrap().conflicts
     };
     let noted = list(&*storage, 9);
     assert_eq!(noted.len(), 2);

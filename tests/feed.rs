@@ -51,10 +51,11 @@ impl Reader {
         assert!(since.is_none_or(|since| upto >= since), "the version fell");
         let mut last = since.unwrap_or(Version(0));
         loop {
-            let rows_max = dice.below(30) as usize + 1;
-            let asked = Asked { device: self.device, tables: &self.tables, rows_max, bytes_max: usize::MAX };
+            let (rows_max, entries_max) = (dice.below(30) as usize + 1, dice.below(60) as usize + 1);
+            let (device, tables, bytes_max) = (self.device, &self.tables, usize::MAX);
+            let asked = Asked { device, tables, rows_max, bytes_max, entries_max };
             let mut page: Vec<(Net, TableId, RowKey, Stored)> = Vec::new();
-            let next = storage
+            let read = storage
                 .read(owner, |txn| {
                     page.clear();
                     let feed = feed.resume(txn.state()).unwrap();
@@ -64,8 +65,9 @@ impl Reader {
                     })
                 })
                 .unwrap();
-            assert!(page.len() <= rows_max);
-            assert!(next.is_none() || page.len() == rows_max, "a short page in the middle");
+            assert!(page.len() <= rows_max && read.looked <= entries_max);
+            let is_cut = page.len() == rows_max || read.looked == entries_max;
+            assert!(read.next.is_none() || is_cut, "a short page in the middle");
             for (net, table, key, row) in page {
                 assert!(self.tables.contains(&table));
                 assert!(last <= row.version && row.version <= upto, "out of order");
@@ -79,7 +81,7 @@ impl Reader {
                     }
                 }
             }
-            match next {
+            match read.next {
                 Some(next) => feed = next,
                 None => break,
             }
@@ -363,6 +365,52 @@ fn a_row_that_was_got_without_a_base_leaves_no_ghost_in_any_life() {
         a.pull(&world);
         assert_eq!(a.rows, world.rows(&c.device), "{lives} lives");
     }
+}
+
+/// Goal: what a pull reads in the writer's turn is bounded, and so is a page of the feed and a stretch of its lines,
+/// however many tombstones there are of which the device is told nothing; and nothing is left out by it. Method: a table
+/// is filled and emptied between two syncs of a device; the entries that are looked at are counted.
+#[test]
+fn tombstones_that_nobody_is_told_of_are_walked_in_bounded_pages() {
+    const ENTRIES_MAX: u64 = 50;
+    let world = World::start_with(POLICIES, |settings| settings.sync.page_entries_max = ENTRIES_MAX as usize);
+    let [mut a, mut b] = ["a", "b"].map(|name| Copy::new(world.device("anna", name)));
+    a.push(&world, &adds("newest", 0..1));
+    b.pull(&world);
+    world.sync(&a.device, &adds("newest", 1..301)).ok();
+    world.sync(&a.device, &deletes("newest", 1..301)).ok();
+    world.sync(&a.device, &edits("newest", 0..1, "the last change")).ok();
+
+    let looked = || world.app.metrics.feed_entries.get();
+    let mut before = looked();
+    let mut cost = || {
+        let now = looked();
+        now - std::mem::replace(&mut before, now)
+    };
+    let asked =
+        json!({ "pull": true, "base": b.cursor, "update": { "newest": [{ "id": key(0), "body": "b's" }] } });
+    let told = world.sync(&b.device, &asked).ok();
+    assert_eq!(cost(), ENTRIES_MAX);
+    assert_eq!((&told["changes"]["more"], &told["changes"]["delete"]), (&json!(true), &json!({})));
+    assert_eq!(told["version"], json!(b.cursor), "a cursor must not pass what is still to be told");
+    let (mut page, mut pages) = (told["changes"].clone(), 1);
+    while let Some(next) = page["next"].as_str() {
+        page = world.get(&b.device, &format!("/changes?next={next}")).ok();
+        assert!(cost() <= ENTRIES_MAX);
+        pages += 1;
+    }
+    assert_eq!(pages, 300 / ENTRIES_MAX);
+    // Nothing was shown ahead of the cursor, so nobody has to be told of what was made and deleted since.
+    assert_eq!((&page["delete"], &page["more"]), (&json!({}), &json!(false)));
+
+    let lines = [("accept", "application/x-ndjson")];
+    let since = format!("/changes?since={}", b.cursor.unwrap());
+    let told = world.call(&b.device, Method::GET, &since, &lines, None);
+    assert_eq!(told.status, 200);
+    let lines: Vec<Json> = told.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), &lines[1]["op"]), (2, &json!("end")), "{}", told.text());
+    b.pull(&world);
+    assert_eq!(b.rows, world.rows(&b.device));
 }
 
 /// Goal: nor does a row of a pull's first page, though the device begins anew at its cursor, against the rules.

@@ -189,7 +189,8 @@ fn ask(
             storage.read(owner, |txn| Ok::<_, StorageError>(Feed::begin(txn.state(), since).unwrap()));
         while let Ok(next) = feed {
             assert_eq!(next.upto, version);
-            let asked = Asked { device, tables: &tables, rows_max, bytes_max: usize::MAX };
+            let (bytes_max, entries_max) = (usize::MAX, usize::MAX);
+            let asked = Asked { device, tables: &tables, rows_max, bytes_max, entries_max };
             let goes_on = storage
                 .read(owner, |txn| {
                     changes::run(txn, next, &asked, &mut |net, _, key, _| {
@@ -198,7 +199,7 @@ fn ask(
                     })
                 })
                 .unwrap();
-            match goes_on {
+            match goes_on.next {
                 Some(goes_on) => feed = Ok(goes_on),
                 None => break,
             }

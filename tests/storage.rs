@@ -14,7 +14,9 @@ use rollcall::model::{
 };
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::accounts::{Device, User};
-use rollcall::storage::{Leases, Outcome, OwnerState, ReadTxn, Storage, StorageError, WriteTxn};
+use rollcall::storage::{
+    Leases, Outcome, OwnerState, ReadTxn, Storage, StorageError, WantedConflicts, WriteTxn,
+};
 use uuid::Uuid;
 
 use engine::{Engine, Store};

@@ -78,6 +78,7 @@ impl App {
             owner_bytes_max: limits.owner_bytes_max,
             mass_delete_rows: self.settings.sync.mass_delete_rows,
             pull_rows_max: self.settings.sync.changes_rows_max,
+            pull_entries_max: self.settings.sync.page_entries_max,
             pull_bytes_max: self.settings.sync.changes_bytes_max,
         }
     }

@@ -238,7 +238,8 @@ impl<H: Send + 'static> Out<H> {
         };
         let (chunks, rest) = mpsc::channel(CHUNKS_AHEAD);
         self.chunks = Some(chunks);
-        let coming = Coming { begin: Some(chunk), rest, state: State::Coming, until_told: None };
+        let begin = Some(chunk).filter(|chunk| !chunk.is_empty());
+        let coming = Coming { begin, rest, state: State::Coming, until_told: None };
         match first.send(Ok((head, Told::Streaming(coming)))) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
@@ -288,6 +289,16 @@ impl<H: Send + 'static> Out<H> {
         reactor: &Handle,
         ended: Result<Progress, ApiError>,
     ) {
+        // A stretch may end before there is a chunk to send: it has looked at much and found little to tell.
+        if matches!(ended, Ok(Progress::Paused)) && self.chunks.is_none() {
+            let chunk = Bytes::from(std::mem::take(&mut self.lot));
+            if let Some(making) = &mut self.making {
+                making.add(&chunk);
+            }
+            if self.open(chunk).is_break() {
+                return; // the client left
+            }
+        }
         let Some(chunks) = self.chunks.take() else {
             let first = self.first.take();
             let answer = ended.and_then(|_| {

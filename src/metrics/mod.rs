@@ -37,6 +37,7 @@ pub struct Metrics {
     pub busy: Counter,
     pub wal_bytes: Gauge,
     pub feed_rows: Counter,
+    pub feed_entries: Counter,
     pub connections: Gauge,
     pub connections_refused: Counter,
     pub event_streams: Gauge,
@@ -122,6 +123,7 @@ impl Metrics {
             busy: Counter::default(),
             wal_bytes: Gauge::default(),
             feed_rows: Counter::default(),
+            feed_entries: Counter::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             event_streams: Gauge::default(),
@@ -151,6 +153,8 @@ impl Metrics {
         r.register("verdicts", "Rows settled, by verdict", all.verdicts.clone());
         r.register("conflicts", "Conflicts noted, by table and policy", all.conflicts.clone());
         r.register("feed_rows", "Rows told by the change feed", all.feed_rows.clone());
+        let help = "Entries of the ledger that the change feed looked at, told or not";
+        r.register("feed_entries", help, all.feed_entries.clone());
         let help = "Size of the write-ahead log";
         r.register_with_unit("wal", help, Unit::Bytes, all.wal_bytes.clone());
         let help = "Questions that memory could answer or could not, by cache and outcome: hit or miss";
@@ -191,6 +195,12 @@ impl Metrics {
     pub fn settled(&self, verdict: &'static str, rows: u64) {
         self.verdicts.get_or_create(&Verdict { verdict }).inc_by(rows);
         self.series.settled(verdict, rows);
+    }
+
+    /// The change feed told so many rows, and looked at so many entries of the ledger for them.
+    pub fn fed(&self, rows: u64, entries: u64) {
+        self.feed_rows.inc_by(rows);
+        self.feed_entries.inc_by(entries);
     }
 
     /// A conflict was noted.

@@ -139,8 +139,8 @@ pub trait ReadTxn {
     /// The owner's installations, by id.
     fn installations(&mut self) -> StorageResult<Vec<Installation>>;
 
-    /// Conflicts, newest first.
-    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>>;
+    /// A page of conflicts, newest first.
+    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage>;
 
     /// One conflict.
     fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>>;
@@ -238,7 +238,7 @@ pub struct ChangeMark {
 /// Looks at one changed row; answers whether to go on. The row is lent: the next one may have its place in memory.
 pub type ChangeSink<'a> = dyn FnMut(TableId, RowKey, &Stored) -> bool + 'a;
 
-/// Which conflicts to list.
+/// Which conflicts to list, and how much of them at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WantedConflicts {
     /// Only of this table.
@@ -249,6 +249,19 @@ pub struct WantedConflicts {
     pub after: Option<(Timestamp, Uuid)>,
     /// At most so many.
     pub rows_max: usize,
+    /// Look at no more than so many, those included that are not listed.
+    pub entries_max: usize,
+    /// List no more once those listed have so many bytes, as they are stored.
+    pub bytes_max: usize,
+}
+
+/// A page of conflicts. It may have fewer than were asked for, or none, and yet not be the last.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct ConflictPage {
+    /// Newest first.
+    pub conflicts: Vec<Conflict>,
+    /// The next page lists what comes after this one; `None` if this was the last page.
+    pub next: Option<(Timestamp, Uuid)>,
 }
 
 /// What is old.

@@ -11,6 +11,8 @@ use crate::reconcile::Resolution;
 use crate::schema::WireValue;
 use crate::schema::{Policy, Table, TableId, ValueSeed};
 
+use super::{ConflictPage, WantedConflicts};
+
 /// A true conflict, and how it ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conflict {
@@ -81,6 +83,52 @@ pub fn write_columns(table: &Table, values: &[Option<Value>]) -> String {
 /// Reads what [`write_columns`] wrote; a column that the table has lost is passed over.
 pub fn read_columns(table: &Table, text: &str) -> serde_json::Result<Vec<Option<Value>>> {
     ColumnsSeed(table).deserialize(&mut serde_json::Deserializer::from_str(text))
+}
+
+/// A page of conflicts, while an engine fills it.
+pub(super) struct ConflictListing<'a> {
+    wanted: &'a WantedConflicts,
+    page: ConflictPage,
+    looked: usize,
+    bytes: usize,
+    last: Option<(Timestamp, Uuid)>,
+}
+
+impl<'a> ConflictListing<'a> {
+    pub fn new(wanted: &'a WantedConflicts) -> Self {
+        Self { wanted, page: ConflictPage::default(), looked: 0, bytes: 0, last: wanted.after }
+    }
+
+    /// Whether the page ends here; a conflict that is still to come belongs to the next one.
+    pub fn is_full(&self) -> bool {
+        let Self { wanted, page, looked, bytes, .. } = self;
+        let (rows_max, entries_max) = (wanted.rows_max.max(1), wanted.entries_max.max(1));
+        page.conflicts.len() >= rows_max
+            || *looked >= entries_max
+            || (*bytes >= wanted.bytes_max && !page.conflicts.is_empty())
+    }
+
+    /// Takes what was looked at. `conflict` is `None` where its table is no longer declared; `bytes` is its size as it
+    /// is stored.
+    pub fn look(&mut self, at: Timestamp, id: Uuid, bytes: usize, conflict: Option<Conflict>) {
+        self.looked += 1;
+        self.last = Some((at, id));
+        let is_wanted = |one: &Conflict| self.wanted.table.is_none_or(|table| table == one.table);
+        if let Some(conflict) = conflict.filter(is_wanted) {
+            self.bytes += bytes;
+            self.page.conflicts.push(conflict);
+        }
+    }
+
+    /// The conflict that was looked at last.
+    pub fn last(&self) -> Option<(Timestamp, Uuid)> {
+        self.last
+    }
+
+    /// The page; `more` says whether there is at least one conflict behind it.
+    pub fn end(self, more: bool) -> ConflictPage {
+        ConflictPage { next: self.last.filter(|_| more), ..self.page }
+    }
 }
 
 /// A row's columns, all of which are told.

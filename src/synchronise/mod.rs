@@ -47,6 +47,8 @@ pub struct Terms {
     pub mass_delete_rows: usize,
     /// Changed rows that are sent along.
     pub pull_rows_max: usize,
+    /// Entries of the ledger that are looked at for them.
+    pub pull_entries_max: usize,
     /// The rows that it touches, and those that it asks for, take at most so many bytes in memory each.
     pub batch_bytes_max: usize,
     /// No more rows once they have so many bytes.
@@ -113,6 +115,8 @@ pub struct Changes {
     pub next: Option<Feed>,
     /// The rows that changed: how, where, which, and what they are now.
     pub rows: Vec<(Net, TableId, RowKey, Stored)>,
+    /// How many entries of the ledger were looked at for them.
+    pub looked: usize,
 }
 
 /// What became of the rows of one table, in the order sent.
@@ -235,7 +239,7 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
     // Whoever is told everything drops what is not mentioned, so its own rows must be.
     let but = (current > state.version && batch.base.is_some()).then_some(current);
     let changes = if batch.pull { Some(pull(txn, schema, batch, but, terms)?) } else { None };
-    if changes.as_ref().is_some_and(|changes| changes.next.is_some()) {
+    if changes.as_ref().is_some_and(|changes| changes.next.is_some() && !changes.rows.is_empty()) {
         // The device has rows of the first page, and its cursor stays. It should go on with the page's mark.
         txn.show_ahead(current)?;
     }
@@ -355,11 +359,12 @@ fn pull(
     let feed = Feed { but, ..feed };
     let tables: Vec<TableId> = schema.tables().iter().map(|table| table.id).collect();
     let (rows_max, bytes_max) = (terms.pull_rows_max, terms.pull_bytes_max);
-    let asked = changes::Asked { device: terms.device, tables: &tables, rows_max, bytes_max };
+    let entries_max = terms.pull_entries_max;
+    let asked = changes::Asked { device: terms.device, tables: &tables, rows_max, bytes_max, entries_max };
     let mut rows = Vec::new();
-    let next = changes::run(txn, feed, &asked, &mut |net, table, key, row| {
+    let page = changes::run(txn, feed, &asked, &mut |net, table, key, row| {
         rows.push((net, table, key, row.clone()));
         ControlFlow::Continue(())
     })?;
-    Ok(Changes { feed, next, rows })
+    Ok(Changes { feed, next: page.next, rows, looked: page.looked })
 }

@@ -14,9 +14,9 @@ use rollcall::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Time
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::sqlite::{Connections, Sqlite};
 use rollcall::storage::{
-    AccountStore, Census, ChangeMark, ChangeSink, Conflict, GivenAnswer, Installation, LeaseState,
-    LeaseStore, LeaseTold, Leases as KeptLeases, Outcome, OwnerState, PurgeTerms, Purged, ReadTxn, ReadWork,
-    Storage, StorageError, StorageResult, Told, WantedConflicts, WriteTxn, WriteWork,
+    AccountStore, Census, ChangeMark, ChangeSink, Conflict, ConflictPage, GivenAnswer, Installation,
+    LeaseState, LeaseStore, LeaseTold, Leases as KeptLeases, Outcome, OwnerState, PurgeTerms, Purged,
+    ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told, WantedConflicts, WriteTxn, WriteWork,
 };
 use uuid::Uuid;
 
@@ -316,7 +316,7 @@ impl ReadTxn for Watched<'_> {
         self.inner.installations()
     }
 
-    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
+    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
         self.inner.conflicts(wanted)
     }
 

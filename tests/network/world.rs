@@ -110,6 +110,7 @@ fn settings() -> Settings {
     settings.sync.lock_wait_max_s = 2;
     settings.sync.fetch_rows_max = 5;
     settings.sync.changes_rows_max = 4;
+    settings.sync.page_entries_max = 7;
     // A copy comes up to some seconds late, in which a device may send more than the 32 that are known by default.
     settings.sync.idempotency_keys_max = 1_000;
     settings.limits.rows_max = 8;

@@ -231,6 +231,7 @@ pub fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.sync.fetch_rows_max = 7;
     settings.sync.changes_rows_max = 5;
+    settings.sync.page_entries_max = 8;
     settings.sync.tombstone_days = 2;
     settings.sync.device_days = 5;
     settings.sync.conflict_days = 2;

@@ -194,3 +194,63 @@ fn referring_finds_as_many_as_there_are() {
         }
     });
 }
+
+/// Goal: no question about conflicts reads more of them than it tells at once. Method: PostgreSQL itself counts what each
+/// index gave; each question is asked often enough for a plan that is made for any parameters.
+#[test]
+fn conflicts_are_found_by_an_index_whatever_is_asked() {
+    const TIMES: i64 = 8;
+    const AT_ONCE: i64 = 25;
+    if !Engine::all().contains(&Engine::Postgres) {
+        return;
+    }
+    let mut store = Store::of(Engine::Postgres);
+    let storage = start(&store).unwrap();
+    let parents = Schema::parse(SCHEMA).unwrap().table("parents").unwrap().id;
+    storage.write(owner(1), |_| Ok::<_, StorageError>(())).unwrap();
+    store.look();
+    // Every second conflict is of one table, and every tenth of one key.
+    store.sql(&format!(
+        "INSERT INTO rollcall_conflict (owner, id, at, tbl, key, policy, resolution, stored_at, stored_by, incoming_at, \
+         incoming_by) SELECT '{}', md5('c' || n)::uuid, n, t.id, lpad(to_hex(n % 10), 32, '0')::uuid, 'newest', 'kept', \
+         0, '{}', 0, '{}' FROM generate_series(1, 20000) n \
+         JOIN rollcall_table t ON (t.name = 'parents') = (n % 2 = 0) AND t.name <> 'things'",
+        owner(1).0,
+        device(1).0,
+        device(2).0
+    ));
+    store.sql("ANALYZE rollcall_conflict");
+    let (table, key) = (Some(parents), Some(key(4)));
+    for (table, key) in [(None, None), (table, None), (None, key), (table, key)] {
+        let after = Some((Timestamp::from_ms(10_000), Uuid::nil()));
+        let wanted = WantedConflicts { table, key, after, rows_max: 5, entries_max: 100, bytes_max: 1 << 20 };
+        for _ in 0..TIMES {
+            let page = storage.read(owner(1), |txn| txn.conflicts(&wanted)).unwrap();
+            assert_eq!(page.conflicts.len(), 5, "{table:?} {key:?}");
+            assert!(page.conflicts.iter().all(|one| key.is_none_or(|key| one.key == key)));
+            assert!(page.conflicts.iter().all(|one| table.is_none_or(|table| one.table == table)));
+        }
+    }
+    drop(storage); // what a connection counted is known once it has ended
+    let count = "SELECT coalesce(sum(idx_tup_read) FILTER (WHERE indexrelname = 'rollcall_conflict_at'), 0)::bigint, \
+         coalesce(sum(idx_tup_read) FILTER (WHERE indexrelname = 'rollcall_conflict_of_table'), 0)::bigint, \
+         coalesce(sum(idx_tup_read) FILTER (WHERE indexrelname = 'rollcall_conflict_of_key'), 0)::bigint, \
+         (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'rollcall_conflict') \
+         FROM pg_stat_user_indexes";
+    let begun = std::time::Instant::now();
+    loop {
+        let [all, of_table, of_key, one_by_one] = store.numbers::<4>(count);
+        assert!(
+            all <= TIMES * AT_ONCE
+                && of_table <= TIMES * AT_ONCE
+                && of_key <= 2 * TIMES * AT_ONCE
+                && one_by_one == 0,
+            "{all} {of_table} {of_key} {one_by_one}"
+        );
+        if [all, of_table, of_key].iter().all(|read| *read >= TIMES * 5) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{all} {of_table} {of_key} {one_by_one}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

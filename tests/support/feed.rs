@@ -132,6 +132,7 @@ pub fn terms(device: DeviceId, now: Timestamp) -> Terms {
         owner_bytes_max: 1 << 30,
         mass_delete_rows: usize::MAX,
         pull_rows_max: 5_000,
+        pull_entries_max: usize::MAX,
         pull_bytes_max: usize::MAX,
         batch_bytes_max: usize::MAX,
     }

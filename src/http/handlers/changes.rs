@@ -91,22 +91,23 @@ fn read(app: &App, caller: &Caller, asked: &Asked) -> Result<(Changes, Version, 
     let read = app.storage.read(caller.owner, |txn| {
         let state = txn.state();
         let feed = asked.feed(state)?;
-        let bytes_max = app.settings.sync.changes_bytes_max;
         let wanted = changes::Asked {
             device: caller.device,
             tables: &asked.tables,
             rows_max: asked.rows_max,
-            bytes_max,
+            bytes_max: app.settings.sync.changes_bytes_max,
+            entries_max: app.settings.sync.page_entries_max,
         };
         let mut rows = Vec::new();
-        let next = changes::run(txn, feed, &wanted, &mut |net, table, key, row| {
+        let page = changes::run(txn, feed, &wanted, &mut |net, table, key, row| {
             rows.push((net, table, key, row.clone()));
             ControlFlow::Continue(())
         })?;
         let digests = txn.digests()?;
-        Ok::<_, ApiError>((Changes { feed, next, rows }, state.version, digests))
+        let changes = Changes { feed, next: page.next, rows, looked: page.looked };
+        Ok::<_, ApiError>((changes, state.version, digests))
     })?;
-    app.metrics.feed_rows.inc_by(read.0.rows.len() as u64);
+    app.metrics.fed(read.0.rows.len() as u64, read.0.looked as u64);
     app.acks.note(caller, asked.since, app.clock.now());
     Ok(read)
 }
@@ -135,7 +136,8 @@ impl Source for Lines {
     /// The version that the feed ends at.
     type Head = Version;
 
-    /// Each stretch has a snapshot of its own: a row that changes between two moves above the feed's end.
+    /// Each stretch has a snapshot of its own: a row that changes between two moves above the feed's end. It looks at
+    /// as many entries as a page does, so that what is never told holds a reader no longer than what is.
     fn read(&mut self, out: &mut Out<Version>) -> Result<Progress, ApiError> {
         let Self { app, caller, asked, rest } = self;
         let schema = &app.schema;
@@ -151,9 +153,11 @@ impl Source for Lines {
                 }
             };
             let (device, tables) = (caller.device, asked.tables.as_slice());
-            let wanted = changes::Asked { device, tables, rows_max: usize::MAX, bytes_max: usize::MAX };
+            let (rows_max, bytes_max) = (usize::MAX, usize::MAX);
+            let entries_max = app.settings.sync.page_entries_max;
+            let wanted = changes::Asked { device, tables, rows_max, bytes_max, entries_max };
             let (mut wrong, mut rows) = (None, 0);
-            let next = changes::run(txn, feed, &wanted, &mut |net, table, key, row| {
+            let page = changes::run(txn, feed, &wanted, &mut |net, table, key, row| {
                 let written = line(&mut out.lot, &ChangeLine { schema, net, table, key, row });
                 wrong = written.err();
                 rows += 1;
@@ -162,11 +166,11 @@ impl Source for Lines {
                 *rest = Some(Feed { told, ..feed });
                 if wrong.is_some() { ControlFlow::Break(()) } else { out.pass_on() }
             })?;
-            app.metrics.feed_rows.inc_by(rows);
+            app.metrics.fed(rows, page.looked as u64);
             if let Some(error) = wrong {
                 return Err(error);
             }
-            if let Some(next) = next {
+            if let Some(next) = page.next {
                 *rest = Some(next);
                 return Ok(Progress::Paused);
             }

@@ -15,24 +15,19 @@ use crate::accounts::Caller;
 use crate::conflicts::{self, RestoreError};
 use crate::http::wire::{ConflictBody, RestoredBody};
 use crate::model::{RowKey, Timestamp};
-use crate::storage::{Conflict, WantedConflicts};
+use crate::storage::WantedConflicts;
 
 /// `GET /conflicts`: what was lost, newest first.
 pub async fn list(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> Answer {
     let caller = caller?;
     let wanted = read_wanted(&query, &app)?;
     off_reactor(move || {
-        // One more than is told says whether there is another page.
-        let asked = WantedConflicts { rows_max: wanted.rows_max + 1, ..wanted };
-        let mut conflicts =
-            app.storage.read(caller.owner, |txn| Ok::<_, ApiError>(txn.conflicts(&asked)?))?;
-        let more = conflicts.len() > wanted.rows_max;
-        conflicts.truncate(wanted.rows_max);
+        let page = app.storage.read(caller.owner, |txn| Ok::<_, ApiError>(txn.conflicts(&wanted)?))?;
         let schema = &app.schema;
-        let told: Vec<_> = conflicts.iter().map(|conflict| ConflictBody { schema, conflict }).collect();
+        let told: Vec<_> = page.conflicts.iter().map(|conflict| ConflictBody { schema, conflict }).collect();
         let mut body = json!({ "conflicts": told });
-        if let Some(last) = conflicts.last().filter(|_| more) {
-            body["next"] = json!(write_mark(last));
+        if let Some(after) = page.next {
+            body["next"] = json!(write_mark(after));
         }
         json(body)
     })
@@ -71,8 +66,16 @@ pub async fn restore(
 }
 
 fn read_wanted(query: &str, app: &App) -> Result<WantedConflicts, ApiError> {
-    let rows_max = app.settings.sync.conflicts_rows_max;
-    let mut wanted = WantedConflicts { table: None, key: None, after: None, rows_max };
+    let sync = &app.settings.sync;
+    let rows_max = sync.conflicts_rows_max;
+    let mut wanted = WantedConflicts {
+        table: None,
+        key: None,
+        after: None,
+        rows_max,
+        entries_max: sync.page_entries_max,
+        bytes_max: sync.changes_bytes_max,
+    };
     let invalid = |reason: String| ApiError::InvalidRequest { reason };
     for (name, value) in parameters(query, &["table", "key", "limit", "page"])? {
         match name.as_str() {
@@ -100,8 +103,8 @@ fn read_wanted(query: &str, app: &App) -> Result<WantedConflicts, ApiError> {
     Ok(wanted)
 }
 
-fn write_mark(last: &Conflict) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{} {}", last.at.ms(), last.id))
+fn write_mark((at, id): (Timestamp, Uuid)) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{} {id}", at.ms()))
 }
 
 fn read_mark(text: &str) -> Option<(Timestamp, Uuid)> {

@@ -323,12 +323,13 @@ async fn replayed(
     .await
 }
 
-/// How many rows got which verdict, by which tables' conflicts somebody lost, how many rows the feed told.
+/// How many rows got which verdict, by which tables' conflicts somebody lost, how many rows the feed told and how many
+/// entries it looked at for them.
 #[derive(Default)]
 struct Counts {
     verdicts: BTreeMap<&'static str, u64>,
     conflicts: Vec<TableId>,
-    feed_rows: u64,
+    feed: (u64, u64),
     /// Devices that hold nothing back any more.
     forgotten: Vec<DeviceId>,
 }
@@ -342,7 +343,8 @@ impl Counts {
                 counts.conflicts.extend(told.settled().and_then(|told| told.conflict).map(|_| *table));
             }
         }
-        counts.feed_rows = report.changes.as_ref().map_or(0, |changes| changes.rows.len() as u64);
+        let feed = report.changes.as_ref();
+        counts.feed = feed.map_or((0, 0), |changes| (changes.rows.len() as u64, changes.looked as u64));
         counts
     }
 
@@ -354,7 +356,7 @@ impl Counts {
             let table = app.schema.at(table);
             app.metrics.conflicted(&table.name, table.policy.name());
         }
-        app.metrics.feed_rows.inc_by(self.feed_rows);
+        app.metrics.fed(self.feed.0, self.feed.1);
     }
 }
 

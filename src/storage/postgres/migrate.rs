@@ -12,6 +12,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_claims.sql"),
     include_str!("migrations/0003_installations.sql"),
+    include_str!("migrations/0004_conflict_pages.sql"),
 ];
 
 const IS_THERE: &str = "SELECT to_regclass('rollcall_meta') IS NOT NULL";

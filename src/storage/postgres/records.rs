@@ -8,8 +8,15 @@ use super::session::{Param, Session};
 use super::statements::{self, Statements};
 use crate::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
 use crate::schema::{Schema, Table};
-use crate::storage::records::{filled, policy, read_columns, resolution, whole, write_columns};
-use crate::storage::{Conflict, GivenAnswer, Side, StorageError, StorageResult, WantedConflicts};
+use crate::storage::records::{
+    ConflictListing, filled, policy, read_columns, resolution, whole, write_columns,
+};
+use crate::storage::{
+    Conflict, ConflictPage, GivenAnswer, Side, StorageError, StorageResult, WantedConflicts,
+};
+
+/// Conflicts that come in one go: each may have two rows in it, and their common ancestor.
+const CONFLICTS_AT_ONCE: usize = 25;
 
 /// The records of one owner.
 pub(super) struct Records<'a> {
@@ -98,32 +105,37 @@ impl Records<'_> {
         self.session.execute(statements::NOTE_RESTORED, &params).map(drop)
     }
 
-    pub fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
-        let (mut at, mut id) = wanted.after.map_or((i64::MAX, Uuid::max()), |(at, id)| (at.ms(), id));
+    pub fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
         let tbl = wanted.table.map(|table| self.statements.of(table).id);
         let key = wanted.key.map(|key| key.0);
-        let mut found = Vec::new();
-        // Those of tables that are no longer declared are passed over, and so do not count.
-        while found.len() < wanted.rows_max {
-            let limit = (wanted.rows_max - found.len()).min(1_000) as i64;
-            let params: [Param<'_>; 6] = [
+        // Tables may have rows of one key in common, but not many: of those the page leaves out other tables'.
+        let (sql, by): (_, Option<Param<'_>>) = match (&key, &tbl) {
+            (Some(key), _) => (statements::CONFLICTS_OF_KEY, Some((key, Type::UUID))),
+            (None, Some(tbl)) => (statements::CONFLICTS_OF_TABLE, Some((tbl, Type::INT4))),
+            (None, None) => (statements::CONFLICTS, None),
+        };
+        let mut listing = ConflictListing::new(wanted);
+        loop {
+            let (at, id) = listing.last().map_or((i64::MAX, Uuid::max()), |(at, id)| (at.ms(), id));
+            let fixed: [Param<'_>; 4] = [
                 (&self.owner, Type::UUID),
                 (&at, Type::INT8),
                 (&id, Type::UUID),
-                (&tbl, Type::INT4),
-                (&key, Type::UUID),
-                (&limit, Type::INT8),
+                (&(CONFLICTS_AT_ONCE as i64), Type::INT8),
             ];
-            let rows = self.session.query(statements::CONFLICTS, &params)?;
+            let params: Vec<_> = fixed.into_iter().chain(by.clone()).collect();
+            let rows = self.session.query(sql, &params)?;
             for row in &rows {
-                (id, at) = (row.try_get(0)?, row.try_get(1)?);
-                found.extend(self.conflict_of(row)?);
+                if listing.is_full() {
+                    return Ok(listing.end(true));
+                }
+                let at = Timestamp::from_ms(row.try_get(1)?);
+                listing.look(at, row.try_get(0)?, stored_bytes(row)?, self.conflict_of(row)?);
             }
-            if (rows.len() as i64) < limit {
-                break;
+            if rows.len() < CONFLICTS_AT_ONCE {
+                return Ok(listing.end(false));
             }
         }
-        Ok(found)
     }
 
     pub fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>> {
@@ -182,6 +194,13 @@ impl Records<'_> {
         let params: Vec<_> = shared.iter().chain(&others_max).cloned().collect();
         self.session.execute(statements::FORGET_ANSWERS, &params).map(drop)
     }
+}
+
+/// How many bytes the sides of a conflict take as they are stored.
+fn stored_bytes(row: &Row) -> StorageResult<usize> {
+    const TEXTS: [usize; 3] = [6, 7, 10];
+    let bytes = |at: usize| Ok(row.try_get::<_, Option<&str>>(at)?.map_or(0, str::len));
+    TEXTS.into_iter().map(bytes).sum()
 }
 
 /// An answer under an idempotency key.

@@ -252,10 +252,16 @@ macro_rules! conflict {
     };
 }
 pub(super) const CONFLICT: &str = concat!(conflict!(), "WHERE owner = $1 AND id = $2");
-pub(super) const CONFLICTS: &str = concat!(
+/// Each has an index that it walks along from where it begins.
+pub(super) const CONFLICTS: &str =
+    concat!(conflict!(), "WHERE owner = $1 AND (at, id) < ($2, $3) ORDER BY at DESC, id DESC LIMIT $4");
+pub(super) const CONFLICTS_OF_TABLE: &str = concat!(
     conflict!(),
-    "WHERE owner = $1 AND (at, id) < ($2, $3) AND ($4::integer IS NULL OR tbl = $4) \
-     AND ($5::uuid IS NULL OR key = $5) ORDER BY at DESC, id DESC LIMIT $6"
+    "WHERE owner = $1 AND (at, id) < ($2, $3) AND tbl = $5 ORDER BY at DESC, id DESC LIMIT $4"
+);
+pub(super) const CONFLICTS_OF_KEY: &str = concat!(
+    conflict!(),
+    "WHERE owner = $1 AND (at, id) < ($2, $3) AND key = $5 ORDER BY at DESC, id DESC LIMIT $4"
 );
 
 /// Answers under idempotency keys.

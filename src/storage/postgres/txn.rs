@@ -14,8 +14,8 @@ use crate::model::{Claim, DeviceId, EarlierState, Owner, RowKey, Stored, Timesta
 use crate::schema::{Schema, Table, TableId};
 use crate::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
 use crate::storage::{
-    ChangeMark, ChangeSink, Conflict, GivenAnswer, Installation, LeaseState, OwnerState, PurgeTerms, Purged,
-    ReadTxn, StorageError, StorageResult, WantedConflicts, WriteTxn,
+    ChangeMark, ChangeSink, Conflict, ConflictPage, GivenAnswer, Installation, LeaseState, OwnerState,
+    PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts, WriteTxn,
 };
 
 /// One owner's rows inside one transaction.
@@ -305,7 +305,7 @@ impl ReadTxn for Txn<'_> {
         installations::all(self.session, self.owner)
     }
 
-    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
+    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
         self.records().conflicts(wanted)
     }
 

@@ -12,6 +12,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0004_unchecked_numbers.sql"),
     include_str!("migrations/0005_claims.sql"),
     include_str!("migrations/0006_installations.sql"),
+    include_str!("migrations/0007_conflict_pages.sql"),
 ];
 
 /// Brings rollcall's own tables up to date, each step in a transaction of its own.

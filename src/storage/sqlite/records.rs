@@ -8,8 +8,10 @@ use super::statements::{self, Statements};
 use super::values;
 use crate::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
 use crate::schema::{Schema, Table};
-use crate::storage::records::{filled, policy, read_columns, resolution, whole, write_columns};
-use crate::storage::{Conflict, GivenAnswer, Side, StorageResult, WantedConflicts};
+use crate::storage::records::{
+    ConflictListing, filled, policy, read_columns, resolution, whole, write_columns,
+};
+use crate::storage::{Conflict, ConflictPage, GivenAnswer, Side, StorageResult, WantedConflicts};
 
 /// The records of one owner.
 pub(super) struct Records<'a> {
@@ -90,15 +92,34 @@ impl Records<'_> {
         Ok(())
     }
 
-    pub fn conflicts(&self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
+    pub fn conflicts(&self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
         let (at, id) = wanted.after.map_or((i64::MAX, Uuid::max()), |(at, id)| (at.ms(), id));
-        let tbl = wanted.table.map(|table| self.statements.of(table).id);
-        let key = wanted.key.as_ref().map(|key| key.0.as_bytes());
-        let mut statement = self.conn.prepare_cached(statements::CONFLICTS)?;
-        let rows = statement
-            .query_map(params![self.owner, at, id.as_bytes(), tbl, key], |row| self.conflict_of(row))?;
-        let of_declared_tables = rows.filter_map(Result::transpose);
-        Ok(of_declared_tables.take(wanted.rows_max).collect::<Result<_, _>>()?)
+        let prepared = |sql| self.conn.prepare_cached(sql);
+        let mut statement;
+        // Tables may have rows of one key in common, but not many: of those the page leaves out other tables'.
+        let mut rows = match (wanted.key, wanted.table) {
+            (Some(key), _) => {
+                statement = prepared(statements::CONFLICTS_OF_KEY)?;
+                statement.query(params![self.owner, at, id.as_bytes(), key.0.as_bytes()])
+            }
+            (None, Some(table)) => {
+                statement = prepared(statements::CONFLICTS_OF_TABLE)?;
+                statement.query(params![self.owner, at, id.as_bytes(), self.statements.of(table).id])
+            }
+            (None, None) => {
+                statement = prepared(statements::CONFLICTS)?;
+                statement.query(params![self.owner, at, id.as_bytes()])
+            }
+        }?;
+        let mut listing = ConflictListing::new(wanted);
+        while let Some(row) = rows.next()? {
+            if listing.is_full() {
+                return Ok(listing.end(true));
+            }
+            let id = values::uuid(row.get_ref(0)?).map_err(rusqlite::Error::from)?;
+            listing.look(Timestamp::from_ms(row.get(1)?), id, stored_bytes(row)?, self.conflict_of(row)?);
+        }
+        Ok(listing.end(false))
     }
 
     pub fn conflict(&self, id: Uuid) -> StorageResult<Option<Conflict>> {
@@ -179,6 +200,13 @@ impl Records<'_> {
             .execute(params![self.owner, device, key, others_max])?;
         Ok(())
     }
+}
+
+/// How many bytes the sides of a conflict take as they are stored.
+fn stored_bytes(row: &Row<'_>) -> rusqlite::Result<usize> {
+    const TEXTS: [usize; 3] = [6, 7, 10];
+    let bytes = |at| Ok(row.get_ref(at)?.as_str_or_null()?.map_or(0, str::len));
+    TEXTS.into_iter().map(bytes).sum()
 }
 
 fn columns(table: &Table, text: ValueRef<'_>) -> Result<Vec<Option<Value>>, FromSqlError> {

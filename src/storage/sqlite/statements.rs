@@ -163,11 +163,13 @@ macro_rules! conflict {
     };
 }
 pub(super) const CONFLICT: &str = concat!(conflict!(), "WHERE owner = ?1 AND id = ?2");
-pub(super) const CONFLICTS: &str = concat!(
-    conflict!(),
-    "WHERE owner = ?1 AND (at, id) < (?2, ?3) AND (?4 IS NULL OR tbl = ?4) AND (?5 IS NULL OR key = ?5) \
-     ORDER BY at DESC, id DESC"
-);
+/// Each has an index that it walks along from where it begins.
+pub(super) const CONFLICTS: &str =
+    concat!(conflict!(), "WHERE owner = ?1 AND (at, id) < (?2, ?3) ORDER BY at DESC, id DESC");
+pub(super) const CONFLICTS_OF_TABLE: &str =
+    concat!(conflict!(), "WHERE owner = ?1 AND (at, id) < (?2, ?3) AND tbl = ?4 ORDER BY at DESC, id DESC");
+pub(super) const CONFLICTS_OF_KEY: &str =
+    concat!(conflict!(), "WHERE owner = ?1 AND (at, id) < (?2, ?3) AND key = ?4 ORDER BY at DESC, id DESC");
 
 /// Answers under idempotency keys.
 pub(super) const ANSWER: &str =
@@ -256,7 +258,8 @@ mod tests {
             [OWNER, ADD_OWNER, ADVANCE_OWNER, DEVICE, ADD_DEVICE, MANIFEST, PUT_ENTRY, EPOCH, DIGESTS]
                 .into_iter()
                 .chain([FOLLOWING_KEY, DATE, PUT_DIGEST, CHANGES, REMEMBER, FORGET_STATES, STATES])
-                .chain([NOTE_CONFLICT, CONFLICT, CONFLICTS, ANSWER, KEEP_ANSWER, FORGET_ANSWERS, ACKNOWLEDGE])
+                .chain([NOTE_CONFLICT, CONFLICT, CONFLICTS, CONFLICTS_OF_TABLE, CONFLICTS_OF_KEY])
+                .chain([ANSWER, KEEP_ANSWER, FORGET_ANSWERS, ACKNOWLEDGE])
                 .chain([
                     ACKNOWLEDGED_BY_ALL,
                     OLD_TOMBSTONES,

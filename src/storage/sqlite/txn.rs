@@ -12,8 +12,8 @@ use crate::model::{Claim, DeviceId, EarlierState, Owner, RowKey, Stored, Timesta
 use crate::schema::{Column, Schema, Table, TableId};
 use crate::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
 use crate::storage::{
-    ChangeMark, ChangeSink, Conflict, GivenAnswer, Installation, OwnerState, PurgeTerms, Purged, ReadTxn,
-    StorageError, StorageResult, WantedConflicts, WriteTxn,
+    ChangeMark, ChangeSink, Conflict, ConflictPage, GivenAnswer, Installation, OwnerState, PurgeTerms,
+    Purged, ReadTxn, StorageError, StorageResult, WantedConflicts, WriteTxn,
 };
 
 /// One owner's rows inside one SQLite transaction.
@@ -220,8 +220,8 @@ impl ReadTxn for Txn<'_> {
         self.owner.map_or(Ok(Vec::new()), |owner| installations::all(self.conn, owner))
     }
 
-    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<Vec<Conflict>> {
-        self.records().map_or(Ok(Vec::new()), |records| records.conflicts(wanted))
+    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
+        self.records().map_or(Ok(ConflictPage::default()), |records| records.conflicts(wanted))
     }
 
     fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>> {

@@ -1,0 +1,4 @@
+-- An index for each question that can be put about conflicts: those of one table, and those of one key. Both end in
+-- `id`, which is of the primary key.
+CREATE INDEX rollcall_conflict_of_table ON rollcall_conflict (owner, tbl, at);
+CREATE INDEX rollcall_conflict_of_key ON rollcall_conflict (owner, key, at);
