@@ -57,11 +57,26 @@ impl Caller {
         Some(InstallationName { id: known.id, ..known.sent })
     }
 
-    /// The device whose name the request has, where that is another's than the caller's. A late copy of a request has a
-    /// counter of its own time, and must find the answer that was given to the first one.
-    pub fn sent_as(&self) -> Option<DeviceId> {
-        let sent = self.installation?.sent;
-        Some(device_of(self.user, sent.id)).filter(|device| *device != self.device)
+    /// The devices as which the server may have answered an earlier copy of this request: the caller's own, the one
+    /// that the request names, and the copies between them. A late copy of a request carries the counter of its own time.
+    pub fn may_have_sent(&self) -> impl Iterator<Item = DeviceId> {
+        let (user, own) = (self.user, self.device);
+        let named = self.installation.map(|known| known.sent.id);
+        let copies = std::iter::successors(named, |id| Some(copy_of(*id))).take(COPIES_MAX);
+        let copies = copies.map(move |id| device_of(user, id)).take_while(move |device| *device != own);
+        std::iter::once(own).chain(copies)
+    }
+
+    /// The installations that had the caller's token before it, if it is new. A phone that was set up from a backup has
+    /// the unanswered request of the phone that was backed up, and may send it under the name that it has adopted.
+    pub fn may_be_copied_from(&self, txn: &mut dyn WriteTxn) -> StorageResult<Vec<DeviceId>> {
+        if self.installation.is_none_or(|known| known.is_noted) {
+            return Ok(Vec::new());
+        }
+        let of_token = |one: &Installation| {
+            (one.user, one.token_device) == (self.user, self.token_device) && one.device != self.device
+        };
+        Ok(txn.installations()?.into_iter().filter(of_token).map(|one| one.device).collect())
     }
 
     /// The device whose cursor it is that this caller shows.

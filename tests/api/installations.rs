@@ -74,6 +74,34 @@ async fn a_copy_that_fell_behind_is_another_device() {
     }
 }
 
+/// Goal: a request that was answered has one effect, under whichever name a copy of the phone sends it again. Method: the
+/// same key and body from the phone, from its copy before it adopts its name and after, and once more, late.
+#[tokio::test]
+async fn a_copy_gets_the_answer_to_the_request_that_it_was_copied_with() {
+    let server = Server::new();
+    let anna = server.device("anna", "phone");
+    let send = async |name: &str, key: &str, title: &str| {
+        let ask = of(server.ask("POST", "/synchronise"), &anna, name).header("idempotency-key", key);
+        ask.json(&add(title)).send().await
+    };
+    let is_replay = |answer: &Answer| answer.header("idempotency-replayed").is_some();
+    let first = send(&counter(ID, 0), "a", "one").await;
+    assert!(!is_replay(&first));
+    sync_as(&server, &anna, &counter(ID, 1), json!({})).await.ok();
+    sync_as(&server, &anna, &counter(ID, 2), json!({})).await.ok();
+    let (_, adopted) = me(&server, &anna, &counter(ID, 0)).await;
+    let copy = adopted.expect("it has fallen behind").split('.').next().unwrap().to_owned();
+    let again = send(&counter(&copy, 0), "a", "one").await;
+    assert!(is_replay(&again), "{}", again.json());
+    assert_eq!(again.json(), first.json());
+
+    // The copy's own request, and then a late copy of it from before it had its name.
+    let own = send(&counter(ID, 0), "b", "two").await;
+    assert!(!is_replay(&own));
+    sync_as(&server, &anna, &counter(&copy, 3), json!({})).await.ok();
+    assert!(is_replay(&send(&counter(ID, 0), "b", "two").await));
+}
+
 #[tokio::test]
 async fn a_counter_may_come_again_and_only_a_synchronise_raises_it() {
     let server = Server::new();

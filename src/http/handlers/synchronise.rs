@@ -231,8 +231,12 @@ impl Upload {
             Noted::Well(forgotten) => forgotten,
             Noted::Other(other) => return Ok((Told::Other(other), Counts::default())),
         };
-        if let Some(given) = once.as_ref().map(|once| once.given(txn, app, caller)).transpose()?.flatten() {
-            return Ok((Told::Answer(replay(given)), Counts { forgotten, ..Counts::default() })); // its twin came first
+        if let Some(once) = once {
+            // Its twin may have come first.
+            let senders = caller.may_have_sent().chain(caller.may_be_copied_from(txn)?);
+            if let Some(given) = once.given(txn, app, senders)? {
+                return Ok((Told::Answer(replay(given)), Counts { forgotten, ..Counts::default() }));
+            }
         }
         let terms = app.terms(caller.device, *received);
         let report = synchronise::run(txn, &app.schema, batch, &terms)
@@ -309,7 +313,7 @@ async fn replayed(
     let Some(once) = once.cloned() else { return Ok(None) };
     let (app, caller, fence) = (Arc::clone(app), caller.clone(), fence(headers)?);
     off_reactor(move || {
-        let given = app.storage.read(caller.owner, |txn| once.given(txn, &app, &caller))?;
+        let given = app.storage.read(caller.owner, |txn| once.given(txn, &app, caller.may_have_sent()))?;
         let Some(given) = given else { return Ok(None) };
         let batch = read_batch(&once.body, &app.schema, &app.settings.limits);
         let ends = !batch.is_ok_and(|batch| batch.keep_lock);
@@ -381,17 +385,17 @@ impl Once {
         Ok(Some(Self { key, body: body.clone(), body_hash: fingerprint(body) }))
     }
 
-    /// The answer that was given before, if it was.
+    /// The answer that was given to any of these devices before, if it was.
     fn given<T: ReadTxn + ?Sized>(
         &self,
         txn: &mut T,
         app: &App,
-        caller: &Caller,
+        senders: impl Iterator<Item = DeviceId>,
     ) -> Result<Option<GivenAnswer>, ApiError> {
-        let given = match (txn.given_answer(caller.device, &self.key)?, caller.sent_as()) {
-            (None, Some(device)) => txn.given_answer(device, &self.key)?,
-            (given, _) => given,
-        };
+        let mut given = None;
+        for device in senders {
+            given = given.map_or_else(|| txn.given_answer(device, &self.key), |given| Ok(Some(given)))?;
+        }
         let born_after = forgotten_before(app);
         match given.filter(|given| given.at > born_after && !broken::is("replay_applied_twice")) {
             Some(given) if given.body_hash != self.body_hash => Err(ApiError::IdempotencyKeyReused),
