@@ -33,6 +33,10 @@ pub enum Op {
     Stale { device: usize, other: usize, table: usize, slot: usize },
     /// The owner breaks the lock while a request is inside its transaction.
     Broken { device: usize, table: usize, slot: usize, draw: u64 },
+    /// A phone is set up from another's backup: it gets its file, with all that waits in it, and loses its own.
+    Copy { device: usize, other: usize },
+    /// The app gives a device the token of another's user.
+    Stranger { device: usize, other: usize, manifest: bool },
     /// A user looks at the conflicts and brings a loser back.
     Undo { device: usize, draw: u64 },
     /// Nothing, for so long.
@@ -92,7 +96,13 @@ fn draw(rng: &mut Rng) -> Op {
         1_790..1_810 => Op::Stale { device, other: (draw % DEVICES as u64) as usize, table, slot },
         1_810..1_830 => Op::Broken { device, table, slot, draw },
         1_830..1_850 => Op::Undo { device, draw },
-        1_850..1_930 => {
+        1_850..1_856 => Op::Copy { device, other: (draw % DEVICES as u64) as usize },
+        1_856..1_862 => Op::Stranger {
+            device,
+            other: (draw % DEVICES as u64) as usize,
+            manifest: table.is_multiple_of(2),
+        },
+        1_862..1_930 => {
             let most = *rng.among(&[5, 1_000, 20_000, 600_000]);
             Op::Wait { ms: 1 + rng.below(most) as i64 }
         }

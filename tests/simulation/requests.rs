@@ -302,7 +302,7 @@ impl World {
     /// A device asks for a row without a base, and another deletes it: a feed from before tells so.
     pub fn look(&mut self, device: usize, other: usize, table: usize, slot: usize) {
         let owner = self.devices[device].owner;
-        if other == device || self.devices[other].owner != owner {
+        if !self.is_another(device, other) {
             return;
         }
         let declared = self.server().app.schema.table(TABLES[table]).unwrap().clone();
@@ -326,15 +326,18 @@ impl World {
         }
     }
 
+    /// Whether both are of one owner, and the server can tell them apart by their tokens alone.
+    fn is_another(&self, device: usize, other: usize) -> bool {
+        let (device, other) = (&self.devices[device], &self.devices[other]);
+        device.owner == other.owner && device.token != other.token
+    }
+
     /// Takes the lock and is not heard of again; until the lease ends nobody else may write.
     pub fn hold(&mut self, device: usize) {
         if self.ask(device, "POST", "lock", None).status != 200 {
             return;
         }
-        let owner = self.devices[device].owner;
-        let Some(other) =
-            (0..self.devices.len()).find(|it| *it != device && self.devices[*it].owner == owner)
-        else {
+        let Some(other) = (0..self.devices.len()).find(|other| self.is_another(device, *other)) else {
             return;
         };
         let body = self.edit(other, 0, 0, 1);
@@ -352,7 +355,7 @@ impl World {
         };
         let taken = self.ask(device, "POST", "lock", None);
         let (true, Some(fence)) = (taken.status == 200, fence(&taken)) else { return };
-        if other == device || self.devices[other].owner != self.devices[device].owner {
+        if !self.is_another(device, other) {
             return;
         }
         self.advance(16_000);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rollcall::accounts::LogIn;
-use rollcall::device::{Answer, Options, Patience, Request, Store, SyncReport, Way, sync};
+use rollcall::device::{Answer, Options, Patience, Request, Store, SyncError, SyncReport, Way, sync};
 use rollcall::model::{DeviceId, Precision, RowKey, Timestamp, Version};
 use rollcall::purge;
 use serde_json::{Map, Value as Json, json};
@@ -103,6 +103,7 @@ pub struct World {
     pub devices: Vec<Device>,
     next_token: u64,
     restores: u64,
+    copies: u64,
     /// Rows that a device held as the server had them when that was put back: they are not to be lost.
     owed: BTreeSet<(usize, usize, usize)>,
     /// What did not hold.
@@ -113,7 +114,8 @@ pub struct World {
     pub thorough: bool,
     /// Goes after the server: its database may be another test's then.
     disk: Box<dyn Disk>,
-    _dir: TempDir,
+    /// The devices' files.
+    dir: TempDir,
 }
 
 impl World {
@@ -159,12 +161,13 @@ impl World {
             devices,
             next_token: 0,
             restores: 0,
+            copies: 0,
             owed: BTreeSet::new(),
             broken: None,
             requests: 0,
             syncs: 0,
             thorough: false,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -234,6 +237,8 @@ impl World {
             Op::Hold { device } => self.hold(device),
             Op::Stale { device, other, table, slot } => self.stale(device, other, table, slot),
             Op::Broken { device, table, slot, draw } => self.break_lock(device, table, slot, draw),
+            Op::Copy { device, other } => self.copy(device, other),
+            Op::Stranger { device, other, manifest } => self.stranger(device, other, manifest),
             Op::Undo { device, draw } => self.undo(device, draw),
             Op::Wait { ms } => self.advance(ms),
             Op::Clock { device, ms } => self.devices[device].skew_ms.store(ms, Ordering::SeqCst),
@@ -286,6 +291,30 @@ impl World {
         rng: Option<Rng>,
         depth: u32,
     ) -> Option<SyncReport> {
+        match self.try_sync(number, manifest, rng, depth)? {
+            Ok(report) => {
+                use rollcall::device::Proof;
+                let proved = !matches!(report.proof, Proof::Repaired | Proof::Unequal(_));
+                self.note(must(proved, || {
+                    format!("a sync leaves both sides equal: device {number}, {:?}", report.proof)
+                }));
+                Some(report)
+            }
+            Err(error) => {
+                let expected = matches!(error, SyncError::Call(_) | SyncError::Restless);
+                self.note(must(expected, || format!("a sync ends as it may: device {number}: {error}")));
+                None
+            }
+        }
+    }
+
+    fn try_sync(
+        &mut self,
+        number: usize,
+        manifest: bool,
+        rng: Option<Rng>,
+        depth: u32,
+    ) -> Option<Result<SyncReport, SyncError>> {
         // A device that is in the middle of a sync begins no other.
         let mut store = self.devices[number].store.take()?;
         self.syncs += 1;
@@ -310,22 +339,54 @@ impl World {
         }
         let check = self.check_edits(number, done.as_ref().ok());
         self.note(check);
-        match done {
-            Ok(report) => {
-                use rollcall::device::Proof;
-                let proved = !matches!(report.proof, Proof::Repaired | Proof::Unequal(_));
-                self.note(must(proved, || {
-                    format!("a sync leaves both sides equal: device {number}, {:?}", report.proof)
-                }));
-                Some(report)
-            }
-            Err(error) => {
-                use rollcall::device::SyncError;
-                let expected = matches!(error, SyncError::Call(_) | SyncError::Restless);
-                self.note(must(expected, || format!("a sync ends as it may: device {number}: {error}")));
-                None
-            }
+        Some(done)
+    }
+
+    /// Sets a phone up from the backup of another of the same user.
+    fn copy(&mut self, device: usize, other: usize) {
+        let owner = self.devices[device].owner;
+        if device == other || self.devices[other].owner != owner {
+            return;
         }
+        self.copies += 1;
+        let path = self.dir.path().join(format!("{other}-{}.db", self.copies));
+        let conn = rusqlite::Connection::open(&self.devices[device].path).unwrap();
+        conn.execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap();
+        let copied = &self.devices[device];
+        let (token, id, tokens) = (copied.token.clone(), copied.id, copied.tokens.clone());
+        let phone = &mut self.devices[other];
+        phone.answered.clear();
+        (phone.path, phone.token, phone.id, phone.tokens) = (path, token, id, tokens);
+        self.reopen(other);
+        // What only the phone had is lost with it.
+        let shadow = &self.shadows[owner].rows;
+        let schema = &self.server.as_ref().unwrap().app.schema;
+        let devices = &self.devices;
+        self.owed.retain(|(of, table, slot)| {
+            let (name, key) = (TABLES[*table], slot_key(*table, *slot));
+            let is_there = |row: &rollcall::model::Stored| !row.is_tombstone();
+            let holds = |device: &Device| device.store.as_ref().unwrap().get(name, key).unwrap().is_some();
+            *of != owner
+                || shadow.get(&(schema.table(name).unwrap().id, key)).is_some_and(is_there)
+                || devices.iter().any(|device| device.owner == owner && holds(device))
+        });
+    }
+
+    /// Gives a device the token of another user: no row goes either way.
+    fn stranger(&mut self, device: usize, other: usize, manifest: bool) {
+        let token = self.devices[other].token.clone();
+        let (own, store) = (self.devices[device].token.clone(), self.devices[device].store.as_ref().unwrap());
+        if self.devices[device].owner == self.devices[other].owner || store.bound().unwrap().is_none() {
+            return;
+        }
+        store.set_token(&token).unwrap();
+        let ended = self.try_sync(device, manifest, None, 1);
+        self.devices[device].store.as_ref().unwrap().set_token(&own).unwrap();
+        self.note(must(matches!(ended, Some(Err(SyncError::OtherUser))), || {
+            format!("no device syncs with another user's token: {ended:?}")
+        }));
+        let check = self.everything();
+        self.note(check);
     }
 
     /// No edit of a user vanishes: what no longer waits was written, or is known to have lost.
