@@ -278,6 +278,8 @@ numeric_settings! {
 numeric_settings! {
     /// What the server keeps in memory so as not to work twice.
     MemorySettings, "Memory" {
+        /// Memory that requests draw from, bytes: bodies, rows and answers of all of them together, the answers kept ready, and passwords being hashed; beyond it the process needs some 100 MB. Where it is used up a request is refused (503)
+        memory_bytes_max: usize = 536_870_912, env "ROLLCALL_MEMORY_BYTES_MAX";
         /// Answers kept ready, bytes: roll calls by owner and version, of owners with less than half of it; 0 keeps none
         ready_bytes_max: usize = 33_554_432, env "ROLLCALL_READY_BYTES_MAX";
         /// Size of SQLite's write-ahead log that is warned of, bytes; it stays near 16 MB unless another program reads for long; 0 warns of none

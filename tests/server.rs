@@ -9,11 +9,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rollcall::config::Settings;
 use rollcall::http::methods::{get, post, shape};
 use rollcall::http::{
-    ApiError, Bounds, Drained, Draining, Origins, Peer, RequestHeaders, body, no_body, peer, serve, slow_body,
+    ApiError, Bounds, Drained, Draining, Memory, Origins, Peer, Received, RequestHeaders, body, no_body,
+    peer, serve, slow_body,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,8 +52,9 @@ fn routes(
     bounds: Arc<Bounds>,
     signals: Arc<Signals>,
 ) -> impl Filter<Extract = impl Reply, Error = Infallible> + Clone + Send + Sync + 'static {
-    let echo = |taken: Result<Bytes, ApiError>| async move {
-        taken.map(|bytes| warp::http::Response::new(bytes.len().to_string()))
+    let memory = Memory::new(1 << 20, 1 << 10, Arc::default());
+    let echo = |taken: Result<Received, ApiError>| async move {
+        taken.map(|taken| warp::http::Response::new(taken.bytes.len().to_string()))
     };
     let slow = warp::path!("slow").and(get()).then(move || {
         let signals = signals.clone();
@@ -67,14 +68,14 @@ fn routes(
         .and(get())
         .map(|| "pong")
         .or(warp::path!("bare").and(post()).and(no_body(bounds.clone())).map(|| "done"))
-        .or(warp::path!("upload").and(post()).and(slow_body(bounds.clone())).then(echo))
-        .or(warp::path!("upload" / u64).and(post()).and(slow_body(bounds.clone())).then(
-            |ms, _: Result<Bytes, ApiError>| async move {
+        .or(warp::path!("upload").and(post()).and(slow_body(bounds.clone(), memory.clone())).then(echo))
+        .or(warp::path!("upload" / u64).and(post()).and(slow_body(bounds.clone(), memory.clone())).then(
+            |ms, _: Result<Received, ApiError>| async move {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
                 "done"
             },
         ))
-        .or(warp::path!("echo").and(post()).and(body(bounds)).then(echo))
+        .or(warp::path!("echo").and(post()).and(body(bounds, memory)).then(echo))
         .or(slow)
         .or(warp::path!("never").and(get()).then(std::future::pending::<String>))
         .or(warp::path!("panic").and(get()).map(|| -> String { panic!("a bug, row 7") }))
@@ -410,6 +411,53 @@ async fn a_slow_body_does_not_use_up_the_time_of_its_request() {
             assert_eq!((answer.status, answer.text()), (200, outcome), "{path}");
         }
     }
+}
+
+/// Goal: bodies that trickle fill the memory that large requests may have and no more, and keep nobody else out.
+/// Method: long bodies that stop half way, until one is refused; then a short body, and a long one once they are gone.
+#[tokio::test]
+async fn half_received_bodies_are_bounded_together() {
+    let bounds = Bounds {
+        request: TOO_LONG,
+        body: TOO_LONG,
+        body_grace: TOO_LONG,
+        body_bytes_max: 400_000,
+        ..small()
+    };
+    let server = Running::start(bounds).await;
+    let half = json_of(400_000).replace("/echo", "/upload") + &"x".repeat(200_000);
+    let (mut held, mut refused) = (Vec::new(), None);
+    for _ in 0..20 {
+        let mut client = server.client().await;
+        client.send(&half).await;
+        if let Ok(answer) = tokio::time::timeout(Duration::from_millis(300), client.answer()).await {
+            refused = Some(answer);
+            break;
+        }
+        held.push(client);
+    }
+    let refused = refused.expect("all of them are held");
+    refused.is_problem(503, "busy");
+    assert_eq!(refused.header("retry-after"), Some("2"));
+    assert!((1..=3).contains(&held.len()), "{} half bodies of 200 KB in 768 KiB", held.len());
+    let answer = server.ask(&(json_of(60_000) + &"x".repeat(60_000))).await;
+    assert_eq!((answer.status, answer.text()), (200, "60000"));
+    drop(held);
+    let whole = json_of(400_000).replace("/echo", "/upload") + &"x".repeat(400_000);
+    let begun = Instant::now();
+    while server.ask(&whole).await.status == 503 {
+        assert!(begun.elapsed() < TOO_LONG, "the memory of those who left is never given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The body of a stranger is short: an address and a password.
+#[tokio::test]
+async fn a_stranger_has_no_long_body() {
+    let server = Running::start(Bounds { body_bytes_max: 400_000, ..small() }).await;
+    server.ask(&json_of(65_537)).await.is_problem(413, "body_too_large");
+    let answer = server.ask(&(json_of(65_536) + &"x".repeat(65_536))).await;
+    assert_eq!((answer.status, answer.text()), (200, "65536"));
 }
 
 /// What came fast earns no right to hold it in silence.

@@ -2,6 +2,7 @@ use std::error::Error;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::accounts::installations::{Counters, Lookup, resolve};
@@ -11,7 +12,7 @@ use crate::config::Settings;
 use crate::contract;
 use crate::http::ready::Ready;
 use crate::http::stream::Readers;
-use crate::http::{ApiError, BadSetting, Bounds, Console, Draining, Events};
+use crate::http::{ApiError, BadSetting, Bounds, Console, Draining, Events, Memory};
 use crate::locks::{LocalLocks, Locks, SharedLocks};
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, InstallationName, Owner, Timestamp};
@@ -48,6 +49,8 @@ pub struct App {
     pub events: Arc<Events>,
     /// Answers that are ready.
     pub(super) ready: Arc<Ready>,
+    /// The memory that requests have.
+    pub memory: Arc<Memory>,
     /// Readers that streams may have.
     pub(super) readers: Arc<Readers>,
     /// Whether the server is about to stop.
@@ -59,7 +62,7 @@ pub struct App {
 /// A document to be given as it stands.
 pub struct Contract {
     /// The document.
-    pub text: Vec<u8>,
+    pub text: Bytes,
     /// Names it.
     pub etag: String,
 }
@@ -90,7 +93,7 @@ impl App {
         }
         let text = contract::typed(&self.schema)
             .map_err(Box::<dyn Error + Send + Sync>::from)
-            .and_then(|document| Ok(serde_json::to_vec(&document)?))
+            .and_then(|document| Ok(Bytes::from(serde_json::to_vec(&document)?)))
             .map_err(ApiError::Internal)?;
         let hash = Sha256::digest(&text);
         let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
@@ -152,6 +155,7 @@ impl App {
             Leases::Shared(store) => SharedLocks::new(store, lease_ms, clock.clone()),
         };
         let bounds = Arc::new(Bounds::from_settings(&settings)?);
+        let memory = Memory::from_settings(&settings, Arc::clone(&metrics))?;
         let draining = Draining::default();
         let acks = Acks::default();
         let counters = matches!(storage.leases(), Leases::InMemory(_)).then(Counters::default);
@@ -180,6 +184,7 @@ impl App {
             console,
             events,
             ready,
+            memory,
             readers,
             draining,
             contract,

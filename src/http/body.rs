@@ -1,8 +1,8 @@
 //! The body of a request: JSON, of bounded size, at a bearable pace.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -14,10 +14,12 @@ use tokio::time::{Instant, timeout_at};
 use warp::{Filter, Rejection};
 
 use super::bounds::Bounds;
+use super::memory::{Memory, Permit, SMALL_BODY_BYTES};
 use super::problem::ApiError;
 use super::socket::pace_of;
+use crate::model::Owner;
 
-/// When a request must be answered; the layers put it into the request's extensions.
+/// When a request must be answered, and whose it is; the layers put it into the request's extensions.
 ///
 /// The time of a request begins anew once its body has come: how long that takes is the network's doing.
 #[derive(Clone, Debug)]
@@ -29,13 +31,15 @@ struct Shared {
     at: watch::Sender<Instant>,
     /// The caller will be refused, whatever the body holds.
     refused: AtomicBool,
+    /// Whose rows the request is about.
+    owner: OnceLock<Owner>,
 }
 
 impl Deadline {
     /// A request that comes now and may take `request`.
     pub(super) fn new(request: Duration) -> Self {
         let at = watch::Sender::new(Instant::now() + request);
-        Self(Arc::new(Shared { request, at, refused: AtomicBool::new(false) }))
+        Self(Arc::new(Shared { request, at, refused: AtomicBool::new(false), owner: OnceLock::new() }))
     }
 
     /// When the request must be answered, as far as that is known now; and news of it.
@@ -43,9 +47,18 @@ impl Deadline {
         self.0.at.subscribe()
     }
 
-    /// Notes that the caller is refused: the body is not waited for longer than the request's own time.
+    /// Notes that the caller is refused: the body is not waited for longer than the request's own time, and not kept.
     pub(super) fn refuse(&self) {
         self.0.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes whose rows the request is about: the owner's share of the memory is counted.
+    pub(super) fn of_owner(&self, owner: Owner) {
+        let _ = self.0.owner.set(owner); // a request has one caller
+    }
+
+    fn is_refused(&self) -> bool {
+        self.0.refused.load(Ordering::Relaxed)
     }
 
     /// The body will have come, or been given up, by then.
@@ -54,36 +67,53 @@ impl Deadline {
     }
 }
 
-/// Reads the body of a request of somebody who is not known yet; see [`slow_body`]. It has the request's own time.
+/// A body that has come, and the memory that its request has drawn so far.
+#[derive(Clone)]
+pub struct Received {
+    /// The body.
+    pub bytes: Bytes,
+    /// What the request goes on drawing from.
+    pub permit: Permit,
+}
+
+type Reading = Result<Received, ApiError>;
+
+/// Reads the body of a request of somebody who is not known yet; see [`slow_body`].
+///
+/// It has the request's own time, and at most 64 KiB: a stranger has an address and a password to send.
 pub fn body(
     bounds: Arc<Bounds>,
-) -> impl Filter<Extract = (Result<Bytes, ApiError>,), Error = Rejection> + Clone {
-    filter(bounds, false)
+    memory: Arc<Memory>,
+) -> impl Filter<Extract = (Reading,), Error = Rejection> + Clone {
+    filter(bounds, memory, false)
 }
 
 /// Reads the body of a request. Rejects never: a fault is the handler's to pass on.
 ///
 /// - Shape: the bytes as they came, in one piece. Whether they are JSON is for the reader to find.
 /// - Bounds: `body_bytes_max`, refused at once where `Content-Length` tells. Memory follows what has arrived, at most
-///   twice that, whatever was announced. The time is bounded by the pace of the body, and by `body_s` in all;
-///   `request_s` begins when it has come. The body of a caller who is refused anyway has `request_s`.
-/// - Errors: 411, 413, 415, 400 for a body that breaks off. 408 [`ApiError::BodyTooSlow`] for less than
-///   `body_bytes_per_s_min` on the average once `body_grace` is over, for silence of `request_s`, and for a body that
-///   takes longer than it may.
+///   twice that, whatever was announced, and is drawn before it is allocated. The time is bounded by the pace of the
+///   body, and by `body_s` in all; `request_s` begins when it has come. The body of a caller who is refused anyway has
+///   `request_s`, and is empty here: it is read past.
+/// - Errors: 411, 413, 415, 400 for a body that breaks off, 503 where `memory_bytes_max` is used up. 408
+///   [`ApiError::BodyTooSlow`] for less than `body_bytes_per_s_min` on the average once `body_grace` is over, for
+///   silence of `request_s`, and for a body that takes longer than it may.
 pub fn slow_body(
     bounds: Arc<Bounds>,
-) -> impl Filter<Extract = (Result<Bytes, ApiError>,), Error = Rejection> + Clone {
-    filter(bounds, true)
+    memory: Arc<Memory>,
+) -> impl Filter<Extract = (Reading,), Error = Rejection> + Clone {
+    filter(bounds, memory, true)
 }
 
 fn filter(
     bounds: Arc<Bounds>,
-    may_be_slow: bool,
-) -> impl Filter<Extract = (Result<Bytes, ApiError>,), Error = Rejection> + Clone {
+    memory: Arc<Memory>,
+    is_known: bool,
+) -> impl Filter<Extract = (Reading,), Error = Rejection> + Clone {
     warp::header::headers_cloned().and(warp::ext::optional::<Deadline>()).and(warp::body::stream()).then(
         move |headers, deadline, stream| {
-            let bounds = bounds.clone();
-            async move { receive(&bounds, headers, deadline, may_be_slow, stream).await }
+            let (bounds, memory) = (bounds.clone(), memory.clone());
+            async move { receive(&bounds, &memory, headers, deadline, is_known, stream).await }
         },
     )
 }
@@ -91,22 +121,33 @@ fn filter(
 /// Reads a body, and lets the request's time begin when it has come.
 async fn receive<S, B>(
     bounds: &Bounds,
+    memory: &Arc<Memory>,
     headers: HeaderMap,
     deadline: Option<Deadline>,
-    may_be_slow: bool,
+    is_known: bool,
     stream: S,
-) -> Result<Bytes, ApiError>
+) -> Reading
 where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
 {
-    let refused = deadline.as_ref().is_some_and(|deadline| deadline.0.refused.load(Ordering::Relaxed));
-    let time = if may_be_slow && !refused { bounds.body } else { bounds.request };
+    let refused = deadline.as_ref().is_some_and(Deadline::is_refused);
+    let time = if is_known && !refused { bounds.body } else { bounds.request };
     let latest = Instant::now() + time;
     if let Some(deadline) = &deadline {
         deadline.body_until(latest);
     }
-    let read = read(bounds, headers, Clocks { latest, time }, stream).await;
+    let owner = deadline.as_ref().and_then(|deadline| deadline.0.owner.get().copied());
+    let bytes_max = if is_known { usize::MAX } else { SMALL_BODY_BYTES }.min(bounds.body_bytes_max);
+    let body = Incoming {
+        bytes_max,
+        expected: None,
+        keeps: !refused,
+        count: 0,
+        whole: Vec::new(),
+        permit: memory.permit(owner),
+    };
+    let read = body.read(bounds, headers, Clocks { latest, time }, stream).await;
     if let Some(deadline) = &deadline {
         deadline.body_until(Instant::now());
     }
@@ -147,68 +188,111 @@ where
     }
 }
 
-async fn read<S, B>(bounds: &Bounds, headers: HeaderMap, clocks: Clocks, stream: S) -> Result<Bytes, ApiError>
-where
-    S: Stream<Item = Result<B, warp::Error>>,
-    B: Buf,
-{
-    is_json(&headers)?;
-    let announced = announced(&headers)?;
-    let too_large = || ApiError::BodyTooLarge { bytes_max: bounds.body_bytes_max };
-    if announced.is_some_and(|bytes| bytes > bounds.body_bytes_max as u64) {
-        return Err(too_large());
-    }
-    let bytes_expected = announced.and_then(|bytes| usize::try_from(bytes).ok());
+/// A body that is coming in.
+struct Incoming {
+    bytes_max: usize,
+    /// How long it will be, where that is known.
+    expected: Option<usize>,
+    /// Whether anybody will look at it.
+    keeps: bool,
+    /// Bytes that have come.
+    count: usize,
+    whole: Vec<u8>,
+    permit: Permit,
+}
 
-    let mut stream = pin!(stream);
-    let started = Instant::now();
-    let mut whole: Vec<u8> = Vec::new();
-    loop {
-        let due = pace_of(whole.len(), bounds.body_bytes_per_s_min).map(|earned| {
+impl Incoming {
+    async fn read<S, B>(mut self, bounds: &Bounds, headers: HeaderMap, clocks: Clocks, stream: S) -> Reading
+    where
+        S: Stream<Item = Result<B, warp::Error>>,
+        B: Buf,
+    {
+        is_json(&headers)?;
+        let announced = announced(&headers)?;
+        if announced.is_some_and(|bytes| bytes > self.bytes_max as u64) {
+            return Err(self.too_large());
+        }
+        self.expected = announced.and_then(|bytes| usize::try_from(bytes).ok());
+        self.permit.begin_body(announced);
+        let mut stream = pin!(stream);
+        let started = Instant::now();
+        loop {
+            let until = clocks.until(bounds, started, self.count);
+            let chunk = timeout_at(until, stream.next()).await.map_err(|_| clocks.too_slow(bounds, until))?;
+            let Some(chunk) = chunk else { break };
+            let chunk = chunk.map_err(|error| ApiError::InvalidRequest {
+                reason: format!("The body breaks off or is garbled: {error}."),
+            })?;
+            if let Some(bytes) = self.take(chunk)? {
+                self.permit.end_body();
+                return Ok(Received { bytes, permit: self.permit });
+            }
+        }
+        // Without either header HTTP/1.1 has no body at all; with one, an empty body is the sender's choice.
+        if self.count == 0 && announced.is_none() && !headers.contains_key(TRANSFER_ENCODING) {
+            return Err(ApiError::LengthRequired);
+        }
+        self.permit.end_body();
+        Ok(Received { bytes: self.whole.into(), permit: self.permit })
+    }
+
+    /// Takes what has come; returns the body if that is all of it, in one piece.
+    fn take(&mut self, mut chunk: impl Buf) -> Result<Option<Bytes>, ApiError> {
+        let sum = self.count + chunk.remaining();
+        if sum > self.bytes_max {
+            return Err(self.too_large());
+        }
+        let is_first = self.count == 0;
+        self.count = sum;
+        if !self.keeps {
+            return Ok(None);
+        }
+        if is_first && self.expected == Some(sum) {
+            self.permit.grow(sum)?;
+            return Ok(Some(chunk.copy_to_bytes(sum))); // as most bodies: nothing to join
+        }
+        if sum > self.whole.capacity() {
+            // Twice as much as before, and never more than was announced or than is allowed.
+            let most = self.expected.unwrap_or(self.bytes_max).max(sum);
+            let room = self.whole.capacity().saturating_mul(2).clamp(sum, most);
+            self.permit.grow(room - self.whole.capacity())?;
+            self.whole.reserve_exact(room - self.whole.len());
+        }
+        while chunk.has_remaining() {
+            let piece = chunk.chunk();
+            self.whole.extend_from_slice(piece);
+            let read = piece.len();
+            chunk.advance(read);
+        }
+        Ok(None)
+    }
+
+    fn too_large(&self) -> ApiError {
+        ApiError::BodyTooLarge { bytes_max: self.bytes_max }
+    }
+}
+
+impl Clocks {
+    /// Until when the next piece must have come, where so many bytes have.
+    fn until(&self, bounds: &Bounds, started: Instant, count: usize) -> Instant {
+        let due = pace_of(count, bounds.body_bytes_per_s_min).map(|earned| {
             // What came fast earns no right to hold it here in silence.
             let silent = Instant::now() + bounds.request.max(bounds.body_grace);
             started.checked_add(bounds.body_grace + earned).map_or(silent, |due| due.min(silent))
         });
-        let until = due.map_or(clocks.latest, |due| due.min(clocks.latest));
-        let chunk = timeout_at(until, stream.next()).await.map_err(|_| {
-            let reason = if until == clocks.latest {
-                let s = clocks.time.as_secs_f32();
-                format!("The body took longer than {s} s. Send fewer rows at a time.")
-            } else {
-                let bytes = bounds.body_bytes_per_s_min;
-                format!("The body came slower than {bytes} bytes a second. Send fewer rows at a time.")
-            };
-            ApiError::BodyTooSlow { reason }
-        })?;
-        let Some(chunk) = chunk else { break };
-        let mut chunk = chunk.map_err(|error| ApiError::InvalidRequest {
-            reason: format!("The body breaks off or is garbled: {error}."),
-        })?;
-        let bytes = whole.len() + chunk.remaining();
-        if bytes > bounds.body_bytes_max {
-            return Err(too_large());
-        }
-        if whole.is_empty() && bytes_expected == Some(bytes) {
-            return Ok(chunk.copy_to_bytes(bytes)); // all in one piece, as most bodies: nothing to join
-        }
-        if bytes > whole.capacity() {
-            // Twice as much as before, and never more than was announced or than is allowed.
-            let most = bytes_expected.unwrap_or(bounds.body_bytes_max).max(bytes);
-            let room = whole.capacity().saturating_mul(2).clamp(bytes, most);
-            whole.reserve_exact(room - whole.len());
-        }
-        while chunk.has_remaining() {
-            let piece = chunk.chunk();
-            whole.extend_from_slice(piece);
-            let read = piece.len();
-            chunk.advance(read);
-        }
+        due.map_or(self.latest, |due| due.min(self.latest))
     }
-    // Without either header HTTP/1.1 has no body at all; with one, an empty body is the sender's choice.
-    if whole.is_empty() && announced.is_none() && !headers.contains_key(TRANSFER_ENCODING) {
-        return Err(ApiError::LengthRequired);
+
+    fn too_slow(&self, bounds: &Bounds, until: Instant) -> ApiError {
+        let reason = if until == self.latest {
+            let s = self.time.as_secs_f32();
+            format!("The body took longer than {s} s. Send fewer rows at a time.")
+        } else {
+            let bytes = bounds.body_bytes_per_s_min;
+            format!("The body came slower than {bytes} bytes a second. Send fewer rows at a time.")
+        };
+        ApiError::BodyTooSlow { reason }
     }
-    Ok(whole.into())
 }
 
 /// The length that the request announces.

@@ -96,6 +96,13 @@ impl Bounds {
 #[error("{0}")]
 pub struct BadSetting(String);
 
+impl BadSetting {
+    /// A refusal with that text.
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
 /// The web origins that may call the API from a browser.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {

@@ -37,6 +37,7 @@ use warp::Reply;
 
 use super::body::Deadline;
 use super::bounds::{Bounds, Origins, RequestHeaders};
+use super::memory::Permit;
 use super::pattern::{method_of, route_of};
 use super::peer::Peer;
 use super::problem::{ApiError, Unavailable};
@@ -272,10 +273,13 @@ where
     unread.store(has_body && refused, Ordering::Relaxed);
     line.status = Some(status.as_u16());
     line.lasts = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
-    let mut response = response.map(|body| Sent { body: Some(Box::pin(body)), line });
+    let mut response = response;
+    let held = response.extensions_mut().remove::<Permit>();
+    let mut response = response.map(|body| Sent { body: Some(Box::pin(body)), line, held });
     if wants_head_only {
         let bytes = response.body().size_hint().exact();
         response.body_mut().body = None; // and with it whoever would have written it
+        response.body_mut().held = None;
         if let Some(bytes) = bytes.filter(|_| status != StatusCode::NOT_MODIFIED) {
             response.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from(bytes));
         }
@@ -333,6 +337,9 @@ impl Drop for Line {
 pub(super) struct Sent<B> {
     body: Option<Pin<Box<B>>>,
     line: Line,
+    /// The memory of the answer. hyper drops a body once it has the last frame, unless the body says that there may be
+    /// more; then it writes to the socket first. So the memory is given back when at most 64 KiB are left to be sent.
+    held: Option<Permit>,
 }
 
 impl<B: Body> Body for Sent<B> {
@@ -345,6 +352,9 @@ impl<B: Body> Body for Sent<B> {
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = ready!(body.as_mut().poll_frame(cx));
+        if frame.is_none() {
+            self.held = None;
+        }
         if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
             self.line.bytes += data.remaining() as u64;
         }
@@ -352,7 +362,7 @@ impl<B: Body> Body for Sent<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(|body| body.is_end_stream())
+        self.body.as_ref().is_none_or(|body| self.held.is_none() && body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -162,6 +162,8 @@ codes! {
     Self::QuotaExceeded { .. } => INSUFFICIENT_STORAGE "quota_exceeded",
 }
 
+const NO_MEMORY: &str = "Too many large requests are under way: the server has no memory for this one now.";
+
 impl ApiError {
     /// How long the client should wait before it asks again, s.
     fn retry_after_s(&self) -> Option<u64> {
@@ -215,6 +217,11 @@ impl ApiError {
 }
 
 impl ApiError {
+    /// The memory that requests may have is used up: see `memory_bytes_max`.
+    pub const fn no_memory() -> Self {
+        Self::Unavailable { code: Unavailable::Busy, reason: NO_MEMORY, retry_after_s: 2 }
+    }
+
     /// No route has this path, or none of this server's.
     pub const fn no_such_path() -> Self {
         Self::NotFound { what: "nothing at this path" }

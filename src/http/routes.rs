@@ -35,8 +35,10 @@ pub fn routes(
                 let app = Arc::clone(&app);
                 async move {
                     let caller = caller::caller(app, headers).await;
-                    if let (Err(_), Some(deadline)) = (&caller, deadline) {
-                        deadline.refuse();
+                    match (&caller, deadline) {
+                        (Ok(caller), Some(deadline)) => deadline.of_owner(caller.owner),
+                        (Err(_), Some(deadline)) => deadline.refuse(),
+                        (_, None) => {}
                     }
                     caller
                 }
@@ -52,8 +54,8 @@ pub fn routes(
     let headers = warp::header::headers_cloned();
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let no_body = no_body(Arc::clone(&app.bounds));
-    let slow_body = slow_body(Arc::clone(&app.bounds)).boxed();
-    let body = body(Arc::clone(&app.bounds)).boxed();
+    let slow_body = slow_body(Arc::clone(&app.bounds), Arc::clone(&app.memory)).boxed();
+    let body = body(Arc::clone(&app.bounds), Arc::clone(&app.memory)).boxed();
 
     // Either spelling of a path is the same to everyone.
     let fetch_path = warp::path!("fetch").or(warp::path!("fetch.json")).unify();

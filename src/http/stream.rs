@@ -27,6 +27,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Span;
 
+use super::memory::Permit;
 use super::problem::ApiError;
 use super::ready::Making;
 use super::{threads, timing};
@@ -37,6 +38,10 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Chunks that wait between the reader and the socket, beside the one that either has in hand.
 const CHUNKS_AHEAD: usize = 2;
+
+/// What a stream takes at most: the chunk in hand, those that wait, the one that found no room, and the one that is
+/// being sent. Each has some room to spare, as the row that fills it may go beyond.
+const STREAM_BYTES: usize = (CHUNKS_AHEAD + 3) * (CHUNK_BYTES + CHUNK_BYTES / 8);
 
 /// What a stretch may spend on waiting for its client.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -143,11 +148,14 @@ pub(super) enum Told {
 
 /// Reads an answer; returns once it is whole, or has begun.
 ///
-/// Errors: [`ApiError`] of the source; `busy` if every reader that streams may have is taken.
+/// - Bounds: the chunks are drawn from `permit`, which is to live as long as the answer.
+/// - Errors: [`ApiError`] of the source; `busy` if every reader that streams may have is taken, or the memory.
 pub(super) async fn tell<S: Source>(
     readers: &Arc<Readers>,
+    permit: &Permit,
     mut source: S,
 ) -> Result<(S::Head, Told), ApiError> {
+    permit.grow(STREAM_BYTES)?;
     let asked_at = Instant::now();
     let place = readers.enter().await?;
     let (begun, beginning) = oneshot::channel();

@@ -41,6 +41,9 @@ pub struct Metrics {
     pub connections: Gauge,
     pub connections_refused: Counter,
     pub event_streams: Gauge,
+    pub memory_bytes: Gauge,
+    pub memory_bytes_max: Gauge,
+    pub memory_refused: Counter,
     requests: Family<Request, Counter>,
     request_seconds: Family<Route, Histogram, fn() -> Histogram>,
     lock_seconds: Family<Outcome, Histogram, fn() -> Histogram>,
@@ -127,6 +130,9 @@ impl Metrics {
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             event_streams: Gauge::default(),
+            memory_bytes: Gauge::default(),
+            memory_bytes_max: Gauge::default(),
+            memory_refused: Counter::default(),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(seconds),
             lock_seconds: Family::new_with_constructor(seconds),
@@ -163,6 +169,12 @@ impl Metrics {
         let help = "Connections closed since their address had as many as it may";
         r.register("connections_refused", help, all.connections_refused.clone());
         r.register("event_streams", "Event streams that are open", all.event_streams.clone());
+        let help = "Memory that requests hold: bodies, rows and answers";
+        r.register_with_unit("request_memory", help, Unit::Bytes, all.memory_bytes.clone());
+        let help = "Memory that requests may hold together";
+        r.register_with_unit("request_memory_max", help, Unit::Bytes, all.memory_bytes_max.clone());
+        let help = "Times that a request was refused memory";
+        r.register("request_memory_refused", help, all.memory_refused.clone());
         all
     }
 

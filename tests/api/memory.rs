@@ -1,3 +1,6 @@
+use std::sync::Arc;
+
+use rollcall::http::Permit;
 use serde_json::{Value, json};
 
 use crate::app::{Server, key};
@@ -106,4 +109,145 @@ async fn a_page_of_large_rows_ends_early() {
         }
     }
     assert_eq!((told, pages), (60, 6));
+}
+
+const MIB: usize = 1024 * 1024;
+
+/// A server with some 8 MiB for all requests together.
+fn tight() -> Server {
+    Server::with(|settings| {
+        settings.limits.body_bytes_max = MIB;
+        settings.limits.batch_bytes_max = MIB;
+        settings.limits.row_bytes_max = MIB;
+        settings.sync.changes_bytes_max = MIB;
+        settings.memory.ready_bytes_max = 0;
+        settings.auth.password_hashes_max = 1;
+        settings.memory.memory_bytes_max = 19 * MIB + 8 * MIB;
+    })
+}
+
+/// What others hold: as much as large requests may have.
+fn filled(server: &Server) -> Permit {
+    let others = server.app.memory.permit(None);
+    let pieces = (0..1_000).take_while(|_| others.grow(64 * 1024).is_ok()).count();
+    assert_eq!(pieces * 64 * 1024, 6 * MIB, "three quarters");
+    others
+}
+
+/// Waits until requests hold so much: the thread that wrote gives its part back a moment after the answer.
+async fn holds(server: &Server, bytes: usize) {
+    let begun = std::time::Instant::now();
+    while server.app.memory.used() != bytes {
+        assert!(begun.elapsed().as_secs() < 10, "{} bytes are held, not {bytes}", server.app.memory.used());
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
+/// Goal: where the memory is used up, what needs much is refused before it takes it, what needs little is answered, and
+/// all goes on as before once there is memory again. Method: others hold all that large requests may have; every way of
+/// asking for much, and for little; and at the end nobody holds anything.
+#[tokio::test]
+async fn large_requests_wait_for_memory_and_small_ones_do_not() {
+    let server = tight();
+    let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    let row = |n: u64, bytes: usize| json!({ "id": key(n), "text": "x".repeat(bytes) });
+    let large = json!({ "add": { "things": [row(9, 700_000)] } });
+    let small = json!({ "add": { "things": [row(1, 900)] }, "get": { "things": [key(1)] } });
+    server.sync(&phone, json!({ "add": { "things": [row(2, 900_000)] } })).await.ok();
+    server.sync(&phone, json!({ "add": { "things": [row(3, 900_000)] } })).await.ok();
+    let wanted = json!({ "get": { "things": [key(2)] } });
+    let asks = [
+        server.ask("POST", "/synchronise").of(&phone).json(&large),
+        server.ask("POST", "/synchronise").of(&phone).json(&large).header("idempotency-key", "k"),
+        server.ask("POST", "/synchronise").of(&phone).json(&wanted),
+        server.get("/changes").of(&tablet),
+    ];
+    let others = filled(&server);
+    let (held, before) = (server.app.memory.used(), server.app.metrics.memory_refused.get());
+    for ask in &asks {
+        let refused = ask.clone().send().await;
+        assert_eq!(refused.problem(), (503, "busy".into()), "{}", refused.json());
+        assert_eq!(refused.header("retry-after"), Some("2"));
+        holds(&server, held).await; // what was refused holds nothing
+    }
+    assert_eq!(server.app.metrics.memory_refused.get(), before + 4);
+    let version = server.version_of("anna");
+    server.sync(&phone, small).await.ok();
+    assert_eq!(version + 1, server.version_of("anna"), "what was refused was not written");
+    assert_eq!(server.manifest(&phone).await["things"].as_array().unwrap().len(), 3);
+    server.get("/changes").of(&tablet).header("accept", "application/x-ndjson").send().await.ok();
+    drop(others);
+    for ask in &asks {
+        ask.clone().send().await.ok();
+    }
+    holds(&server, 0).await;
+}
+
+/// Goal: a body of many rows that takes many times its length once it is read is drawn for as it grows. Method: others
+/// leave room for such a body, and not for its rows; a value of JSON with many members likewise.
+#[tokio::test]
+async fn rows_are_drawn_for_as_they_are_read() {
+    let server = tight();
+    let phone = server.device("anna", "phone");
+    let rows: Vec<Value> = (0..1_500).map(|n| json!({ "id": key(n) })).collect();
+    let members: serde_json::Map<String, Value> = (0..5_000).map(|n| (n.to_string(), json!(0))).collect();
+    let bodies = [
+        json!({ "add": { "things": rows } }),
+        json!({ "add": { "things": [{ "id": key(7_000), "extra": members }] } }),
+    ];
+    for body in bodies {
+        let bytes = body.to_string().len();
+        let others = filled(&server);
+        others.shrink(3 * bytes);
+        let refused = server.sync(&phone, body.clone()).await;
+        assert_eq!(refused.problem(), (503, "busy".into()), "{bytes} bytes: {}", refused.json());
+        drop(others);
+        server.sync(&phone, body).await.ok();
+        holds(&server, 0).await;
+    }
+}
+
+/// Goal: the answer to a request that asks for little is bounded as well, before anything is written. Method: a text
+/// that is six times as long in JSON.
+#[tokio::test]
+async fn an_answer_that_would_be_too_long_is_refused() {
+    let server = tight();
+    let phone = server.device("anna", "phone");
+    for n in 0..2 {
+        let text = "\u{1}".repeat(150_000);
+        server.sync(&phone, json!({ "add": { "things": [{ "id": key(n), "text": text }] } })).await.ok();
+    }
+    let before = server.version_of("anna");
+    let body = json!({
+        "get": { "things": [key(0), key(1)] }, "add": { "lists": [{ "lid": key(5), "title": "x" }] },
+    });
+    let refused = server.sync(&phone, body).await;
+    assert_eq!(refused.problem(), (422, "too_many_rows".into()), "{}", refused.json());
+    assert_eq!(server.version_of("anna"), before);
+    server.sync(&phone, json!({ "get": { "things": [key(0)] } })).await.ok();
+    holds(&server, 0).await;
+}
+
+/// Goal: an answer counts until it has left. Method: it is kept, and dropped.
+#[tokio::test]
+async fn an_answer_counts_until_it_has_left() {
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+    let server = tight();
+    let phone = server.device("anna", "phone");
+    for n in 0..3 {
+        let row = json!({ "id": key(n), "text": "x".repeat(200_000) });
+        server.sync(&phone, json!({ "add": { "things": [row] } })).await.ok();
+    }
+    for (path, least) in [("/changes", 600_000), ("/fetch?lock=false", 100)] {
+        let request = http::Request::get(path).header("authorization", format!("Bearer {}", phone.token));
+        let request = request.body(http_body_util::Full::new(bytes::Bytes::new())).unwrap();
+        let routes = warp::service(rollcall::http::routes(Arc::clone(&server.app)));
+        let (head, body) = routes.oneshot(request).await.unwrap().into_parts();
+        let held = server.app.memory.used();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        assert!(held >= least && held >= bytes.len() && held < bytes.len() + 1_000, "{path}: {held}");
+        drop(head);
+        holds(&server, 0).await;
+    }
 }

@@ -1,6 +1,5 @@
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
@@ -10,7 +9,7 @@ use super::{Answer, ApiError, App, ended, json, no_content, off_reactor, spelt};
 use crate::accounts::audit::{self, Subject};
 use crate::accounts::{Caller, LocalAccounts, LogIn};
 use crate::http::wire::Fields;
-use crate::http::{BodyFault, Peer};
+use crate::http::{BodyFault, Peer, Received};
 use crate::model::DeviceId;
 
 /// The accounts that this server keeps; where the identity provider keeps them, the paths do not exist.
@@ -19,9 +18,9 @@ fn local(app: &App) -> Result<&LocalAccounts, ApiError> {
 }
 
 /// `POST /register`
-pub async fn register(app: Arc<App>, Peer(from): Peer, body: Result<Bytes, ApiError>) -> Answer {
+pub async fn register(app: Arc<App>, Peer(from): Peer, body: Result<Received, ApiError>) -> Answer {
     local(&app)?;
-    let mut fields = Fields::read(&body?)?;
+    let mut fields = Fields::read(&body?.bytes)?;
     let (email, password) = (fields.text("email")?, fields.text("password")?);
     fields.end()?;
     let email = off_reactor(move || Ok(local(&app)?.register(&email, &password, from)?)).await?;
@@ -37,11 +36,11 @@ pub async fn log_in(
     app: Arc<App>,
     Peer(from): Peer,
     headers: HeaderMap,
-    body: Result<Bytes, ApiError>,
+    body: Result<Received, ApiError>,
 ) -> Answer {
     local(&app)?;
     let shown = bearer(&headers).ok().map(str::to_owned);
-    let mut fields = Fields::read(&body?)?;
+    let mut fields = Fields::read(&body?.bytes)?;
     let (email, password) = (fields.text("email")?, fields.text("password")?);
     let (device, known) = (fields.text("device")?, fields.optional_text("device_id")?);
     fields.end()?;

@@ -10,11 +10,12 @@ use serde_json::json;
 use warp::reply::Reply;
 
 use super::fetch::tables;
-use super::{Answer, ApiError, App, json, off_reactor, parameters, tell_version};
+use super::{Answer, ApiError, App, hold, json, off_reactor, parameters, tell_version};
 use crate::accounts::Caller;
 use crate::changes::{self, Expired, Feed};
 use crate::digest::Digest;
 use crate::http::accept;
+use crate::http::memory::Permit;
 use crate::http::ready::Question;
 use crate::http::stream::{self, Out, Progress, Source, Told};
 use crate::http::wire::{ChangeLine, ChangesBody, DigestsBody, EndLine};
@@ -65,19 +66,19 @@ fn unchanged(app: &App, caller: &Caller, asked: &Asked) -> Option<warp::reply::R
 
 async fn page(app: Arc<App>, caller: Caller, asked: Asked) -> Answer {
     off_reactor(move || {
-        let (changes, current, digests) = read(&app, &caller, &asked)?;
+        let permit = app.memory.permit(Some(caller.owner));
+        let (changes, current, digests) = read(&app, &caller, &asked, &permit)?;
         let next = changes.next.map(|feed| write_feed(feed, &asked.tables, &app.schema));
         let digests = next.is_none().then_some((current, digests.as_slice()));
         let schema = &app.schema;
         let body = ChangesBody { schema, changes: &changes, next: next.as_deref(), digests };
-        let body =
-            Bytes::from(serde_json::to_vec(&body).map_err(|error| ApiError::Internal(Box::new(error)))?);
+        let body = Bytes::from(permit.json(&body)?);
         if asked.next.is_none() && asked.since == Some(current) {
             let mut making = app.ready.begin();
             making.add(&body);
             making.keep(caller.owner, current, Question::Unchanged, None);
         }
-        Ok(told(body, JSON, changes.feed.upto))
+        hold(told(body, JSON, changes.feed.upto), permit)
     })
     .await
 }
@@ -87,7 +88,14 @@ fn told(body: Bytes, kind: &'static str, version: Version) -> warp::reply::Respo
 }
 
 /// Reads one page in one snapshot; beside it the owner's version and digests then.
-fn read(app: &App, caller: &Caller, asked: &Asked) -> Result<(Changes, Version, Vec<Digest>), ApiError> {
+///
+/// Errors: also 503 `busy` where there is no memory for its rows.
+fn read(
+    app: &App,
+    caller: &Caller,
+    asked: &Asked,
+    permit: &Permit,
+) -> Result<(Changes, Version, Vec<Digest>), ApiError> {
     let read = app.storage.read(caller.owner, |txn| {
         let state = txn.state();
         let feed = asked.feed(state)?;
@@ -98,11 +106,18 @@ fn read(app: &App, caller: &Caller, asked: &Asked) -> Result<(Changes, Version, 
             bytes_max: app.settings.sync.changes_bytes_max,
             entries_max: app.settings.sync.page_entries_max,
         };
-        let mut rows = Vec::new();
+        let (mut rows, mut refused) = (Vec::new(), None);
         let page = changes::run(txn, feed, &wanted, &mut |net, table, key, row| {
+            refused = permit.grow(row.weight()).err();
+            if refused.is_some() {
+                return ControlFlow::Break(());
+            }
             rows.push((net, table, key, row.clone()));
             ControlFlow::Continue(())
         })?;
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
         let digests = txn.digests()?;
         let changes = Changes { feed, next: page.next, rows, looked: page.looked };
         Ok::<_, ApiError>((changes, state.version, digests))
@@ -115,10 +130,11 @@ fn read(app: &App, caller: &Caller, asked: &Asked) -> Result<(Changes, Version, 
 /// The whole feed, a line a row, in memory that does not grow with it.
 async fn stream(app: Arc<App>, caller: Caller, asked: Asked) -> Answer {
     let readers = Arc::clone(&app.readers);
-    let (version, lines) = stream::tell(&readers, Lines { app, caller, asked, rest: None }).await?;
+    let permit = app.memory.permit(Some(caller.owner));
+    let (version, lines) = stream::tell(&readers, &permit, Lines { app, caller, asked, rest: None }).await?;
     let answer = match lines {
-        Told::Whole(lines) => Response::new(lines.into()),
-        Told::Streaming(coming) => warp::reply::stream(coming).into_response(),
+        Told::Whole(lines) => hold(Response::new(lines.into()), permit)?,
+        Told::Streaming(coming) => warp::reply::stream(coming.holding(permit)).into_response(),
     };
     Ok(with_headers(answer, NDJSON, version))
 }

@@ -11,10 +11,11 @@ use http::{Method, Response, StatusCode};
 use warp::reply::Reply;
 
 use super::{
-    Answer, ApiError, App, Hold, flag, json_bytes, lock_for_work, parameters, tell_lease, tell_version,
+    Answer, ApiError, App, Hold, flag, hold, json_bytes, lock_for_work, parameters, tell_lease, tell_version,
 };
 use crate::accounts::Caller;
 use crate::fetch::{self, FetchError, Mark, Page, Progress};
+use crate::http::memory::Permit;
 use crate::http::ready::{self, Making, Question, Sending};
 use crate::http::stream::{self, Out, Source, Told};
 use crate::http::wire::Manifest;
@@ -60,9 +61,17 @@ pub async fn fetch(
             let asked = Asked { lock: takes_lock, ..asked.clone() };
             let (app, owner) = (Arc::clone(&app), caller.owner);
             let readers = Arc::clone(&app.readers);
-            let source = RollCall { app, owner, asked, known, at: None, manifest: Manifest::default() };
-            let (head, told) = stream::tell(&readers, source).await?;
-            (head, Body::Read(told))
+            let source = RollCall {
+                app: Arc::clone(&app),
+                owner,
+                asked,
+                known,
+                at: None,
+                manifest: Manifest::default(),
+            };
+            let permit = app.memory.permit(Some(owner));
+            let (head, told) = stream::tell(&readers, &permit, source).await?;
+            (head, Body::Read(told, permit))
         }
     };
     let mut answer = match body {
@@ -71,13 +80,13 @@ pub async fn fetch(
             *answer.status_mut() = StatusCode::NOT_MODIFIED;
             answer
         }
-        Body::Read(Told::Whole(_)) if head.unchanged => {
+        Body::Read(Told::Whole(_), _) if head.unchanged => {
             let mut answer = Response::new(Vec::new().into());
             *answer.status_mut() = StatusCode::NOT_MODIFIED;
             answer
         }
-        Body::Read(Told::Whole(body)) => json_bytes(body),
-        Body::Read(Told::Streaming(coming)) => json_stream(coming.holding(work)),
+        Body::Read(Told::Whole(body), permit) => hold(json_bytes(body), permit)?,
+        Body::Read(Told::Streaming(coming), permit) => json_stream(coming.holding((work, permit))),
         Body::Ready(ready) => {
             let bytes = HeaderValue::from(ready.bytes);
             let mut answer = json_stream(Sending::new(ready));
@@ -119,7 +128,7 @@ struct Head {
 enum Body {
     Unchanged,
     Ready(Arc<ready::Answer>),
-    Read(Told),
+    Read(Told, Permit),
 }
 
 /// The answer, where the owner's version is known without a look and so is the answer at that version.

@@ -13,12 +13,15 @@ pub(super) mod synchronise;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
+use http_body::Body as _;
 use serde::Serialize;
 use tokio::time::{Duration, Instant};
 
 use super::app::App;
+use super::memory::Permit;
 use super::problem::ApiError;
 use super::{threads, timing};
 use crate::accounts::Caller;
@@ -52,10 +55,22 @@ fn json(body: impl Serialize) -> Answer {
     Ok(json_bytes(body))
 }
 
-fn json_bytes(body: Vec<u8>) -> warp::reply::Response {
-    let mut answer = Response::new(body.into());
+fn json_bytes(body: impl Into<Bytes>) -> warp::reply::Response {
+    let mut answer = Response::new(body.into().into());
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
+}
+
+/// Keeps the memory of an answer until it has left; all else that the request drew is given back.
+///
+/// Errors: 503 `busy` where the answer itself was not drawn for, and there is no room.
+fn hold(mut answer: warp::reply::Response, permit: Permit) -> Answer {
+    let bytes = answer.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+    if let Some(bytes) = bytes.filter(|bytes| *bytes > 0) {
+        permit.settle(bytes)?;
+        answer.extensions_mut().insert(permit);
+    }
+    Ok(answer)
 }
 
 fn no_content() -> warp::reply::Response {

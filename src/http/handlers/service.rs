@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
 use http::{Response, StatusCode};
 use serde::Serialize;
@@ -7,7 +8,7 @@ use serde_json::json;
 
 use super::caller::bearer;
 use super::fetch::{header, lists};
-use super::{Answer, ApiError, App, json, json_bytes, off_reactor};
+use super::{Answer, ApiError, App, hold, json, json_bytes, off_reactor};
 use crate::config::{AuthMode, Limits, SyncSettings};
 use crate::contract;
 use crate::http::Unavailable;
@@ -63,10 +64,11 @@ pub async fn metrics(app: Arc<App>, headers: HeaderMap) -> Answer {
     {
         return Err(ApiError::Unauthorized { reason: "This is not the token of --metrics-token." });
     }
+    let permit = app.memory.permit(None);
     let text = off_reactor(move || Ok(app.metrics.written())).await?;
     let mut answer = Response::new(text.into());
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
-    Ok(answer)
+    hold(answer, permit)
 }
 
 /// `GET /openapi.json`: the contract of the declared tables.
@@ -76,7 +78,7 @@ pub async fn typed_contract(app: Arc<App>, asked: HeaderMap) -> Answer {
         None => off_reactor(move || app.contract()).await?,
     };
     let known = lists(asked.get_all(IF_NONE_MATCH), &document.etag);
-    let mut answer = json_bytes(if known { Vec::new() } else { document.text.to_vec() });
+    let mut answer = json_bytes(if known { Bytes::new() } else { document.text.clone() });
     if known {
         *answer.status_mut() = StatusCode::NOT_MODIFIED;
         answer.headers_mut().remove(CONTENT_TYPE);

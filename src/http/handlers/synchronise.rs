@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,14 +14,14 @@ use tracing::Span;
 use super::caller::tell_installation;
 use super::changes::write_feed;
 use super::{
-    Answer, ApiError, App, Hold, ended, fence, json_bytes, lock_for_work, off_reactor, refused, tell_version,
-    timing,
+    Answer, ApiError, App, Hold, ended, fence, hold, json_bytes, lock_for_work, off_reactor, refused,
+    tell_version, timing,
 };
 use crate::accounts::Caller;
 use crate::accounts::installations::{self, Noted};
 use crate::broken;
-use crate::http::wire::{ReportBody, read_batch, rejection_body};
-use crate::http::{BodyFault, threads};
+use crate::http::wire::{ReportBody, read_batch_within, rejection_body};
+use crate::http::{BodyFault, Permit, Received, Unavailable, threads};
 use crate::locks::Work;
 use crate::model::{DeviceId, Timestamp, Version};
 use crate::schema::{Schema, TableId};
@@ -39,21 +40,28 @@ pub async fn synchronise(
     received: Timestamp,
     caller: Result<Caller, ApiError>,
     headers: HeaderMap,
-    body: Result<Bytes, ApiError>,
+    body: Result<Received, ApiError>,
 ) -> Answer {
     let mut caller = caller?;
     let once = Once::read(&headers, body.as_ref().ok())?;
     let same_body = body.as_ref().ok().cloned();
+    let permit = same_body.as_ref().map(|body| body.permit.clone());
     let mut body = body;
     for _ in 0..BEGINNINGS_MAX {
         match attempt(&app, received, &caller, &headers, once.clone(), body).await? {
             Ended::Answer(mut answer) => {
                 tell_installation(answer.headers_mut(), caller.adopts());
-                return Ok(answer);
+                return match permit {
+                    Some(permit) => hold(answer, permit),
+                    None => Ok(answer),
+                };
             }
             Ended::Other(other) => caller = *other,
         }
-        body = Ok(same_body.clone().unwrap_or_default());
+        match &same_body {
+            Some(same) => body = Ok(same.clone()),
+            None => break, // a body that is refused ends the request
+        }
     }
     Err(StorageError::Busy.into())
 }
@@ -75,7 +83,7 @@ async fn attempt(
     caller: &Caller,
     headers: &HeaderMap,
     once: Option<Once>,
-    body: Result<Bytes, ApiError>,
+    body: Result<Received, ApiError>,
 ) -> Result<Ended, ApiError> {
     if let Some(answer) = replayed(app, caller, headers, once.as_ref()).await? {
         return Ok(Ended::Answer(answer));
@@ -89,7 +97,9 @@ async fn attempt(
         }
     };
     let (wire, listener) = Wire::new();
-    let stays = !app.storage.enqueue_blocks() && body.as_ref().is_ok_and(|body| body.len() <= SHORT_BYTES);
+    let stays =
+        !app.storage.enqueue_blocks() && body.as_ref().is_ok_and(|body| body.bytes.len() <= SHORT_BYTES);
+    let permit = body.as_ref().map_or_else(|_| app.memory.permit(None), |body| body.permit.clone());
     let (reading, caller) = (Arc::clone(app), caller.clone());
     let read = move || Upload::read(reading, received, caller, once, work, body);
     let begun = Instant::now();
@@ -102,7 +112,7 @@ async fn attempt(
             Err(refusal) => wire.end(Err(refusal)),
         });
     }
-    let ended = listener.ended(app).await;
+    let ended = listener.ended(app, &permit).await;
     timing::worked(begun);
     ended
 }
@@ -157,16 +167,16 @@ impl Wire {
 }
 
 impl Listener {
-    async fn ended(self, app: &Arc<App>) -> Result<Ended, ApiError> {
+    async fn ended(self, app: &Arc<App>, permit: &Permit) -> Result<Ended, ApiError> {
         let spelt = match self.shown.await {
-            Ok(report) => Some(spell(app, report).await),
+            Ok(report) => Some(spell(app, report, permit).await),
             Err(_) => None, // nothing is shown of this one
         };
         let told = self.told.await.unwrap_or_else(|dropped| Err(ApiError::Internal(Box::new(dropped))));
         let answer = match told? {
             Told::Other(other) => return Ok(Ended::Other(other)),
             Told::Answer(answer) => answer,
-            Told::Report(report) => spell(app, report).await?,
+            Told::Report(report) => spell(app, report, permit).await?,
             Told::Shown => spelt.unwrap_or_else(|| Err(not_run().into()))?,
         };
         Ok(Ended::Answer(answer))
@@ -180,6 +190,10 @@ struct Upload {
     caller: Caller,
     once: Option<Once>,
     batch: Batch,
+    /// The memory of the request.
+    permit: Permit,
+    /// What body and batch take of it.
+    drawn: usize,
     /// Held until it is known what became of the batch, whether or not the client is still there.
     work: Box<dyn Work>,
     goes_on: bool,
@@ -194,14 +208,17 @@ impl Upload {
         caller: Caller,
         once: Option<Once>,
         work: Box<dyn Work>,
-        body: Result<Bytes, ApiError>,
+        body: Result<Received, ApiError>,
     ) -> Result<Self, ApiError> {
-        let batch = body
-            .and_then(|body| read_batch(&body, &app.schema, &app.settings.limits))
-            .inspect_err(|_| ended(work.end(false)))?;
+        let read = |body: Received| {
+            let batch = read_batch_within(&body.bytes, &app.schema, &app.settings.limits, &body.permit)?;
+            Ok((batch, body.permit))
+        };
+        let (batch, permit) = body.and_then(read).inspect_err(|_| ended(work.end(false)))?;
         // It ends the sync even where it is refused, unless it says, in so many words, that it does not.
         let goes_on = batch.keep_lock || (batch.dry_run && work.had_lock());
-        Ok(Self { app, received, caller, once, batch, work, goes_on, span: Span::current() })
+        let drawn = permit.bytes();
+        Ok(Self { app, received, caller, once, batch, permit, drawn, work, goes_on, span: Span::current() })
     }
 
     fn is_small(&self) -> bool {
@@ -225,7 +242,7 @@ impl Upload {
 
     /// What it comes to, and what is to be counted once that is safe.
     fn apply(&self, txn: &mut dyn WriteTxn) -> Result<(Told, Counts), ApiError> {
-        let Self { app, received, caller, once, batch, work, .. } = self;
+        let Self { app, received, caller, once, batch, permit, work, .. } = self;
         let devices_max = app.settings.limits.devices_per_user_max;
         let forgotten = match installations::note(txn, caller, devices_max, app.clock.now())? {
             Noted::Well(forgotten) => forgotten,
@@ -238,13 +255,16 @@ impl Upload {
                 return Ok((Told::Answer(replay(given)), Counts { forgotten, ..Counts::default() }));
             }
         }
+        permit.settle(self.drawn)?; // the job may be run again
         let terms = app.terms(caller.device, *received);
         let report = synchronise::run(txn, &app.schema, batch, &terms)
             .map_err(|refusal| explain(refusal, &app.schema))?;
+        bound_answer(&app.schema, &report, app.settings.limits.batch_bytes_max)?;
+        permit.grow(2 * report.weight())?; // as rows and as JSON; without room for both nothing is written
         let counts = Counts { forgotten, ..Counts::of(&report) };
         let told = match once {
             Some(once) => {
-                let body = write(&app.schema, &report)?;
+                let body = write(&app.schema, &report, permit)?;
                 once.keep(txn, app, caller, &body, report.current)?;
                 Told::Answer(told(body, report.current))
             }
@@ -283,7 +303,7 @@ impl WriteJob for Sent {
 
     fn finish(self: Box<Self>, how: StorageResult<()>) {
         let Self { upload, wire, outcome } = *self;
-        let Upload { app, caller, batch, work, mut goes_on, span, .. } = upload;
+        let Upload { app, caller, batch, permit: _permit, work, mut goes_on, span, .. } = upload;
         let _entered = span.enter();
         let told = how.map_err(ApiError::from).and_then(|()| {
             let (told, counts) = outcome.unwrap_or_else(|| Err(ApiError::from(not_run())))?;
@@ -315,7 +335,8 @@ async fn replayed(
     off_reactor(move || {
         let given = app.storage.read(caller.owner, |txn| once.given(txn, &app, caller.may_have_sent()))?;
         let Some(given) = given else { return Ok(None) };
-        let batch = read_batch(&once.body, &app.schema, &app.settings.limits);
+        once.permit.grow(given.body.len())?;
+        let batch = read_batch_within(&once.body, &app.schema, &app.settings.limits, &once.permit);
         let ends = !batch.is_ok_and(|batch| batch.keep_lock);
         // A late copy of a request of an earlier sync must not end this one.
         let newest = || app.locks.holder(caller.owner).ok().flatten().map(|lease| lease.fence);
@@ -370,10 +391,12 @@ struct Once {
     key: String,
     body: Bytes,
     body_hash: [u8; 32],
+    /// The memory of the request.
+    permit: Permit,
 }
 
 impl Once {
-    fn read(headers: &HeaderMap, body: Option<&Bytes>) -> Result<Option<Self>, ApiError> {
+    fn read(headers: &HeaderMap, body: Option<&Received>) -> Result<Option<Self>, ApiError> {
         let (Some(value), Some(body)) = (headers.get(IDEMPOTENCY_KEY), body) else { return Ok(None) };
         let is_key = |key: &&str| {
             (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())
@@ -382,7 +405,9 @@ impl Once {
         let reason =
             format!("Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters.");
         let key = value.to_str().ok().filter(is_key).ok_or(ApiError::InvalidRequest { reason })?.to_owned();
-        Ok(Some(Self { key, body: body.clone(), body_hash: fingerprint(body) }))
+        let Received { bytes, permit } = body.clone();
+        let body_hash = fingerprint(&bytes);
+        Ok(Some(Self { key, body: bytes, body_hash, permit }))
     }
 
     /// The answer that was given to any of these devices before, if it was.
@@ -453,20 +478,81 @@ fn told(body: Vec<u8>, version: Version) -> warp::reply::Response {
     answer
 }
 
-/// Spells the answer: a large one on a thread of its own.
-async fn spell(app: &Arc<App>, report: Box<Report>) -> Answer {
+/// Writes the answer: a large one on a thread of its own.
+async fn spell(app: &Arc<App>, report: Box<Report>, permit: &Permit) -> Answer {
     let (version, is_short) = (report.current, report.weight() <= SHORT_BYTES);
-    let app = Arc::clone(app);
-    let write = move || write(&app.schema, &report);
-    Ok(told(if is_short { write()? } else { off_reactor(write).await? }, version))
+    let (app, permit) = (Arc::clone(app), permit.clone());
+    let write = move || write(&app.schema, &report, &permit);
+    let body = if is_short { write() } else { off_reactor(write).await };
+    Ok(told(body.map_err(after_write)?, version))
 }
 
-fn write(schema: &Schema, report: &Report) -> Result<Vec<u8>, ApiError> {
+/// What a refusal is called once the rows are written: `busy` would say that they are not.
+fn after_write(refusal: ApiError) -> ApiError {
+    match refusal {
+        ApiError::Unavailable { code: Unavailable::Busy, retry_after_s, .. } => ApiError::Unavailable {
+            code: Unavailable::OutcomeUnknown,
+            reason: "There is no memory for the answer now, though the request may have been carried out. Send it \
+                     again: what it wrote already is then the same.",
+            retry_after_s,
+        },
+        other => other,
+    }
+}
+
+fn write(schema: &Schema, report: &Report, permit: &Permit) -> Result<Vec<u8>, ApiError> {
+    permit.shrink(report.weight()); // it was drawn for this text
+    with_body(schema, report, |body| permit.json(body))
+}
+
+fn with_body<T>(schema: &Schema, report: &Report, with: impl FnOnce(&ReportBody<'_>) -> T) -> T {
     let every: Vec<_> = schema.tables().iter().map(|table| table.id).collect();
     let next = report.changes.as_ref().and_then(|changes| changes.next);
     let next = next.map(|feed| write_feed(feed, &every, schema));
-    let body = ReportBody { schema, report, next: next.as_deref() };
-    serde_json::to_vec(&body).map_err(|error| ApiError::Internal(Box::new(error)))
+    with(&ReportBody { schema, report, next: next.as_deref() })
+}
+
+/// What a byte of a text may become in JSON: `\u0001`.
+const ESCAPED_BYTES: usize = 6;
+
+/// Refuses a request whose answer would be too long, before anything of it is kept.
+///
+/// - Bounds: `bytes_max`, and a page of the feed beside it, which has a bound of its own.
+/// - Errors: 422 `too_many_rows`.
+fn bound_answer(schema: &Schema, report: &Report, bytes_max: usize) -> Result<(), ApiError> {
+    let most = report.weight().saturating_mul(ESCAPED_BYTES);
+    // Nearly every answer is far below, whatever is in its texts; only the others are looked through.
+    if most <= bytes_max {
+        return Ok(());
+    }
+    let mut length = Length { left: bytes_max };
+    match with_body(schema, report, |body| serde_json::to_writer(&mut length, body)) {
+        Ok(()) => Ok(()),
+        Err(error) if error.is_io() => {
+            let reason = format!(
+                "the answer to this request would have more than {bytes_max} bytes: fewer rows at a time"
+            );
+            Err(ApiError::InvalidBody { code: BodyFault::TooManyRows, at: String::new(), reason })
+        }
+        Err(error) => Err(ApiError::Internal(Box::new(error))),
+    }
+}
+
+/// Counts what is written, and fails once that is too much.
+struct Length {
+    left: usize,
+}
+
+impl io::Write for Length {
+    fn write(&mut self, more: &[u8]) -> io::Result<usize> {
+        let left = self.left.checked_sub(more.len());
+        self.left = left.ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 pub(super) fn explain(refusal: Refusal, schema: &Schema) -> ApiError {

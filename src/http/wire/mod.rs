@@ -9,6 +9,6 @@ mod write;
 
 pub use fields::Fields;
 pub use manifest::Manifest;
-pub use read::read_batch;
+pub use read::{read_batch, read_batch_within};
 pub(super) use write::rejection_body;
 pub use write::{ChangeLine, ChangesBody, ConflictBody, DigestsBody, EndLine, ReportBody, RestoredBody};

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::row::{DeletedItem, Item, KeyItem, RowItem, TimeSeed};
 use super::unreadable::{self, lossy};
 use crate::config::Limits;
-use crate::http::{ApiError, BodyFault};
+use crate::http::{ApiError, BodyFault, Permit};
 use crate::model::Version;
 use crate::reconcile::RejectionCode;
 use crate::schema::{Schema, Table, TableId};
@@ -22,18 +22,40 @@ use crate::synchronise::{Batch, Part, UnreadableItem};
 ///   most four times as long as a row may be, since it takes many times its length while it is read.
 /// - Errors: [`ApiError::MalformedJson`] with line and column; [`ApiError::InvalidBody`] with a JSON pointer.
 pub fn read_batch(body: &[u8], schema: &Schema, limits: &Limits) -> Result<Batch, ApiError> {
+    read(body, schema, limits, None)
+}
+
+/// The same, in memory that is drawn from `permit` before it is allocated.
+///
+/// - Bounds: what is drawn stays drawn: at most `batch_bytes_max`, or the length of the body if that is more.
+/// - Errors: also 503 `busy`.
+pub fn read_batch_within(
+    body: &[u8],
+    schema: &Schema,
+    limits: &Limits,
+    permit: &Permit,
+) -> Result<Batch, ApiError> {
+    // A value is at most as long as its text, so no value is made before it is drawn for.
+    permit.grow(body.len())?;
+    read(body, schema, limits, Some(permit))
+}
+
+fn read(body: &[u8], schema: &Schema, limits: &Limits, permit: Option<&Permit>) -> Result<Batch, ApiError> {
+    let reader = |row_by_row| Reader::new(schema, limits, row_by_row, permit.map(|it| (it, body.len())));
     // Nearly every body is right as a whole, and is read once.
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let first = match Reader::new(schema, limits, false).read(&mut json) {
+    let whole = reader(false);
+    let first = match whole.read(&mut serde_json::Deserializer::from_slice(body)) {
         Ok(batch) => return Ok(batch),
+        Err(_) if whole.is_out_of_memory() => return Err(ApiError::no_memory()),
         Err(first) => first,
     };
+    whole.give_back();
     // Otherwise each row is read by itself, so that the one at fault does not cost the others.
     let text = std::str::from_utf8(body).map_err(|error| not_utf8(body, error.valid_up_to()))?;
     if let Err(error) = serde_json::from_str::<&RawValue>(text) {
         return Err(malformed(if unreadable::is_json(&first) { &error } else { &first }));
     }
-    let reader = Reader::new(schema, limits, true);
+    let reader = reader(true);
     let batch = reader.read(&mut serde_json::Deserializer::from_str(text));
     let batch = batch.map_err(|error| reader.explain(&error))?;
     Ok(Batch { unreadable: reader.unreadable.take(), ..batch })
@@ -53,6 +75,10 @@ pub(super) struct Reader<'a> {
     keys: Cell<usize>,
     /// What has been read takes so many bytes.
     pub bytes: Cell<usize>,
+    /// Where the memory comes from, and how much of it was there at the start.
+    permit: Option<(&'a Permit, usize)>,
+    /// What has been drawn so far, with what was there.
+    drawn: Cell<usize>,
     /// What could not be read.
     pub unreadable: RefCell<Vec<UnreadableItem>>,
 }
@@ -64,7 +90,12 @@ pub(super) enum Fault {
     Request(BodyFault),
     /// One row, which cannot be taken.
     Row(RejectionCode),
+    /// The server, which has no memory left.
+    Memory,
 }
+
+/// Memory for rows is drawn in pieces of so many bytes.
+const PIECE_BYTES: usize = 64 * 1024;
 
 pub(super) enum Step<'a> {
     Member(Cow<'a, str>),
@@ -72,7 +103,12 @@ pub(super) enum Step<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(schema: &'a Schema, limits: &'a Limits, row_by_row: bool) -> Self {
+    fn new(
+        schema: &'a Schema,
+        limits: &'a Limits,
+        row_by_row: bool,
+        permit: Option<(&'a Permit, usize)>,
+    ) -> Self {
         Self {
             schema,
             limits,
@@ -82,6 +118,8 @@ impl<'a> Reader<'a> {
             rows: Cell::new(0),
             keys: Cell::new(0),
             bytes: Cell::new(0),
+            permit,
+            drawn: Cell::new(permit.map_or(0, |(_, at_start)| at_start)),
             unreadable: RefCell::default(),
         }
     }
@@ -138,7 +176,35 @@ impl<'a> Reader<'a> {
             let reason = format_args!("the rows so far take more than {max} bytes of memory: send fewer");
             return Err(self.fault(Fault::Request(BodyFault::TooManyRows), reason));
         }
+        let Some((permit, _)) = self.permit else { return Ok(()) };
+        let lacking = self.bytes.get().saturating_sub(self.drawn.get());
+        if lacking > 0 {
+            let piece = lacking.next_multiple_of(PIECE_BYTES);
+            permit.grow(piece).map_err(|refusal| self.fault(Fault::Memory, refusal))?;
+            self.drawn.set(self.drawn.get() + piece);
+        }
         Ok(())
+    }
+
+    /// Draws memory for as long as `work` takes.
+    pub fn during<T, E: Error>(&self, bytes: usize, work: impl FnOnce() -> T) -> Result<T, E> {
+        match self.permit {
+            Some((permit, _)) => {
+                permit.during(bytes, work).map_err(|refusal| self.fault(Fault::Memory, refusal))
+            }
+            None => Ok(work()),
+        }
+    }
+
+    fn is_out_of_memory(&self) -> bool {
+        matches!(self.fault.get(), Fault::Memory)
+    }
+
+    /// Gives back what was drawn beyond what was there: nothing of what was read is left.
+    fn give_back(&self) {
+        if let Some((permit, at_start)) = self.permit {
+            permit.shrink(self.drawn.get() - at_start);
+        }
     }
 
     /// The name of the next member.
@@ -150,6 +216,7 @@ impl<'a> Reader<'a> {
     fn explain(&self, error: &serde_json::Error) -> ApiError {
         let at = self.path.borrow().iter().map(Step::to_string).collect();
         let (code, reason) = match self.fault.get() {
+            Fault::Memory => return ApiError::no_memory(),
             _ if !error.is_data() => (BodyFault::InvalidValue, unreadable::sentence(error)),
             Fault::Request(code) => (code, reason(error)),
             Fault::Row(_) => (BodyFault::InvalidValue, reason(error)),

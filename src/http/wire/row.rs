@@ -214,6 +214,13 @@ impl<'de> Visitor<'de> for RowVisitor<'_, '_> {
     }
 }
 
+/// How many times its length a `json` value takes while its members are sorted: each is a name, a value and its place
+/// in a tree.
+const JSON_GROWS: usize = 32;
+
+/// A shorter `json` value takes so little that nothing is drawn for it.
+const JSON_BYTES_FREE: usize = 1_024;
+
 /// Any JSON, unless it is too long to be looked at, too deep, or no Unicode.
 fn json_value<'de, A: MapAccess<'de>>(
     reader: &Reader<'_>,
@@ -226,7 +233,12 @@ fn json_value<'de, A: MapAccess<'de>>(
         let reason = format_args!("expected JSON of at most {max} bytes").to_string();
         return Err(reader.fault(Fault::Row(RejectionCode::RowTooLarge), reason));
     }
-    seed.json(raw.get()).map_err(|fault| reader.fault(Fault::Row(RejectionCode::InvalidValue), fault))
+    let read = || seed.json(raw.get());
+    let read = match raw.get().len() {
+        bytes if bytes < JSON_BYTES_FREE => read(),
+        bytes => reader.during(bytes.saturating_mul(JSON_GROWS), read)?,
+    };
+    read.map_err(|fault| reader.fault(Fault::Row(RejectionCode::InvalidValue), fault))
 }
 
 struct KeySeed<'r, 'a>(&'r Reader<'a>);

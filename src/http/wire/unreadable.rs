@@ -36,7 +36,7 @@ pub(super) fn read_item<'a, I: Item, E: Error>(
         Err(error) => error,
     };
     let code = match fault {
-        Fault::Request(_) => return Err(reader.fault(fault, reason(&error))),
+        Fault::Request(_) | Fault::Memory => return Err(reader.fault(fault, reason(&error))),
         Fault::Row(_) if broken::is("bad_row_refuses_all") => {
             return Err(reader.fault(Fault::Request(BodyFault::WrongType), reason(&error)));
         }
