@@ -3,13 +3,13 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
-use serde_json::json;
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::synchronise::explain;
 use super::{
-    Answer, ApiError, App, Hold, ended, fence, json, lock_for_work, off_reactor, parameters, refused,
-    tell_version,
+    Answer, ApiError, App, Hold, ended, fence, hold, json, json_bytes, lock_for_work, off_reactor,
+    parameters, refused, tell_version,
 };
 use crate::accounts::Caller;
 use crate::conflicts::{self, RestoreError};
@@ -22,16 +22,30 @@ pub async fn list(app: Arc<App>, caller: Result<Caller, ApiError>, query: String
     let caller = caller?;
     let wanted = read_wanted(&query, &app)?;
     off_reactor(move || {
+        let permit = app.memory.permit(Some(caller.owner));
+        permit.grow(page_bytes(&wanted, &app))?;
         let page = app.storage.read(caller.owner, |txn| Ok::<_, ApiError>(txn.conflicts(&wanted)?))?;
         let schema = &app.schema;
-        let told: Vec<_> = page.conflicts.iter().map(|conflict| ConflictBody { schema, conflict }).collect();
-        let mut body = json!({ "conflicts": told });
-        if let Some(after) = page.next {
-            body["next"] = json!(write_mark(after));
-        }
-        json(body)
+        let conflicts = page.conflicts.iter().map(|conflict| ConflictBody { schema, conflict }).collect();
+        let body = permit.json(&Page { conflicts, next: page.next.map(write_mark) })?;
+        hold(json_bytes(body), permit)
     })
     .await
+}
+
+/// What the conflicts of a page take at most, bytes: the last one may pass the bound, and has three states of a row.
+fn page_bytes(wanted: &WantedConflicts, app: &App) -> usize {
+    let conflict = app.settings.limits.row_bytes_max.saturating_mul(3);
+    let rows = wanted.rows_max.saturating_mul(conflict);
+    rows.min(wanted.bytes_max.saturating_add(conflict))
+}
+
+/// A page of conflicts. No tree is built of it: it is as long as the page.
+#[derive(Serialize)]
+struct Page<'a> {
+    conflicts: Vec<ConflictBody<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 /// `POST /conflicts/{id}/restore`: brings the loser back, as an edit made now.
