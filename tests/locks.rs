@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::{Engine, Store};
 use rollcall::accounts::Caller;
@@ -55,28 +55,32 @@ fn on_both_kinds(case: impl Fn(&Locks)) {
 
 impl Locks {
     fn new() -> Self {
-        Self::over(None)
+        Self::over(None, LEASE_MS)
     }
 
     /// Leases in a database.
     fn shared() -> Self {
+        Self::shared_for(LEASE_MS)
+    }
+
+    fn shared_for(lease_ms: i64) -> Self {
         let schema = Schema::parse("[table.t]\nkey = \"id\"\n[table.t.columns]\nn = \"integer\"\n").unwrap();
         let store = Store::of(Engine::Postgres);
         let (busy_wait, now) = (Duration::from_secs(3), Timestamp::from_ms(START_MS));
         let storage = store.serve(&Arc::new(schema), busy_wait, now, Arc::default()).unwrap();
         store.set_now(START_MS);
         let Leases::Shared(leases) = storage.leases() else { panic!("PostgreSQL keeps leases") };
-        Self::over(Some(Database { leases, store, _storage: storage }))
+        Self::over(Some(Database { leases, store, _storage: storage }), lease_ms)
     }
 
-    fn over(database: Option<Database>) -> Self {
+    fn over(database: Option<Database>, lease_ms: i64) -> Self {
         let (now_ms, tick_ms) = (Arc::new(AtomicI64::new(START_MS)), Arc::new(AtomicI64::new(5)));
         let (now, tick) = (Arc::clone(&now_ms), Arc::clone(&tick_ms));
         let clock = Clock::of(
             move || Timestamp::from_ms(now.load(Ordering::SeqCst)),
             move || Tick::from_ms(tick.load(Ordering::SeqCst)),
         );
-        let lease_ms = LEASE_MS.cast_unsigned();
+        let lease_ms = lease_ms.cast_unsigned();
         let locks: Arc<dyn rollcall::locks::Locks> = match &database {
             None => LocalLocks::new(FIRST, lease_ms, clock),
             Some(database) => SharedLocks::new(Arc::clone(&database.leases), lease_ms, clock),
@@ -380,6 +384,31 @@ fn nobody_takes_over_from_a_request_at_work() {
     assert!(locks.is_busy_for(&tablet), "the lease begins anew when the work ends");
     locks.turn(LEASE_MS);
     assert!(!locks.is_busy_for(&tablet));
+}
+
+/// Goal: a request that takes longer than a lease keeps it, where leases are kept in a database too. Method: short leases,
+/// which are renewed by the real clock and run by the test's.
+#[test]
+fn the_lease_of_a_long_request_is_renewed_in_the_database() {
+    if !Engine::all().contains(&Engine::Postgres) {
+        return;
+    }
+    let (locks, (phone, tablet)) = (Locks::shared_for(300), two());
+    let work = locks.work(&phone, None).unwrap();
+    for round in 0..3 {
+        locks.turn(200);
+        let until = Instant::now() + Duration::from_secs(20);
+        let is_renewed =
+            || locks.holder(phone.owner).is_some_and(|lease| lease.until == locks.now().shifted(300));
+        while !is_renewed() {
+            assert!(Instant::now() < until, "round {round}: {:?}", locks.holder(phone.owner));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    assert!(locks.is_busy_for(&tablet));
+    drop(work);
+    locks.turn(300);
+    assert!(!locks.is_busy_for(&tablet), "nobody renews it any more");
 }
 
 #[test]

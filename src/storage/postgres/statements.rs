@@ -332,9 +332,9 @@ pub(super) const RENEW_LEASE: &str = concat!(
     now!(),
     " + $3 WHERE owner = $1 AND holder = $2 AND lease_until > ",
     now!(),
-    " AND lease_until < ",
+    " AND lease_until - ",
     now!(),
-    " + $4"
+    " < $4" // not the sum of both: it has no room for the largest $4
 );
 /// `$2` is the longest that a lease lasts.
 pub(super) const CUT_LEASE: &str = concat!(
