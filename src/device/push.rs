@@ -134,10 +134,16 @@ impl Syncing<'_> {
             *max > 0
         };
         let limits = &mut self.limits;
-        let smaller = match problem.code.as_str() {
-            "too_many_rows" => halved(&mut limits.rows_max) && halved(&mut limits.get_keys_max),
-            "body_too_large" if sending.sent.len() != 1 => halved(&mut limits.body_bytes_max),
-            _ => false,
+        let is_too_large = problem.code == "body_too_large" || problem.status == 408;
+        let smaller = if problem.code == "too_many_rows" {
+            halved(&mut limits.rows_max) && halved(&mut limits.get_keys_max)
+        } else if is_too_large && sending.sent.len() != 1 {
+            // A line may be so slow that half of the limit is still far too much.
+            let sent = serde_json::to_vec(&sending.body).map_or(usize::MAX, |body| body.len());
+            limits.body_bytes_max = limits.body_bytes_max.min(sent);
+            halved(&mut limits.body_bytes_max)
+        } else {
+            false
         };
         if smaller {
             self.store.forget(names::LIMITS)?;

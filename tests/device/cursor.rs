@@ -370,3 +370,38 @@ fn an_answer_that_cannot_be_had_again_is_no_danger() {
     assert_agree(&mut a, &mut b);
     assert_eq!(b.column("items", rings, "title"), Some(json!("Rings")));
 }
+
+/// A line that loses every body above a size: the server waits for the rest of it, and answers 408.
+struct Slow {
+    inner: Http,
+    body_bytes_max: usize,
+}
+
+impl Remote for Slow {
+    fn ask(&mut self, request: &Request) -> Result<Answer, NoAnswer> {
+        if request.body.as_ref().is_some_and(|body| body.len() > self.body_bytes_max) {
+            let body = json!({ "status": 408, "code": "timeout", "detail": "the body came too slowly" });
+            return Ok(Answer { status: 408, headers: Vec::new(), body: body.to_string().into_bytes() });
+        }
+        self.inner.ask(request)
+    }
+}
+
+#[test]
+fn a_slow_line_gets_smaller_requests() {
+    let server = Server::start();
+    let line = Slow { inner: Http::new(&server.url), body_bytes_max: 3_000 };
+    let mut slow = Phone::over(&server, "slow", Way::Cursor, Box::new(line));
+    for number in 0..100 {
+        slow.add("items", json!({ "title": format!("{number}: {}", "x".repeat(150)) }));
+    }
+    assert_eq!(slow.sync().tally.taken, 100);
+    let sizes: Vec<usize> =
+        slow.remote.log.iter().filter_map(|(sent, _)| Some(sent.body.as_ref()?.len())).collect();
+    let refused = sizes.iter().filter(|size| **size > 3_000).count();
+    assert!((1..8).contains(&refused), "half of what was sent each time: {sizes:?}");
+    // One row alone cannot be made smaller: the sync ends, and the row waits.
+    slow.add("items", json!({ "title": "y".repeat(4_000) }));
+    assert!(matches!(slow.try_sync(1), Err(SyncError::Call(_))));
+    assert_eq!(slow.store.pending().unwrap().added, 1);
+}
