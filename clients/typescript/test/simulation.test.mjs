@@ -1,5 +1,5 @@
-// Several devices with random edits, skewed clocks, lost answers, doubled requests and late copies of them, and tokens
-// of somebody else in between: once it is quiet, all hold the same as the server. Some histories have restores from a
+// Several devices with random edits, skewed clocks, lost answers, doubled requests and late copies of them, tokens of
+// somebody else in between, and phones that are set up from another's backup: once it is quiet, all hold the same as the server. Some histories have restores from a
 // backup: no row goes that nobody deleted. A failure prints its seed; ROLLCALL_SEED runs that one alone, ROLLCALL_SEEDS so many,
 // ROLLCALL_STEPS makes them longer.
 import assert from "node:assert/strict";
@@ -10,6 +10,40 @@ import { randomFrom, sees, server, skip, startServer, user } from "./support.mjs
 const settings = ["--lease-ms", "1000", "--changes-rows-max", "5", "--rows-max", "12", "--get-keys-max", "6", "--fetch-rows-max", "9"];
 const started = await server({ settings });
 const seeds = process.env.ROLLCALL_SEED ? [Number(process.env.ROLLCALL_SEED)] : Array.from({ length: Number(process.env.ROLLCALL_SEEDS ?? 8) }, (_, place) => place + 1);
+
+/** A store that can be copied with all that is in it. */
+function copyable() {
+  const store = memoryStore();
+  const metas = new Set();
+  const tables = new Set();
+  const transact = (mode, work) =>
+    store.transact(mode, (txn) =>
+      work({
+        ...txn,
+        put: (row) => {
+          tables.add(row.table);
+          return txn.put(row);
+        },
+        setMeta: (name, value) => {
+          metas.add(name);
+          return txn.setMeta(name, value);
+        },
+      }),
+    );
+  const copy = async () => {
+    const copied = copyable();
+    const [rows, meta] = await store.transact("read", async (txn) => [
+      (await Promise.all([...tables].map((table) => txn.all(table)))).flat(),
+      await Promise.all([...metas].map(async (name) => [name, await txn.meta(name)])),
+    ]);
+    await copied.transact("write", async (txn) => {
+      for (const row of rows) await txn.put(row);
+      for (const [name, value] of meta) await txn.setMeta(name, value);
+    });
+    return copied;
+  };
+  return { ...store, transact, copy };
+}
 
 const steps = Number(process.env.ROLLCALL_STEPS ?? 40);
 
@@ -31,7 +65,7 @@ for (const [seed, restores] of seeds.flatMap((seed) => [[seed, false], [seed, tr
     const devices = [];
     for (let place = 0; place < 3; place++) {
       const skew = pick([0, 0, -3_600_000, 90_000]);
-      const store = memoryStore();
+      const store = copyable();
       const options = {
         store,
         way: pick(["cursor", "manifest"]),
@@ -82,6 +116,11 @@ for (const [seed, restores] of seeds.flatMap((seed) => [[seed, false], [seed, tr
           const { headers, body } = pick(copies);
           await (await fetch(`${place.url}/synchronise`, { method: "POST", headers, body: JSON.stringify(body) })).text();
         }
+      }
+      if (devices.length < 5 && random() < 0.06) {
+        // Another phone is set up from a backup of this one: both have its token and what waits in it.
+        const options = { ...device.options, store: await device.options.store.copy() };
+        devices.push({ options, client: await anna.device("copy", options) });
       }
       if (random() < 0.6) {
         await edit(device.client);
