@@ -53,13 +53,14 @@ impl Conflict {
     }
 
     /// What the merge of both sides made of the row, and what was lost of either; `None` if they were not merged.
-    fn merged(&self, table: &Table) -> Option<Merged> {
+    fn merged(&self, table: &Table, row_bytes_max: usize) -> Option<Merged> {
         let merges = self.policy == Policy::Merge && self.resolution != Resolution::Overwritten;
         let stored = self.stored.values.as_ref().filter(|_| merges)?;
         let stored: Vec<Value> = stored.iter().map(|value| value.clone().unwrap_or(Value::Null)).collect();
         let stored_at = self.stored_made_at.unwrap_or(self.stored.last_update);
         let newer = self.incoming.last_update > stored_at;
-        Some(merge(&table.columns, self.base.as_deref(), &stored, self.incoming.values.as_ref()?, newer))
+        let (base, incoming) = (self.base.as_deref(), self.incoming.values.as_ref()?);
+        Some(merge(&table.columns, base, &stored, incoming, newer, row_bytes_max))
     }
 }
 
@@ -91,7 +92,7 @@ pub fn restore(
     let Some(mut conflict) = txn.conflict(id)? else { return Ok(None) };
     let held = txn.load(conflict.table, &[conflict.key])?.into_iter().flatten().next();
     let base = held.as_ref().map(|row| row.last_update);
-    let merged = conflict.merged(schema.at(conflict.table));
+    let merged = conflict.merged(schema.at(conflict.table), terms.row_bytes_max);
     let lost = merged.as_ref().map(|merged| &merged.lost).or(conflict.loser().values.as_ref());
     let (operation, values) = match lost {
         None => (Operation::Delete, Vec::new()),

@@ -4,6 +4,7 @@ use std::hash::Hash;
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
+use crate::broken;
 use crate::model::Value;
 use crate::schema::{Column, ColumnMerge, canonical_json};
 
@@ -22,12 +23,14 @@ pub struct Merged {
 /// - `ancestor`: the row that both began with. Without it nobody can tell which side changed a column, so
 ///   every column that differs counts as changed by both.
 /// - `incoming_newer`: whether the device's edit is the later one; it decides columns that fall to `newest`.
+/// - `row_bytes_max`: the most that one row may weigh. Two lists that are longer together are not joined.
 pub fn merge(
     columns: &[Column],
     ancestor: Option<&[Value]>,
     stored: &[Value],
     incoming: &[Option<Value>],
     incoming_newer: bool,
+    row_bytes_max: usize,
 ) -> Merged {
     let mut lost = vec![None; columns.len()];
     let join = |(place, column): (usize, &Column)| {
@@ -43,8 +46,8 @@ pub fn merge(
             return theirs.clone();
         }
         // A list can outgrow its column, and the row must stay one that a device may send.
-        let joined =
-            joined(column.merge, base, theirs, ours).filter(|value| column.over_length(value).is_none());
+        let joined = joined(column.merge, base, theirs, ours, row_bytes_max)
+            .filter(|value| column.over_length(value).is_none());
         joined.unwrap_or_else(|| {
             let (newest, other) = if incoming_newer { (ours, theirs) } else { (theirs, ours) };
             lost[place] = Some(other.clone());
@@ -55,6 +58,28 @@ pub fn merge(
     Merged { values, lost }
 }
 
+/// About how many bytes of memory it takes at most to join the lists of a row: see [`merge`].
+pub fn union_bytes(
+    columns: &[Column],
+    ancestor: Option<&[Value]>,
+    stored: &[Value],
+    incoming: &[Option<Value>],
+) -> usize {
+    let lists = columns.iter().enumerate().filter(|(_, column)| column.merge == ColumnMerge::Union);
+    let of_column = |(place, _): (usize, &Column)| {
+        let theirs = stored.get(place)?;
+        let ours = incoming.get(place)?.as_ref().filter(|ours| *ours != theirs)?;
+        let base = ancestor.and_then(|ancestor| ancestor.get(place));
+        let is_joined = base != Some(theirs) && base != Some(ours);
+        is_joined.then(|| theirs.weight() + ours.weight() + base.map_or(0, Value::weight))
+    };
+    lists.filter_map(of_column).sum::<usize>() * BYTES_A_LISTED_BYTE
+}
+
+/// Memory that a list takes for each byte of its text while it is joined: an item of two bytes becomes a text of its
+/// own, with a place in a set.
+const BYTES_A_LISTED_BYTE: usize = 8;
+
 impl Merged {
     /// Whether either side lost a column.
     pub fn is_contested(&self) -> bool {
@@ -63,13 +88,19 @@ impl Merged {
 }
 
 /// What a column's own rule makes of two values; `None` leaves it to `newest`.
-fn joined(rule: ColumnMerge, base: Option<&Value>, theirs: &Value, ours: &Value) -> Option<Value> {
+fn joined(
+    rule: ColumnMerge,
+    base: Option<&Value>,
+    theirs: &Value,
+    ours: &Value,
+    row_bytes_max: usize,
+) -> Option<Value> {
     match rule {
         ColumnMerge::Newest => None,
         ColumnMerge::Max => Some(if is_less(theirs, ours)? { ours } else { theirs }.clone()),
         ColumnMerge::Min => Some(if is_less(theirs, ours)? { theirs } else { ours }.clone()),
         ColumnMerge::Sum => sum(base?, theirs, ours),
-        ColumnMerge::Union => union(base, theirs, ours),
+        ColumnMerge::Union => union(base, theirs, ours, row_bytes_max),
     }
 }
 
@@ -117,7 +148,13 @@ fn decimal_sum(base: Decimal, theirs: Decimal, ours: Decimal) -> Option<Decimal>
 }
 
 /// What either list holds, less what either side took out of the ancestor's. Theirs come first, in their order.
-fn union(base: Option<&Value>, theirs: &Value, ours: &Value) -> Option<Value> {
+///
+/// The size is checked before anything is read: the joined list may be as long as both together, and the row must stay
+/// one that a device may send.
+fn union(base: Option<&Value>, theirs: &Value, ours: &Value, row_bytes_max: usize) -> Option<Value> {
+    if theirs.weight() + ours.weight() > row_bytes_max && !broken::is("union_unbounded") {
+        return None;
+    }
     let base = base.map_or(Some(Vec::new()), items)?;
     let (theirs, ours) = (items(theirs)?, items(ours)?);
     let union: Vec<&str> = union_of(&base, &theirs, &ours).into_iter().map(String::as_str).collect();
@@ -157,6 +194,8 @@ mod tests {
     use super::*;
     use crate::schema::Schema;
 
+    const ROW_BYTES_MAX: usize = 1_000_000;
+
     /// One column of that type and rule.
     fn column(kind: &str, rule: ColumnMerge, more: &str) -> Column {
         let text = format!(
@@ -178,7 +217,7 @@ mod tests {
         let base = base.map(std::slice::from_ref);
         let columns = std::slice::from_ref(column);
         let incoming = [Some(ours.clone())];
-        let mut merged = merge(columns, base, std::slice::from_ref(theirs), &incoming, newer);
+        let mut merged = merge(columns, base, std::slice::from_ref(theirs), &incoming, newer, ROW_BYTES_MAX);
         let contested = merged.is_contested();
         (merged.values.remove(0), contested)
     }
@@ -221,7 +260,8 @@ mod tests {
     #[test]
     fn a_column_that_is_not_sent_stays() {
         let columns = [column("integer", ColumnMerge::Sum, ""), column("integer", ColumnMerge::Newest, "")];
-        let merged = merge(&columns, Some(&[INT(1), INT(1)]), &[INT(2), INT(2)], &[None, Some(INT(3))], true);
+        let (base, theirs, ours) = ([INT(1), INT(1)], [INT(2), INT(2)], [None, Some(INT(3))]);
+        let merged = merge(&columns, Some(&base), &theirs, &ours, true, ROW_BYTES_MAX);
         assert_eq!((merged.values.clone(), merged.is_contested()), (vec![INT(2), INT(3)], true));
     }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{DeviceId, Precision, RowKey, Stored, Timestamp, Value, Version};
 
 pub use clock::{Skew, TOLERATED_SKEW_MS};
-pub use merge::{Merged, merge};
+pub use merge::{Merged, merge, union_bytes};
 pub use net::{Net, net};
 pub use past::{Others, Past, needs_past};
 pub use rules::{is_conflict, settle};

@@ -180,7 +180,7 @@ fn settle_edit(
     let is_newer = is_newer(row, incoming.last_update);
     let became = match ruling(table.policy, seen, is_newer, past.was_written) {
         Ruling::Keep { note } => return kept(note),
-        Ruling::Join => join(table, row, values, past, incoming),
+        Ruling::Join => join(table, row, values, past, incoming, context),
         Ruling::Apply { .. } if joins_own(table.policy, seen, past) => {
             join_own(table, row, values, past, incoming, context)
         }
@@ -224,8 +224,15 @@ fn overlaid(incoming: &Incoming, values: &[Value]) -> Vec<Value> {
 }
 
 /// Joins what was sent with what somebody else made of the row, under the policy `merge`.
-fn join(table: &Table, row: &Stored, values: &[Value], past: &Past, incoming: &Incoming) -> Became {
-    let merged = joined(table, values, values, row.true_time(), past, incoming);
+fn join(
+    table: &Table,
+    row: &Stored,
+    values: &[Value],
+    past: &Past,
+    incoming: &Incoming,
+    context: &Context,
+) -> Became {
+    let merged = joined(table, values, (values, row.true_time()), past, incoming, context);
     if merged.values == values {
         Became::Left(Verdict::Kept, merged.is_contested().then_some(Resolution::Kept))
     } else {
@@ -237,13 +244,14 @@ fn join(table: &Table, row: &Stored, values: &[Value], past: &Past, incoming: &I
 fn joined(
     table: &Table,
     values: &[Value],
-    theirs: &[Value],
-    theirs_at: Timestamp,
+    (theirs, theirs_at): (&[Value], Timestamp),
     past: &Past,
     incoming: &Incoming,
+    context: &Context,
 ) -> Merged {
     let newer = incoming.last_update.is_none_or(|own| own > theirs_at);
-    let mut merged = merge(&table.columns, past.ancestor.as_deref(), theirs, &incoming.values, newer);
+    let (ancestor, row_bytes_max) = (past.ancestor.as_deref(), context.row_bytes_max);
+    let mut merged = merge(&table.columns, ancestor, theirs, &incoming.values, newer, row_bytes_max);
     // A column that is not sent now stays as an earlier write has left it.
     for (place, _) in incoming.values.iter().enumerate().filter(|(_, given)| given.is_none()) {
         merged.values[place] = values[place].clone();
@@ -269,10 +277,10 @@ fn join_own(
     context: &Context,
 ) -> Became {
     let is_forgotten = past.is_forgotten(row, incoming, context);
-    let (theirs, theirs_at) = past
+    let theirs = past
         .beneath(table.policy, row, incoming, context)
         .map_or((values, row.true_time()), |state| (&state.values, state.true_time()));
-    let merged = joined(table, values, theirs, theirs_at, past, incoming);
+    let merged = joined(table, values, theirs, past, incoming, context);
     let is_contested = merged.is_contested();
     // `_base` tells for sure that the device has not seen what came of its own change. A version does not: the
     // answer may have come, and the cursor be behind for what others wrote in between.
