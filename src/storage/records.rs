@@ -136,6 +136,28 @@ pub(super) fn whole(values: &[Value]) -> Vec<Option<Value>> {
     values.iter().cloned().map(Some).collect()
 }
 
+/// What is written of the row that both sides of a conflict began with: the columns that the stored side does not show
+/// alike. In nearly all conflicts one column differs, and the others need not be kept twice.
+pub(super) fn write_base(table: &Table, conflict: &Conflict) -> Option<String> {
+    let stored = conflict.stored.values.as_deref().unwrap_or_default();
+    let apart = |(place, value): (usize, &Value)| {
+        let is_alike = stored.get(place).is_some_and(|stored| stored.as_ref() == Some(value));
+        (!is_alike).then(|| value.clone())
+    };
+    let base = conflict.base.as_ref()?;
+    let apart: Vec<_> = base.iter().enumerate().map(apart).collect();
+    Some(write_columns(table, &apart))
+}
+
+/// Reads what [`write_base`] wrote, or a whole row, as earlier releases wrote it.
+pub(super) fn read_base(base: Option<Vec<Option<Value>>>, stored: &Side) -> Option<Vec<Value>> {
+    let stored = stored.values.as_deref().unwrap_or_default();
+    let column = |(place, value): (usize, Option<Value>)| {
+        value.or_else(|| stored.get(place).cloned().flatten()).unwrap_or(Value::Null)
+    };
+    base.map(|base| base.into_iter().enumerate().map(column).collect())
+}
+
 /// A column that the table has gained since is empty.
 pub(super) fn filled(values: Vec<Option<Value>>) -> Vec<Value> {
     values.into_iter().map(|value| value.unwrap_or(Value::Null)).collect()

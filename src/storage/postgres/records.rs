@@ -9,7 +9,7 @@ use super::statements::{self, Statements};
 use crate::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
 use crate::schema::{Schema, Table};
 use crate::storage::records::{
-    ConflictListing, filled, policy, read_columns, resolution, whole, write_columns,
+    ConflictListing, filled, policy, read_base, read_columns, resolution, whole, write_base, write_columns,
 };
 use crate::storage::{
     Conflict, ConflictPage, GivenAnswer, Side, StorageError, StorageResult, WantedConflicts,
@@ -78,7 +78,7 @@ impl Records<'_> {
     pub fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
         let table = self.schema.at(conflict.table);
         let side = |side: &Side| side.values.as_ref().map(|values| write_columns(table, values));
-        let base = conflict.base.as_ref().map(|values| write_columns(table, &whole(values)));
+        let base = write_base(table, conflict);
         let (stored, incoming) = (&conflict.stored, &conflict.incoming);
         let params: [Param<'_>; 15] = [
             (&self.owner, Type::UUID),
@@ -159,6 +159,7 @@ impl Records<'_> {
             })
         };
         let resolution = resolution(row.try_get(5)?);
+        let stored = side(7)?;
         Ok(Some(Conflict {
             id: row.try_get(0)?,
             at: Timestamp::from_ms(row.try_get(1)?),
@@ -166,8 +167,8 @@ impl Records<'_> {
             key: RowKey(row.try_get(3)?),
             policy: policy(row.try_get(4)?),
             resolution: resolution.ok_or_else(|| StorageError::Engine("an unknown resolution".into()))?,
-            base: told(6)?.map(filled),
-            stored: side(7)?,
+            base: read_base(told(6)?, &stored),
+            stored,
             incoming: side(10)?,
             restored_at: row.try_get::<_, Option<i64>>(13)?.map(Timestamp::from_ms),
             stored_made_at: row.try_get::<_, Option<i64>>(14)?.map(Timestamp::from_ms),

@@ -9,7 +9,7 @@ use super::values;
 use crate::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
 use crate::schema::{Schema, Table};
 use crate::storage::records::{
-    ConflictListing, filled, policy, read_columns, resolution, whole, write_columns,
+    ConflictListing, filled, policy, read_base, read_columns, resolution, whole, write_base, write_columns,
 };
 use crate::storage::{Conflict, ConflictPage, GivenAnswer, Side, StorageResult, WantedConflicts};
 
@@ -74,7 +74,7 @@ impl Records<'_> {
             conflict.key.0.as_bytes(),
             conflict.policy.name(),
             conflict.resolution.name(),
-            conflict.base.as_ref().map(|values| write_columns(table, &whole(values))),
+            write_base(table, conflict),
             side(&conflict.stored),
             conflict.stored.last_update.ms(),
             conflict.stored.device.0.as_bytes(),
@@ -146,6 +146,11 @@ impl Records<'_> {
         };
         let policy_name = row.get_ref(4)?.as_str()?;
         let resolution_name = row.get_ref(5)?.as_str()?;
+        let stored = side(7)?;
+        let base = match row.get_ref(6)? {
+            ValueRef::Null => None,
+            text => Some(columns(table, text)?),
+        };
         Ok(Some(Conflict {
             id: values::uuid(row.get_ref(0)?)?,
             at: Timestamp::from_ms(row.get(1)?),
@@ -153,11 +158,8 @@ impl Records<'_> {
             key: values::key(row.get_ref(3)?)?,
             policy: policy(policy_name),
             resolution: resolution(resolution_name).ok_or(FromSqlError::InvalidType)?,
-            base: match row.get_ref(6)? {
-                ValueRef::Null => None,
-                text => Some(filled(columns(table, text)?)),
-            },
-            stored: side(7)?,
+            base: read_base(base, &stored),
+            stored,
             incoming: side(10)?,
             restored_at: row.get::<_, Option<i64>>(13)?.map(Timestamp::from_ms),
             stored_made_at: row.get::<_, Option<i64>>(14)?.map(Timestamp::from_ms),
