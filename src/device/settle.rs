@@ -1,6 +1,6 @@
 //! Carries the rules' decisions out in the device's file: one answer, one transaction.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rusqlite::Transaction;
 use serde_json::{Map, Value as Json};
@@ -72,14 +72,17 @@ impl Settling<'_> {
         }
         let sent: HashMap<(&str, Operation, RowKey), &SentRow> =
             sending.sent.iter().map(|sent| ((sent.table.as_str(), sent.operation, sent.key), sent)).collect();
+        // The server's row comes once in an answer: a row that was asked for as well stands under `get` alone.
+        let mut got = asked_for_as_well(self.schema, sending, &get);
         for (operation, lists) in
             [(Operation::Add, add), (Operation::Update, update), (Operation::Delete, delete)]
         {
             for (table, items) in answers::known(self.schema, lists) {
-                for item in items {
+                for mut item in items {
                     let key = item.others.get(&table.key).and_then(answers::key);
                     let sent = key.and_then(|key| sent.get(&(table.name.as_str(), operation, key)));
                     if let Some(sent) = sent {
+                        item.row = item.row.or_else(|| got.remove(&(table.name.clone(), sent.key)));
                         self.verdict(table, sent, item)?;
                     }
                 }
@@ -307,4 +310,25 @@ impl Settling<'_> {
         self.txn.execute("DELETE FROM meta WHERE name = ?1", [name])?;
         Ok(())
     }
+}
+
+/// The rows of an answer that the device has sent and asked for in one request.
+fn asked_for_as_well(
+    schema: &Schema,
+    sending: &Outstanding,
+    get: &BTreeMap<String, Vec<Map<String, Json>>>,
+) -> HashMap<(String, RowKey), Map<String, Json>> {
+    let sent: HashSet<(&str, RowKey)> =
+        sending.sent.iter().map(|sent| (sent.table.as_str(), sent.key)).collect();
+    let mut got = HashMap::new();
+    for (name, rows) in get {
+        let Some(table) = schema.table(name) else { continue };
+        for row in rows {
+            let key = row.get(&table.key).and_then(answers::key);
+            if let Some(key) = key.filter(|key| sent.contains(&(name.as_str(), *key))) {
+                got.insert((name.clone(), key), row.clone());
+            }
+        }
+    }
+    got
 }

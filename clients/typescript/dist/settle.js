@@ -60,11 +60,19 @@ export class Settling {
         if (answer.changes?.type === "full")
             this.past = await this.pastAt(answer.changes.version);
         const sent = new Map(sending.sent.map((row) => [`${row.operation} ${row.table} ${row.key}`, row]));
+        const sentKeys = new Set(sending.sent.map((row) => `${row.table} ${row.key}`));
+        const got = new Map();
+        await this.each(answer.get, async (table, row) => {
+            const name = `${table.name} ${readKey(row[table.key])}`;
+            if (sentKeys.has(name))
+                got.set(name, row);
+        });
         for (const operation of ["add", "update", "delete"]) {
             await this.each(answer[operation], async (table, item) => {
                 const row = sent.get(`${operation} ${table.name} ${readKey(item[table.key])}`);
+                const theirs = item.row ?? got.get(`${table.name} ${row?.key}`);
                 if (row)
-                    await this.verdict(table, sending, row, item);
+                    await this.verdict(table, sending, row, theirs ? { ...item, row: theirs } : item);
             });
         }
         await this.each(answer.get, (table, row) => this.entry(table, row));

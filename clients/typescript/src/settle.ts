@@ -83,10 +83,18 @@ export class Settling {
   async report(sending: Outstanding, answer: Answered): Promise<void> {
     if (answer.changes?.type === "full") this.past = await this.pastAt(answer.changes.version);
     const sent = new Map(sending.sent.map((row) => [`${row.operation} ${row.table} ${row.key}`, row]));
+    // The server's row comes once in an answer: a row that was asked for as well stands under `get` alone.
+    const sentKeys = new Set(sending.sent.map((row) => `${row.table} ${row.key}`));
+    const got = new Map<string, Row>();
+    await this.each(answer.get, async (table, row) => {
+      const name = `${table.name} ${readKey(row[table.key])}`;
+      if (sentKeys.has(name)) got.set(name, row);
+    });
     for (const operation of ["add", "update", "delete"] as const) {
       await this.each(answer[operation], async (table, item) => {
         const row = sent.get(`${operation} ${table.name} ${readKey(item[table.key])}`);
-        if (row) await this.verdict(table, sending, row, item);
+        const theirs = item.row ?? got.get(`${table.name} ${row?.key}`);
+        if (row) await this.verdict(table, sending, row, theirs ? { ...item, row: theirs } : item);
       });
     }
     await this.each(answer.get, (table, row) => this.entry(table, row));

@@ -47,6 +47,17 @@ const answer = (operation, item) => ({ [operation]: { items: [{ iid: A, ...item 
 // ------------------------------------------------------------------------------------------------ verdicts
 
 const theirs = { iid: A, title: "theirs", done: true, last_update: iso(3000) };
+test("a row that won and was asked for as well is taken from under get", async () => {
+  const { write, settle, send, row } = await start();
+  await write((held) => put(held, items, A, { title: "mine" }, 1500));
+  const sending = await send(place());
+  const kept = answer("update", { verdict: "kept", last_update: iso(3000), conflict: "c1" });
+  const { conflicts } = await settle((settling) => settling.report(sending, { ...kept, get: { items: [theirs] } }));
+  const now = await row();
+  assert.deepEqual([now.row.title, now.at, now.state, now.changed], ["theirs", 3000, "clean", {}]);
+  assert.deepEqual([conflicts[0].mine.title, conflicts[0].theirs.title], ["mine", "theirs"]);
+});
+
 for (const [verdict, more, expected] of [
   ["updated", { last_update: iso(2000) }, { title: "mine", at: 2000, pushed: 1, conflicts: 0 }],
   ["same", { last_update: iso(2000) }, { title: "mine", at: 2000, pushed: 1, conflicts: 0 }],
