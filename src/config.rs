@@ -226,7 +226,7 @@ numeric_settings! {
         get_keys_max: usize = 5_000, env "ROLLCALL_GET_KEYS_MAX";
         /// One row, bytes; a sync server is no file store (verdict `rejected`)
         row_bytes_max: usize = 262_144, env "ROLLCALL_ROW_BYTES_MAX";
-        /// Rows that one request sends, or touches, or asks for, bytes in memory; what `rows_max` small rows take many times over (422)
+        /// Rows that one request sends, or touches, what is kept of its conflicts, or the rows in its answer, bytes each; what `rows_max` small rows take many times over (422)
         batch_bytes_max: usize = 33_554_432, env "ROLLCALL_BATCH_BYTES_MAX";
         /// Nesting inside a `json` column (422)
         json_depth_max: usize = 16, env "ROLLCALL_JSON_DEPTH_MAX";

@@ -2,17 +2,28 @@
 
 use uuid::Uuid;
 
-use crate::model::{RowKey, Stored, Timestamp, Value, Version};
+use crate::model::{DeviceId, RowKey, Stored, Timestamp, Value, Version};
 use crate::reconcile::{Incoming, Merged, Operation, Resolution, Verdict, merge};
 use crate::schema::{Policy, Schema, Table};
 use crate::storage::records::write_columns;
 use crate::storage::{Conflict, Side, StorageError, WriteTxn};
 use crate::synchronise::{self, Answered, Batch, LiveRow, Refusal, Terms, Told};
 
+/// Names a conflict. The name follows from what it is about: a device that sends the same loser again, since it did
+/// not get the answer, makes no second conflict.
+pub fn id(
+    table: &Table,
+    key: RowKey,
+    met: Version,
+    device: DeviceId,
+    sent: Option<&Vec<Option<Value>>>,
+) -> Uuid {
+    let sent = sent.map(|values| write_columns(table, values));
+    let about = format!("{}/{key}/{met}/{device}/{sent:?}", table.name);
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, about.as_bytes())
+}
+
 /// What is noted of a conflict.
-///
-/// Its id follows from what it is about: a device that sends the same loser again, since it did not get the
-/// answer, makes no second conflict.
 pub fn note(
     table: &Table,
     key: RowKey,
@@ -22,10 +33,8 @@ pub fn note(
     resolution: Resolution,
     at: Timestamp,
 ) -> Conflict {
-    let sent = incoming.values.as_ref().map(|values| write_columns(table, values));
-    let about = format!("{}/{key}/{}/{}/{sent:?}", table.name, stored.version, incoming.device);
     Conflict {
-        id: Uuid::new_v5(&Uuid::NAMESPACE_OID, about.as_bytes()),
+        id: id(table, key, stored.version, incoming.device, incoming.values.as_ref()),
         at,
         table: table.id,
         key,

@@ -24,10 +24,13 @@ mod me;
 mod memory;
 #[path = "api/synchronise.rs"]
 mod synchronise;
+#[path = "api/unwanted.rs"]
+mod unwanted;
 #[path = "api/values.rs"]
 mod values;
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use app::engine::is_sqlite;

@@ -99,6 +99,11 @@ impl EarlierState {
         self.made_at.unwrap_or(self.last_update)
     }
 
+    /// About how many bytes it takes in memory.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.values.iter().map(|value| size_of::<Value>() + value.weight()).sum::<usize>()
+    }
+
     /// The row as it was in this state.
     pub fn over(&self, row: &Stored) -> Stored {
         Stored {

@@ -30,6 +30,11 @@ pub enum Others {
 impl Past {
     /// Finds it in the states of a row that are still remembered, the latest first.
     pub fn of(states: Vec<EarlierState>, stored: &Stored, incoming: &Incoming, context: &Context) -> Self {
+        Self::among(&states, stored, incoming, context)
+    }
+
+    /// The same, of states that are looked at again.
+    pub fn among(states: &[EarlierState], stored: &Stored, incoming: &Incoming, context: &Context) -> Self {
         let was_seen = |state: &EarlierState| match (incoming.base, context.base) {
             (Some(base), _) => state.last_update <= base.truncated(context.precision),
             (None, Some(base)) => state.version <= base,
@@ -43,7 +48,28 @@ impl Past {
         let ancestor = states.iter().find(|state| was_there && began_with(state));
         let ancestor = ancestor.map(|state| state.values.clone());
 
-        let was_written = match incoming.values.as_slice() {
+        let was_written = Self::was_written(states, stored, incoming, context);
+        let is_whole = stored.version == stored.created
+            || states.last().is_some_and(|oldest| oldest.version <= stored.created);
+        let not_own = states.iter().find(|state| state.changed_by != stored.changed_by || was_seen(state));
+        let others = match not_own.filter(|state| state.version >= stored.created) {
+            Some(state) if was_seen(state) => Others::Nothing,
+            Some(state) => Others::Left(state.clone()),
+            None if is_whole => Others::Nothing,
+            None => Others::Forgotten,
+        };
+        Self { ancestor, others, was_written }
+    }
+
+    /// Whether the device's change is among the states that are remembered. Nothing else of the past depends on the
+    /// columns and the time that the device sent.
+    pub fn was_written(
+        states: &[EarlierState],
+        stored: &Stored,
+        incoming: &Incoming,
+        context: &Context,
+    ) -> bool {
+        match incoming.values.as_slice() {
             // A deletion leaves no state; a row that lives again was deleted once.
             [] => !stored.lives.is_empty(),
             sent => states.iter().any(|state| {
@@ -53,19 +79,7 @@ impl Past {
                     && state.claimed_at == incoming.claimed_at
                     && sent.iter().zip(&state.values).all(holds)
             }),
-        };
-
-        let is_whole = stored.version == stored.created
-            || states.last().is_some_and(|oldest| oldest.version <= stored.created);
-        let not_own =
-            states.into_iter().find(|state| state.changed_by != stored.changed_by || was_seen(state));
-        let others = match not_own.filter(|state| state.version >= stored.created) {
-            Some(state) if was_seen(&state) => Others::Nothing,
-            Some(state) => Others::Left(state),
-            None if is_whole => Others::Nothing,
-            None => Others::Forgotten,
-        };
-        Self { ancestor, others, was_written }
+        }
     }
 
     /// What an edit is merged with under the policy `merge`, if that is not the row as it is now: where the row's last
@@ -84,6 +98,17 @@ impl Past {
             Others::Left(state) if merges && !self.is_forgotten(stored, incoming, context) => Some(state),
             _ => None,
         }
+    }
+
+    /// About how many bytes it takes in memory.
+    pub fn weight(&self) -> usize {
+        let ancestor: usize =
+            self.ancestor.iter().flatten().map(|value| size_of::<Value>() + value.weight()).sum();
+        let others = match &self.others {
+            Others::Left(state) => state.weight(),
+            Others::Nothing | Others::Forgotten => 0,
+        };
+        size_of::<Self>() + ancestor + others
     }
 
     /// Whether others changed the row before the device's own last change, and too little of that is known to

@@ -14,7 +14,7 @@ use crate::model::{Precision, Timestamp, Value};
 pub use declare::{Fault, SchemaError};
 pub use json::{JsonFault, canonical_json};
 pub use read::{HAS_NUL, ValueSeed};
-pub use write::WireValue;
+pub use write::{WireValue, wire_len};
 
 /// Every declared table, and how times are written.
 #[derive(Clone, Debug)]

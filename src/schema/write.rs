@@ -41,6 +41,27 @@ impl Serialize for WireValue<'_> {
     }
 }
 
+/// At most how many bytes a value takes as [`WireValue`] writes it, beside brackets and commas.
+pub fn wire_len(value: &Value) -> usize {
+    match value {
+        Value::Text(text) => 2 + text.bytes().map(escaped_len).sum::<usize>(),
+        Value::Json(text) => text.len(),
+        Value::Blob(bytes) => 2 + bytes.len().div_ceil(3) * 4,
+        Value::Null | Value::Boolean(_) => 5,
+        Value::Integer(_) | Value::Real(_) | Value::Decimal(_) => 40,
+        Value::Uuid(_) | Value::Timestamp(_) | Value::Date(_) => 40,
+    }
+}
+
+/// What one byte of a text takes in JSON: a control character is `\u0001`.
+const fn escaped_len(byte: u8) -> usize {
+    match byte {
+        0..0x20 => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -81,6 +102,32 @@ mod tests {
         let at = Value::Timestamp(Timestamp::from_ms(1_367_422_970_343));
         let fine = WireValue { value: &at, precision: Precision::Milliseconds };
         assert_eq!(serde_json::to_string(&fine).unwrap(), "\"2013-05-01T15:42:50.343Z\"");
+    }
+
+    #[test]
+    fn no_value_is_longer_than_it_is_weighed() {
+        let odd: String = (0..0x100_u32).filter_map(char::from_u32).collect();
+        let exact = [Value::Text("ab".into()), Value::Text("\u{1}\"\\".into()), Value::Blob(vec![7; 10])];
+        for value in &exact {
+            assert_eq!(write(value).len(), wire_len(value));
+        }
+        let decimal = "-7922816251426433759354395033.5".parse().unwrap();
+        let values = [
+            Value::Null,
+            Value::Boolean(false),
+            Value::Integer(i64::MIN),
+            Value::Real(-f64::MIN_POSITIVE),
+            Value::Decimal(decimal),
+            Value::Text(odd),
+            Value::Uuid(uuid::Uuid::max()),
+            Value::Timestamp(Timestamp::from_ms(i64::MAX)),
+            Value::Date(Date::new(2024, 12, 31).unwrap()),
+            Value::Json(r#"{"a":[1]}"#.into()),
+            Value::Blob(vec![0; 11]),
+        ];
+        for value in &values {
+            assert!(write(value).len() <= wire_len(value), "{value:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::working_set::Budget;
+use super::answer_rows::wire_len;
+use super::budget::{Budget, Cost};
 use super::{LiveRow, Refusal, WorkingSet};
 use crate::broken;
 use crate::model::{DeviceId, RowKey, Stored, Version};
@@ -13,38 +14,66 @@ pub(super) type Asked = (TableId, Vec<(RowKey, Option<Stored>)>);
 type Rows = (TableId, Vec<LiveRow>);
 type Keys = (TableId, Vec<RowKey>);
 
-/// Loads what a device asks for.
+/// Loads what a device asks for. A large row comes once, however often the device asks for it.
 ///
-/// Errors: [`Refusal::TooHeavy`] where it takes more than `bytes_max`.
+/// Errors: [`Refusal::TooHeavy`] where it takes more than the budget, in memory or in the answer.
 pub(super) fn load(
     txn: &mut dyn WriteTxn,
     rows: &WorkingSet,
     wanted: &[Keys],
-    bytes_max: usize,
+    budget: &mut Budget<'_>,
 ) -> Result<Vec<Asked>, Refusal> {
-    let (mut all, mut budget) = (Vec::new(), Budget::new(bytes_max));
+    let mut all = Vec::new();
     for (table, keys) in wanted {
-        let unloaded: Vec<RowKey> = keys.iter().copied().filter(|key| !rows.knows(*table, *key)).collect();
-        let mut loaded = budget.load(txn, *table, &unloaded)?.into_iter();
-        let held = |key: &RowKey| {
-            let known = rows.knows(*table, *key);
-            (*key, if known { rows.get(*table, *key).cloned() } else { loaded.next().flatten() })
-        };
-        all.push((*table, keys.iter().map(held).collect()));
+        let mut seen = HashSet::with_capacity(keys.len());
+        let unloaded = keys.iter().copied().filter(|key| seen.insert(*key) && !rows.knows(*table, *key));
+        let unloaded: Vec<RowKey> = unloaded.collect();
+        let mut loaded = budget.load(Cost::Answered, txn, *table, &unloaded)?.into_iter();
+        let mut list: Vec<(RowKey, Option<Stored>)> = Vec::with_capacity(keys.len());
+        let mut places: HashMap<RowKey, usize> = HashMap::with_capacity(keys.len());
+        for key in keys {
+            let row = match places.get(key).and_then(|place| list.get(*place)) {
+                Some((_, Some(row))) if !row.is_tombstone() => {
+                    if !budget.may_tell_again(wire_len(row)) {
+                        continue;
+                    }
+                    Some(row.clone())
+                }
+                Some(_) => None, // it is not there, as was seen
+                None if rows.knows(*table, *key) => {
+                    let known = rows.get(*table, *key);
+                    budget.take(Cost::Answered, known.map_or(0, Stored::weight))?;
+                    known.cloned()
+                }
+                None => loaded.next().flatten(),
+            };
+            // What the row takes in memory is weighed already; its text may take more.
+            budget.take(
+                Cost::Answered,
+                row.as_ref().map_or(0, |row| wire_len(row).saturating_sub(row.weight())),
+            )?;
+            places.entry(*key).or_insert(list.len());
+            list.push((*key, row));
+        }
+        all.push((*table, list));
     }
     Ok(all)
 }
 
 /// What a device asked for, split into what is there and the keys that name nothing alive.
-pub(super) fn found_and_missing(asked: &[Asked]) -> (Vec<Rows>, Vec<Keys>) {
+pub(super) fn found_and_missing(asked: Vec<Asked>) -> (Vec<Rows>, Vec<Keys>) {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for (table, list) in asked {
-        let live = list.iter().filter_map(|(key, row)| LiveRow::of(*key, row.as_ref()?));
-        found.push((*table, live.collect()));
-        let lacking = list.iter().filter(|(_, row)| row.as_ref().is_none_or(Stored::is_tombstone));
-        let lacking: Vec<RowKey> = lacking.map(|(key, _)| *key).collect();
+        let (mut live, mut lacking) = (Vec::new(), Vec::new());
+        for (key, row) in list {
+            match row.and_then(|row| Some((row.last_update, row.values?))) {
+                Some((last_update, values)) => live.push(LiveRow { key, last_update, values }),
+                None => lacking.push(key),
+            }
+        }
+        found.push((table, live));
         if !lacking.is_empty() {
-            missing.push((*table, lacking));
+            missing.push((table, lacking));
         }
     }
     (found, missing)

@@ -35,6 +35,18 @@ impl Group {
         (!rows.is_empty()).then(|| Self { rows, keys, needs: HashMap::new(), leaving: Vec::new() })
     }
 
+    /// The same with one place for each key, for rows of which every mention needs the same.
+    pub fn once_a_key(mut self) -> Self {
+        let mut first: HashMap<RowKey, usize> = HashMap::new();
+        for (place, key) in &self.rows {
+            let first = first.entry(*key).or_insert(*place);
+            *first = (*first).min(*place);
+        }
+        self.rows.retain(|place, key| first.get(key) == Some(place));
+        self.keys.values_mut().for_each(|mentions| *mentions = 1);
+        self
+    }
+
     /// The places of its rows, in the order sent.
     pub fn places(&self) -> Vec<usize> {
         let mut places: Vec<_> = self.rows.keys().copied().collect();

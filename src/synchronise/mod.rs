@@ -3,9 +3,12 @@
 //! One batch is settled row by row over a working copy of the rows it touches, then written in one go:
 //! each row once, in its final state, all under one new version.
 
+mod answer_rows;
 mod asked;
 mod batch;
+mod budget;
 mod group;
+mod losses;
 mod references;
 mod settler;
 mod unreadable;
@@ -24,6 +27,8 @@ use crate::schema::{Schema, TableId};
 use crate::storage::{OwnerState, StorageError, WriteTxn};
 
 pub use batch::{Batch, Part, SentKey, Set, UnreadableItem, ValueFault};
+use budget::Budget;
+pub use budget::StillWanted;
 use settler::{DeviceClock, Settler};
 pub use unreadable::{Answered, AnsweredSet, RejectedKeys, RejectedRow, Unreadable, Why};
 use working_set::WorkingSet;
@@ -49,7 +54,8 @@ pub struct Terms {
     pub pull_rows_max: usize,
     /// Entries of the ledger that are looked at for them.
     pub pull_entries_max: usize,
-    /// The rows that it touches, and those that it asks for, take at most so many bytes in memory each.
+    /// What it makes the server load, what is kept of its conflicts, and the rows in its answer take at most so many
+    /// bytes each.
     pub batch_bytes_max: usize,
     /// No more rows once they have so many bytes.
     pub pull_bytes_max: usize,
@@ -131,12 +137,17 @@ pub struct Told {
     pub verdict: Verdict,
     /// When the row (or its tombstone) last changed, if the server holds one.
     pub last_update: Option<Timestamp>,
-    /// The server's row, wherever it is not what the device sent.
+    /// The server's row, wherever it is not what the device sent. A large row comes once in an answer: with the first
+    /// such verdict on it, or under `get` if the device asks for it there.
     pub row: Option<LiveRow>,
     /// Why it was rejected.
     pub rejection: Option<Rejection>,
-    /// The conflict that was noted, if somebody lost.
+    /// The conflict that was noted, if somebody lost. All losses of one row are one conflict: the last one.
     pub conflict: Option<Uuid>,
+    /// Whether the device cannot know the whole row after this verdict.
+    pub(super) echo: bool,
+    /// Whether somebody lost.
+    pub(super) lost: bool,
 }
 
 /// One live row.
@@ -177,9 +188,12 @@ pub enum Refusal {
     /// The owner's rows would take more bytes than allowed.
     #[error("more than {0} bytes")]
     TooManyBytes(u64),
-    /// The rows that it touches, or asks for, would take more memory than allowed.
+    /// What it makes the server load, keep or answer with would take more bytes than allowed.
     #[error("more than {0} bytes of memory")]
     TooHeavy(usize),
+    /// Nobody waits for the answer any more.
+    #[error("nobody waits for the answer any more")]
+    Unwanted,
     /// Storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -191,6 +205,19 @@ pub enum Refusal {
 /// - Errors: a [`Refusal`], upon which the caller undoes the transaction.
 /// - Source: the seed post, Step 2; `openapi.yaml`, path `/synchronise`.
 pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms) -> Result<Report, Refusal> {
+    run_while(&|| true, txn, schema, batch, terms)
+}
+
+/// Does the same as [`run`] for as long as somebody waits for the answer; that is looked at between rows.
+///
+/// Errors: [`Refusal::Unwanted`] once nobody does.
+pub fn run_while(
+    wanted: &dyn StillWanted,
+    txn: &mut dyn WriteTxn,
+    schema: &Schema,
+    batch: &Batch,
+    terms: &Terms,
+) -> Result<Report, Refusal> {
     let state = txn.state();
     changes::check(state, batch.base).map_err(Refusal::BaseExpired)?;
     let skew = batch.sent_at.map(|sent_at| Skew::measure(sent_at, terms.received));
@@ -205,18 +232,18 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
         row_bytes_max: terms.row_bytes_max,
     };
 
-    let mut rows = WorkingSet::load(txn, schema, batch, terms.batch_bytes_max)?;
+    let mut budget = Budget::new(terms.batch_bytes_max, wanted);
+    let mut rows = WorkingSet::load(txn, schema, batch, &mut budget)?;
     let mut digests = txn.digests()?;
     guard_against_mass_deletion(&digests, batch, &rows, terms)?;
-    let mut settler = Settler::new(txn, schema, context, clock, &mut rows);
+    let mut settler = Settler::new(txn, schema, context, clock, &mut rows, &mut budget);
     let mut add = settler.edits(Operation::Add, &batch.add)?;
     let mut update = settler.edits(Operation::Update, &batch.update)?;
     let mut delete = settler.deletes(&batch.delete)?;
-    settler.name_final_states([&mut add, &mut update, &mut delete].into_iter().flatten());
-    let conflicts = settler.conflicts();
-    let add = batch.in_order(Part::Add, add, &rows);
-    let update = batch.in_order(Part::Update, update, &rows);
-    let delete = batch.in_order(Part::Delete, delete, &rows);
+    let losses = settler.finish([&mut add, &mut update, &mut delete].into_iter().flatten());
+    let mut add = batch.in_order(Part::Add, add, &rows);
+    let mut update = batch.in_order(Part::Update, update, &rows);
+    let mut delete = batch.in_order(Part::Delete, delete, &rows);
     let rejected = batch.rejected_keys(&rows);
 
     if batch.atomic {
@@ -227,15 +254,15 @@ pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms
             return Err(Refusal::Atomic(rejections));
         }
     }
-    for conflict in &conflicts {
-        txn.note_conflict(conflict)?;
-    }
-    let current = write(txn, schema, &rows, &mut digests, state, terms)?;
-    let asked = asked::load(txn, &rows, &batch.get, terms.batch_bytes_max)?;
+    // What the answer has is weighed before anything is written.
+    answer_rows::put_rows(batch, [&mut add, &mut update, &mut delete], &rows, &mut budget)?;
+    let asked = asked::load(txn, &rows, &batch.get, &mut budget)?;
+    losses.note(txn, schema, &rows, &context, &mut budget)?;
+    let current = write(txn, schema, &rows, &mut digests, (state, terms, &budget))?;
     let answered = [&add, &update, &delete].into_iter().flatten();
     let told = answered.flat_map(|(table, list)| list.iter().filter_map(|one| Some((*table, one.key()?))));
     asked::note_known(txn, &rows, told, &asked, batch.base, terms.device)?;
-    let (get, missing) = asked::found_and_missing(&asked);
+    let (get, missing) = asked::found_and_missing(asked);
     // Whoever is told everything drops what is not mentioned, so its own rows must be.
     let but = (current > state.version && batch.base.is_some()).then_some(current);
     let changes = if batch.pull { Some(pull(txn, schema, batch, but, terms)?) } else { None };
@@ -302,14 +329,16 @@ impl LiveRow {
     }
 }
 
+/// Rows that are written before it is looked whether somebody still waits for the answer.
+const WRITTEN_AT_A_TIME: usize = 500;
+
 /// Writes what changed, under one new version, takes it into `digests`, and gives the owner's version after it.
 fn write(
     txn: &mut dyn WriteTxn,
     schema: &Schema,
     rows: &WorkingSet,
     digests: &mut [Digest],
-    state: OwnerState,
-    terms: &Terms,
+    (state, terms, budget): (OwnerState, &Terms, &Budget<'_>),
 ) -> Result<Version, Refusal> {
     let Some(growth) = rows.growth() else { return Ok(state.version) };
     let after = OwnerState {
@@ -326,14 +355,24 @@ fn write(
         return Err(Refusal::TooManyBytes(terms.owner_bytes_max));
     }
     for table in schema.tables().iter().filter(|table| table.history > 0) {
-        txn.remember(table.id, &rows.replaced(table.id), table.history)?;
+        for rows in rows.replaced(table.id).chunks(WRITTEN_AT_A_TIME) {
+            budget.check()?;
+            txn.remember(table.id, rows, table.history)?;
+        }
     }
+    let mut put = |table: TableId, tombstones: bool| -> Result<(), Refusal> {
+        for rows in rows.to_write(table, tombstones).chunks(WRITTEN_AT_A_TIME) {
+            budget.check()?;
+            txn.put(table, rows)?;
+        }
+        Ok(())
+    };
     for table in schema.parents_first() {
-        txn.put(*table, &rows.to_write(*table, false))?;
+        put(*table, false)?;
     }
     for table in schema.parents_first().iter().rev() {
         if !broken::is("tombstone_forgotten") {
-            txn.put(*table, &rows.to_write(*table, true))?;
+            put(*table, true)?;
         }
     }
     let changed = match broken::is("digest_not_updated") {

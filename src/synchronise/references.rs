@@ -1,3 +1,5 @@
+use std::collections::{BTreeSet, HashMap, HashSet};
+
 use super::WorkingSet;
 use crate::model::{RowKey, Stored, Value};
 use crate::reconcile::{Rejection, RejectionCode};
@@ -37,27 +39,122 @@ pub(super) fn is_missing(
     }
 }
 
-/// The live rows that refer to a row, the row itself aside: table, column and key. At least `wanted` of each
-/// table and column, if there are as many.
-pub(super) fn referring(
-    txn: &mut dyn WriteTxn,
-    schema: &Schema,
-    rows: &WorkingSet,
-    table: TableId,
-    key: RowKey,
-    wanted: usize,
-) -> StorageResult<Vec<(TableId, usize, RowKey)>> {
-    let mut found = Vec::new();
-    for (child, column) in schema.referrers(table) {
-        let is_itself = |by: RowKey| child == table && by == key;
-        // Of the rows that storage tells, the batch may have changed that many, and one may be the row itself.
-        let told = txn.referring(child, column, key, rows.changed_count(child) + 1 + wanted)?;
-        let unchanged = told.into_iter().filter(|by| !rows.is_changed(child, *by));
-        let changed = rows.changed_live(child).filter(|(_, row)| reference(row, column) == Some(key));
-        let all = unchanged.chain(changed.map(|(by, _)| by)).filter(|by| !is_itself(*by));
-        found.extend(all.map(|by| (child, column, by)));
+/// A reference as an index has it: the table and column that refer, and the key that they name.
+type Reference = (TableId, usize, RowKey);
+
+/// Which rows refer to which: the loaded rows as they are by now, and whether a row that is not loaded does.
+///
+/// To find out costs one lookup for each row that the batch names, however often it names it and however many rows
+/// refer to it: of rows that are not loaded one is enough to know, since the batch does not change it.
+pub(super) struct Referrers {
+    /// How many loaded rows storage still shows as referring.
+    shown: HashMap<Reference, usize>,
+    /// The loaded rows that refer by now.
+    loaded: HashMap<Reference, BTreeSet<RowKey>>,
+    /// A row that is not loaded and refers; `None` is none.
+    others: HashMap<Reference, Option<RowKey>>,
+}
+
+impl Referrers {
+    /// Looks at every loaded row once.
+    pub fn of(schema: &Schema, rows: &WorkingSet) -> Self {
+        let (mut shown, mut loaded) = (HashMap::new(), HashMap::<_, BTreeSet<_>>::new());
+        for table in schema.tables() {
+            for (key, before, now) in rows.loaded(table.id) {
+                for (column, _) in table.references() {
+                    if let Some(named) = before.and_then(|row| reference(row, column)) {
+                        *shown.entry((table.id, column, named)).or_insert(0) += 1;
+                    }
+                    if let Some(named) = now.and_then(|row| reference(row, column)) {
+                        loaded.entry((table.id, column, named)).or_default().insert(key);
+                    }
+                }
+            }
+        }
+        Self { shown, loaded, others: HashMap::new() }
     }
-    Ok(found)
+
+    /// Takes note that a row is about to be deleted.
+    pub fn delete(&mut self, schema: &Schema, table: TableId, key: RowKey, row: Option<&Stored>) {
+        for (column, _) in schema.at(table).references() {
+            if let Some(named) = row.and_then(|row| reference(row, column))
+                && let Some(by) = self.loaded.get_mut(&(table, column, named))
+            {
+                by.remove(&key);
+            }
+        }
+    }
+
+    /// A live row that refers to `key` and stays, the row itself aside: table, column and key. Rows of the same table
+    /// that are `together` with it do not stay.
+    pub fn staying(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        schema: &Schema,
+        rows: &WorkingSet,
+        (table, key): (TableId, RowKey),
+        together: &HashSet<RowKey>,
+    ) -> StorageResult<Option<(TableId, usize, RowKey)>> {
+        for (child, column) in schema.referrers(table) {
+            if let Some(by) = self.other(txn, rows, (child, column, key))? {
+                return Ok(Some((child, column, by)));
+            }
+            let goes = |by: &RowKey| child == table && (*by == key || together.contains(by));
+            let by = self.loaded.get(&(child, column, key)).into_iter().flatten().find(|by| !goes(by));
+            if let Some(by) = by {
+                return Ok(Some((child, column, *by)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The loaded rows that refer to `key` by now, the row itself aside: table and key.
+    pub fn among_loaded(
+        &self,
+        schema: &Schema,
+        table: TableId,
+        key: RowKey,
+    ) -> impl Iterator<Item = (TableId, RowKey)> {
+        schema.referrers(table).flat_map(move |(child, column)| {
+            let by = self.loaded.get(&(child, column, key)).into_iter().flatten();
+            by.filter(move |by| child != table || **by != key).map(move |by| (child, *by))
+        })
+    }
+
+    /// A row that refers to `key` and that is not loaded.
+    pub fn is_among_others(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        schema: &Schema,
+        rows: &WorkingSet,
+        table: TableId,
+        key: RowKey,
+    ) -> StorageResult<bool> {
+        for (child, column) in schema.referrers(table) {
+            if self.other(txn, rows, (child, column, key))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn other(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        rows: &WorkingSet,
+        place: Reference,
+    ) -> StorageResult<Option<RowKey>> {
+        if let Some(known) = self.others.get(&place) {
+            return Ok(*known);
+        }
+        let (child, column, key) = place;
+        // One more than the loaded ones that it can show.
+        let rows_max = self.shown.get(&place).copied().unwrap_or(0) + 1;
+        let found = txn.referring(child, column, key, rows_max)?;
+        let other = found.into_iter().find(|by| !rows.knows(child, *by));
+        self.others.insert(place, other);
+        Ok(other)
+    }
 }
 
 /// Why a row cannot be deleted.

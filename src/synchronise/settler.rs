@@ -1,16 +1,19 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
+use super::budget::{Budget, Cost};
 use super::group::Group;
+use super::losses::Losses;
+use super::references::{self, Referrers};
 use super::working_set::WorkingSet;
-use super::{LiveRow, Set, Told, ToldSet, references};
-use crate::broken;
-use crate::conflicts;
-use crate::model::{RowKey, Stored, Timestamp};
+use super::{Refusal, Set, Told, ToldSet};
+use crate::model::{EarlierState, RowKey, Stored, Timestamp};
 use crate::reconcile::{
-    Context, Incoming, Operation, Past, RejectionCode, Resolution, Settled, Skew, Verdict, needs_past, settle,
+    Context, Incoming, Operation, Past, RejectionCode, Settled, Skew, Verdict, needs_past, settle,
+    union_bytes,
 };
-use crate::schema::{Schema, TableId};
-use crate::storage::{Conflict, Side, StorageResult, WriteTxn};
+use crate::schema::{Policy, Schema, TableId};
+use crate::storage::WriteTxn;
 
 /// What is known of the clock of the device that sent the batch.
 #[derive(Clone, Copy)]
@@ -24,27 +27,40 @@ pub(super) struct DeviceClock {
 }
 
 /// Settles the rows of a batch over the working copy.
-pub(super) struct Settler<'a> {
+///
+/// A row gets a verdict as often as the batch names it. What is looked up for it is looked up once: what the server
+/// holds ([`WorkingSet`]), its past, and who refers to it ([`Referrers`]).
+pub(super) struct Settler<'a, 'b> {
     txn: &'a mut dyn WriteTxn,
     schema: &'a Schema,
     context: Context,
     clock: DeviceClock,
     rows: &'a mut WorkingSet,
+    budget: &'a mut Budget<'b>,
     /// Keys of the table at hand whose rows are made together, or deleted together, with the row at hand.
     together: HashSet<RowKey>,
-    /// Those by which somebody lost.
-    conflicts: Vec<Conflict>,
-    /// Whether a row was written more than once.
-    is_rewritten: bool,
+    losses: Losses,
+    /// The pasts of rows that the batch names more than once.
+    pasts: HashMap<(TableId, RowKey), KnownPast>,
+    /// There once something is deleted that others may refer to.
+    referrers: Option<Referrers>,
 }
 
-impl<'a> Settler<'a> {
+/// The past of a row, as a device that names `base` needs it.
+struct KnownPast {
+    states: Vec<EarlierState>,
+    base: Option<Timestamp>,
+    past: Rc<Past>,
+}
+
+impl<'a, 'b> Settler<'a, 'b> {
     pub fn new(
         txn: &'a mut dyn WriteTxn,
         schema: &'a Schema,
         context: Context,
         clock: DeviceClock,
         rows: &'a mut WorkingSet,
+        budget: &'a mut Budget<'b>,
     ) -> Self {
         Self {
             txn,
@@ -52,33 +68,30 @@ impl<'a> Settler<'a> {
             context,
             clock,
             rows,
+            budget,
             together: HashSet::new(),
-            conflicts: Vec::new(),
-            is_rewritten: false,
+            losses: Losses::default(),
+            pasts: HashMap::new(),
+            referrers: None,
         }
     }
 
-    /// Has verdicts on a row that was written more than once name its final state: nobody ever sees another.
-    pub fn name_final_states<'t>(&self, told: impl Iterator<Item = &'t mut ToldSet>) {
-        if !self.is_rewritten {
-            return;
-        }
-        for (table, list) in told {
+    /// Has the verdicts name the final state of each row, since nobody ever sees another, and gives what was lost.
+    pub fn finish<'t>(self, told: impl Iterator<Item = &'t mut ToldSet>) -> Losses {
+        let mut told: Vec<_> = told.collect();
+        for (table, list) in told.iter_mut().map(|set| (set.0, &mut set.1)) {
             for told in list.iter_mut() {
-                let held = self.rows.get(*table, told.key);
+                let held = self.rows.get(table, told.key);
                 told.last_update = told.last_update.and(held.map(|row| row.last_update));
-                told.row = told.row.take().and_then(|_| LiveRow::of(told.key, held?));
             }
         }
-    }
-
-    /// The conflicts by which somebody lost.
-    pub fn conflicts(self) -> Vec<Conflict> {
-        self.conflicts
+        let mut losses = self.losses;
+        losses.name(self.schema, self.rows, &self.context, told.into_iter());
+        losses
     }
 
     /// Settles one of `add` and `update`: tables that others refer to first.
-    pub fn edits(&mut self, operation: Operation, sets: &[Set]) -> StorageResult<Vec<ToldSet>> {
+    pub fn edits(&mut self, operation: Operation, sets: &[Set]) -> Result<Vec<ToldSet>, Refusal> {
         let mut told: Vec<ToldSet> = sets.iter().map(|(table, _)| (*table, Vec::new())).collect();
         for table in self.schema.parents_first() {
             for (place, (_, set)) in sets.iter().enumerate().filter(|(_, (of, _))| of == table) {
@@ -93,7 +106,11 @@ impl<'a> Settler<'a> {
     }
 
     /// Settles `delete`: tables that refer to others first.
-    pub fn deletes(&mut self, sets: &[Set]) -> StorageResult<Vec<ToldSet>> {
+    pub fn deletes(&mut self, sets: &[Set]) -> Result<Vec<ToldSet>, Refusal> {
+        let is_parent = |table: TableId| self.schema.referrers(table).next().is_some();
+        if sets.iter().any(|(table, set)| !set.is_empty() && is_parent(*table)) {
+            self.referrers = Some(Referrers::of(self.schema, self.rows));
+        }
         let mut told: Vec<ToldSet> = sets.iter().map(|(table, _)| (*table, Vec::new())).collect();
         for table in self.schema.parents_first().iter().rev() {
             for (place, (_, set)) in sets.iter().enumerate().filter(|(_, (of, _))| of == table) {
@@ -114,11 +131,13 @@ impl<'a> Settler<'a> {
         operation: Operation,
         set: &[Incoming],
         told: &mut [Told],
-    ) -> StorageResult<()> {
+    ) -> Result<(), Refusal> {
         let Some(mut group) = Group::of(told, RejectionCode::ReferenceMissing) else { return Ok(()) };
         for place in group.places() {
+            self.budget.check()?;
             let corrected = self.corrected(&set[place]);
             let past = self.past(table, &corrected)?;
+            self.weigh_union(table, &corrected, &past)?;
             let stored = self.rows.get(table, corrected.key);
             let settled = self.settle(table, stored, &past, operation, &corrected);
             let Settled::Written { row, .. } = &settled else { continue };
@@ -138,28 +157,50 @@ impl<'a> Settler<'a> {
     }
 
     /// Settles once more the deletions of rows that others refer to which are deleted as well.
-    fn delete_together(&mut self, table: TableId, set: &[Incoming], told: &mut [Told]) -> StorageResult<()> {
-        let Some(mut group) = Group::of(told, RejectionCode::StillReferenced) else { return Ok(()) };
+    fn delete_together(
+        &mut self,
+        table: TableId,
+        set: &[Incoming],
+        told: &mut [Told],
+    ) -> Result<(), Refusal> {
+        let Some(group) = Group::of(told, RejectionCode::StillReferenced) else { return Ok(()) };
+        let Some(mut referrers) = self.referrers.take() else { return Ok(()) };
         let places = group.places();
-        for place in &places {
-            let key = set[*place].key;
-            for (child, _, by) in
-                references::referring(self.txn, self.schema, self.rows, table, key, places.len() + 1)?
-            {
-                if child == table { group.needs(*place, by) } else { group.leave(*place) }
+        let mut group = group.once_a_key();
+        for place in group.places() {
+            self.budget.check()?;
+            let key = set[place].key;
+            if referrers.is_among_others(self.txn, self.schema, self.rows, table, key)? {
+                group.leave(place);
+                continue;
+            }
+            for (child, by) in referrers.among_loaded(self.schema, table, key) {
+                if child == table { group.needs(place, by) } else { group.leave(place) }
             }
         }
+        self.referrers = Some(referrers);
         self.together = group.close();
+        let mut rejected: HashMap<RowKey, Told> = HashMap::new();
         for place in places {
+            let key = set[place].key;
+            if let Some(known) = rejected.get(&key) {
+                told[place] = known.clone();
+                continue;
+            }
             told[place] = self.delete(table, &set[place])?;
+            if told[place].rejection.is_some() {
+                rejected.insert(key, told[place].clone()); // whatever it is that refers to the row, it stays
+            }
         }
         self.together.clear();
         Ok(())
     }
 
-    fn edit(&mut self, table: TableId, operation: Operation, incoming: &Incoming) -> StorageResult<Told> {
+    fn edit(&mut self, table: TableId, operation: Operation, incoming: &Incoming) -> Result<Told, Refusal> {
+        self.budget.check()?;
         let corrected = self.corrected(incoming);
         let past = self.past(table, &corrected)?;
+        self.weigh_union(table, &corrected, &past)?;
         let stored = self.rows.get(table, incoming.key);
         let mut settled = self.settle(table, stored, &past, operation, &corrected);
         if let Settled::Written { row, .. } = &settled {
@@ -170,10 +211,11 @@ impl<'a> Settler<'a> {
                     Settled::Rejected(references::is_missing(self.schema, table, column, parent, named));
             }
         }
-        Ok(self.tell(table, corrected, past, settled, false))
+        self.tell(table, corrected, past, settled, false)
     }
 
-    fn delete(&mut self, table: TableId, incoming: &Incoming) -> StorageResult<Told> {
+    fn delete(&mut self, table: TableId, incoming: &Incoming) -> Result<Told, Refusal> {
+        self.budget.check()?;
         let mut corrected = self.corrected(incoming);
         if self.clock.skew.is_some() {
             // A deletion without a time of its own was made, at the latest, when it was sent.
@@ -182,15 +224,17 @@ impl<'a> Settler<'a> {
         let past = self.past(table, &corrected)?;
         let stored = self.rows.get(table, incoming.key);
         let mut settled = self.settle(table, stored, &past, Operation::Delete, &corrected);
-        if matches!(settled, Settled::Written { .. }) {
-            let most = self.together.len() + 1;
-            let by = references::referring(self.txn, self.schema, self.rows, table, incoming.key, most)?;
-            let stays = by.into_iter().find(|(child, _, by)| *child != table || !self.together.contains(by));
-            if let Some((child, column, by)) = stays {
-                settled = Settled::Rejected(references::is_referenced(self.schema, child, column, by));
+        if let (Settled::Written { .. }, Some(referrers)) = (&settled, &mut self.referrers) {
+            let row = (table, incoming.key);
+            let stays = referrers.staying(self.txn, self.schema, self.rows, row, &self.together)?;
+            match stays {
+                Some((child, column, by)) => {
+                    settled = Settled::Rejected(references::is_referenced(self.schema, child, column, by));
+                }
+                None => referrers.delete(self.schema, table, incoming.key, stored),
             }
         }
-        Ok(self.tell(table, corrected, past, settled, true))
+        self.tell(table, corrected, past, settled, true)
     }
 
     fn settle(
@@ -205,13 +249,40 @@ impl<'a> Settler<'a> {
     }
 
     /// What is known of the row's past, if it matters.
-    fn past(&mut self, table: TableId, incoming: &Incoming) -> StorageResult<Past> {
-        let Some(stored) = self.rows.get(table, incoming.key) else { return Ok(Past::default()) };
-        if !needs_past(stored, incoming, &self.context) {
-            return Ok(Past::default());
+    fn past(&mut self, table: TableId, incoming: &Incoming) -> Result<Rc<Past>, Refusal> {
+        let (key, context) = (incoming.key, &self.context);
+        let Some(stored) = self.rows.get(table, key) else { return Ok(Rc::default()) };
+        if !needs_past(stored, incoming, context) {
+            return Ok(Rc::default());
         }
-        let states = self.txn.earlier(table, incoming.key)?;
-        Ok(Past::of(states, stored, incoming, &self.context))
+        if !self.rows.is_named_again(table, key) {
+            let states = self.txn.earlier(table, key)?;
+            return Ok(Rc::new(Past::among(&states, stored, incoming, context)));
+        }
+        let known = match self.pasts.remove(&(table, key)) {
+            Some(known) => known.again(stored, incoming, context),
+            None => {
+                let states = self.txn.earlier(table, key)?;
+                self.budget.take(Cost::Held, 2 * states.iter().map(EarlierState::weight).sum::<usize>())?;
+                KnownPast::of(states, stored, incoming, context)
+            }
+        };
+        let past = Rc::clone(&known.past);
+        self.pasts.insert((table, key), known);
+        Ok(past)
+    }
+
+    /// Weighs the lists that an edit may be joined with, as often as the batch has that done.
+    fn weigh_union(&mut self, table: TableId, incoming: &Incoming, past: &Past) -> Result<(), Refusal> {
+        let table = self.schema.at(table);
+        let stored = self.rows.get(table.id, incoming.key);
+        let joins =
+            |stored: &&Stored| table.policy == Policy::Merge && needs_past(stored, incoming, &self.context);
+        let Some(values) = stored.filter(joins).and_then(|stored| stored.values.as_deref()) else {
+            return Ok(());
+        };
+        let ancestor = past.ancestor.as_deref();
+        self.budget.take(Cost::Held, union_bytes(&table.columns, ancestor, values, &incoming.values))
     }
 
     /// The row with its time in the server's clock; what it was built on is the server's own time already.
@@ -231,61 +302,60 @@ impl<'a> Settler<'a> {
         }
     }
 
-    /// Takes a decision over into the working copy, and says what the device is told.
+    /// Takes a decision over into the working copy, and gives the verdict.
     fn tell(
         &mut self,
         table: TableId,
         incoming: Incoming,
-        past: Past,
+        past: Rc<Past>,
         settled: Settled,
         deletes: bool,
-    ) -> Told {
+    ) -> Result<Told, Refusal> {
         let key = incoming.key;
         let (verdict, echo, rejection, lost) = match &settled {
             Settled::Written { verdict, echo, conflict, .. } => (*verdict, *echo, None, *conflict),
             Settled::Left { verdict, echo, conflict } => (*verdict, *echo, None, *conflict),
             Settled::Rejected(rejection) => (Verdict::Rejected, true, Some(rejection.clone()), None),
         };
-        let stored = self.rows.get(table, key);
-        let conflict = lost.zip(stored).map(|(resolution, stored)| {
-            let policy = self.schema.at(table).policy;
-            let beneath = past.beneath(policy, stored, &incoming, &self.context);
-            let met = match beneath.filter(|_| !deletes && resolution != Resolution::Overwritten) {
-                Some(state) => state.over(stored),
-                None => stored.clone(),
-            };
-            let sent = (!deletes).then_some(incoming.values);
-            let incoming = Side {
-                values: sent,
-                last_update: incoming.last_update.unwrap_or(self.context.now),
-                device: self.context.device,
-            };
-            conflicts::note(
-                self.schema.at(table),
-                key,
-                &met,
-                past.ancestor,
-                incoming,
-                resolution,
-                self.context.now,
-            )
-        });
-        let id = conflict.as_ref().map(|conflict| conflict.id);
-        if !broken::is("conflict_not_noted") {
-            self.conflicts.extend(conflict);
+        if let Some(resolution) = lost.filter(|_| self.rows.before(table, key).is_some()) {
+            if !self.rows.is_named_again(table, key) {
+                self.budget.take(Cost::Held, past.weight())?;
+            }
+            self.losses.add(table, incoming, past, resolution, deletes);
         }
         if let Settled::Written { row, .. } = settled {
-            self.is_rewritten |= self.rows.is_changed(table, key);
+            if !deletes && !self.rows.is_changed(table, key) {
+                // Columns that are not sent are copied.
+                self.budget.take(Cost::Held, self.rows.get(table, key).map_or(0, Stored::weight))?;
+            }
             self.rows.set(table, key, row);
         }
         let held = self.rows.get(table, key);
-        Told {
+        Ok(Told {
             key,
             verdict,
             last_update: held.map(|row| row.last_update),
-            row: held.filter(|_| echo).and_then(|row| LiveRow::of(key, row)),
+            row: None,
             rejection,
-            conflict: id,
+            conflict: None,
+            echo,
+            lost: lost.is_some(),
+        })
+    }
+}
+
+impl KnownPast {
+    fn of(states: Vec<EarlierState>, stored: &Stored, incoming: &Incoming, context: &Context) -> Self {
+        let past = Rc::new(Past::among(&states, stored, incoming, context));
+        Self { states, base: incoming.base, past }
+    }
+
+    /// The same for another edit of the row: nothing is copied unless it names another base.
+    fn again(self, stored: &Stored, incoming: &Incoming, context: &Context) -> Self {
+        let was_written = Past::was_written(&self.states, stored, incoming, context);
+        if self.base == incoming.base && self.past.was_written == was_written {
+            return self;
         }
+        Self::of(self.states, stored, incoming, context)
     }
 }

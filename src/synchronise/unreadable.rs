@@ -24,7 +24,7 @@ pub struct Unreadable {
     pub key: SentKey,
     /// When the row (or its tombstone) last changed, if the server holds one.
     pub last_update: Option<Timestamp>,
-    /// The server's row.
+    /// The server's row, unless it stands elsewhere in the answer.
     pub row: Option<LiveRow>,
     /// Why it was rejected.
     pub fault: ValueFault,
@@ -103,7 +103,7 @@ impl Unreadable {
         Self {
             key: item.key.clone(),
             last_update: held.map(|row| row.last_update),
-            row: key.zip(held).and_then(|(key, row)| LiveRow::of(key, row)),
+            row: None,
             fault: item.fault.clone(),
         }
     }

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::budget::{Budget, Cost};
 use super::{Batch, Refusal};
 use crate::digest::{Digest, Seed};
 use crate::model::{RowKey, Stored, Value};
@@ -12,52 +13,13 @@ use crate::storage::WriteTxn;
 /// often it names a row, and one write a changed row.
 pub(super) struct WorkingSet {
     tables: BTreeMap<TableId, HashMap<RowKey, Slot>>,
-    changes: BTreeMap<TableId, Changes>,
-}
-
-/// What a batch has changed of one table, for those who ask again and again.
-#[derive(Default)]
-struct Changes {
-    rows: usize,
-    /// Those that are alive.
-    live: HashSet<RowKey>,
+    /// Rows that the batch names more than once.
+    named_again: HashSet<(TableId, RowKey)>,
 }
 
 struct Slot {
     before: Option<Stored>,
     after: Option<Stored>,
-}
-
-/// How many bytes of rows a request may still have in memory.
-pub(super) struct Budget {
-    left: usize,
-    max: usize,
-}
-
-/// Rows that are loaded before they are weighed.
-const LOADED_AT_A_TIME: usize = 128;
-
-impl Budget {
-    pub fn new(max: usize) -> Self {
-        Self { left: max, max }
-    }
-
-    /// Loads rows as [`crate::storage::ReadTxn::load`] does, unless they are too heavy.
-    pub fn load(
-        &mut self,
-        txn: &mut dyn WriteTxn,
-        table: TableId,
-        keys: &[RowKey],
-    ) -> Result<Vec<Option<Stored>>, Refusal> {
-        let mut loaded = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(LOADED_AT_A_TIME) {
-            let rows = txn.load(table, keys)?;
-            let bytes: usize = rows.iter().flatten().map(Stored::weight).sum();
-            self.left = self.left.checked_sub(bytes).ok_or(Refusal::TooHeavy(self.max))?;
-            loaded.extend(rows);
-        }
-        Ok(loaded)
-    }
 }
 
 /// By how much a batch grows its owner.
@@ -69,12 +31,12 @@ pub(super) struct Growth {
 impl WorkingSet {
     /// Loads every row that the batch changes, and every row that its rows refer to.
     ///
-    /// Errors: [`Refusal::TooHeavy`] where those rows take more than `bytes_max`, though the batch takes little.
+    /// Errors: [`Refusal::TooHeavy`] where those rows take more than the budget, though the batch takes little.
     pub fn load(
         txn: &mut dyn WriteTxn,
         schema: &Schema,
         batch: &Batch,
-        bytes_max: usize,
+        budget: &mut Budget<'_>,
     ) -> Result<Self, Refusal> {
         let mut wanted: BTreeMap<TableId, Vec<RowKey>> = BTreeMap::new();
         for (table, set) in batch.add.iter().chain(&batch.update).chain(&batch.delete) {
@@ -90,16 +52,18 @@ impl WorkingSet {
         for (table, key) in batch.keys_of_unreadable() {
             wanted.entry(table).or_default().push(key);
         }
-        let (mut tables, mut budget) = (BTreeMap::new(), Budget::new(bytes_max));
+        let (mut tables, mut named_again) = (BTreeMap::new(), HashSet::new());
         for (table, mut keys) in wanted {
             keys.sort_unstable(); // neighbours on a page are read together
+            named_again
+                .extend(keys.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| (table, pair[0])));
             keys.dedup();
-            let loaded = budget.load(txn, table, &keys)?;
+            let loaded = budget.load(Cost::Held, txn, table, &keys)?;
             let slots =
                 keys.into_iter().zip(loaded).map(|(key, row)| (key, Slot { before: row, after: None }));
             tables.insert(table, slots.collect());
         }
-        Ok(Self { tables, changes: BTreeMap::new() })
+        Ok(Self { tables, named_again })
     }
 
     fn slot(&self, table: TableId, key: RowKey) -> Option<&Slot> {
@@ -122,33 +86,34 @@ impl WorkingSet {
         self.get(table, key).is_some_and(|row| !row.is_tombstone())
     }
 
+    /// The row as the batch found it.
+    pub fn before(&self, table: TableId, key: RowKey) -> Option<&Stored> {
+        self.slot(table, key)?.before.as_ref()
+    }
+
+    /// Whether the batch names the row more than once.
+    pub fn is_named_again(&self, table: TableId, key: RowKey) -> bool {
+        self.named_again.contains(&(table, key))
+    }
+
     /// Changes a row.
     pub fn set(&mut self, table: TableId, key: RowKey, row: Stored) {
-        let changes = self.changes.entry(table).or_default();
-        if row.is_tombstone() {
-            changes.live.remove(&key);
-        } else {
-            changes.live.insert(key);
-        }
         let slots = self.tables.entry(table).or_default();
-        let before = slots.entry(key).or_insert(Slot { before: None, after: None }).after.replace(row);
-        changes.rows += usize::from(before.is_none());
+        slots.entry(key).or_insert(Slot { before: None, after: None }).after = Some(row);
+    }
+
+    /// Every loaded row of a table: its key, the row as it was, and the row as it is by now.
+    pub fn loaded(&self, table: TableId) -> impl Iterator<Item = (RowKey, Option<&Stored>, Option<&Stored>)> {
+        let slots = self.tables.get(&table).into_iter().flatten();
+        slots.map(|(key, slot)| {
+            let before = slot.before.as_ref();
+            (*key, before, slot.after.as_ref().or(before))
+        })
     }
 
     /// Whether the batch changed the row.
     pub fn is_changed(&self, table: TableId, key: RowKey) -> bool {
         self.slot(table, key).is_some_and(|slot| slot.after.is_some())
-    }
-
-    /// How many rows of a table the batch changed.
-    pub fn changed_count(&self, table: TableId) -> usize {
-        self.changes.get(&table).map_or(0, |changes| changes.rows)
-    }
-
-    /// The rows of a table that the batch changed and that are alive by now.
-    pub fn changed_live(&self, table: TableId) -> impl Iterator<Item = (RowKey, &Stored)> {
-        let live = self.changes.get(&table).into_iter().flat_map(|changes| &changes.live);
-        live.filter_map(move |key| Some((*key, self.get(table, *key)?)))
     }
 
     /// The rows of a table that the batch changed, as they are by now.

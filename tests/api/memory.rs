@@ -3,7 +3,7 @@ use std::sync::Arc;
 use rollcall::http::Permit;
 use serde_json::{Value, json};
 
-use crate::app::{Server, key};
+use crate::app::{Server, key, verdicts};
 
 /// A bound that a few hundred rows reach.
 const BYTES_MAX: usize = 200_000;
@@ -250,4 +250,37 @@ async fn an_answer_counts_until_it_has_left() {
         drop(head);
         holds(&server, 0).await;
     }
+}
+
+/// Goal: the contents of a row stand in an answer once, however often the request names the row. Method: stale edits of
+/// one large row, then the same with the row under `get` several times; the answer's bytes are counted.
+#[tokio::test]
+async fn a_row_is_told_once() {
+    const LONG: usize = 20_000;
+    let server = Server::new();
+    let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    let row = json!({ "id": key(1), "title": "x".repeat(LONG) });
+    let base = server.sync(&phone, json!({ "add": { "ours": [row] } })).await.ok()["version"].clone();
+    let row = json!({ "id": key(1), "title": "y".repeat(LONG) });
+    server.sync(&phone, json!({ "base": base, "update": { "ours": [row] } })).await.ok();
+    let mine = |n: u64| json!({ "id": key(1), "title": format!("mine {n}") });
+    let edits: Vec<Value> = (0..200).map(mine).collect();
+    let stale = json!({ "base": base, "update": { "ours": edits } });
+    let answer = server.sync(&tablet, stale.clone()).await;
+    assert_eq!(verdicts(&answer.ok(), "update", "ours"), ["kept"; 200]);
+    assert!(answer.bytes.len() < LONG + 200 * 250, "{} bytes", answer.bytes.len());
+    assert_eq!(answer.ok()["update"]["ours"][0]["row"]["title"], "y".repeat(LONG));
+    let conflicts = server.get("/conflicts").of(&phone).send().await.ok();
+    assert_eq!(conflicts["conflicts"].as_array().unwrap().len(), 1);
+    assert_eq!(conflicts["conflicts"][0]["incoming"]["row"]["title"], "mine 199");
+    assert_eq!(conflicts["conflicts"][0]["id"], answer.ok()["update"]["ours"][7]["conflict"]);
+
+    let mut asked = stale;
+    asked["get"] = json!({ "ours": [key(1), key(1), key(2), key(2)] });
+    let answer = server.sync(&tablet, asked).await;
+    assert!(answer.bytes.len() < LONG + 200 * 250, "{} bytes", answer.bytes.len());
+    let told = answer.ok();
+    assert_eq!(told["get"]["ours"].as_array().unwrap().len(), 1);
+    assert_eq!(told["missing"]["ours"], json!([key(2), key(2)]));
+    assert!(told["update"]["ours"].as_array().unwrap().iter().all(|told| told.get("row").is_none()));
 }

@@ -1,5 +1,5 @@
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 use tracing::Span;
 
 use super::caller::tell_installation;
@@ -28,7 +28,7 @@ use crate::schema::{Schema, TableId};
 use crate::storage::{
     GivenAnswer, Outcome, ReadTxn, StorageError, StorageResult, WriteJob, WriteTxn, not_run,
 };
-use crate::synchronise::{self, Batch, Refusal, Report};
+use crate::synchronise::{self, Batch, Refusal, Report, StillWanted};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -43,12 +43,13 @@ pub async fn synchronise(
     body: Result<Received, ApiError>,
 ) -> Answer {
     let mut caller = caller?;
+    let due = Instant::now() + app.bounds.request;
     let once = Once::read(&headers, body.as_ref().ok())?;
     let same_body = body.as_ref().ok().cloned();
     let permit = same_body.as_ref().map(|body| body.permit.clone());
     let mut body = body;
     for _ in 0..BEGINNINGS_MAX {
-        match attempt(&app, received, &caller, &headers, once.clone(), body).await? {
+        match attempt(&app, (received, due), &caller, &headers, once.clone(), body).await? {
             Ended::Answer(mut answer) => {
                 tell_installation(answer.headers_mut(), caller.adopts());
                 return match permit {
@@ -79,7 +80,7 @@ enum Ended {
 /// Does the work as that caller.
 async fn attempt(
     app: &Arc<App>,
-    received: Timestamp,
+    times: (Timestamp, Instant),
     caller: &Caller,
     headers: &HeaderMap,
     once: Option<Once>,
@@ -101,7 +102,7 @@ async fn attempt(
         !app.storage.enqueue_blocks() && body.as_ref().is_ok_and(|body| body.bytes.len() <= SHORT_BYTES);
     let permit = body.as_ref().map_or_else(|_| app.memory.permit(None), |body| body.permit.clone());
     let (reading, caller) = (Arc::clone(app), caller.clone());
-    let read = move || Upload::read(reading, received, caller, once, work, body);
+    let read = move || Upload::read(reading, times, caller, once, work, body);
     let begun = Instant::now();
     if stays {
         let upload = read()?;
@@ -187,6 +188,8 @@ impl Listener {
 struct Upload {
     app: Arc<App>,
     received: Timestamp,
+    /// When the time of the request is over.
+    due: Instant,
     caller: Caller,
     once: Option<Once>,
     batch: Batch,
@@ -204,7 +207,7 @@ impl Upload {
     /// Reads the batch. A body that is refused ends the sync.
     fn read(
         app: Arc<App>,
-        received: Timestamp,
+        (received, due): (Timestamp, Instant),
         caller: Caller,
         once: Option<Once>,
         work: Box<dyn Work>,
@@ -218,7 +221,8 @@ impl Upload {
         // It ends the sync even where it is refused, unless it says, in so many words, that it does not.
         let goes_on = batch.keep_lock || (batch.dry_run && work.had_lock());
         let drawn = permit.bytes();
-        Ok(Self { app, received, caller, once, batch, permit, drawn, work, goes_on, span: Span::current() })
+        let span = Span::current();
+        Ok(Self { app, received, due, caller, once, batch, permit, drawn, work, goes_on, span })
     }
 
     fn is_small(&self) -> bool {
@@ -241,7 +245,7 @@ impl Upload {
     }
 
     /// What it comes to, and what is to be counted once that is safe.
-    fn apply(&self, txn: &mut dyn WriteTxn) -> Result<(Told, Counts), ApiError> {
+    fn apply(&self, txn: &mut dyn WriteTxn, wanted: &dyn StillWanted) -> Result<(Told, Counts), ApiError> {
         let Self { app, received, caller, once, batch, permit, work, .. } = self;
         let devices_max = app.settings.limits.devices_per_user_max;
         let forgotten = match installations::note(txn, caller, devices_max, app.clock.now())? {
@@ -257,7 +261,7 @@ impl Upload {
         }
         permit.settle(self.drawn)?; // the job may be run again
         let terms = app.terms(caller.device, *received);
-        let report = synchronise::run(txn, &app.schema, batch, &terms)
+        let report = synchronise::run_while(wanted, txn, &app.schema, batch, &terms)
             .map_err(|refusal| explain(refusal, &app.schema))?;
         bound_answer(&app.schema, &report, app.settings.limits.batch_bytes_max)?;
         permit.grow(2 * report.weight())?; // as rows and as JSON; without room for both nothing is written
@@ -283,10 +287,24 @@ struct Sent {
     outcome: Option<Result<(Told, Counts), ApiError>>,
 }
 
+/// A client that hangs up sends the batch again. Work of less than this is finished all the same: then it need not be
+/// done twice.
+const FINISHED_ANYWAY: Duration = Duration::from_secs(1);
+
+/// Whether a batch is still to be worked on that has been since `begun`. It is for as long as somebody waits for the
+/// answer; without that, for a moment, unless the time of its request was over.
+fn is_wanted(now: Instant, due: Instant, begun: Instant, client_gone: bool) -> bool {
+    let is_short = now < due && now.duration_since(begun) < FINISHED_ANYWAY;
+    !client_gone || is_short || broken::is("unwanted_work_kept")
+}
+
 impl WriteJob for Sent {
     fn run(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<Outcome> {
         let upload = &self.upload;
-        let mut outcome = upload.span.in_scope(|| upload.apply(txn));
+        let (tell, due, begun) = (&self.wire.tell, upload.due, Instant::now());
+        // The other end of the channel is dropped when the client hangs up, and when the time of its request is over.
+        let wanted = || is_wanted(Instant::now(), due, begun, tell.is_closed());
+        let mut outcome = upload.span.in_scope(|| upload.apply(txn, &wanted));
         // The last is a fault: the commit never comes, as if the server had died before.
         let is_other = matches!(outcome, Ok((Told::Other(_), _)));
         let is_kept =
@@ -361,11 +379,12 @@ struct Counts {
 
 impl Counts {
     fn of(report: &Report) -> Self {
-        let mut counts = Self::default();
+        let (mut counts, mut noted) = (Self::default(), HashSet::new());
         for (table, told) in [&report.add, &report.update, &report.delete].into_iter().flatten() {
             for told in told {
                 *counts.verdicts.entry(told.verdict().name()).or_default() += 1;
-                counts.conflicts.extend(told.settled().and_then(|told| told.conflict).map(|_| *table));
+                let conflict = told.settled().and_then(|told| told.conflict);
+                counts.conflicts.extend(conflict.filter(|id| noted.insert(*id)).map(|_| *table));
             }
         }
         let feed = report.changes.as_ref();
@@ -569,12 +588,33 @@ pub(super) fn explain(refusal: Refusal, schema: &Schema) -> ApiError {
         }
         Refusal::TooHeavy(max) => {
             let reason = format!(
-                "the rows that this request touches, or asks for, take more than {max} bytes of memory: fewer at a time"
+                "what this request makes the server load, keep and answer with takes more than {max} bytes: fewer rows at a time"
             );
             ApiError::InvalidBody { code: BodyFault::TooManyRows, at: String::new(), reason }
         }
         Refusal::TooManyRows(max) => ApiError::QuotaExceeded { what: "rows", max },
         Refusal::TooManyBytes(max) => ApiError::QuotaExceeded { what: "bytes", max },
+        Refusal::Unwanted => ApiError::Unavailable {
+            code: Unavailable::Timeout,
+            reason: "The request took too long. Nothing of it was done.",
+            retry_after_s: 1,
+        },
         Refusal::Storage(error) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_wanted_while_somebody_waits_and_for_a_moment_longer() {
+        let begun = Instant::now();
+        let due = begun + FINISHED_ANYWAY * 30;
+        let [soon, late] = [FINISHED_ANYWAY / 2, FINISHED_ANYWAY * 2].map(|time| begun + time);
+        assert!([soon, late].iter().all(|now| is_wanted(*now, due, begun, false)));
+        assert!(is_wanted(soon, due, begun, true), "it is nearly done, and would come again");
+        assert!(!is_wanted(late, due, begun, true));
+        assert!(!is_wanted(soon, begun, begun, true), "its time was over before its turn came");
     }
 }

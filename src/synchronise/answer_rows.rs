@@ -1,0 +1,61 @@
+use std::collections::HashSet;
+
+use super::budget::{Budget, Cost};
+use super::{Answered, AnsweredSet, Batch, LiveRow, Refusal, WorkingSet};
+use crate::model::{RowKey, Stored};
+use crate::schema::{self, TableId};
+
+/// Bytes of a row in an answer beside its values: the key, the time, and the names of the members.
+const NAMES_BYTES: usize = 100;
+
+/// Puts the server's rows into the verdicts.
+///
+/// A row comes if the device cannot know it after its verdict. A large one comes once in an answer, however often the
+/// request names it: with the first such verdict, or under `get` if the device asks for it there.
+///
+/// Errors: [`Refusal::TooHeavy`] where the rows take more than the budget.
+pub(super) fn put_rows(
+    batch: &Batch,
+    sets: [&mut Vec<AnsweredSet>; 3],
+    rows: &WorkingSet,
+    budget: &mut Budget<'_>,
+) -> Result<(), Refusal> {
+    let mut told: HashSet<(TableId, RowKey)> =
+        batch.get.iter().flat_map(|(table, keys)| keys.iter().map(|key| (*table, *key))).collect();
+    for (table, list) in sets.into_iter().flatten() {
+        for one in list.iter_mut().filter(|one| one.wants_row()) {
+            let Some(key) = one.key() else { continue };
+            let Some(stored) = rows.get(*table, key).filter(|row| !row.is_tombstone()) else { continue };
+            let bytes = wire_len(stored);
+            if told.insert((*table, key)) || budget.may_tell_again(bytes) {
+                budget.take(Cost::Answered, bytes)?;
+                if let Some(row) = LiveRow::of(key, stored) {
+                    one.set_row(row);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// At most how many bytes a row takes in an answer, and about as many as it takes in memory.
+pub(super) fn wire_len(row: &Stored) -> usize {
+    NAMES_BYTES + row.values.iter().flatten().map(schema::wire_len).sum::<usize>()
+}
+
+impl Answered {
+    /// Whether the device cannot know the whole row after this verdict.
+    fn wants_row(&self) -> bool {
+        match self {
+            Self::Settled(told) => told.echo,
+            Self::Unreadable(_) => true,
+        }
+    }
+
+    fn set_row(&mut self, row: LiveRow) {
+        match self {
+            Self::Settled(told) => told.row = Some(row),
+            Self::Unreadable(unreadable) => unreadable.row = Some(row),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+use super::Refusal;
+use crate::broken;
+use crate::model::{RowKey, Stored};
+use crate::schema::TableId;
+use crate::storage::ReadTxn;
+
+/// Whether anybody still waits for what a request comes to.
+pub trait StillWanted {
+    /// `false` once the client has gone or the time of its request is over. It never becomes `true` again.
+    fn still_wanted(&self) -> bool;
+}
+
+impl<F: Fn() -> bool> StillWanted for F {
+    fn still_wanted(&self) -> bool {
+        self()
+    }
+}
+
+/// What a request may still cost: so many bytes for each [`Cost`], beside what it sends itself.
+///
+/// Everything is weighed here before it is made, except what one load brings: at most [`LOADED_AT_A_TIME`] rows, or the
+/// states of one row.
+pub(super) struct Budget<'a> {
+    max: usize,
+    left: [usize; 3],
+    again_left: usize,
+    wanted: &'a dyn StillWanted,
+}
+
+/// What the bytes are taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cost {
+    /// What is held in memory: rows that are loaded, columns that are copied, states that are remembered.
+    Held,
+    /// What is kept of conflicts.
+    Noted,
+    /// Rows in the answer.
+    Answered,
+}
+
+/// Bytes of rows that an answer has more than once: a request that names a small row twice finds it at both places.
+pub(super) const TOLD_AGAIN_BYTES_MAX: usize = 16 * 1024;
+
+/// Rows that are loaded before they are weighed.
+const LOADED_AT_A_TIME: usize = 128;
+
+impl<'a> Budget<'a> {
+    /// `max` is for each [`Cost`].
+    pub fn new(max: usize, wanted: &'a dyn StillWanted) -> Self {
+        Self { max, left: [max; 3], again_left: TOLD_AGAIN_BYTES_MAX, wanted }
+    }
+
+    /// Takes so many bytes.
+    ///
+    /// Errors: [`Refusal::TooHeavy`] where fewer are left.
+    pub fn take(&mut self, cost: Cost, bytes: usize) -> Result<(), Refusal> {
+        let left = &mut self.left[cost as usize];
+        *left = left.checked_sub(bytes).ok_or(Refusal::TooHeavy(self.max))?;
+        Ok(())
+    }
+
+    /// Whether a row of so many bytes may stand in the answer once more.
+    pub fn may_tell_again(&mut self, bytes: usize) -> bool {
+        let left = self.again_left.checked_sub(bytes);
+        self.again_left = left.unwrap_or(self.again_left);
+        left.is_some() || broken::is("row_told_each_time")
+    }
+
+    /// Is called between rows.
+    ///
+    /// Errors: [`Refusal::Unwanted`] where nobody waits for the answer any more.
+    pub fn check(&self) -> Result<(), Refusal> {
+        if self.wanted.still_wanted() { Ok(()) } else { Err(Refusal::Unwanted) }
+    }
+
+    /// Loads rows as [`ReadTxn::load`] does, unless they are too heavy.
+    pub fn load<T: ReadTxn + ?Sized>(
+        &mut self,
+        cost: Cost,
+        txn: &mut T,
+        table: TableId,
+        keys: &[RowKey],
+    ) -> Result<Vec<Option<Stored>>, Refusal> {
+        let mut loaded = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(LOADED_AT_A_TIME) {
+            self.check()?;
+            let rows = txn.load(table, keys)?;
+            self.take(cost, rows.iter().flatten().map(Stored::weight).sum())?;
+            loaded.extend(rows);
+        }
+        Ok(loaded)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn what_is_taken_is_gone() {
+        let mut budget = Budget::new(10, &|| true);
+        for cost in [Cost::Held, Cost::Noted, Cost::Answered] {
+            budget.take(cost, 7).unwrap();
+            assert!(matches!(budget.take(cost, 4), Err(Refusal::TooHeavy(10))));
+            budget.take(cost, 3).unwrap();
+            assert!(matches!(budget.take(cost, 1), Err(Refusal::TooHeavy(10))));
+        }
+    }
+
+    #[test]
+    fn little_is_told_again() {
+        let mut budget = Budget::new(10, &|| true);
+        assert!(budget.may_tell_again(TOLD_AGAIN_BYTES_MAX - 5));
+        assert!(!budget.may_tell_again(6));
+        assert!(budget.may_tell_again(5));
+        assert!(!budget.may_tell_again(1));
+    }
+
+    #[test]
+    fn a_check_asks_each_time() {
+        let looks = Cell::new(0);
+        let wanted = || looks.replace(looks.get() + 1) < 2;
+        let budget = Budget::new(0, &wanted);
+        assert!(budget.check().is_ok() && budget.check().is_ok());
+        assert!(matches!(budget.check(), Err(Refusal::Unwanted)));
+    }
+}

@@ -1,0 +1,152 @@
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use uuid::Uuid;
+
+use super::budget::{Budget, Cost};
+use super::working_set::WorkingSet;
+use super::{Refusal, ToldSet};
+use crate::broken;
+use crate::conflicts;
+use crate::model::{EarlierState, RowKey, Stored, Value};
+use crate::reconcile::{Context, Incoming, Past, Resolution};
+use crate::schema::{Schema, TableId};
+use crate::storage::{Conflict, Side, WriteTxn};
+
+/// The losses of a batch: one for each row of which somebody lost a change.
+///
+/// A device that changes a row more than once in one request means the last state: its later edit is laid over its
+/// earlier one, and the last loss is the one that is noted.
+#[derive(Default)]
+pub(super) struct Losses {
+    places: HashMap<(TableId, RowKey), usize>,
+    list: Vec<Loss>,
+}
+
+/// How somebody lost a change of one row. The batch had not changed the row before.
+struct Loss {
+    table: TableId,
+    id: Uuid,
+    /// What the device sent, with its earlier edits of the request beneath.
+    incoming: Incoming,
+    past: Rc<Past>,
+    resolution: Resolution,
+    deletes: bool,
+}
+
+impl Losses {
+    /// Takes note of a loss.
+    pub fn add(
+        &mut self,
+        table: TableId,
+        mut incoming: Incoming,
+        past: Rc<Past>,
+        resolution: Resolution,
+        deletes: bool,
+    ) {
+        let place = self.places.get(&(table, incoming.key)).copied();
+        if let Some(earlier) = place.and_then(|place| self.list.get_mut(place)) {
+            let beneath = std::mem::take(&mut earlier.incoming.values);
+            for (sent, beneath) in incoming.values.iter_mut().zip(beneath) {
+                *sent = sent.take().or(beneath);
+            }
+            *earlier = Loss { table, id: Uuid::nil(), incoming, past, resolution, deletes };
+            return;
+        }
+        self.places.insert((table, incoming.key), self.list.len());
+        self.list.push(Loss { table, id: Uuid::nil(), incoming, past, resolution, deletes });
+    }
+
+    /// Names each loss, and has the verdicts that are about one say which.
+    pub fn name<'t>(
+        &mut self,
+        schema: &Schema,
+        rows: &WorkingSet,
+        context: &Context,
+        told: impl Iterator<Item = &'t mut ToldSet>,
+    ) {
+        for loss in &mut self.list {
+            loss.id = loss.name(schema, rows, context);
+        }
+        for (table, list) in told {
+            for told in list.iter_mut().filter(|told| told.lost) {
+                let place = self.places.get(&(*table, told.key));
+                told.conflict = place.and_then(|place| self.list.get(*place)).map(|loss| loss.id);
+            }
+        }
+    }
+
+    /// Notes each loss as a conflict.
+    ///
+    /// Errors: [`Refusal::TooHeavy`] where they would take more than the budget; nothing is noted then.
+    pub fn note(
+        self,
+        txn: &mut dyn WriteTxn,
+        schema: &Schema,
+        rows: &WorkingSet,
+        context: &Context,
+        budget: &mut Budget<'_>,
+    ) -> Result<(), Refusal> {
+        for loss in &self.list {
+            budget.take(Cost::Noted, loss.weight(schema, rows, context))?;
+        }
+        for loss in self.list {
+            budget.check()?;
+            if let Some(conflict) = loss.conflict(schema, rows, context)
+                && !broken::is("conflict_not_noted")
+            {
+                txn.note_conflict(&conflict)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Loss {
+    /// The row as the batch found it, and the state that the edit met if that was another: see [`Past::beneath`].
+    fn met<'a>(
+        &'a self,
+        schema: &Schema,
+        rows: &'a WorkingSet,
+        context: &Context,
+    ) -> Option<(&'a Stored, Option<&'a EarlierState>)> {
+        let stored = rows.before(self.table, self.incoming.key)?;
+        let beneath = self.past.beneath(schema.at(self.table).policy, stored, &self.incoming, context);
+        let beneath = beneath.filter(|_| !self.deletes && self.resolution != Resolution::Overwritten);
+        Some((stored, beneath))
+    }
+
+    fn name(&self, schema: &Schema, rows: &WorkingSet, context: &Context) -> Uuid {
+        let met = self.met(schema, rows, context);
+        let version = met.map(|(stored, beneath)| beneath.map_or(stored.version, |state| state.version));
+        let sent = (!self.deletes).then_some(&self.incoming.values);
+        let table = schema.at(self.table);
+        conflicts::id(table, self.incoming.key, version.unwrap_or(context.writing), context.device, sent)
+    }
+
+    /// About how many bytes the conflict takes.
+    fn weight(&self, schema: &Schema, rows: &WorkingSet, context: &Context) -> usize {
+        let Some((stored, beneath)) = self.met(schema, rows, context) else { return 0 };
+        let met = beneath.map(|state| state.values.as_slice()).or(stored.values.as_deref());
+        let met = met.unwrap_or_default();
+        let base = self.past.ancestor.iter().flatten().enumerate();
+        let apart = base.filter(|(place, value)| met.get(*place) != Some(value)).map(|(_, value)| value);
+        let sent = self.incoming.values.iter().flatten();
+        size_of::<Conflict>() + met.iter().chain(apart).chain(sent).map(Value::weight).sum::<usize>()
+    }
+
+    /// The conflict, if there was a row.
+    fn conflict(self, schema: &Schema, rows: &WorkingSet, context: &Context) -> Option<Conflict> {
+        let (stored, beneath) = self.met(schema, rows, context)?;
+        let met = beneath.map_or_else(|| Cow::Borrowed(stored), |state| Cow::Owned(state.over(stored)));
+        let incoming = Side {
+            values: (!self.deletes).then(|| self.incoming.values.clone()),
+            last_update: self.incoming.last_update.unwrap_or(context.now),
+            device: context.device,
+        };
+        let (table, base) = (schema.at(self.table), self.past.ancestor.clone());
+        let key = self.incoming.key;
+        Some(conflicts::note(table, key, &met, base, incoming, self.resolution, context.now))
+    }
+}
