@@ -14,7 +14,7 @@ use crate::storage::sqlite::{self, CopyError, CopyStep};
 /// How long the first look at a busy database may take.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
-/// Copies the database into one file, beside a running server: all as of the moment at which it began.
+/// Copy the database into one file, beside a running server: all as of the moment at which it begins
 ///
 /// FILE appears only once it is complete and on the disk; until then FILE.partial grows. Keep it as safe as
 /// the database: it holds the rows, and what passwords and tokens are checked by.
@@ -61,7 +61,7 @@ impl Backup {
     }
 }
 
-/// Puts a backup in the place of the database, while no server uses it.
+/// Put a backup in the place of the database, while no server uses it
 ///
 /// Versions go on above all that were ever given out, so a device that has seen what is now lost is told
 /// (410 `cursor_expired`) and fetches everything, and what it has not sent yet is kept. The database that is

@@ -17,7 +17,7 @@ use crate::model::RowKey;
 /// Attempts at one request before a command gives up.
 const ATTEMPTS_MAX: u32 = 4;
 
-/// A device of its own: a copy of a user's rows in a file, edited offline and synced when there is a network.
+/// Be a device: keep a copy of a user's rows in a file, edit it offline, sync it when there is a network
 ///
 /// Try it beside `rollcall demo`:
 ///

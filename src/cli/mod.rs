@@ -21,7 +21,7 @@ mod serve;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// What a command ends in. The error is for people: it is printed as it stands.
 type Done = Result<(), Box<dyn std::error::Error>>;
@@ -65,7 +65,9 @@ enum Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let done = match CommandLine::parse().command {
+    let mut matches = CommandLine::command().mut_subcommand("serve", serve::shorten_help).get_matches();
+    let line = CommandLine::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
+    let done = match line.command {
         Command::Serve(serve) => serve.run(),
         Command::Demo(demo) => demo.run(),
         Command::Account(account) => account.run(),

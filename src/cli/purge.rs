@@ -15,7 +15,7 @@ use crate::storage::{Forgetful, postgres};
 /// How long one transaction waits for its turn beside a busy server.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
-/// Forgets what is old: deletions that every device in use has seen, conflicts, kept answers.
+/// Remove what is old: deletions that every device in use has seen, conflicts, kept answers
 ///
 /// A server does so by itself every ROLLCALL_PURGE_S seconds. This works beside a running one, in small
 /// transactions; stopped half-way, it goes on from there the next time.

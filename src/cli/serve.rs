@@ -30,6 +30,7 @@ use crate::storage::sqlite::{Connections, Sqlite};
 /// would be lost. Prints `listening on http://IP:PORT` once it accepts; everything else goes to the log, on
 /// standard error. SIGTERM or Ctrl-C lets running requests finish, then it ends.
 #[derive(Debug, Args)]
+#[command(after_help = "All settings, by subject: rollcall serve --help", after_long_help = "")]
 pub(super) struct Serve {
     /// File that declares your tables
     #[arg(long, env = "ROLLCALL_SCHEMA", value_name = "FILE")]
@@ -41,6 +42,33 @@ pub(super) struct Serve {
 
     #[command(flatten)]
     settings: Settings,
+}
+
+/// The settings that a new deployment looks at first. `-h` lists these alone, `--help` all.
+const ESSENTIAL_SETTINGS: [&str; 15] = [
+    "schema",
+    "database",
+    "listen",
+    "log",
+    "log_format",
+    "cors_origins",
+    "trusted_proxies",
+    "auth",
+    "registration",
+    "jwt_secret_file",
+    "jwt_keys",
+    "jwt_issuer",
+    "jwt_audience",
+    "metrics_token",
+    "console_token",
+];
+
+/// Hides from `-h` all settings but the essential ones.
+pub(super) fn shorten_help(serve: clap::Command) -> clap::Command {
+    serve.mut_args(|arg| {
+        let is_essential = ESSENTIAL_SETTINGS.contains(&arg.get_id().as_str());
+        arg.hide_short_help(!is_essential)
+    })
 }
 
 impl Serve {
@@ -203,4 +231,29 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
             std::process::exit(130);
         });
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Goal: a newcomer's `-h` fits on a screen, and hides nothing that `--help` does not show.
+    #[test]
+    fn short_help_has_the_essential_settings_and_long_help_has_all() {
+        let command = || shorten_help(Serve::augment_args(clap::Command::new("serve")).term_width(100));
+        let short = command().render_help().to_string();
+        let long = command().render_long_help().to_string();
+        assert!(short.lines().count() < 60, "{short}");
+        for setting in ESSENTIAL_SETTINGS {
+            let command = command();
+            let flag =
+                command.get_arguments().find(|arg| arg.get_id() == setting).unwrap().get_long().unwrap();
+            assert!(short.contains(&format!("--{flag} ")), "{flag}");
+        }
+        for arg in command().get_arguments() {
+            let flag = arg.get_long().unwrap();
+            assert!(long.contains(&format!("--{flag} ")), "{flag}");
+        }
+    }
 }
