@@ -134,6 +134,26 @@ async fn a_page_and_all_that_it_is_made_of_are_served() {
     }
 }
 
+/// Goal: somebody who opens the server's address learns what it is and where to go on.
+#[tokio::test]
+async fn the_front_page_names_the_program_and_its_contract() {
+    for console in [false, true] {
+        let answer = get("/").of(shown(false, console)).await;
+        assert_eq!(
+            (answer.status().as_u16(), header(&answer, "content-type")),
+            (200, "text/html; charset=utf-8")
+        );
+        let text = String::from_utf8(answer.body().to_vec()).unwrap();
+        for part in ["rollcall ", env!("CARGO_PKG_VERSION"), "href=\"openapi.json\"", "href=\"openapi.yaml\""]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert_eq!(text.contains("href=\"console\""), console, "{text}");
+    }
+    assert_eq!(Ask { method: "POST", ..get("/") }.of(shown(false, false)).await.status(), 405);
+    assert_eq!(get("/").of(shown(true, false)).await.status(), 303, "the demo goes to its phones");
+}
+
 #[tokio::test]
 async fn a_page_that_is_known_is_not_sent_again() {
     let first = get("/demo").of(shown(true, false)).await;
@@ -181,7 +201,6 @@ async fn pages_are_there_only_where_they_were_asked_for() {
     }
     let root = get("/").of(shown(true, true)).await;
     assert_eq!((root.status().as_u16(), header(&root, "location")), (303, "/demo"));
-    assert_eq!(get("/").of(shown(false, true)).await.status(), 404, "only a demo takes the root");
 }
 
 /// Goal: nobody else gets the demo's password. Method: other machines, and names that lead here.

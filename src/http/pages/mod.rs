@@ -1,7 +1,7 @@
-//! The web pages that the binary serves: a demo with two phones, and a console for whoever runs the server.
+//! The web pages that the binary serves: a front page, a demo with two phones, and a console for the operator.
 //!
-//! They are no part of the contract: apps do not call them, and a server has them only if it was asked to. So
-//! they stand before the routes, and `openapi.yaml` does not list them.
+//! They are not part of the contract: apps do not call them. A server has the demo and the console only if it was
+//! asked to. So they stand before the routes, and `openapi.yaml` does not list them.
 
 mod files;
 
@@ -131,6 +131,9 @@ impl Built {
                 _ => {}
             }
         }
+        if path == "/" {
+            return Some(front_page(self.pages.console));
+        }
         let (page, below) = path.strip_prefix('/')?.split_once('/').unwrap_or((path.get(1..)?, ""));
         let is_there =
             (page == "demo" && self.pages.demo.is_some()) || (page == "console" && self.pages.console);
@@ -184,6 +187,27 @@ impl Built {
         answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         answer
     }
+}
+
+/// What the server is and where to go on. Its links are relative: a proxy may serve it under a path of its own.
+fn front_page(has_console: bool) -> warp::reply::Response {
+    let console =
+        if has_console { "<li><a href=\"console\">Console</a> for the operator</li>\n" } else { "" };
+    let html = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n<title>rollcall</title>\n\
+         <h1>rollcall {version}</h1>\n<p>The sync server for offline-first apps. It is running.</p>\n<ul>\n\
+         <li><a href=\"openapi.json\">API of the tables served here</a>, as OpenAPI 3.0.3</li>\n\
+         <li><a href=\"openapi.yaml\">API of every rollcall server</a>, with the documentation of each call</li>\n\
+         <li><a href=\"readyz\">Health</a>: whether the server can reach its database</li>\n{console}</ul>\n",
+        version = env!("CARGO_PKG_VERSION")
+    );
+    let mut answer = Response::new(html.into());
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    answer.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
+    answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    answer
 }
 
 fn file(path: &str) -> Option<&'static File> {
