@@ -272,6 +272,8 @@ numeric_settings! {
         write_queue_max: usize = 256, env "ROLLCALL_WRITE_QUEUE_MAX";
         /// Connections for reading the database; readers never wait for the writer
         readers_max: u32 = 8, env "ROLLCALL_READERS_MAX";
+        /// Connections for accounts and tokens alone, so that nobody who reads for long keeps others from logging in; with PostgreSQL they are some of `database_connections_max`
+        account_connections_max: u32 = 2, env "ROLLCALL_ACCOUNT_CONNECTIONS_MAX";
     }
 }
 

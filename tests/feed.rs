@@ -23,7 +23,7 @@ use rollcall::storage::{
 use rollcall::synchronise::{self, Batch, Refusal};
 use serde_json::{Value as Json, json};
 use support::engine::Store;
-use support::{Copy, Device, Dice, NOON_MS, POLICIES, World, key, open, take, terms};
+use support::{Answer, Copy, Device, Dice, NOON_MS, POLICIES, World, key, open, take, terms};
 use uuid::Uuid;
 
 const THREE: &str = "[table.one]\nkey = \"id\"\n[table.one.columns]\nn = \"integer\"\n\
@@ -740,6 +740,192 @@ impl Storage for Counted {
     fn leases(&self) -> Leases {
         self.storage.leases()
     }
+}
+
+/// Keeps everybody who reads for one owner until they are let go, and counts them.
+struct Dam {
+    storage: Arc<dyn Storage>,
+    owner: std::sync::OnceLock<Owner>,
+    inside: AtomicUsize,
+    most: AtomicUsize,
+    is_open: AtomicBool,
+}
+
+impl Dam {
+    fn hold_up(&self) {
+        let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(inside, Ordering::SeqCst);
+        while !self.is_open.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Storage for Dam {
+    fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
+        self.storage.run_read(owner, &mut |txn| {
+            if self.owner.get() == Some(&owner) {
+                self.hold_up();
+            }
+            work(txn)
+        })
+    }
+
+    fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
+        self.storage.run_write(owner, work)
+    }
+
+    fn known_state(&self, _: Owner) -> Option<OwnerState> {
+        None // every answer is read
+    }
+
+    fn counter(&self, owner: Owner, device: DeviceId) -> StorageResult<Option<u64>> {
+        self.storage.counter(owner, device)
+    }
+
+    fn on_moved(&self, told: Told) {
+        self.storage.on_moved(told);
+    }
+
+    fn ready(&self) -> StorageResult<()> {
+        self.storage.ready()
+    }
+
+    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        self.storage.owners(after, owners_max)
+    }
+
+    fn accounts(&self) -> Arc<dyn AccountStore> {
+        self.storage.accounts()
+    }
+
+    fn census(&self) -> &dyn Census {
+        self.storage.census()
+    }
+
+    fn leases(&self) -> Leases {
+        self.storage.leases()
+    }
+}
+
+fn dammed() -> (World, Arc<Dam>) {
+    let mut built = None;
+    let world = World::start_over(
+        POLICIES,
+        |settings| settings.limits.busy_wait_ms = 500,
+        |storage| {
+            let dam = Arc::new(Dam {
+                storage,
+                owner: std::sync::OnceLock::new(),
+                inside: AtomicUsize::new(0),
+                most: AtomicUsize::new(0),
+                is_open: AtomicBool::new(false),
+            });
+            built = Some(Arc::clone(&dam));
+            dam
+        },
+        512,
+    );
+    (world, built.unwrap())
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < support::TOO_LONG, "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Goal: an owner that reads without end keeps no other from reading, and nobody from logging in; those of its own
+/// devices that come too late learn when to come again. Method: 16 devices ask for pages, lines, conflicts and roll
+/// calls, none of which comes to an end; the reads that are under way are counted.
+#[test]
+fn an_owner_has_one_long_read_at_a_time() {
+    let (world, dam) = dammed();
+    let devices: Vec<Device> = (0..16).map(|n| world.device("anna", &format!("a{n}"))).collect();
+    dam.owner.set(devices[0].owner).unwrap();
+    let answers: Vec<Answer> = std::thread::scope(|scope| {
+        let asked: Vec<_> = devices
+            .iter()
+            .enumerate()
+            .map(|(n, device)| {
+                let world = &world;
+                scope.spawn(move || match n % 4 {
+                    0 => world.get(device, "/changes"),
+                    1 => world.get(device, "/conflicts"),
+                    2 => world.get(device, "/fetch?lock=false"),
+                    _ => world.call(
+                        device,
+                        Method::GET,
+                        "/changes",
+                        &[("accept", "application/x-ndjson")],
+                        None,
+                    ),
+                })
+            })
+            .collect();
+        until("nobody reads", || dam.inside.load(Ordering::SeqCst) > 0);
+        let begun = Instant::now();
+        let bob = world.device("bob", "b"); // made and logged in
+        for path in ["/changes", "/conflicts", "/fetch?lock=false", "/digests"] {
+            assert_eq!(world.get(&bob, path).status, 200, "{path}");
+        }
+        // Only the one that reads is not answered yet.
+        until("nobody is refused", || asked.iter().filter(|one| one.is_finished()).count() == 15);
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        dam.is_open.store(true, Ordering::SeqCst);
+        asked.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert_eq!(dam.most.load(Ordering::SeqCst), 1);
+    let refused: Vec<&Answer> = answers.iter().filter(|answer| answer.status != 200).collect();
+    assert_eq!(refused.len(), 15);
+    for answer in refused {
+        answer.problem(503, "busy");
+        assert!(answer.header("retry-after").is_some());
+    }
+    // The turns are given back.
+    for device in &devices[..4] {
+        assert_eq!(world.get(device, "/changes").status, 200);
+    }
+}
+
+/// Goal: whatever reads an owner's rows, accounts and tokens are looked up. Method: twice as many as there are
+/// connections read through the engine itself and do not end.
+#[test]
+fn readers_are_kept_free_for_accounts() {
+    let world = World::start(POLICIES);
+    let bob = world.device("bob", "b");
+    let (storage, accounts) = (&world.app.storage, world.app.storage.accounts());
+    let (inside, is_open) = (AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                storage.read(bob.owner, |_| {
+                    inside.fetch_add(1, Ordering::SeqCst);
+                    while !is_open.load(Ordering::SeqCst) {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    Ok::<_, StorageError>(())
+                })
+            });
+        }
+        let mut before = 0;
+        until("the readers are never all taken", || {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = inside.load(Ordering::SeqCst);
+            now > 1 && std::mem::replace(&mut before, now) == now
+        });
+        let begun = Instant::now();
+        let found = accounts.user("bob@example.com");
+        let counter = storage.counter(bob.owner, bob.id);
+        let taken = begun.elapsed();
+        is_open.store(true, Ordering::SeqCst);
+        assert!(found.is_ok_and(|user| user.is_some()), "after {taken:?}");
+        assert!(counter.is_ok_and(|counter| counter.is_none()), "after {taken:?}");
+        assert!(taken < Duration::from_secs(5), "{taken:?}");
+    });
 }
 
 /// A server whose owner has 30 lots of rows, 4 MB each, and which has few threads for blocking work.

@@ -40,6 +40,7 @@ pub(super) fn no_database(path: &Path) -> String {
 pub(super) fn terms(limits: &Limits, settings: &PostgresSettings) -> Terms {
     Terms {
         connections_max: settings.database_connections_max,
+        for_accounts: limits.account_connections_max,
         busy_wait: Duration::from_millis(limits.busy_wait_ms),
         statement_max: Duration::from_millis(settings.database_statement_ms),
         idle_max: Duration::from_millis(settings.database_idle_ms),
@@ -50,7 +51,7 @@ pub(super) fn terms(limits: &Limits, settings: &PostgresSettings) -> Terms {
 /// How a command uses PostgreSQL: beside a server, with a connection or two, and in no hurry.
 pub(super) fn patient_terms(wait: Duration) -> Terms {
     let settings = PostgresSettings { database_prepare: false, ..PostgresSettings::default() };
-    Terms { connections_max: 2, busy_wait: wait, ..terms(&Limits::default(), &settings) }
+    Terms { connections_max: 2, for_accounts: 0, busy_wait: wait, ..terms(&Limits::default(), &settings) }
 }
 
 impl fmt::Display for Database {

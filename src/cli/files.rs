@@ -27,7 +27,7 @@ pub(super) fn raise_file_limit(settings: &Settings, is_sqlite: bool) {
 fn needed(settings: &Settings, is_sqlite: bool) -> u64 {
     let limits = &settings.limits;
     let database = if is_sqlite {
-        (u64::from(limits.readers_max) + 1) * A_READER
+        (u64::from(limits.readers_max) + u64::from(limits.account_connections_max) + 1) * A_READER
     } else {
         u64::from(settings.postgres.database_connections_max)
     };

@@ -138,7 +138,8 @@ pub(super) fn open(
         Database::Sqlite(path) => {
             let busy_wait = Duration::from_millis(limits.busy_wait_ms);
             let mode = settings.database_mode.0;
-            let connections = Connections::open_to_serve(path, mode, busy_wait, limits.readers_max)?
+            let (readers_max, for_accounts) = (limits.readers_max, limits.account_connections_max);
+            let connections = Connections::open_to_serve(path, mode, busy_wait, readers_max, for_accounts)?
                 .queueing(limits.write_queue_max);
             Arc::new(Sqlite::serve(path, connections, schema, now, metrics)?)
         }

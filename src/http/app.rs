@@ -10,8 +10,8 @@ use crate::accounts::{Accounts, Caller};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::contract;
+use crate::http::readers::Readers;
 use crate::http::ready::Ready;
-use crate::http::stream::Readers;
 use crate::http::{ApiError, BadSetting, Bounds, Console, Draining, Events, Memory};
 use crate::locks::{LocalLocks, Locks, SharedLocks};
 use crate::metrics::Metrics;
@@ -51,7 +51,7 @@ pub struct App {
     pub(super) ready: Arc<Ready>,
     /// The memory that requests have.
     pub memory: Arc<Memory>,
-    /// Readers that streams may have.
+    /// Who may read for long.
     pub(super) readers: Arc<Readers>,
     /// Whether the server is about to stop.
     pub draining: Draining,

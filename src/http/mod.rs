@@ -15,6 +15,7 @@ pub mod pages;
 mod pattern;
 pub mod peer;
 pub mod problem;
+mod readers;
 mod ready;
 mod routes;
 pub mod server;

@@ -13,9 +13,8 @@
 use std::any::Any;
 use std::io;
 use std::ops::ControlFlow;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,15 +22,16 @@ use bytes::Bytes;
 use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Span;
 
 use super::memory::Permit;
 use super::problem::ApiError;
+use super::readers::{Readers, Rivals};
 use super::ready::Making;
 use super::{threads, timing};
-use crate::storage::StorageError;
+use crate::model::Owner;
 
 /// A chunk is sent once it has so many bytes; an answer below goes out in one piece.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -58,6 +58,9 @@ pub(super) trait Source: Send + 'static {
     /// What must be known before the first byte: headers.
     type Head: Send + 'static;
 
+    /// Whose rows it reads.
+    fn owner(&self) -> Owner;
+
     /// Reads on where the last stretch ended, until all is told or `out` has enough.
     ///
     /// - `out.begin` comes first, once; an error before it is the whole answer.
@@ -82,62 +85,6 @@ pub(super) enum Progress {
     Paused,
 }
 
-/// How many streams may hold a reader at once, so that the others are there for short requests.
-pub(super) struct Readers {
-    places: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    wanted: Notify,
-    wait: Duration,
-}
-
-impl Readers {
-    /// - `readers_max`: all connections that read; streams have half of them.
-    /// - `wait`: how long a stream waits for its turn.
-    pub fn new(readers_max: u32, wait: Duration) -> Arc<Self> {
-        let places = Arc::new(Semaphore::new((readers_max as usize / 2).max(1)));
-        Arc::new(Self { places, waiting: AtomicUsize::new(0), wanted: Notify::new(), wait })
-    }
-
-    async fn enter(self: &Arc<Self>) -> Result<OwnedSemaphorePermit, ApiError> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(place);
-        }
-        let _waiting = Waiting::new(self);
-        let place = timeout(self.wait, Arc::clone(&self.places).acquire_owned()).await;
-        place.ok().and_then(Result::ok).ok_or(ApiError::from(StorageError::Busy))
-    }
-
-    fn are_wanted(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) > 0
-    }
-
-    /// Ends once somebody waits for a reader.
-    async fn wanted(&self) {
-        let mut wanted = pin!(self.wanted.notified());
-        wanted.as_mut().enable(); // before the look, so that no call is missed
-        if !self.are_wanted() {
-            wanted.await;
-        }
-    }
-}
-
-/// One that waits; counted as long as it does.
-struct Waiting<'a>(&'a Readers);
-
-impl<'a> Waiting<'a> {
-    fn new(readers: &'a Readers) -> Self {
-        readers.waiting.fetch_add(1, Ordering::SeqCst);
-        readers.wanted.notify_waiters();
-        Self(readers)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 /// An answer, of which at least the beginning is there.
 pub(super) enum Told {
     /// All of it.
@@ -155,15 +102,15 @@ pub(super) async fn tell<S: Source>(
     permit: &Permit,
     mut source: S,
 ) -> Result<(S::Head, Told), ApiError> {
-    permit.grow(STREAM_BYTES)?;
     let asked_at = Instant::now();
-    let place = readers.enter().await?;
+    let place = readers.enter(source.owner()).await?;
+    permit.grow(STREAM_BYTES)?; // not before: who waits for a turn holds none of it
     let (begun, beginning) = oneshot::channel();
     let (readers, span) = (Arc::clone(readers), Span::current());
     let reader = Handle::current();
     threads::spawn(move || {
         span.in_scope(|| {
-            let mut out = Out::new(&source, &readers, &reader);
+            let mut out = Out::new(&source, place.rivals(), &reader);
             out.first = Some(begun);
             let ended = source.read(&mut out);
             drop(place);
@@ -189,7 +136,7 @@ pub(super) struct Out<H> {
     chunks: Option<mpsc::Sender<Part>>,
     /// A chunk for which there was no room.
     late: Option<Bytes>,
-    readers: Arc<Readers>,
+    rivals: Rivals,
     reactor: Handle,
     began: Instant,
     needs_one_snapshot: bool,
@@ -206,13 +153,13 @@ enum Part {
 }
 
 impl<H: Send + 'static> Out<H> {
-    fn new<S: Source<Head = H>>(source: &S, readers: &Arc<Readers>, reactor: &Handle) -> Self {
+    fn new<S: Source<Head = H>>(source: &S, rivals: Rivals, reactor: &Handle) -> Self {
         let lot = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
         let (first, head, chunks, late, making) = (None, None, None, None, None);
         let (began, waited) = (Instant::now(), Duration::ZERO);
-        let (readers, reactor) = (Arc::clone(readers), reactor.clone());
+        let reactor = reactor.clone();
         let needs_one_snapshot = source.needs_one_snapshot();
-        Self { lot, making, first, head, chunks, late, readers, reactor, began, needs_one_snapshot, waited }
+        Self { lot, making, first, head, chunks, late, rivals, reactor, began, needs_one_snapshot, waited }
     }
 
     /// Says what stands before the first byte.
@@ -232,7 +179,7 @@ impl<H: Send + 'static> Out<H> {
         }
         let Some(chunks) = &self.chunks else { return self.open(chunk) };
         match chunks.try_send(Part::Chunk(chunk)) {
-            Ok(()) if self.began.elapsed() > TURN && self.readers.are_wanted() => ControlFlow::Break(()),
+            Ok(()) if self.began.elapsed() > TURN && self.rivals.are_there() => ControlFlow::Break(()),
             Ok(()) => ControlFlow::Continue(()),
             Err(mpsc::error::TrySendError::Full(Part::Chunk(chunk))) => self.wait_to_send(chunk),
             Err(_) => ControlFlow::Break(()), // the client left
@@ -260,12 +207,12 @@ impl<H: Send + 'static> Out<H> {
             self.late = Some(chunk); // nobody would take anything meanwhile
             return ControlFlow::Break(());
         }
-        let (readers, since) = (&self.readers, Instant::now());
+        let (rivals, since) = (&self.rivals, Instant::now());
         let patience = PATIENCE.saturating_sub(self.waited);
         let enough = async {
             sleep_until(since + patience).await;
             if self.needs_one_snapshot {
-                let _ = timeout(PATIENCE_ALONE, readers.wanted()).await;
+                let _ = timeout(PATIENCE_ALONE, rivals.come()).await;
             }
         };
         let room = self.reactor.block_on(async {
@@ -373,7 +320,7 @@ async fn go_on<S: Source>(
         Err(_) => return,
     }
     let place = loop {
-        match readers.enter().await {
+        match readers.enter(source.owner()).await {
             Ok(place) => break place,
             // It has waited for its client before; it may wait for its turn as long as that stays.
             Err(_) if !chunks.is_closed() => {}
@@ -383,7 +330,7 @@ async fn go_on<S: Source>(
     let reactor = Handle::current();
     threads::spawn(move || {
         span.in_scope(|| {
-            let mut out = Out::new(&source, &readers, &reactor);
+            let mut out = Out::new(&source, place.rivals(), &reactor);
             (out.lot, out.making, out.chunks) = (lot, making, Some(chunks));
             let ended = source.read(&mut out);
             drop(place);

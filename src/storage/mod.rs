@@ -20,6 +20,7 @@ pub mod records;
 pub mod sqlite;
 pub mod whole;
 
+mod gate;
 mod ledger;
 
 use std::sync::Arc;

@@ -372,6 +372,7 @@ impl Store {
 pub fn terms(busy_wait: Duration) -> Terms {
     Terms {
         connections_max: 8,
+        for_accounts: 2,
         busy_wait,
         statement_max: Duration::from_secs(30),
         idle_max: Duration::from_secs(30),

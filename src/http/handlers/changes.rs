@@ -19,7 +19,7 @@ use crate::http::memory::Permit;
 use crate::http::ready::Question;
 use crate::http::stream::{self, Out, Progress, Source, Told};
 use crate::http::wire::{ChangeLine, ChangesBody, DigestsBody, EndLine};
-use crate::model::{RowKey, Version};
+use crate::model::{Owner, RowKey, Version};
 use crate::schema::{Schema, TableId};
 use crate::storage::{ChangeMark, OwnerState};
 use crate::synchronise::Changes;
@@ -65,9 +65,11 @@ fn unchanged(app: &App, caller: &Caller, asked: &Asked) -> Option<warp::reply::R
 }
 
 async fn page(app: Arc<App>, caller: Caller, asked: Asked) -> Answer {
+    let place = app.readers.enter(caller.owner).await?;
     off_reactor(move || {
         let permit = app.memory.permit(Some(caller.owner));
         let (changes, current, digests) = read(&app, &caller, &asked, &permit)?;
+        drop(place);
         let next = changes.next.map(|feed| write_feed(feed, &asked.tables, &app.schema));
         let digests = next.is_none().then_some((current, digests.as_slice()));
         let schema = &app.schema;
@@ -151,6 +153,10 @@ struct Lines {
 impl Source for Lines {
     /// The version that the feed ends at.
     type Head = Version;
+
+    fn owner(&self) -> Owner {
+        self.caller.owner
+    }
 
     /// Each stretch has a snapshot of its own: a row that changes between two moves above the feed's end. It looks at
     /// as many entries as a page does, so that what is never told holds a reader no longer than what is.

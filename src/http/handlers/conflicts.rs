@@ -21,10 +21,12 @@ use crate::storage::WantedConflicts;
 pub async fn list(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> Answer {
     let caller = caller?;
     let wanted = read_wanted(&query, &app)?;
+    let place = app.readers.enter(caller.owner).await?;
     off_reactor(move || {
         let permit = app.memory.permit(Some(caller.owner));
         permit.grow(page_bytes(&wanted, &app))?;
         let page = app.storage.read(caller.owner, |txn| Ok::<_, ApiError>(txn.conflicts(&wanted)?))?;
+        drop(place);
         let schema = &app.schema;
         let conflicts = page.conflicts.iter().map(|conflict| ConflictBody { schema, conflict }).collect();
         let body = permit.json(&Page { conflicts, next: page.next.map(write_mark) })?;

@@ -167,6 +167,10 @@ struct RollCall {
 impl Source for RollCall {
     type Head = Head;
 
+    fn owner(&self) -> Owner {
+        self.owner
+    }
+
     fn read(&mut self, out: &mut Out<Head>) -> Result<stream::Progress, ApiError> {
         let Self { app, owner, asked, known, at, manifest } = self;
         app.storage.read(*owner, |txn| {

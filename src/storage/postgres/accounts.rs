@@ -49,21 +49,21 @@ impl AccountStore for Connections {
             (&user.owner.0, Type::UUID),
             (&user.created_at.ms(), Type::INT8),
         ];
-        self.judged(|session| Ok(session.execute(ADD_USER, &params)? == 1))
+        self.looking_up(|session| Ok(session.execute(ADD_USER, &params)? == 1))
     }
 
     fn user(&self, email: &str) -> StorageResult<Option<User>> {
-        let row = self.judged(|session| session.row(USER, &[(&email, Type::TEXT)]))?;
+        let row = self.looking_up(|session| session.row(USER, &[(&email, Type::TEXT)]))?;
         row.as_ref().map(read_user).transpose()
     }
 
     fn users(&self) -> StorageResult<Vec<User>> {
-        self.judged(|session| session.query(USERS, &[]))?.iter().map(read_user).collect()
+        self.looking_up(|session| session.query(USERS, &[]))?.iter().map(read_user).collect()
     }
 
     fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()> {
         let params: [Param<'_>; 2] = [(&user, Type::UUID), (&hash, Type::TEXT)];
-        self.judged(|session| session.execute(SET_PASSWORD_HASH, &params)).map(drop)
+        self.looking_up(|session| session.execute(SET_PASSWORD_HASH, &params)).map(drop)
     }
 
     fn remove_user(&self, email: &str) -> StorageResult<bool> {
@@ -82,7 +82,7 @@ impl AccountStore for Connections {
             (&device.created_at.ms(), Type::INT8),
             (&device.expires_at.ms(), Type::INT8),
         ];
-        let is_put = self.judged(|session| Ok(session.execute(PUT_DEVICE, &params)? == 1))?;
+        let is_put = self.looking_up(|session| Ok(session.execute(PUT_DEVICE, &params)? == 1))?;
         if is_put {
             self.signed_out(SignedOut::Device(device.id)); // its older token ended, if it had one
         }
@@ -90,12 +90,12 @@ impl AccountStore for Connections {
     }
 
     fn device(&self, token: &TokenHash) -> StorageResult<Option<Device>> {
-        let row = self.judged(|session| session.row(DEVICE, &[(&&token[..], Type::BYTEA)]))?;
+        let row = self.looking_up(|session| session.row(DEVICE, &[(&&token[..], Type::BYTEA)]))?;
         row.as_ref().map(read_device).transpose()
     }
 
     fn devices(&self, user: Uuid) -> StorageResult<Vec<Device>> {
-        let rows = self.judged(|session| session.query(DEVICES, &[(&user, Type::UUID)]))?;
+        let rows = self.looking_up(|session| session.query(DEVICES, &[(&user, Type::UUID)]))?;
         rows.iter().map(read_device).collect()
     }
 
@@ -116,7 +116,7 @@ impl AccountStore for Connections {
 impl Connections {
     /// Tells the other servers. At once and not by the thread that tells of versions: a command has none, and ends.
     fn signed_out(&self, who: SignedOut) {
-        let told = self.judged(|session| {
+        let told = self.looking_up(|session| {
             let note = self.watch.note_of(who);
             session.query(watch::NOTIFY, &[(&note, Type::TEXT)])
         });
@@ -128,7 +128,7 @@ impl Connections {
     /// Removes one; says whether it was there.
     fn removed(&self, sql: &str, params: &[Param<'_>]) -> StorageResult<bool> {
         let mut tries = 0;
-        self.judged(|session| {
+        self.looking_up(|session| {
             tries += 1;
             // An earlier try may have removed it, and lost the connection before it heard so.
             Ok(session.execute(sql, params)? == 1 || tries > 1)
@@ -137,7 +137,7 @@ impl Connections {
 
     /// The devices that one id leads to.
     pub(super) fn devices_by(&self, sql: &str, id: Uuid) -> StorageResult<Vec<Device>> {
-        let rows = self.judged(|session| session.query(sql, &[(&id, Type::UUID)]))?;
+        let rows = self.looking_up(|session| session.query(sql, &[(&id, Type::UUID)]))?;
         rows.iter().map(read_device).collect()
     }
 }

@@ -9,6 +9,7 @@ use super::session::{Session, Timeouts};
 use super::watch::Watch;
 use super::{OpenError, VERSION_MIN, migrate, statements};
 use crate::model::Owner;
+use crate::storage::gate::Gate;
 use crate::storage::{StorageError, StorageResult};
 
 /// How a server uses its database.
@@ -16,6 +17,8 @@ use crate::storage::{StorageError, StorageResult};
 pub struct Terms {
     /// Connections at once.
     pub connections_max: u32,
+    /// How many of these are for accounts and tokens alone; at least one stays for everything else.
+    pub for_accounts: u32,
     /// How long work waits: for a connection, for a row that another has locked, for another try.
     pub busy_wait: Duration,
     /// How long one statement may take.
@@ -32,6 +35,8 @@ pub struct Terms {
 pub struct Connections {
     /// Taken out as it is dropped.
     pool: Option<r2d2::Pool<Manager>>,
+    /// What is done for an owner comes through here, so that the pool always has some for accounts and tokens.
+    gate: Gate,
     /// News of this database's owners.
     pub(super) watch: Arc<Watch>,
     busy_wait: Duration,
@@ -75,7 +80,9 @@ impl Connections {
             .map_err(OpenError::Pool)?;
         let tries_max = TRIES_MAX + terms.connections_max;
         let watch = Watch::new(address.clone());
-        Ok(Self { pool: Some(pool), watch, busy_wait: terms.busy_wait, tries_max })
+        let gate =
+            Gate::new(terms.connections_max.max(2).saturating_sub(terms.for_accounts), terms.busy_wait);
+        Ok(Self { pool: Some(pool), gate, watch, busy_wait: terms.busy_wait, tries_max })
     }
 
     /// One connection, to look at the database or to prepare it.
@@ -90,7 +97,13 @@ impl Connections {
     }
 
     /// Works with a connection, again and again while another may help and there is time.
-    pub(super) fn with<T>(&self, mut work: impl FnMut(&mut Session) -> Try<T>) -> StorageResult<T> {
+    pub(super) fn with<T>(&self, work: impl FnMut(&mut Session) -> Try<T>) -> StorageResult<T> {
+        let _inside = self.gate.enter()?;
+        self.with_any(work)
+    }
+
+    /// The same, with those too that are for accounts and tokens.
+    fn with_any<T>(&self, mut work: impl FnMut(&mut Session) -> Try<T>) -> StorageResult<T> {
         let begun = Instant::now();
         let mut tries = 0;
         loop {
@@ -121,6 +134,17 @@ impl Connections {
         mut work: impl FnMut(&mut Session) -> StorageResult<T>,
     ) -> StorageResult<T> {
         self.with(|session| match work(session) {
+            Err(error) => Try::failed(session, error),
+            done => Try::Done(done),
+        })
+    }
+
+    /// The same, to look up an account, a token or an installation, or to change one. It waits for nobody's rows.
+    pub(super) fn looking_up<T>(
+        &self,
+        mut work: impl FnMut(&mut Session) -> StorageResult<T>,
+    ) -> StorageResult<T> {
+        self.with_any(|session| match work(session) {
             Err(error) => Try::failed(session, error),
             done => Try::Done(done),
         })

@@ -412,7 +412,7 @@ impl Storage for Postgres {
     }
 
     fn counter(&self, owner: Owner, device: DeviceId) -> StorageResult<Option<u64>> {
-        self.connections.judged(|session| installations::counter(session, owner.0, device))
+        self.connections.looking_up(|session| installations::counter(session, owner.0, device))
     }
 
     /// Another server may have written a moment ago: only the database knows.

@@ -17,6 +17,7 @@ use crate::broken;
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner};
 use crate::storage::accounts::{AccountStore, Device, TokenHash, User};
+use crate::storage::gate::Gate;
 use crate::storage::{OwnerState, StorageError, StorageResult, not_run};
 
 /// The connections to one SQLite file: one that writes, a pool that reads.
@@ -24,9 +25,14 @@ pub struct Connections {
     /// SQLite admits one writer, so requests queue here and not inside SQLite, where they would poll.
     writer: Writer<OwnerJob>,
     readers: r2d2::Pool<SqliteConnectionManager>,
+    /// What reads an owner's rows comes through here, so that the pool always has some for accounts and tokens.
+    gate: Gate,
     /// Taken before the file was opened, for the server that it is opened for.
     pub(super) served: Option<Served>,
 }
+
+/// Connections for accounts and tokens alone, if nothing else is said.
+const FOR_ACCOUNTS: u32 = 2;
 
 /// Earlier libraries can corrupt a database in WAL mode (the WAL-reset race, fixed in 3.51.3).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
@@ -49,16 +55,18 @@ const LOG_BYTES_KEPT: i64 = 4 * LOG_PAGES * 4_096;
 impl Connections {
     /// Opens the file for the one server that it may have, as [`Self::open`] does; `mode` is that of its files.
     ///
-    /// Errors: also [`OpenError::Served`], before the file is looked into.
+    /// - `for_accounts`: connections beside those for rows, for accounts and tokens alone.
+    /// - Errors: also [`OpenError::Served`], before the file is looked into.
     pub fn open_to_serve(
         path: &Path,
         mode: u32,
         busy_wait: Duration,
         readers_max: u32,
+        for_accounts: u32,
     ) -> Result<Self, OpenError> {
         let path = &resolved(path);
         let served = Served::lock(path, mode)?;
-        let opened = Self::open(path, busy_wait, readers_max)?;
+        let opened = Self::open_with(path, busy_wait, readers_max, for_accounts)?;
         // Not before: a file that is no database of ours keeps its mode.
         file::set_mode(path, mode);
         Ok(Self { served: Some(served), ..opened })
@@ -71,6 +79,15 @@ impl Connections {
     /// - `busy_wait`: how long a writer waits for its turn, a reader for a connection.
     /// - Errors: [`OpenError`] says what to do about it.
     pub fn open(path: &Path, busy_wait: Duration, readers_max: u32) -> Result<Self, OpenError> {
+        Self::open_with(path, busy_wait, readers_max, FOR_ACCOUNTS)
+    }
+
+    fn open_with(
+        path: &Path,
+        busy_wait: Duration,
+        readers_max: u32,
+        for_accounts: u32,
+    ) -> Result<Self, OpenError> {
         if rusqlite::version_number() < SQLITE_VERSION_MIN {
             return Err(OpenError::SqliteTooOld(rusqlite::version().to_owned()));
         }
@@ -91,12 +108,13 @@ impl Connections {
             reader.pragma_update(None, "query_only", true)
         });
         let readers = r2d2::Pool::builder()
-            .max_size(readers_max.max(1))
+            .max_size(readers_max.max(1).saturating_add(for_accounts))
             .min_idle(Some(1))
             .connection_timeout(busy_wait)
             .build(manager)
             .map_err(OpenError::Pool)?;
-        Ok(Self { writer: Writer::new(writer, busy_wait), readers, served: None })
+        let gate = Gate::new(readers_max, busy_wait);
+        Ok(Self { writer: Writer::new(writer, busy_wait), readers, gate, served: None })
     }
 
     /// Opens a file that is there, only to look at it.
@@ -185,8 +203,17 @@ impl Connections {
         self.writer.metrics = metrics;
     }
 
-    /// Works with a connection that reads.
+    /// Works with a connection that reads, for as long as it takes.
     pub(super) fn reading<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> StorageResult<T>,
+    ) -> StorageResult<T> {
+        let _inside = if broken::is("no_reader_for_accounts") { None } else { Some(self.gate.enter()?) };
+        self.looking_up(work)
+    }
+
+    /// Looks up an account, a token or an installation: who makes a request. It waits for no long read.
+    pub(super) fn looking_up<T>(
         &self,
         work: impl FnOnce(&mut Connection) -> StorageResult<T>,
     ) -> StorageResult<T> {
@@ -201,11 +228,11 @@ impl AccountStore for Connections {
     }
 
     fn user(&self, email: &str) -> StorageResult<Option<User>> {
-        self.reading(|conn| Ok(accounts::user(conn, email)?))
+        self.looking_up(|conn| Ok(accounts::user(conn, email)?))
     }
 
     fn users(&self) -> StorageResult<Vec<User>> {
-        self.reading(|conn| Ok(accounts::users(conn)?))
+        self.looking_up(|conn| Ok(accounts::users(conn)?))
     }
 
     fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()> {
@@ -221,11 +248,11 @@ impl AccountStore for Connections {
     }
 
     fn device(&self, token: &TokenHash) -> StorageResult<Option<Device>> {
-        self.reading(|conn| Ok(accounts::device(conn, token)?))
+        self.looking_up(|conn| Ok(accounts::device(conn, token)?))
     }
 
     fn devices(&self, user: Uuid) -> StorageResult<Vec<Device>> {
-        self.reading(|conn| Ok(accounts::devices(conn, user)?))
+        self.looking_up(|conn| Ok(accounts::devices(conn, user)?))
     }
 
     fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {

@@ -34,7 +34,7 @@ use super::{
     StorageResult, Told, WriteJob, WriteWork,
 };
 use crate::metrics::Metrics;
-use crate::model::{Fence, Owner, Timestamp};
+use crate::model::{DeviceId, Fence, Owner, Timestamp};
 use crate::schema::Schema;
 use crate::storage::plan::Plan;
 use file::{Served, beside, resolved};
@@ -368,6 +368,13 @@ impl Storage for Sqlite {
 
     fn enqueue_blocks(&self) -> bool {
         false
+    }
+
+    fn counter(&self, owner: Owner, device: DeviceId) -> StorageResult<Option<u64>> {
+        self.connections.looking_up(|conn| match txn::known(conn, owner)? {
+            Some((id, _)) => installations::counter(conn, id, device),
+            None => Ok(None),
+        })
     }
 
     /// - Bounds: a commit of this process is known once it is durable; one of another process that writes to
