@@ -152,8 +152,10 @@ numeric_settings! {
         lock_wait_max_s: u64 = 20, env "ROLLCALL_LOCK_WAIT_MAX_S";
         /// Rows on a page of `/fetch`; some 4 MB of JSON
         fetch_rows_max: usize = 50_000, env "ROLLCALL_FETCH_ROWS_MAX";
-        /// Deletes of one table that a request may hold, before the guard against mass deletion looks
+        /// Deletes of one table, in one request or by one device within `mass_delete_window_s`, before the guard against mass deletion looks
         mass_delete_rows: usize = 50, env "ROLLCALL_MASS_DELETE_ROWS";
+        /// How long the deletes of one device count together for that guard, s; one that takes its own loss for the user's will sends its requests within minutes, a user who tidies up takes longer
+        mass_delete_window_s: u32 = 3_600, env "ROLLCALL_MASS_DELETE_WINDOW_S";
         /// Rows on a page of `/changes` and of `pull`; some 2 MB of JSON
         changes_rows_max: usize = 5_000, env "ROLLCALL_CHANGES_ROWS_MAX";
         /// Rows on a page of `/changes` and of `pull`, bytes in memory; the page ends with the row that passes it

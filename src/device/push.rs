@@ -34,14 +34,18 @@ impl Syncing<'_> {
         mut fence: Option<&str>,
         then: Then,
     ) -> Result<Version, SyncError> {
+        let mut confirm_deletes = None;
         loop {
-            let confirm_deletes = self.options.confirm_deletes;
             let terms = Terms { base, pull: then == Then::Pull, confirm_deletes };
             let sending = self.store.next_request(&mut queue, &self.limits, &terms)?;
             let (sending, report) = match self.send(&sending, fence) {
                 Ok(answered) => answered,
                 Err(SyncError::Call(CallError::Refused(problem))) => {
-                    self.mend(&mut queue, &sending, *problem)?;
+                    confirm_deletes = self.agreed_to(&problem);
+                    match confirm_deletes {
+                        Some(_) => queue.put_back(self.store.schema(), &sending),
+                        None => self.mend(&mut queue, &sending, *problem)?,
+                    }
                     // The refused request gave the lock back. The next takes it again, and `base` and each
                     // row's `_base` tell the server what we have seen, whoever came in between.
                     fence = None;
@@ -49,6 +53,7 @@ impl Syncing<'_> {
                 }
                 Err(error) => return Err(error),
             };
+            confirm_deletes = None;
             let (version, digests) = (report.version, report.digests.clone());
             self.hold_back(&sending, &report);
             let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
@@ -70,6 +75,13 @@ impl Syncing<'_> {
                 return Ok(version);
             }
         }
+    }
+
+    /// The number that a refused deletion is to be confirmed by, if the user has agreed to as many.
+    fn agreed_to(&mut self, problem: &Problem) -> Option<u64> {
+        let named = problem.confirm_deletes.filter(|_| problem.code == "mass_delete")?;
+        self.agreed = self.agreed.checked_sub(named)?;
+        Some(named)
     }
 
     /// Sends one request until it is answered. A refusal means that nothing was written: the request is given

@@ -29,7 +29,8 @@ pub enum Way {
 pub struct Options {
     /// Which way; `None`: by cursor where the server can, else by manifest.
     pub way: Option<Way>,
-    /// How many deletions the user has confirmed, after a `mass_delete`.
+    /// How many deletions the user has confirmed, after a `mass_delete`. A sync of several requests may be refused more
+    /// than once: it goes on as long as what the refusals name is no more than this, in all.
     pub confirm_deletes: Option<u64>,
 }
 
@@ -116,9 +117,19 @@ pub fn sync(
     let mut calls = Calls::new(remote, patience, Some(token));
     (calls.bound, calls.installation) = (store.bound()?, Some(store.installation()?));
     let (limits, report) = (Limits::default(), SyncReport::default());
-    let refused = HashMap::new();
-    let mut syncing =
-        Syncing { store, calls, options, limits, report, refused, proof: None, doubt: false, progress };
+    let (refused, agreed) = (HashMap::new(), options.confirm_deletes.unwrap_or(0));
+    let mut syncing = Syncing {
+        store,
+        calls,
+        options,
+        limits,
+        report,
+        refused,
+        agreed,
+        proof: None,
+        doubt: false,
+        progress,
+    };
     let done = syncing.run();
     let Syncing { calls, mut report, .. } = syncing;
     report.repeats = calls.repeats;
@@ -138,6 +149,8 @@ pub(super) struct Syncing<'a> {
     pub(super) report: SyncReport,
     /// Rows that the server cannot take as they are, with the edit that it refused.
     pub(super) refused: HashMap<(TableId, RowKey), u64>,
+    /// Deletions that the user has confirmed and that no refusal has named yet.
+    pub(super) agreed: u64,
     pub(super) proof: Option<Digests>,
     /// Whether the digests say that the server's past is not the one that the device knows.
     pub(super) doubt: bool,

@@ -80,6 +80,7 @@ impl App {
             owner_rows_max: limits.owner_rows_max,
             owner_bytes_max: limits.owner_bytes_max,
             mass_delete_rows: self.settings.sync.mass_delete_rows,
+            mass_delete_window_ms: i64::from(self.settings.sync.mass_delete_window_s) * 1_000,
             pull_rows_max: self.settings.sync.changes_rows_max,
             pull_entries_max: self.settings.sync.page_entries_max,
             pull_bytes_max: self.settings.sync.changes_bytes_max,

@@ -52,9 +52,10 @@ pub enum ApiError {
     #[error("{reason}")]
     UnsupportedMediaType { reason: &'static str },
     #[error(
-        "The request would delete {deletes} of the {rows} rows of {table}. Repeat it with \"confirm_deletes\": {confirm} if that is meant."
+        "The request would delete {deletes} of the {rows} rows of {table}{}. Repeat it with \"confirm_deletes\": {confirm} if that is meant.",
+        lately(*before)
     )]
-    MassDelete { table: String, deletes: u64, rows: u64, confirm: u64 },
+    MassDelete { table: String, deletes: u64, rows: u64, confirm: u64, before: u64 },
     #[error("This Idempotency-Key came before with another body. Nothing was done.")]
     IdempotencyKeyReused,
     #[error("Too little of the row is known to bring it back. Add it again.")]
@@ -113,7 +114,15 @@ macro_rules! codes {
         /// Every status and code that a problem can have, as `openapi.yaml` lists them.
         pub const CODES: &[(StatusCode, &str)] = &[$((StatusCode::$status, $code),)+];
 
-        impl ApiError {
+        /// What a refusal of a mass deletion says of earlier ones.
+fn lately(deletes: u64) -> String {
+    match deletes {
+        0 => String::new(),
+        deletes => format!(", and this device has deleted {deletes} others lately"),
+    }
+}
+
+impl ApiError {
             /// The status and the stable code. A test holds this against `openapi.yaml`.
             pub fn status_and_code(&self) -> (StatusCode, &'static str) {
                 match self {
@@ -191,10 +200,11 @@ impl ApiError {
                 tell("version", json!(version));
                 tell("horizon", json!(horizon));
             }
-            Self::MassDelete { table, deletes, rows, confirm } => {
+            Self::MassDelete { table, deletes, rows, confirm, before } => {
                 tell("at", json!(format!("/delete/{table}")));
                 tell("deletes", json!(deletes));
                 tell("rows", json!(rows));
+                tell("deleted_before", json!(before));
                 tell("confirm_deletes", json!(confirm));
             }
             Self::BatchRejected { rejections } => {

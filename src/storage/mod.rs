@@ -12,6 +12,7 @@
 
 pub mod accounts;
 pub mod census;
+pub mod deletions;
 pub mod installations;
 pub mod leases;
 pub mod plan;
@@ -33,6 +34,7 @@ use crate::schema::TableId;
 
 pub use accounts::AccountStore;
 pub use census::Census;
+pub use deletions::DeleteWindow;
 pub use installations::Installation;
 pub use leases::{LeaseState, LeaseStore, LeaseTold, Leases};
 pub use records::{Conflict, GivenAnswer, Side};
@@ -140,6 +142,9 @@ pub trait ReadTxn {
     /// The owner's installations, by id.
     fn installations(&mut self) -> StorageResult<Vec<Installation>>;
 
+    /// What a device has deleted lately, by table: of tables in which it never deleted anything there is nothing.
+    fn delete_windows(&mut self, device: DeviceId) -> StorageResult<Vec<(TableId, DeleteWindow)>>;
+
     /// A page of conflicts, newest first.
     fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage>;
 
@@ -210,8 +215,17 @@ pub trait WriteTxn: ReadTxn {
     /// Notes up to where a device has seen everything, and that it lives.
     fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()>;
 
-    /// Forgets up to where a device has seen everything: it was signed out, and holds no tombstone back.
+    /// Forgets up to where a device has seen everything, and what it has deleted lately: it was signed out, and holds no
+    /// tombstone back.
     fn forget_device(&mut self, device: DeviceId) -> StorageResult<()>;
+
+    /// Notes what a device has deleted of a table, in place of what was noted.
+    fn put_delete_window(
+        &mut self,
+        device: DeviceId,
+        table: TableId,
+        window: &DeleteWindow,
+    ) -> StorageResult<()>;
 
     /// Writes what is known of an installation now; `false`, and nothing is written, if none of that id is there, or
     /// its counter is higher.

@@ -55,7 +55,7 @@ const ACCOUNTS: [(&str, &[(&str, ColumnType)]); 2] = [
 ];
 
 /// What rollcall keeps for an owner beside the application's rows; the owner itself first.
-const OWN: [(&str, &[(&str, ColumnType)]); 9] = [
+const OWN: [(&str, &[(&str, ColumnType)]); 10] = [
     (
         "rollcall_owner",
         &[
@@ -141,6 +141,17 @@ const OWN: [(&str, &[(&str, ColumnType)]); 9] = [
             ("token_device", Uuid),
             ("counter", Integer),
             ("seen_at", Integer),
+        ],
+    ),
+    (
+        "rollcall_delete_window",
+        &[
+            ("device", Uuid),
+            ("tbl", Integer),
+            ("began", Integer),
+            ("version", Integer),
+            ("live_rows", Integer),
+            ("deletes", Integer),
         ],
     ),
 ];

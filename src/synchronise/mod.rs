@@ -7,6 +7,7 @@ mod answer_rows;
 mod asked;
 mod batch;
 mod budget;
+mod deletions;
 mod group;
 mod losses;
 mod references;
@@ -29,6 +30,7 @@ use crate::storage::{OwnerState, StorageError, WriteTxn};
 pub use batch::{Batch, Part, SentKey, Set, UnreadableItem, ValueFault};
 use budget::Budget;
 pub use budget::StillWanted;
+use deletions::Deletions;
 use settler::{DeviceClock, Settler};
 pub use unreadable::{Answered, AnsweredSet, RejectedKeys, RejectedRow, Unreadable, Why};
 use working_set::WorkingSet;
@@ -50,6 +52,8 @@ pub struct Terms {
     pub owner_bytes_max: u64,
     /// Deletes of one table before the guard against mass deletion looks.
     pub mass_delete_rows: usize,
+    /// How long a device's deletions count together, ms.
+    pub mass_delete_window_ms: i64,
     /// Changed rows that are sent along.
     pub pull_rows_max: usize,
     /// Entries of the ledger that are looked at for them.
@@ -178,6 +182,8 @@ pub enum Refusal {
         rows: u64,
         /// Live rows of all tables that would go.
         confirm: u64,
+        /// Rows of the table that the device has deleted lately.
+        before: u64,
     },
     /// It is atomic, and some rows are rejected.
     #[error("{} rows are rejected", .0.len())]
@@ -235,7 +241,8 @@ pub fn run_while(
     let mut budget = Budget::new(terms.batch_bytes_max, wanted);
     let mut rows = WorkingSet::load(txn, schema, batch, &mut budget)?;
     let mut digests = txn.digests()?;
-    guard_against_mass_deletion(&digests, batch, &rows, terms)?;
+    let mut deletions = Deletions::count(txn, &digests, batch, &rows, terms)?;
+    deletions.guard(batch.confirm_deletes, terms.mass_delete_rows)?;
     let mut settler = Settler::new(txn, schema, context, clock, &mut rows, &mut budget);
     let mut add = settler.edits(Operation::Add, &batch.add)?;
     let mut update = settler.edits(Operation::Update, &batch.update)?;
@@ -259,6 +266,7 @@ pub fn run_while(
     let asked = asked::load(txn, &rows, &batch.get, &mut budget)?;
     losses.note(txn, schema, &rows, &context, &mut budget)?;
     let current = write(txn, schema, &rows, &mut digests, (state, terms, &budget))?;
+    deletions.note(txn, &digests, &rows, current, terms)?;
     let answered = [&add, &update, &delete].into_iter().flatten();
     let told = answered.flat_map(|(table, list)| list.iter().filter_map(|one| Some((*table, one.key()?))));
     asked::note_known(txn, &rows, told, &asked, batch.base, terms.device)?;
@@ -292,34 +300,6 @@ pub fn run_while(
         changes,
         clock_offset_ms: skew.map(Skew::offset_ms),
     })
-}
-
-/// Refuses what looks like a device that lost its data and takes the loss for the user's will.
-fn guard_against_mass_deletion(
-    held: &[Digest],
-    batch: &Batch,
-    rows: &WorkingSet,
-    terms: &Terms,
-) -> Result<(), Refusal> {
-    let mut deletes = Vec::new();
-    for (table, set) in &batch.delete {
-        let mut keys: Vec<RowKey> = set.iter().map(|incoming| incoming.key).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys.retain(|key| rows.is_live(*table, *key));
-        deletes.push((*table, keys.len() as u64));
-    }
-    let confirm = deletes.iter().map(|(_, deletes)| deletes).sum();
-    if batch.confirm_deletes.is_some_and(|confirmed| confirmed >= confirm) {
-        return Ok(());
-    }
-    for (table, deletes) in deletes {
-        let rows = held[table.index()].count;
-        if deletes > terms.mass_delete_rows as u64 && deletes * 2 > rows {
-            return Err(Refusal::MassDelete { table, deletes, rows, confirm });
-        }
-    }
-    Ok(())
 }
 
 impl LiveRow {

@@ -284,7 +284,7 @@ async fn most_of_a_table_is_not_deleted_unasked() {
     server.sync(&anna, json!({ "add": { "lists": rows(8), "ours": [{ "id": key(1) }] } })).await.ok();
     let delete = json!({ "delete": { "lists": keys(6), "ours": [key(1)] } });
     let ask = |body: &Value| server.ask("POST", "/synchronise").of(&anna).json(body);
-    for confirmed in [None, Some(0), Some(6)] {
+    for confirmed in [None, Some(0), Some(6), Some(8), Some(1_000)] {
         let mut body = delete.clone();
         if let Some(confirmed) = confirmed {
             body["confirm_deletes"] = json!(confirmed);
@@ -303,7 +303,11 @@ async fn most_of_a_table_is_not_deleted_unasked() {
     absent.extend(keys(4));
     let told = server.sync(&anna, json!({ "delete": { "lists": absent } })).await.ok();
     assert_eq!(verdicts(&told, "delete", "lists").iter().filter(|verdict| **verdict == "deleted").count(), 4);
-    server.sync(&anna, json!({ "delete": { "lists": keys(8) } })).await.ok();
+    // Four of the eight are gone, and the other four are more than half with them.
+    let ask_again = ask(&json!({ "delete": { "lists": keys(8) } }));
+    let told = refused(&server, ask_again, "the rest").await.json();
+    assert_eq!((&told["deletes"], &told["rows"], &told["deleted_before"]), (&json!(4), &json!(4), &json!(4)));
+    server.sync(&anna, json!({ "delete": { "lists": keys(8) }, "confirm_deletes": 4 })).await.ok();
     server
         .sync(
             &anna,
@@ -314,6 +318,76 @@ async fn most_of_a_table_is_not_deleted_unasked() {
     let told =
         server.sync(&anna, json!({ "delete": { "theirs": keys(8) }, "confirm_deletes": 8 })).await.ok();
     assert_eq!(verdicts(&told, "delete", "theirs"), ["deleted"; 8]);
+}
+
+/// Goal: a device that takes its own loss for the user's will is stopped, however little it deletes at once. Method: 1,000
+/// rows in requests of 50 under one hold of the lock; the server is started anew on the way, and what goes wrong with a
+/// request is not counted.
+#[tokio::test]
+async fn many_small_deletions_are_a_mass_deletion() {
+    let server = Server::new();
+    let anna = server.device("anna", "phone");
+    let rows: Vec<Value> = (0..1_000).map(|n| json!({ "lid": key(n), "title": "x" })).collect();
+    server.sync(&anna, json!({ "add": { "lists": rows } })).await.ok();
+    let delete = |from: u64, more: Value| {
+        let keys: Vec<String> = (from..from + 50).map(key).collect();
+        let mut body = json!({ "delete": { "lists": keys }, "keep_lock": true });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let (mut server, mut gone) = (server, 0);
+    for lot in 0..10 {
+        let mut try_out = delete(gone, json!({ "dry_run": true }));
+        server.sync(&anna, try_out.clone()).await.ok();
+        try_out["dry_run"] = json!(false);
+        try_out["atomic"] = json!(true);
+        try_out["add"] = json!({ "lists": [{ "lid": "no key" }] });
+        assert_eq!(server.sync(&anna, try_out).await.status, 422);
+        server.sync(&anna, delete(gone, json!({}))).await.ok();
+        gone += 50;
+        if lot == 4 {
+            server = server.restarted();
+        }
+    }
+    let answer = server.sync(&anna, delete(gone, json!({}))).await;
+    assert_eq!(answer.fault(), (422, "mass_delete".into(), "/delete/lists".into()));
+    let told = answer.json();
+    assert_eq!(
+        (&told["deletes"], &told["rows"], &told["deleted_before"], &told["confirm_deletes"]),
+        (&json!(50), &json!(500), &json!(500), &json!(50))
+    );
+    assert_eq!(server.sync(&anna, delete(gone, json!({ "confirm_deletes": 1_000 }))).await.status, 422);
+    assert_eq!(server.sync(&anna, delete(gone, json!({ "confirm_deletes": 50 }))).await.status, 200);
+    // Confirmed, it begins anew with the 450 that are left: 200 more are less than half of these.
+    for lot in 0..4 {
+        server.sync(&anna, delete(600 + lot * 50, json!({}))).await.ok();
+    }
+    assert_eq!(server.sync(&anna, delete(800, json!({}))).await.status, 422);
+    server.turn(3_600_000);
+    server.sync(&anna, delete(800, json!({}))).await.ok();
+}
+
+/// Goal: a table in which rows come and go is no loss. Method: as many rows as the guard allows at once are made and
+/// deleted, again and again, beside some that stay.
+#[tokio::test]
+async fn rows_that_come_and_go_are_no_mass_deletion() {
+    let server = Server::with(|settings| settings.sync.mass_delete_rows = 4);
+    let anna = server.device("anna", "phone");
+    let rows = |from: u64, to: u64| -> Vec<Value> {
+        (from..to).map(|n| json!({ "lid": key(n), "title": "x" })).collect()
+    };
+    server.sync(&anna, json!({ "add": { "lists": rows(0, 3) } })).await.ok();
+    server.sync(&anna, json!({ "delete": { "lists": [key(0)] } })).await.ok(); // a count begins
+    for lot in 1..20 {
+        let from = lot * 10;
+        server.sync(&anna, json!({ "add": { "lists": rows(from, from + 4) } })).await.ok();
+        let keys: Vec<String> = (from..from + 4).map(key).collect();
+        server.sync(&anna, json!({ "delete": { "lists": keys } })).await.ok();
+    }
+    // But all at once are.
+    server.sync(&anna, json!({ "add": { "lists": rows(900, 906) } })).await.ok();
+    let keys: Vec<String> = (900..906).map(key).collect();
+    assert_eq!(server.sync(&anna, json!({ "delete": { "lists": keys } })).await.status, 422);
 }
 
 #[tokio::test]

@@ -445,6 +445,10 @@ fn a_mass_deletion_asks_first() {
     assert!(matches!(&error, SyncError::Call(call) if call.code() == "mass_delete"), "{error}");
     assert_eq!(a.store.pending().unwrap().deleted, 60);
     assert_eq!(a.store.outstanding().unwrap(), None);
+    // What the user has agreed to must be as much as what is refused.
+    let options = Options { confirm_deletes: Some(59), ..Options::default() };
+    let error = a.try_sync_with(&mut patience(1), options).unwrap_err();
+    assert!(matches!(&error, SyncError::Call(call) if call.code() == "mass_delete"), "{error}");
     let options = Options { confirm_deletes: Some(60), ..Options::default() };
     a.try_sync_with(&mut patience(1), options).unwrap();
     assert_agree(&mut a, &mut b);

@@ -14,9 +14,10 @@ use rollcall::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Time
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::sqlite::{Connections, Sqlite};
 use rollcall::storage::{
-    AccountStore, Census, ChangeMark, ChangeSink, Conflict, ConflictPage, GivenAnswer, Installation,
-    LeaseState, LeaseStore, LeaseTold, Leases as KeptLeases, Outcome, OwnerState, PurgeTerms, Purged,
-    ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told, WantedConflicts, WriteTxn, WriteWork,
+    AccountStore, Census, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer,
+    Installation, LeaseState, LeaseStore, LeaseTold, Leases as KeptLeases, Outcome, OwnerState, PurgeTerms,
+    Purged, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told, WantedConflicts, WriteTxn,
+    WriteWork,
 };
 use uuid::Uuid;
 
@@ -316,6 +317,10 @@ impl ReadTxn for Watched<'_> {
         self.inner.installations()
     }
 
+    fn delete_windows(&mut self, device: DeviceId) -> StorageResult<Vec<(TableId, DeleteWindow)>> {
+        self.inner.delete_windows(device)
+    }
+
     fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
         self.inner.conflicts(wanted)
     }
@@ -398,6 +403,15 @@ impl WriteTxn for Watched<'_> {
 
     fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
         self.inner.forget_device(device)
+    }
+
+    fn put_delete_window(
+        &mut self,
+        device: DeviceId,
+        table: TableId,
+        window: &DeleteWindow,
+    ) -> StorageResult<()> {
+        self.inner.put_delete_window(device, table, window)
     }
 
     fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool> {

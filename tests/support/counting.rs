@@ -7,8 +7,8 @@ use rollcall::digest::Digest;
 use rollcall::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
 use rollcall::schema::TableId;
 use rollcall::storage::{
-    ChangeMark, ChangeSink, Conflict, ConflictPage, GivenAnswer, Installation, LeaseState, OwnerState,
-    PurgeTerms, Purged, ReadTxn, StorageResult, WantedConflicts, WriteTxn,
+    ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation, LeaseState,
+    OwnerState, PurgeTerms, Purged, ReadTxn, StorageResult, WantedConflicts, WriteTxn,
 };
 use uuid::Uuid;
 
@@ -88,6 +88,10 @@ impl ReadTxn for Counting<'_> {
         self.inner.installations()
     }
 
+    fn delete_windows(&mut self, device: DeviceId) -> StorageResult<Vec<(TableId, DeleteWindow)>> {
+        self.inner.delete_windows(device)
+    }
+
     fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
         self.inner.conflicts(wanted)
     }
@@ -149,6 +153,15 @@ impl WriteTxn for Counting<'_> {
         self.counts.conflicts += 1;
         self.counts.conflict_bytes += bytes;
         self.inner.note_conflict(conflict)
+    }
+
+    fn put_delete_window(
+        &mut self,
+        device: DeviceId,
+        table: TableId,
+        window: &DeleteWindow,
+    ) -> StorageResult<()> {
+        self.inner.put_delete_window(device, table, window)
     }
 
     fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {

@@ -131,6 +131,7 @@ pub fn terms(device: DeviceId, now: Timestamp) -> Terms {
         owner_rows_max: 1 << 20,
         owner_bytes_max: 1 << 30,
         mass_delete_rows: usize::MAX,
+        mass_delete_window_ms: 0,
         pull_rows_max: 5_000,
         pull_entries_max: usize::MAX,
         pull_bytes_max: usize::MAX,

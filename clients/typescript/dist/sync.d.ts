@@ -32,6 +32,8 @@ export declare class Syncing {
     /** The digests say that the server's past is not the one that the device knows. */
     private doubt;
     private way;
+    /** Deletions that the user has confirmed and that no refusal has named yet. */
+    private agreed;
     constructor(ground: Ground, options: SyncOptions & {
         readonly way: Way;
     });
@@ -70,6 +72,8 @@ export declare class Syncing {
     private rest;
     /** Sends a queue, request by request, each settled before the next is made. Gives the last `version`. */
     private push;
+    /** The number that a refused deletion is to be confirmed by, if the user has agreed to as many. */
+    private agreedTo;
     /**
      * Sends one request until it is answered. A refusal means that nothing was written: the request is given up.
      * Anything else leaves it outstanding, to be sent again.

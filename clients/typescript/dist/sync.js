@@ -24,6 +24,7 @@ export class Syncing {
         this.progress = options.onProgress ?? (() => { });
         this.calls = new Calls(ground.wire, options.signal, this.progress);
         this.way = options.way;
+        this.agreed = options.confirmDeletes ?? 0;
     }
     async run() {
         const began = this.ground.now();
@@ -232,8 +233,9 @@ export class Syncing {
         }
     }
     async push(queue, base, fence, then) {
+        let confirmDeletes;
         for (;;) {
-            const terms = { base, pull: then === "pull", confirmDeletes: this.options.confirmDeletes };
+            const terms = { base, pull: then === "pull", confirmDeletes };
             const limits = { ...this.limits, bytes: Math.min(this.limits.bytes, this.pace ?? Infinity) };
             const made = await this.write((held) => nextRequest(held, queue, limits, terms));
             const began = this.ground.now();
@@ -247,7 +249,11 @@ export class Syncing {
                     putBack(queue, made);
                 }
                 else if (error instanceof RollcallError && error.problem) {
-                    await this.mend(queue, made, error);
+                    confirmDeletes = this.agreedTo(error);
+                    if (confirmDeletes === undefined)
+                        await this.mend(queue, made, error);
+                    else
+                        putBack(queue, made);
                 }
                 else {
                     throw error;
@@ -255,6 +261,7 @@ export class Syncing {
                 fence = null;
                 continue;
             }
+            confirmDeletes = undefined;
             await this.faster(made, this.ground.now() - began);
             const { version, changes } = answer;
             const feed = changes?.type === "full" ? await this.newFeed() : null;
@@ -276,6 +283,13 @@ export class Syncing {
             if (last)
                 return version;
         }
+    }
+    agreedTo(error) {
+        const named = error.code === "mass_delete" ? error.problem?.confirm_deletes : undefined;
+        if (named === undefined || named > this.agreed)
+            return undefined;
+        this.agreed -= named;
+        return named;
     }
     async send(sending, fence) {
         for (let time = 0; time < 2; time++) {

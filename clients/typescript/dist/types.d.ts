@@ -200,7 +200,10 @@ export interface SyncOptions {
     readonly signal?: AbortSignal;
     readonly onProgress?: (progress: Progress) => void;
     readonly way?: Way;
-    /** After the error `mass_delete`: its `problem.confirm_deletes`, if the user agrees. */
+    /**
+     * After the error `mass_delete`: its `problem.confirm_deletes`, if the user agrees. A sync of several requests may be
+     * refused more than once: it goes on as long as what the refusals name is no more than this, in all.
+     */
     readonly confirmDeletes?: number;
 }
 /** How far a sync has come. */

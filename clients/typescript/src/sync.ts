@@ -46,6 +46,8 @@ export class Syncing {
   /** The digests say that the server's past is not the one that the device knows. */
   private doubt = false;
   private way: Way;
+  /** Deletions that the user has confirmed and that no refusal has named yet. */
+  private agreed: number;
 
   constructor(
     private readonly ground: Ground,
@@ -54,6 +56,7 @@ export class Syncing {
     this.progress = options.onProgress ?? (() => {});
     this.calls = new Calls(ground.wire, options.signal, this.progress);
     this.way = options.way;
+    this.agreed = options.confirmDeletes ?? 0;
   }
 
   async run(): Promise<SyncReport> {
@@ -286,8 +289,9 @@ export class Syncing {
 
   /** Sends a queue, request by request, each settled before the next is made. Gives the last `version`. */
   private async push(queue: Queue, base: number | null, fence: string | null, then: "manifest" | "pull" | "nothing"): Promise<number> {
+    let confirmDeletes: number | undefined;
     for (;;) {
-      const terms: Terms = { base, pull: then === "pull", confirmDeletes: this.options.confirmDeletes };
+      const terms: Terms = { base, pull: then === "pull", confirmDeletes };
       const limits = { ...this.limits, bytes: Math.min(this.limits.bytes, this.pace ?? Infinity) };
       const made = await this.write((held) => nextRequest(held, queue, limits, terms));
       const began = this.ground.now();
@@ -299,7 +303,9 @@ export class Syncing {
           await this.slower(made, error);
           putBack(queue, made);
         } else if (error instanceof RollcallError && error.problem) {
-          await this.mend(queue, made, error);
+          confirmDeletes = this.agreedTo(error);
+          if (confirmDeletes === undefined) await this.mend(queue, made, error);
+          else putBack(queue, made);
         } else {
           throw error;
         }
@@ -308,6 +314,7 @@ export class Syncing {
         fence = null;
         continue;
       }
+      confirmDeletes = undefined;
       await this.faster(made, this.ground.now() - began);
       const { version, changes } = answer;
       // Before the verdicts, so that they mark rows as mentioned.
@@ -325,6 +332,14 @@ export class Syncing {
       if (changes) await this.pages(changes, feed);
       if (last) return version;
     }
+  }
+
+  /** The number that a refused deletion is to be confirmed by, if the user has agreed to as many. */
+  private agreedTo(error: RollcallError): number | undefined {
+    const named = error.code === "mass_delete" ? error.problem?.confirm_deletes : undefined;
+    if (named === undefined || named > this.agreed) return undefined;
+    this.agreed -= named;
+    return named;
   }
 
   /**

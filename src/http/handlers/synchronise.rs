@@ -577,8 +577,8 @@ impl io::Write for Length {
 pub(super) fn explain(refusal: Refusal, schema: &Schema) -> ApiError {
     match refusal {
         Refusal::BaseExpired(expired) => expired.into(),
-        Refusal::MassDelete { table, deletes, rows, confirm } => {
-            ApiError::MassDelete { table: schema.at(table).name.clone(), deletes, rows, confirm }
+        Refusal::MassDelete { table, deletes, rows, confirm, before } => {
+            ApiError::MassDelete { table: schema.at(table).name.clone(), deletes, rows, confirm, before }
         }
         Refusal::Atomic(rejections) => {
             let told = rejections.iter().map(|rejected| {

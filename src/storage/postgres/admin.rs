@@ -17,7 +17,7 @@ const REFERENCE: [&str; 5] =
     ["rollcall_meta", "rollcall_table", "rollcall_column", "rollcall_user", "rollcall_device"];
 
 /// rollcall's tables of owners' rows; the first decides where an owner lives.
-const OWNED: [&str; 9] = [
+const OWNED: [&str; 10] = [
     "rollcall_owner",
     "rollcall_ledger",
     "rollcall_digest",
@@ -27,6 +27,7 @@ const OWNED: [&str; 9] = [
     "rollcall_answer",
     "rollcall_ack",
     "rollcall_installation",
+    "rollcall_delete_window",
 ];
 
 const DISTRIBUTED: &str = "SELECT logicalrel::text FROM pg_dist_partition";

@@ -2,7 +2,7 @@ use postgres::types::Type;
 use uuid::Uuid;
 
 use super::session::{Param, Session};
-use super::statements;
+use super::{deletions, statements};
 use crate::model::{DeviceId, Timestamp};
 use crate::storage::StorageResult;
 use crate::storage::installations::Installation;
@@ -54,7 +54,7 @@ pub(super) fn put(session: &mut Session, sql: &str, owner: Uuid, one: &Installat
 }
 
 pub(super) fn forget(session: &mut Session, owner: Uuid, device: DeviceId) -> StorageResult<()> {
-    for sql in [FORGET, FORGET_ANSWERS, statements::FORGET_DEVICE] {
+    for sql in [FORGET, FORGET_ANSWERS, statements::FORGET_DEVICE, deletions::FORGET] {
         session.execute(sql, &[(&owner, Type::UUID), (&device.0, Type::UUID)])?;
     }
     Ok(())

@@ -9,6 +9,8 @@ mod admin;
 mod census;
 mod connections;
 mod ddl;
+mod deletions;
+mod entries;
 mod failure;
 mod installations;
 mod leases;

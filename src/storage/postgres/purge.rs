@@ -4,7 +4,7 @@ use postgres::types::Type;
 use uuid::Uuid;
 
 use super::session::{Param, Session};
-use super::{installations, statements};
+use super::{deletions, installations, statements};
 use crate::model::Version;
 use crate::storage::ledger::day;
 use crate::storage::{OwnerState, PurgeTerms, Purged, StorageResult};
@@ -53,6 +53,7 @@ pub(super) fn purge(
     for (sql, before) in [
         (statements::FORGET_DEVICES, terms.devices_before.ms()),
         (installations::FORGET_OLD, terms.devices_before.ms()),
+        (deletions::FORGET_OLD, terms.devices_before.ms()),
         (statements::FORGET_DAYS, day(terms.tombstones_before)),
     ] {
         session.execute(sql, &[(&owner, Type::UUID), (&before, Type::INT8)])?;

@@ -4,18 +4,19 @@ use postgres::Row;
 use postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
+use super::entries::{DELETED, ENTRY_COLUMNS, columns, entry, stored, unsigned};
 use super::records::{self, Records};
 use super::session::{Param, Session};
 use super::statements::{self, Put, Statements, TableStatements};
-use super::values::{self, Bound};
-use super::{installations, leases, purge};
+use super::values::Bound;
+use super::{deletions, installations, leases, purge};
 use crate::digest::{Digest, Seed};
-use crate::model::{Claim, DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
+use crate::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
 use crate::schema::{Schema, Table, TableId};
-use crate::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
+use crate::storage::ledger::{day, lives_bytes, writers_bytes};
 use crate::storage::{
-    ChangeMark, ChangeSink, Conflict, ConflictPage, GivenAnswer, Installation, LeaseState, OwnerState,
-    PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts, WriteTxn,
+    ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation, LeaseState,
+    OwnerState, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts, WriteTxn,
 };
 
 /// One owner's rows inside one transaction.
@@ -305,6 +306,10 @@ impl ReadTxn for Txn<'_> {
         installations::all(self.session, self.owner)
     }
 
+    fn delete_windows(&mut self, device: DeviceId) -> StorageResult<Vec<(TableId, DeleteWindow)>> {
+        deletions::windows(self.session, self.schema, self.statements, self.owner, device)
+    }
+
     fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
         self.records().conflicts(wanted)
     }
@@ -450,7 +455,17 @@ impl WriteTxn for Txn<'_> {
 
     fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
         let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&device.0, Type::UUID)];
-        self.session.execute(statements::FORGET_DEVICE, &params).map(drop)
+        self.session.execute(statements::FORGET_DEVICE, &params)?;
+        deletions::forget(self.session, self.owner, device)
+    }
+
+    fn put_delete_window(
+        &mut self,
+        device: DeviceId,
+        table: TableId,
+        window: &DeleteWindow,
+    ) -> StorageResult<()> {
+        deletions::put(self.session, self.owner, device, self.statements.of(table).id, window)
     }
 
     fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool> {
@@ -520,47 +535,6 @@ fn first_version(session: &mut Session) -> StorageResult<Version> {
     let epoch = session.row(statements::EPOCH, &[])?;
     let epoch: i64 = epoch.map_or(Ok(0), |row| row.try_get(0))?;
     Ok(Version::first(u16::try_from(epoch).unwrap_or_default()))
-}
-
-/// How many columns a ledger entry has, its key first, and which of them says that it is a tombstone.
-const ENTRY_COLUMNS: usize = 13;
-const DELETED: usize = 4;
-
-/// A ledger entry, as a tombstone: a live row's columns stand elsewhere.
-fn entry(row: &Row) -> StorageResult<Stored> {
-    let number = |at| row.try_get::<_, Option<i64>>(at);
-    let time = |at| Ok::<_, postgres::Error>(number(at)?.map(Timestamp::from_ms));
-    let version = |number: i64| Version(number.cast_unsigned());
-    Ok(Stored {
-        version: Version(unsigned(row, 1)?),
-        created: Version(unsigned(row, 2)?),
-        last_update: Timestamp::from_ms(row.try_get(3)?),
-        made_by: DeviceId(row.try_get(5)?),
-        changed_by: DeviceId(row.try_get(6)?),
-        lives: lives(row.try_get::<_, Option<&[u8]>>(7)?.unwrap_or_default()),
-        writers: writers(row.try_get::<_, Option<&[u8]>>(8)?.unwrap_or_default()),
-        made_at: time(9)?,
-        claim: Claim { at: time(10)?, row_base: time(11)?, base: number(12)?.map(version) },
-        values: None,
-    })
-}
-
-fn stored(table: &Table, row: &Row) -> StorageResult<Stored> {
-    let mut stored = entry(row)?;
-    if !row.try_get::<_, bool>(DELETED)? {
-        stored.values = Some(columns(table, row, ENTRY_COLUMNS)?);
-    }
-    Ok(stored)
-}
-
-/// A row's columns, which begin at `first`.
-fn columns(table: &Table, row: &Row, first: usize) -> StorageResult<Vec<Value>> {
-    let read = |(at, column): (usize, &crate::schema::Column)| values::read(column.kind, row, first + at);
-    Ok(table.columns.iter().enumerate().map(read).collect::<Result<_, _>>()?)
-}
-
-fn unsigned(row: &Row, at: usize) -> Result<u64, postgres::Error> {
-    row.try_get::<_, i64>(at).map(i64::cast_unsigned)
 }
 
 pub(super) fn successor(key: Uuid) -> Option<Uuid> {

@@ -1,6 +1,6 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{statements, values};
+use super::{deletions, statements, values};
 use crate::model::{DeviceId, Timestamp};
 use crate::storage::StorageResult;
 use crate::storage::installations::Installation;
@@ -53,7 +53,7 @@ pub(super) fn put(conn: &Connection, sql: &str, owner: i64, one: &Installation) 
 }
 
 pub(super) fn forget(conn: &Connection, owner: i64, device: DeviceId) -> StorageResult<()> {
-    for sql in [FORGET, FORGET_ANSWERS, statements::FORGET_DEVICE] {
+    for sql in [FORGET, FORGET_ANSWERS, statements::FORGET_DEVICE, deletions::FORGET] {
         conn.prepare_cached(sql)?.execute(params![owner, device.0.as_bytes()])?;
     }
     Ok(())

@@ -13,6 +13,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0005_claims.sql"),
     include_str!("migrations/0006_installations.sql"),
     include_str!("migrations/0007_conflict_pages.sql"),
+    include_str!("migrations/0008_delete_windows.sql"),
 ];
 
 /// Brings rollcall's own tables up to date, each step in a transaction of its own.

@@ -7,6 +7,7 @@ mod backup;
 mod census;
 mod connections;
 mod ddl;
+mod deletions;
 pub mod file;
 mod installations;
 mod known;

@@ -1,7 +1,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::writer::Done;
-use super::{Connections, installations, statements, txn, values};
+use super::{Connections, deletions, installations, statements, txn, values};
 use crate::broken;
 use crate::model::{Owner, RowKey, Version};
 use crate::storage::ledger::day;
@@ -72,6 +72,7 @@ pub(super) fn purge(
     };
     forget(statements::FORGET_DEVICES, terms.devices_before.ms())?;
     forget(installations::FORGET_OLD, terms.devices_before.ms())?;
+    forget(deletions::FORGET_OLD, terms.devices_before.ms())?;
     forget(statements::FORGET_DAYS, day(terms.tombstones_before))?;
     Ok(purged)
 }

@@ -236,7 +236,7 @@ mod tests {
 
     use super::*;
     use crate::model::Timestamp;
-    use crate::storage::sqlite::{migrate::migrate, tables};
+    use crate::storage::sqlite::{deletions, migrate::migrate, tables};
 
     /// Goal: no request reads more of the database than it is about. Method: the plan of every statement that
     /// requests run, over tables with every kind of reference.
@@ -259,6 +259,7 @@ mod tests {
                 .into_iter()
                 .chain([FOLLOWING_KEY, DATE, PUT_DIGEST, CHANGES, REMEMBER, FORGET_STATES, STATES])
                 .chain([NOTE_CONFLICT, CONFLICT, CONFLICTS, CONFLICTS_OF_TABLE, CONFLICTS_OF_KEY])
+                .chain([deletions::WINDOWS, deletions::PUT, deletions::FORGET])
                 .chain([ANSWER, KEEP_ANSWER, FORGET_ANSWERS, ACKNOWLEDGE])
                 .chain([
                     ACKNOWLEDGED_BY_ALL,

@@ -1,19 +1,19 @@
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::installations;
 use super::purge;
 use super::records::Records;
 use super::statements::{self, Statements, TableStatements};
 use super::values::{self, Bound, Room};
+use super::{deletions, installations};
 use crate::broken;
 use crate::digest::{Digest, Seed};
 use crate::model::{Claim, DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
 use crate::schema::{Column, Schema, Table, TableId};
 use crate::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
 use crate::storage::{
-    ChangeMark, ChangeSink, Conflict, ConflictPage, GivenAnswer, Installation, OwnerState, PurgeTerms,
-    Purged, ReadTxn, StorageError, StorageResult, WantedConflicts, WriteTxn,
+    ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation, OwnerState,
+    PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts, WriteTxn,
 };
 
 /// One owner's rows inside one SQLite transaction.
@@ -220,6 +220,11 @@ impl ReadTxn for Txn<'_> {
         self.owner.map_or(Ok(Vec::new()), |owner| installations::all(self.conn, owner))
     }
 
+    fn delete_windows(&mut self, device: DeviceId) -> StorageResult<Vec<(TableId, DeleteWindow)>> {
+        let Self { conn, schema, statements, owner, .. } = *self;
+        owner.map_or(Ok(Vec::new()), |owner| deletions::windows(conn, schema, statements, owner, device))
+    }
+
     fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
         self.records().map_or(Ok(ConflictPage::default()), |records| records.conflicts(wanted))
     }
@@ -355,7 +360,17 @@ impl WriteTxn for Txn<'_> {
     fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
         let mut statement = self.conn.prepare_cached(statements::FORGET_DEVICE)?;
         statement.execute(params![self.owner, device.0.as_bytes()])?;
-        Ok(())
+        deletions::forget(self.conn, self.own_records()?.owner, device)
+    }
+
+    fn put_delete_window(
+        &mut self,
+        device: DeviceId,
+        table: TableId,
+        window: &DeleteWindow,
+    ) -> StorageResult<()> {
+        let owner = self.own_records()?.owner;
+        deletions::put(self.conn, owner, device, self.statements.of(table).id, window)
     }
 
     fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool> {
