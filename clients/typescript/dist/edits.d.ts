@@ -9,7 +9,10 @@ export declare function keyOf(table: Declared, key: unknown): string;
 export declare function put(held: Held, table: Declared, key: string, columns: Row, now: number, base?: number | null): Promise<StoredRow>;
 /** Deletes a row, if it is there. */
 export declare function remove(held: Held, table: Declared, key: string, now: number): Promise<void>;
-/** Gives an unsent edit up. */
+/**
+ * Gives up an unsent edit, or a row that a restored server lost and does not take back. A row that is put back and that no
+ * server has refused yet stays as it is: its user changed nothing.
+ */
 export declare function revert(held: Held, table: Declared, key: string): Promise<void>;
 /** Makes the row of a conflict what the user wants: an edit that knows the server's row. */
 export declare function settle(held: Held, table: Declared, conflict: Conflict, as: Row | null, now: number): Promise<void>;

@@ -131,7 +131,7 @@ export async function remove(held, table, key, now) {
 }
 export async function revert(held, table, key) {
     const row = await held.get(table.name, key);
-    if (!row || row.state === "clean" || isPutBack(row))
+    if (!row || row.state === "clean" || (isPutBack(row) && !row.rejected))
         return;
     if (await isInFlight(held, table, key))
         throw new RollcallError("in_flight", `${table.name} ${key} is being sent`);

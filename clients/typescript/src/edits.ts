@@ -128,10 +128,13 @@ export async function remove(held: Held, table: Declared, key: string, now: numb
   return held.replace(row, next);
 }
 
-/** Gives an unsent edit up. */
+/**
+ * Gives up an unsent edit, or a row that a restored server lost and does not take back. A row that is put back and that no
+ * server has refused yet stays as it is: its user changed nothing.
+ */
 export async function revert(held: Held, table: Declared, key: string): Promise<void> {
   const row = await held.get(table.name, key);
-  if (!row || row.state === "clean" || isPutBack(row)) return;
+  if (!row || row.state === "clean" || (isPutBack(row) && !row.rejected)) return;
   if (await isInFlight(held, table, key)) throw new RollcallError("in_flight", `${table.name} ${key} is being sent`);
   if (row.at === null) return held.replace(row, null); // the server holds none
   // The row that the edit began with is the server's, unless that has moved since: then the next sync asks for it.

@@ -134,7 +134,10 @@ export interface Table<T extends TableSpec = TableSpec> {
   patch(key: string, columns: PatchOf<T>): Promise<RowOf<T>>;
   /** Deletes a row; one that is not there is fine. */
   remove(key: string): Promise<void>;
-  /** Gives up what was changed here and not sent: the way out after a rejection. Throws `in_flight` while it is being sent. */
+  /**
+   * Gives up what was changed here and not sent: the way out after a rejection. A row that a restored server lost and
+   * rejects is given up, too. Throws `in_flight` while it is being sent.
+   */
   revert(key: string): Promise<void>;
   /** One row with what is known of it, deleted or not. */
   entry(key: string): Promise<Entry<RowOf<T>> | undefined>;

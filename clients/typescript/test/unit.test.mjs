@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { inOrder, isDivisible, nextRequest, putBack } from "../dist/batch.js";
 import { goesWhole } from "../dist/decide.js";
-import { put, remove } from "../dist/edits.js";
+import { put, remove, revert } from "../dist/edits.js";
 import { declare, Held, mayTryAgain, newRow, rejectionOf } from "../dist/held.js";
 import { memoryStore, newKey } from "../dist/index.js";
 import { Settling } from "../dist/settle.js";
@@ -145,6 +145,24 @@ test("what is told is taken, counted once, and what is no row of the table is no
   const gone = await settle((settling) => settling.page(page([], { delete: { items: [A, newKey()] } })));
   assert.deepEqual([gone.tally.dropped, await row()], [1, undefined]);
 });
+
+for (const [state, at, after] of [
+  ["added", null, undefined],
+  ["edited", 500, { state: "clean", at: null, base: null }],
+]) {
+  test(`a row (${state}) that a restored server does not take back can be given up, and before it was refused not`, async () => {
+    const { write, row } = await start();
+    const refused = { code: "reference_missing", detail: "", at: NOW };
+    await write(async (held) => held.replace(await held.get("items", A), { ...newRow("items", A), state, at, base: 1000, row: { title: "old" } }));
+    await write((held) => revert(held, items, A));
+    assert.equal((await row()).state, state);
+    await write(async (held) => held.replace(await held.get("items", A), { ...(await held.get("items", A)), rejected: refused }));
+    await write((held) => revert(held, items, A));
+    const now = await row();
+    assert.deepEqual(now && { state: now.state, at: now.at, base: now.base }, after);
+    assert.ok(!now?.rejected);
+  });
+}
 
 test("the cursor moves with the last page, and the mark of the next one is kept till then", async () => {
   const { settle, meta } = await start();
