@@ -148,6 +148,8 @@ numeric_settings! {
     SyncSettings, "Syncing" {
         /// Lease of the sync lock, ms; long enough for a slow phone between its two calls
         lease_ms: u64 = 15_000, env "ROLLCALL_LEASE_MS";
+        /// Longest hold of the sync lock, s, however often its lease is renewed; then the lock is others' for the time of one lease, and if none takes it the holder goes on; the roll call of 1,000,000 rows comes within it at 1 Mbit/s
+        lock_hold_max_s: u64 = 900, env "ROLLCALL_LOCK_HOLD_MAX_S";
         /// Longest `Prefer: wait`, s; below common proxies' idle limits
         lock_wait_max_s: u64 = 20, env "ROLLCALL_LOCK_WAIT_MAX_S";
         /// Rows on a page of `/fetch`; some 4 MB of JSON

@@ -16,10 +16,13 @@ use rollcall::clock::{Clock, Tick};
 use rollcall::locks::{Lease, LocalLocks, LockError, SharedLocks, Work};
 use rollcall::model::{DeviceId, Fence, Owner, Timestamp};
 use rollcall::schema::Schema;
-use rollcall::storage::{LeaseStore, Leases, Storage};
+use rollcall::storage::{LeaseStore, LeaseTerms, Leases, Storage};
 use uuid::Uuid;
 
 const LEASE_MS: i64 = 15_000;
+/// Longer than any other test holds a lock.
+const HOLD_MS: i64 = 200 * LEASE_MS;
+const TERMS: LeaseTerms = LeaseTerms { lease_ms: LEASE_MS, hold_ms: HOLD_MS };
 const FIRST: Fence = Fence(1 << 32);
 const START_MS: i64 = 1_700_000_000_000;
 const HOUR_MS: i64 = 3_600_000;
@@ -55,7 +58,12 @@ fn on_both_kinds(case: impl Fn(&Locks)) {
 
 impl Locks {
     fn new() -> Self {
-        Self::over(None, LEASE_MS)
+        Self::over(None, TERMS)
+    }
+
+    /// Locks in memory that may be held without end.
+    fn endless() -> Self {
+        Self::over(None, LeaseTerms { hold_ms: 1 << 50, ..TERMS })
     }
 
     /// Leases in a database.
@@ -70,20 +78,19 @@ impl Locks {
         let storage = store.serve(&Arc::new(schema), busy_wait, now, Arc::default()).unwrap();
         store.set_now(START_MS);
         let Leases::Shared(leases) = storage.leases() else { panic!("PostgreSQL keeps leases") };
-        Self::over(Some(Database { leases, store, _storage: storage }), lease_ms)
+        Self::over(Some(Database { leases, store, _storage: storage }), LeaseTerms { lease_ms, ..TERMS })
     }
 
-    fn over(database: Option<Database>, lease_ms: i64) -> Self {
+    fn over(database: Option<Database>, terms: LeaseTerms) -> Self {
         let (now_ms, tick_ms) = (Arc::new(AtomicI64::new(START_MS)), Arc::new(AtomicI64::new(5)));
         let (now, tick) = (Arc::clone(&now_ms), Arc::clone(&tick_ms));
         let clock = Clock::of(
             move || Timestamp::from_ms(now.load(Ordering::SeqCst)),
             move || Tick::from_ms(tick.load(Ordering::SeqCst)),
         );
-        let lease_ms = lease_ms.cast_unsigned();
         let locks: Arc<dyn rollcall::locks::Locks> = match &database {
-            None => LocalLocks::new(FIRST, lease_ms, clock),
-            Some(database) => SharedLocks::new(Arc::clone(&database.leases), lease_ms, clock),
+            None => LocalLocks::new(FIRST, terms, clock),
+            Some(database) => SharedLocks::new(Arc::clone(&database.leases), terms, clock),
         };
         Self { locks, now_ms, tick_ms, database }
     }
@@ -372,6 +379,110 @@ fn locks_that_are_held_are_listed() {
     });
 }
 
+/// A device that asks for something every now and then, as long as it has the lock.
+fn polls(locks: &Locks, who: &Caller, fence: Fence, until_ms: i64) {
+    let begun = locks.now();
+    while locks.now().ms() - begun.ms() < until_ms {
+        let step = (LEASE_MS / 2).min(until_ms - (locks.now().ms() - begun.ms()));
+        locks.turn(step);
+        locks.locks.renew(who).unwrap();
+        if locks.now().ms() - begun.ms() < until_ms {
+            let again = locks.take_as(who, Some(fence)).unwrap();
+            assert_eq!((again.fence, again.since), (fence, begun), "still the same hold");
+        }
+    }
+}
+
+/// Goal: a device cannot keep the lock for ever by asking for something now and then. Method: it does, while another one
+/// tries; the other gets the lock as soon as the hold is over, at its first try.
+#[test]
+fn a_hold_of_the_lock_ends_however_often_it_is_renewed() {
+    on_both_kinds(|locks| {
+        let (phone, tablet) = two();
+        let first = locks.take(&phone);
+        polls(locks, &phone, first.fence, HOLD_MS - 1);
+        let keeps_out = locks.busy_for(&tablet).expect("the hold has not ended");
+        assert_eq!(keeps_out.ends.ms_since(locks.tick()), 1, "nobody has to wait beyond the hold");
+        locks.turn(1);
+        // The holder looks on and tries, and others come first all the same.
+        locks.locks.renew(&phone).unwrap();
+        let rests = locks.busy_for(&phone).expect("the hold is over");
+        assert_eq!((rests.device, rests.ends.ms_since(locks.tick())), (phone.device, LEASE_MS));
+        assert_eq!(locks.holder(phone.owner), None);
+        let next = locks.take(&tablet);
+        assert!(next.fence > first.fence);
+        assert!(locks.is_lost(&phone, first.fence));
+        locks.locks.give_back(&tablet).unwrap();
+        assert_eq!(locks.take(&phone).since, locks.now());
+    });
+}
+
+/// Goal: a sync that takes longer than a hold goes on where nobody else wants the lock. Method: the same, alone.
+#[test]
+fn a_holder_goes_on_where_nobody_took_the_lock() {
+    on_both_kinds(|locks| {
+        let (phone, tablet) = two();
+        let first = locks.take(&phone);
+        for _ in 0..2 {
+            polls(locks, &phone, first.fence, HOLD_MS);
+            locks.turn(LEASE_MS - 1);
+            let Err(LockError::Busy(rests)) = locks.take_as(&phone, Some(first.fence)) else {
+                panic!("others have not had their chance yet")
+            };
+            assert_eq!(rests.ends.ms_since(locks.tick()), 1);
+            locks.turn(1);
+            let again = locks.take_as(&phone, Some(first.fence)).unwrap();
+            assert_eq!((again.fence, again.since), (first.fence, locks.now()), "a new hold, the same fence");
+            assert_eq!(again.until, locks.now().shifted(LEASE_MS));
+            assert!(locks.is_busy_for(&tablet));
+        }
+        // Who gives the lock back, or was silent for long, has no hold behind it.
+        locks.turn(3 * LEASE_MS);
+        assert_eq!(locks.take(&phone).since, locks.now());
+    });
+}
+
+/// Goal: a clock that is set back makes no hold longer.
+#[test]
+fn a_clock_that_is_set_back_makes_no_hold_longer() {
+    on_both_kinds(|locks| {
+        let (phone, tablet) = two();
+        locks.take(&phone);
+        locks.turn(1_000);
+        locks.set_clock(-24 * HOUR_MS);
+        let mut passed = 1_000;
+        while passed < HOLD_MS + LEASE_MS {
+            passed += LEASE_MS / 2;
+            locks.turn(LEASE_MS / 2);
+            locks.locks.renew(&phone).unwrap();
+            let _ = locks.take_as(&phone, None);
+            if !locks.is_busy_for(&tablet) {
+                assert!(passed >= HOLD_MS, "{passed}");
+                return;
+            }
+        }
+        panic!("the hold never ends");
+    });
+}
+
+/// Goal: what is under way ends well, and nothing new begins before others had their chance. Method: one request lasts
+/// beyond the hold, and its device sends more and more of them.
+#[test]
+fn a_request_at_work_outlasts_the_hold_and_no_other_joins_it() {
+    let (locks, (phone, tablet)) = (Locks::new(), two());
+    let work = locks.work(&phone, None).unwrap();
+    let fence = work.lease().unwrap().fence;
+    for _ in 0..HOLD_MS / LEASE_MS {
+        locks.turn(LEASE_MS);
+        assert!(locks.is_busy_for(&tablet));
+    }
+    assert!(matches!(locks.work(&phone, Some(fence)), Err(LockError::Busy(_))));
+    assert!(work.confirm(None).is_ok() && locks.is_busy_for(&tablet));
+    drop(work);
+    assert!(matches!(locks.work(&phone, Some(fence)), Err(LockError::Busy(_))));
+    assert!(locks.take(&tablet).fence > fence);
+}
+
 #[test]
 fn nobody_takes_over_from_a_request_at_work() {
     let (locks, (phone, tablet)) = (Locks::new(), two());
@@ -479,7 +590,7 @@ fn only_what_ended_long_ago_is_forgotten() {
 #[test]
 fn threads_of_two_devices_never_overlap() {
     const ROUNDS: usize = 300;
-    let locks = Arc::new(Locks::new());
+    let locks = Arc::new(Locks::endless());
     let owners = [1, 2];
     let inside: Arc<Vec<AtomicU64>> = Arc::new((0..=2).map(|_| AtomicU64::new(0)).collect());
     let newest: Arc<Vec<AtomicU64>> = Arc::new((0..=2).map(|_| AtomicU64::new(0)).collect());

@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::model::{DeviceId, InstallationName, Owner, Timestamp};
 use crate::purge::Acks;
 use crate::schema::Schema;
-use crate::storage::{Installation, Leases, Storage, StorageResult};
+use crate::storage::{Installation, LeaseTerms, Leases, Storage, StorageResult};
 use crate::synchronise::Terms;
 
 /// Everything that a request may need.
@@ -150,10 +150,10 @@ impl App {
         settings: Settings,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, BadSetting> {
-        let lease_ms = settings.sync.lease_ms;
+        let terms = LeaseTerms::new(settings.sync.lease_ms, settings.sync.lock_hold_max_s);
         let locks: Arc<dyn Locks> = match storage.leases() {
-            Leases::InMemory(first_fence) => LocalLocks::new(first_fence, lease_ms, clock.clone()),
-            Leases::Shared(store) => SharedLocks::new(store, lease_ms, clock.clone()),
+            Leases::InMemory(first_fence) => LocalLocks::new(first_fence, terms, clock.clone()),
+            Leases::Shared(store) => SharedLocks::new(store, terms, clock.clone()),
         };
         let bounds = Arc::new(Bounds::from_settings(&settings)?);
         let memory = Memory::from_settings(&settings, Arc::clone(&metrics))?;

@@ -8,7 +8,7 @@ use crate::accounts::Caller;
 use crate::broken;
 use crate::clock::{Clock, Tick};
 use crate::model::{Fence, Owner, Timestamp};
-use crate::storage::LeaseState;
+use crate::storage::{LeaseState, LeaseTerms};
 
 /// The locks of a server that has its database to itself: kept in memory.
 ///
@@ -18,7 +18,7 @@ use crate::storage::LeaseState;
 /// A lease ends by the monotonic clock. The times that are shown of it are what the time of day will be then.
 pub struct LocalLocks {
     clock: Clock,
-    lease_ms: i64,
+    terms: LeaseTerms,
     state: Mutex<State>,
     told: OnceLock<Told>,
 }
@@ -33,6 +33,10 @@ struct State {
 /// The newest lease of an owner, and what goes on under it.
 struct Entry {
     lease: Lease,
+    /// When the holder's hold of the lock began.
+    held_from: Tick,
+    /// When the last request of the holder ended, if one did.
+    worked_until: Tick,
     /// Requests of the holder that are at work. Until they end, nobody else is given the lock.
     at_work: usize,
     /// The holder gave the lease back, or the owner broke it.
@@ -48,8 +52,8 @@ enum Ended {
 }
 
 impl Entry {
-    fn of(lease: Lease) -> Self {
-        Self { lease, at_work: 0, ended: None }
+    fn of(lease: Lease, now: Now) -> Self {
+        Self { lease, held_from: now.tick, worked_until: now.tick, at_work: 0, ended: None }
     }
 
     /// Whether another device must wait.
@@ -57,10 +61,32 @@ impl Entry {
         self.at_work > 0 || (self.ended.is_none() && now.tick < self.lease.ends)
     }
 
-    /// The lease begins anew.
-    fn renew(&mut self, now: Now, lease_ms: i64) {
-        self.lease.ends = now.tick.shifted(lease_ms);
-        self.lease.until = now.time.shifted(lease_ms);
+    /// The lease begins anew, as far as the hold goes.
+    fn renew(&mut self, now: Now, terms: LeaseTerms) {
+        let hold_left = self.held_from.shifted(terms.hold_ms).ms_since(now.tick);
+        if hold_left > 0 {
+            let ms = terms.lease_ms.min(hold_left);
+            self.lease.ends = now.tick.shifted(ms);
+            self.lease.until = now.time.shifted(ms);
+        }
+    }
+
+    /// The holder goes on under its lease.
+    ///
+    /// Errors: when its hold is over, and until others have had a chance for as long as a lease lasts, this lease: then
+    /// the hold begins anew, if nobody else took the lock.
+    fn go_on(&mut self, now: Now, terms: LeaseTerms) -> Result<(), Lease> {
+        let free_from = self.lease.ends.max(self.worked_until);
+        let rests_until = free_from.shifted(terms.lease_ms);
+        if self.at_work == 0 && now.tick >= rests_until {
+            (self.held_from, self.lease.since) = (now.tick, now.time);
+        } else if now.tick >= self.held_from.shifted(terms.hold_ms) && !broken::is("hold_unbounded") {
+            let ends = if self.at_work > 0 { now.tick.shifted(terms.lease_ms) } else { rests_until };
+            let until = now.time.shifted(ends.ms_since(now.tick));
+            return Err(Lease { ends, until, ..self.lease.clone() });
+        }
+        self.renew(now, terms);
+        Ok(())
     }
 
     /// The lease as it is shown: the time of day may have been set since it was given.
@@ -92,11 +118,10 @@ struct Now {
 const SWEEP_AT_LEAST: usize = 1_024;
 
 impl LocalLocks {
-    /// Locks whose fences begin after `first_fence`; leases last `lease_ms`.
-    pub fn new(first_fence: Fence, lease_ms: u64, clock: Clock) -> Arc<Self> {
+    /// Locks whose fences begin after `first_fence`.
+    pub fn new(first_fence: Fence, terms: LeaseTerms, clock: Clock) -> Arc<Self> {
         let state = State { last_fence: first_fence, owners: HashMap::new(), sweep_at: SWEEP_AT_LEAST };
-        let lease_ms = i64::try_from(lease_ms).unwrap_or(i64::MAX);
-        Arc::new(Self { clock, lease_ms, state: Mutex::new(state), told: OnceLock::new() })
+        Arc::new(Self { clock, terms, state: Mutex::new(state), told: OnceLock::new() })
     }
 
     fn now(&self) -> Now {
@@ -131,7 +156,7 @@ impl Locks for LocalLocks {
         let now = self.now();
         let (lease, had) = self.change(caller.owner, now, |state| {
             let had = state.owners.get(&caller.owner).is_some_and(|entry| entry.is_newest_of(caller));
-            let entry = state.take(caller, fence, now, self.lease_ms)?;
+            let entry = state.take(caller, fence, now, self.terms)?;
             entry.at_work += 1;
             Ok::<_, LockError>((entry.lease.clone(), had))
         })?;
@@ -148,7 +173,7 @@ impl Locks for LocalLocks {
             && entry.is_newest_of(caller)
             && entry.is_held(now)
         {
-            entry.renew(now, self.lease_ms);
+            entry.renew(now, self.terms);
         }
         Ok(())
     }
@@ -197,8 +222,9 @@ impl State {
         caller: &Caller,
         fence: Option<Fence>,
         now: Now,
-        lease_ms: i64,
+        terms: LeaseTerms,
     ) -> Result<&mut Entry, LockError> {
+        let lease_ms = terms.lease_ms;
         self.sweep(now, lease_ms);
         let newest = self.owners.get(&caller.owner);
         let mine = newest.is_some_and(|entry| entry.is_newest_of(caller));
@@ -227,16 +253,16 @@ impl State {
             // An expired lease that nobody took over is still the newest: its holder goes on under the same fence.
             hash_map::Entry::Occupied(entry) if mine => {
                 let entry = entry.into_mut();
-                entry.renew(now, lease_ms);
+                entry.go_on(now, terms).map_err(LockError::Busy)?;
                 entry.ended = None;
                 entry
             }
             hash_map::Entry::Occupied(entry) => {
                 let entry = entry.into_mut();
-                *entry = Entry::of(new_lease());
+                *entry = Entry::of(new_lease(), now);
                 entry
             }
-            hash_map::Entry::Vacant(place) => place.insert(Entry::of(new_lease())),
+            hash_map::Entry::Vacant(place) => place.insert(Entry::of(new_lease(), now)),
         })
     }
 
@@ -292,9 +318,10 @@ impl Drop for LocalWork {
                 && entry.lease.fence == self.lease.fence
             {
                 entry.at_work -= 1;
+                entry.worked_until = now.tick;
                 if entry.ended.is_none() {
                     // The lease begins anew when the answer leaves, not when the request came.
-                    entry.renew(now, self.locks.lease_ms);
+                    entry.renew(now, self.locks.terms);
                 }
             }
         });

@@ -55,7 +55,7 @@ impl Lease {
 /// Why the lock was not given.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another device holds it.
+    /// Another device holds it; or the device itself has held it for as long as it may, and others come first.
     #[error("{} holds the lock", .0.device_name)]
     Busy(Lease),
     /// The fence that the device named is no longer the newest, or never was its own.
@@ -89,7 +89,7 @@ pub trait Locks: Send + Sync {
     /// Renews the lease of its holder; of anyone else it says nothing and changes nothing.
     ///
     /// A lease that ran out stays so: a device that merely looks on every few seconds would else keep all
-    /// others out, long after its sync broke off.
+    /// others out, long after its sync broke off. Nor does a lease last beyond the hold.
     fn renew(&self, caller: &Caller) -> LockResult<()>;
 
     /// Who holds the lock now.

@@ -10,13 +10,13 @@ use crate::accounts::Caller;
 use crate::broken;
 use crate::clock::{Clock, Tick};
 use crate::model::{DeviceId, Fence, Owner};
-use crate::storage::{LeaseState, LeaseStore};
+use crate::storage::{LeaseState, LeaseStore, LeaseTerms};
 
 /// The locks of several servers over one database: leases stand in the owners' rows, by the database's clock.
 pub struct SharedLocks {
     store: Arc<dyn LeaseStore>,
     clock: Clock,
-    lease_ms: i64,
+    terms: LeaseTerms,
     at_work: Arc<AtWork>,
     /// Ends the thread that renews leases of requests at work, as it is dropped.
     _ends: Sender<()>,
@@ -30,9 +30,9 @@ type AtWork = Mutex<HashMap<(Owner, DeviceId), (usize, Instant)>>;
 const RENEWED_BELOW: i64 = 4;
 
 impl SharedLocks {
-    /// Locks whose leases are kept in `store` and last `lease_ms`.
-    pub fn new(store: Arc<dyn LeaseStore>, lease_ms: u64, clock: Clock) -> Arc<Self> {
-        let lease_ms = i64::try_from(lease_ms).unwrap_or(i64::MAX);
+    /// Locks whose leases are kept in `store`.
+    pub fn new(store: Arc<dyn LeaseStore>, terms: LeaseTerms, clock: Clock) -> Arc<Self> {
+        let lease_ms = terms.lease_ms;
         let (ends, ended) = channel::<()>();
         let at_work = Arc::<AtWork>::default();
         let (renewed, by) = (Arc::downgrade(&at_work), Arc::clone(&store));
@@ -43,20 +43,20 @@ impl SharedLocks {
                 renew_at_work(&renewed, &*by, lease_ms, third);
             }
         });
-        Arc::new(Self { store, clock, lease_ms, at_work, _ends: ends })
+        Arc::new(Self { store, clock, terms, at_work, _ends: ends })
     }
 
     fn below_ms(&self) -> i64 {
-        self.lease_ms - self.lease_ms / RENEWED_BELOW
+        self.terms.lease_ms - self.terms.lease_ms / RENEWED_BELOW
     }
 
     /// The lease of an owner. One that ends later than any lease may was given before the database's clock was set
     /// back: it is cut, so that it keeps nobody out for longer than a lease lasts.
     fn held(&self, owner: Owner) -> LockResult<Option<LeaseState>> {
         let held = self.store.look(owner)?;
-        let latest = held.as_ref().map(|held| held.now.shifted(self.lease_ms));
+        let latest = held.as_ref().map(|held| held.now.shifted(self.terms.lease_ms));
         if held.as_ref().and_then(|held| held.until) > latest {
-            self.store.cut(owner, self.lease_ms)?;
+            self.store.cut(owner, self.terms.lease_ms)?;
             return Ok(self.store.look(owner)?);
         }
         Ok(held)
@@ -73,8 +73,23 @@ impl SharedLocks {
             Some(held) if held.keeps_out(caller.device) => {
                 Err(LockError::Busy(lease_of(&held, self.clock.tick())))
             }
+            Some(held) if held.is_open_to(caller.device) => self.may_go_on(held).map(Some),
             held => Ok(held),
         }
+    }
+
+    /// Whether the holder may go on: not when its hold is over, and until others have had a chance for as long as a lease
+    /// lasts. Then a new hold begins.
+    fn may_go_on(&self, own: LeaseState) -> LockResult<LeaseState> {
+        let LeaseTerms { lease_ms, hold_ms } = self.terms;
+        let rests_until = own.until.unwrap_or(own.now).shifted(lease_ms);
+        // Whose clock was set back, its hold begins now.
+        let is_over = own.now >= own.since.min(own.now).shifted(hold_ms);
+        if is_over && own.now < rests_until && !broken::is("hold_unbounded") {
+            let rests = LeaseState { until: Some(rests_until), ..own };
+            return Err(LockError::Busy(lease_of(&rests, self.clock.tick())));
+        }
+        Ok(own)
     }
 
     fn work(self: Arc<Self>, caller: &Caller, lease: Option<Lease>, had: bool) -> Box<dyn Work> {
@@ -96,8 +111,10 @@ fn renew_at_work(at_work: &Weak<AtWork>, store: &dyn LeaseStore, lease_ms: i64, 
         .filter(|(_, (_, since))| since.elapsed() >= after)
         .map(|(who, _)| *who)
         .collect();
+    // The hold may end meanwhile: others wait for what is under way all the same.
+    let unbounded = LeaseTerms { lease_ms, hold_ms: i64::MAX / 2 };
     for (owner, device) in long {
-        if let Err(error) = store.renew(owner, device, lease_ms, i64::MAX) {
+        if let Err(error) = store.renew(owner, device, unbounded, i64::MAX) {
             tracing::warn!(%error, %owner, "could not renew the lease of a request at work");
         }
     }
@@ -119,8 +136,7 @@ impl Locks for SharedLocks {
         // Who waits looks again and again, which must not cost a write.
         let held = self.look(caller, fence)?;
         let had = held.is_some_and(|held| held.is_open_to(caller.device));
-        let taken =
-            self.store.take(caller.owner, caller.device, &caller.device_name, fence, self.lease_ms)?;
+        let taken = self.store.take(caller.owner, caller.device, &caller.device_name, fence, self.terms)?;
         match taken {
             Some(taken) => {
                 let lease = lease_of(&taken, self.clock.tick());
@@ -138,7 +154,7 @@ impl Locks for SharedLocks {
         let held = self.look(caller, fence)?;
         let own = held.filter(|held| held.is_open_to(caller.device));
         if own.is_some() {
-            self.store.renew(caller.owner, caller.device, self.lease_ms, self.below_ms())?;
+            self.store.renew(caller.owner, caller.device, self.terms, self.below_ms())?;
         }
         let had = own.is_some();
         let lease = own.map(|own| lease_of(&own, self.clock.tick()));
@@ -146,7 +162,7 @@ impl Locks for SharedLocks {
     }
 
     fn renew(&self, caller: &Caller) -> LockResult<()> {
-        Ok(self.store.renew(caller.owner, caller.device, self.lease_ms, self.below_ms())?)
+        Ok(self.store.renew(caller.owner, caller.device, self.terms, self.below_ms())?)
     }
 
     fn holder(&self, owner: Owner) -> LockResult<Option<Lease>> {
@@ -218,9 +234,9 @@ impl Work for SharedWork {
         match (&self.lease, keeps_lock) {
             (None, true) => {
                 // Whoever came first has it: the device is told so by its next request.
-                locks.store.take(*owner, *device, device_name, None, locks.lease_ms)?;
+                locks.store.take(*owner, *device, device_name, None, locks.terms)?;
             }
-            (Some(_), true) => locks.store.renew(*owner, *device, locks.lease_ms, locks.below_ms())?,
+            (Some(_), true) => locks.store.renew(*owner, *device, locks.terms, locks.below_ms())?,
             (Some(_), false) => locks.store.give_back(*owner, *device)?,
             (None, false) => {}
         }

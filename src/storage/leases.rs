@@ -14,6 +14,26 @@ pub enum Leases {
     Shared(Arc<dyn LeaseStore>),
 }
 
+/// How long locks are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTerms {
+    /// One lease, ms: what a device may be silent for.
+    pub lease_ms: i64,
+    /// One hold, ms, however often its lease is renewed. Then others have the chance of one lease; if none took it, the
+    /// holder may go on.
+    pub hold_ms: i64,
+}
+
+impl LeaseTerms {
+    /// Of `lease_ms` milliseconds and `hold_max_s` seconds.
+    pub fn new(lease_ms: u64, hold_max_s: u64) -> Self {
+        // Far beyond any use, and sums of them and of times stay within 64 bits.
+        const MOST_MS: i64 = 1 << 50;
+        let ms = |ms: u64| i64::try_from(ms).unwrap_or(MOST_MS).min(MOST_MS);
+        Self { lease_ms: ms(lease_ms), hold_ms: ms(hold_max_s.saturating_mul(1_000)).max(ms(lease_ms)) }
+    }
+}
+
 /// The lease of an owner as of one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseState {
@@ -59,21 +79,24 @@ pub trait LeaseStore: Send + Sync {
     /// Leases that run now, in no order, at most `leases_max`.
     fn held_now(&self, leases_max: usize) -> StorageResult<Vec<(Owner, LeaseState)>>;
 
-    /// Gives the lock to a device for `lease_ms`, or renews its lease, unless another device has to be waited for.
+    /// Gives the lock to a device for a lease, or renews its lease, unless another device has to be waited for.
     ///
     /// - `fence`: only if this is the newest and the device's own.
     /// - The fence rises unless the lease is the device's own and was not ended.
+    /// - A lease of the device's own ends with the hold, which began at `since`; one that ran out a lease ago, or longer,
+    ///   begins a new hold.
     fn take(
         &self,
         owner: Owner,
         device: DeviceId,
         name: &str,
         fence: Option<Fence>,
-        lease_ms: i64,
+        terms: LeaseTerms,
     ) -> StorageResult<Option<LeaseState>>;
 
-    /// Renews a lease of the device that runs and has less than `below_ms` left; else changes nothing.
-    fn renew(&self, owner: Owner, device: DeviceId, lease_ms: i64, below_ms: i64) -> StorageResult<()>;
+    /// Renews a lease of the device that runs and has less than `below_ms` left, but not beyond the hold; else changes
+    /// nothing.
+    fn renew(&self, owner: Owner, device: DeviceId, terms: LeaseTerms, below_ms: i64) -> StorageResult<()>;
 
     /// Lets a lease that ends later than in `lease_ms` end then; else changes nothing. The database's clock may have
     /// been set back since it was given.

@@ -36,7 +36,7 @@ pub use accounts::AccountStore;
 pub use census::Census;
 pub use deletions::DeleteWindow;
 pub use installations::Installation;
-pub use leases::{LeaseState, LeaseStore, LeaseTold, Leases};
+pub use leases::{LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases};
 pub use records::{Conflict, GivenAnswer, Side};
 
 /// What a storage call ends in.

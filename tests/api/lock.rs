@@ -64,6 +64,30 @@ async fn one_device_at_a_time() {
     assert_eq!(ended.send().await.problem(), (409, "lock_lost".into()));
 }
 
+/// Goal: a device that asks for changes every few seconds does not keep the others out for ever. Method: it does so
+/// after a roll call, and another one tries each time.
+#[tokio::test]
+async fn a_device_that_only_polls_lets_the_others_in() {
+    let server = Server::with(|settings| settings.sync.lock_hold_max_s = 60);
+    let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    let fence = server.fetch(&phone, "").await.fence();
+    for _ in 0..11 {
+        server.turn(5_000);
+        server.get("/changes").of(&phone).send().await.ok();
+        let refused = server.fetch(&tablet, "").await;
+        assert_eq!(refused.problem(), (423, "sync_in_progress".into()));
+    }
+    assert_eq!(server.fetch(&tablet, "").await.header("retry-after"), Some("5"));
+    server.turn(5_000);
+    server.get("/changes").of(&phone).send().await.ok();
+    let rests = server.fetch(&phone, "").await;
+    assert_eq!(rests.problem(), (423, "sync_in_progress".into()));
+    assert_eq!((rests.header("retry-after"), &rests.json()["holder"]), (Some("15"), &json!("phone")));
+    assert!(server.fetch(&tablet, "").await.fence() > fence);
+    let ended = server.ask("POST", "/synchronise").of(&phone).header("sync-lock", fence).json(&json!({}));
+    assert_eq!(ended.send().await.problem(), (409, "lock_lost".into()));
+}
+
 #[tokio::test]
 async fn a_lease_that_ran_out_is_anyones() {
     let (server, anna, _) = furnished().await;

@@ -15,9 +15,9 @@ use rollcall::schema::{Schema, TableId};
 use rollcall::storage::sqlite::{Connections, Sqlite};
 use rollcall::storage::{
     AccountStore, Census, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer,
-    Installation, LeaseState, LeaseStore, LeaseTold, Leases as KeptLeases, Outcome, OwnerState, PurgeTerms,
-    Purged, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told, WantedConflicts, WriteTxn,
-    WriteWork,
+    Installation, LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases as KeptLeases, Outcome, OwnerState,
+    PurgeTerms, Purged, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told, WantedConflicts,
+    WriteTxn, WriteWork,
 };
 use uuid::Uuid;
 
@@ -220,17 +220,17 @@ impl LeaseStore for Line {
         device: DeviceId,
         name: &str,
         fence: Option<Fence>,
-        lease_ms: i64,
+        terms: LeaseTerms,
     ) -> StorageResult<Option<LeaseState>> {
-        let taken = self.leases(|leases, now| leases.take(owner, (device, name), fence, lease_ms, now))?;
+        let taken = self.leases(|leases, now| leases.take(owner, (device, name), fence, terms, now))?;
         if let Some(lease) = taken.as_ref().filter(|lease| lease.since == lease.now) {
             self.told(owner, Some(lease));
         }
         Ok(taken)
     }
 
-    fn renew(&self, owner: Owner, device: DeviceId, lease_ms: i64, below_ms: i64) -> StorageResult<()> {
-        self.leases(|leases, now| leases.renew(owner, device, lease_ms, below_ms, now))
+    fn renew(&self, owner: Owner, device: DeviceId, terms: LeaseTerms, below_ms: i64) -> StorageResult<()> {
+        self.leases(|leases, now| leases.renew(owner, device, terms, below_ms, now))
     }
 
     fn cut(&self, owner: Owner, lease_ms: i64) -> StorageResult<()> {

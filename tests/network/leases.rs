@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rollcall::model::{DeviceId, Fence, Owner, Timestamp};
-use rollcall::storage::LeaseState;
+use rollcall::storage::{LeaseState, LeaseTerms};
 
 /// The lease of every owner that ever had one. Times are by the database's clock.
 #[derive(Default)]
@@ -29,7 +29,7 @@ impl Leases {
         owner: Owner,
         (device, name): (DeviceId, &str),
         fence: Option<Fence>,
-        lease_ms: i64,
+        terms: LeaseTerms,
         now: Timestamp,
     ) -> Option<LeaseState> {
         let held = self.of_write(owner, now);
@@ -38,22 +38,32 @@ impl Leases {
         if !is_free || fence.is_some_and(|fence| !own || held.fence != fence) {
             return None;
         }
+        let goes_on = own && held.until.is_some_and(|until| now.ms() < until.ms() + terms.lease_ms);
+        let since = if goes_on { held.since.min(now) } else { now };
         let taken = LeaseState {
             fence: if own { held.fence } else { Fence(held.fence.0 + 1) },
             holder: Some(device),
             holder_name: name.to_owned(),
-            since: if own { held.since } else { now },
-            until: Some(now.shifted(lease_ms)),
+            since,
+            until: Some(now.shifted(terms.lease_ms).min(since.shifted(terms.hold_ms))),
             now,
         };
         self.0.insert(owner, taken.clone());
         Some(taken)
     }
 
-    pub fn renew(&mut self, owner: Owner, device: DeviceId, lease_ms: i64, below_ms: i64, now: Timestamp) {
+    pub fn renew(
+        &mut self,
+        owner: Owner,
+        device: DeviceId,
+        terms: LeaseTerms,
+        below_ms: i64,
+        now: Timestamp,
+    ) {
         let Some(held) = self.0.get_mut(&owner).filter(|held| held.holder == Some(device)) else { return };
         if held.until.is_some_and(|until| now < until && until < now.shifted(below_ms.min(1 << 40))) {
-            held.until = Some(now.shifted(lease_ms));
+            let latest = held.since.shifted(terms.hold_ms.min(1 << 40));
+            held.until = held.until.max(Some(now.shifted(terms.lease_ms).min(latest)));
         }
     }
 

@@ -108,6 +108,7 @@ fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.sync.lease_ms = LEASE_MS;
     settings.sync.lock_wait_max_s = 2;
+    settings.sync.lock_hold_max_s = 20;
     settings.sync.fetch_rows_max = 5;
     settings.sync.changes_rows_max = 4;
     settings.sync.page_entries_max = 7;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rollcall::model::{DeviceId, Fence, Owner};
 use rollcall::storage::{
-    AccountStore, Census, LeaseState, LeaseStore, LeaseTold, Leases, OwnerState, ReadWork, Storage,
-    StorageResult, Told, WriteWork,
+    AccountStore, Census, LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases, OwnerState, ReadWork,
+    Storage, StorageResult, Told, WriteWork,
 };
 
 pub struct Shards(pub Vec<Arc<dyn Storage>>);
@@ -98,13 +98,13 @@ impl LeaseStore for ShardedLeases {
         device: DeviceId,
         name: &str,
         fence: Option<Fence>,
-        lease_ms: i64,
+        terms: LeaseTerms,
     ) -> StorageResult<Option<LeaseState>> {
-        self.of(owner).take(owner, device, name, fence, lease_ms)
+        self.of(owner).take(owner, device, name, fence, terms)
     }
 
-    fn renew(&self, owner: Owner, device: DeviceId, lease_ms: i64, below_ms: i64) -> StorageResult<()> {
-        self.of(owner).renew(owner, device, lease_ms, below_ms)
+    fn renew(&self, owner: Owner, device: DeviceId, terms: LeaseTerms, below_ms: i64) -> StorageResult<()> {
+        self.of(owner).renew(owner, device, terms, below_ms)
     }
 
     fn cut(&self, owner: Owner, lease_ms: i64) -> StorageResult<()> {

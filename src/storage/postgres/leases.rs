@@ -8,7 +8,7 @@ use super::connections::Connections;
 use super::session::Param;
 use super::{statements, txn};
 use crate::model::{DeviceId, Fence, Owner, Timestamp};
-use crate::storage::{LeaseState, LeaseStore, LeaseTold, StorageResult};
+use crate::storage::{LeaseState, LeaseStore, LeaseTerms, LeaseTold, StorageResult};
 
 impl LeaseStore for Connections {
     fn look(&self, owner: Owner) -> StorageResult<Option<LeaseState>> {
@@ -28,15 +28,16 @@ impl LeaseStore for Connections {
         device: DeviceId,
         name: &str,
         fence: Option<Fence>,
-        lease_ms: i64,
+        terms: LeaseTerms,
     ) -> StorageResult<Option<LeaseState>> {
         let fence = fence.map(|fence| fence.0.cast_signed());
-        let params: [Param<'_>; 5] = [
+        let params: [Param<'_>; 6] = [
             (&owner.0, Type::UUID),
             (&device.0, Type::UUID),
             (&name, Type::TEXT),
-            (&lease_ms, Type::INT8),
+            (&terms.lease_ms, Type::INT8),
             (&fence, Type::INT8),
+            (&terms.hold_ms, Type::INT8),
         ];
         let taken = self.judged(|session| {
             let mut taken = session.row(statements::TAKE_LEASE, &params)?;
@@ -54,12 +55,13 @@ impl LeaseStore for Connections {
         Ok(taken)
     }
 
-    fn renew(&self, owner: Owner, device: DeviceId, lease_ms: i64, below_ms: i64) -> StorageResult<()> {
-        let params: [Param<'_>; 4] = [
+    fn renew(&self, owner: Owner, device: DeviceId, terms: LeaseTerms, below_ms: i64) -> StorageResult<()> {
+        let params: [Param<'_>; 5] = [
             (&owner.0, Type::UUID),
             (&device.0, Type::UUID),
-            (&lease_ms, Type::INT8),
+            (&terms.lease_ms, Type::INT8),
             (&below_ms, Type::INT8),
+            (&terms.hold_ms, Type::INT8),
         ];
         self.judged(|session| session.execute(statements::RENEW_LEASE, &params)).map(drop)
     }

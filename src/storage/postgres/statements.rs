@@ -315,26 +315,44 @@ pub(super) const LEASES: &str = concat!(
     now!(),
     " LIMIT $1"
 );
+/// `$4` is a lease, `$6` a hold of the lock. A hold begins with the lease, or with one that goes on where the last ran out a
+/// lease ago or longer; it ends no later for a clock that was set back.
 pub(super) const TAKE_LEASE: &str = concat!(
     "UPDATE rollcall_owner SET \
      fence = CASE WHEN holder = $2 AND lease_until IS NOT NULL THEN fence ELSE fence + 1 END, \
-     lease_since = CASE WHEN holder = $2 AND lease_until IS NOT NULL THEN lease_since ELSE ",
+     lease_since = CASE WHEN holder = $2 AND lease_until + $4 > ",
     now!(),
-    " END, holder = $2, holder_name = $3, lease_until = ",
+    " THEN least(lease_since, ",
     now!(),
-    " + $4 WHERE owner = $1 AND (holder IS NULL OR holder = $2 OR lease_until IS NULL OR lease_until <= ",
+    ") ELSE ",
+    now!(),
+    " END, lease_until = CASE WHEN holder = $2 AND lease_until + $4 > ",
+    now!(),
+    " THEN least(",
+    now!(),
+    " + $4, least(lease_since, ",
+    now!(),
+    ") + $6) ELSE ",
+    now!(),
+    " + $4 END, holder = $2, holder_name = $3 \
+     WHERE owner = $1 AND (holder IS NULL OR holder = $2 OR lease_until IS NULL OR lease_until <= ",
     now!(),
     ") AND ($5::bigint IS NULL OR (fence = $5 AND holder = $2 AND lease_until IS NOT NULL)) RETURNING ",
     lease!()
 );
+/// `$3` is a lease, `$5` a hold of the lock.
 pub(super) const RENEW_LEASE: &str = concat!(
-    "UPDATE rollcall_owner SET lease_until = ",
+    "UPDATE rollcall_owner SET lease_since = least(lease_since, ",
     now!(),
-    " + $3 WHERE owner = $1 AND holder = $2 AND lease_until > ",
+    "), lease_until = least(",
+    now!(),
+    " + $3, least(lease_since, ",
+    now!(),
+    ") + $5) WHERE owner = $1 AND holder = $2 AND lease_until > ",
     now!(),
     " AND lease_until - ",
     now!(),
-    " < $4" // not the sum of both: it has no room for the largest $4
+    " < $4 AND lease_until < lease_since + $5" // not the sum of time and $4: it has no room for the largest $4
 );
 /// `$2` is the longest that a lease lasts.
 pub(super) const CUT_LEASE: &str = concat!(
