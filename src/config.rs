@@ -170,6 +170,8 @@ numeric_settings! {
         idempotency_hours: u32 = 24, env "ROLLCALL_IDEMPOTENCY_HOURS";
         /// Answers kept for one device; a device has one request under way, or a few
         idempotency_keys_max: usize = 32, env "ROLLCALL_IDEMPOTENCY_KEYS_MAX";
+        /// Answers kept for one device, bytes; the newest stays however long it is
+        idempotency_bytes_max: usize = 8_388_608, env "ROLLCALL_IDEMPOTENCY_BYTES_MAX";
         /// Life of a tombstone, days; a device that was away for longer fetches everything
         tombstone_days: u32 = 90, env "ROLLCALL_TOMBSTONE_DAYS";
         /// Silence after which a device no longer holds tombstones back, days

@@ -47,8 +47,8 @@ policy = "newest"
 parent = { type = "uuid", references = "parents" }
 "#;
 
-/// A row of this size is near the limit of one row.
-const BIG: usize = 200_000;
+/// A row of this size is large.
+const BIG: usize = 100_000;
 
 /// One owner's rows in a database of its own.
 struct Ground {
@@ -179,7 +179,7 @@ fn verdicts(sets: &[AnsweredSet]) -> std::collections::BTreeMap<&'static str, us
 fn a_row_costs_once_however_often_it_is_named() {
     let ground = Ground::new();
     ground.notes(1);
-    let mentions = 3_000;
+    let mentions = 1_500;
     let edits = (0..mentions).map(|n| edit(0, vec![text(&format!("mine {n}")), None])).collect();
     let (report, counts) = ground.run(2, &stale(ground.update("notes", edits)));
     assert_eq!(verdicts(&report.update), [("kept", mentions)].into());
@@ -225,21 +225,21 @@ fn losses_of_one_row_are_one_conflict() {
 #[test]
 fn conflicts_are_weighed_before_they_are_noted() {
     let ground = Ground::new();
-    ground.notes(40);
+    ground.notes(20);
     let before = ground.version();
     let edits = |count| (0..count).map(|n| edit(n, vec![text("mine"), None])).collect();
     // The rows fit, and so does the answer. What was there before weighs as much again in a conflict, with the change.
-    let terms = Terms { batch_bytes_max: 40 * (BIG + 600), ..ground.terms(2) };
+    let terms = Terms { batch_bytes_max: 20 * (BIG + 600), ..ground.terms(2) };
     let long = "y".repeat(1_000);
-    let long = (0..40).map(|n| edit(n, vec![text(&long), None])).collect();
+    let long = (0..20).map(|n| edit(n, vec![text(&long), None])).collect();
     let unseen = |batch| Batch { base: Some(Version(1)), ..batch };
     let (refused, counts) = ground.run_as(&terms, &unseen(ground.update("notes", long)));
     assert!(matches!(refused, Err(Refusal::TooHeavy(_))), "{refused:?}");
     assert_eq!((counts.conflicts, counts.put), (0, 0));
     assert_eq!((ground.version(), ground.conflicts().len()), (before, 0));
-    let (report, counts) = ground.run_as(&terms, &unseen(ground.update("notes", edits(39))));
-    assert_eq!(verdicts(&report.unwrap().update), [("kept", 39)].into());
-    assert_eq!(counts.conflicts, 39);
+    let (report, counts) = ground.run_as(&terms, &unseen(ground.update("notes", edits(19))));
+    assert_eq!(verdicts(&report.unwrap().update), [("kept", 19)].into());
+    assert_eq!(counts.conflicts, 19);
 }
 
 /// Goal: the contents of a large row stand in an answer once. Method: a row that loses, and that is asked for several times.
@@ -298,7 +298,7 @@ fn joining_is_weighed_each_time() {
 #[test]
 fn referrers_cost_as_much_as_the_batch() {
     let mut looked_at = Vec::new();
-    for size in [100, 200, 400, 800] {
+    for size in [50, 100, 200, 400] {
         let ground = Ground::new();
         ground.add(1, "parents", vec![edit(0, vec![None]), edit(1, vec![None])]);
         let children: Vec<_> = (0..2 * size).map(|n| edit(10 + n, vec![named(0)])).collect();
@@ -324,7 +324,7 @@ fn referrers_cost_as_much_as_the_batch() {
 fn a_chain_that_is_deleted_costs_as_much_as_it_is_long() {
     for held in [false, true] {
         let ground = Ground::new();
-        let size: u128 = 500;
+        let size: u128 = 200;
         ground.add(1, "parents", vec![edit(0, vec![None])]);
         let chain = (1..size).map(|n| edit(n, vec![named(n - 1)])).collect();
         ground.add(1, "parents", chain);

@@ -315,6 +315,41 @@ fn a_device_has_so_many_answers_kept_and_no_more() {
     }
 }
 
+/// Goal: the same in bytes. Method: long answers, of which two fit; then short ones, and a longer one than all that may be
+/// kept.
+#[test]
+fn a_device_has_so_many_bytes_of_answers_kept_and_no_more() {
+    let world = World::start_with(POLICIES, |settings| settings.sync.idempotency_bytes_max = 50_000);
+    let (a, b) = (world.device("anna", "a"), world.device("anna", "b"));
+    let rows: Vec<_> =
+        (0..3).map(|n| json!({ "id": key(n), "title": "x", "body": "y".repeat(20_000) })).collect();
+    world.sync(&b, &json!({ "add": { "newest": rows } })).ok();
+    world.sync_once(&b, "k", &json!({})).ok();
+    let asks =
+        |keys: &[u64]| json!({ "get": { "newest": keys.iter().map(|n| key(*n)).collect::<Vec<_>>() } });
+    let is_kept = |key: &str, body: &Json| {
+        world.hands.advance_ms(1);
+        world.sync_once(&a, key, body).header("idempotency-replayed").is_some()
+    };
+    for n in 0..5 {
+        assert!(!is_kept(&format!("long-{n}"), &asks(&[0])));
+    }
+    let kept = || world.store.number("SELECT CAST(sum(length(body)) AS bigint) FROM rollcall_answer");
+    assert!((40_000..50_000).contains(&kept()), "{} bytes", kept());
+    assert!(is_kept("long-4", &asks(&[0])) && is_kept("long-3", &asks(&[0])));
+    for n in 0..20 {
+        assert!(!is_kept(&format!("short-{n}"), &json!({})));
+    }
+    assert!(kept() < 60_000, "{} bytes", kept());
+    assert!(is_kept("long-3", &asks(&[0])), "short ones leave it");
+    assert!(!is_kept("longest", &asks(&[0, 1, 2])));
+    assert!(is_kept("longest", &asks(&[0, 1, 2])), "the newest stays");
+    let others = world.sync_once(&b, "k", &json!({}));
+    assert_eq!(others.header("idempotency-replayed"), Some("true"), "b's own answer stays");
+    let count = world.store.number("SELECT count(*) FROM rollcall_answer");
+    assert_eq!(count, 2, "it has made room for itself");
+}
+
 #[test]
 fn a_replay_needs_no_lock() {
     let (world, device) = world();

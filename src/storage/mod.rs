@@ -37,7 +37,7 @@ pub use census::Census;
 pub use deletions::DeleteWindow;
 pub use installations::Installation;
 pub use leases::{LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases};
-pub use records::{Conflict, GivenAnswer, Side};
+pub use records::{AnswersMax, Conflict, GivenAnswer, Side};
 
 /// What a storage call ends in.
 pub type StorageResult<T> = Result<T, StorageError>;
@@ -203,13 +203,16 @@ pub trait WriteTxn: ReadTxn {
     /// Notes that the loser of a conflict was brought back.
     fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()>;
 
-    /// Keeps an answer under an idempotency key, and forgets all but the newest `answers_max` of the device.
+    /// Keeps an answer under an idempotency key, and forgets all but the newest of the device.
+    ///
+    /// Bounds: `most`, of which the bytes may be passed by as much again by short answers that follow a long one. They
+    /// are added up when a long answer is kept.
     fn keep_answer(
         &mut self,
         device: DeviceId,
         key: &str,
         answer: &GivenAnswer,
-        answers_max: usize,
+        most: AnswersMax,
     ) -> StorageResult<()>;
 
     /// Notes up to where a device has seen everything, and that it lives.

@@ -64,6 +64,28 @@ pub struct GivenAnswer {
     pub at: Timestamp,
 }
 
+/// How much of the answers of one device is kept beside the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswersMax {
+    /// So many answers, with the newest.
+    pub answers: usize,
+    /// About so many bytes of answers, with the newest.
+    pub bytes: usize,
+}
+
+impl AnswersMax {
+    /// Whether so many answers as long as this one would be too many bytes. While no answer is, those that are kept
+    /// have at most `bytes` together, and nobody needs to add them up.
+    pub(super) fn is_long(&self, answer: &GivenAnswer) -> bool {
+        answer.body.len() > self.bytes / self.answers.max(1)
+    }
+
+    /// What is left for the others, bytes.
+    pub(super) fn bytes_beside(&self, answer: &GivenAnswer) -> i64 {
+        i64::try_from(self.bytes.saturating_sub(answer.body.len())).unwrap_or(i64::MAX)
+    }
+}
+
 /// Writes some columns of a row down as JSON, in full precision and by name: tables gain and lose columns.
 pub fn write_columns(table: &Table, values: &[Option<Value>]) -> String {
     let mut text = Vec::new();

@@ -14,10 +14,10 @@ use rollcall::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Time
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::sqlite::{Connections, Sqlite};
 use rollcall::storage::{
-    AccountStore, Census, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer,
-    Installation, LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases as KeptLeases, Outcome, OwnerState,
-    PurgeTerms, Purged, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told, WantedConflicts,
-    WriteTxn, WriteWork,
+    AccountStore, AnswersMax, Census, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow,
+    GivenAnswer, Installation, LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases as KeptLeases, Outcome,
+    OwnerState, PurgeTerms, Purged, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told,
+    WantedConflicts, WriteTxn, WriteWork,
 };
 use uuid::Uuid;
 
@@ -391,10 +391,10 @@ impl WriteTxn for Watched<'_> {
         device: DeviceId,
         key: &str,
         answer: &GivenAnswer,
-        answers_max: usize,
+        most: AnswersMax,
     ) -> StorageResult<()> {
         self.done.answer = Some((device, key.to_owned(), answer.body.clone()));
-        self.inner.keep_answer(device, key, answer, answers_max)
+        self.inner.keep_answer(device, key, answer, most)
     }
 
     fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {

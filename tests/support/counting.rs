@@ -7,8 +7,8 @@ use rollcall::digest::Digest;
 use rollcall::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
 use rollcall::schema::TableId;
 use rollcall::storage::{
-    ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation, LeaseState,
-    OwnerState, PurgeTerms, Purged, ReadTxn, StorageResult, WantedConflicts, WriteTxn,
+    AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
+    LeaseState, OwnerState, PurgeTerms, Purged, ReadTxn, StorageResult, WantedConflicts, WriteTxn,
 };
 use uuid::Uuid;
 
@@ -173,9 +173,9 @@ impl WriteTxn for Counting<'_> {
         device: DeviceId,
         key: &str,
         answer: &GivenAnswer,
-        answers_max: usize,
+        most: AnswersMax,
     ) -> StorageResult<()> {
-        self.inner.keep_answer(device, key, answer, answers_max)
+        self.inner.keep_answer(device, key, answer, most)
     }
 
     fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {

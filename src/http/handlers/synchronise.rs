@@ -26,7 +26,7 @@ use crate::locks::Work;
 use crate::model::{DeviceId, Timestamp, Version};
 use crate::schema::{Schema, TableId};
 use crate::storage::{
-    GivenAnswer, Outcome, ReadTxn, StorageError, StorageResult, WriteJob, WriteTxn, not_run,
+    AnswersMax, GivenAnswer, Outcome, ReadTxn, StorageError, StorageResult, WriteJob, WriteTxn, not_run,
 };
 use crate::synchronise::{self, Batch, Refusal, Report, StillWanted};
 
@@ -457,7 +457,9 @@ impl Once {
     ) -> Result<(), ApiError> {
         let answer =
             GivenAnswer { body_hash: self.body_hash, body: body.to_vec(), version, at: app.clock.now() };
-        Ok(txn.keep_answer(caller.device, &self.key, &answer, app.settings.sync.idempotency_keys_max)?)
+        let sync = &app.settings.sync;
+        let most = AnswersMax { answers: sync.idempotency_keys_max, bytes: sync.idempotency_bytes_max };
+        Ok(txn.keep_answer(caller.device, &self.key, &answer, most)?)
     }
 }
 

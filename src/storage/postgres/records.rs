@@ -12,7 +12,7 @@ use crate::storage::records::{
     ConflictListing, filled, policy, read_base, read_columns, resolution, whole, write_base, write_columns,
 };
 use crate::storage::{
-    Conflict, ConflictPage, GivenAnswer, Side, StorageError, StorageResult, WantedConflicts,
+    AnswersMax, Conflict, ConflictPage, GivenAnswer, Side, StorageError, StorageResult, WantedConflicts,
 };
 
 /// Conflicts that come in one go: each may have two rows in it, and their common ancestor.
@@ -180,7 +180,7 @@ impl Records<'_> {
         device: DeviceId,
         key: &str,
         answer: &GivenAnswer,
-        answers_max: usize,
+        most: AnswersMax,
     ) -> StorageResult<()> {
         let shared: [Param<'_>; 3] = [(&self.owner, Type::UUID), (&device.0, Type::UUID), (&key, Type::TEXT)];
         let kept: [Param<'_>; 4] = [
@@ -191,9 +191,15 @@ impl Records<'_> {
         ];
         let params: Vec<_> = shared.iter().chain(&kept).cloned().collect();
         self.session.execute(statements::KEEP_ANSWER, &params)?;
-        let others_max: [Param<'_>; 1] = [(&(answers_max.saturating_sub(1) as i64), Type::INT8)];
+        let others_max: [Param<'_>; 1] = [(&(most.answers.saturating_sub(1) as i64), Type::INT8)];
         let params: Vec<_> = shared.iter().chain(&others_max).cloned().collect();
-        self.session.execute(statements::FORGET_ANSWERS, &params).map(drop)
+        self.session.execute(statements::FORGET_ANSWERS, &params)?;
+        if !most.is_long(answer) {
+            return Ok(());
+        }
+        let beside: [Param<'_>; 1] = [(&most.bytes_beside(answer), Type::INT8)];
+        let params: Vec<_> = shared.iter().chain(&beside).cloned().collect();
+        self.session.execute(statements::FORGET_LONG_ANSWERS, &params).map(drop)
     }
 }
 

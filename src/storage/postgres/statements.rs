@@ -276,6 +276,12 @@ pub(super) const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner
      AND key IN (SELECT key FROM rollcall_answer WHERE owner = $1 AND device = $2 \
      AND key <> $3 ORDER BY at DESC, version DESC OFFSET $4)";
 
+/// Those that are too many bytes with all that are newer, but for the one of the key given.
+pub(super) const FORGET_LONG_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
+     AND key IN (SELECT key FROM (SELECT key, sum(length(body)) OVER (ORDER BY at DESC, version DESC \
+     ROWS UNBOUNDED PRECEDING) AS bytes FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key <> $3) \
+     AS kept WHERE bytes > $4)";
+
 /// What devices have seen.
 pub(super) const ACKNOWLEDGE: &str = "INSERT INTO rollcall_ack (owner, device, version, at) \
      VALUES ($1, $2, $3, $4) ON CONFLICT (owner, device) DO UPDATE SET version = excluded.version, \

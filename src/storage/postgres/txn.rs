@@ -15,8 +15,9 @@ use crate::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Val
 use crate::schema::{Schema, Table, TableId};
 use crate::storage::ledger::{day, lives_bytes, writers_bytes};
 use crate::storage::{
-    ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation, LeaseState,
-    OwnerState, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts, WriteTxn,
+    AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
+    LeaseState, OwnerState, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts,
+    WriteTxn,
 };
 
 /// One owner's rows inside one transaction.
@@ -437,10 +438,10 @@ impl WriteTxn for Txn<'_> {
         device: DeviceId,
         key: &str,
         answer: &GivenAnswer,
-        answers_max: usize,
+        most: AnswersMax,
     ) -> StorageResult<()> {
         self.kept = Some((device, key.to_owned()));
-        self.records().keep_answer(device, key, answer, answers_max)
+        self.records().keep_answer(device, key, answer, most)
     }
 
     fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {

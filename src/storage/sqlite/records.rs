@@ -11,7 +11,7 @@ use crate::schema::{Schema, Table};
 use crate::storage::records::{
     ConflictListing, filled, policy, read_base, read_columns, resolution, whole, write_base, write_columns,
 };
-use crate::storage::{Conflict, ConflictPage, GivenAnswer, Side, StorageResult, WantedConflicts};
+use crate::storage::{AnswersMax, Conflict, ConflictPage, GivenAnswer, Side, StorageResult, WantedConflicts};
 
 /// The records of one owner.
 pub(super) struct Records<'a> {
@@ -184,7 +184,7 @@ impl Records<'_> {
         device: DeviceId,
         key: &str,
         answer: &GivenAnswer,
-        answers_max: usize,
+        most: AnswersMax,
     ) -> StorageResult<()> {
         let device = device.0.as_bytes();
         self.conn.prepare_cached(statements::KEEP_ANSWER)?.execute(params![
@@ -196,10 +196,15 @@ impl Records<'_> {
             answer.body_hash,
             answer.body,
         ])?;
-        let others_max = answers_max.saturating_sub(1) as i64;
+        let others_max = most.answers.saturating_sub(1) as i64;
         self.conn
             .prepare_cached(statements::FORGET_ANSWERS)?
             .execute(params![self.owner, device, key, others_max])?;
+        if most.is_long(answer) {
+            let beside = most.bytes_beside(answer);
+            let mut forget = self.conn.prepare_cached(statements::FORGET_LONG_ANSWERS)?;
+            forget.execute(params![self.owner, device, key, beside])?;
+        }
         Ok(())
     }
 }

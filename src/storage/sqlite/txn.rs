@@ -12,8 +12,8 @@ use crate::model::{Claim, DeviceId, EarlierState, Owner, RowKey, Stored, Timesta
 use crate::schema::{Column, Schema, Table, TableId};
 use crate::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
 use crate::storage::{
-    ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation, OwnerState,
-    PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts, WriteTxn,
+    AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
+    OwnerState, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts, WriteTxn,
 };
 
 /// One owner's rows inside one SQLite transaction.
@@ -346,9 +346,9 @@ impl WriteTxn for Txn<'_> {
         device: DeviceId,
         key: &str,
         answer: &GivenAnswer,
-        answers_max: usize,
+        most: AnswersMax,
     ) -> StorageResult<()> {
-        self.own_records()?.keep_answer(device, key, answer, answers_max)
+        self.own_records()?.keep_answer(device, key, answer, most)
     }
 
     fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {
