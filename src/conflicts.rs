@@ -7,7 +7,7 @@ use crate::reconcile::{Incoming, Merged, Operation, Resolution, Verdict, merge};
 use crate::schema::{Policy, Schema, Table};
 use crate::storage::records::write_columns;
 use crate::storage::{Conflict, Side, StorageError, WriteTxn};
-use crate::synchronise::{self, Answered, Batch, LiveRow, Refusal, Terms, Told};
+use crate::synchronise::{self, Answered, Batch, LiveRow, Refusal, StillWanted, Terms, Told};
 
 /// Names a conflict. The name follows from what it is about: a device that sends the same loser again, since it did
 /// not get the answer, makes no second conflict.
@@ -90,9 +90,11 @@ pub struct Restored {
 ///
 /// - Of a merge, the columns that were lost come back, whichever side had them; the others stay.
 /// - A row that is gone meanwhile is made again, from what is noted of it.
+/// - `wanted`: the work ends with [`Refusal::Unwanted`] once nobody waits for it.
 /// - `Ok(None)` if there is no such conflict.
 /// - Errors: [`RestoreError`]; the caller then undoes the transaction.
 pub fn restore(
+    wanted: &dyn StillWanted,
     txn: &mut dyn WriteTxn,
     schema: &Schema,
     id: Uuid,
@@ -122,7 +124,7 @@ pub fn restore(
     }
     // A person asked for this one row, and there is no other request by which to confirm it.
     let unguarded = Terms { mass_delete_rows: usize::MAX, ..*terms };
-    let mut report = synchronise::run(txn, schema, &batch, &unguarded)?;
+    let mut report = synchronise::run_while(wanted, txn, schema, &batch, &unguarded)?;
     let sets = [&mut report.add, &mut report.update, &mut report.delete];
     let told =
         sets.into_iter().flatten().flat_map(|(_, told)| told.drain(..)).find_map(Answered::into_settled);

@@ -5,6 +5,29 @@ use uuid::Uuid;
 
 use super::*;
 
+/// Keeps the writer busy while a client waits in vain for an answer, until the time of its request is over.
+async fn given_up(server: &Server, sending: impl Future<Output = Answer>) {
+    let storage = Arc::clone(&server.app.storage);
+    let ((busy, is_busy), (end, ends)) = (mpsc::channel(), mpsc::channel());
+    let other = Owner(Uuid::now_v7());
+    let writing = std::thread::spawn(move || {
+        storage.write(other, move |_| {
+            busy.send(()).unwrap();
+            ends.recv().unwrap();
+            Ok::<_, StorageError>(())
+        })
+    });
+    is_busy.recv().unwrap();
+    let gave_up = tokio::time::timeout(Duration::from_millis(1_100), sending).await;
+    assert!(gave_up.is_err(), "the writer was to be busy");
+    end.send(()).unwrap();
+    writing.join().unwrap().unwrap();
+}
+
+fn hasty() -> Server {
+    Server::with(|settings| settings.limits.request_s = 1)
+}
+
 /// Goal: what nobody waits for is undone. Method: the writer is busy until the time of the request is over, for a batch
 /// that waits in its queue and for one that has a thread of its own; then the next request sees what was kept.
 #[tokio::test]
@@ -13,26 +36,11 @@ async fn work_that_nobody_waits_for_is_undone() {
         return; // an owner's writes do not wait for those of another
     }
     for rows in [3, 300] {
-        let server = Server::with(|settings| settings.limits.request_s = 1);
+        let server = hasty();
         let phone = server.device("anna", "phone");
-        let storage = Arc::clone(&server.app.storage);
-        let ((busy, is_busy), (end, ends)) = (mpsc::channel(), mpsc::channel());
-        let other = Owner(Uuid::now_v7());
-        let writing = std::thread::spawn(move || {
-            storage.write(other, move |_| {
-                busy.send(()).unwrap();
-                ends.recv().unwrap();
-                Ok::<_, StorageError>(())
-            })
-        });
-        is_busy.recv().unwrap();
         let list = |n: u64| json!({ "lid": key(n), "title": "a" });
         let lists: Vec<_> = (1..=rows).map(list).collect();
-        let sending = server.sync(&phone, json!({ "add": { "lists": lists } }));
-        let gave_up = tokio::time::timeout(Duration::from_millis(1_100), sending).await;
-        assert!(gave_up.is_err(), "{rows} rows: the writer was to be busy");
-        end.send(()).unwrap();
-        writing.join().unwrap().unwrap();
+        given_up(&server, server.sync(&phone, json!({ "add": { "lists": lists } }))).await;
 
         let later = json!({ "add": { "lists": [list(1_000)] } });
         let later = server.ask("POST", "/synchronise").of(&phone).header("prefer", "wait=20").json(&later);
@@ -41,4 +49,25 @@ async fn work_that_nobody_waits_for_is_undone() {
         assert_eq!(held["lists"].as_array().unwrap().len(), 1, "{rows} rows: {held}");
         server.check_whole();
     }
+}
+
+/// Goal: the same for a loser that is to be brought back.
+#[tokio::test]
+async fn a_restore_that_nobody_waits_for_is_undone() {
+    if !is_sqlite() {
+        return; // as above
+    }
+    let server = hasty();
+    let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    let title = |title: &str| json!({ "ours": [{ "id": key(1), "title": title }] });
+    let base = server.sync(&phone, json!({ "add": title("first") })).await.ok()["version"].clone();
+    server.sync(&phone, json!({ "base": base, "update": title("second") })).await.ok();
+    let told = server.sync(&tablet, json!({ "base": base, "update": title("mine") })).await.ok();
+    let id = told["update"]["ours"][0]["conflict"].as_str().unwrap();
+    let restore = || server.ask("POST", &format!("/conflicts/{id}/restore")).of(&tablet);
+    given_up(&server, restore().send()).await;
+
+    let told = restore().header("prefer", "wait=20").send().await.ok();
+    assert_eq!(told["verdict"], "updated", "it was not brought back before: {told}");
+    server.check_whole();
 }

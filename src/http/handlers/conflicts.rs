@@ -4,8 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use serde::Serialize;
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::patience::{Patience, Waiting};
 use super::synchronise::explain;
 use super::{
     Answer, ApiError, App, Hold, ended, fence, hold, json, json_bytes, lock_for_work, off_reactor,
@@ -58,13 +60,18 @@ pub async fn restore(
     headers: HeaderMap,
 ) -> Answer {
     let caller = caller?;
+    let (waiting, due) = (Waiting::new(), Instant::now() + app.bounds.request);
+    let waited = waiting.watch();
     // What is no id names no conflict.
     let id = Uuid::try_parse(&id).map_err(|_| ApiError::no_such_conflict())?;
     let work = lock_for_work(&app, &caller, Hold::Request, fence(&headers)?, &headers).await?;
     off_reactor(move || {
         let restored = app.storage.write(caller.owner, |txn| {
             let terms = app.terms(caller.device, app.clock.now());
-            let restored = conflicts::restore(txn, &app.schema, id, &terms).map_err(|error| match error {
+            let patience = Patience::begin(due);
+            let wanted = || patience.lasts(waited.is_gone());
+            let restored = conflicts::restore(&wanted, txn, &app.schema, id, &terms);
+            let restored = restored.map_err(|error| match error {
                 RestoreError::TooLittleKnown => ApiError::NotRestorable,
                 RestoreError::Refused(refusal) => explain(refusal, &app.schema),
             })?;

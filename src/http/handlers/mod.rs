@@ -8,6 +8,7 @@ pub(super) mod console;
 pub(super) mod events;
 pub(super) mod fetch;
 pub(super) mod lock;
+mod patience;
 pub(super) mod service;
 pub(super) mod synchronise;
 

@@ -8,11 +8,12 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 use tracing::Span;
 
 use super::caller::tell_installation;
 use super::changes::write_feed;
+use super::patience::Patience;
 use super::{
     Answer, ApiError, App, Hold, ended, fence, hold, json_bytes, lock_for_work, off_reactor, refused,
     tell_version, timing,
@@ -287,23 +288,12 @@ struct Sent {
     outcome: Option<Result<(Told, Counts), ApiError>>,
 }
 
-/// A client that hangs up sends the batch again. Work of less than this is finished all the same: then it need not be
-/// done twice.
-const FINISHED_ANYWAY: Duration = Duration::from_secs(1);
-
-/// Whether a batch is still to be worked on that has been since `begun`. It is for as long as somebody waits for the
-/// answer; without that, for a moment, unless the time of its request was over.
-fn is_wanted(now: Instant, due: Instant, begun: Instant, client_gone: bool) -> bool {
-    let is_short = now < due && now.duration_since(begun) < FINISHED_ANYWAY;
-    !client_gone || is_short || broken::is("unwanted_work_kept")
-}
-
 impl WriteJob for Sent {
     fn run(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<Outcome> {
         let upload = &self.upload;
-        let (tell, due, begun) = (&self.wire.tell, upload.due, Instant::now());
         // The other end of the channel is dropped when the client hangs up, and when the time of its request is over.
-        let wanted = || is_wanted(Instant::now(), due, begun, tell.is_closed());
+        let patience = Patience::begin(upload.due);
+        let wanted = || patience.lasts(self.wire.tell.is_closed());
         let mut outcome = upload.span.in_scope(|| upload.apply(txn, &wanted));
         // The last is a fault: the commit never comes, as if the server had died before.
         let is_other = matches!(outcome, Ok((Told::Other(_), _)));
@@ -602,21 +592,5 @@ pub(super) fn explain(refusal: Refusal, schema: &Schema) -> ApiError {
             retry_after_s: 1,
         },
         Refusal::Storage(error) => error.into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn work_is_wanted_while_somebody_waits_and_for_a_moment_longer() {
-        let begun = Instant::now();
-        let due = begun + FINISHED_ANYWAY * 30;
-        let [soon, late] = [FINISHED_ANYWAY / 2, FINISHED_ANYWAY * 2].map(|time| begun + time);
-        assert!([soon, late].iter().all(|now| is_wanted(*now, due, begun, false)));
-        assert!(is_wanted(soon, due, begun, true), "it is nearly done, and would come again");
-        assert!(!is_wanted(late, due, begun, true));
-        assert!(!is_wanted(soon, begun, begun, true), "its time was over before its turn came");
     }
 }
