@@ -13,7 +13,7 @@ use rollcall::clock::Clock;
 use rollcall::config::{AuthSettings, Limits, Registration};
 use rollcall::http::ApiError;
 use rollcall::model::{DeviceId, Timestamp};
-use rollcall::storage::accounts::{Device, TokenHash, User};
+use rollcall::storage::accounts::{Device, Sighting, TokenHash, User};
 use rollcall::storage::{AccountStore, StorageError, StorageResult};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -25,6 +25,9 @@ const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 struct Memory {
     users: Mutex<Vec<User>>,
     devices: Mutex<Vec<(Device, TokenHash)>>,
+    sightings: Mutex<std::collections::HashMap<DeviceId, Sighting>>,
+    /// How many sightings were written, one after the other.
+    written: std::sync::atomic::AtomicUsize,
 }
 
 impl AccountStore for Memory {
@@ -69,6 +72,18 @@ impl AccountStore for Memory {
             None => devices.push((device.clone(), *token)),
         }
         Ok(true)
+    }
+
+    fn sightings(&self, user: Uuid) -> StorageResult<Vec<(DeviceId, Sighting)>> {
+        let own = self.devices(user)?;
+        let sightings = self.sightings.lock().unwrap();
+        Ok(own.iter().filter_map(|one| Some((one.id, *sightings.get(&one.id)?))).collect())
+    }
+
+    fn note_sightings(&self, seen: &[(DeviceId, Sighting)]) -> StorageResult<()> {
+        self.written.fetch_add(seen.len(), std::sync::atomic::Ordering::SeqCst);
+        self.sightings.lock().unwrap().extend(seen.iter().copied());
+        Ok(())
     }
 
     fn device(&self, token: &TokenHash) -> StorageResult<Option<Device>> {
@@ -546,6 +561,46 @@ fn every_account_error_has_its_place_in_the_contract() {
     }
     let invalid = AccountError::Invalid { member: "password", reason: "no" };
     assert!(matches!(ApiError::from(invalid), ApiError::InvalidBody { at, .. } if at == "/password"));
+}
+
+/// Goal: when and where a device was seen is known at once, and costs hardly a write. Method: a device asks for something
+/// every minute for a day, from home and then from elsewhere; a strange one joins; the server is started anew.
+#[test]
+fn a_device_that_was_seen_is_written_down_now_and_then() {
+    let local = Local::new();
+    let token = local.anna("phone", None);
+    let anna = local.accounts.authenticate(&token.token).unwrap();
+    let [home, elsewhere] = [7, 9].map(|n| IpAddr::from([203, 0, 113, n]));
+    let written = || local.memory.written.load(Ordering::SeqCst);
+    let flush = || local.accounts.sightings.flush(&mut || true).unwrap();
+    let seen = || local.accounts.sightings.of_user(anna.user).unwrap()[&anna.token_device];
+    let now = || Timestamp::from_ms(local.now_ms.load(Ordering::SeqCst));
+    local.turn(60_000 - local.now_ms.load(Ordering::SeqCst) % 60_000);
+    for _ in 0..24 * 60 {
+        local.turn(59_999);
+        local.accounts.sightings.note(anna.token_device, home, now());
+        assert_eq!(seen(), Sighting { at: Timestamp::from_ms(now().ms() - 59_999), from: home });
+        local.turn(1);
+        flush();
+    }
+    assert!((23..=25).contains(&written()), "{} writes in a day", written());
+    let before = written();
+    local.accounts.sightings.note(anna.token_device, elsewhere, now());
+    flush();
+    flush();
+    assert_eq!((written() - before, seen().from), (1, elsewhere), "another address is written at once");
+
+    let clock = clock_of(&local.now_ms);
+    let cheap = Params::new(8, 1, 1, None).unwrap();
+    let later = LocalAccounts::new(local.memory.clone(), clock, unlimited(), cheap).unwrap();
+    assert_eq!(later.sightings.of_user(anna.user).unwrap()[&anna.token_device], seen());
+    local.accounts.log_out(&anna).unwrap();
+    assert!(local.accounts.sightings.of_user(anna.user).unwrap().is_empty());
+    // Nothing is written when the server has to stop.
+    local.anna("tablet", None);
+    let before = written();
+    local.accounts.sightings.flush(&mut || false).unwrap();
+    assert_eq!(written(), before);
 }
 
 #[test]

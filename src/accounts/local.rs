@@ -12,6 +12,7 @@ use super::attempts::{Attempts, Recent, network_of};
 use super::audit::{self, Subject};
 use super::known::{Good, Known, fingerprint};
 use super::password::{Checked, Passwords};
+use super::sightings::Sightings;
 use super::{AccountError, Caller, SetupError};
 use crate::clock::Clock;
 use crate::config::{AuthSettings, Limits, Registration};
@@ -118,6 +119,8 @@ pub struct LocalAccounts {
     by_account: Attempts,
     known_addresses: Recent,
     known: Arc<Known>,
+    /// When and where devices were seen last.
+    pub sightings: Sightings,
 }
 
 impl LocalAccounts {
@@ -151,6 +154,7 @@ impl LocalAccounts {
             by_account: limited(settings.logins_per_account_per_hour, HOUR_MS),
             known_addresses: Recent::new(ADDRESS_KNOWN_MS, clock.clone()),
             known,
+            sightings: Sightings::new(Arc::clone(&store)),
             store,
             clock,
             settings,
@@ -246,7 +250,10 @@ impl LocalAccounts {
         let result = self.log_in_unnoted(asked, from, token, &mut found);
         let subject = Subject { user: found.user, ..Subject::at(from) };
         match &result {
-            Ok(token) => audit::done("log_in", subject.of_device(token.device_id)),
+            Ok(token) => {
+                self.sightings.note(token.device_id, from, self.clock.now());
+                audit::done("log_in", subject.of_device(token.device_id));
+            }
             Err(AccountError::TooManyAttempts { .. }) => audit::refused("log_in", subject, found.limit),
             Err(AccountError::Unauthorized(_)) if found.user.is_some() => {
                 audit::refused("log_in", subject, "wrong password");
@@ -373,6 +380,7 @@ impl LocalAccounts {
     /// Ends what is known of a device's tokens, once the store refuses them.
     fn forget(&self, device: DeviceId) {
         self.known.forget(|caller| caller.device == device);
+        self.sightings.forget(device);
     }
 
     /// Forgets the caller's token.

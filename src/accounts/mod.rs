@@ -20,6 +20,7 @@ mod keys;
 mod known;
 pub mod local;
 mod password;
+pub mod sightings;
 
 use std::sync::Arc;
 

@@ -80,6 +80,7 @@ fn once(app: &App) -> StorageResult<()> {
     let begun = Instant::now();
     let mut go_on = || !app.draining.is_set();
     app.acks.flush(&*app.storage, &mut go_on)?;
+    app.accounts.local().map_or(Ok(()), |local| local.sightings.flush(&mut go_on))?;
     if app.settings.sync.purge_s == 0 || !go_on() {
         return Ok(());
     }
@@ -101,7 +102,11 @@ fn once(app: &App) -> StorageResult<()> {
 /// Writes down what devices have seen, once no request runs any more.
 pub(super) fn last(app: &App) {
     let until = Instant::now() + LAST_FLUSH;
-    if let Err(error) = app.acks.flush(&*app.storage, &mut || Instant::now() < until) {
+    let mut go_on = || Instant::now() < until;
+    if let Err(error) = app.acks.flush(&*app.storage, &mut go_on) {
         tracing::warn!(%error, "could not write down what devices have seen");
+    }
+    if let Some(Err(error)) = app.accounts.local().map(|local| local.sightings.flush(&mut go_on)) {
+        tracing::warn!(%error, "could not write down when devices were seen last");
     }
 }

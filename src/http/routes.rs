@@ -31,10 +31,11 @@ pub fn routes(
         let app = Arc::clone(&app);
         warp::header::headers_cloned()
             .and(warp::ext::optional::<Deadline>())
-            .then(move |headers: HeaderMap, deadline: Option<Deadline>| {
+            .and(peer())
+            .then(move |headers: HeaderMap, deadline: Option<Deadline>, peer: Peer| {
                 let app = Arc::clone(&app);
                 async move {
-                    let caller = caller::caller(app, headers).await;
+                    let caller = caller::caller(app, peer, headers).await;
                     match (&caller, deadline) {
                         (Ok(caller), Some(deadline)) => deadline.of_owner(caller.owner),
                         (Err(_), Some(deadline)) => deadline.refuse(),

@@ -1,5 +1,6 @@
 //! Users and devices, as an engine keeps them. What they mean is `accounts`' business.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,15 @@ pub struct Device {
     pub created_at: Timestamp,
     /// From when on its token is refused.
     pub expires_at: Timestamp,
+}
+
+/// When and where a device was seen last; both coarse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// To the minute, by the server's clock.
+    pub at: Timestamp,
+    /// The address of its request.
+    pub from: IpAddr,
 }
 
 /// SHA-256 of a device's token: the token itself is never kept.
@@ -85,6 +95,12 @@ pub trait AccountStore: Send + Sync {
 
     /// Forgets a device's token; `false` if the user has no such device.
     fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool>;
+
+    /// When and where a user's devices were seen last, as far as that is written down.
+    fn sightings(&self, user: Uuid) -> StorageResult<Vec<(DeviceId, Sighting)>>;
+
+    /// Writes down when and where devices were seen; those that are gone meanwhile are passed over.
+    fn note_sightings(&self, seen: &[(DeviceId, Sighting)]) -> StorageResult<()>;
 
     /// `told` hears of those whom another server signed out, a moment later, or not at all if news was lost. Nobody
     /// does where there is one server.

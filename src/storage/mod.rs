@@ -32,7 +32,7 @@ use crate::digest::{Digest, Seed};
 use crate::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Version};
 use crate::schema::TableId;
 
-pub use accounts::AccountStore;
+pub use accounts::{AccountStore, Sighting};
 pub use census::Census;
 pub use deletions::DeleteWindow;
 pub use installations::Installation;

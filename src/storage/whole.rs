@@ -50,6 +50,8 @@ const ACCOUNTS: [(&str, &[(&str, ColumnType)]); 2] = [
             ("token_hash", Blob),
             ("created_at", Integer),
             ("expires_at", Integer),
+            ("seen_at", Integer),
+            ("seen_from", Text),
         ],
     ),
 ];

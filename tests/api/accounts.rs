@@ -49,6 +49,46 @@ async fn from_registration_to_log_out() {
     assert_eq!(server.ask("POST", "/logout").of(&again).send().await.status, 401);
 }
 
+/// Goal: a user sees when and from where each device was last in use, also after the server was started anew, and no
+/// request writes for it. Method: two devices, of which one goes on; what the database has written is counted.
+#[tokio::test]
+async fn the_list_of_devices_tells_when_each_was_seen() {
+    let server = Server::new();
+    let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    let begun = server.time(0);
+    let minute = |time: &str| format!("{}:00.000Z", &time[..16]);
+    let list = |server: &Server| server.get("/devices").of(&phone).send();
+    let seen = |told: Value| -> Vec<(String, Value)> {
+        let devices = told["devices"].as_array().unwrap().clone();
+        devices
+            .iter()
+            .map(|one| (one["seen_at"].as_str().unwrap().to_owned(), one["seen_from"].clone()))
+            .collect()
+    };
+    let commits = server.commits();
+    server.turn(7_200_000);
+    let mut told = seen(list(&server).await.ok());
+    let later = minute(&server.time(0));
+    let address = json!("0.0.0.0"); // no socket is involved
+    told.sort_by_key(|(at, _)| at.clone());
+    assert_eq!(told, [(minute(&begun), json!("127.0.0.1")), (later.clone(), address.clone())]);
+    assert_eq!(server.commits(), commits, "a request has written for it");
+    let local = server.app.accounts.local().unwrap();
+    app::engine::pg::apart(|| local.sightings.flush(&mut || true).unwrap());
+
+    let server = server.restarted();
+    server.turn(60_000);
+    let mut told = seen(server.get("/devices").of(&tablet).send().await.ok());
+    let mut expected = [(later, address.clone()), (minute(&server.time(0)), address)];
+    expected.sort_by_key(|(at, _)| at.clone());
+    told.sort_by_key(|(at, _)| at.clone());
+    assert_eq!(told, expected);
+    // Nobody else's are told.
+    let ben = server.device("ben", "phone");
+    let told = server.get("/devices").of(&ben).send().await.ok();
+    assert_eq!(told["devices"].as_array().unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn a_bad_account_body_is_refused_at_its_member() {
     let server = Server::new();

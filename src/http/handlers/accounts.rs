@@ -91,9 +91,10 @@ pub async fn devices(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer 
     local(&app)?;
     let caller = caller?;
     let (current, installation, owner) = (caller.token_device, caller.device, caller.owner);
-    let (devices, installations) = off_reactor(move || {
+    let (devices, installations, seen) = off_reactor(move || {
         let installations = app.storage.read(owner, |txn| Ok::<_, ApiError>(txn.installations()?))?;
-        Ok((local(&app)?.devices(&caller)?, installations))
+        let accounts = local(&app)?;
+        Ok((accounts.devices(&caller)?, installations, accounts.sightings.of_user(caller.user)?))
     })
     .await?;
     let told = devices.iter().map(|device| {
@@ -110,6 +111,8 @@ pub async fn devices(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer 
             "device": device.name,
             "created_at": spelt(device.created_at),
             "expires_at": spelt(device.expires_at),
+            "seen_at": seen.get(&device.id).map(|seen| spelt(seen.at)),
+            "seen_from": seen.get(&device.id).map(|seen| seen.from),
             "current": device.id == current,
             "installations": of_token.collect::<Vec<_>>(),
         })

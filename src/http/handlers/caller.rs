@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{Answer, ApiError, App, json, off_reactor, with_locks};
 use crate::accounts::Caller;
 use crate::broken;
+use crate::http::Peer;
 use crate::locks::LockResult;
 use crate::model::{InstallationName, Owner};
 
@@ -20,7 +21,15 @@ const SYNC_DEVICE: HeaderName = HeaderName::from_static("sync-device");
 ///
 /// A client that names another user or owner than its token does is refused here, before a row is read or the lock is
 /// looked at: every operation with a caller comes through this function.
-pub async fn caller(app: Arc<App>, headers: HeaderMap) -> Result<Caller, ApiError> {
+pub async fn caller(app: Arc<App>, Peer(from): Peer, headers: HeaderMap) -> Result<Caller, ApiError> {
+    let caller = known_caller(&app, headers).await?;
+    if let Some(local) = app.accounts.local() {
+        local.sightings.note(caller.token_device, from, app.clock.now());
+    }
+    Ok(caller)
+}
+
+async fn known_caller(app: &Arc<App>, headers: HeaderMap) -> Result<Caller, ApiError> {
     let token = bearer(&headers)?;
     let meant = Meant::read(&headers)?;
     let sent = named(&headers)?;
@@ -28,13 +37,13 @@ pub async fn caller(app: Arc<App>, headers: HeaderMap) -> Result<Caller, ApiErro
     app.metrics.looked_up("token", known.is_some());
     if let Some(caller) = &known {
         meant.check(caller)?;
-        if let Some(caller) = from_memory(&app, caller, sent) {
+        if let Some(caller) = from_memory(app, caller, sent) {
             let holder = caller.clone();
-            renewed(with_locks(&app, move |locks| locks.renew(&holder)).await?);
+            renewed(with_locks(app, move |locks| locks.renew(&holder)).await?);
             return Ok(caller);
         }
     }
-    let token = token.to_owned();
+    let (app, token) = (Arc::clone(app), token.to_owned());
     off_reactor(move || {
         let caller = known.map_or_else(|| app.accounts.authenticate(&token), Ok)?;
         meant.check(&caller)?;

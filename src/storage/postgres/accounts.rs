@@ -8,7 +8,7 @@ use super::connections::Connections;
 use super::session::Param;
 use super::watch;
 use crate::model::{DeviceId, Owner, Timestamp};
-use crate::storage::accounts::{AccountStore, Device, SignOutTold, SignedOut, TokenHash, User};
+use crate::storage::accounts::{AccountStore, Device, Sighting, SignOutTold, SignedOut, TokenHash, User};
 use crate::storage::{StorageError, StorageResult};
 
 /// The conflict with itself is that of a user who was added just before the connection broke: that is no other's.
@@ -39,6 +39,10 @@ pub(super) const SIGNED_IN: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.c
 pub(super) const BY_ID: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
      FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id WHERE d.id = $1";
 const REMOVE_DEVICE: &str = "DELETE FROM rollcall_device WHERE id = $2 AND user_id = $1";
+
+const SIGHTINGS: &str =
+    "SELECT id, seen_at, seen_from FROM rollcall_device WHERE user_id = $1 AND seen_at IS NOT NULL";
+const NOTE_SIGHTING: &str = "UPDATE rollcall_device SET seen_at = $2, seen_from = $3 WHERE id = $1";
 
 impl AccountStore for Connections {
     fn add_user(&self, user: &User) -> StorageResult<bool> {
@@ -106,6 +110,27 @@ impl AccountStore for Connections {
             self.signed_out(SignedOut::Device(device));
         }
         Ok(removed)
+    }
+
+    fn sightings(&self, user: Uuid) -> StorageResult<Vec<(DeviceId, Sighting)>> {
+        let rows = self.looking_up(|session| session.query(SIGHTINGS, &[(&user, Type::UUID)]))?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let from: Option<&str> = row.try_get(2)?;
+            let Some(from) = from.and_then(|text| text.parse().ok()) else { continue };
+            let at = Timestamp::from_ms(row.try_get(1)?);
+            found.push((DeviceId(row.try_get(0)?), Sighting { at, from }));
+        }
+        Ok(found)
+    }
+
+    fn note_sightings(&self, seen: &[(DeviceId, Sighting)]) -> StorageResult<()> {
+        seen.iter().try_for_each(|(device, seen)| {
+            let from = seen.from.to_string();
+            let params: [Param<'_>; 3] =
+                [(&device.0, Type::UUID), (&seen.at.ms(), Type::INT8), (&from, Type::TEXT)];
+            self.looking_up(|session| session.execute(NOTE_SIGHTING, &params)).map(drop)
+        })
     }
 
     fn on_signed_out(&self, told: SignOutTold) {

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use crate::model::{DeviceId, Owner, Timestamp};
-use crate::storage::accounts::{Device, TokenHash, User};
+use crate::storage::accounts::{Device, Sighting, TokenHash, User};
 
 const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at)
     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (email) DO NOTHING";
@@ -43,6 +43,31 @@ pub(super) const DEVICE_OF_ID: &str = "SELECT d.id, d.user, u.owner, d.name, d.c
     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user WHERE d.id = ?1";
 
 const REMOVE_DEVICE: &str = "DELETE FROM rollcall_device WHERE id = ?2 AND user = ?1";
+
+const SIGHTINGS: &str =
+    "SELECT id, seen_at, seen_from FROM rollcall_device WHERE user = ?1 AND seen_at IS NOT NULL";
+
+const NOTE_SIGHTING: &str = "UPDATE rollcall_device SET seen_at = ?2, seen_from = ?3 WHERE id = ?1";
+
+/// When and where a user's devices were seen; an address that cannot be read is passed over.
+pub(super) fn sightings(conn: &Connection, user: Uuid) -> rusqlite::Result<Vec<(DeviceId, Sighting)>> {
+    let mut statement = conn.prepare_cached(SIGHTINGS)?;
+    let rows = statement.query_map([user.as_bytes()], |row| {
+        let from = row.get_ref(2)?.as_str_or_null()?.and_then(|text| text.parse().ok());
+        let at = Timestamp::from_ms(row.get(1)?);
+        Ok(from.map(|from| Ok::<_, rusqlite::Error>((DeviceId(read_uuid(row, 0)?), Sighting { at, from }))))
+    })?;
+    rows.filter_map(Result::transpose).map(|row| row?).collect()
+}
+
+/// Writes down when and where devices were seen.
+pub(super) fn note_sightings(conn: &Connection, seen: &[(DeviceId, Sighting)]) -> rusqlite::Result<()> {
+    let mut statement = conn.prepare_cached(NOTE_SIGHTING)?;
+    for (device, seen) in seen {
+        statement.execute(params![device.0.as_bytes(), seen.at.ms(), seen.from.to_string()])?;
+    }
+    Ok(())
+}
 
 /// Adds a user; `false` if the email is taken.
 pub(super) fn add_user(conn: &Connection, user: &User) -> rusqlite::Result<bool> {
@@ -152,6 +177,7 @@ mod tests {
         let conn = Connection::open_in_memory().unwrap();
         conn.pragma_update(None, "foreign_keys", true).unwrap();
         conn.execute_batch(include_str!("migrations/0002_accounts.sql")).unwrap();
+        conn.execute_batch(include_str!("migrations/0009_sightings.sql")).unwrap();
         conn
     }
 
@@ -251,7 +277,7 @@ mod tests {
         let conn = open();
         let statements =
             [ADD_USER, USER, SET_PASSWORD_HASH, REMOVE_USER, PUT_DEVICE, DEVICE, DEVICES, REMOVE_DEVICE];
-        for sql in statements {
+        for sql in statements.into_iter().chain([SIGHTINGS, NOTE_SIGHTING]) {
             let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let nothing = vec![rusqlite::types::Null; plan.parameter_count()];
             let steps: Vec<String> = plan

@@ -16,7 +16,7 @@ use super::{OpenError, OwnerJob, accounts, statements, values};
 use crate::broken;
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner};
-use crate::storage::accounts::{AccountStore, Device, TokenHash, User};
+use crate::storage::accounts::{AccountStore, Device, Sighting, TokenHash, User};
 use crate::storage::gate::Gate;
 use crate::storage::{OwnerState, StorageError, StorageResult, not_run};
 
@@ -253,6 +253,14 @@ impl AccountStore for Connections {
 
     fn devices(&self, user: Uuid) -> StorageResult<Vec<Device>> {
         self.looking_up(|conn| Ok(accounts::devices(conn, user)?))
+    }
+
+    fn sightings(&self, user: Uuid) -> StorageResult<Vec<(DeviceId, Sighting)>> {
+        self.looking_up(|conn| Ok(accounts::sightings(conn, user)?))
+    }
+
+    fn note_sightings(&self, seen: &[(DeviceId, Sighting)]) -> StorageResult<()> {
+        self.writing(|conn| accounts::note_sightings(conn, seen))
     }
 
     fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {

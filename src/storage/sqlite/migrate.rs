@@ -14,6 +14,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0006_installations.sql"),
     include_str!("migrations/0007_conflict_pages.sql"),
     include_str!("migrations/0008_delete_windows.sql"),
+    include_str!("migrations/0009_sightings.sql"),
 ];
 
 /// Brings rollcall's own tables up to date, each step in a transaction of its own.
