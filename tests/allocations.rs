@@ -1,4 +1,4 @@
-//! What costs no memory of its own: a row of a long answer, and a password. Counted by an allocator, so in a process
+//! What costs no memory of its own: a row of a long answer, a row that is named again, and a password. Counted by an allocator, so in a process
 //! of its own, and on SQLite: the client of PostgreSQL hands every row over in memory of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -91,6 +91,54 @@ async fn a_row_of_a_long_answer_allocates_nothing() {
         assert!(more < 20 * chunks, "{path}: {more} allocations for {} rows, {chunks} chunks", MANY - FEW);
         println!("{path}: {more} allocations for {} rows, {chunks} chunks", MANY - FEW);
     }
+}
+
+/// How many bytes are allocated in all for a batch, from its request to its last byte.
+async fn batch_cost(server: &Server, device: &Device, batch: &Value) -> usize {
+    let request = Request::post("/synchronise")
+        .header("authorization", format!("Bearer {}", device.token))
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(batch.to_string())))
+        .unwrap();
+    let service = warp::service(routes(Arc::clone(&server.app)));
+    let counted = Region::new(COUNTED);
+    let (head, body) = service.oneshot(request).await.unwrap().into_parts();
+    assert_eq!(head.status, 200);
+    body.collect().await.unwrap();
+    counted.change().bytes_allocated
+}
+
+/// Goal: to name a large row once more costs what its mention takes, not what the row takes. Method: batches that name
+/// one row some times and many times, in edits that lose and under `get`; all that is allocated for them is counted.
+#[tokio::test]
+async fn a_row_that_is_named_again_costs_its_mention() {
+    const ROW: usize = 200_000;
+    const FEW: usize = 100;
+    const MANY: usize = 1_100;
+    let _alone = ALONE.lock().await;
+    let server = Server::new();
+    let [phone, tablet, laptop] = ["phone", "tablet", "laptop"].map(|name| server.device("anna", name));
+    let title = |title: String| json!({ "id": key(1), "title": title });
+    let first = json!({ "add": { "ours": [title("x".repeat(ROW))] } });
+    let base = server.sync(&phone, first).await.ok()["version"].clone();
+    let second = json!({ "base": base, "update": { "ours": [title("y".repeat(ROW))] } });
+    server.sync(&phone, second).await.ok();
+    let stale = |count: usize| {
+        let edits: Vec<Value> = (0..count).map(|n| title(format!("mine {n}"))).collect();
+        json!({ "base": base, "update": { "ours": edits } })
+    };
+    let asked = |count: usize| json!({ "base": base, "get": { "ours": vec![key(1); count] } });
+    for batch in [&stale as &dyn Fn(usize) -> Value, &asked] {
+        batch_cost(&server, &tablet, &batch(FEW)).await; // statements are prepared now
+        let of_few = batch_cost(&server, &tablet, &batch(FEW)).await;
+        let of_many = batch_cost(&server, &tablet, &batch(MANY)).await;
+        let each = of_many.saturating_sub(of_few) / (MANY - FEW);
+        println!("{each} bytes allocated for each mention of a row of {ROW} bytes");
+        assert!(each < ROW / 20, "{each} bytes for each mention");
+    }
+    // A device that did not know of the row is noted once.
+    let of_first = batch_cost(&server, &laptop, &asked(MANY)).await;
+    assert!(of_first < 50 * ROW, "{of_first} bytes");
 }
 
 /// Goal: strangers who guess passwords cannot fill the memory. Method: 200 guesses, 32 at once, at the real cost of

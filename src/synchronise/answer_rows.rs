@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::budget::{Budget, Cost};
 use super::{Answered, AnsweredSet, Batch, LiveRow, Refusal, WorkingSet};
@@ -22,11 +22,13 @@ pub(super) fn put_rows(
 ) -> Result<(), Refusal> {
     let mut told: HashSet<(TableId, RowKey)> =
         batch.get.iter().flat_map(|(table, keys)| keys.iter().map(|key| (*table, *key))).collect();
+    // To measure a row takes a look at each of its bytes.
+    let mut lengths: HashMap<(TableId, RowKey), usize> = HashMap::new();
     for (table, list) in sets.into_iter().flatten() {
         for one in list.iter_mut().filter(|one| one.wants_row()) {
             let Some(key) = one.key() else { continue };
             let Some(stored) = rows.get(*table, key).filter(|row| !row.is_tombstone()) else { continue };
-            let bytes = wire_len(stored);
+            let bytes = *lengths.entry((*table, key)).or_insert_with(|| wire_len(stored));
             if told.insert((*table, key)) || budget.may_tell_again(bytes) {
                 budget.take(Cost::Answered, bytes)?;
                 if let Some(row) = LiveRow::of(key, stored) {

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use super::answer_rows::wire_len;
 use super::budget::{Budget, Cost};
@@ -30,13 +30,16 @@ pub(super) fn load(
         let unloaded: Vec<RowKey> = unloaded.collect();
         let mut loaded = budget.load(Cost::Answered, txn, *table, &unloaded)?.into_iter();
         let mut list: Vec<(RowKey, Option<Stored>)> = Vec::with_capacity(keys.len());
-        let mut places: HashMap<RowKey, usize> = HashMap::with_capacity(keys.len());
+        // Where each row stands in the list, and its length in an answer: to measure it takes a look at each byte.
+        let mut places: HashMap<RowKey, (usize, usize)> = HashMap::with_capacity(keys.len());
         for key in keys {
-            let row = match places.get(key).and_then(|place| list.get(*place)) {
-                Some((_, Some(row))) if !row.is_tombstone() => {
-                    if !budget.may_tell_again(wire_len(row)) {
+            let place = places.get(key).copied();
+            let row = match place.and_then(|(at, bytes)| Some((list.get(at)?.1.as_ref(), bytes))) {
+                Some((Some(row), bytes)) if !row.is_tombstone() => {
+                    if !budget.may_tell_again(bytes) {
                         continue;
                     }
+                    budget.take(Cost::Answered, row.weight())?;
                     Some(row.clone())
                 }
                 Some(_) => None, // it is not there, as was seen
@@ -48,11 +51,10 @@ pub(super) fn load(
                 None => loaded.next().flatten(),
             };
             // What the row takes in memory is weighed already; its text may take more.
-            budget.take(
-                Cost::Answered,
-                row.as_ref().map_or(0, |row| wire_len(row).saturating_sub(row.weight())),
-            )?;
-            places.entry(*key).or_insert(list.len());
+            let bytes = place.map_or_else(|| row.as_ref().map_or(0, wire_len), |(_, bytes)| bytes);
+            let more = row.as_ref().map_or(0, |row| bytes.saturating_sub(row.weight()));
+            budget.take(Cost::Answered, more)?;
+            places.entry(*key).or_insert((list.len(), bytes));
             list.push((*key, row));
         }
         all.push((*table, list));
@@ -93,36 +95,75 @@ pub(super) fn note_known(
     base: Option<Version>,
     device: DeviceId,
 ) -> StorageResult<()> {
-    let mut known: BTreeMap<TableId, BTreeMap<RowKey, Stored>> = BTreeMap::new();
-    let mut note = |table: TableId, key: RowKey, row: Option<&Stored>| {
-        let ahead = |row: &&Stored| {
-            let at_base = base.is_some_and(|base| row.existed_at(base));
-            !row.is_tombstone() && !at_base && !row.may_be_known_to(device)
-        };
-        if let Some(row) = row.filter(ahead) {
-            known.entry(table).or_default().insert(key, row.known_to(device));
-        }
-    };
+    let mut knowing = Knowing { base, device, seen: HashSet::new(), table: None, rows: Vec::new(), bytes: 0 };
     for (table, key) in told {
-        note(table, key, rows.get(table, key));
+        knowing.note(txn, table, key, rows.get(table, key))?;
     }
     if base.is_some() {
         for (table, list) in asked {
-            list.iter().for_each(|(key, row)| note(*table, *key, row.as_ref()));
+            for (key, row) in list {
+                knowing.note(txn, *table, *key, row.as_ref())?;
+            }
         }
     } else if !broken::is("get_leaves_a_ghost") {
         let shown_ahead = txn.state().shown_ahead;
         let is_new = |row: &Stored| {
             !row.is_tombstone() && !row.may_be_known_to(device) && !row.was_made_by(shown_ahead)
         };
-        let shown = asked.iter().flat_map(|(_, list)| list).filter_map(|(_, row)| row.as_ref());
-        if shown.filter(|row| is_new(row)).count() > 0 {
+        let mut shown = asked.iter().flat_map(|(_, list)| list).filter_map(|(_, row)| row.as_ref());
+        if shown.any(is_new) {
             txn.show_ahead(txn.state().version)?;
         }
     }
-    for (table, rows) in &known {
-        let rows: Vec<_> = rows.iter().map(|(key, row)| (*key, row)).collect();
-        txn.put(*table, &rows)?;
+    knowing.write(txn)
+}
+
+/// Rows of which is noted that a device knows them: each once, and some at a time, since each is copied for that.
+struct Knowing {
+    base: Option<Version>,
+    device: DeviceId,
+    seen: HashSet<(TableId, RowKey)>,
+    /// The table of `rows`.
+    table: Option<TableId>,
+    rows: Vec<(RowKey, Stored)>,
+    bytes: usize,
+}
+
+impl Knowing {
+    /// Rows are written once they take so many bytes.
+    const BYTES_MAX: usize = 1024 * 1024;
+
+    fn note(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        table: TableId,
+        key: RowKey,
+        row: Option<&Stored>,
+    ) -> StorageResult<()> {
+        let is_ahead = |row: &&Stored| {
+            let at_base = self.base.is_some_and(|base| row.existed_at(base));
+            !row.is_tombstone() && !at_base && !row.may_be_known_to(self.device)
+        };
+        let Some(row) = row.filter(is_ahead) else { return Ok(()) };
+        if !self.seen.insert((table, key)) {
+            return Ok(());
+        }
+        if self.table != Some(table) || self.bytes > Self::BYTES_MAX {
+            self.write(txn)?;
+            self.table = Some(table);
+        }
+        self.bytes += row.weight();
+        self.rows.push((key, row.known_to(self.device)));
+        Ok(())
     }
-    Ok(())
+
+    fn write(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<()> {
+        let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
+        let rows: Vec<_> = rows.iter().map(|(key, row)| (*key, row)).collect();
+        match self.table {
+            Some(table) if !rows.is_empty() => txn.put(table, &rows),
+            _ => Ok(()),
+        }
+    }
 }
