@@ -141,6 +141,28 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Goal: what compresses an answer is drawn for as long as the answer is on its way, and an answer that finds no memory
+/// for it goes out as it is. Method: clients that stop reading, before and after others have taken the memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_without_memory_for_a_compressor_goes_out_as_it_is() {
+    const BROTLI: usize = 4 * 1024 * 1024;
+    let running = Running::start(|_| {}).await;
+    let (phone, _) = running.with_rows(2_000, 0).await;
+    let memory = &running.server.app.memory;
+    until("the rows are written", || memory.used() == 0).await;
+    let ask = || running.ask(&phone, "/changes", "accept: application/x-ndjson\r\naccept-encoding: br\r\n");
+    let mut compressed = ask().await;
+    assert!(compressed.head().await.to_lowercase().contains("content-encoding: br"));
+    assert!(memory.used() >= BROTLI, "{} bytes", memory.used());
+    let others = memory.permit(None);
+    while others.grow(1024 * 1024).is_ok() {}
+    others.shrink(1024 * 1024);
+    let mut plain = ask().await;
+    assert!(!plain.head().await.to_lowercase().contains("content-encoding"));
+    drop((compressed, plain, others));
+    until("the memory is given back", || memory.used() == 0).await;
+}
+
 /// Goal: a client that stops reading costs neither memory nor a reader, and holds no writer up; nor does one that
 /// has its answer compressed. Method: it stops after the first bytes; meanwhile others write and read over the one
 /// reader that long answers have, and the rows that were read for it stay few. Then it reads on to the end.

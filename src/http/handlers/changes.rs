@@ -136,7 +136,11 @@ async fn stream(app: Arc<App>, caller: Caller, asked: Asked) -> Answer {
     let (version, lines) = stream::tell(&readers, &permit, Lines { app, caller, asked, rest: None }).await?;
     let answer = match lines {
         Told::Whole(lines) => hold(Response::new(lines.into()), permit)?,
-        Told::Streaming(coming) => warp::reply::stream(coming.holding(permit)).into_response(),
+        Told::Streaming(coming) => {
+            let mut answer = warp::reply::stream(coming.holding(permit.clone())).into_response();
+            answer.extensions_mut().insert(permit);
+            answer
+        }
     };
     Ok(with_headers(answer, NDJSON, version))
 }

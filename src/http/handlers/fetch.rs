@@ -86,11 +86,17 @@ pub async fn fetch(
             answer
         }
         Body::Read(Told::Whole(body), permit) => hold(json_bytes(body), permit)?,
-        Body::Read(Told::Streaming(coming), permit) => json_stream(coming.holding((work, permit))),
+        Body::Read(Told::Streaming(coming), permit) => {
+            let mut answer = json_stream(coming.holding((work, permit.clone())));
+            answer.extensions_mut().insert(permit);
+            answer
+        }
         Body::Ready(ready) => {
             let bytes = HeaderValue::from(ready.bytes);
             let mut answer = json_stream(Sending::new(ready));
             answer.headers_mut().insert(CONTENT_LENGTH, bytes);
+            // Its bytes are counted where they are kept; only what compresses them is drawn for.
+            answer.extensions_mut().insert(app.memory.permit(Some(caller.owner)));
             answer
         }
     };

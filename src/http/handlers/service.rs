@@ -73,6 +73,7 @@ pub async fn metrics(app: Arc<App>, headers: HeaderMap) -> Answer {
 
 /// `GET /openapi.json`: the contract of the declared tables.
 pub async fn typed_contract(app: Arc<App>, asked: HeaderMap) -> Answer {
+    let permit = app.memory.permit(None);
     let document = match app.contract.get() {
         Some(document) => document.clone(),
         None => off_reactor(move || app.contract()).await?,
@@ -86,6 +87,7 @@ pub async fn typed_contract(app: Arc<App>, asked: HeaderMap) -> Answer {
     let headers = answer.headers_mut();
     headers.insert(ETAG, header(&document.etag)?);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    answer.extensions_mut().insert(permit); // for the compressor; the document itself is there once
     Ok(answer)
 }
 
