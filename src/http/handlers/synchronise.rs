@@ -45,6 +45,11 @@ pub async fn synchronise(
 ) -> Answer {
     let mut caller = caller?;
     let due = Instant::now() + app.bounds.request;
+    // Nothing is wrong with a body that there is no memory for: it comes again, and the sync goes on.
+    let body = match body {
+        Err(refusal @ ApiError::Unavailable { .. }) => return Err(refusal),
+        body => body,
+    };
     let once = Once::read(&headers, body.as_ref().ok())?;
     let same_body = body.as_ref().ok().cloned();
     let permit = same_body.as_ref().map(|body| body.permit.clone());
