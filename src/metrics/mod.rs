@@ -34,6 +34,7 @@ pub struct Metrics {
     pub commits: Counter,
     pub commit_jobs: Histogram,
     pub write_queue: Gauge,
+    pub write_turn: Histogram,
     pub busy: Counter,
     pub wal_bytes: Gauge,
     pub feed_rows: Counter,
@@ -123,6 +124,7 @@ impl Metrics {
             commits: Counter::default(),
             commit_jobs: jobs(),
             write_queue: Gauge::default(),
+            write_turn: seconds(),
             busy: Counter::default(),
             wal_bytes: Gauge::default(),
             feed_rows: Counter::default(),
@@ -153,6 +155,8 @@ impl Metrics {
         let help = "Time that requests waited for the sync lock, by outcome: taken, busy or lost";
         r.register_with_unit("lock_wait", help, Unit::Seconds, all.lock_seconds.clone());
         r.register("write_queue", "Jobs that wait for the database's writer", all.write_queue.clone());
+        let help = "Time that the database's writer was held, by a large write or by small ones together";
+        r.register_with_unit("write_turn", help, Unit::Seconds, all.write_turn.clone());
         r.register("commits", "Transactions made durable", all.commits.clone());
         r.register("commit_jobs", "Jobs of one commit", all.commit_jobs.clone());
         r.register("busy", "Jobs refused since the writer had too many or took too long", all.busy.clone());

@@ -98,7 +98,9 @@ impl<J: Job> Writer<J> {
             }
         }
         if let Some(group) = group {
+            let began = group.began;
             self.commit_group(conn, group);
+            self.metrics.write_turn.observe(began.elapsed().as_secs_f64());
         }
         let schedule = self.schedule.lock();
         schedule.has_jobs() && !schedule.anyone_rested(Instant::now())

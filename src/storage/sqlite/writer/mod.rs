@@ -268,6 +268,7 @@ impl<J: Job> Drop for Turn<'_, J> {
         let now = Instant::now();
         schedule.release_alone(self.owner, self.began, now);
         self.writer.wake_next(&schedule, now);
+        self.writer.metrics.write_turn.observe((now - self.began).as_secs_f64());
     }
 }
 
