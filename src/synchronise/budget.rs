@@ -8,6 +8,13 @@ use crate::storage::ReadTxn;
 pub trait StillWanted {
     /// `false` once the client has gone or the time of its request is over. It never becomes `true` again.
     fn still_wanted(&self) -> bool;
+
+    /// Whether the server has memory for `bytes` more of what the request makes it load or answer with. What is granted
+    /// counts until the request is over.
+    fn may_hold(&self, bytes: usize) -> bool {
+        let _ = bytes;
+        true
+    }
 }
 
 impl<F: Fn() -> bool> StillWanted for F {
@@ -52,11 +59,11 @@ impl<'a> Budget<'a> {
 
     /// Takes so many bytes.
     ///
-    /// Errors: [`Refusal::TooHeavy`] where fewer are left.
+    /// Errors: [`Refusal::TooHeavy`] where fewer are left, [`Refusal::NoMemory`] where the server has none now.
     pub fn take(&mut self, cost: Cost, bytes: usize) -> Result<(), Refusal> {
         let left = &mut self.left[cost as usize];
         *left = left.checked_sub(bytes).ok_or(Refusal::TooHeavy(self.max))?;
-        Ok(())
+        if bytes == 0 || self.wanted.may_hold(bytes) { Ok(()) } else { Err(Refusal::NoMemory) }
     }
 
     /// Whether a row of so many bytes may stand in the answer once more.
@@ -108,6 +115,23 @@ mod tests {
             budget.take(cost, 3).unwrap();
             assert!(matches!(budget.take(cost, 1), Err(Refusal::TooHeavy(10))));
         }
+    }
+
+    #[test]
+    fn what_the_server_has_no_memory_for_is_refused() {
+        struct Memory(usize);
+        impl StillWanted for Memory {
+            fn still_wanted(&self) -> bool {
+                true
+            }
+            fn may_hold(&self, bytes: usize) -> bool {
+                bytes <= self.0
+            }
+        }
+        let memory = Memory(5);
+        let mut budget = Budget::new(10, &memory);
+        budget.take(Cost::Held, 5).unwrap();
+        assert!(matches!(budget.take(Cost::Answered, 6), Err(Refusal::NoMemory)));
     }
 
     #[test]

@@ -197,6 +197,9 @@ pub enum Refusal {
     /// What it makes the server load, keep or answer with would take more bytes than allowed.
     #[error("more than {0} bytes of memory")]
     TooHeavy(usize),
+    /// The server has no memory now for what it would have to load or answer with.
+    #[error("no memory is left")]
+    NoMemory,
     /// Nobody waits for the answer any more.
     #[error("nobody waits for the answer any more")]
     Unwanted,

@@ -9,6 +9,7 @@ pub(super) mod events;
 pub(super) mod fetch;
 pub(super) mod lock;
 mod patience;
+mod report;
 pub(super) mod service;
 pub(super) mod synchronise;
 

@@ -1,6 +1,5 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,16 +11,15 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::caller::tell_installation;
-use super::changes::write_feed;
 use super::patience::Patience;
 use super::{
-    Answer, ApiError, App, Hold, ended, fence, hold, json_bytes, lock_for_work, off_reactor, refused,
+    Answer, ApiError, App, Hold, ended, fence, hold, json_bytes, lock_for_work, off_reactor, refused, report,
     tell_version, timing,
 };
 use crate::accounts::Caller;
 use crate::accounts::installations::{self, Noted};
 use crate::broken;
-use crate::http::wire::{ReportBody, read_batch_within, rejection_body};
+use crate::http::wire::{read_batch_within, rejection_body};
 use crate::http::{BodyFault, Permit, Received, Unavailable, threads};
 use crate::locks::Work;
 use crate::model::{DeviceId, Timestamp, Version};
@@ -104,8 +102,8 @@ async fn attempt(
         }
     };
     let (wire, listener) = Wire::new();
-    let stays =
-        !app.storage.enqueue_blocks() && body.as_ref().is_ok_and(|body| body.bytes.len() <= SHORT_BYTES);
+    let stays = !app.storage.enqueue_blocks()
+        && body.as_ref().is_ok_and(|body| body.bytes.len() <= report::SHORT_BYTES);
     let permit = body.as_ref().map_or_else(|_| app.memory.permit(None), |body| body.permit.clone());
     let (reading, caller) = (Arc::clone(app), caller.clone());
     let read = move || Upload::read(reading, times, caller, once, work, body);
@@ -129,10 +127,6 @@ fn off_duty(work: impl FnOnce() + Send + 'static) {
     let span = Span::current();
     threads::spawn(move || span.in_scope(work));
 }
-
-/// A body of so many bytes is read where it arrived, and an answer that weighs as much is spelt there: to hand it to
-/// another thread takes longer.
-const SHORT_BYTES: usize = 16 * 1024;
 
 /// A batch of so many rows is written quickly, so it may share a transaction: it waits in the writer's queue.
 const SMALL_ROWS: usize = 100;
@@ -269,12 +263,13 @@ impl Upload {
         let terms = app.terms(caller.device, *received);
         let report = synchronise::run_while(wanted, txn, &app.schema, batch, &terms)
             .map_err(|refusal| explain(refusal, &app.schema))?;
-        bound_answer(&app.schema, &report, app.settings.limits.batch_bytes_max)?;
-        permit.grow(2 * report.weight())?; // as rows and as JSON; without room for both nothing is written
+        report::bound_length(&app.schema, &report, &app.settings)?;
+        // What was loaded is gone. The report is there as rows and as JSON; without room for both nothing is written.
+        permit.settle(self.drawn + 2 * report.weight())?;
         let counts = Counts { forgotten, ..Counts::of(&report) };
         let told = match once {
             Some(once) => {
-                let body = write(&app.schema, &report, permit)?;
+                let body = report::write(&app.schema, &report, permit)?;
                 once.keep(txn, app, caller, &body, report.current)?;
                 Told::Answer(told(body, report.current))
             }
@@ -293,12 +288,29 @@ struct Sent {
     outcome: Option<Result<(Told, Counts), ApiError>>,
 }
 
+/// Work that goes on while it is wanted, in the memory of its request.
+struct Within<'a, F> {
+    is_wanted: F,
+    permit: &'a Permit,
+}
+
+impl<F: Fn() -> bool> StillWanted for Within<'_, F> {
+    fn still_wanted(&self) -> bool {
+        (self.is_wanted)()
+    }
+
+    fn may_hold(&self, bytes: usize) -> bool {
+        self.permit.grow(bytes).is_ok()
+    }
+}
+
 impl WriteJob for Sent {
     fn run(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<Outcome> {
         let upload = &self.upload;
         // The other end of the channel is dropped when the client hangs up, and when the time of its request is over.
         let patience = Patience::begin(upload.due);
-        let wanted = || patience.lasts(self.wire.tell.is_closed());
+        let is_wanted = || patience.lasts(self.wire.tell.is_closed());
+        let wanted = Within { is_wanted, permit: &upload.permit };
         let mut outcome = upload.span.in_scope(|| upload.apply(txn, &wanted));
         // The last is a fault: the commit never comes, as if the server had died before.
         let is_other = matches!(outcome, Ok((Told::Other(_), _)));
@@ -494,81 +506,9 @@ fn told(body: Vec<u8>, version: Version) -> warp::reply::Response {
     answer
 }
 
-/// Writes the answer: a large one on a thread of its own.
 async fn spell(app: &Arc<App>, report: Box<Report>, permit: &Permit) -> Answer {
-    let (version, is_short) = (report.current, report.weight() <= SHORT_BYTES);
-    let (app, permit) = (Arc::clone(app), permit.clone());
-    let write = move || write(&app.schema, &report, &permit);
-    let body = if is_short { write() } else { off_reactor(write).await };
-    Ok(told(body.map_err(after_write)?, version))
-}
-
-/// What a refusal is called once the rows are written: `busy` would say that they are not.
-fn after_write(refusal: ApiError) -> ApiError {
-    match refusal {
-        ApiError::Unavailable { code: Unavailable::Busy, retry_after_s, .. } => ApiError::Unavailable {
-            code: Unavailable::OutcomeUnknown,
-            reason: "There is no memory for the answer now, though the request may have been carried out. Send it \
-                     again: what it wrote already is then the same.",
-            retry_after_s,
-        },
-        other => other,
-    }
-}
-
-fn write(schema: &Schema, report: &Report, permit: &Permit) -> Result<Vec<u8>, ApiError> {
-    permit.shrink(report.weight()); // it was drawn for this text
-    with_body(schema, report, |body| permit.json(body))
-}
-
-fn with_body<T>(schema: &Schema, report: &Report, with: impl FnOnce(&ReportBody<'_>) -> T) -> T {
-    let every: Vec<_> = schema.tables().iter().map(|table| table.id).collect();
-    let next = report.changes.as_ref().and_then(|changes| changes.next);
-    let next = next.map(|feed| write_feed(feed, &every, schema));
-    with(&ReportBody { schema, report, next: next.as_deref() })
-}
-
-/// What a byte of a text may become in JSON: `\u0001`.
-const ESCAPED_BYTES: usize = 6;
-
-/// Refuses a request whose answer would be too long, before anything of it is kept.
-///
-/// - Bounds: `bytes_max`, and a page of the feed beside it, which has a bound of its own.
-/// - Errors: 422 `too_many_rows`.
-fn bound_answer(schema: &Schema, report: &Report, bytes_max: usize) -> Result<(), ApiError> {
-    let most = report.weight().saturating_mul(ESCAPED_BYTES);
-    // Nearly every answer is far below, whatever is in its texts; only the others are looked through.
-    if most <= bytes_max {
-        return Ok(());
-    }
-    let mut length = Length { left: bytes_max };
-    match with_body(schema, report, |body| serde_json::to_writer(&mut length, body)) {
-        Ok(()) => Ok(()),
-        Err(error) if error.is_io() => {
-            let reason = format!(
-                "the answer to this request would have more than {bytes_max} bytes: fewer rows at a time"
-            );
-            Err(ApiError::InvalidBody { code: BodyFault::TooManyRows, at: String::new(), reason })
-        }
-        Err(error) => Err(ApiError::Internal(Box::new(error))),
-    }
-}
-
-/// Counts what is written, and fails once that is too much.
-struct Length {
-    left: usize,
-}
-
-impl io::Write for Length {
-    fn write(&mut self, more: &[u8]) -> io::Result<usize> {
-        let left = self.left.checked_sub(more.len());
-        self.left = left.ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        Ok(more.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    let version = report.current;
+    Ok(told(report::write_later(app, report, permit).await?, version))
 }
 
 pub(super) fn explain(refusal: Refusal, schema: &Schema) -> ApiError {
@@ -591,6 +531,7 @@ pub(super) fn explain(refusal: Refusal, schema: &Schema) -> ApiError {
         }
         Refusal::TooManyRows(max) => ApiError::QuotaExceeded { what: "rows", max },
         Refusal::TooManyBytes(max) => ApiError::QuotaExceeded { what: "bytes", max },
+        Refusal::NoMemory => ApiError::no_memory(),
         Refusal::Unwanted => ApiError::Unavailable {
             code: Unavailable::Timeout,
             reason: "The request took too long. Nothing of it was done.",

@@ -1,0 +1,104 @@
+//! The answer to a batch: its length, and its text.
+
+use std::io;
+use std::sync::Arc;
+
+use super::changes::write_feed;
+use super::{ApiError, App, off_reactor};
+use crate::config::Settings;
+use crate::http::wire::ReportBody;
+use crate::http::{BodyFault, Permit, Unavailable};
+use crate::schema::Schema;
+use crate::synchronise::Report;
+
+/// Writes the answer once the batch is written: a large one on a thread of its own.
+///
+/// Errors: 503 `outcome_unknown` where there is no memory for it.
+pub(super) async fn write_later(
+    app: &Arc<App>,
+    report: Box<Report>,
+    permit: &Permit,
+) -> Result<Vec<u8>, ApiError> {
+    let is_short = report.weight() <= SHORT_BYTES;
+    let (app, permit) = (Arc::clone(app), permit.clone());
+    let write = move || write(&app.schema, &report, &permit);
+    let body = if is_short { write() } else { off_reactor(write).await };
+    body.map_err(after_write)
+}
+
+/// A body of so many bytes is read where it arrived, and an answer that weighs as much is written there: to hand it to
+/// another thread takes longer.
+pub(super) const SHORT_BYTES: usize = 16 * 1024;
+
+/// What a refusal is called once the rows are written: `busy` would say that they are not.
+fn after_write(refusal: ApiError) -> ApiError {
+    match refusal {
+        ApiError::Unavailable { code: Unavailable::Busy, retry_after_s, .. } => ApiError::Unavailable {
+            code: Unavailable::OutcomeUnknown,
+            reason: "There is no memory for the answer now, though the request may have been carried out. Send it \
+                     again: what it wrote already is then the same.",
+            retry_after_s,
+        },
+        other => other,
+    }
+}
+
+/// Writes the answer, for which its weight was drawn from `permit`.
+pub(super) fn write(schema: &Schema, report: &Report, permit: &Permit) -> Result<Vec<u8>, ApiError> {
+    permit.shrink(report.weight()); // it was drawn for this text
+    with_body(schema, report, |body| permit.json(body))
+}
+
+fn with_body<T>(schema: &Schema, report: &Report, with: impl FnOnce(&ReportBody<'_>) -> T) -> T {
+    let every: Vec<_> = schema.tables().iter().map(|table| table.id).collect();
+    let next = report.changes.as_ref().and_then(|changes| changes.next);
+    let next = next.map(|feed| write_feed(feed, &every, schema));
+    with(&ReportBody { schema, report, next: next.as_deref() })
+}
+
+/// What a byte of a text may become in JSON: `\u0001`.
+const ESCAPED_BYTES: usize = 6;
+
+/// Refuses a request whose answer would be too long, before anything of it is kept.
+///
+/// - Bounds: `batch_bytes_max`; where a page of the feed comes along, also the most that such a page takes, since a
+///   device cannot ask for less of it.
+/// - Errors: 422 `too_many_rows`.
+pub(super) fn bound_length(schema: &Schema, report: &Report, settings: &Settings) -> Result<(), ApiError> {
+    let page = settings.sync.changes_bytes_max.saturating_add(settings.limits.row_bytes_max);
+    let page = if report.changes.is_some() { page.saturating_mul(ESCAPED_BYTES) } else { 0 };
+    let bytes_max = settings.limits.batch_bytes_max.saturating_add(page);
+    let most = report.weight().saturating_mul(ESCAPED_BYTES);
+    // Nearly every answer is far below, whatever is in its texts; only the others are looked through.
+    if most <= bytes_max {
+        return Ok(());
+    }
+    let mut length = Length { left: bytes_max };
+    match with_body(schema, report, |body| serde_json::to_writer(&mut length, body)) {
+        Ok(()) => Ok(()),
+        Err(error) if error.is_io() => {
+            let reason = format!(
+                "the answer to this request would have more than {bytes_max} bytes: fewer rows at a time"
+            );
+            Err(ApiError::InvalidBody { code: BodyFault::TooManyRows, at: String::new(), reason })
+        }
+        Err(error) => Err(ApiError::Internal(Box::new(error))),
+    }
+}
+
+/// Counts what is written, and fails once that is too much.
+struct Length {
+    left: usize,
+}
+
+impl io::Write for Length {
+    fn write(&mut self, more: &[u8]) -> io::Result<usize> {
+        let left = self.left.checked_sub(more.len());
+        self.left = left.ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
