@@ -25,22 +25,22 @@ use crate::app::{Device, PASSWORD, START_MS, Server, key};
 use crate::contract::{document, follow, operation_objects};
 
 /// Whoever waits so long for an answer has found a hang.
-const TOO_LONG: Duration = Duration::from_secs(60);
+pub const TOO_LONG: Duration = Duration::from_secs(60);
 
-fn number(variable: &str, otherwise: usize) -> usize {
+pub fn number(variable: &str, otherwise: usize) -> usize {
     std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
 }
 
 /// A connection from an address of our choice within the loopback network, as if from another machine.
 /// Where the system has only 127.0.0.1, from there.
-async fn connect(to: SocketAddr, from: [u8; 4]) -> std::io::Result<TcpStream> {
+pub async fn connect(to: SocketAddr, from: [u8; 4]) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     let _ = socket.bind((from, 0).into());
     timeout(TOO_LONG, socket.connect(to)).await?
 }
 
 /// Reads until the server closes, or for so long; errors end it too.
-async fn listen(stream: &mut TcpStream, most: Duration) -> Vec<u8> {
+pub async fn listen(stream: &mut TcpStream, most: Duration) -> Vec<u8> {
     let mut seen = Vec::new();
     let _ =
         timeout(most, async { while stream.read_buf(&mut seen).await.is_ok_and(|read| read > 0) {} }).await;
@@ -48,12 +48,12 @@ async fn listen(stream: &mut TcpStream, most: Duration) -> Vec<u8> {
 }
 
 /// The statuses of the answers in what a connection said: answers here have no body that looks like one.
-fn statuses(seen: &[u8]) -> Vec<u16> {
+pub fn statuses(seen: &[u8]) -> Vec<u16> {
     let text = String::from_utf8_lossy(seen);
     text.match_indices("HTTP/1.1 ").filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok()).collect()
 }
 
-fn post(path: &str, token: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+pub fn post(path: &str, token: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
          content-type: application/json\r\n{headers}content-length: {}\r\n\r\n",

@@ -5,6 +5,8 @@
 mod app;
 #[path = "../support/contract.rs"]
 mod contract;
+#[path = "../support/process.rs"]
+mod process;
 #[path = "../support/readers.rs"]
 mod readers;
 #[path = "../support/requests.rs"]
@@ -12,4 +14,5 @@ mod requests;
 
 mod clients;
 mod inputs;
+mod small_machine;
 mod tenants;
