@@ -13,6 +13,11 @@ mod readers;
 mod requests;
 
 mod clients;
+mod costs;
 mod inputs;
 mod small_machine;
 mod tenants;
+
+/// Counts for `costs`, which runs in a process of its own.
+#[global_allocator]
+static MEMORY: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;

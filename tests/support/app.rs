@@ -306,6 +306,11 @@ impl Server {
         assert_eq!(one(&newest), 0, "a row is newer than its owner");
     }
 
+    /// A number that SQL gives.
+    pub fn number(&self, sql: &str) -> i64 {
+        self.store.number(sql)
+    }
+
     /// Writes with SQL, past the server.
     pub fn sql(&self, sql: &str) {
         self.store.sql(sql);

@@ -1,0 +1,452 @@
+//! What the worst request of each operation costs that the default limits allow.
+//!
+//! Goal: no request costs more than its limits say. Method: for every operation of `openapi.yaml` the request is built
+//! that costs most, and sent to a server whose owner has much of everything, each over a copy of its own. It runs in a
+//! process of its own, since the allocator counts for all of it.
+//!
+//! What is asserted does not depend on the machine: the memory that is held at a time, what stays on the disk, the length
+//! of the answer. Processor time and the time in the writer's turn are printed. What SQLite itself takes is no part of
+//! the memory here: its pages have a bound of 2 MB a connection.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use rollcall::config::Settings;
+use rollcall::http::routes;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use crate::MEMORY;
+use crate::app::{Device, PASSWORD, Server, key};
+use crate::contract::{document, operations};
+
+const MIB: u64 = 1024 * 1024;
+
+/// The memory of one request.
+const MEMORY_MAX: u64 = 128 * MIB;
+
+/// What stays on the disk, times the body.
+const DISK_TIMES: u64 = 4;
+
+/// Pages that a request without a body may leave: one or two for each table and index that it touches.
+const DISK_FREE: u64 = 256 * 1024;
+
+const CONSOLE: &str = "the operator's own token";
+
+/// Bounds that are broken still: variant, what of it, the figure that it must not pass, and why.
+const KNOWN: &[(&str, &str, u64, &str)] = &[
+    ("50 long rows are touched", "disk", 14_000_000, "the history keeps the rows as they were"),
+    ("60 stale edits of long rows", "disk", 17_000_000, "a conflict keeps the long text that was lost"),
+    ("2,500 deletions beside their parent", "disk", 1_500_000, "the history keeps the rows as they were"),
+    ("5,000 deletions", "disk", 2_200_000, "the history keeps the rows as they were"),
+    ("all at once", "disk", 60_000_000, "history and the answer kept under its key, beside 7 MB of new rows"),
+];
+
+/// A request, and in how many words it is described.
+struct Worst {
+    operation: &'static str,
+    what: &'static str,
+    path: String,
+    token: Option<String>,
+    headers: Vec<(&'static str, String)>,
+    body: Option<Vec<u8>>,
+    /// Whether the answer is read as it comes and may be as long as all rows are.
+    streams: bool,
+}
+
+impl Worst {
+    fn of(operation: &'static str, what: &'static str) -> Self {
+        let path = operation.split_once(' ').unwrap().1.to_owned();
+        Self { operation, what, path, token: None, headers: Vec::new(), body: None, streams: false }
+    }
+
+    fn at(self, path: impl Into<String>) -> Self {
+        Self { path: path.into(), ..self }
+    }
+
+    fn by(self, token: &str) -> Self {
+        Self { token: Some(token.into()), ..self }
+    }
+
+    fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    fn sending(self, body: Value) -> Self {
+        Self { body: Some(body.to_string().into_bytes()), ..self }
+    }
+
+    fn streaming(self) -> Self {
+        Self { streams: true, ..self }
+    }
+
+    fn request(&self) -> Request<Full<Bytes>> {
+        let method = self.operation.split_once(' ').unwrap().0;
+        let mut request = Request::builder().method(method).uri(&self.path);
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(body) = &self.body {
+            request = request.header("content-length", body.len()).header("content-type", "application/json");
+        }
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        request.body(Full::new(Bytes::from(self.body.clone().unwrap_or_default()))).unwrap()
+    }
+}
+
+/// What a request took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cost {
+    status: u16,
+    body: u64,
+    memory: u64,
+    disk: u64,
+    written: u64,
+    answer: u64,
+    cpu_ms: u64,
+    writer_ms: u64,
+}
+
+/// A number of this process that the system counts.
+fn counted(file: &str, find: impl Fn(&str) -> Option<u64>) -> u64 {
+    find(&std::fs::read_to_string(format!("/proc/self/{file}")).unwrap()).unwrap()
+}
+
+fn written() -> u64 {
+    counted("io", |text| text.lines().find_map(|line| line.strip_prefix("wchar: "))?.parse().ok())
+}
+
+/// Processor time of all threads; the system counts in hundredths of a second.
+fn cpu_ms() -> u64 {
+    counted("stat", |text| {
+        let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
+        Some((fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?) * 10)
+    })
+}
+
+fn writer_ms(server: &Server) -> u64 {
+    let text = server.app.metrics.written();
+    let sum = text.lines().find_map(|line| line.strip_prefix("rollcall_write_turn_seconds_sum "));
+    (sum.unwrap().parse::<f64>().unwrap() * 1_000.0) as u64
+}
+
+fn disk(server: &Server) -> u64 {
+    let pages = "SELECT (SELECT page_count FROM pragma_page_count) - \
+                 (SELECT freelist_count FROM pragma_freelist_count)";
+    u64::try_from(server.number(pages)).unwrap() * 4_096
+}
+
+async fn measure(server: &Server, worst: &Worst) -> Cost {
+    let request = worst.request();
+    let service = warp::service(routes(Arc::clone(&server.app)));
+    let (disk_before, writer_before) = (disk(server), writer_ms(server));
+    let (written_before, cpu_before) = (written(), cpu_ms());
+    MEMORY.reset_peak_usage();
+    let before = MEMORY.current_usage();
+    let answer = service.oneshot(request).await.unwrap();
+    let (head, mut body) = answer.into_parts();
+    let endless = head.headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        length += frame.unwrap().into_data().unwrap().len() as u64;
+        if endless {
+            break;
+        }
+    }
+    let sent = worst.body.as_ref().map_or(0, Vec::len) as u64;
+    Cost {
+        status: head.status.as_u16(),
+        body: sent,
+        memory: MEMORY.peak_usage().saturating_sub(before) as u64 + sent,
+        cpu_ms: cpu_ms() - cpu_before,
+        written: written() - written_before,
+        disk: disk(server).saturating_sub(disk_before),
+        writer_ms: writer_ms(server) - writer_before,
+        answer: length,
+    }
+}
+
+/// An owner who has much of everything.
+struct Lab {
+    server: Server,
+    phone: Device,
+    tablet: Device,
+    conflict: String,
+    owner: String,
+}
+
+/// A text as long as a row may be, all but.
+const LONG: usize = 250_000;
+
+fn change(settings: &mut Settings) {
+    settings.operator.console_token = Some(CONSOLE.into());
+}
+
+impl Lab {
+    async fn furnish() -> Self {
+        let server = Server::with(|settings| {
+            change(settings);
+            settings.limits.rows_max = 60_000;
+        });
+        let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+        (2..100).for_each(|n| drop(server.device("anna", &format!("device {n}"))));
+        let lists: Vec<Value> = (0..50_000).map(|n| json!({ "lid": key(n), "title": "x" })).collect();
+        server.sync(&phone, json!({ "add": { "lists": lists } })).await.ok();
+        for first in (0..120).step_by(30) {
+            let rows: Vec<Value> = (first..first + 30).map(|n| thing(n, "a")).collect();
+            server.sync(&phone, json!({ "add": { "things": rows } })).await.ok();
+        }
+        let parent = json!({ "id": key(0), "name": "parent" });
+        let child = |n| json!({ "id": key(n), "name": "child", "parent": key(0), "twin": key(0) });
+        let nodes: Vec<Value> = std::iter::once(parent).chain((1..2_500).map(child)).collect();
+        server.sync(&phone, json!({ "add": { "nodes": nodes } })).await.ok();
+        server.turn(10_000);
+        for first in (0..60).step_by(15) {
+            let stale = |n| {
+                let mut row = thing(n, "b");
+                row["_base"] = json!("2001-01-01T00:00:00.000Z");
+                row
+            };
+            let rows: Vec<Value> = (first..first + 15).map(stale).collect();
+            server.sync(&tablet, json!({ "update": { "things": rows } })).await.ok();
+        }
+        for n in 0..100 {
+            let device = server.device(&format!("user{n}"), "phone");
+            let body = json!({ "add": { "lists": [{ "lid": key(1), "title": "x" }] } });
+            server.sync(&device, body).await.ok();
+        }
+        let told = server.get("/conflicts?limit=1").of(&phone).send().await.ok();
+        let conflict = told["conflicts"][0]["id"].as_str().unwrap().to_owned();
+        let owner = server.owner("anna").0.to_string();
+        Self { server, phone, tablet, conflict, owner }
+    }
+
+    /// The worst requests of an operation. A new operation has none, and fails the test.
+    fn worst(&self, operation: &str) -> Vec<Worst> {
+        let Self { phone, conflict, owner, .. } = self;
+        let of = |operation, what| Worst::of(operation, what).by(&phone.token);
+        let operator = |operation, what| Worst::of(operation, what).by(CONSOLE);
+        let console = format!("/console/api/owners/{owner}");
+        let unread = "an email and a password that do not fit, in 64 KiB";
+        let login = json!({ "email": "x".repeat(30_000), "password": "y".repeat(30_000), "device": "phone" });
+        match operation {
+            "GET /fetch" => vec![of("GET /fetch", "50,000 rows").streaming()],
+            "GET /fetch.json" => vec![of("GET /fetch.json", "50,000 rows").streaming()],
+            "POST /synchronise" => self.syncs("POST /synchronise"),
+            // A second name of the same: the largest alone.
+            "POST /synchronise.json" => self.syncs("POST /synchronise.json").split_off(17),
+            "GET /changes" => vec![
+                of("GET /changes", "a page of long rows").at("/changes?tables=things"),
+                of("GET /changes", "all rows, as NDJSON").with("accept", "application/x-ndjson").streaming(),
+            ],
+            "GET /events" => vec![of("GET /events", "the first event")],
+            "GET /digests" => vec![of("GET /digests", "all tables")],
+            "GET /conflicts" => vec![of("GET /conflicts", "a page of long rows")],
+            "POST /conflicts/{id}/restore" => vec![
+                of("POST /conflicts/{id}/restore", "a long row").at(format!("/conflicts/{conflict}/restore")),
+            ],
+            "GET /lock" => vec![of("GET /lock", "")],
+            "POST /lock" => vec![of("POST /lock", "")],
+            "DELETE /lock" => vec![of("DELETE /lock", "")],
+            "POST /register" => vec![
+                Worst::of("POST /register", unread)
+                    .sending(json!({ "email": "x".repeat(30_000), "password": "y".repeat(30_000) })),
+                Worst::of("POST /register", "a new account")
+                    .sending(json!({ "email": "new@example.org", "password": PASSWORD })),
+            ],
+            "POST /login" => vec![
+                Worst::of("POST /login", unread).sending(login),
+                Worst::of("POST /login", "one device more than there may be").sending(
+                    json!({ "email": "anna@example.org", "password": PASSWORD, "device": "one more" }),
+                ),
+            ],
+            "GET /me" => vec![of("GET /me", "")],
+            "POST /logout" => vec![of("POST /logout", "")],
+            "GET /devices" => vec![of("GET /devices", "100 devices")],
+            "DELETE /devices/{device_id}" => {
+                vec![of("DELETE /devices/{device_id}", "").at(format!("/devices/{}", self.tablet.id))]
+            }
+            "GET /healthz" => vec![Worst::of("GET /healthz", "")],
+            "GET /readyz" => vec![Worst::of("GET /readyz", "")],
+            "GET /limits" => vec![Worst::of("GET /limits", "")],
+            "GET /openapi.json" => vec![Worst::of("GET /openapi.json", "the first time")],
+            "GET /openapi.yaml" => vec![Worst::of("GET /openapi.yaml", "")],
+            "GET /metrics" => vec![Worst::of("GET /metrics", "")],
+            "GET /console/api/overview" => vec![operator("GET /console/api/overview", "101 owners")],
+            "GET /console/api/series" => vec![operator("GET /console/api/series", "")],
+            "GET /console/api/owners" => vec![operator("GET /console/api/owners", "100 owners")],
+            "GET /console/api/owners/{owner}" => {
+                vec![operator("GET /console/api/owners/{owner}", "100 devices").at(console)]
+            }
+            "GET /console/api/owners/{owner}/conflicts" => {
+                let path = format!("{console}/conflicts");
+                vec![operator("GET /console/api/owners/{owner}/conflicts", "a page of long rows").at(path)]
+            }
+            "POST /console/api/owners/{owner}/conflicts/{id}/restore" => {
+                let path = format!("{console}/conflicts/{conflict}/restore");
+                vec![
+                    operator("POST /console/api/owners/{owner}/conflicts/{id}/restore", "a long row")
+                        .at(path),
+                ]
+            }
+            "DELETE /console/api/owners/{owner}/lock" => {
+                vec![operator("DELETE /console/api/owners/{owner}/lock", "").at(format!("{console}/lock"))]
+            }
+            "GET /console/api/owners/{owner}/why" => {
+                let path = format!("{console}/why?table=things&key={}&device={}", key(1), phone.id);
+                vec![operator("GET /console/api/owners/{owner}/why", "a long row").at(path)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Everything that one sync can be made to do.
+    fn syncs(&self, operation: &'static str) -> Vec<Worst> {
+        let of = |what, body| Worst::of(operation, what).by(&self.phone.token).sending(body);
+        let old = "2001-01-01T00:00:00.000Z";
+        let keys = |range: std::ops::Range<u64>| range.map(key).collect::<Vec<_>>();
+        let stale = |n: u64| json!({ "id": key(n), "text": "c", "_base": old });
+        let all = |rows: Vec<Value>| json!({ "update": { "things": rows } });
+        let new = |n: u64| json!({ "id": key(70_000 + n), "text": "x".repeat(1_500) });
+        let members: serde_json::Map<String, Value> =
+            (0..60_000).map(|n| (n.to_string(), json!(0))).collect();
+        let wide: Vec<Value> = (0..8).map(|n| json!({ "id": key(80_000 + n), "extra": members })).collect();
+        let half = "x".repeat(9);
+        let short: Vec<Value> =
+            (0..5_000).map(|n| json!({ "lid": key(90_000 + n), "title": half })).collect();
+        let bad: Vec<Value> = (0..5_000).map(|n| json!({ "lid": n, "title": [half], "colour": n })).collect();
+        let escaped = |n: u64| json!({ "id": key(95_000 + n), "text": "\u{1}".repeat(42_000) });
+        let touch = |n: u64| json!({ "id": key(n), "whole": 7 });
+        let again: Vec<Value> = (0..5_000).map(|_| touch(0)).collect();
+        vec![
+            of(
+                "5,000 new rows in 8 MB",
+                json!({ "add": { "things": (0..5_000).map(new).collect::<Vec<_>>() } }),
+            ),
+            of("5,000 small new rows", json!({ "add": { "lists": short } })),
+            of("5,000 rows that cannot be read", json!({ "add": { "lists": bad } })),
+            of(
+                "30 texts of control characters",
+                json!({ "add": { "things": (0..30).map(escaped).collect::<Vec<_>>() } }),
+            ),
+            of("JSON of 480,000 members", json!({ "add": { "things": wide } })),
+            of("120 long rows are asked for", json!({ "get": { "things": keys(0..120) } })),
+            of("5,000 keys are asked for", json!({ "get": { "lists": keys(0..5_000) } })),
+            of("one long row is asked for 5,000 times", json!({ "get": { "things": vec![key(0); 5_000] } })),
+            of("120 long rows are touched", all((0..120).map(touch).collect())),
+            of("50 long rows are touched", all((0..50).map(touch).collect())),
+            of("one long row is touched 5,000 times", all(again)),
+            of("60 stale edits of long rows", all((60..120).map(stale).collect())),
+            of("5,000 stale edits of one long row", all((0..5_000).map(|_| stale(61)).collect())),
+            of(
+                "2,500 deletions beside their parent",
+                json!({ "delete": { "nodes": keys(0..2_500) }, "confirm_deletes": 2_500 }),
+            ),
+            of("a parent is deleted 2,500 times", json!({ "delete": { "nodes": vec![key(0); 2_500] } })),
+            of("5,000 deletions", json!({ "delete": { "lists": keys(0..5_000) }, "confirm_deletes": 5_000 })),
+            of("everything is pulled", json!({ "pull": true })),
+            of(
+                "all at once",
+                json!({
+                    "add": { "things": (0..30).map(|n| thing(60_000 + n, "d")).collect::<Vec<_>>() },
+                    "update": { "things": (60..90).map(touch).collect::<Vec<_>>() },
+                    "get": { "things": keys(0..60) },
+                    "pull": true,
+                }),
+            )
+            .with("idempotency-key", "once"),
+        ]
+    }
+}
+
+fn thing(n: u64, text: &str) -> Value {
+    json!({ "id": key(n), "text": text.repeat(LONG) })
+}
+
+/// The bounds that a cost breaks: what of it, the figure, and the bound.
+fn broken(worst: &Worst, cost: &Cost, answer_max: u64) -> Vec<(&'static str, u64, u64)> {
+    let disk_max = DISK_TIMES * cost.body + DISK_FREE;
+    let bounds = [
+        ("memory", cost.memory, MEMORY_MAX),
+        ("disk", cost.disk, disk_max),
+        ("answer", cost.answer, if worst.streams { u64::MAX } else { answer_max }),
+    ];
+    bounds.into_iter().filter(|(_, figure, max)| figure > max).collect()
+}
+
+/// Run by the test below.
+#[ignore = "in a process of its own: the allocator counts for all of it"]
+#[tokio::test]
+async fn costs_of_all_operations() {
+    let lab = Lab::furnish().await;
+    let limits = Settings::default();
+    let answer_max = (limits.limits.batch_bytes_max + limits.sync.changes_bytes_max) as u64;
+    println!(
+        "| operation | the worst request | body | memory | disk | written | answer | processor | writer |"
+    );
+    let (mut wrong, mut missing) = (Vec::new(), Vec::new());
+    for (method, path) in operations(&document()) {
+        let operation = format!("{method} {path}");
+        let all = lab.worst(&operation);
+        if all.is_empty() {
+            missing.push(operation.clone());
+        }
+        for worst in all {
+            let server = lab.server.copied(change);
+            let cost = measure(&server, &worst).await;
+            let kib = |bytes: u64| bytes.div_ceil(1024);
+            println!(
+                "| `{operation}` | {}: {} | {} | {} | {} | {} | {} | {} ms | {} ms |",
+                worst.what,
+                cost.status,
+                kib(cost.body),
+                kib(cost.memory),
+                kib(cost.disk),
+                kib(cost.written),
+                kib(cost.answer),
+                cost.cpu_ms,
+                cost.writer_ms
+            );
+            assert!(cost.status < 500, "{operation}, {}: {}", worst.what, cost.status);
+            for (of, figure, max) in broken(&worst, &cost, answer_max) {
+                let known = KNOWN.iter().find(|known| (known.0, known.1) == (worst.what, of));
+                if let Some((.., reason)) = known.filter(|known| figure <= known.2) {
+                    println!(
+                        "known: {operation}, {}: {of} is {figure}, more than {max}: {reason}",
+                        worst.what
+                    );
+                } else {
+                    wrong.push(format!("{operation}, {}: {of} is {figure}, more than {max}", worst.what));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "write down what these cost: {missing:?}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Goal: every operation has its row in the table of TESTING.md. The costs themselves are measured by a process of its
+/// own.
+#[test]
+fn no_operation_costs_more_than_its_limits_say() {
+    let text = std::fs::read_to_string("TESTING.md").unwrap();
+    let rows: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|row| row.0).collect();
+    for (method, path) in operations(&document()) {
+        let operation = format!("{method} {path}");
+        assert!(rows.contains(operation.as_str()), "TESTING.md says nothing of what {operation} costs");
+    }
+    let measured = Command::new(std::env::current_exe().unwrap())
+        .args(["costs::costs_of_all_operations", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .output()
+        .unwrap();
+    print!("{}", String::from_utf8_lossy(&measured.stdout));
+    assert!(measured.status.success(), "{}", String::from_utf8_lossy(&measured.stderr));
+}
