@@ -8,13 +8,15 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
  * A network for one phone. `fetch` is what the phone's client calls instead of the browser's own.
  *
  * - `onEvent({name, data, bytes})` hears what comes in over `GET /events`.
- * - `onDevice(id)` hears the device's id when the phone logs in.
+ * - `onDevice(id)` is called with each id that the server knows the phone by: the id of its token when it logs in, and
+ *   the id of the installation, under which its edits are kept.
  */
 export function network({ onEvent, onDevice }) {
   const underway = new Set();
   let airplane = false;
   let slow = false;
   let authorization = null;
+  let installation = null;
 
   async function fetch(input, options = {}) {
     const request = new Request(input, options);
@@ -37,12 +39,23 @@ export function network({ onEvent, onDevice }) {
       if (slow) await pause(SLOW_MS);
       refuseInAirplane();
       if (path === '/login' && answer.ok) onDevice((await answer.clone().json()).device_id);
+      if (answer.ok) await findInstallation(request.headers);
       return answer;
     } finally {
       if (!stream) underway.delete(cut);
       cause.removeEventListener('abort', pass);
       if (stream) cause.addEventListener('abort', pass, { once: true });
     }
+  }
+
+  /** Asks under which id the server knows an installation that has not been seen yet. */
+  async function findInstallation(headers) {
+    const [name, token] = [headers.get('sync-device'), headers.get('authorization')];
+    const id = name?.split('.')[0];
+    if (!id || id === installation) return;
+    installation = id;
+    const answer = await globalThis.fetch('/me', { headers: { authorization: token, 'sync-device': name } });
+    if (answer.ok) onDevice((await answer.json()).device);
   }
 
   function refuseInAirplane() {
