@@ -267,6 +267,42 @@ fn a_reader_sees_one_snapshot() {
     });
 }
 
+/// Goal: an owner that writes without end leaves connections for the others, where several servers share the database.
+/// Method: one write of it does not end, and more wait for it than there are connections; another owner reads and writes.
+#[test]
+fn an_owner_that_waits_for_itself_keeps_nobody_else_out() {
+    if !Engine::all().contains(&Engine::Postgres) {
+        return;
+    }
+    let store = Store::of(Engine::Postgres);
+    let ground = Ground { storage: start(&store).unwrap(), store, schema: Schema::parse(SCHEMA).unwrap() };
+    ground.write(owner(1), &[(1, "x")]);
+    let (begun, (end, ended)) = (std::sync::Barrier::new(2), channel::<()>());
+    let ended = std::sync::Mutex::new(ended);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            ground.storage.write(owner(1), |_| {
+                begun.wait();
+                let _ = ended.lock().unwrap().recv();
+                Ok::<_, StorageError>(())
+            })
+        });
+        begun.wait();
+        let waiting: Vec<_> = (0..20)
+            .map(|_| scope.spawn(|| ground.storage.write(owner(1), |_| Ok::<_, StorageError>(()))))
+            .collect();
+        std::thread::sleep(BUSY_WAIT / 6);
+        let before = std::time::Instant::now();
+        let others = ground.storage.write(owner(2), |_| Ok::<_, StorageError>(()));
+        let read = ground.storage.read(owner(2), |txn| Ok::<_, StorageError>(txn.state()));
+        let taken = before.elapsed();
+        end.send(()).unwrap();
+        assert!(others.is_ok() && read.is_ok(), "after {taken:?}");
+        assert!(taken < BUSY_WAIT / 2, "{taken:?}");
+        assert!(waiting.into_iter().map(|one| one.join().unwrap()).any(|done| done.is_ok()));
+    });
+}
+
 #[test]
 fn work_that_ends_badly_leaves_nothing() {
     on_every_engine(|ground| {

@@ -1,10 +1,13 @@
 //! A share of an engine's connections: as many may work at once, the others wait.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::{StorageError, StorageResult};
+use crate::model::Owner;
 
 /// Lets at most so many in at once.
 ///
@@ -46,5 +49,57 @@ impl Drop for Inside<'_> {
     fn drop(&mut self) {
         *self.0.free.lock() += 1;
         self.0.freed.notify_one();
+    }
+}
+
+/// How many writes of one owner have a connection: one is at work, the next waits in the database for the first to end.
+const WRITES_AT_ONCE: u32 = 2;
+
+/// A gate for the writes of each owner. The database does one of an owner's at a time; were the others to wait there,
+/// one owner would have all connections.
+pub(super) struct OwnerGates {
+    gates: Mutex<HashMap<Owner, (Arc<Gate>, usize)>>,
+    wait: Duration,
+}
+
+/// One that waits at its owner's gate, or is inside.
+struct Present<'a> {
+    gates: &'a OwnerGates,
+    owner: Owner,
+}
+
+impl OwnerGates {
+    /// `wait`: how long a write waits for those before it.
+    pub fn new(wait: Duration) -> Self {
+        Self { gates: Mutex::default(), wait }
+    }
+
+    /// Does work of an owner when its turn has come.
+    ///
+    /// Errors: [`StorageError::Busy`] if that takes too long, else the work's own.
+    pub fn run<T>(&self, owner: Owner, work: impl FnOnce() -> StorageResult<T>) -> StorageResult<T> {
+        let gate = {
+            let mut gates = self.gates.lock();
+            let (gate, present) =
+                gates.entry(owner).or_insert_with(|| (Arc::new(Gate::new(WRITES_AT_ONCE, self.wait)), 0));
+            *present += 1;
+            Arc::clone(gate)
+        };
+        let _present = Present { gates: self, owner };
+        let _inside = gate.enter()?;
+        work()
+    }
+}
+
+impl Drop for Present<'_> {
+    /// Memory follows the owners who write now, not all there are.
+    fn drop(&mut self) {
+        let mut gates = self.gates.gates.lock();
+        if let Some((_, present)) = gates.get_mut(&self.owner) {
+            *present -= 1;
+            if *present == 0 {
+                gates.remove(&self.owner);
+            }
+        }
     }
 }

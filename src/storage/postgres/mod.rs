@@ -33,6 +33,7 @@ use postgres::error::SqlState;
 use postgres::types::Type;
 use uuid::Uuid;
 
+use super::gate::OwnerGates;
 use super::plan::{self, Plan};
 use super::{
     AccountStore, Census, Forgetful, Leases, Outcome, OwnerState, PurgeTerms, Purged, ReadTxn, ReadWork,
@@ -59,6 +60,8 @@ pub struct Postgres {
     schema: Arc<Schema>,
     statements: Statements,
     metrics: Arc<Metrics>,
+    /// Writes of one owner wait here for each other, and not over a connection.
+    turns: OwnerGates,
 }
 
 /// Why a PostgreSQL database cannot be used.
@@ -255,7 +258,8 @@ impl Postgres {
         drop(session);
         Connections::notice(address, terms, now)?;
         let statements = Statements::new(&schema, &ids);
-        Ok(Self { connections: Arc::new(connections), schema, statements, metrics })
+        let turns = OwnerGates::new(terms.busy_wait);
+        Ok(Self { connections: Arc::new(connections), schema, statements, metrics, turns })
     }
 
     /// What a server would make, add or refuse in the database. Nothing is changed.
@@ -320,6 +324,30 @@ enum Ended {
 }
 
 impl Postgres {
+    fn write_in_turn(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
+        for _ in 0..3 {
+            match self.connections.judged(|session| self.write_once(session, owner, work))? {
+                Ended::Well(moved) => {
+                    self.metrics.committed(1);
+                    moved.inspect(|version| self.connections.watch.moved(owner, *version));
+                    return Ok(());
+                }
+                Ended::Unheard(sent) => {
+                    tracing::warn!(%owner, "the connection broke at a commit; looking whether it was kept");
+                    let kept = self.was_kept(owner, &sent).map_err(|error| match error {
+                        StorageError::Busy => StorageError::OutcomeUnknown,
+                        other => other,
+                    })?;
+                    if kept {
+                        self.connections.watch.moved(owner, sent.after);
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Err(StorageError::Busy)
+    }
+
     fn write_once(&self, session: &mut Session, owner: Owner, work: WriteWork<'_>) -> StorageResult<Ended> {
         let transaction = session.begin(Purpose::Write)?;
         let mut txn = Txn::begin_write(transaction.session, &self.schema, &self.statements, owner)?;
@@ -390,27 +418,7 @@ impl Storage for Postgres {
     }
 
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
-        for _ in 0..3 {
-            match self.connections.judged(|session| self.write_once(session, owner, work))? {
-                Ended::Well(moved) => {
-                    self.metrics.committed(1);
-                    moved.inspect(|version| self.connections.watch.moved(owner, *version));
-                    return Ok(());
-                }
-                Ended::Unheard(sent) => {
-                    tracing::warn!(%owner, "the connection broke at a commit; looking whether it was kept");
-                    let kept = self.was_kept(owner, &sent).map_err(|error| match error {
-                        StorageError::Busy => StorageError::OutcomeUnknown,
-                        other => other,
-                    })?;
-                    if kept {
-                        self.connections.watch.moved(owner, sent.after);
-                        return Ok(());
-                    }
-                }
-            }
-        }
-        Err(StorageError::Busy)
+        self.turns.run(owner, || self.write_in_turn(owner, work))
     }
 
     fn counter(&self, owner: Owner, device: DeviceId) -> StorageResult<Option<u64>> {
