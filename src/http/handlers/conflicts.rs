@@ -37,6 +37,10 @@ pub async fn list(app: Arc<App>, caller: Result<Caller, ApiError>, query: String
     .await
 }
 
+/// States of a row that are at hand while one is brought back: three of the conflict, the row's own and the new one, with
+/// copies, and as JSON.
+const STATES: usize = 12;
+
 /// What the conflicts of a page take at most, bytes: the last one may pass the bound, and has three states of a row.
 fn page_bytes(wanted: &WantedConflicts, app: &App) -> usize {
     let conflict = app.settings.limits.row_bytes_max.saturating_mul(3);
@@ -60,6 +64,9 @@ pub async fn restore(
     headers: HeaderMap,
 ) -> Answer {
     let caller = caller?;
+    // The row, what the conflict holds of it, and the answer.
+    let permit = app.memory.permit(Some(caller.owner));
+    permit.grow(app.settings.limits.row_bytes_max.saturating_mul(STATES))?;
     let (waiting, due) = (Waiting::new(), Instant::now() + app.bounds.request);
     let waited = waiting.watch();
     // What is no id names no conflict.
@@ -83,7 +90,7 @@ pub async fn restore(
         let restored = restored?;
         let mut answer = json(RestoredBody { schema: &app.schema, restored: &restored })?;
         tell_version(answer.headers_mut(), restored.version);
-        Ok(answer)
+        hold(answer, permit)
     })
     .await
 }
