@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -18,6 +19,7 @@ use http_body_util::{BodyExt as _, Full};
 use rollcall::config::Settings;
 use rollcall::http::routes;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use tower::ServiceExt as _;
 
 use crate::MEMORY;
@@ -160,13 +162,15 @@ async fn measure(server: &Server, worst: &Worst) -> Cost {
             break;
         }
     }
+    let (cpu_ms, written) = (cpu_ms() - cpu_before, written() - written_before);
+    sleep(Duration::from_millis(50)).await; // the writer's turn ends a moment after the answer
     let sent = worst.body.as_ref().map_or(0, Vec::len) as u64;
     Cost {
         status: head.status.as_u16(),
         body: sent,
         memory: MEMORY.peak_usage().saturating_sub(before) as u64 + sent,
-        cpu_ms: cpu_ms() - cpu_before,
-        written: written() - written_before,
+        cpu_ms,
+        written,
         disk: disk(server).saturating_sub(disk_before),
         writer_ms: writer_ms(server) - writer_before,
         answer: length,
