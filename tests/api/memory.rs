@@ -183,6 +183,25 @@ async fn large_requests_wait_for_memory_and_small_ones_do_not() {
     holds(&server, 0).await;
 }
 
+/// Goal: a request that there is no memory for has no effect on the sync that it belongs to, nor waits for another's.
+/// Method: the lock is held by the device that sends, and by another.
+#[tokio::test]
+async fn a_body_without_memory_ends_no_sync() {
+    let server = tight();
+    let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    let large = json!({ "add": { "things": [{ "id": key(9), "text": "x".repeat(700_000) }] } });
+    server.ask("POST", "/lock").of(&phone).send().await.ok();
+    let others = filled(&server);
+    for device in [&phone, &tablet] {
+        let refused = server.sync(device, large.clone()).await;
+        assert_eq!(refused.problem(), (503, "busy".into()), "{}", refused.json());
+    }
+    let lock = server.get("/lock").of(&phone).send().await.ok();
+    assert_eq!(lock["mine"], json!(true), "{lock}");
+    drop(others);
+    server.sync(&phone, large).await.ok();
+}
+
 /// Goal: a body of many rows that takes many times its length once it is read is drawn for as it grows. Method: others
 /// leave room for such a body, and not for its rows; a value of JSON with many members likewise.
 #[tokio::test]
