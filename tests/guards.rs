@@ -272,9 +272,12 @@ fn a_request_for_a_tunnel_is_refused_and_nothing_panics() {
             answer.contains("application/problem+json") && answer.contains("\"code\":\"invalid_request\"");
         assert!(is_problem || !request.contains("example"), "{request}: {answer}");
     }
-    for request in ["OPTIONS *", "GET http://example.org/fetch", "GET http://example.org"] {
+    let front_page = ("GET http://example.org", "HTTP/1.1 200 ");
+    for (request, status) in
+        [("OPTIONS *", "HTTP/1.1 4"), ("GET http://example.org/fetch", "HTTP/1.1 4"), front_page]
+    {
         let answer = raw(address, &format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
-        assert!(answer.starts_with("HTTP/1.1 4"), "{request}: {answer}");
+        assert!(answer.starts_with(status), "{request}: {answer}");
     }
     let lines = stop(server); // each is JSON: no raw line of a panic
     assert_eq!(said(&lines, "panic"), 0, "{lines:?}");

@@ -171,7 +171,7 @@ impl<'a> Talker<'a> {
         let (device, table, owner) = (person.device(round % 2).0, *table, *owner);
         let (before, after) = (*version, *version + 1);
 
-        client.execute(&says.renew, &[&owner, &device, &15_000_i64, &11_250_i64])?;
+        client.execute(&says.renew, &[&owner, &device, &15_000_i64, &11_250_i64, &900_000_i64])?;
         client.query(&says.lease, &[&owner])?;
         client.batch_execute(&spoken.begin)?;
         client.query(&says.lock, &[&owner])?;
