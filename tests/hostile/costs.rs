@@ -48,7 +48,7 @@ const KNOWN: &[(&str, &str, u64, &str)] = &[
     ("all at once", "disk", 60_000_000, "history and the answer kept under its key, beside 7 MB of new rows"),
 ];
 
-/// A request, and in how many words it is described.
+/// The worst request of an operation in some respect, and a few words about it.
 struct Worst {
     operation: &'static str,
     what: &'static str,
