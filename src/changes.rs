@@ -44,7 +44,7 @@ pub struct Asked<'a> {
     pub rows_max: usize,
     /// Tell no more rows once those told have so many bytes, about.
     pub bytes_max: usize,
-    /// Look at no more entries of the ledger than these, those included of which nothing is told.
+    /// Look at no more entries of the ledger than these, counting those that are not passed on.
     pub entries_max: usize,
 }
 
@@ -85,11 +85,11 @@ pub fn check(state: OwnerState, cursor: Option<Version>) -> Result<(), Expired> 
     }
 }
 
-/// Tells one page of a feed.
+/// Reads one page of a feed.
 ///
 /// - Shape: `each` gets the rows by version, then table, then key; a deleted row as its tombstone.
-/// - Bounds: at most `rows_max` rows are told, and none after `each` said to pause. At most `entries_max` entries are
-///   looked at, so a page may tell nothing and yet not be the last.
+/// - Bounds: `each` gets at most `rows_max` rows, and none after it asked to pause. At most `entries_max` entries are
+///   looked at, so a page may be empty and yet not be the last.
 pub fn run(
     txn: &mut dyn ReadTxn,
     feed: Feed,
@@ -106,7 +106,7 @@ pub fn run(
     let upto = if feed.but == Some(feed.upto) { Version(feed.upto.0.saturating_sub(1)) } else { feed.upto };
     txn.changes(feed.told, upto, &mut |table, key, row| {
         if looked == entries_max {
-            more = true; // if only what the device is not told: the last page may be empty
+            more = true; // perhaps only entries that do not concern the device: the last page may be empty
             return false;
         }
         looked += 1;

@@ -197,7 +197,7 @@ fn a_row_costs_once_however_often_it_is_named() {
     assert_eq!(Some(noted[0].id), told[0].conflict);
 }
 
-/// Goal: what a device sent of a row in one request is one edit to whoever looks at the conflict. Method: columns that
+/// Goal: what a device sent of a row in one request is one edit in the conflict. Method: columns that
 /// lose one after the other, then one that wins.
 #[test]
 fn losses_of_one_row_are_one_conflict() {

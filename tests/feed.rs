@@ -368,7 +368,7 @@ fn a_row_that_was_got_without_a_base_leaves_no_ghost_in_any_life() {
 }
 
 /// Goal: what a pull reads in the writer's turn is bounded, and so is a page of the feed and a stretch of its lines,
-/// however many tombstones there are of which the device is told nothing; and nothing is left out by it. Method: a table
+/// however many tombstones there are that do not concern the device; and no row is left out. Method: a table
 /// is filled and emptied between two syncs of a device; the entries that are looked at are counted.
 #[test]
 fn tombstones_that_nobody_is_told_of_are_walked_in_bounded_pages() {
@@ -400,7 +400,7 @@ fn tombstones_that_nobody_is_told_of_are_walked_in_bounded_pages() {
         pages += 1;
     }
     assert_eq!(pages, 300 / ENTRIES_MAX);
-    // Nothing was shown ahead of the cursor, so nobody has to be told of what was made and deleted since.
+    // Nothing was shown ahead of the cursor, so nobody needs to learn what was made and deleted since.
     assert_eq!((&page["delete"], &page["more"]), (&json!({}), &json!(false)));
 
     let lines = [("accept", "application/x-ndjson")];

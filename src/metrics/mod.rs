@@ -163,7 +163,7 @@ impl Metrics {
         r.register("verdicts", "Rows settled, by verdict", all.verdicts.clone());
         r.register("conflicts", "Conflicts noted, by table and policy", all.conflicts.clone());
         r.register("feed_rows", "Rows told by the change feed", all.feed_rows.clone());
-        let help = "Entries of the ledger that the change feed looked at, told or not";
+        let help = "Entries of the ledger that the change feed looked at, returned or not";
         r.register("feed_entries", help, all.feed_entries.clone());
         let help = "Size of the write-ahead log";
         r.register_with_unit("wal", help, Unit::Bytes, all.wal_bytes.clone());
@@ -213,7 +213,7 @@ impl Metrics {
         self.series.settled(verdict, rows);
     }
 
-    /// The change feed told so many rows, and looked at so many entries of the ledger for them.
+    /// The change feed returned so many rows, and looked at so many entries of the ledger for them.
     pub fn fed(&self, rows: u64, entries: u64) {
         self.feed_rows.inc_by(rows);
         self.feed_entries.inc_by(entries);

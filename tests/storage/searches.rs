@@ -195,7 +195,7 @@ fn referring_finds_as_many_as_there_are() {
     });
 }
 
-/// Goal: no question about conflicts reads more of them than it tells at once. Method: PostgreSQL itself counts what each
+/// Goal: no question about conflicts reads more of them than a page returns. Method: PostgreSQL itself counts what each
 /// index gave; each question is asked often enough for a plan that is made for any parameters.
 #[test]
 fn conflicts_are_found_by_an_index_whatever_is_asked() {

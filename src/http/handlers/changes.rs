@@ -163,7 +163,7 @@ impl Source for Lines {
     }
 
     /// Each stretch has a snapshot of its own: a row that changes between two moves above the feed's end. It looks at
-    /// as many entries as a page does, so that what is never told holds a reader no longer than what is.
+    /// as many entries as a page does, so that a walk over entries that are not returned holds a reader no longer.
     fn read(&mut self, out: &mut Out<Version>) -> Result<Progress, ApiError> {
         let Self { app, caller, asked, rest } = self;
         let schema = &app.schema;

@@ -373,7 +373,7 @@ async fn replayed(
     .await
 }
 
-/// How many rows got which verdict, by which tables' conflicts somebody lost, how many rows the feed told and how many
+/// How many rows got which verdict, by which tables' conflicts somebody lost, how many rows the feed returned and how many
 /// entries it looked at for them.
 #[derive(Default)]
 struct Counts {

@@ -276,7 +276,7 @@ pub(super) const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner
      AND key IN (SELECT key FROM rollcall_answer WHERE owner = $1 AND device = $2 \
      AND key <> $3 ORDER BY at DESC, version DESC OFFSET $4)";
 
-/// Those that are too many bytes with all that are newer, but for the one of the key given.
+/// The answers that exceed the bytes allowed, summed from the newest on. Never the one of the key given.
 pub(super) const FORGET_LONG_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
      AND key IN (SELECT key FROM (SELECT key, sum(length(body)) OVER (ORDER BY at DESC, version DESC \
      ROWS UNBOUNDED PRECEDING) AS bytes FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key <> $3) \
