@@ -28,7 +28,7 @@ export function replicateRollcall({ collection, url, token, table = collection.n
 
   const resync = new Subject();
   const stopping = new AbortController();
-  const timers = new Set();
+  const [timers, judged] = [new Set(), new Set()]; // `judged`: rows that the server has rejected since the start
   // Kept in the checkpoint. The installation has no counter there: it could go back.
   let state;
   const kept = async (news) => {
@@ -94,9 +94,9 @@ export function replicateRollcall({ collection, url, token, table = collection.n
   };
 
   /** What RxDB is to hold for the server's state of a row after its verdict; nothing: what was sent. */
-  const outcome = ({ now, was }, { verdict, row, last_update, error }) => {
-    const { _deleted: deleted, ...sent } = now;
+  const outcome = ({ now, now: { _deleted: deleted }, was }, { verdict, row, last_update, error }) => {
     if (verdict === "rejected") {
+      judged.add(now[key]);
       replication.subjects.error.next(Object.assign(new Error(`${table} ${now[key]} was rejected: ${error.detail}`), { ...error, key: now[key] }));
       if (PASSING.includes(error.code)) later(now[key], error.retry_after_s ?? AGAIN_S);
       // A deletion that is not taken: the row is back, and says so.
@@ -105,7 +105,7 @@ export function replicateRollcall({ collection, url, token, table = collection.n
     if (row && verdict !== "deleted") return [{ ...row, _deleted: false }];
     if (verdict === "gone") return deleted ? [] : [{ ...now, last_update, _deleted: true }];
     // From now on an edit of it says what it was made on, and it is rejected no longer.
-    return !deleted && (sent.rejected || !sent.last_update) ? [{ ...now, last_update, rejected: null }] : [];
+    return !deleted && (now.rejected || !now.last_update) ? [{ ...now, last_update, rejected: null }] : [];
   };
 
   const push = async (pushed) => {
@@ -141,9 +141,9 @@ export function replicateRollcall({ collection, url, token, table = collection.n
     ...options,
   });
   if (live) void listen();
-  // What was rejected before may be taken by now: the server may know the column, the role may be another.
+  // What was rejected before the start may be taken by now: the server may know the column, the role may be another.
   const marked = collection.find({ selector: { rejected: { $gt: "" } } }).exec();
-  void replication.awaitInitialReplication().then(async () => again((await marked).map((doc) => doc[key])));
+  void replication.awaitInitialReplication().then(async () => again((await marked).map((doc) => doc[key]).filter((id) => !judged.has(id))));
   replication.onCancel.push(() => (stopping.abort(), timers.forEach(clearTimeout)));
   return replication;
 }
