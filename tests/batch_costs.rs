@@ -2,6 +2,9 @@
 //! of rows and bytes, which are the same on every machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[macro_use]
+#[path = "support/forward.rs"]
+mod forward;
 #[path = "support/counting.rs"]
 mod counting;
 #[path = "support/feed.rs"]

@@ -265,19 +265,10 @@ struct Watched<'a> {
 }
 
 impl ReadTxn for Watched<'_> {
-    fn state(&self) -> OwnerState {
-        self.inner.state()
-    }
-
-    fn manifest(
-        &mut self,
-        table: TableId,
-        after: Option<RowKey>,
-        rows_max: usize,
-        each: &mut dyn FnMut(RowKey, Timestamp),
-    ) -> StorageResult<()> {
-        self.inner.manifest(table, after, rows_max, each)
-    }
+    forward!(
+        state manifest digests changes earlier given_answer counter installations delete_windows conflicts
+        conflict referring
+    );
 
     fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>> {
         let rows = self.inner.load(table, keys)?;
@@ -292,55 +283,14 @@ impl ReadTxn for Watched<'_> {
         }
         Ok(rows)
     }
-
-    fn digests(&mut self) -> StorageResult<Vec<Digest>> {
-        self.inner.digests()
-    }
-
-    fn changes(&mut self, after: ChangeMark, upto: Version, each: &mut ChangeSink<'_>) -> StorageResult<()> {
-        self.inner.changes(after, upto, each)
-    }
-
-    fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>> {
-        self.inner.earlier(table, key)
-    }
-
-    fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
-        self.inner.given_answer(device, key)
-    }
-
-    fn counter(&mut self, device: DeviceId) -> StorageResult<Option<u64>> {
-        self.inner.counter(device)
-    }
-
-    fn installations(&mut self) -> StorageResult<Vec<Installation>> {
-        self.inner.installations()
-    }
-
-    fn delete_windows(&mut self, device: DeviceId) -> StorageResult<Vec<(TableId, DeleteWindow)>> {
-        self.inner.delete_windows(device)
-    }
-
-    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
-        self.inner.conflicts(wanted)
-    }
-
-    fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>> {
-        self.inner.conflict(id)
-    }
-
-    fn referring(
-        &mut self,
-        table: TableId,
-        column: usize,
-        parent: RowKey,
-        rows_max: usize,
-    ) -> StorageResult<Vec<RowKey>> {
-        self.inner.referring(table, column, parent, rows_max)
-    }
 }
 
 impl WriteTxn for Watched<'_> {
+    forward!(
+        show_ahead remember note_restored acknowledge forget_device put_delete_window raise_installation
+        add_installation forget_installation
+    );
+
     fn lease(&self) -> Option<&LeaseState> {
         Some(self.lease)
     }
@@ -361,29 +311,12 @@ impl WriteTxn for Watched<'_> {
         self.inner.advance(state, digests, now)
     }
 
-    fn show_ahead(&mut self, upto: Version) -> StorageResult<()> {
-        self.inner.show_ahead(upto)
-    }
-
-    fn remember(
-        &mut self,
-        table: TableId,
-        rows: &[(RowKey, &Stored)],
-        states_max: usize,
-    ) -> StorageResult<()> {
-        self.inner.remember(table, rows, states_max)
-    }
-
     fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
         let title = conflict.incoming.values.as_ref().and_then(|values| values.first());
         if let Some(Some(Value::Text(title))) = title {
             self.done.noted.push(title.clone());
         }
         self.inner.note_conflict(conflict)
-    }
-
-    fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {
-        self.inner.note_restored(id, at)
     }
 
     fn keep_answer(
@@ -395,35 +328,6 @@ impl WriteTxn for Watched<'_> {
     ) -> StorageResult<()> {
         self.done.answer = Some((device, key.to_owned(), answer.body.clone()));
         self.inner.keep_answer(device, key, answer, most)
-    }
-
-    fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {
-        self.inner.acknowledge(device, version, now)
-    }
-
-    fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
-        self.inner.forget_device(device)
-    }
-
-    fn put_delete_window(
-        &mut self,
-        device: DeviceId,
-        table: TableId,
-        window: &DeleteWindow,
-    ) -> StorageResult<()> {
-        self.inner.put_delete_window(device, table, window)
-    }
-
-    fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool> {
-        self.inner.raise_installation(one)
-    }
-
-    fn add_installation(&mut self, one: &Installation) -> StorageResult<()> {
-        self.inner.add_installation(one)
-    }
-
-    fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()> {
-        self.inner.forget_installation(device)
     }
 
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {

@@ -10,6 +10,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[macro_use]
+#[path = "../support/forward.rs"]
+mod forward;
 mod database;
 mod device;
 mod leases;

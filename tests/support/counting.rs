@@ -44,60 +44,18 @@ impl<'a> Counting<'a> {
 }
 
 impl ReadTxn for Counting<'_> {
-    fn state(&self) -> OwnerState {
-        self.inner.state()
-    }
-
-    fn manifest(
-        &mut self,
-        table: TableId,
-        after: Option<RowKey>,
-        rows_max: usize,
-        each: &mut dyn FnMut(RowKey, Timestamp),
-    ) -> StorageResult<()> {
-        self.inner.manifest(table, after, rows_max, each)
-    }
+    forward!(
+        state manifest digests changes given_answer counter installations delete_windows conflicts conflict
+    );
 
     fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>> {
         self.counts.loaded += keys.len();
         self.inner.load(table, keys)
     }
 
-    fn digests(&mut self) -> StorageResult<Vec<Digest>> {
-        self.inner.digests()
-    }
-
-    fn changes(&mut self, after: ChangeMark, upto: Version, each: &mut ChangeSink<'_>) -> StorageResult<()> {
-        self.inner.changes(after, upto, each)
-    }
-
     fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>> {
         self.counts.pasts += 1;
         self.inner.earlier(table, key)
-    }
-
-    fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
-        self.inner.given_answer(device, key)
-    }
-
-    fn counter(&mut self, device: DeviceId) -> StorageResult<Option<u64>> {
-        self.inner.counter(device)
-    }
-
-    fn installations(&mut self) -> StorageResult<Vec<Installation>> {
-        self.inner.installations()
-    }
-
-    fn delete_windows(&mut self, device: DeviceId) -> StorageResult<Vec<(TableId, DeleteWindow)>> {
-        self.inner.delete_windows(device)
-    }
-
-    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
-        self.inner.conflicts(wanted)
-    }
-
-    fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>> {
-        self.inner.conflict(id)
     }
 
     fn referring(
@@ -115,35 +73,14 @@ impl ReadTxn for Counting<'_> {
 }
 
 impl WriteTxn for Counting<'_> {
-    fn lease(&self) -> Option<&LeaseState> {
-        self.inner.lease()
-    }
+    forward!(
+        lease advance show_ahead remember put_delete_window note_restored keep_answer acknowledge
+        forget_device raise_installation add_installation forget_installation purge
+    );
 
     fn put(&mut self, table: TableId, rows: &[(RowKey, &Stored)]) -> StorageResult<()> {
         self.counts.put += rows.len();
         self.inner.put(table, rows)
-    }
-
-    fn advance(
-        &mut self,
-        state: OwnerState,
-        digests: &[(TableId, Digest)],
-        now: Timestamp,
-    ) -> StorageResult<()> {
-        self.inner.advance(state, digests, now)
-    }
-
-    fn show_ahead(&mut self, upto: Version) -> StorageResult<()> {
-        self.inner.show_ahead(upto)
-    }
-
-    fn remember(
-        &mut self,
-        table: TableId,
-        rows: &[(RowKey, &Stored)],
-        states_max: usize,
-    ) -> StorageResult<()> {
-        self.inner.remember(table, rows, states_max)
     }
 
     fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
@@ -153,53 +90,6 @@ impl WriteTxn for Counting<'_> {
         self.counts.conflicts += 1;
         self.counts.conflict_bytes += bytes;
         self.inner.note_conflict(conflict)
-    }
-
-    fn put_delete_window(
-        &mut self,
-        device: DeviceId,
-        table: TableId,
-        window: &DeleteWindow,
-    ) -> StorageResult<()> {
-        self.inner.put_delete_window(device, table, window)
-    }
-
-    fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {
-        self.inner.note_restored(id, at)
-    }
-
-    fn keep_answer(
-        &mut self,
-        device: DeviceId,
-        key: &str,
-        answer: &GivenAnswer,
-        most: AnswersMax,
-    ) -> StorageResult<()> {
-        self.inner.keep_answer(device, key, answer, most)
-    }
-
-    fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {
-        self.inner.acknowledge(device, version, now)
-    }
-
-    fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
-        self.inner.forget_device(device)
-    }
-
-    fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool> {
-        self.inner.raise_installation(one)
-    }
-
-    fn add_installation(&mut self, one: &Installation) -> StorageResult<()> {
-        self.inner.add_installation(one)
-    }
-
-    fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()> {
-        self.inner.forget_installation(device)
-    }
-
-    fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
-        self.inner.purge(terms, rows_max)
     }
 }
 
