@@ -29,6 +29,8 @@ mod group;
 mod hooks;
 #[path = "storage/searches.rs"]
 mod searches;
+#[path = "storage/upgrades.rs"]
+mod upgrades;
 
 const SCHEMA: &str = r#"
 [table.children]

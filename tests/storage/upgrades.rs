@@ -1,0 +1,120 @@
+//! A PostgreSQL database of an earlier release is taken over with what is in it. (SQLite: `storage::sqlite::migrate`.)
+
+use rollcall::reconcile::Resolution;
+use rollcall::schema::Policy;
+use rollcall::storage::{AnswersMax, Conflict, GivenAnswer, Side};
+
+use super::*;
+
+const MIGRATIONS: &str = "src/storage/postgres/migrations";
+
+/// What takes each step back, from the second on: no row is lost by it, only what the step added.
+const UNDONE: [&str; 5] = [
+    "ALTER TABLE rollcall_ledger DROP COLUMN made_at, DROP COLUMN claimed_at, DROP COLUMN row_base, DROP COLUMN base;
+     ALTER TABLE rollcall_history DROP COLUMN made_at, DROP COLUMN claimed_at;
+     ALTER TABLE rollcall_conflict DROP COLUMN stored_made_at;
+     ALTER TABLE rollcall_owner DROP COLUMN shown_ahead",
+    "DROP TABLE rollcall_installation",
+    "DROP INDEX rollcall_conflict_of_table, rollcall_conflict_of_key",
+    "DROP TABLE rollcall_delete_window",
+    "ALTER TABLE rollcall_device DROP COLUMN seen_at, DROP COLUMN seen_from",
+];
+
+/// Everything that an earlier release could write, read through the contract.
+type Seen = (OwnerState, Vec<Option<Stored>>, Vec<Option<String>>, Option<Device>);
+
+fn seen(ground: &Ground, storage: &dyn Storage) -> Seen {
+    let read = storage.read(owner(1), |txn| {
+        let rows = txn.load(ground.table("parents"), &[key(1), key(2), key(3)])?;
+        let answer = txn.given_answer(device(1), "once")?.map(|given| String::from_utf8(given.body).unwrap());
+        let conflict = txn.conflict(Uuid::from_u128(9))?.map(|conflict| format!("{conflict:?}"));
+        // Tables that an earlier release did not have are there, and empty.
+        assert!(txn.delete_windows(device(1))?.is_empty() && txn.installations()?.is_empty());
+        Ok::<_, StorageError>((txn.state(), rows, vec![answer, conflict]))
+    });
+    let (state, rows, records) = read.unwrap();
+    let accounts = storage.accounts();
+    assert!(accounts.sightings(Uuid::from_u128(5)).unwrap().is_empty());
+    (state, rows, records, accounts.device(&[7; 32]).unwrap())
+}
+
+/// Method: a database with a row, a tombstone, a conflict, a kept answer and a device; its steps are undone one after the
+/// other, from the last, and a server starts on what is left each time.
+#[test]
+fn databases_of_earlier_releases_are_taken_over() {
+    let files = std::fs::read_dir(MIGRATIONS).unwrap().count();
+    assert_eq!(files, UNDONE.len() + 1, "each migration is undone here");
+    if !Engine::all().contains(&Engine::Postgres) {
+        return;
+    }
+    let mut store = Store::of(Engine::Postgres);
+    let storage = start(&store).unwrap();
+    store.look();
+    let ground = Ground { store, storage, schema: Schema::parse(SCHEMA).unwrap() };
+    ground.write(owner(1), &[(1, "one"), (2, "two")]);
+    ground.bury(owner(1), 2);
+    ground
+        .storage
+        .write(owner(1), |txn| {
+            txn.note_conflict(&conflict_of(&ground))?;
+            let at = Timestamp::from_ms(5_000);
+            let answer =
+                GivenAnswer { body_hash: [1; 32], body: b"{}".to_vec(), version: txn.state().version, at };
+            txn.keep_answer(device(1), "once", &answer, AnswersMax { answers: 9, bytes: 1_000 })
+        })
+        .unwrap();
+    let user = User {
+        id: Uuid::from_u128(5),
+        email: "anna@example.org".into(),
+        password_hash: "hash".into(),
+        owner: owner(1),
+        created_at: Timestamp::from_ms(1),
+    };
+    let phone = Device {
+        id: device(1),
+        user: user.id,
+        owner: owner(1),
+        name: "phone".into(),
+        created_at: Timestamp::from_ms(1),
+        expires_at: Timestamp::from_ms(1_000_000),
+    };
+    let accounts = ground.storage.accounts();
+    assert!(accounts.add_user(&user).unwrap() && accounts.put_device(&phone, &[7; 32]).unwrap());
+    let before = seen(&ground, &*ground.storage);
+    assert!(before.1[0].is_some() && before.1[1].as_ref().is_some_and(Stored::is_tombstone));
+    assert!(before.2.iter().all(Option::is_some) && before.3.is_some(), "{before:?}");
+
+    for steps in (1..files).rev() {
+        for undone in UNDONE[steps - 1..].iter().rev() {
+            ground.store.sql(undone);
+        }
+        ground.store.sql(&format!("UPDATE rollcall_meta SET value = {steps} WHERE name = 'migrations'"));
+        let taken_over = start(&ground.store).unwrap();
+        assert_eq!(seen(&ground, &*taken_over), before, "after {steps} steps");
+        let count = "SELECT value FROM rollcall_meta WHERE name = 'migrations'";
+        assert_eq!(ground.store.number(count), files as i64);
+    }
+    ground.write(owner(1), &[(3, "three")]);
+    assert_eq!(ground.titles(owner(1)).len(), 2);
+}
+
+fn conflict_of(ground: &Ground) -> Conflict {
+    let side = |title: &str| Side {
+        values: Some(vec![Some(Value::Text(title.into()))]),
+        last_update: Timestamp::from_ms(1_000),
+        device: device(1),
+    };
+    Conflict {
+        id: Uuid::from_u128(9),
+        at: Timestamp::from_ms(2_000),
+        table: ground.table("parents"),
+        key: key(1),
+        policy: Policy::Newest,
+        resolution: Resolution::Kept,
+        base: None,
+        stored: side("mine"),
+        stored_made_at: None,
+        incoming: side("theirs"),
+        restored_at: None,
+    }
+}
