@@ -2,7 +2,6 @@ use std::io::{BufRead, ErrorKind, IsTerminal, Write as _};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value as Json};
 use uuid::Uuid;
 
 use super::Done;
@@ -10,7 +9,7 @@ use crate::clock::Clock;
 use crate::device::calls::CallError;
 use crate::device::decide::State;
 use crate::device::{
-    self, Http, LogIn, Options, Patience, Progress, Proof, Store, SyncError, SyncReport, Way,
+    self, Columns, Http, LogIn, Options, Patience, Progress, Proof, Store, SyncError, SyncReport, Way,
 };
 use crate::model::RowKey;
 
@@ -195,7 +194,7 @@ fn parse_key(text: &str) -> Result<RowKey, String> {
 }
 
 fn put(store: &mut Store, table: &str, key: &str, row: &str) -> Done {
-    let columns: Map<String, Json> =
+    let columns: Columns =
         serde_json::from_str(row).map_err(|error| format!("the row is no JSON object: {error}"))?;
     let key = if key == "new" { RowKey(Uuid::now_v7()) } else { parse_key(key)? };
     store.put(table, key, &columns)?;
@@ -216,7 +215,7 @@ fn list(store: &Store, table: Option<&str>) -> Done {
                 _ => "\t(waits)",
             };
             let name = if table.is_some() { String::new() } else { format!("{}\t", one.name) };
-            match writeln!(out, "{name}{}{waits}", Json::Object(row.shown(one))) {
+            match writeln!(out, "{name}{}{waits}", row.shown(one)?) {
                 // Whoever reads has seen enough, as `head` does.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
                 written => written?,

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
+use super::text::Columns;
 use crate::model::{RowKey, Timestamp, Version};
 use crate::reconcile::Verdict;
 use crate::schema::{Schema, Table};
 
-type Rows = BTreeMap<String, Vec<Map<String, Json>>>;
+type Rows = BTreeMap<String, Vec<Columns>>;
 type Keys = BTreeMap<String, Vec<RowKey>>;
 
 /// The answer of `POST /synchronise`.
@@ -48,7 +49,7 @@ pub struct VerdictItem {
     /// When the server's row, or its tombstone, last changed.
     pub last_update: Option<String>,
     /// The server's row, where it is not what was sent.
-    pub row: Option<Map<String, Json>>,
+    pub row: Option<Columns>,
     /// Why it was rejected.
     pub error: Option<Rejection>,
     /// Under which number `/conflicts` keeps the loser.
@@ -153,10 +154,16 @@ impl Default for Limits {
 }
 
 /// A row of an answer in its parts: key, `last_update`, and the columns. `None` if it is no row of the table.
-pub fn parts(table: &Table, mut row: Map<String, Json>) -> Option<(RowKey, Timestamp, Map<String, Json>)> {
-    let key = row.remove(&table.key).as_ref().and_then(key)?;
-    let at = row.remove("last_update").as_ref().and_then(Json::as_str).and_then(time)?;
+pub fn parts(table: &Table, mut row: Columns) -> Option<(RowKey, Timestamp, Columns)> {
+    let key = key_in(table, &row)?;
+    row.remove(&table.key);
+    let at = row.remove("last_update").and_then(|at| time(&at.string()?))?;
     Some((key, at, row))
+}
+
+/// The key of a row, as its column says it.
+pub fn key_in(table: &Table, row: &Columns) -> Option<RowKey> {
+    row.get(&table.key).and_then(|key| RowKey::parse(&key.string()?))
 }
 
 /// A key, in either case.

@@ -1,14 +1,15 @@
 //! What goes up: the rows that wait, cut into requests that the server takes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Not;
 
-use serde_json::{Map, Value as Json, json};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::answers::Limits;
-use super::decide::State;
 use super::row::Row;
 use super::store::{Outstanding, SentRow, Store, StoreResult, names, remember, writing};
+use super::text::Columns;
 use crate::model::{Precision, RowKey, Timestamp, Version};
 use crate::reconcile::Operation;
 use crate::schema::{Schema, Table, TableId};
@@ -35,10 +36,9 @@ impl Queue {
                 self.rows.push_front((table.id, sent.key));
             }
         }
-        for (name, keys) in sending.body.get("get").and_then(Json::as_object).into_iter().flatten() {
+        for (name, keys) in &sending.body.get {
             let Some(table) = schema.table(name) else { continue };
-            let keys = keys.as_array().into_iter().flatten().filter_map(super::answers::key);
-            self.gets.extend(keys.map(|key| (table.id, key)));
+            self.gets.extend(keys.iter().map(|key| (table.id, *key)));
         }
     }
 }
@@ -52,6 +52,65 @@ pub struct Terms {
     pub pull: bool,
     /// How many deletions the user has confirmed.
     pub confirm_deletes: Option<u64>,
+}
+
+/// The body of a request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Body {
+    /// Rows to make, by table.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub add: BTreeMap<String, Vec<Columns>>,
+    /// Rows to change.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub update: BTreeMap<String, Vec<Columns>>,
+    /// Rows to delete.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub delete: BTreeMap<String, Vec<Columns>>,
+    /// Keys of rows to answer with.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub get: BTreeMap<String, Vec<RowKey>>,
+    /// The version that the device's copy was built on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<Version>,
+    /// Whether another request follows under the same lock.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub keep_lock: bool,
+    /// Whether to answer with what others changed.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub pull: bool,
+    /// Whether the rows are states that a server gave and may have lost.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub put_back: bool,
+    /// How many deletions the user has confirmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm_deletes: Option<u64>,
+    /// When it is sent, by the device's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<String>,
+}
+
+impl Body {
+    fn push(&mut self, operation: Operation, table: &Table, item: Columns) {
+        let tables = match operation {
+            Operation::Add => &mut self.add,
+            Operation::Update => &mut self.update,
+            Operation::Delete => &mut self.delete,
+        };
+        tables.entry(table.name.clone()).or_default().push(item);
+    }
+
+    /// The key of the row at a place of the body, such as `add`, `lists` and 0.
+    pub fn key_at(&self, member: &str, table: &Table, place: usize) -> Option<RowKey> {
+        let tables = match member {
+            "add" => &self.add,
+            "update" => &self.update,
+            "delete" => &self.delete,
+            "get" => return self.get.get(&table.name)?.get(place).copied(),
+            _ => return None,
+        };
+        super::answers::key_in(table, tables.get(&table.name)?.get(place)?)
+    }
 }
 
 /// Sendings of one request that are remembered.
@@ -95,7 +154,7 @@ impl Store {
     ) -> StoreResult<Outstanding> {
         let schema = self.schema().clone();
         let txn = writing(&mut self.conn)?;
-        let mut sets = Sets::default();
+        let mut body = Body::default();
         let mut sent = Vec::new();
         let mut bytes_left = limits.body_bytes_max / 100 * BODY_SHARE_PERCENT;
         let mut put_back = None;
@@ -107,13 +166,13 @@ impl Store {
                 if *put_back.get_or_insert(row.local.is_put_back()) != row.local.is_put_back() {
                     break;
                 }
-                let (operation, item) = item(table, &row);
-                let bytes = item.to_string().len() + 1;
+                let (operation, item) = row.outgoing(table);
+                let bytes = serde_json::to_string(&item)?.len() + 1;
                 if bytes > bytes_left && !sent.is_empty() {
                     break;
                 }
                 bytes_left = bytes_left.saturating_sub(bytes);
-                sets.push(member(operation), table, item);
+                body.push(operation, table, item);
                 let whole = row.local.goes_whole();
                 let complete = whole && table.columns.iter().all(|one| row.contents.contains_key(&one.name));
                 let table = table.name.clone();
@@ -124,24 +183,12 @@ impl Store {
         // A key takes some 40 bytes; the rows have precedence.
         let keys = limits.get_keys_max.min(bytes_left / 40).max(usize::from(sent.is_empty()));
         for (id, key) in queue.gets.drain(..keys.min(queue.gets.len())) {
-            sets.push("get", schema.at(id), json!(key));
+            body.get.entry(schema.at(id).name.clone()).or_default().push(key);
         }
-        let mut body = sets.0;
         let last = queue.is_empty();
-        if let Some(base) = terms.base {
-            body.insert("base".into(), json!(base));
-        }
-        if !last {
-            body.insert("keep_lock".into(), json!(true));
-        } else if terms.pull {
-            body.insert("pull".into(), json!(true));
-        }
-        if put_back == Some(true) {
-            body.insert("put_back".into(), json!(true));
-        }
-        if let Some(confirmed) = terms.confirm_deletes {
-            body.insert("confirm_deletes".into(), json!(confirmed));
-        }
+        (body.base, body.confirm_deletes) = (terms.base, terms.confirm_deletes);
+        (body.keep_lock, body.pull) = (!last, last && terms.pull);
+        body.put_back = put_back == Some(true);
         let sending = Outstanding { key: Uuid::now_v7(), body, sent, stamps: Vec::new() };
         remember(&txn, names::OUTSTANDING, &serde_json::to_string(&sending)?)?;
         txn.commit()?;
@@ -157,76 +204,16 @@ impl Store {
 impl Outstanding {
     /// Marks a sending at `now`. A request that never arrived would else tell the server the clock of its
     /// first sending, and old edits would pass for new ones.
-    pub(super) fn stamp(&mut self, now: Timestamp) -> Json {
+    pub(super) fn stamp(&mut self, now: Timestamp) -> Body {
         if self.stamps.len() >= STAMPS_MAX {
             self.stamps.remove(0);
         }
-        self.stamps.push(spelt(now));
+        self.stamps.push(now.spelt(Precision::Milliseconds).to_string());
         self.stamped(self.stamps.len() - 1)
     }
 
     /// The body as it was sent that time.
-    pub(super) fn stamped(&self, place: usize) -> Json {
-        let mut body = self.body.clone();
-        body.extend(self.stamps.get(place).map(|stamp| ("sent_at".to_owned(), json!(stamp))));
-        Json::Object(body)
+    pub(super) fn stamped(&self, place: usize) -> Body {
+        Body { sent_at: self.stamps.get(place).cloned(), ..self.body.clone() }
     }
-}
-
-/// A request's `add`, `update`, `delete` and `get` while they grow.
-#[derive(Default)]
-struct Sets(Map<String, Json>);
-
-impl Sets {
-    fn push(&mut self, member: &str, table: &Table, item: Json) {
-        let tables = self.0.entry(member).or_insert_with(|| json!({}));
-        if let Json::Object(tables) = tables
-            && let Json::Array(list) = tables.entry(table.name.clone()).or_insert_with(|| json!([]))
-        {
-            list.push(item);
-        }
-    }
-}
-
-const fn member(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Add => "add",
-        Operation::Update => "update",
-        Operation::Delete => "delete",
-    }
-}
-
-/// A row as it goes up.
-fn item(table: &Table, row: &Row) -> (Operation, Json) {
-    let local = &row.local;
-    let operation = match local.state {
-        State::Added => Operation::Add,
-        State::Clean | State::Edited => Operation::Update,
-        State::Deleted => Operation::Delete,
-    };
-    let mut item = Map::new();
-    item.insert(table.key.clone(), json!(row.key));
-    if operation != Operation::Delete {
-        // Columns that the schema has no longer would cost the request.
-        let columns = row.contents.iter().filter(|(name, _)| table.column(name).is_some());
-        // What is empty in a new row, and never was anything else, need not be said.
-        let wanted = columns.filter(|(name, value)| {
-            let is_new = local.state == State::Added && !local.is_put_back();
-            let says = local.goes_whole() && (!is_new || !value.is_null());
-            says || row.changed.contains_key(*name)
-        });
-        item.extend(wanted.map(|(name, value)| (name.clone(), value.clone())));
-    }
-    // What is put back goes up as the state that it is.
-    let (at, base) = if local.is_put_back() { (local.base, None) } else { (local.edited_at, local.base) };
-    for (name, at) in [("last_update", at), ("_base", base)] {
-        if let Some(at) = at {
-            item.insert(name.into(), spelt(at).into());
-        }
-    }
-    (operation, Json::Object(item))
-}
-
-fn spelt(at: Timestamp) -> String {
-    at.spelt(Precision::Milliseconds).to_string()
 }

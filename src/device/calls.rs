@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::{Map, Value as Json, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::answers::{self, Changes, Limits, Report};
+use super::batch::Body;
 use super::patience::Patience;
 use super::remote::{Answer, NoAnswer, Remote, Request};
+use super::text::{Columns, JsonText};
 use crate::model::{InstallationName, Precision, RowKey, Timestamp, Version};
 use crate::schema::{Schema, TableId};
 
@@ -214,11 +216,14 @@ impl<'a> Calls<'a> {
             if answer.status == 304 {
                 return Ok(told.clone());
             }
-            let page: Map<String, Json> = read("GET /fetch", &answer)?;
+            let mut page: BTreeMap<String, JsonText> = read("GET /fetch", &answer)?;
             for table in schema.tables() {
                 let entries = tables.entry(table.id).or_default();
-                for entry in page.get(&table.name).and_then(Json::as_array).into_iter().flatten() {
-                    let row = entry.as_object().cloned().and_then(|row| answers::parts(table, row));
+                let Some(listed) = page.remove(&table.name) else { continue };
+                let listed: Vec<Columns> = serde_json::from_str(listed.as_str())
+                    .map_err(|error| garbled("GET /fetch", &error.to_string()))?;
+                for row in listed {
+                    let row = answers::parts(table, row);
                     let (key, at, _) = row.ok_or_else(|| garbled("GET /fetch", "not an entry"))?;
                     entries.insert(key, at);
                 }
@@ -241,7 +246,7 @@ impl<'a> Calls<'a> {
         &mut self,
         key: Uuid,
         fence: Option<&str>,
-        mut body: impl FnMut() -> Json,
+        mut body: impl FnMut() -> Body,
     ) -> Result<Report, CallError> {
         let answer = self.ask(|attempt| {
             let mut request = prefer_wait(post("synchronise", &body()));
@@ -326,8 +331,8 @@ fn get(path: &str) -> Request {
     Request { method: "GET", path: path.to_owned(), headers: Vec::new(), body: None }
 }
 
-fn post(path: &str, body: &Json) -> Request {
-    let body = Some(body.to_string().into_bytes());
+fn post(path: &str, body: &impl Serialize) -> Request {
+    let body = serde_json::to_vec(body).ok(); // no map here has a key that is no string, and every text was JSON
     Request { method: "POST", path: path.to_owned(), headers: Vec::new(), body }
 }
 

@@ -2,11 +2,11 @@
 
 use rusqlite::Connection;
 use serde::de::DeserializeSeed;
-use serde_json::{Map, Value as Json};
 
 use super::decide::{Local, State};
 use super::row::{Row, Which};
 use super::store::{Store, StoreError, StoreResult, names, outstanding, recall, remember, writing};
+use super::text::{Columns, JsonText};
 use crate::model::RowKey;
 use crate::schema::{Table, ValueSeed, WireValue};
 
@@ -35,14 +35,14 @@ impl Store {
     ///
     /// Errors: a column that the schema does not have, or a value of another type. The server would refuse
     /// the whole request for it, long after the user has gone.
-    pub fn put(&mut self, table: &str, key: RowKey, columns: &Map<String, Json>) -> StoreResult<()> {
+    pub fn put(&mut self, table: &str, key: RowKey, columns: &Columns) -> StoreResult<()> {
         let table = self.table(table)?.clone();
         let columns = self.checked(&table, columns)?;
         let now = self.clock().now();
         let txn = writing(&mut self.conn)?;
         let known = Row::load(&txn, &table, key)?;
         let (made, mut row) = (known.is_none(), known.unwrap_or_else(|| Row::new(key)));
-        let news: Vec<(String, Json)> =
+        let news: Vec<(String, JsonText)> =
             columns.into_iter().filter(|(name, value)| row.contents.get(name) != Some(value)).collect();
         if news.is_empty() && !made && row.local.state != State::Deleted {
             return Ok(()); // the row is like this already
@@ -51,7 +51,7 @@ impl Store {
         if made {
             // What has no default is empty on the server as well, so the row is all there before it is sent.
             let empty = table.columns.iter().filter(|column| column.default.is_none());
-            row.contents.extend(empty.map(|column| (column.name.clone(), Json::Null)));
+            row.contents.extend(empty.map(|column| (column.name.clone(), JsonText::null())));
         }
         for (name, value) in news {
             row.changed.insert(name.clone(), row.edit);
@@ -148,22 +148,22 @@ impl Store {
     }
 
     /// Values as the server would write them, so that a row is the same text wherever it was written.
-    fn checked(&self, table: &Table, columns: &Map<String, Json>) -> StoreResult<Map<String, Json>> {
+    fn checked(&self, table: &Table, columns: &Columns) -> StoreResult<Columns> {
         let precision = self.schema().precision;
-        let mut checked = Map::new();
+        let mut checked = Columns::new();
         for (name, value) in columns.iter().filter(|(name, _)| **name != table.key) {
             let Some(place) = table.column(name) else {
                 return Err(StoreError::NoSuchColumn { table: table.name.clone(), column: name.clone() });
             };
             let seed = ValueSeed { column: &table.columns[place], precision, json_depth_max: 16 };
-            let text = value.to_string();
-            let value =
-                seed.deserialize(&mut serde_json::Deserializer::from_str(&text)).map_err(|error| {
+            let value = seed.deserialize(&mut serde_json::Deserializer::from_str(value.as_str())).map_err(
+                |error| {
                     let reason = error.to_string();
                     let reason = reason.split(" at line ").next().unwrap_or_default().to_owned();
                     StoreError::WrongValue { table: table.name.clone(), column: name.clone(), reason }
-                })?;
-            checked.insert(name.clone(), serde_json::to_value(WireValue { value: &value, precision })?);
+                },
+            )?;
+            checked.insert(name.clone(), JsonText::of(&WireValue { value: &value, precision })?);
         }
         Ok(checked)
     }

@@ -34,6 +34,7 @@ mod row;
 mod settle;
 mod store;
 mod sync;
+mod text;
 
 pub use digest::Seed;
 pub use edits::Pending;
@@ -45,3 +46,4 @@ pub use row::Row;
 pub use settle::Tally;
 pub use store::{Outstanding, SentRow, Store, StoreError, StoreResult};
 pub use sync::{Options, Progress, SyncError, SyncReport, Way, sync};
+pub use text::{Columns, JsonText};

@@ -224,6 +224,5 @@ fn at_fault<'a>(schema: &'a Schema, sending: &Outstanding, problem: &Problem) ->
     let (member, name) = (steps.next()?, steps.next()?);
     let place: usize = steps.next()?.parse().ok()?;
     let table = schema.table(name)?;
-    let item = sending.body.get(member)?.get(name)?.get(place)?;
-    Some((table, answers::key(item.get(&table.key).unwrap_or(item))?))
+    Some((table, sending.body.key_at(member, table, place)?))
 }

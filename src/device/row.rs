@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, named_params};
-use serde_json::{Map, Value as Json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value as Json;
 
 use super::decide::{Contents, Local, Outcome, State};
 use super::store::StoreResult;
-use crate::model::{RowKey, Timestamp};
+use super::text::{Columns, JsonText};
+use crate::model::{Precision, RowKey, Timestamp};
+use crate::reconcile::Operation;
 use crate::schema::Table;
 
 /// The beginning of every statement that reads rows of a table.
@@ -39,7 +42,7 @@ pub struct Row {
     /// What the rules need to know of it.
     pub local: Local,
     /// Columns by name, without the key and `last_update`.
-    pub contents: Map<String, Json>,
+    pub contents: Columns,
     /// The columns that the user changed, with the edit that last did. Edits are counted over the whole file:
     /// an answer settles what was sent, and no column with a later number.
     pub changed: BTreeMap<String, u64>,
@@ -52,18 +55,13 @@ pub struct Row {
 impl Row {
     /// A row that is not there yet.
     pub fn new(key: RowKey) -> Self {
-        let (contents, changed) = (Map::new(), BTreeMap::new());
+        let (contents, changed) = (Columns::new(), BTreeMap::new());
         Self { key, local: Local::clean(None), contents, changed, edit: 0, error: None }
     }
 
     /// Takes an outcome over. `theirs` is the row that the server sent, `settled` the last edit that the
     /// server has judged. Gives nothing if the row is to be dropped.
-    pub fn after(
-        mut self,
-        outcome: Outcome,
-        theirs: Option<Map<String, Json>>,
-        settled: u64,
-    ) -> Option<Self> {
+    pub fn after(mut self, outcome: Outcome, theirs: Option<Columns>, settled: u64) -> Option<Self> {
         let local = outcome.local?;
         self.changed.retain(|_, edit| *edit > settled);
         match (outcome.contents, theirs) {
@@ -71,7 +69,8 @@ impl Row {
             (Contents::Theirs, Some(theirs)) => self.contents = theirs,
             (Contents::MineOverTheirs, Some(mut theirs)) => {
                 for column in self.changed.keys() {
-                    theirs.insert(column.clone(), self.contents.get(column).cloned().unwrap_or(Json::Null));
+                    let mine = self.contents.get(column).cloned().unwrap_or_else(JsonText::null);
+                    theirs.insert(column.clone(), mine);
                 }
                 self.contents = theirs;
             }
@@ -84,14 +83,46 @@ impl Row {
         Some(self)
     }
 
-    /// The row as the wire shows it, columns in declared order, for people and apps.
-    pub fn shown(&self, table: &Table) -> Map<String, Json> {
-        let mut shown = Map::new();
-        shown.insert(table.key.clone(), self.key.to_string().into());
+    /// The row as a JSON object, for people and apps: its key, then its columns in declared order. What the schema does
+    /// not know comes last.
+    pub fn shown(&self, table: &Table) -> serde_json::Result<JsonText> {
         let declared = table.columns.iter().filter_map(|column| self.contents.get_key_value(&column.name));
-        shown.extend(declared.map(|(name, value)| (name.clone(), value.clone())));
-        shown.extend(self.contents.clone()); // what the schema does not know comes last
-        shown
+        let others = self.contents.iter().filter(|(name, _)| table.column(name).is_none());
+        JsonText::of(&Shown { key: (&table.key, self.key), columns: declared.chain(others).collect() })
+    }
+
+    /// The row as it goes up: under which member of a request, and with which members of its own.
+    pub fn outgoing(&self, table: &Table) -> (Operation, Columns) {
+        let local = &self.local;
+        let operation = match local.state {
+            State::Added => Operation::Add,
+            State::Clean | State::Edited => Operation::Update,
+            State::Deleted => Operation::Delete,
+        };
+        let text = |text: String| JsonText::from(Json::from(text));
+        let mut item = Columns::from([(table.key.clone(), text(self.key.to_string()))]);
+        if operation != Operation::Delete {
+            item.extend(self.columns_to_send(table).map(|(name, value)| (name.clone(), value.clone())));
+        }
+        // What is put back goes up as the state that it is.
+        let (at, base) = if local.is_put_back() { (local.base, None) } else { (local.edited_at, local.base) };
+        for (name, at) in [("last_update", at), ("_base", base)] {
+            if let Some(at) = at {
+                item.insert(name.into(), text(at.spelt(Precision::Milliseconds).to_string()));
+            }
+        }
+        (operation, item)
+    }
+
+    fn columns_to_send(&self, table: &Table) -> impl Iterator<Item = (&String, &JsonText)> {
+        let is_new = self.local.state == State::Added && !self.local.is_put_back();
+        // Columns that the schema has no longer would cost the request.
+        let columns = self.contents.iter().filter(|(name, _)| table.column(name).is_some());
+        columns.filter(move |(name, value)| {
+            // What is empty in a new row, and never was anything else, need not be said.
+            let says = self.local.goes_whole() && (!is_new || !value.is_null());
+            says || self.changed.contains_key(*name)
+        })
     }
 
     /// Reads a row.
@@ -143,6 +174,21 @@ impl Row {
         let mut statement = conn.prepare_cached("DELETE FROM rows WHERE table_name = ?1 AND key = ?2")?;
         statement.execute((&table.name, key.to_string()))?;
         Ok(())
+    }
+}
+
+/// A row as people see it: members in the order in which they stand here.
+struct Shown<'a> {
+    key: (&'a str, RowKey),
+    columns: Vec<(&'a String, &'a JsonText)>,
+}
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut members = to.serialize_map(None)?;
+        members.serialize_entry(self.key.0, &self.key.1)?;
+        self.columns.iter().try_for_each(|(name, value)| members.serialize_entry(name, value))?;
+        members.end()
     }
 }
 

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rusqlite::Transaction;
-use serde_json::{Map, Value as Json};
 
 use super::answers::{self, Changes, Kind, Report, VerdictItem};
 use super::calls::Said;
 use super::decide::{self, Contents, Entry, Epoch, Heard, Local, Outcome, Plan, Sent, Told};
 use super::row::{self, Row, Which};
 use super::store::{Outstanding, SentRow, Store, StoreResult, names, outstanding, recall, remember, writing};
+use super::text::Columns;
 use crate::model::{InstallationName, RowKey, Version};
 use crate::reconcile::{Operation, Verdict};
 use crate::schema::{Schema, Table};
@@ -136,7 +136,7 @@ impl Settling<'_> {
     }
 
     /// Takes a row that the server tells: asked for, or from the feed.
-    fn entry(&mut self, table: &Table, told: Map<String, Json>) -> StoreResult<()> {
+    fn entry(&mut self, table: &Table, told: Columns) -> StoreResult<()> {
         let Some((key, at, theirs)) = answers::parts(table, told) else { return Ok(()) };
         let row = Row::load(&self.txn, table, key)?;
         let outcome = decide::apply(row.as_ref().map(|row| &row.local), Entry::Row(at), self.past);
@@ -316,15 +316,15 @@ impl Settling<'_> {
 fn asked_for_as_well(
     schema: &Schema,
     sending: &Outstanding,
-    get: &BTreeMap<String, Vec<Map<String, Json>>>,
-) -> HashMap<(String, RowKey), Map<String, Json>> {
+    get: &BTreeMap<String, Vec<Columns>>,
+) -> HashMap<(String, RowKey), Columns> {
     let sent: HashSet<(&str, RowKey)> =
         sending.sent.iter().map(|sent| (sent.table.as_str(), sent.key)).collect();
     let mut got = HashMap::new();
     for (name, rows) in get {
         let Some(table) = schema.table(name) else { continue };
         for row in rows {
-            let key = row.get(&table.key).and_then(answers::key);
+            let key = answers::key_in(table, row);
             if let Some(key) = key.filter(|key| sent.contains(&(name.as_str(), *key))) {
                 got.insert((name.clone(), key), row.clone());
             }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value as Json};
 use uuid::Uuid;
 
+use super::batch::Body;
 use super::decide::Local;
 use super::row;
 use crate::clock::Clock;
@@ -60,7 +60,7 @@ pub struct Outstanding {
     /// The `Idempotency-Key`, a UUID of version 7.
     pub key: Uuid,
     /// The body without `sent_at`, which is the time of each sending.
-    pub body: Map<String, Json>,
+    pub body: Body,
     /// Each `sent_at` that it was sent with.
     pub stamps: Vec<String>,
     /// The rows in the body.

@@ -363,7 +363,7 @@ fn an_answer_that_cannot_be_had_again_is_no_danger() {
     a.remote.disturb = Box::new(|_| Fate::Arrives);
     // The server knows the key with another body: the device takes a new key, and the rows are `same`.
     let mut sending = a.store.outstanding().unwrap().unwrap();
-    sending.body.insert("confirm_deletes".into(), json!(1));
+    sending.body.confirm_deletes = Some(1);
     let text = serde_json::to_string(&sending).unwrap();
     let file = rusqlite::Connection::open(&a.path).unwrap();
     file.execute("UPDATE meta SET value = ?1 WHERE name = 'outstanding'", [text]).unwrap();

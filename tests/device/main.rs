@@ -7,3 +7,4 @@ mod manifest;
 mod real;
 mod restore;
 mod support;
+mod values;

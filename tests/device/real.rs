@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use rollcall::accounts::Accounts;
@@ -27,6 +28,8 @@ list = { type = "uuid", references = "lists" }
 title = { type = "text", required = true }
 done = { type = "boolean", default = false }
 amount = "integer"
+worth = "decimal"
+notes = "json"
 "#;
 
 pub const EMAIL: &str = "anna@example.com";
@@ -37,6 +40,9 @@ pub struct Server {
     pub url: String,
     pub dir: TempDir,
     settings: Settings,
+    schema: String,
+    /// How far the server's clock is ahead of the system's, ms.
+    pub ahead_ms: Arc<AtomicI64>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -48,13 +54,20 @@ impl Server {
 
     /// Starts with other settings than the defaults, and one registered user.
     pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::declaring(SCHEMA, change)
+    }
+
+    /// The same, with another schema.
+    pub fn declaring(schema: &str, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::default();
         settings.limits.logins_per_account_per_min = 1_000;
         settings.limits.logins_per_address_per_min = 1_000;
         settings.limits.drain_s = 1;
         change(&mut settings);
         let dir = tempfile::tempdir().unwrap();
-        let mut server = Self { url: String::new(), dir, settings, stop: None, thread: None };
+        let (schema, ahead_ms) = (schema.to_owned(), Arc::default());
+        let mut server =
+            Self { url: String::new(), dir, settings, schema, ahead_ms, stop: None, thread: None };
         server.run();
         server
     }
@@ -65,8 +78,9 @@ impl Server {
 
     pub fn run(&mut self) {
         let settings = self.settings.clone();
-        let clock = Clock::system();
-        let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
+        let (system, ahead_ms) = (Clock::system(), Arc::clone(&self.ahead_ms));
+        let clock = Clock::from_fn(move || system.now().shifted(ahead_ms.load(Ordering::SeqCst)));
+        let schema = Arc::new(Schema::parse(&self.schema).unwrap());
         let path = self.path();
         let connections = Connections::open(&path, Duration::from_secs(5), 4).unwrap();
         let storage: Arc<dyn Storage> = Arc::new(

@@ -7,11 +7,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rollcall::clock::Clock;
 use rollcall::device::{
-    Answer, Http, LogIn, NoAnswer, Options, Patience, Remote, Request, Store, SyncError, SyncReport, Way,
-    log_in, sync,
+    Answer, Columns, Http, LogIn, NoAnswer, Options, Patience, Remote, Request, Store, SyncError, SyncReport,
+    Way, log_in, sync,
 };
 use rollcall::model::RowKey;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use crate::real::{EMAIL, PASSWORD, SCHEMA, Server};
@@ -115,7 +115,10 @@ impl Phone {
     }
 
     pub fn column(&self, table: &str, key: RowKey, column: &str) -> Option<Json> {
-        self.store.get(table, key).unwrap().map(|row| row.contents[column].clone())
+        self.store
+            .get(table, key)
+            .unwrap()
+            .map(|row| serde_json::from_str(row.contents[column].as_str()).unwrap())
     }
 
     pub fn try_sync(&mut self, attempts: u32) -> Result<SyncReport, SyncError> {
@@ -160,8 +163,8 @@ impl Phone {
     }
 }
 
-pub fn columns(row: Json) -> Map<String, Json> {
-    row.as_object().unwrap().clone()
+pub fn columns(row: Json) -> Columns {
+    serde_json::from_value(row).unwrap()
 }
 
 /// Patience of so many attempts that never really waits.

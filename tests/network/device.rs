@@ -139,6 +139,7 @@ fn edit(world: &World, device: &Device, file: &mut Store, rng: &mut Rng) {
         columns.insert("title".into(), json!(token));
         device.tokens.lock().insert((table, slot), token);
     }
+    let columns = columns.into_iter().map(|(name, value)| (name, value.into())).collect();
     file.put(name, key, &columns).unwrap();
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::ops::{OWNERS, Rng, SLOTS};
 use crate::oracle::{Check, Id, Named, must, slot_key};
-use crate::shown::{shown, shows};
+use crate::shown::{shown, shows, texts};
 use crate::world::{TABLES, World, columns};
 
 /// Answers that a device can be given.
@@ -494,14 +494,14 @@ fn check_verdicts(
                     for (column, value) in
                         sent.columns.iter().filter(|(column, _)| table.column(column).is_some())
                     {
-                        must(held.get(column) == Some(value), || {
+                        must(held.get(column) == Some(&value.clone().into()), || {
                             format!("what was taken is held: {column} of {item}, {row:?}")
                         })?;
                     }
                 }
                 if let Some(shown_row) = item["row"].as_object() {
                     let held = row.filter(|row| !row.is_tombstone()).ok_or("only a live row is shown")?;
-                    must(shows(table, held) == shown(table, shown_row), || {
+                    must(shows(table, held) == shown(table, &texts(shown_row)), || {
                         format!("the row that is shown is the row that is held: {item}, {held:?}")
                     })?;
                 }
@@ -602,7 +602,7 @@ fn check_told(shadow: &crate::oracle::Shadow, schema: &Schema, feed: &Json) -> C
                 let same = held.zip(row.as_object()).is_some_and(|(held, row)| {
                     row.get("last_update").and_then(Json::as_str).and_then(answers::time)
                         == Some(held.last_update)
-                        && shows(table, held) == shown(table, row)
+                        && shows(table, held) == shown(table, &texts(row))
                 });
                 must(same, || format!("a feed tells rows as they are: {row}, {held:?}"))?;
             }

@@ -280,6 +280,7 @@ impl World {
             columns.insert("title".into(), json!(token));
             device.tokens.insert((table, slot), token);
         }
+        let columns = columns.into_iter().map(|(name, value)| (name, value.into())).collect();
         store.put(name, key, &columns).unwrap();
     }
 

@@ -1,12 +1,13 @@
 //! A row's columns, from either side of the wire, so that the two can be held together.
 
+use rollcall::device::{Columns, JsonText};
 use rollcall::model::{Precision, Stored, Value};
 use rollcall::schema::{Table, WireValue};
 use serde_json::{Map, Value as Json};
 
 /// The columns of a row as a device shows them.
-pub fn shows(table: &Table, row: &Stored) -> Map<String, Json> {
-    let wire = |value: &Value| serde_json::to_value(WireValue { value, precision: Precision::Milliseconds });
+pub fn shows(table: &Table, row: &Stored) -> Columns {
+    let wire = |value: &Value| JsonText::of(&WireValue { value, precision: Precision::Milliseconds });
     let values = row.values.iter().flatten();
     table
         .columns
@@ -17,7 +18,13 @@ pub fn shows(table: &Table, row: &Stored) -> Map<String, Json> {
 }
 
 /// The same of a device's row: it keeps whatever the server told.
-pub fn shown(table: &Table, contents: &Map<String, Json>) -> Map<String, Json> {
-    let of = |name: &String| contents.get(name).cloned().unwrap_or(Json::Null);
+pub fn shown(table: &Table, contents: &Columns) -> Columns {
+    let of = |name: &String| contents.get(name).cloned().unwrap_or_else(JsonText::null);
     table.columns.iter().map(|column| (column.name.clone(), of(&column.name))).collect()
+}
+
+/// A row of an answer, as a device keeps it.
+#[allow(dead_code)]
+pub fn texts(row: &Map<String, Json>) -> Columns {
+    row.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect()
 }

@@ -1,0 +1,77 @@
+//! What a device keeps of a value: all of it.
+
+use rollcall::device::{Columns, Way};
+use rollcall::model::RowKey;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::real::Server;
+use crate::support::{Fate, Phone, assert_agree, losing};
+
+/// Numbers that are not the same after they were doubles.
+const NOTES: &str =
+    r#"{"long":123456789012345678901234567890,"one":1.0,"small":-0.10,"times":[1e2,1E+2],"tiny":1e-400}"#;
+const PRICE: &str = "1234567890123456.789012345678";
+
+fn text(phone: &Phone, key: RowKey, column: &str) -> String {
+    phone.store.get("items", key).unwrap().unwrap().contents[column].as_str().to_owned()
+}
+
+fn exact(title: &str) -> Columns {
+    let row = format!(r#"{{"title":"{title}","notes":{NOTES},"worth":{PRICE}}}"#);
+    serde_json::from_str(&row).unwrap()
+}
+
+fn assert_exact(phone: &Phone, key: RowKey) {
+    assert_eq!(text(phone, key, "notes"), NOTES);
+    assert_eq!(text(phone, key, "worth"), format!("\"{PRICE}\""), "a decimal travels as a string");
+    let schema = phone.store.schema();
+    let row = phone.store.get("items", key).unwrap().unwrap().shown(schema.table("items").unwrap()).unwrap();
+    assert!(row.as_str().contains(NOTES), "{row}");
+}
+
+/// Goal: a number keeps every digit that an app wrote, wherever it goes. Method: numbers that no double is equal to, as an
+/// app writes them, as the server gives them, under an edit of another column, and in a request whose answer was lost.
+#[test]
+fn numbers_keep_every_digit() {
+    for way in [Way::Cursor, Way::Manifest] {
+        let server = Server::start();
+        let (mut a, mut b) = (Phone::new(&server, "phone", way), Phone::new(&server, "tablet", way));
+        let key = RowKey(Uuid::now_v7());
+        a.sync();
+        a.store.put("items", key, &exact("Rings")).unwrap();
+        assert_exact(&a, key);
+
+        // The request is written down before it is sent, and goes up again as it was.
+        a.remote.log.clear();
+        a.remote.disturb = losing(usize::from(way == Way::Manifest), Fate::LostAfter);
+        a.try_sync(1).unwrap_err();
+        a.restart();
+        a.sync();
+        let sent = a.remote.log.iter().filter_map(|(request, _)| request.body.as_deref());
+        let sent: Vec<_> =
+            sent.map(String::from_utf8_lossy).filter(|body| body.contains("\"add\"")).collect();
+        assert!(
+            sent.len() == 2 && sent.iter().all(|body| body.contains(NOTES) && body.contains(PRICE)),
+            "{sent:?}"
+        );
+        b.sync();
+        assert_exact(&b, key);
+
+        // Both edit it: the later edit wins, on top of what it was not about.
+        b.put("items", key, json!({ "amount": 1 }));
+        a.put("items", key, json!({ "title": "Two rings" }));
+        assert_agree(&mut a, &mut b);
+        assert_exact(&a, key);
+        assert_exact(&b, key);
+
+        // What is written again as it is, is no edit.
+        a.store.put("items", key, &exact("Two rings")).unwrap();
+        assert_eq!(a.store.pending().unwrap().rows(), 0);
+        // Another spelling of a number is another value.
+        let spelt: Columns = serde_json::from_str(r#"{"notes":[1.00]}"#).unwrap();
+        a.store.put("items", key, &spelt).unwrap();
+        assert_agree(&mut a, &mut b);
+        assert_eq!(text(&b, key, "notes"), "[1.00]");
+    }
+}
