@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 
 use rollcall::device::decide::{
-    Contents, Entry, Epoch, Heard, Local, Outcome, Pages, Sent, State, Told, absent, apply, compare,
-    cursor_after, obey, past,
+    Again, Contents, Entry, Epoch, Heard, Local, Outcome, Pages, Sent, State, Told, absent, again, apply,
+    compare, cursor_after, obey, past,
 };
-use rollcall::model::{Timestamp, Version};
+use rollcall::device::{Columns, Row as DeviceRow};
+use rollcall::model::{RowKey, Timestamp, Version};
 use rollcall::reconcile::{Operation, Verdict};
+use rollcall::schema::Schema;
 use serde::Deserialize;
+use serde_json::{Map, Value as Json};
 
 #[derive(Deserialize)]
 struct Case {
@@ -57,6 +60,17 @@ enum Rule {
         now: Owner,
         then: Epoch,
     },
+    Send {
+        columns: Vec<String>,
+        device: Row,
+        row: Map<String, Json>,
+        changed: Vec<String>,
+        then: Outgoing,
+    },
+    Rejected {
+        error: Error,
+        then: Again,
+    },
     Cursor {
         cursor: Option<u64>,
         heard: HeardCase,
@@ -70,6 +84,23 @@ enum Rule {
 struct Owner {
     epoch: Option<u64>,
     version: u64,
+}
+
+/// A row as it goes up.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Outgoing {
+    operation: Operation,
+    item: Map<String, Json>,
+    put_back: bool,
+}
+
+/// Why a row was rejected.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Error {
+    code: String,
+    retry_after_s: Option<u64>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -137,6 +168,10 @@ fn locals(rows: BTreeMap<String, Row>) -> BTreeMap<String, Local> {
     rows.into_iter().map(|(key, row)| (key, row.local())).collect()
 }
 
+fn texts(columns: Map<String, Json>) -> Columns {
+    columns.into_iter().map(|(name, value)| (name, value.into())).collect()
+}
+
 fn check(rule: Rule, name: &str) {
     let outcome = |then: Option<Row>, contents| Outcome { local: then.map(Row::local), contents };
     match rule {
@@ -174,6 +209,24 @@ fn check(rule: Rule, name: &str) {
             let told = Told { verdict: told.verdict, last_update, row: told.row };
             let got = obey(&device.local(), Sent { operation, whole, complete, edited_since }, told);
             assert_eq!(got, outcome(then, contents), "{name}");
+        }
+        Rule::Send { columns, device, row, changed, then } => {
+            let lines = columns.iter().map(|column| format!("{column} = \"json\"\n"));
+            let schema = format!(
+                "[table.things]\nkey = \"id\"\n[table.things.columns]\n{}",
+                lines.collect::<String>()
+            );
+            let schema = Schema::parse(&schema).unwrap();
+            let table = schema.table("things").unwrap();
+            let key = RowKey::parse(then.item["id"].as_str().unwrap()).unwrap();
+            let mut mine = DeviceRow { local: device.local(), contents: texts(row), ..DeviceRow::new(key) };
+            mine.changed = changed.into_iter().map(|column| (column, 1)).collect();
+            let (operation, item) = mine.outgoing(table);
+            assert_eq!((operation, item), (then.operation, texts(then.item)), "{name}");
+            assert_eq!(mine.local.is_put_back(), then.put_back, "{name}");
+        }
+        Rule::Rejected { error, then } => {
+            assert_eq!(again(&error.code, error.retry_after_s), then, "{name}");
         }
         Rule::Cursor { cursor, heard, then } => {
             let heard = match heard {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
+use super::decide::{self, Again};
 use super::text::Columns;
 use crate::model::{RowKey, Timestamp, Version};
 use crate::reconcile::Verdict;
@@ -66,17 +67,14 @@ pub struct Rejection {
     pub code: String,
     /// For people.
     pub detail: String,
+    /// After how long the row may be sent again as it is.
+    pub retry_after_s: Option<u64>,
 }
 
 impl Rejection {
-    /// Whether the row will be taken as it is, only later: there is nothing for its user to mend.
-    pub fn passes_with_time(&self) -> bool {
-        self.code == "too_many_edits"
-    }
-
-    /// Whether the row may be taken once another one has been.
-    pub fn is_about_other_rows(&self) -> bool {
-        matches!(self.code.as_str(), "reference_missing" | "still_referenced")
+    /// When the row may be sent again as it is.
+    pub fn again(&self) -> Again {
+        decide::again(&self.code, self.retry_after_s)
     }
 }
 

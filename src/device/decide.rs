@@ -403,6 +403,27 @@ pub fn obey(local: &Local, sent: Sent, told: Told) -> Outcome {
     }
 }
 
+/// When a row that the server rejected may go up again as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Again {
+    /// In a while, and its user has nothing to mend. Until then it waits like any other.
+    Later,
+    /// In this sync or a later one: the rows that it is about may have changed.
+    WithOthers,
+    /// Once its user has changed it.
+    Edited,
+}
+
+/// Reads off a rejection's `code` and `retry_after_s` when the row may go up again.
+pub fn again(code: &str, retry_after_s: Option<u64>) -> Again {
+    match code {
+        _ if retry_after_s.is_some() => Again::Later,
+        "reference_missing" | "still_referenced" => Again::WithOthers,
+        _ => Again::Edited,
+    }
+}
+
 /// What moves the cursor, or does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::answers;
 use super::batch::{Queue, Terms};
 use super::calls::{CallError, Problem};
-use super::decide::Heard;
+use super::decide::{Again, Heard};
 use super::row::Row;
 use super::store::{Outstanding, names};
 use super::sync::{Progress, SyncError, Syncing};
@@ -184,7 +184,7 @@ impl Syncing<'_> {
                 let table = schema.table(name);
                 items.iter().filter_map(move |item| Some((table?, item)))
             }) {
-                if item.error.as_ref().is_none_or(answers::Rejection::is_about_other_rows) {
+                if item.error.as_ref().is_none_or(|error| error.again() == Again::WithOthers) {
                     continue;
                 }
                 let Some(key) = item.others.get(&table.key).and_then(answers::key) else { continue };

@@ -6,7 +6,7 @@ use rusqlite::Transaction;
 
 use super::answers::{self, Changes, Kind, Report, VerdictItem};
 use super::calls::Said;
-use super::decide::{self, Contents, Entry, Epoch, Heard, Local, Outcome, Plan, Sent, Told};
+use super::decide::{self, Again, Contents, Entry, Epoch, Heard, Local, Outcome, Plan, Sent, Told};
 use super::row::{self, Row, Which};
 use super::store::{Outstanding, SentRow, Store, StoreResult, names, outstanding, recall, remember, writing};
 use super::text::Columns;
@@ -128,7 +128,7 @@ impl Settling<'_> {
             self.tally.dropped += 1;
         }
         // An edit that came too fast waits like any other, and goes up with the next sync.
-        let error = item.error.filter(|error| !error.passes_with_time()).map(|error| error.detail);
+        let error = item.error.filter(|error| error.again() != Again::Later).map(|error| error.detail);
         let settled = if judged { sent.edit } else { 0 };
         // What is not the user's has nothing to be mended.
         let row = row.after(outcome, theirs, settled);

@@ -1,11 +1,13 @@
 //! What a device keeps of a value: all of it.
 
-use rollcall::device::{Columns, Way};
+use std::sync::atomic::Ordering;
+
+use rollcall::device::{Columns, Http, Way};
 use rollcall::model::RowKey;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::real::Server;
+use crate::real::{SCHEMA, Server};
 use crate::support::{Fate, Phone, assert_agree, losing};
 
 /// Numbers that are not the same after they were doubles.
@@ -73,5 +75,45 @@ fn numbers_keep_every_digit() {
         a.store.put("items", key, &spelt).unwrap();
         assert_agree(&mut a, &mut b);
         assert_eq!(text(&b, key, "notes"), "[1.00]");
+    }
+}
+
+/// Goal: an edit that follows too many others waits, as nobody has anything to mend, and is taken later. Method: times are
+/// whole seconds, and one row is edited and synced faster than that until the server has enough.
+#[test]
+fn a_row_that_is_edited_too_often_goes_up_later() {
+    for way in [Way::Cursor, Way::Manifest] {
+        let schema = format!("timestamps = \"seconds\"\n{SCHEMA}");
+        let server = Server::declaring(&schema, |_| {});
+        let phone = |name| Phone::declaring(&server, name, way, Box::new(Http::new(&server.url)), &schema);
+        let (mut a, mut b) = (phone("phone"), phone("tablet"));
+        let key = a.add("items", json!({ "title": "Rings" }));
+        let mut edits = 0;
+        while a.store.pending().unwrap().rows() == 0 || edits == 0 {
+            assert!(edits < 500, "the server must have enough of them");
+            edits += 1;
+            a.put("items", key, json!({ "amount": edits }));
+            let report = a.sync();
+            assert!(report.tally.rejected.is_empty() && report.tally.lost.is_empty(), "{report:?}");
+        }
+        assert!(edits > 60, "only {edits}");
+        let row = a.store.get("items", key).unwrap().unwrap();
+        assert_eq!((a.column("items", key, "amount"), row.error), (Some(json!(edits)), None));
+        b.sync();
+        assert_eq!(b.column("items", key, "amount"), Some(json!(edits - 1)));
+
+        // It asks once in a sync, and no more; the edit and another one that follows it stay.
+        a.remote.log.clear();
+        a.put("items", key, json!({ "done": true }));
+        assert_eq!(a.sync().tally.taken, 0);
+        let sent = a.remote.log.iter().filter_map(|(request, _)| request.body.as_deref());
+        assert_eq!(sent.filter(|body| String::from_utf8_lossy(body).contains("\"amount\"")).count(), 1);
+        assert_eq!(a.store.pending().unwrap().rows(), 1);
+
+        server.ahead_ms.fetch_add(5_000, Ordering::SeqCst);
+        assert_eq!(a.sync().tally.taken, 1);
+        assert_agree(&mut a, &mut b);
+        assert_eq!(b.column("items", key, "amount"), Some(json!(edits)));
+        assert_eq!(b.column("items", key, "done"), Some(json!(true)));
     }
 }

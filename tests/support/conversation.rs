@@ -63,6 +63,8 @@ struct Step {
     #[allow(dead_code)]
     note: String,
     advance_ms: Option<i64>,
+    /// How often the step is taken; once if it does not say.
+    times: Option<usize>,
     /// Forgets what is old, as the server does now and then.
     #[serde(default)]
     purge: bool,
@@ -132,8 +134,10 @@ impl Conversation {
     pub async fn run(&self) -> Checked {
         let mut talk = apart(|| Talk::begin(self))?;
         for (place, step) in self.steps.iter().enumerate() {
-            let at = |error| format!("step {} ({}): {error}", place + 1, step.told());
-            talk.step(step).await.map_err(at)?;
+            for time in 0..step.times.unwrap_or(1) {
+                let at = |error| format!("step {}, time {} ({}): {error}", place + 1, time + 1, step.told());
+                talk.step(step).await.map_err(at)?;
+            }
         }
         for (user, tables) in &self.end {
             talk.check_end(user, tables).await.map_err(|error| format!("in the end, {user}: {error}"))?;

@@ -1,3 +1,5 @@
+/** What goes up: the rows that wait, cut into requests that the server takes. */
+import { type Operation } from "./decide.js";
 import { type Declared, type Held, type Meta, type Outstanding, type SentRow } from "./held.js";
 import type { Json, Row, StoredRow } from "./types.js";
 export interface Place {
@@ -21,6 +23,8 @@ export type Limits = Meta["limits"];
 export declare const BODY_SHARE = 0.8;
 /** What is put back, then new and changed rows, each parents first, then deletions children first: no request refers to a row of a later one. */
 export declare function inOrder(rows: readonly StoredRow[], tables: ReadonlyMap<string, Declared>): Place[];
+/** A row as it goes up. */
+export declare function itemOf(table: Declared, row: StoredRow): [Operation, Row];
 /**
  * Takes the next request from the queue and writes it down as outstanding, in the transaction that read the
  * rows: they go up as they are now, and what the user changes from here on has a later edit number.

@@ -18,7 +18,7 @@ export function inOrder(rows, tables) {
         .sort((a, b) => rank(a) - rank(b) || (a.key < b.key ? -1 : 1))
         .map(({ table, key }) => ({ table, key }));
 }
-function itemOf(table, row) {
+export function itemOf(table, row) {
     const { state, base, editedAt } = row;
     const operation = state === "added" ? "add" : state === "deleted" ? "delete" : "update";
     const item = { [table.key]: row.key };

@@ -107,6 +107,11 @@ export function obey(local, sent, told) {
             return of(local);
     }
 }
+export function again(code, timed) {
+    if (timed)
+        return "later";
+    return code === "reference_missing" || code === "still_referenced" ? "with_others" : "edited";
+}
 export function cursorAfter(cursor, heard) {
     if (heard === "expired" || heard === "compared")
         return null;

@@ -1,5 +1,5 @@
 import type { VerdictItem } from "./calls.js";
-import type { Local } from "./decide.js";
+import { type Local } from "./decide.js";
 import type { Problem } from "./error.js";
 import type { Installation } from "./identity.js";
 import type { Conflict, Digest, Json, Rejection, Row, Store, StoredRow, SyncReport, TableSpec, Tables, Way } from "./types.js";
@@ -87,7 +87,7 @@ export interface Meta {
 export declare const localOf: ({ state, at, base, editedAt }: StoredRow) => Local;
 export declare const newRow: (table: string, key: string) => StoredRow;
 /** Rejected for the sake of other rows, which may have changed by the next sync. */
-export declare const isAboutOthers: ({ code }: Rejection) => boolean;
+export declare const isAboutOthers: ({ code, retryAt }: Rejection) => boolean;
 /** Whether a rejected row may be sent once more as it is. */
 export declare const mayTryAgain: (rejected: Rejection, now: number) => boolean;
 /** Why a row was rejected, as it is kept with the row. */

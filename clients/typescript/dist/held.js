@@ -1,4 +1,5 @@
 import { Sum } from "./digest.js";
+import { again } from "./decide.js";
 const blankOf = (spec) => Object.fromEntries(Object.entries(spec.columns ?? {}).map(([name, column]) => {
     const said = typeof column === "string" ? undefined : column.default;
     return [name, said === "now" ? null : (said ?? null)];
@@ -25,7 +26,7 @@ export const newRow = (table, key) => ({
     ...{ table, key, state: "clean", at: null, base: null, editedAt: null },
     ...{ edit: 0, row: {}, changed: {} },
 });
-export const isAboutOthers = ({ code }) => code === "reference_missing" || code === "still_referenced";
+export const isAboutOthers = ({ code, retryAt }) => again(code, retryAt !== undefined) === "with_others";
 export const mayTryAgain = (rejected, now) => isAboutOthers(rejected) || (rejected.retryAt !== undefined && rejected.retryAt <= now);
 export const rejectionOf = (error, now) => ({
     code: error.code,

@@ -48,7 +48,7 @@ export function inOrder(rows: readonly StoredRow[], tables: ReadonlyMap<string, 
 }
 
 /** A row as it goes up. */
-function itemOf(table: Declared, row: StoredRow): [Operation, Row] {
+export function itemOf(table: Declared, row: StoredRow): [Operation, Row] {
   const { state, base, editedAt } = row;
   const operation = state === "added" ? "add" : state === "deleted" ? "delete" : "update";
   const item: Row = { [table.key]: row.key };

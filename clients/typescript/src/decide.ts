@@ -226,6 +226,18 @@ export function obey(local: Local, sent: Sent, told: Told): Outcome {
   }
 }
 
+/**
+ * When a row that the server rejected may go up again as it is: `later`, and its user has nothing to mend;
+ * `with_others`, when the rows that it is about may have changed; or once its user has `edited` it.
+ */
+export type Again = "later" | "with_others" | "edited";
+
+/** Reads off a rejection when the row may go up again. `timed`: whether the server said after how long. */
+export function again(code: string, timed: boolean): Again {
+  if (timed) return "later";
+  return code === "reference_missing" || code === "still_referenced" ? "with_others" : "edited";
+}
+
 /** What moves the cursor, or does not. */
 export type Heard =
   /** The answer to a push that had a `base`. `complete`: the copy is all of what that base was. */

@@ -1,7 +1,7 @@
 /** What the device holds, within one transaction: rows, the proofs of its tables, and what it remembers beside. */
 import { Sum } from "./digest.js";
 import type { VerdictItem } from "./calls.js";
-import type { Local } from "./decide.js";
+import { again, type Local } from "./decide.js";
 import type { Problem } from "./error.js";
 import type { Installation } from "./identity.js";
 import type { Conflict, Digest, Json, Rejection, Row, Store, StoredRow, StoreTxn, SyncReport, TableSpec, Tables, Way } from "./types.js";
@@ -102,7 +102,7 @@ export const newRow = (table: string, key: string): StoredRow => ({
 });
 
 /** Rejected for the sake of other rows, which may have changed by the next sync. */
-export const isAboutOthers = ({ code }: Rejection) => code === "reference_missing" || code === "still_referenced";
+export const isAboutOthers = ({ code, retryAt }: Rejection) => again(code, retryAt !== undefined) === "with_others";
 
 /** Whether a rejected row may be sent once more as it is. */
 export const mayTryAgain = (rejected: Rejection, now: number) =>

@@ -2,7 +2,9 @@
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { test } from "node:test";
-import { absent, apply, compare, cursorAfter, lockPauseMs, obey, past, pauseMs } from "../dist/decide.js";
+import { itemOf } from "../dist/batch.js";
+import { absent, again, apply, compare, cursorAfter, isPutBack, lockPauseMs, obey, past, pauseMs } from "../dist/decide.js";
+import { declare, newRow } from "../dist/held.js";
 import { readFixture, root } from "./support.mjs";
 
 const local = (row) => row && { state: row.state, at: row.last_update ?? null, base: row.base ?? null, editedAt: row.edited_at ?? null };
@@ -22,6 +24,14 @@ const rules = {
     outcome(obey(local(given.device), { operation, whole, complete, editedSince: edited_since }, told), given);
   },
   past: ({ known, now, then }) => assert.equal(past(known && { epoch: null, ...known }, { epoch: null, ...now }), then),
+  send: ({ columns, device, row, changed, then }) => {
+    const things = declare({ things: { key: "id", columns: Object.fromEntries(columns.map((column) => [column, "json"])) } }).get("things");
+    const edits = Object.fromEntries(changed.map((column) => [column, 1]));
+    const mine = { ...newRow("things", then.item.id), ...local(device), row, changed: edits };
+    assert.deepEqual(itemOf(things, mine), [then.operation, then.item]);
+    assert.equal(isPutBack(mine), then.put_back);
+  },
+  rejected: ({ error, then }) => assert.equal(again(error.code, error.retry_after_s !== undefined), then),
   cursor: ({ cursor, heard, then }) => assert.equal(cursorAfter(cursor, heard), then),
 };
 
