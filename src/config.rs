@@ -13,7 +13,9 @@ use sha2::{Digest as _, Sha256};
 /// Settings of `rollcall serve` beside the schema.
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
-    /// Where to listen; port 0 picks a free one
+    /// Listen on this address; port 0 picks a free port
+    ///
+    /// The default accepts calls from this machine alone.
     #[arg(
         long,
         env = "ROLLCALL_LISTEN",
@@ -23,16 +25,17 @@ pub struct Settings {
     )]
     pub listen: SocketAddr,
 
-    /// Who may read and write the SQLite database and the files beside it: 0600 is the server's own user, 0660
-    /// another program of its group as well
+    /// Let these users read and write the SQLite file and the files beside it
+    ///
+    /// 0600 is the server's own user. 0660 is another program of its group as well.
     #[arg(long, env = "ROLLCALL_DATABASE_MODE", value_name = "MODE", default_value = "0600")]
     pub database_mode: FileMode,
 
-    /// How log lines are written
+    /// Write log lines in this format
     #[arg(long, env = "ROLLCALL_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// Which log lines are written, such as `info` or `rollcall=debug`
+    /// Write these log lines, such as `info` or `rollcall=debug`
     #[arg(long, env = "ROLLCALL_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
 
@@ -146,39 +149,79 @@ macro_rules! numeric_settings {
 numeric_settings! {
     /// How a sync goes.
     SyncSettings, "Syncing" {
-        /// Lease of the sync lock, ms; long enough for a slow phone between its two calls
+        /// Give a device the sync lock for N ms
+        ///
+        /// A slow phone needs this time between its two calls. A device that vanishes keeps the others out
+        /// for as long.
         lease_ms: u64 = 15_000, env "ROLLCALL_LEASE_MS";
-        /// Longest hold of the sync lock, s, however often its lease is renewed; then the lock is others' for the time of one lease, and if none takes it the holder goes on; the roll call of 1,000,000 rows comes within it at 1 Mbit/s
+        /// End a hold of the sync lock after N s, however often the device renews it
+        ///
+        /// Then other devices can take the lock for the time of one lease. If none takes it, the holder goes
+        /// on. The manifest of 1,000,000 rows arrives within the default time at 1 Mbit/s.
         lock_hold_max_s: u64 = 900, env "ROLLCALL_LOCK_HOLD_MAX_S";
-        /// Longest `Prefer: wait`, s; below common proxies' idle limits
+        /// Let a request with `Prefer: wait` wait for at most N s
+        ///
+        /// Keep it below the idle limits of common proxies.
         lock_wait_max_s: u64 = 20, env "ROLLCALL_LOCK_WAIT_MAX_S";
-        /// Rows on a page of `/fetch`; some 4 MB of JSON
+        /// Put at most N rows on a page of `GET /fetch`
+        ///
+        /// The default is some 4 MB of JSON.
         fetch_rows_max: usize = 50_000, env "ROLLCALL_FETCH_ROWS_MAX";
-        /// Deletes of one table, in one request or by one device within `mass_delete_window_s`, before the guard against mass deletion looks
+        /// Let a device delete N rows of a table before the guard against mass deletion checks
+        ///
+        /// The guard counts the rows of one request, and those of one device within `mass_delete_window_s`. A
+        /// user does not delete so many by hand. (422)
         mass_delete_rows: usize = 50, env "ROLLCALL_MASS_DELETE_ROWS";
-        /// How long the deletes of one device count together for that guard, s; one that takes its own loss for the user's will sends its requests within minutes, a user who tidies up takes longer
+        /// Count the deletes of one device together for N s
+        ///
+        /// A device that takes its own loss of data for its user's wish sends its requests within minutes. A
+        /// user who tidies up takes longer.
         mass_delete_window_s: u32 = 3_600, env "ROLLCALL_MASS_DELETE_WINDOW_S";
-        /// Rows on a page of `/changes` and of `pull`; some 2 MB of JSON
+        /// Put at most N rows on a page of `GET /changes` and of `pull`
+        ///
+        /// The default is some 2 MB of JSON.
         changes_rows_max: usize = 5_000, env "ROLLCALL_CHANGES_ROWS_MAX";
-        /// Rows on a page of `/changes` and of `pull`, bytes in memory; the page ends with the row that passes it
+        /// End a page of `GET /changes` and of `pull` after N bytes in memory
+        ///
+        /// A page of large rows ends with the row that passes this limit.
         changes_bytes_max: usize = 8_388_608, env "ROLLCALL_CHANGES_BYTES_MAX";
-        /// Entries that are looked at for a page of `/changes`, `pull` or `/conflicts`, those included that are not on it; then it ends, perhaps empty, and names the next one; some 25 ms, in the writer for `pull`
+        /// Read at most N entries for a page of `GET /changes`, `pull` or `GET /conflicts`
+        ///
+        /// Entries that are read and not returned count too. Then the page ends, perhaps empty, and has a
+        /// `next`. The default takes some 25 ms; for `pull` the writer spends them.
         page_entries_max: usize = 10_000, env "ROLLCALL_PAGE_ENTRIES_MAX";
-        /// Conflicts on a page of `/conflicts`
+        /// Put at most N conflicts on a page of `GET /conflicts`
+        ///
+        /// The default is a screen or a few.
         conflicts_rows_max: usize = 100, env "ROLLCALL_CONFLICTS_ROWS_MAX";
-        /// Life of an answer kept under an `Idempotency-Key`, hours; a phone may be off overnight
+        /// Keep a response under its `Idempotency-Key` for N hours
+        ///
+        /// A phone may be off overnight.
         idempotency_hours: u32 = 24, env "ROLLCALL_IDEMPOTENCY_HOURS";
-        /// Answers kept for one device; a device has one request under way, or a few
+        /// Keep at most N responses for one device
+        ///
+        /// A device has one request under way, or a few.
         idempotency_keys_max: usize = 32, env "ROLLCALL_IDEMPOTENCY_KEYS_MAX";
-        /// Answers kept for one device, bytes; the newest stays however long it is
+        /// Keep at most N bytes of responses for one device
+        ///
+        /// A device repeats its last request, so the newest response stays however long it is.
         idempotency_bytes_max: usize = 8_388_608, env "ROLLCALL_IDEMPOTENCY_BYTES_MAX";
-        /// Life of a tombstone, days; a device that was away for longer fetches everything
+        /// Remember a deletion for N days
+        ///
+        /// A device that was away for longer fetches everything again.
         tombstone_days: u32 = 90, env "ROLLCALL_TOMBSTONE_DAYS";
-        /// Silence after which a device no longer holds tombstones back, days
+        /// Let a silent device hold deletions back for N days
+        ///
+        /// After that the device may be lost for good, and the server forgets deletions that it has not seen.
         device_days: u32 = 180, env "ROLLCALL_DEVICE_DAYS";
-        /// Life of a conflict in `/conflicts`, days
+        /// List a conflict in `GET /conflicts` for N days
+        ///
+        /// People notice late.
         conflict_days: u32 = 90, env "ROLLCALL_CONFLICT_DAYS";
-        /// Time between two purges of what is old, s; 0 leaves it to `rollcall purge`
+        /// Purge what is old every N s
+        ///
+        /// The first purge runs a minute after the start. 0 leaves it to `rollcall purge`. Where many servers
+        /// share a database, set it to 0 on all but one.
         purge_s: u64 = 3_600, env "ROLLCALL_PURGE_S";
     }
 }
@@ -187,19 +230,27 @@ numeric_settings! {
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 #[command(next_help_heading = "PostgreSQL")]
 pub struct PostgresSettings {
-    /// Connections at once; those of all servers together stay below PostgreSQL's `max_connections`
+    /// Open at most N connections to PostgreSQL
+    ///
+    /// Those of all servers together must stay below PostgreSQL's `max_connections`.
     #[arg(long, env = "ROLLCALL_DATABASE_CONNECTIONS_MAX", value_name = "N", default_value_t = 16)]
     pub database_connections_max: u32,
 
-    /// One statement, ms; the slowest that a request needs takes far less
+    /// Let one statement take at most N ms
+    ///
+    /// The slowest statement that a request needs takes far less.
     #[arg(long, env = "ROLLCALL_DATABASE_STATEMENT_MS", value_name = "N", default_value_t = 30_000)]
     pub database_statement_ms: u64,
 
-    /// Silence inside a transaction before PostgreSQL undoes it, ms; a server that is frozen lets its owners go then
+    /// Let PostgreSQL roll back a transaction after N ms of silence
+    ///
+    /// A server that is frozen then lets its owners go. Keep it below `request_s`.
     #[arg(long, env = "ROLLCALL_DATABASE_IDLE_MS", value_name = "N", default_value_t = 10_000)]
     pub database_idle_ms: u64,
 
-    /// Whether statements are prepared; `false` behind a pooler that gives each transaction another connection
+    /// Use prepared statements
+    ///
+    /// Set it to `false` behind a pooler that gives each transaction another connection.
     #[arg(
         long,
         env = "ROLLCALL_DATABASE_PREPARE",
@@ -224,61 +275,126 @@ impl Default for PostgresSettings {
 numeric_settings! {
     /// What one request and one owner may cost. `GET /limits` publishes them.
     Limits, "Limits" {
-        /// Request body, bytes; about 25,000 small rows (413)
+        /// Accept request bodies of at most N bytes (413)
+        ///
+        /// The default is about 25,000 small rows.
         body_bytes_max: usize = 8_388_608, env "ROLLCALL_BODY_BYTES_MAX";
-        /// Rows to add, update and delete in one request; one transaction of some 100 ms (422)
+        /// Accept at most N rows to add, update and delete in one request (422)
+        ///
+        /// The default is one transaction of some 100 ms.
         rows_max: usize = 5_000, env "ROLLCALL_ROWS_MAX";
-        /// Keys under `get` in one request (422)
+        /// Accept at most N keys under `get` in one request (422)
+        ///
+        /// The response must fit a phone.
         get_keys_max: usize = 5_000, env "ROLLCALL_GET_KEYS_MAX";
-        /// One row, bytes; a sync server is no file store (verdict `rejected`)
+        /// Accept rows of at most N bytes (verdict `rejected`)
+        ///
+        /// A sync server is no file store.
         row_bytes_max: usize = 262_144, env "ROLLCALL_ROW_BYTES_MAX";
-        /// Rows that one request sends, or touches, what is kept of its conflicts, or the rows in its answer, bytes each; what `rows_max` small rows take many times over (422)
+        /// Let one request hold at most N bytes of each kind (422)
+        ///
+        /// The kinds are: the rows that it sends; the rows that it touches, with their copies and the lists
+        /// that are joined; what is kept of its conflicts; the rows in its response; the length of its
+        /// response. A small body may name much. The default is many times what `rows_max` small rows take.
         batch_bytes_max: usize = 33_554_432, env "ROLLCALL_BATCH_BYTES_MAX";
-        /// Nesting inside a `json` column (422)
+        /// Accept at most N levels of nesting in a `json` column (verdict `rejected`)
+        ///
+        /// Deeper JSON is an accident or an attack.
         json_depth_max: usize = 16, env "ROLLCALL_JSON_DEPTH_MAX";
-        /// Live rows of one owner (507)
+        /// Keep at most N live rows for one owner (507)
+        ///
+        /// One owner must not fill the disk.
         owner_rows_max: u64 = 1_000_000, env "ROLLCALL_OWNER_ROWS_MAX";
-        /// Live rows of one owner, bytes; 1 GiB (507)
+        /// Keep at most N bytes of live rows for one owner (507)
+        ///
+        /// The default is 1 GiB. One owner must not fill the disk.
         owner_bytes_max: u64 = 1_073_741_824, env "ROLLCALL_OWNER_BYTES_MAX";
-        /// One request, s, from when its body has come to the answer (503)
+        /// End a request after N s, counted from when its body has arrived (503)
+        ///
+        /// No client waits longer.
         request_s: u64 = 30, env "ROLLCALL_REQUEST_S";
-        /// The body of one request, s; what `body_bytes_max` takes at the pace of `body_bytes_per_s_min`, and some more (408)
+        /// Give the body of one request N s to arrive (408)
+        ///
+        /// The default is what `body_bytes_max` takes at `body_bytes_per_s_min`, and some more, so that a
+        /// slow line loses no upload. A body that is still arriving holds neither the lock nor a thread, only
+        /// its connection and the bytes that have arrived.
         body_s: u64 = 9_000, env "ROLLCALL_BODY_S";
-        /// All header lines of one request, bytes (431)
+        /// Accept at most N bytes of header lines in one request (431)
+        ///
+        /// A JWT with many groups fits. Raise it if yours are larger.
         header_bytes_max: usize = 16_384, env "ROLLCALL_HEADER_BYTES_MAX";
-        /// Header lines of one request (431)
+        /// Accept at most N header lines in one request (431)
         headers_max: usize = 64, env "ROLLCALL_HEADERS_MAX";
-        /// Wait for a request's header, and the idle time of a kept connection, s; behind a proxy set it above the proxy's own
+        /// Wait N s for the header of a request, and for the next request on a kept connection
+        ///
+        /// Behind a proxy set it above the proxy's own idle time.
         header_read_s: u64 = 15, env "ROLLCALL_HEADER_READ_S";
-        /// Slowest body after its first 5 s, bytes a second; one that pauses for `request_s` is too slow, too (408)
+        /// Refuse bodies that arrive at fewer than N bytes a second after the first 5 s (408)
+        ///
+        /// This is an average. A slower body only holds a connection. A body that pauses for `request_s` is
+        /// too slow as well.
         body_bytes_per_s_min: usize = 1_024, env "ROLLCALL_BODY_BYTES_PER_S_MIN";
-        /// Connections at once; more wait to be accepted
+        /// Serve at most N connections at once
+        ///
+        /// More connections wait to be accepted.
         connections_max: usize = 4_096, env "ROLLCALL_CONNECTIONS_MAX";
-        /// Connections at once from one address; more are closed
+        /// Serve at most N connections at once from one address
+        ///
+        /// More connections are closed.
         connections_per_address_max: usize = 64, env "ROLLCALL_CONNECTIONS_PER_ADDRESS_MAX";
-        /// Event streams at once; each is a connection, and half of those are for everything else (503)
+        /// Serve at most N event streams at once (503)
+        ///
+        /// Each is a connection. By default half of the connections stay free for everything else.
         event_streams_max: usize = 2_048, env "ROLLCALL_EVENT_STREAMS_MAX";
-        /// Event streams of one owner; the oldest makes room
+        /// Serve at most N event streams of one owner
+        ///
+        /// The oldest makes room: it may be of a phone that lost its network.
         event_streams_per_owner_max: usize = 32, env "ROLLCALL_EVENT_STREAMS_PER_OWNER_MAX";
-        /// Time between two heartbeats of an event stream, s; below the idle limits of proxies and phone networks
+        /// Send a heartbeat on an event stream every N s
+        ///
+        /// Keep it below the idle limits of proxies and phone networks.
         event_heartbeat_s: u64 = 15, env "ROLLCALL_EVENT_HEARTBEAT_S";
-        /// Time that running requests get to end after SIGTERM, s
+        /// Give running requests N s to end after SIGTERM
+        ///
+        /// Keep it below the 30 s that supervisors give.
         drain_s: u64 = 25, env "ROLLCALL_DRAIN_S";
-        /// Failed log-ins for one account from one address, a minute (429)
+        /// Allow N failed log-ins a minute for one account from one address (429)
+        ///
+        /// The limit also holds for one device that shows a token. It makes guessing slow. 0 sets no limit.
         logins_per_account_per_min: u32 = 5, env "ROLLCALL_LOGINS_PER_ACCOUNT_PER_MIN";
-        /// Failed log-ins for one account from all addresses that are strange to it, an hour (429)
+        /// Allow N failed log-ins an hour for one account from all unknown addresses together (429)
+        ///
+        /// A device with a token of its own passes, and so does an address that logged in during the last 30
+        /// days. 0 sets no limit.
         logins_per_account_per_hour: u32 = 20, env "ROLLCALL_LOGINS_PER_ACCOUNT_PER_HOUR";
-        /// Log-in and registration attempts from one address, a minute (429)
+        /// Allow N log-in and registration attempts a minute from one address (429)
+        ///
+        /// 0 sets no limit.
         logins_per_address_per_min: u32 = 20, env "ROLLCALL_LOGINS_PER_ADDRESS_PER_MIN";
-        /// Devices of one user: those with a token, and of each owner the installations that name themselves; the longest silent make room
+        /// Keep at most N devices of one user
+        ///
+        /// This counts the devices with a token, and, of each owner, the installations that name themselves.
+        /// The device that was silent longest makes room.
         devices_per_user_max: usize = 100, env "ROLLCALL_DEVICES_PER_USER_MAX";
-        /// Waiting time for the database's one writer, ms (503)
+        /// Wait N ms for the database's one writer (503)
+        ///
+        /// After that the client had better come back. With PostgreSQL it is the wait for a connection or for
+        /// another writer of the same owner.
         busy_wait_ms: u64 = 5_000, env "ROLLCALL_BUSY_WAIT_MS";
-        /// Writers that may wait for the database at once; some 50 ms of small syncs, and half of the threads there are; one owner has half of them at most (503)
+        /// Let at most N writers wait for the database at once (503)
+        ///
+        /// The default is some 50 ms of small syncs, and half of the threads there are. One owner has half of
+        /// the places at most.
         write_queue_max: usize = 256, env "ROLLCALL_WRITE_QUEUE_MAX";
-        /// Connections for reading the database; readers never wait for the writer
+        /// Open N connections for reading the database
+        ///
+        /// Readers never wait for the writer. Pages and long responses have at most half of them at once, and
+        /// each owner has one. With PostgreSQL it only limits how many long responses are sent at once.
         readers_max: u32 = 8, env "ROLLCALL_READERS_MAX";
-        /// Connections for accounts and tokens alone, so that nobody who reads for long keeps others from logging in; with PostgreSQL they are some of `database_connections_max`
+        /// Keep N connections for accounts and tokens alone
+        ///
+        /// So nobody who reads for long keeps others from logging in. With PostgreSQL they are some of
+        /// `database_connections_max`.
         account_connections_max: u32 = 2, env "ROLLCALL_ACCOUNT_CONNECTIONS_MAX";
     }
 }
@@ -286,13 +402,27 @@ numeric_settings! {
 numeric_settings! {
     /// What the server keeps in memory so as not to work twice.
     MemorySettings, "Memory" {
-        /// Memory that requests draw from, bytes: bodies, rows and answers of all of them together, the answers kept ready, and passwords being hashed; beyond it the process needs some 100 MB. Where it is used up a request is refused (503)
+        /// Let all requests together hold at most N bytes of memory (503)
+        ///
+        /// This counts bodies that are arriving, rows, responses until they have left, the responses kept
+        /// ready, and the memory for passwords. A request that finds no room gets 503 `busy`. Requests with
+        /// bodies up to 64 KiB keep a quarter for themselves, and one owner never has more than half of the
+        /// rest. Set it to several times what the largest request may need (120 MiB by default). The process
+        /// needs some 100 MB beyond it.
         memory_bytes_max: usize = 536_870_912, env "ROLLCALL_MEMORY_BYTES_MAX";
-        /// Answers kept ready, bytes: roll calls by owner and version, of owners with less than half of it; 0 keeps none
+        /// Keep at most N bytes of responses ready in memory
+        ///
+        /// These are manifests by owner and version, of owners who need less than half of it. 0 keeps none.
+        /// It is part of `memory_bytes_max`.
         ready_bytes_max: usize = 33_554_432, env "ROLLCALL_READY_BYTES_MAX";
-        /// Size of SQLite's write-ahead log that is warned of, bytes; it stays near 16 MB unless another program reads for long; 0 warns of none
+        /// Warn when SQLite's write-ahead log grows beyond N bytes
+        ///
+        /// It stays near 16 MB unless another program reads for long. 0 never warns.
         wal_bytes_warn: u64 = 134_217_728, env "ROLLCALL_WAL_BYTES_WARN";
-        /// Log lines that wait to be written, some 200 bytes each; more are dropped and counted, as a slow disk or terminal must not hold requests up
+        /// Let at most N log lines wait to be written
+        ///
+        /// A line takes some 200 bytes. More lines are dropped, and counted at the stop: a slow disk or
+        /// terminal must not hold requests up.
         log_lines_max: usize = 16_384, env "ROLLCALL_LOG_LINES_MAX";
     }
 }
@@ -304,11 +434,15 @@ const TRACING_HEADERS: [&str; 4] = ["baggage", "sentry-trace", "traceparent", "t
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "HTTP")]
 pub struct HttpSettings {
-    /// Web origins that may call the API, such as `https://app.example`, `null` or `*`; repeat or separate by commas
+    /// Let pages of these web origins call the API, such as `https://app.example`, `null` or `*`
+    ///
+    /// `null` is for pages from files or sandboxes. Repeat the flag, or separate by commas.
     #[arg(long = "cors-origin", env = "ROLLCALL_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
 
-    /// Headers that pages of these origins may send beside those of the API, or `*`; repeat or separate by commas
+    /// Let pages of these origins send these headers beside those of the API, or `*`
+    ///
+    /// Tracing tools add their own headers to every request. Repeat the flag, or separate by commas.
     #[arg(
         long = "cors-headers",
         env = "ROLLCALL_CORS_HEADERS",
@@ -318,7 +452,9 @@ pub struct HttpSettings {
     )]
     pub cors_headers: Vec<String>,
 
-    /// Addresses or networks of proxies whose `X-Forwarded-For` is believed; repeat or separate by commas
+    /// Believe `X-Forwarded-For` of proxies with these addresses or networks
+    ///
+    /// A network is written `10.0.0.0/8`. Repeat the flag, or separate by commas.
     #[arg(
         long = "trusted-proxy",
         env = "ROLLCALL_TRUSTED_PROXIES",
@@ -392,60 +528,81 @@ impl Default for HttpSettings {
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Accounts and tokens")]
 pub struct AuthSettings {
-    /// Where tokens come from: `local` (register and log in here) or `jwt` (the app's own identity provider)
+    /// Take tokens of this kind: `local` (register and log in here) or `jwt` (your identity provider's)
     #[arg(long, env = "ROLLCALL_AUTH", value_name = "MODE", default_value = "local")]
     pub auth: AuthMode,
 
-    /// Whether anyone may register over HTTP; `closed` leaves it to `rollcall account add`
+    /// Let anyone register over HTTP, or nobody: `closed` leaves it to `rollcall account add`
     #[arg(long, env = "ROLLCALL_REGISTRATION", value_name = "MODE", default_value = "open")]
     pub registration: Registration,
 
-    /// How long a device's token is good, days; an app that was offline for long should not need its user
+    /// Accept a device's token for N days
+    ///
+    /// An app that was offline for long should not need its user.
     #[arg(long, env = "ROLLCALL_TOKEN_DAYS", value_name = "N", default_value_t = 365)]
     pub token_days: u32,
 
-    /// Passwords hashed at once, at most one a core; each needs 19 MiB, which are kept for the next one
+    /// Hash at most N passwords at once, and at most one a core
+    ///
+    /// Each needs 19 MiB, which are kept for the next one.
     #[arg(long, env = "ROLLCALL_PASSWORD_HASHES_MAX", value_name = "N", default_value_t = 4)]
     pub password_hashes_max: usize,
 
-    /// Log-ins and registrations that wait for a password to be hashed, some 100 ms each; more get 429
+    /// Let at most N log-ins and registrations wait for a password to be hashed (429)
+    ///
+    /// Each takes some 100 ms.
     #[arg(long, env = "ROLLCALL_PASSWORD_QUEUE_MAX", value_name = "N", default_value_t = 16)]
     pub password_queue_max: usize,
 
-    /// Tokens whose callers are kept in memory; one takes some 300 bytes, and spares a look into the database
+    /// Keep the callers of at most N tokens in memory
+    ///
+    /// One takes some 300 bytes, and saves a look into the database or the check of a signature. 0 looks
+    /// every time.
     #[arg(long, env = "ROLLCALL_TOKENS_KNOWN_MAX", value_name = "N", default_value_t = 10_000)]
     pub tokens_known_max: usize,
 
-    /// How long a token is good without another look, s: that long one may live on that `rollcall account`
-    /// took back beside the running server
+    /// Accept a token for N s without looking it up again
+    ///
+    /// A token that this server revokes ends at once. One that another server or `rollcall account` revokes
+    /// ends within this time, and on PostgreSQL usually within a moment.
     #[arg(long, env = "ROLLCALL_TOKEN_KNOWN_S", value_name = "N", default_value_t = 5)]
     pub token_known_s: u32,
 
-    /// File with the HS256 secret of `jwt` tokens, at least 32 bytes
+    /// Read the HS256 secret of `jwt` tokens from this file; it needs at least 32 bytes
     #[arg(long, env = "ROLLCALL_JWT_SECRET_FILE", value_name = "FILE")]
     pub jwt_secret_file: Option<PathBuf>,
 
-    /// JWKS with the RSA, EC or Ed25519 keys of `jwt` tokens: a file, or an http(s) URL
+    /// Read the RSA, EC or Ed25519 keys of `jwt` tokens from this JWKS: a file, or an http(s) URL
+    ///
+    /// A URL is requested again when no key fits a token, every 10 s at most. While a token cannot be judged,
+    /// because the keys cannot be had or may have changed since, the status is 503 with `Retry-After`, never
+    /// 401. Redirects are followed from https to https, and on this machine.
     #[arg(long, env = "ROLLCALL_JWT_KEYS", value_name = "FILE|URL")]
     pub jwt_keys: Option<String>,
 
-    /// Issuer that `jwt` tokens must name
+    /// Accept only `jwt` tokens of this issuer (`iss`)
+    ///
+    /// It is required with `--jwt-keys`.
     #[arg(long, env = "ROLLCALL_JWT_ISSUER", value_name = "ISS")]
     pub jwt_issuer: Option<String>,
 
-    /// Audience that `jwt` tokens must name
+    /// Accept only `jwt` tokens for this audience (`aud`)
+    ///
+    /// Without it, tokens that name an audience are refused.
     #[arg(long, env = "ROLLCALL_JWT_AUDIENCE", value_name = "AUD")]
     pub jwt_audience: Option<String>,
 
-    /// Claim with the user's id
+    /// Take the user's id from this claim
     #[arg(long, env = "ROLLCALL_JWT_USER_CLAIM", value_name = "CLAIM", default_value = "sub")]
     pub jwt_user_claim: String,
 
-    /// Claim with the owner's id, for users who share rows; absent, the user is the owner
+    /// Take the owner's id from this claim, for users who share rows
+    ///
+    /// Without it the user is the owner.
     #[arg(long, env = "ROLLCALL_JWT_OWNER_CLAIM", value_name = "CLAIM")]
     pub jwt_owner_claim: Option<String>,
 
-    /// Claim with the device's id
+    /// Take the device's id from this claim
     #[arg(long, env = "ROLLCALL_JWT_DEVICE_CLAIM", value_name = "CLAIM", default_value = "device_id")]
     pub jwt_device_claim: String,
 }
@@ -485,16 +642,23 @@ impl std::fmt::Debug for AuthSettings {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Operating")]
 pub struct OperatorSettings {
-    /// How far the system's clock may be behind the newest time that is stored, or behind itself, s; beyond it the server
-    /// warns and goes on from the newer time at half the pace; 0 goes by the system's clock whatever it says
+    /// Allow the system's clock to be N s behind the newest time that is stored, or behind itself
+    ///
+    /// Beyond it the server warns, and goes on from the newer time at half the pace until the clock has
+    /// caught up. A machine without a battery starts in 1970 or 2001, and edits with such a time would lose
+    /// against everything older. 0 trusts the system's clock.
     #[arg(long, env = "ROLLCALL_CLOCK_BEHIND_S", value_name = "N", default_value_t = 300)]
     pub clock_behind_s: u64,
 
-    /// Token for `GET /metrics`, at least 16 characters; without it anyone may read the counts
+    /// Require this token for `GET /metrics`; it needs at least 16 characters
+    ///
+    /// Without it anyone may read the counts.
     #[arg(long, env = "ROLLCALL_METRICS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub metrics_token: Option<Secret>,
 
-    /// Token for `/console`, at least 16 characters; without it there is no console
+    /// Serve the console at `/console` to callers with this token; it needs at least 16 characters
+    ///
+    /// Without it there is no console.
     #[arg(long, env = "ROLLCALL_CONSOLE_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub console_token: Option<Secret>,
 }

@@ -16,12 +16,12 @@ use crate::storage::sqlite::Connections;
 
 /// Add, list and remove the users who may log in
 ///
-/// All of it works while a server runs on the same database.
+/// Each of these works while a server runs on the same database.
 #[derive(Debug, Subcommand)]
 pub(super) enum Account {
-    /// Add a user; the password is asked for, or read from standard input
+    /// Add a user; ask for the password, or read it from standard input
     Add {
-        /// What the user logs in with
+        /// Add the user with this email address
         email: String,
 
         /// Let the user share the rows of this one, as a couple or a team does
@@ -31,14 +31,14 @@ pub(super) enum Account {
         #[command(flatten)]
         database: DatabaseArg,
     },
-    /// List every user and whose rows each syncs
+    /// List every user, and the owner of the rows that each syncs
     List {
         #[command(flatten)]
         database: DatabaseArg,
     },
-    /// Remove a user and log out every device of theirs; the rows stay
+    /// Remove a user and log out all of their devices; the rows stay
     Remove {
-        /// What the user logs in with
+        /// Remove the user with this email address
         email: String,
 
         #[command(flatten)]
@@ -48,7 +48,7 @@ pub(super) enum Account {
 
 #[derive(Debug, Args)]
 pub(super) struct DatabaseArg {
-    /// Where the data is kept
+    /// Use the users of this database
     #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
     database: Database,
 }

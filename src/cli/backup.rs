@@ -14,17 +14,17 @@ use crate::storage::sqlite::{self, CopyError, CopyStep};
 /// How long the first look at a busy database may take.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
-/// Copy the database into one file, beside a running server: all as of the moment at which it begins
+/// Copy an SQLite database into one file, beside a running server, as of one moment
 ///
 /// FILE appears only once it is complete and on the disk; until then FILE.partial grows. Keep it as safe as
 /// the database: it holds the rows, and what passwords and tokens are checked by.
 #[derive(Debug, Args)]
 pub(super) struct Backup {
-    /// Where the data is kept
+    /// Copy this database
     #[arg(long, env = "ROLLCALL_DATABASE", value_name = "sqlite:PATH")]
     database: Database,
 
-    /// File to write
+    /// Write this file
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
 
@@ -61,18 +61,18 @@ impl Backup {
     }
 }
 
-/// Put a backup in the place of the database, while no server uses it
+/// Put a backup in the place of an SQLite database, while no server uses it
 ///
-/// Versions go on above all that were ever given out, so a device that has seen what is now lost is told
-/// (410 `cursor_expired`) and fetches everything, and what it has not sent yet is kept. The database that is
-/// replaced stays beside the new one.
+/// Begin a new epoch, with versions above all that were ever given out. So a device that has seen what is now lost
+/// gets 410 `cursor_expired`, fetches everything, and keeps what it has not sent yet. The database that is replaced
+/// stays beside the new one.
 #[derive(Debug, Args)]
 pub(super) struct Restore {
-    /// Backup to put back; it is only read
+    /// Put this backup back; it is only read
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
 
-    /// Where the data is to be
+    /// Put it here
     #[arg(long, env = "ROLLCALL_DATABASE", value_name = "sqlite:PATH")]
     database: Database,
 

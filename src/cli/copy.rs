@@ -20,26 +20,27 @@ const BUSY_WAIT: Duration = Duration::from_secs(30);
 /// To read or write all rows of one owner takes a while.
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
-/// Copy a deployment from its SQLite file into an empty PostgreSQL database, so that devices notice nothing
+/// Copy a deployment from its SQLite file into an empty PostgreSQL database
 ///
-/// Run it once while the server still runs, which takes most of the time, and once more after it has stopped: that
-/// copies what changed since, reads both sides to the last column, and only then lets servers begin on the copy.
-/// Broken off, it goes on where it was when it is run again. The source is never changed.
+/// Run it once while the server still runs, which takes most of the time, and once more after the server has stopped.
+/// The second run copies what changed since, compares both sides to the last column, and only then lets servers begin
+/// on the copy. If it is interrupted, run it again: it goes on where it was. It never changes the source. Devices
+/// notice no more than a pause.
 #[derive(Debug, Args)]
 pub(super) struct Copy {
-    /// File that declares your tables, as the server has it
+    /// Read your tables from this file, the server's own
     #[arg(long, env = "ROLLCALL_SCHEMA", value_name = "FILE")]
     schema: PathBuf,
 
-    /// The database to copy
+    /// Copy this database
     #[arg(long, value_name = "sqlite:PATH")]
     from: Database,
 
-    /// Where to copy it
+    /// Copy it into this database
     #[arg(long, value_name = "postgres://USER@HOST/DATABASE")]
     to: Database,
 
-    /// Only read both sides, and say where they differ
+    /// Only read both sides, and report where they differ
     #[arg(long)]
     check: bool,
 }

@@ -16,7 +16,7 @@ use crate::model::RowKey;
 /// Attempts at one request before a command gives up.
 const ATTEMPTS_MAX: u32 = 4;
 
-/// Be a device: keep a copy of a user's rows in a file, edit it offline, sync it when there is a network
+/// Act as a device: keep a user's rows in a file, edit them offline, sync them
 ///
 /// Try it beside `rollcall demo`:
 ///
@@ -35,24 +35,24 @@ pub(super) enum Device {
         #[command(flatten)]
         file: FileArg,
 
-        /// File that declares the tables; the server's own
+        /// Read the tables from this file, the server's own
         #[arg(long, env = "ROLLCALL_SCHEMA", value_name = "FILE")]
         schema: PathBuf,
 
-        /// Where the server is
+        /// Sync with the server at this address
         #[arg(long, env = "ROLLCALL_SERVER", value_name = "URL", default_value = "http://127.0.0.1:7878")]
         server: String,
     },
-    /// Log in; the password is asked for, or read from standard input
+    /// Log in; ask for the password, or read it from standard input
     Login {
         #[command(flatten)]
         file: FileArg,
 
-        /// What the user registered with
+        /// Log in the user with this email address
         #[arg(required_unless_present = "token")]
         email: Option<String>,
 
-        /// What people call the device
+        /// Give the device this name
         #[arg(long, value_name = "NAME", default_value = "rollcall device")]
         device: String,
 
@@ -60,22 +60,22 @@ pub(super) enum Device {
         #[arg(long)]
         register: bool,
 
-        /// Read a token of your own identity provider from standard input instead
+        /// Read a token of your identity provider from standard input instead
         #[arg(long, conflicts_with_all = ["email", "register"])]
         token: bool,
     },
-    /// Make a row, or change columns of one
+    /// Add a row, or change columns of one
     Put {
         #[command(flatten)]
         file: FileArg,
 
-        /// Which table
+        /// Use this table
         table: String,
 
-        /// Which row: its key, or `new`
+        /// Change the row with this key; `new` adds one
         key: String,
 
-        /// The columns, such as '{"title": "Book the band"}'
+        /// Set these columns, such as '{"title": "Book the band"}'
         row: String,
     },
     /// Delete a row
@@ -83,34 +83,36 @@ pub(super) enum Device {
         #[command(flatten)]
         file: FileArg,
 
-        /// Which table
+        /// Use this table
         table: String,
 
-        /// Which row
+        /// Delete the row with this key
         key: String,
     },
-    /// Print rows, one JSON object a line; of all tables, each line begins with its table
+    /// Print rows, one JSON object a line
+    ///
+    /// Where all tables are printed, each line begins with the name of its table.
     List {
         #[command(flatten)]
         file: FileArg,
 
-        /// Which table
+        /// Print this table alone
         table: Option<String>,
     },
-    /// Agree with the server
+    /// Send the edits that wait, and get what others changed
     Sync {
         #[command(flatten)]
         file: FileArg,
 
-        /// How to find out what others changed; by cursor where the server can
+        /// Find out what others changed in this way; the default is by cursor where the server can
         #[arg(long)]
         by: Option<Way>,
 
-        /// Allow the server to delete so many rows in one request
+        /// Confirm that one request deletes N rows
         #[arg(long, value_name = "N")]
         confirm_deletes: Option<u64>,
     },
-    /// Say what waits, and how far the last sync came
+    /// Print which edits wait, and how far the last sync came
     Status {
         #[command(flatten)]
         file: FileArg,
@@ -119,7 +121,7 @@ pub(super) enum Device {
 
 #[derive(Debug, Args)]
 pub(super) struct FileArg {
-    /// The device's own file
+    /// Keep the device in this file
     #[arg(long, env = "ROLLCALL_DEVICE", value_name = "FILE", default_value = "device.db")]
     file: PathBuf,
 }

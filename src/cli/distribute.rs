@@ -11,21 +11,21 @@ use crate::storage::postgres;
 /// To move the rows of a large table to their nodes takes a while.
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
-/// Print, or run, the statements that have Citus spread the tables over its nodes by owner
+/// Print or run the statements that spread the tables over the nodes of Citus by owner
 ///
-/// Serve the database once before, so that the tables are there; run this while no server runs. A table that is
-/// distributed already is passed over.
+/// Serve the database once before, so that the tables are there. Run this while no server runs. It skips tables that
+/// are distributed already.
 #[derive(Debug, Args)]
 pub(super) struct Distribute {
-    /// File that declares your tables
+    /// Read your tables from this file
     #[arg(long, env = "ROLLCALL_SCHEMA", value_name = "FILE")]
     schema: PathBuf,
 
-    /// The database on Citus' coordinator; only needed to run the statements
+    /// Use this database on Citus' coordinator; only needed with --apply
     #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
     database: Option<Database>,
 
-    /// Run the statements
+    /// Run the statements instead of printing them alone
     #[arg(long, requires = "database")]
     apply: bool,
 }

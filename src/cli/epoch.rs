@@ -13,15 +13,17 @@ const BUSY_WAIT: Duration = Duration::from_secs(30);
 
 /// Begin a new epoch, after a PostgreSQL database was put back to an earlier time
 ///
-/// Devices that saw what is now lost are told (410 `cursor_expired`), fetch everything, and send what they have. Run it
-/// before the servers start; broken off, run it again. (For SQLite `rollcall restore` does so by itself.)
+/// Devices that saw what is now lost get 410 `cursor_expired`, fetch everything, and send what they have. Run it
+/// before the servers start; if it is interrupted, run it again. For SQLite `rollcall restore` does this by itself.
 #[derive(Debug, Args)]
 pub(super) struct Epoch {
-    /// The database that was put back
+    /// Use the database that was put back
     #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
     database: Database,
 
-    /// An epoch that began in what is lost: what this command said before, if the database is put back again on one day
+    /// Begin an epoch above this one
+    ///
+    /// Give the epoch that this command printed before, if the database is put back once more on the same day.
     #[arg(long, value_name = "EPOCH")]
     above: Option<u16>,
 }

@@ -16,6 +16,7 @@ mod log;
 mod openapi;
 mod progress;
 mod purge;
+mod reference;
 mod schema;
 mod serve;
 
@@ -28,18 +29,30 @@ type Done = Result<(), Box<dyn std::error::Error>>;
 
 /// The sync server for offline-first apps: two plain HTTP calls, SQLite inside
 #[derive(Debug, Parser)]
-#[command(name = "rollcall", version, arg_required_else_help = true, after_help = BEGIN)]
+#[command(name = "rollcall", version, arg_required_else_help = true, help_template = HELP, after_help = BEGIN)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
 }
+
+/// The help of the program; `command` puts the commands, by subject, before what `BEGIN` says.
+const HELP: &str = "{about-with-newline}\n{usage-heading} {usage}{after-help}\n\nOptions:\n{options}";
+
+/// Every command that is not hidden, by subject.
+const SUBJECTS: [(&str, &[&str]); 4] = [
+    ("Begin", &["demo", "serve"]),
+    ("Build an app", &["schema", "openapi", "device"]),
+    ("Operate a server", &["account", "backup", "restore", "purge", "copy", "epoch", "distribute"]),
+    ("Measure", &["bench"]),
+];
 
 /// Where to begin, under the help of the program.
 const BEGIN: &str = "\
 Try it:  rollcall demo
 Run it:  rollcall serve --schema schema.toml --database sqlite:app.db
 
-Every setting is also an environment variable, named in the help of serve: --listen is ROLLCALL_LISTEN.";
+Every setting is also an environment variable, named in the help of serve: --listen is ROLLCALL_LISTEN.
+`rollcall COMMAND -h` lists the flags of a command, `rollcall COMMAND --help` explains each.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -58,14 +71,37 @@ enum Command {
     #[command(subcommand)]
     Schema(schema::SchemaCommand),
     Openapi(openapi::Openapi),
+    #[command(hide = true)]
+    Reference(reference::Reference),
     Bench(Box<bench::Bench>),
     #[command(hide = true)]
     BenchYardstick(bench::Yardstick),
 }
 
+/// The whole command line.
+fn command() -> clap::Command {
+    let program = CommandLine::command().mut_subcommand("serve", serve::shorten_help);
+    let commands = by_subject(&program);
+    program.after_help(format!("{commands}{BEGIN}"))
+}
+
+/// The commands with what each does, a paragraph a subject.
+fn by_subject(program: &clap::Command) -> String {
+    let mut text = String::new();
+    for (subject, names) in SUBJECTS {
+        text.push_str(&format!("{subject}:\n"));
+        for command in names.iter().filter_map(|name| program.find_subcommand(name)) {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            text.push_str(&format!("  {:<11} {about}\n", command.get_name()));
+        }
+        text.push('\n');
+    }
+    text
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let mut matches = CommandLine::command().mut_subcommand("serve", serve::shorten_help).get_matches();
+    let mut matches = command().get_matches();
     let line = CommandLine::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
     let done = match line.command {
         Command::Serve(serve) => serve.run(),
@@ -80,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Device(device) => device.run(),
         Command::Schema(schema) => schema.run(),
         Command::Openapi(openapi) => openapi.run(),
+        Command::Reference(reference) => reference.run(),
         Command::Bench(bench) => bench.run(),
         Command::BenchYardstick(yardstick) => yardstick.run(),
     };
@@ -93,5 +130,53 @@ pub fn main() -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls `each` with every command that is not hidden, and its whole name.
+    fn walk(command: &clap::Command, name: &str, each: &mut dyn FnMut(&str, &clap::Command)) {
+        each(name, command);
+        for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+            walk(below, &format!("{name} {}", below.get_name()), each);
+        }
+    }
+
+    /// Goal: the help of the program leaves no command out, and names none twice.
+    #[test]
+    fn every_command_has_one_subject() {
+        let program = command();
+        let shown = program.get_subcommands().filter(|command| !command.is_hide_set());
+        let mut shown: Vec<_> = shown.map(clap::Command::get_name).collect();
+        let mut listed: Vec<_> = SUBJECTS.iter().flat_map(|(_, names)| *names).copied().collect();
+        shown.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(listed, shown);
+    }
+
+    /// Goal: a reader sees what a command needs without scrolling, and every text is an order. Method: `-h` has
+    /// fewer than 60 lines of 100 columns; no text begins with an article or with a verb in the third person.
+    #[test]
+    fn short_help_fits_a_screen_and_every_text_is_an_order() {
+        let mut texts = 0;
+        walk(&command(), "rollcall", &mut |name, command| {
+            let short = command.clone().term_width(100).render_help().to_string();
+            assert!(short.lines().count() < 60, "{name}:\n{short}");
+            let abouts = command.get_about().into_iter();
+            let helps = command.get_arguments().filter_map(clap::Arg::get_help);
+            for text in abouts.chain(helps).map(ToString::to_string).filter(|_| name != "rollcall") {
+                texts += 1;
+                let first = text.split([' ', ';', ',']).next().unwrap_or_default().to_owned();
+                let is_noun = ["The", "A", "An", "Which", "What", "Where", "How", "Whether", "Who"]
+                    .contains(&first.as_str());
+                let is_other_mood =
+                    first.ends_with('s') && !["Pass", "Address", "Process"].contains(&first.as_str());
+                assert!(!is_noun && !is_other_mood, "{name}: {text:?} is no order");
+            }
+        });
+        assert!(texts > 100, "{texts}");
     }
 }

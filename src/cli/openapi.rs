@@ -9,11 +9,11 @@ use crate::contract;
 
 /// Print the API of your tables as OpenAPI 3.0.3, for a generator of clients
 ///
-/// A type for each table's rows, new rows, edits, deletions, manifest entries and verdicts. The running server
-/// answers the same at /openapi.json.
+/// It has a type for each table's rows, new rows, edits, deletions, manifest entries and verdicts. A running server
+/// returns the same at /openapi.json.
 #[derive(Debug, Args)]
 pub(super) struct Openapi {
-    /// File that declares your tables
+    /// Read your tables from this file
     #[arg(long, env = "ROLLCALL_SCHEMA", value_name = "FILE")]
     schema: PathBuf,
 }

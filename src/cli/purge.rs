@@ -15,32 +15,34 @@ use crate::storage::{Forgetful, postgres};
 /// How long one transaction waits for its turn beside a busy server.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
-/// Remove what is old: deletions that every device in use has seen, conflicts, kept answers
+/// Remove what is old: deletions that all devices have seen, conflicts, kept responses
 ///
-/// A server does so by itself every ROLLCALL_PURGE_S seconds. This works beside a running one, in small
-/// transactions; stopped half-way, it goes on from there the next time.
+/// A device that was silent for longer than --device-days counts no more.
+///
+/// A server does this by itself every ROLLCALL_PURGE_S seconds. The command works beside a running server, in small
+/// transactions. If it is interrupted, the next run goes on from there.
 #[derive(Debug, Args)]
 pub(super) struct Purge {
-    /// Where the data is kept
+    /// Use this database
     #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
     database: Database,
 
-    /// Life of a tombstone, days; a device that was away for longer fetches everything
+    /// Remember a deletion for N days; a device that was away for longer fetches everything
     #[arg(long, env = "ROLLCALL_TOMBSTONE_DAYS", value_name = "N",
         default_value_t = SyncSettings::default().tombstone_days)]
     tombstone_days: u32,
 
-    /// Silence after which a device no longer holds tombstones back, days
+    /// Let a silent device hold deletions back for N days
     #[arg(long, env = "ROLLCALL_DEVICE_DAYS", value_name = "N",
         default_value_t = SyncSettings::default().device_days)]
     device_days: u32,
 
-    /// Life of a conflict in `/conflicts`, days
+    /// List a conflict in `GET /conflicts` for N days
     #[arg(long, env = "ROLLCALL_CONFLICT_DAYS", value_name = "N",
         default_value_t = SyncSettings::default().conflict_days)]
     conflict_days: u32,
 
-    /// Life of an answer kept under an `Idempotency-Key`, hours
+    /// Keep a response under its `Idempotency-Key` for N hours
     #[arg(long, env = "ROLLCALL_IDEMPOTENCY_HOURS", value_name = "N",
         default_value_t = SyncSettings::default().idempotency_hours)]
     idempotency_hours: u32,

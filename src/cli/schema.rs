@@ -12,16 +12,16 @@ use crate::storage::sqlite::Sqlite;
 /// How long to wait for a busy database.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
-/// Look at a schema file, alone or beside a database
+/// Check a schema file, alone or against a database
 #[derive(Debug, Subcommand)]
 pub(super) enum SchemaCommand {
-    /// Check a schema file; with a database, say what a server would make, add or refuse
+    /// Check a schema file; with a database, print what a server would make, add or refuse
     Check {
-        /// File that declares your tables
+        /// Read your tables from this file
         #[arg(long, env = "ROLLCALL_SCHEMA", value_name = "FILE")]
         schema: PathBuf,
 
-        /// The database to compare it with; nothing is changed in it
+        /// Compare it with this database; nothing is changed in it
         #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
         database: Option<Database>,
     },

@@ -24,19 +24,21 @@ use crate::storage::Storage;
 use crate::storage::postgres::{self, Postgres};
 use crate::storage::sqlite::{Connections, Sqlite};
 
-/// Serve a schema's tables to devices
+/// Serve the tables of a schema file to devices
 ///
-/// Makes the SQL tables that the schema declares, adds columns that are new, and refuses to start where data
-/// would be lost. Prints `listening on http://IP:PORT` once it accepts; everything else goes to the log, on
-/// standard error. SIGTERM or Ctrl-C lets running requests finish, then it ends.
+/// Make the SQL tables that the schema declares, and add what is new. Refuse to start where that would lose data.
+/// Print `listening on http://IP:PORT` once the server accepts; write everything else to the log, on standard
+/// error. On SIGTERM or Ctrl-C let running requests finish, then end.
 #[derive(Debug, Args)]
-#[command(after_help = "All settings, by subject: rollcall serve --help", after_long_help = "")]
+#[command(after_help = "List all settings, by subject: rollcall serve --help", after_long_help = "")]
 pub(super) struct Serve {
-    /// File that declares your tables
+    /// Read your tables from this file
     #[arg(long, env = "ROLLCALL_SCHEMA", value_name = "FILE")]
     schema: PathBuf,
 
-    /// Where the data is kept: `sqlite:PATH`, made if it is not there, or `postgres://USER@HOST/DATABASE`
+    /// Keep the data here: `sqlite:PATH`, or `postgres://USER@HOST/DATABASE`
+    ///
+    /// The SQLite file is made if it is not there. With PostgreSQL several servers can share one database.
     #[arg(long, env = "ROLLCALL_DATABASE", value_name = "URL", hide_env_values = true)]
     database: Database,
 

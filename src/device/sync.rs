@@ -18,9 +18,9 @@ use crate::schema::TableId;
 /// How to find out what others changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Way {
-    /// The post's own: list what the server holds, compare, send and ask. Needs no memory, costs a list.
+    /// List what the server holds, compare, send and get: needs no memory, costs a list.
     Manifest,
-    /// Ask for what changed since the cursor. Costs what changed.
+    /// Get what changed since the cursor: costs what changed.
     Cursor,
 }
 

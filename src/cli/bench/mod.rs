@@ -37,29 +37,29 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 
 /// Measure the server on this machine
 ///
-/// Starts this program as a server with a temporary database, drives it over HTTP, and holds what it reaches
-/// against bare loops over SQLite and against fixed bytes behind the same accept loop. A ratio of 1 is as fast as
-/// that yardstick. The large database takes a minute or two to load; --cache keeps it.
+/// Start this program as a server with a temporary database, drive it over HTTP, and compare what it reaches with
+/// bare loops over SQLite and with fixed bytes behind the same accept loop. A ratio of 1 is as fast as that
+/// yardstick. The large database takes a minute or two to load; --cache keeps it.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Bench {
-    /// Only these: a upload, b roll call, c nothing new, d a few changes, e small syncs, f first sync, g cold start,
+    /// Measure only these: a upload, b roll call, c nothing new, d a few changes, e small syncs, f first sync, g cold start,
     /// h small syncs over PostgreSQL
     #[arg(long, value_name = "LETTERS", value_delimiter = ',')]
     scenario: Vec<Scenario>,
 
-    /// PostgreSQL database for h, where servers of this benchmark alone have been: what they write stays in it
+    /// Use this PostgreSQL database for h; it must be made for the benchmark, and what is written stays in it
     #[arg(long, value_name = "postgres://USER@HOST/DATABASE")]
     postgres: Option<Address>,
 
-    /// Rows in the large database; the owners that are asked for have a half, a 20th, a 200th and a 2,000th
+    /// Put N rows into the large database; the measured owners have a half, a 20th, a 200th and a 2,000th
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(20_000..))]
     rows: Option<u64>,
 
-    /// Measurements of each kind; the medians of all are told
+    /// Measure each kind N times, and report the medians
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
 
-    /// Small sizes and one run, to see that it works
+    /// Use small sizes and one run, to see that it works
     #[arg(long)]
     quick: bool,
 
@@ -67,11 +67,11 @@ pub(super) struct Bench {
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
 
-    /// Folder that keeps the large database from one run to the next, and all other files while a run lasts
+    /// Keep the large database in this folder from one run to the next, and all other files while a run lasts
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 
-    /// Log level of the server and of the fixed bytes; both log into a file
+    /// Let the server and the fixed bytes log at this level; both log into a file
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
 }
