@@ -4,6 +4,8 @@
 
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/shells.rs"]
+mod shells;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use process::{Answer, Client, Process, TOO_LONG, bearer, call, log_in, rollcall};
 use serde_json::{Value, json};
+use shells::{BASH, ZSH, is_installed, pasting};
 use tempfile::TempDir;
 
 const PASSWORD: &str = "something borrowed";
@@ -538,16 +541,15 @@ impl Demo {
         let mut sums = 0;
         while sums < 2 {
             let line = server.line().expect("the demo says what to paste");
-            if line.starts_with("A=") || line.starts_with("# ") {
+            if line.starts_with(|c: char| c.is_ascii_digit()) {
                 steps.push(String::new());
-            }
-            if let Some(step) = steps.last_mut() {
+            } else if let Some(step) = steps.last_mut() {
                 step.push_str(&line);
                 step.push('\n');
             }
             sums += usize::from(line.ends_with("| cksum"));
         }
-        assert_eq!(steps.len(), 6, "{steps:?}");
+        assert_eq!(steps.len(), 5, "{steps:?}");
         Self { server, address, steps }
     }
 
@@ -558,20 +560,11 @@ impl Demo {
     }
 
     /// Pastes everything into a shell, as a newcomer would; gives what each step printed.
-    fn paste(&self, folder: &Path) -> Vec<String> {
-        let script: Vec<_> = self
-            .steps
-            .iter()
-            .enumerate()
-            .map(|(step, lines)| format!("echo '=== {step}'\n{lines}"))
-            .collect();
-        let mut bash = Command::new("bash");
-        for (name, _) in std::env::vars().filter(|(name, _)| name.to_lowercase().ends_with("_proxy")) {
-            bash.env_remove(name);
-        }
-        let output =
-            bash.args(["-euo", "pipefail", "-c", &script.concat()]).current_dir(folder).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fn paste(&self, shell: &[&str], folder: &Path) -> Vec<String> {
+        let steps = self.steps.iter().enumerate();
+        let script: Vec<_> = steps.map(|(step, lines)| format!("echo '=== {step}'\n{lines}")).collect();
+        let output = finish(pasting(shell).current_dir(folder), &script.concat());
+        assert!(output.status.success(), "{shell:?}: {}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         text.split("=== ").skip(1).map(|part| part.split_once('\n').unwrap().1.to_owned()).collect()
     }
@@ -586,27 +579,22 @@ impl Demo {
             client.call("POST /synchronise.json", &[bearer(token)], Some(body)).unwrap()
         };
         let body = std::fs::read_to_string(folder.join("rollcall-demo-synchronise.json")).unwrap();
-        let (_, rest) = self.steps[4].split_once("--data '").unwrap();
+        let (_, rest) = self.steps[3].split_once("--data '").unwrap();
         let (asked, _) = rest.split_once('\'').unwrap();
         let whole = |answer: &Answer| format!("HTTP/1.1 {} \n\n{}\n", answer.status, answer.text());
         let text = |answer: Answer| format!("{}\n", answer.text());
         vec![
             String::new(),
-            text(fetch("fetch.json", &a)),
-            whole(&fetch("fetch.json", &b)),
+            text(fetch("fetch.json", &a)) + &whole(&fetch("fetch.json", &b)),
             text(send(&body, &a)),
-            text(fetch("fetch.json?tables=budget", &b)) + &text(send(asked, &b)),
+            text(fetch("fetch.json?tables=budget&lock=false", &b)) + &text(send(asked, &b)),
             text(fetch("fetch.json?lock=false", &a)) + &text(fetch("fetch.json?lock=false", &b)),
         ]
     }
 
-    fn try_out(&self, folder: &Path) -> Vec<String> {
-        let is_there = |program: &str| {
-            let asked =
-                Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-            asked.is_ok_and(|status| status.success())
-        };
-        if is_there("curl") && is_there("bash") { self.paste(folder) } else { self.call_without_curl(folder) }
+    fn try_out(&self, shell: &[&str], folder: &Path) -> Vec<String> {
+        let can_paste = is_installed(shell[0]) && is_installed("curl");
+        if can_paste { self.paste(shell, folder) } else { self.call_without_curl(folder) }
     }
 }
 
@@ -627,16 +615,16 @@ fn sorted(mut roll_call: Value) -> Value {
 fn the_demo_works_as_printed() {
     let folder = tempfile::tempdir().unwrap();
     let demo = Demo::start(folder.path(), &[]);
-    let told = demo.try_out(folder.path());
+    let told = demo.try_out(&BASH, folder.path());
 
-    assert_eq!(sorted(parse(&told[1])), sorted(fixture("fetch.json")), "step 1 is the seed's manifest");
-
-    let (head, problem) = told[2].split_once("\r\n\r\n").or_else(|| told[2].split_once("\n\n")).unwrap();
+    let (listed, refused) = told[1].split_once('\n').unwrap();
+    assert_eq!(sorted(parse(listed)), sorted(fixture("fetch.json")), "step 1 is the seed's manifest");
+    let (head, problem) = refused.split_once("\r\n\r\n").or_else(|| refused.split_once("\n\n")).unwrap();
     assert!(head.starts_with("HTTP/1.1 423 "), "{head}");
     let problem = parse(problem);
-    assert_eq!((&problem["code"], &problem["holder"]), (&json!("sync_in_progress"), &json!("Anna's phone")));
+    assert_eq!((&problem["code"], &problem["holder"]), (&json!("sync_in_progress"), &json!("Clara's phone")));
 
-    let report = parse(&told[3]);
+    let report = parse(&told[2]);
     let sent = fixture("synchronise.json");
     for set in ["add", "update", "delete"] {
         let count = |body: &Value| body[set]["budget"].as_array().unwrap().len();
@@ -653,7 +641,7 @@ fn the_demo_works_as_printed() {
     let found = |member: &str| report[member]["budget"].as_array().unwrap().len();
     assert_eq!(found("get") + found("missing"), asked);
 
-    let (listed, rows) = told[4].split_once('\n').unwrap();
+    let (listed, rows) = told[3].split_once('\n').unwrap();
     let (listed, rows) = (parse(listed), parse(rows));
     let listed: Vec<_> = listed["budget"].as_array().unwrap().iter().map(|row| &row["bid"]).collect();
     let rows = rows["get"]["budget"].as_array().unwrap();
@@ -671,7 +659,7 @@ fn the_demo_works_as_printed() {
         assert!(listed.contains(&&row["bid"]));
     }
 
-    let sums: Vec<_> = told[5].lines().collect();
+    let sums: Vec<_> = told[4].lines().collect();
     assert_eq!(sums.len(), 2, "{sums:?}");
     assert_eq!(sums[0], sums[1], "both hold the same rows");
 
@@ -684,8 +672,8 @@ fn the_demo_works_as_printed() {
     stop(demo.server);
     let demo = Demo::start(folder.path(), &["--keep"]);
     assert_eq!(version(demo.address, &token), before, "the token of the last run still works");
-    let told = demo.try_out(folder.path());
-    let report = parse(&told[3]);
+    let told = demo.try_out(&ZSH, folder.path());
+    let report = parse(&told[2]);
     let update = report["update"]["budget"].as_array().unwrap();
     assert!(update.iter().all(|row| row["verdict"] == "same"), "{report}");
     assert_eq!(version(demo.address, &demo.token('B')), before, "the same rows moved nothing");

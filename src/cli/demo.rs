@@ -33,21 +33,23 @@ const EMAIL: &str = "anna@example.com";
 /// Shares Anna's rows: the page's second phone is his.
 const PARTNER: &str = "ben@example.com";
 const PASSWORD: &str = "something borrowed";
-const DEVICES: [&str; 2] = ["Anna's phone", "Anna's tablet"];
+/// The user of the calls to paste. She has rows of her own, so that the page, which may be open meanwhile, neither
+/// holds her lock nor changes what the calls return.
+const CALLER: &str = "clara@example.com";
+const DEVICES: [&str; 2] = ["Clara's phone", "Clara's tablet"];
 /// The phones of the page, and whose they are.
 const PHONES: [(&str, &str); 2] = [("Anna’s phone", EMAIL), ("Ben’s phone", PARTNER)];
 
-/// Long enough to paste one line after the other and to look at each answer.
+/// Long enough to see on the page who has the lock. The calls to paste hold no lock from one step to the next.
 const LEASE_MS: u64 = 120_000;
 
-/// Serve a wedding planner with data in it: two phones in the browser, and the calls to try
+/// Serve a wedding planner with data in it: two phones in the browser, calls to try
 ///
-/// Makes rollcall-demo.db in the current folder, with a schema, its rows, a couple of users and their devices.
-/// Prints the address of a page with two phones on it, and the calls of a whole sync, to paste into another
-/// terminal.
+/// Make rollcall-demo.db in the current folder, with a schema, its rows, some users and their devices. Print the
+/// address of a page with two phones on it, and the calls of a whole sync, to paste into another terminal.
 #[derive(Debug, Args)]
 pub(super) struct Demo {
-    /// Where to listen; if the port is taken, a free one is picked
+    /// Listen on this address; if the port is taken, pick a free one
     #[arg(
         long,
         env = "ROLLCALL_LISTEN",
@@ -57,7 +59,7 @@ pub(super) struct Demo {
     )]
     listen: SocketAddr,
 
-    /// Go on with the data of the last demo instead of beginning anew
+    /// Go on with the data of the last demo instead of making it anew
     #[arg(long)]
     keep: bool,
 
@@ -87,12 +89,14 @@ impl Demo {
         let storage = open(&Database::Sqlite(path.into()), &settings, Arc::clone(&schema), &clock, &metrics)?;
         let app = app(schema, storage, clock, settings, metrics)?;
         let tokens = prepare(&app)?;
-        std::fs::write(BODY, SYNCHRONISE).map_err(|error| format!("cannot write {BODY}: {error}"))?;
+        // The other terminal may be in another folder.
+        let body = std::path::absolute(BODY)?;
+        std::fs::write(&body, SYNCHRONISE).map_err(|error| format!("cannot write {BODY}: {error}"))?;
         let listener = bind_or_any(self.listen)?;
         let address = listener.local_addr()?;
         let pages = Pages { demo: Some(page_accounts(&app)?), console: true };
         run(&app, listener, pages, || {
-            println!("{}", tour(address, &tokens, &console_token));
+            println!("{}", tour(address, &tokens, &console_token, &body));
             if self.open {
                 show(&format!("http://{address}/demo"));
             }
@@ -127,7 +131,7 @@ fn bind_or_any(asked: SocketAddr) -> Result<TcpListener, Box<dyn std::error::Err
     }
 }
 
-/// Makes the user, the rows and the two devices; gives the devices' tokens.
+/// Makes the users and the rows; returns the tokens of the caller's two devices.
 fn prepare(app: &App) -> Result<[String; 2], Box<dyn std::error::Error>> {
     let accounts = app.accounts.local().ok_or("the demo keeps its own accounts")?;
     let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -136,8 +140,11 @@ fn prepare(app: &App) -> Result<[String; 2], Box<dyn std::error::Error>> {
         load_rows(app, user.owner)?;
         accounts.enrol(PARTNER, PASSWORD, Some(user.owner))?;
     }
+    if app.storage.accounts().user(CALLER)?.is_none() {
+        load_rows(app, accounts.enrol(CALLER, PASSWORD, None)?.owner)?;
+    }
     let token = |device| {
-        let asked = LogIn { email: EMAIL, password: PASSWORD, device, device_id: None };
+        let asked = LogIn { email: CALLER, password: PASSWORD, device, device_id: None };
         accounts.log_in(asked, here).map(|token| token.token)
     };
     Ok([token(DEVICES[0])?, token(DEVICES[1])?])
@@ -162,45 +169,44 @@ fn load_rows(app: &App, owner: Owner) -> Done {
     Ok(())
 }
 
-/// What to paste, with the tokens of this run.
-fn tour(address: SocketAddr, tokens: &[String; 2], console_token: &str) -> String {
+/// What to paste, with the tokens of this run. Every line works in bash and in zsh, whose command line knows no comments
+/// and takes `?` for a pattern. A step may wait for as long as its reader likes: none depends on the lock of the one before.
+fn tour(address: SocketAddr, tokens: &[String; 2], console_token: &str, body: &Path) -> String {
     let [phone, tablet] = tokens;
     let [phone_name, tablet_name] = DEVICES;
     let url = format!("http://{address}");
+    let body = body.display();
     format!(
         r#"
 Two phones, side by side in your browser:
   {url}/demo
 
-What whoever runs the server sees of it, with the token {console_token}
+What an operator sees of the server, with the token {console_token}
   {url}/console
 
-Or call it yourself. A wedding planner is in {DATABASE}, with a user and two devices:
-  {EMAIL}, password "{PASSWORD}"
-  A is "{phone_name}", B is "{tablet_name}"
-Paste these into another terminal, one after the other. Ctrl-C here ends the demo.
+Or call it yourself. {CALLER} (password "{PASSWORD}") has a wedding planner of her own in {DATABASE}.
+A is "{phone_name}", B is "{tablet_name}". Paste the lines of one step after the other into another terminal;
+take as long as you like. Ctrl-C here ends the demo.
 
+0. Set these first.
 A='Authorization: Bearer {phone}'
 B='Authorization: Bearer {tablet}'
 JSON='Content-Type: application/json'
 
-# 1. A asks what the server holds. From here on A has the lock.
-curl -s -H "$A" {url}/fetch.json; echo
+1. A fetches what the server holds, and has the lock for a while. At once B tries too, and learns who syncs.
+curl -s -H "$A" {url}/fetch.json; echo; curl -si -H "$B" {url}/fetch.json; echo
 
-# 2. B comes in between, and is told who is syncing and when to come back.
-curl -si -H "$B" {url}/fetch.json; echo
+2. A sends its edits and asks for two rows. Each row gets a verdict. That ends the sync of A and frees the lock.
+curl -s -H "$A" -H "$JSON" --data "@{body}" {url}/synchronise.json; echo
 
-# 3. A sends its edits and asks for two rows; each row gets a verdict. That ends A's sync.
-curl -s -H "$A" -H "$JSON" --data @{BODY} {url}/synchronise.json; echo
-
-# 4. Now B: it fetches, finds six rows that it lacks, and asks for them. B has nothing to send.
-curl -s -H "$B" {url}/fetch.json?tables=budget; echo
+3. Now B. It reads the list without the lock, finds six rows that it lacks, and asks for them.
+curl -s -H "$B" "{url}/fetch.json?tables=budget&lock=false"; echo
 curl -s -H "$B" -H "$JSON" --data '{{"get": {{"budget": [
   "e162cf44-f6d4-4f55-9096-242cb0d2f9a4", "725cd03b-7307-497e-912a-63ae421fb4c7",
   "edd11083-5efd-4a04-9857-2ff7d16f533f", "6d1ed956-3eb1-48d2-8de3-f1c61eb66860",
   "d9bd512f-f3c0-4aba-b3ea-e1eafb39a33a", "22971134-2de0-41ed-b1a7-ce95e5953422"]}}}}' {url}/synchronise.json; echo
 
-# 5. Both are told the same rows. ?lock=false only reads.
+4. Both get the same list.
 curl -s -H "$A" "{url}/fetch.json?lock=false" | cksum
 curl -s -H "$B" "{url}/fetch.json?lock=false" | cksum
 "#
