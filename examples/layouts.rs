@@ -1,4 +1,4 @@
-//! How the ledger might lie in SQLite, and what each way costs: the figures in ARCHITECTURE.md.
+//! How the ledger might lie in SQLite, and what each way costs: the figures in docs/project/performance.md.
 //!
 //! `cargo run --release --example layouts [rows|log]` writes so many rows of one owner (20,000 by default; 200,000 is
 //! nearer to a large database) in each layout, with keys made by time (v7) and by chance (v4), and prints:

@@ -8,7 +8,7 @@
 //! In reading order: the words ([`model`], [`schema`]), the contract made of
 //! them ([`contract`]), the rules, the calls, what they stand on ([`storage`],
 //! [`locks`], [`accounts`]), and how they are served ([`http`], [`cli`]). [`device`] is the other side of the
-//! wire. `ARCHITECTURE.md` follows one sync from socket to disk.
+//! wire. `docs/project/architecture.md` follows one sync from socket to disk.
 
 pub mod broken;
 pub mod contract;

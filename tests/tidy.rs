@@ -4,9 +4,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use rollcall::config::{Limits, SyncSettings};
-use serde_json::Value;
-
 /// One file: its path below `src`, and its code without comments, blank lines and tests.
 struct Source {
     path: String,
@@ -319,31 +316,6 @@ fn sql_is_built_where_names_are_quoted() {
                 line.trim()
             );
         }
-    }
-}
-
-/// Goal: whoever runs a server finds every setting. Method: each has a row in a table of the README.
-#[test]
-fn the_readme_lists_every_setting() {
-    let Ok(readme) = std::fs::read_to_string("README.md") else { return };
-    let rows: Vec<&str> = readme.lines().filter(|line| line.trim_start().starts_with('|')).collect();
-    let groups = [serde_json::to_value(SyncSettings::default()), serde_json::to_value(Limits::default())];
-    let settings = groups.into_iter().map(Result::unwrap);
-    let names: Vec<String> = settings
-        .flat_map(|group| match group {
-            Value::Object(members) => members.into_iter().map(|(name, _)| name).collect::<Vec<_>>(),
-            other => panic!("{other}"),
-        })
-        .collect();
-    assert!(names.len() > 20);
-    for name in names {
-        let spellings = [
-            format!("`{name}`"),
-            format!("--{}`", name.replace('_', "-")),
-            format!("`ROLLCALL_{}`", name.to_uppercase()),
-        ];
-        let listed = rows.iter().any(|row| spellings.iter().any(|spelling| row.contains(spelling.as_str())));
-        assert!(listed, "README.md has no row for {name}");
     }
 }
 

@@ -436,16 +436,19 @@ async fn costs_of_all_operations() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Goal: every operation has its row in the table of TESTING.md. The costs themselves are measured by a process of its
+/// Goal: every operation has its row in the table of docs/project/costs.md. The costs themselves are measured by a process of its
 /// own.
 #[test]
 fn no_operation_costs_more_than_its_limits_say() {
-    let text = std::fs::read_to_string("TESTING.md").unwrap();
+    let text = std::fs::read_to_string("docs/project/costs.md").unwrap();
     let rows: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|row| row.0).collect();
     for (method, path) in operations(&document()) {
         let operation = format!("{method} {path}");
-        assert!(rows.contains(operation.as_str()), "TESTING.md says nothing of what {operation} costs");
+        assert!(
+            rows.contains(operation.as_str()),
+            "docs/project/costs.md says nothing of what {operation} costs"
+        );
     }
     let measured = Command::new(std::env::current_exe().unwrap())
         .args(["costs::costs_of_all_operations", "--exact", "--ignored", "--nocapture", "--test-threads=1"])

@@ -1,4 +1,4 @@
-//! The real program with the settings that DEPLOYMENT.md has for a machine with 256 MiB, under every attack at once.
+//! The real program with the settings that docs/operate/memory.md has for a machine with 256 MiB, under every attack at once.
 //!
 //! ROLLCALL_HOSTILE_S is how long they go on (10 s; 600 is the long run). The memory is what the system says of the
 //! process: a bound set on the process itself counts memory that is only reserved.
@@ -47,8 +47,8 @@ const WAVE: Duration = Duration::from_secs(3);
 
 /// The settings for a small machine, as its operator copies them.
 fn settings() -> Vec<(String, String)> {
-    let text = std::fs::read_to_string("DEPLOYMENT.md").unwrap();
-    let memory = text.split("## Memory").nth(1).unwrap().split("```").nth(1).unwrap();
+    let text = std::fs::read_to_string("docs/operate/memory.md").unwrap();
+    let memory = text.split("```").nth(1).unwrap();
     let lines = memory.lines().filter_map(|line| line.strip_prefix("Environment="));
     let named = lines.flat_map(|line| line.split(' ')).map(|one| one.split_once('=').unwrap());
     named.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()

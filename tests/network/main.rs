@@ -1,7 +1,7 @@
 //! Whole systems on a simulated network: two servers over one database, four devices of two owners, and a network
 //! that loses, delays, cuts and brings twice.
 //!
-//! Goal: what `TESTING.md` promises holds of several servers, for every order of events that a seed can make. Method:
+//! Goal: what `docs/project/testing.md` promises holds of several servers, for every order of events that a seed can make. Method:
 //! the real accept loop, routes, phases, rules and locks over sockets of `turmoil`, in one thread and in virtual time;
 //! the reference device as client. SQLite is the database, with leases as PostgreSQL keeps them beside it. `truth`
 //! looks at each commit, `wire` at each answer, `script` at what is there in the end.

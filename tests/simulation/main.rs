@@ -1,7 +1,7 @@
 //! Whole histories from a seed: owners, devices with clocks of their own, a bad network, crashes, purges,
 //! restores. The real server without its socket, the reference device as its client, under a clock of the test.
 //!
-//! Goal: what `TESTING.md` promises holds after every operation. Method: `ops` draws a history, `world` runs it,
+//! Goal: what `docs/project/testing.md` promises holds after every operation. Method: `ops` draws a history, `world` runs it,
 //! `oracle` and `requests` hold what is there against what was there before. A history that breaks a promise is
 //! made as short as it can be, and printed: put into a file in `fixtures/simulation` it is run for ever after.
 //!

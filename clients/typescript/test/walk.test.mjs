@@ -1,4 +1,4 @@
-// The README's walk, followed literally in a fresh folder: its files, its commands, then two browsers. Only the
+// The tutorial's walk, followed literally in a fresh folder: its files, its commands, then two browsers. Only the
 // binary's place and the ports are others.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -10,9 +10,8 @@ import { after, test } from "node:test";
 import { launch, noBrowser } from "./chromium.mjs";
 import { root, skip as noServer } from "./support.mjs";
 
-const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
-const section = /^## Sync your own table in a web page$([^]*?)^## /m.exec(readme)[1];
-const blocks = [...section.matchAll(/^```(\S+) (\S+)\n([^]*?)^```/gm)].map(([, language, name, text]) => ({ language, name, text }));
+const tutorial = readFileSync(new URL("../../../docs/tutorials/web.md", import.meta.url), "utf8");
+const blocks = [...tutorial.matchAll(/^```(\S+) (\S+)\n([^]*?)^```/gm)].map(([, language, name, text]) => ({ language, name, text }));
 
 const free = () =>
   new Promise((resolve) => {
