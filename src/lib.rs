@@ -10,30 +10,26 @@
 //! [`locks`], [`accounts`]), and how they are served ([`http`], [`cli`]). [`device`] is the other side of the
 //! wire. `docs/project/architecture.md` follows one sync from socket to disk.
 
-pub mod broken;
+pub use rollcall_clock as clock;
+pub use rollcall_core::{broken, changes, conflicts, digest, fetch, model, reconcile, schema, synchronise};
+pub use rollcall_device as device;
+
 pub mod contract;
-pub mod model;
-pub mod schema;
-
-pub mod reconcile;
-
-pub mod changes;
-pub mod conflicts;
-pub mod digest;
-pub mod fetch;
-pub mod synchronise;
 pub mod why;
 
 pub mod accounts;
 pub mod copy;
 pub mod locks;
 pub mod purge;
-pub mod storage;
 
 pub mod cli;
-pub mod clock;
 pub mod config;
 pub mod http;
 pub mod metrics;
 
-pub mod device;
+/// The contract of storage, and the engines that keep it.
+pub mod storage {
+    pub use rollcall_core::storage::*;
+    pub use rollcall_postgres as postgres;
+    pub use rollcall_sqlite as sqlite;
+}

@@ -91,7 +91,7 @@ fn the_owner_leads_every_key() {
 #[test]
 fn every_statement_names_the_owner_and_nothing_that_shards_lack() {
     let mut statements = 0;
-    for file in std::fs::read_dir("src/storage/postgres").unwrap() {
+    for file in std::fs::read_dir("crates/postgres/src").unwrap() {
         let path = file.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "rs") {
             continue;

@@ -1,4 +1,4 @@
-//! The contract of `src/storage/mod.rs`, on every engine.
+//! The contract of `rollcall_core::storage`, on every engine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "support/engine.rs"]

@@ -1,7 +1,7 @@
 use std::io::{BufRead, ErrorKind, IsTerminal, Write as _};
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use uuid::Uuid;
 
 use super::Done;
@@ -15,6 +15,24 @@ use crate::model::RowKey;
 
 /// Attempts at one request before a command gives up.
 const ATTEMPTS_MAX: u32 = 4;
+
+/// How a sync finds out what others changed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum By {
+    /// List what the server holds, compare, send and ask. Needs no memory, costs a list.
+    Manifest,
+    /// Ask for what changed since the cursor. Costs what changed.
+    Cursor,
+}
+
+impl From<By> for Way {
+    fn from(by: By) -> Self {
+        match by {
+            By::Manifest => Self::Manifest,
+            By::Cursor => Self::Cursor,
+        }
+    }
+}
 
 /// Act as a device: keep a user's rows in a file, edit them offline, sync them
 ///
@@ -106,7 +124,7 @@ pub(super) enum Device {
 
         /// Find out what others changed in this way; the default is by cursor where the server can
         #[arg(long)]
-        by: Option<Way>,
+        by: Option<By>,
 
         /// Confirm that one request deletes N rows
         #[arg(long, value_name = "N")]
@@ -155,7 +173,7 @@ impl Device {
             }
             Self::List { file, table } => list(&file.open()?, table.as_deref()),
             Self::Sync { file, by, confirm_deletes } => {
-                sync(&mut file.open()?, Options { way: by, confirm_deletes })
+                sync(&mut file.open()?, Options { way: by.map(Way::from), confirm_deletes })
             }
             Self::Status { file } => status(&file.open()?),
         }

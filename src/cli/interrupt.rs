@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Ctrl-C and SIGTERM, listened for from the moment that this is made.
-pub(super) struct StopSignals {
+pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl StopSignals {
+    /// Listens from now on.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
@@ -57,4 +58,4 @@ impl Interrupt {
 /// A command that was asked to stop, and did; it ends with code 130.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted: {0}")]
-pub(super) struct Interrupted(pub String);
+pub struct Interrupted(pub String);

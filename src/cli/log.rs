@@ -24,7 +24,7 @@ const END_MAX: Duration = Duration::from_secs(1);
 const ROOM_MAX: usize = 1024 * 1024;
 
 /// Dropped, it has written all lines.
-pub(in crate::cli) struct Log(Arc<Lines>);
+pub struct Log(Arc<Lines>);
 
 /// The lines that wait.
 struct Lines {
@@ -53,7 +53,7 @@ enum Stage {
 }
 
 /// Writes log lines to standard error from here on.
-pub(in crate::cli) fn log_to_stderr(settings: &Settings) -> Result<Log, Box<dyn std::error::Error>> {
+pub fn log_to_stderr(settings: &Settings) -> Result<Log, Box<dyn std::error::Error>> {
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
         .map_err(|error| format!("--log {:?}: {error}", settings.log))?;
     let lines = Lines::to(io::stderr(), settings.memory.log_lines_max.max(1))?;

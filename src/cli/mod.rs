@@ -2,7 +2,6 @@
 
 mod account;
 mod backup;
-mod bench;
 mod copy;
 mod database;
 mod demo;
@@ -20,12 +19,16 @@ mod reference;
 mod schema;
 mod serve;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use interrupt::{Interrupted, StopSignals};
+pub use log::{Log, log_to_stderr};
+
 /// What a command ends in. The error is for people: it is printed as it stands.
-type Done = Result<(), Box<dyn std::error::Error>>;
+pub type Done = Result<(), Box<dyn std::error::Error>>;
 
 /// The sync server for offline-first apps: two plain HTTP calls, SQLite inside
 #[derive(Debug, Parser)]
@@ -39,11 +42,10 @@ struct CommandLine {
 const HELP: &str = "{about-with-newline}\n{usage-heading} {usage}{after-help}\n\nOptions:\n{options}";
 
 /// Every command that is not hidden, by subject.
-const SUBJECTS: [(&str, &[&str]); 4] = [
+const SUBJECTS: [(&str, &[&str]); 3] = [
     ("Begin", &["demo", "serve"]),
     ("Build an app", &["schema", "openapi", "device"]),
     ("Operate a server", &["account", "backup", "restore", "purge", "copy", "epoch", "distribute"]),
-    ("Measure", &["bench"]),
 ];
 
 /// Where to begin, under the help of the program.
@@ -73,9 +75,6 @@ enum Command {
     Openapi(openapi::Openapi),
     #[command(hide = true)]
     Reference(reference::Reference),
-    Bench(Box<bench::Bench>),
-    #[command(hide = true)]
-    BenchYardstick(bench::Yardstick),
 }
 
 /// The whole command line.
@@ -99,9 +98,9 @@ fn by_subject(program: &clap::Command) -> String {
     text
 }
 
-/// Runs the program.
-pub fn main() -> ExitCode {
-    let mut matches = command().get_matches();
+/// Runs the program with these arguments; the first is its name.
+pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    let mut matches = command().get_matches_from(args);
     let line = CommandLine::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
     let done = match line.command {
         Command::Serve(serve) => serve.run(),
@@ -117,9 +116,12 @@ pub fn main() -> ExitCode {
         Command::Schema(schema) => schema.run(),
         Command::Openapi(openapi) => openapi.run(),
         Command::Reference(reference) => reference.run(),
-        Command::Bench(bench) => bench.run(),
-        Command::BenchYardstick(yardstick) => yardstick.run(),
     };
+    exit_code(done)
+}
+
+/// Prints what went wrong, and says it in the exit code: 130 if the command was interrupted.
+pub fn exit_code(done: Done) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<interrupt::Interrupted>() => {

@@ -170,6 +170,11 @@ impl App {
         let moved = Arc::clone(&ready);
         storage.on_moved(Arc::new(move |owner, version| moved.moved(owner, version)));
         let busy_wait = Duration::from_millis(settings.limits.busy_wait_ms);
+        let engine = Arc::downgrade(&storage); // which reports to the metrics, and must not live as long
+        metrics.at_scrape(move |metrics| {
+            let bytes = engine.upgrade().map_or(0, |engine| engine.log_bytes());
+            metrics.wal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        });
         let readers = Readers::new(settings.limits.readers_max, busy_wait);
         Ok(Arc::new(Self {
             schema,

@@ -17,6 +17,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::storage::EngineObserver;
 use series::Series;
 
 /// The content type of [`Metrics::written`].
@@ -201,12 +202,6 @@ impl Metrics {
         self.lock_seconds.get_or_create(&Outcome { outcome }).observe(waited.as_secs_f64());
     }
 
-    /// Work of so many jobs was made durable by one commit.
-    pub fn committed(&self, jobs: usize) {
-        self.commits.inc();
-        self.commit_jobs.observe(jobs as f64);
-    }
-
     /// So many rows got this verdict.
     pub fn settled(&self, verdict: &'static str, rows: u64) {
         self.verdicts.get_or_create(&Verdict { verdict }).inc_by(rows);
@@ -249,6 +244,25 @@ impl Metrics {
         // A `String` takes whatever is written to it.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+impl EngineObserver for Metrics {
+    fn committed(&self, jobs: usize) {
+        self.commits.inc();
+        self.commit_jobs.observe(jobs as f64);
+    }
+
+    fn queued(&self, jobs: usize) {
+        self.write_queue.set(i64::try_from(jobs).unwrap_or(i64::MAX));
+    }
+
+    fn held(&self, held: Duration) {
+        self.write_turn.observe(held.as_secs_f64());
+    }
+
+    fn refused(&self) {
+        self.busy.inc();
     }
 }
 

@@ -84,7 +84,7 @@ impl Server {
         let path = self.path();
         let connections = Connections::open(&path, Duration::from_secs(5), 4).unwrap();
         let storage: Arc<dyn Storage> = Arc::new(
-            Sqlite::serve(&path, connections, Arc::clone(&schema), clock.now(), Arc::default()).unwrap(),
+            Sqlite::serve(&path, connections, Arc::clone(&schema), clock.now(), Arc::new(())).unwrap(),
         );
         let accounts =
             Accounts::open(&settings.auth, &settings.limits, storage.accounts(), clock.clone()).unwrap();

@@ -47,8 +47,7 @@ struct Listeners {
 impl Database {
     pub fn open(path: &Path, schema: &Arc<Schema>, clock: Clock, rng: Rng) -> Arc<Self> {
         let connections = Connections::open(path, Duration::from_secs(5), 2).unwrap();
-        let inner =
-            Sqlite::serve(path, connections, Arc::clone(schema), clock.now(), Arc::default()).unwrap();
+        let inner = Sqlite::serve(path, connections, Arc::clone(schema), clock.now(), Arc::new(())).unwrap();
         Arc::new(Self {
             inner: Arc::new(inner),
             truth: Mutex::default(),

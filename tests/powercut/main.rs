@@ -271,7 +271,7 @@ fn check(folder: &Path, disk: &Disk, files: &BTreeMap<&str, Vec<u8>>, schema: &A
     let opened = Connections::open(&path, Duration::from_secs(1), 1).map_err(|error| error.to_string());
     let served = opened.and_then(|connections| {
         let now = Timestamp::from_ms(1_750_000_000_000);
-        let served = Sqlite::serve(&path, connections, Arc::clone(schema), now, Arc::default());
+        let served = Sqlite::serve(&path, connections, Arc::clone(schema), now, Arc::new(()));
         served.map_err(|error| error.to_string())
     });
     let mut faults = match served {

@@ -85,7 +85,7 @@ impl Disk for SqliteDisk {
             recovered.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
         }
         let connections = Connections::open(&path, Duration::from_secs(5), 2).unwrap();
-        Arc::new(Sqlite::serve(&path, connections, Arc::clone(schema), now, Arc::default()).unwrap())
+        Arc::new(Sqlite::serve(&path, connections, Arc::clone(schema), now, Arc::new(())).unwrap())
     }
 
     fn crash(&mut self) {

@@ -6,7 +6,7 @@ use rollcall::storage::{AnswersMax, Conflict, GivenAnswer, Side};
 
 use super::*;
 
-const MIGRATIONS: &str = "src/storage/postgres/migrations";
+const MIGRATIONS: &str = "crates/postgres/src/migrations";
 
 /// What takes each step back, from the second on: no row is lost by it, only what the step added.
 const UNDONE: [&str; 5] = [

@@ -63,7 +63,7 @@ impl Server {
         let path = dir.path().join("server.db");
         let connections = Connections::open(&path, Duration::from_secs(5), 2).unwrap();
         let storage =
-            Sqlite::serve(&path, connections, Arc::clone(&schema), clock.now(), Arc::default()).unwrap();
+            Sqlite::serve(&path, connections, Arc::clone(&schema), clock.now(), Arc::new(())).unwrap();
         let storage: Arc<dyn Storage> = Arc::new(storage);
         let local = LocalSettings::new(&settings.auth, &settings.limits);
         let cheap = argon2::Params::new(8, 1, 1, None).unwrap();

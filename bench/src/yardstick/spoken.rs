@@ -1,0 +1,77 @@
+//! What a server says to the database for one small sync, for whoever measures what that costs without a server.
+
+use std::time::Duration;
+
+use postgres::Client;
+
+use rollcall_core::schema::{Schema, TableId};
+use rollcall_postgres::Address;
+use rollcall_postgres::session::{Purpose, Timeouts};
+use rollcall_postgres::statements::{self, Statements};
+
+/// The texts, in the order in which they are said.
+pub struct Spoken {
+    /// Every request of a device renews its lease.
+    pub renew: String,
+    /// Whether another device holds the lock.
+    pub lease: String,
+    /// Begins the transaction.
+    pub begin: String,
+    /// Takes the owner's row.
+    pub lock: String,
+    /// What is held of the rows that come.
+    pub load: String,
+    /// What the tables hold.
+    pub digests: String,
+    /// As many ledger entries as rows come.
+    pub put_entries: String,
+    /// The rows.
+    pub put_rows: String,
+    /// Once a day.
+    pub date: String,
+    /// What the table holds now.
+    pub put_digest: String,
+    /// The owner's new version.
+    pub advance: String,
+    /// What the device has not seen.
+    pub changes: String,
+    /// The columns of those rows.
+    pub values: String,
+    /// Ends the transaction.
+    pub commit: String,
+    /// Makes an owner, before all that.
+    pub add_owner: String,
+}
+
+impl Spoken {
+    /// For syncs of so many new rows of a table, which the ledger knows by the number `id`.
+    pub fn of(schema: &Schema, table: TableId, id: i32, rows: usize) -> Self {
+        let ids: Vec<i32> = schema.tables().iter().map(|_| id).collect();
+        let all = Statements::new(schema, &ids);
+        let seconds = Duration::from_secs(30);
+        let timeouts = Timeouts { lock: seconds, statement: seconds, idle: seconds };
+        let own = all.of(table);
+        Self {
+            renew: statements::RENEW_LEASE.into(),
+            lease: statements::LEASE.into(),
+            begin: timeouts.begin(Purpose::Write),
+            lock: statements::LOCK_OWNER.into(),
+            load: own.load.clone(),
+            digests: statements::DIGESTS.into(),
+            put_entries: all.put_entries.for_rows(rows).1.into(),
+            put_rows: own.put.for_rows(rows).1.into(),
+            date: statements::DATE.into(),
+            put_digest: statements::PUT_DIGEST.into(),
+            advance: statements::ADVANCE_OWNER.into(),
+            changes: statements::CHANGES.into(),
+            values: own.values.clone(),
+            commit: "COMMIT".into(),
+            add_owner: statements::ADD_OWNER.into(),
+        }
+    }
+
+    /// A connection to say them over.
+    pub fn connect(address: &Address) -> Result<Client, postgres::Error> {
+        address.connect(Duration::from_secs(5), None)
+    }
+}

@@ -1,0 +1,232 @@
+//! What an engine keeps beside the rows: states that were replaced, conflicts, answers given.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::ser::{SerializeMap, Serializer};
+use uuid::Uuid;
+
+use crate::model::{DeviceId, Precision, RowKey, Timestamp, Value, Version};
+use crate::reconcile::Resolution;
+use crate::schema::WireValue;
+use crate::schema::{Policy, Table, TableId, ValueSeed};
+
+use super::{ConflictPage, WantedConflicts};
+
+/// A true conflict, and how it ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conflict {
+    /// Made from what it is about: the same loss again is not noted again.
+    pub id: Uuid,
+    /// When it was settled, by the server's clock.
+    pub at: Timestamp,
+    /// Which table.
+    pub table: TableId,
+    /// Which row.
+    pub key: RowKey,
+    /// The policy that settled it.
+    pub policy: Policy,
+    /// How it ended.
+    pub resolution: Resolution,
+    /// The row that both sides began with, if it was still known.
+    pub base: Option<Vec<Value>>,
+    /// What the server held.
+    pub stored: Side,
+    /// What the device sent.
+    pub incoming: Side,
+    /// When the loser was brought back, if it was.
+    pub restored_at: Option<Timestamp>,
+    /// When what the server held was really made, if its `last_update` is later than that.
+    pub stored_made_at: Option<Timestamp>,
+}
+
+/// One side of a conflict.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Side {
+    /// The columns that were told, by place; `None` is a deletion.
+    pub values: Option<Vec<Option<Value>>>,
+    /// When it was made.
+    pub last_update: Timestamp,
+    /// Who made it.
+    pub device: DeviceId,
+}
+
+/// An answer that was given, for the device that may not have got it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenAnswer {
+    /// SHA-256 of the request's body.
+    pub body_hash: [u8; 32],
+    /// The body of the answer.
+    pub body: Vec<u8>,
+    /// The owner's version when it was given.
+    pub version: Version,
+    /// When it was given.
+    pub at: Timestamp,
+}
+
+/// How much of the answers of one device is kept beside the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswersMax {
+    /// So many answers, with the newest.
+    pub answers: usize,
+    /// About so many bytes of answers, with the newest.
+    pub bytes: usize,
+}
+
+impl AnswersMax {
+    /// Whether so many answers as long as this one would be too many bytes. While no answer is, those that are kept
+    /// have at most `bytes` together, and nobody needs to add them up.
+    pub fn is_long(&self, answer: &GivenAnswer) -> bool {
+        answer.body.len() > self.bytes / self.answers.max(1)
+    }
+
+    /// What is left for the others, bytes.
+    pub fn bytes_beside(&self, answer: &GivenAnswer) -> i64 {
+        i64::try_from(self.bytes.saturating_sub(answer.body.len())).unwrap_or(i64::MAX)
+    }
+}
+
+/// Writes some columns of a row down as JSON, in full precision and by name: tables gain and lose columns.
+pub fn write_columns(table: &Table, values: &[Option<Value>]) -> String {
+    let mut text = Vec::new();
+    let mut json = serde_json::Serializer::new(&mut text);
+    let written = json.serialize_map(None).and_then(|mut map| {
+        for (column, value) in table.columns.iter().zip(values) {
+            if let Some(value) = value {
+                map.serialize_entry(&column.name, &WireValue { value, precision: Precision::Milliseconds })?;
+            }
+        }
+        map.end()
+    });
+    // Only a `json` column that another program filled with something else cannot be written.
+    written.ok().and_then(|()| String::from_utf8(text).ok()).unwrap_or_else(|| "{}".into())
+}
+
+/// Reads what [`write_columns`] wrote; a column that the table has lost is passed over.
+pub fn read_columns(table: &Table, text: &str) -> serde_json::Result<Vec<Option<Value>>> {
+    ColumnsSeed(table).deserialize(&mut serde_json::Deserializer::from_str(text))
+}
+
+/// A page of conflicts, while an engine fills it.
+pub struct ConflictListing<'a> {
+    wanted: &'a WantedConflicts,
+    page: ConflictPage,
+    looked: usize,
+    bytes: usize,
+    last: Option<(Timestamp, Uuid)>,
+}
+
+impl<'a> ConflictListing<'a> {
+    /// An empty page of what is wanted.
+    pub fn new(wanted: &'a WantedConflicts) -> Self {
+        Self { wanted, page: ConflictPage::default(), looked: 0, bytes: 0, last: wanted.after }
+    }
+
+    /// Whether the page ends here; a conflict that is still to come belongs to the next one.
+    pub fn is_full(&self) -> bool {
+        let Self { wanted, page, looked, bytes, .. } = self;
+        let (rows_max, entries_max) = (wanted.rows_max.max(1), wanted.entries_max.max(1));
+        page.conflicts.len() >= rows_max
+            || *looked >= entries_max
+            || (*bytes >= wanted.bytes_max && !page.conflicts.is_empty())
+    }
+
+    /// Takes what was looked at. `conflict` is `None` where its table is no longer declared; `bytes` is its size as it
+    /// is stored.
+    pub fn look(&mut self, at: Timestamp, id: Uuid, bytes: usize, conflict: Option<Conflict>) {
+        self.looked += 1;
+        self.last = Some((at, id));
+        let is_wanted = |one: &Conflict| self.wanted.table.is_none_or(|table| table == one.table);
+        if let Some(conflict) = conflict.filter(is_wanted) {
+            self.bytes += bytes;
+            self.page.conflicts.push(conflict);
+        }
+    }
+
+    /// The conflict that was looked at last.
+    pub fn last(&self) -> Option<(Timestamp, Uuid)> {
+        self.last
+    }
+
+    /// The page; `more` says whether there is at least one conflict behind it.
+    pub fn end(self, more: bool) -> ConflictPage {
+        ConflictPage { next: self.last.filter(|_| more), ..self.page }
+    }
+}
+
+/// A row's columns, all of which are told.
+pub fn whole(values: &[Value]) -> Vec<Option<Value>> {
+    values.iter().cloned().map(Some).collect()
+}
+
+/// What is written of the row that both sides of a conflict began with: the columns that the stored side does not show
+/// alike. In nearly all conflicts one column differs, and the others need not be kept twice.
+pub fn write_base(table: &Table, conflict: &Conflict) -> Option<String> {
+    let stored = conflict.stored.values.as_deref().unwrap_or_default();
+    let apart = |(place, value): (usize, &Value)| {
+        let is_alike = stored.get(place).is_some_and(|stored| stored.as_ref() == Some(value));
+        (!is_alike).then(|| value.clone())
+    };
+    let base = conflict.base.as_ref()?;
+    let apart: Vec<_> = base.iter().enumerate().map(apart).collect();
+    Some(write_columns(table, &apart))
+}
+
+/// Reads what [`write_base`] wrote, or a whole row, as earlier releases wrote it.
+pub fn read_base(base: Option<Vec<Option<Value>>>, stored: &Side) -> Option<Vec<Value>> {
+    let stored = stored.values.as_deref().unwrap_or_default();
+    let column = |(place, value): (usize, Option<Value>)| {
+        value.or_else(|| stored.get(place).cloned().flatten()).unwrap_or(Value::Null)
+    };
+    base.map(|base| base.into_iter().enumerate().map(column).collect())
+}
+
+/// A column that the table has gained since is empty.
+pub fn filled(values: Vec<Option<Value>>) -> Vec<Value> {
+    values.into_iter().map(|value| value.unwrap_or(Value::Null)).collect()
+}
+
+/// The policy of that name.
+pub fn policy(name: &str) -> Policy {
+    Policy::ALL.into_iter().find(|policy| policy.name() == name).unwrap_or_default()
+}
+
+/// The resolution of that name.
+pub fn resolution(name: &str) -> Option<Resolution> {
+    Resolution::ALL.into_iter().find(|resolution| resolution.name() == name)
+}
+
+struct ColumnsSeed<'a>(&'a Table);
+
+impl<'de> DeserializeSeed<'de> for ColumnsSeed<'_> {
+    type Value = Vec<Option<Value>>;
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ColumnsSeed<'_> {
+    type Value = Vec<Option<Value>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("columns by name")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut values = vec![None; self.0.columns.len()];
+        while let Some(name) = map.next_key::<String>()? {
+            match self.0.column(&name) {
+                Some(place) => {
+                    let column = &self.0.columns[place];
+                    let seed =
+                        ValueSeed { column, precision: Precision::Milliseconds, json_depth_max: usize::MAX };
+                    values[place] = Some(map.next_value_seed(seed)?);
+                }
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(values)
+    }
+}

@@ -1,0 +1,388 @@
+//! The two ways of syncing.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::answers::{self, Changes, Digests, Kind, Limits};
+use super::batch::Queue;
+use super::calls::{CallError, Calls, Problem};
+use super::decide::{Epoch, Heard, Pages, compare};
+use super::patience::Patience;
+use super::proof::Proof;
+use super::push::Then;
+use super::remote::Remote;
+use super::settle::Tally;
+use super::store::{Store, StoreError, names};
+use rollcall_core::model::{Precision, RowKey};
+use rollcall_core::schema::TableId;
+
+/// How to find out what others changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// List what the server holds, compare, send and get: needs no memory, costs a list.
+    Manifest,
+    /// Get what changed since the cursor: costs what changed.
+    Cursor,
+}
+
+/// What a sync may do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Which way; `None`: by cursor where the server can, else by manifest.
+    pub way: Option<Way>,
+    /// How many deletions the user has confirmed, after a `mass_delete`. A sync of several requests may be refused more
+    /// than once: it goes on as long as what the refusals name is no more than this, in all.
+    pub confirm_deletes: Option<u64>,
+}
+
+/// How far a sync has come, for people who wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The server listed so many rows.
+    Listed(usize),
+    /// So many rows are still to be sent, and to be asked for.
+    Left(usize, usize),
+    /// So many rows came with the change feed.
+    Received(u64),
+    /// The proof failed: everything is compared once.
+    Repairing,
+}
+
+/// What a sync did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncReport {
+    /// Which way it went.
+    pub way: Option<Way>,
+    /// In rows.
+    pub tally: Tally,
+    /// Whether both sides were proved to be equal.
+    pub proof: Proof,
+    /// How often a request was repeated.
+    pub repeats: u64,
+    /// Whether the answer of an earlier sync had been lost.
+    pub resumed: bool,
+}
+
+/// Why a sync ended early. What was settled before stays; the next sync goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The device's file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The server.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// There is no token.
+    #[error("this device is not logged in; use `rollcall device login`")]
+    NotLoggedIn,
+    /// The token is not of the user whose rows the file holds.
+    #[error(
+        "this file holds the rows of another user than the token's: log in as that user, or make another file with \
+         `rollcall device init`; nothing was sent, and nothing here was changed"
+    )]
+    OtherUser,
+    /// The server is older than the change feed.
+    #[error("the server has no change feed; sync with --by manifest")]
+    NoCursorWay,
+    /// The data on the server changes faster than it can be listed.
+    #[error("others keep changing the data; try again")]
+    Restless,
+    /// The device's schema spells times otherwise than the server's.
+    #[error("the server keeps times in {0}, this device's schema does not: make a new device file")]
+    OtherTimes(&'static str),
+    /// Another process syncs this very file.
+    #[error("another sync of this file is at work")]
+    Twice,
+}
+
+impl From<rusqlite::Error> for SyncError {
+    fn from(error: rusqlite::Error) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+/// Beginnings of one sync before it counts as hopeless, and rounds for rows that wait for others.
+const BEGINNINGS_MAX: usize = 4;
+const ROUNDS_MAX: usize = 8;
+
+/// Brings the device's file and the server together.
+pub fn sync(
+    store: &mut Store,
+    remote: &mut dyn Remote,
+    patience: &mut Patience,
+    options: Options,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<SyncReport, SyncError> {
+    let _turn = store.turn()?.ok_or(SyncError::Twice)?;
+    let token = store.recall(names::TOKEN)?.ok_or(SyncError::NotLoggedIn)?;
+    let mut calls = Calls::new(remote, patience, Some(token));
+    (calls.bound, calls.installation) = (store.bound()?, Some(store.installation()?));
+    let (limits, report) = (Limits::default(), SyncReport::default());
+    let (refused, agreed) = (HashMap::new(), options.confirm_deletes.unwrap_or(0));
+    let mut syncing = Syncing {
+        store,
+        calls,
+        options,
+        limits,
+        report,
+        refused,
+        agreed,
+        proof: None,
+        doubt: false,
+        progress,
+    };
+    let done = syncing.run();
+    let Syncing { calls, mut report, .. } = syncing;
+    report.repeats = calls.repeats;
+    match done {
+        Ok(()) => Ok(report),
+        Err(SyncError::Call(error)) if error.code() == "other_user" => Err(SyncError::OtherUser),
+        Err(error) => Err(error),
+    }
+}
+
+/// One sync under way.
+pub(super) struct Syncing<'a> {
+    pub(super) store: &'a mut Store,
+    pub(super) calls: Calls<'a>,
+    pub(super) options: Options,
+    pub(super) limits: Limits,
+    pub(super) report: SyncReport,
+    /// Rows that the server cannot take as they are, with the edit that it refused.
+    pub(super) refused: HashMap<(TableId, RowKey), u64>,
+    /// Deletions that the user has confirmed and that no refusal has named yet.
+    pub(super) agreed: u64,
+    pub(super) proof: Option<Digests>,
+    /// Whether the digests say that the server's past is not the one that the device knows.
+    pub(super) doubt: bool,
+    pub(super) progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Syncing<'_> {
+    fn run(&mut self) -> Result<(), SyncError> {
+        self.limits = self.known_limits()?;
+        self.bind()?;
+        self.resume()?;
+        match self.options.way {
+            Some(Way::Manifest) => self.by_manifest(true)?,
+            Some(Way::Cursor) => self.by_cursor()?,
+            None => match self.by_cursor() {
+                Err(SyncError::NoCursorWay) => self.by_manifest(true)?,
+                done => done?,
+            },
+        }
+        self.rest()?;
+        self.prove()?;
+        self.report.tally.rejected = self.store.rejected()?;
+        let now = self.store.clock().now().spelt(Precision::Milliseconds).to_string();
+        Ok(self.store.remember(names::LAST_SYNC, &now)?)
+    }
+
+    /// Binds the file to the user and the owner of the token, once and for all. From then on each call says whose rows
+    /// these are, and the server refuses a token of anybody else.
+    fn bind(&mut self) -> Result<(), SyncError> {
+        if self.calls.bound.is_none()
+            && let Some(me) = self.calls.me()?
+        {
+            self.store.remember(names::BOUND, &me)?;
+            self.calls.bound = Some(me);
+        }
+        Ok(())
+    }
+
+    /// The server's limits, asked for once; a server that lowers them says so by 413 and 422.
+    fn known_limits(&mut self) -> Result<Limits, SyncError> {
+        if let Some(text) = self.store.recall(names::LIMITS)? {
+            let numbers: [usize; 3] = serde_json::from_str(&text).map_err(StoreError::from)?;
+            let [rows_max, get_keys_max, body_bytes_max] = numbers;
+            return Ok(Limits { rows_max, get_keys_max, body_bytes_max });
+        }
+        let (limits, precision) = self.calls.limits()?;
+        if precision != self.store.schema().precision {
+            let seconds = precision == Precision::Seconds;
+            return Err(SyncError::OtherTimes(if seconds { "seconds" } else { "milliseconds" }));
+        }
+        let numbers = [limits.rows_max, limits.get_keys_max, limits.body_bytes_max];
+        self.store.remember(names::LIMITS, &format!("{numbers:?}"))?;
+        Ok(limits)
+    }
+
+    /// Hears the answer to a request that an earlier sync sent and never settled. Only its rows are settled:
+    /// the cursor stays, and whatever else the answer said is asked for again.
+    fn resume(&mut self) -> Result<(), SyncError> {
+        let Some(sending) = self.store.outstanding()? else { return Ok(()) };
+        self.report.resumed = true;
+        match self.send(&sending, None) {
+            Ok((sending, report)) => {
+                let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
+                settling.report(&sending, answers::Report { changes: None, ..report })?;
+                settling.commit()?;
+                self.calls.applied();
+                Ok(())
+            }
+            // Nothing of it was written, and the sync that follows makes a new one.
+            Err(SyncError::Call(CallError::Refused(_))) if self.store.outstanding()?.is_none() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The post's way: roll call under the lock, comparison, and one or more requests under the same lock.
+    pub(super) fn by_manifest(&mut self, trust_etag: bool) -> Result<(), SyncError> {
+        self.report.way = Some(Way::Manifest);
+        for _ in 0..BEGINNINGS_MAX {
+            match self.one_roll_call(trust_etag) {
+                Err(SyncError::Call(error)) if matches!(error.code(), "version_moved" | "lock_lost") => {}
+                done => {
+                    if done.is_err() {
+                        self.calls.give_lock_back(); // others need not wait for the lease to end
+                    }
+                    return done;
+                }
+            }
+        }
+        Err(SyncError::Restless)
+    }
+
+    fn one_roll_call(&mut self, trust_etag: bool) -> Result<(), SyncError> {
+        let etag = if trust_etag { self.store.recall(names::ETAG)? } else { None };
+        self.store.forget(names::ETAG)?;
+        let mut told = self.calls.fetch(self.store.schema(), etag.as_deref())?;
+        let past =
+            self.store.settling(&mut self.report.tally, self.calls.said())?.past(told.version, self.doubt)?;
+        if told.tables.is_none() && past == Epoch::Earlier {
+            told = self.calls.fetch(self.store.schema(), None)?; // the answer was named in another past
+        }
+        let listed = told.tables.as_ref().map(|tables| tables.values().map(BTreeMap::len).sum());
+        (self.progress)(Progress::Listed(listed.unwrap_or(0)));
+
+        let schema = self.store.schema().clone();
+        let mut queue = Queue::default();
+        let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
+        let epoch = settling.past(told.version, self.doubt)?;
+        settling.adopt(told.version)?; // what may have been forgotten is marked in this transaction
+        settling.heard(Heard::Compared)?;
+        let mut new = Vec::new();
+        let mut edits = Vec::new();
+        let mut deletes = Vec::new();
+        for id in schema.parents_first() {
+            let table = schema.at(*id);
+            let mine = settling.locals(table)?;
+            let plan = match &told.tables {
+                Some(tables) => compare(&tables[id], &mine, epoch, Pages::All),
+                // Nothing changed there: the server still holds what it held when it last said so.
+                None => {
+                    let held = mine.iter().filter_map(|(key, local)| Some((*key, local.last_update?)));
+                    compare(&held.collect(), &mine, epoch, Pages::All)
+                }
+            };
+            settling.plan(table, &plan)?;
+            queue.rows.extend(plan.put_back.iter().map(|key| (*id, *key)));
+            new.extend(plan.add.iter().map(|key| (*id, *key)));
+            edits.extend(plan.update.iter().map(|key| (*id, *key)));
+            deletes.push((*id, plan.delete));
+            queue.gets.extend(plan.get.iter().map(|key| (*id, *key)));
+        }
+        settling.commit()?;
+        queue.rows.extend(new);
+        queue.rows.extend(edits);
+        for (id, keys) in deletes.into_iter().rev() {
+            queue.rows.extend(keys.into_iter().map(|key| (id, key)));
+        }
+        // The copy is of the roll call's version. Said as `base`, the answer tells whether anybody but us has
+        // written since, lock or no lock.
+        let version = self.push(queue, Some(told.version), told.fence.as_deref(), Then::Manifest)?;
+        if version == told.version
+            && let Some(etag) = told.etag
+        {
+            self.store.remember(names::ETAG, &etag)?;
+        }
+        Ok(())
+    }
+
+    /// By cursor: the edits and the question what else changed, in one request.
+    fn by_cursor(&mut self) -> Result<(), SyncError> {
+        self.report.way = Some(Way::Cursor);
+        for _ in 0..BEGINNINGS_MAX {
+            let done = self.one_pull();
+            match done {
+                Err(SyncError::Call(error)) if error.code() == "cursor_expired" => self.expire()?,
+                Err(SyncError::Call(CallError::Refused(problem))) if lacks_the_feed(&problem) => {
+                    return Err(SyncError::NoCursorWay);
+                }
+                done => return done,
+            }
+        }
+        Err(SyncError::Restless)
+    }
+
+    /// The server cannot say what changed since: forgets the cursor, to hear everything. What waits here goes up
+    /// as ever, each row with its own `_base`.
+    fn expire(&mut self) -> Result<(), SyncError> {
+        let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
+        settling.heard(Heard::Expired)?;
+        Ok(settling.commit()?)
+    }
+
+    fn one_pull(&mut self) -> Result<(), SyncError> {
+        if let Some(next) = self.store.recall(names::NEXT)? {
+            // A feed broke off, and the rows of its first pages are known ahead of the cursor. Were one of them
+            // deleted since, a feed from there would not mention it; one from this feed's end does.
+            match self.calls.changes(None, Some(&next)) {
+                Ok(page) => self.pages(page, false)?,
+                Err(error) if error.code() == "invalid_request" => self.expire()?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let cursor = self.store.cursor()?;
+        let queue = Queue { rows: self.sendable()?, ..Queue::default() };
+        if queue.is_empty() {
+            // Nothing to send: reading needs no lock, and keeps no other device from its sync.
+            let first = self.calls.changes(cursor, None)?;
+            return self.pages(first, true);
+        }
+        self.push(queue, cursor, None, Then::Pull)?;
+        Ok(())
+    }
+
+    /// Applies a page of the feed and all that follow it.
+    pub(super) fn pages(&mut self, mut page: Changes, mut first: bool) -> Result<(), SyncError> {
+        loop {
+            let (next, digests) = (page.next.clone().filter(|_| page.more), page.digests.take());
+            let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
+            if first && page.kind == Kind::Full {
+                settling.begin_full(page.version)?;
+            }
+            first = false;
+            settling.page(page)?;
+            digests.iter().try_for_each(|digests| settling.know(digests.as_of))?;
+            self.proof = digests.or(self.proof.take());
+            settling.commit()?;
+            (self.progress)(Progress::Received(self.report.tally.received));
+            let Some(next) = next else { return Ok(()) };
+            page = self.calls.changes(None, Some(&next))?;
+        }
+    }
+
+    /// Sends what waits still: rows whose parents came in a later request, rows that have to go up whole, and
+    /// what the user did meanwhile. Ends when a round settles nothing.
+    pub(super) fn rest(&mut self) -> Result<(), SyncError> {
+        for _ in 0..ROUNDS_MAX {
+            let rows = self.sendable()?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            let before = rows.clone();
+            let base = self.store.cursor()?;
+            let queue = Queue { rows, ..Queue::default() };
+            self.push(queue, base, None, Then::Nothing)?;
+            if self.sendable()? == before {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a refusal means that the server is older than the change feed.
+fn lacks_the_feed(problem: &Problem) -> bool {
+    problem.status == 404 || (problem.code == "unknown_member" && problem.at.as_deref() == Some("/pull"))
+}

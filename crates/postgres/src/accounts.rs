@@ -1,0 +1,192 @@
+//! Users and devices in PostgreSQL. Each promise of [`AccountStore`] is one statement.
+
+use postgres::Row;
+use postgres::types::Type;
+use uuid::Uuid;
+
+use super::connections::Connections;
+use super::session::Param;
+use super::watch;
+use crate::failure::failed;
+use rollcall_core::model::{DeviceId, Owner, Timestamp};
+use rollcall_core::storage::accounts::{
+    AccountStore, Device, Sighting, SignOutTold, SignedOut, TokenHash, User,
+};
+use rollcall_core::storage::{StorageError, StorageResult};
+
+/// The conflict with itself is that of a user who was added just before the connection broke: that is no other's.
+const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at) \
+     VALUES ($1, $2, $3, $4, $5) \
+     ON CONFLICT (email) DO UPDATE SET email = excluded.email WHERE rollcall_user.id = excluded.id";
+const USER: &str = "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE email = $1";
+/// By byte, as SQLite sorts: a collation would have another order on every machine.
+const USERS: &str =
+    "SELECT id, email, password_hash, owner, created_at FROM rollcall_user ORDER BY email COLLATE \"C\"";
+const SET_PASSWORD_HASH: &str = "UPDATE rollcall_user SET password_hash = $2 WHERE id = $1";
+const REMOVE_USER: &str = "DELETE FROM rollcall_user WHERE email = $1";
+
+// The WHERE is what keeps one user from taking over another's device: it makes the conflict a no-op.
+const PUT_DEVICE: &str = "INSERT INTO rollcall_device AS d \
+     (id, user_id, name, token_hash, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6) \
+     ON CONFLICT (id) DO UPDATE SET name = excluded.name, token_hash = excluded.token_hash, \
+     expires_at = excluded.expires_at WHERE d.user_id = excluded.user_id";
+const DEVICE: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
+     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id WHERE d.token_hash = $1";
+const DEVICES: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
+     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id \
+     WHERE d.user_id = $1 ORDER BY d.created_at, d.id";
+/// For whoever runs the server.
+pub(super) const SIGNED_IN: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
+     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id \
+     WHERE u.owner = $1 ORDER BY d.created_at, d.id";
+pub(super) const BY_ID: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
+     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id WHERE d.id = $1";
+const REMOVE_DEVICE: &str = "DELETE FROM rollcall_device WHERE id = $2 AND user_id = $1";
+
+const SIGHTINGS: &str =
+    "SELECT id, seen_at, seen_from FROM rollcall_device WHERE user_id = $1 AND seen_at IS NOT NULL";
+const NOTE_SIGHTING: &str = "UPDATE rollcall_device SET seen_at = $2, seen_from = $3 WHERE id = $1";
+
+impl AccountStore for Connections {
+    fn add_user(&self, user: &User) -> StorageResult<bool> {
+        let params: [Param<'_>; 5] = [
+            (&user.id, Type::UUID),
+            (&user.email, Type::TEXT),
+            (&user.password_hash, Type::TEXT),
+            (&user.owner.0, Type::UUID),
+            (&user.created_at.ms(), Type::INT8),
+        ];
+        self.looking_up(|session| Ok(session.execute(ADD_USER, &params)? == 1))
+    }
+
+    fn user(&self, email: &str) -> StorageResult<Option<User>> {
+        let row = self.looking_up(|session| session.row(USER, &[(&email, Type::TEXT)]))?;
+        row.as_ref().map(read_user).transpose()
+    }
+
+    fn users(&self) -> StorageResult<Vec<User>> {
+        self.looking_up(|session| session.query(USERS, &[]))?.iter().map(read_user).collect()
+    }
+
+    fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()> {
+        let params: [Param<'_>; 2] = [(&user, Type::UUID), (&hash, Type::TEXT)];
+        self.looking_up(|session| session.execute(SET_PASSWORD_HASH, &params)).map(drop)
+    }
+
+    fn remove_user(&self, email: &str) -> StorageResult<bool> {
+        let known = self.user(email)?;
+        let removed = self.removed(REMOVE_USER, &[(&email, Type::TEXT)])?;
+        known.iter().for_each(|user| self.signed_out(SignedOut::User(user.id)));
+        Ok(removed)
+    }
+
+    fn put_device(&self, device: &Device, token: &TokenHash) -> StorageResult<bool> {
+        let params: [Param<'_>; 6] = [
+            (&device.id.0, Type::UUID),
+            (&device.user, Type::UUID),
+            (&device.name, Type::TEXT),
+            (&&token[..], Type::BYTEA),
+            (&device.created_at.ms(), Type::INT8),
+            (&device.expires_at.ms(), Type::INT8),
+        ];
+        let is_put = self.looking_up(|session| Ok(session.execute(PUT_DEVICE, &params)? == 1))?;
+        if is_put {
+            self.signed_out(SignedOut::Device(device.id)); // its older token ended, if it had one
+        }
+        Ok(is_put)
+    }
+
+    fn device(&self, token: &TokenHash) -> StorageResult<Option<Device>> {
+        let row = self.looking_up(|session| session.row(DEVICE, &[(&&token[..], Type::BYTEA)]))?;
+        row.as_ref().map(read_device).transpose()
+    }
+
+    fn devices(&self, user: Uuid) -> StorageResult<Vec<Device>> {
+        let rows = self.looking_up(|session| session.query(DEVICES, &[(&user, Type::UUID)]))?;
+        rows.iter().map(read_device).collect()
+    }
+
+    fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {
+        let params: [Param<'_>; 2] = [(&user, Type::UUID), (&device.0, Type::UUID)];
+        let removed = self.removed(REMOVE_DEVICE, &params)?;
+        if removed {
+            self.signed_out(SignedOut::Device(device));
+        }
+        Ok(removed)
+    }
+
+    fn sightings(&self, user: Uuid) -> StorageResult<Vec<(DeviceId, Sighting)>> {
+        let rows = self.looking_up(|session| session.query(SIGHTINGS, &[(&user, Type::UUID)]))?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let from: Option<&str> = row.try_get(2).map_err(failed)?;
+            let Some(from) = from.and_then(|text| text.parse().ok()) else { continue };
+            let at = Timestamp::from_ms(row.try_get(1).map_err(failed)?);
+            found.push((DeviceId(row.try_get(0).map_err(failed)?), Sighting { at, from }));
+        }
+        Ok(found)
+    }
+
+    fn note_sightings(&self, seen: &[(DeviceId, Sighting)]) -> StorageResult<()> {
+        seen.iter().try_for_each(|(device, seen)| {
+            let from = seen.from.to_string();
+            let params: [Param<'_>; 3] =
+                [(&device.0, Type::UUID), (&seen.at.ms(), Type::INT8), (&from, Type::TEXT)];
+            self.looking_up(|session| session.execute(NOTE_SIGHTING, &params)).map(drop)
+        })
+    }
+
+    fn on_signed_out(&self, told: SignOutTold) {
+        self.watch.on_signed_out(told);
+    }
+}
+
+impl Connections {
+    /// Tells the other servers. At once and not by the thread that tells of versions: a command has none, and ends.
+    fn signed_out(&self, who: SignedOut) {
+        let told = self.looking_up(|session| {
+            let note = self.watch.note_of(who);
+            session.query(watch::NOTIFY, &[(&note, Type::TEXT)])
+        });
+        if let Err(error) = told {
+            tracing::warn!(%error, "could not tell the other servers of a sign-out; they know in token_known_s");
+        }
+    }
+
+    /// Removes one; says whether it was there.
+    fn removed(&self, sql: &str, params: &[Param<'_>]) -> StorageResult<bool> {
+        let mut tries = 0;
+        self.looking_up(|session| {
+            tries += 1;
+            // An earlier try may have removed it, and lost the connection before it heard so.
+            Ok(session.execute(sql, params)? == 1 || tries > 1)
+        })
+    }
+
+    /// The devices that one id leads to.
+    pub(super) fn devices_by(&self, sql: &str, id: Uuid) -> StorageResult<Vec<Device>> {
+        let rows = self.looking_up(|session| session.query(sql, &[(&id, Type::UUID)]))?;
+        rows.iter().map(read_device).collect()
+    }
+}
+
+fn read_user(row: &Row) -> Result<User, StorageError> {
+    Ok(User {
+        id: row.try_get(0).map_err(failed)?,
+        email: row.try_get(1).map_err(failed)?,
+        password_hash: row.try_get(2).map_err(failed)?,
+        owner: Owner(row.try_get(3).map_err(failed)?),
+        created_at: Timestamp::from_ms(row.try_get(4).map_err(failed)?),
+    })
+}
+
+fn read_device(row: &Row) -> Result<Device, StorageError> {
+    Ok(Device {
+        id: DeviceId(row.try_get(0).map_err(failed)?),
+        user: row.try_get(1).map_err(failed)?,
+        owner: Owner(row.try_get(2).map_err(failed)?),
+        name: row.try_get(3).map_err(failed)?,
+        created_at: Timestamp::from_ms(row.try_get(4).map_err(failed)?),
+        expires_at: Timestamp::from_ms(row.try_get(5).map_err(failed)?),
+    })
+}

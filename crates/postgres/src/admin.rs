@@ -1,0 +1,151 @@
+//! What whoever runs the servers does to a database now and then: distribute its tables, begin a new epoch.
+
+use postgres::error::SqlState;
+use postgres::types::Type;
+
+use super::OpenError;
+use super::address::Address;
+use super::connections::{Connections, Terms};
+use super::session::{Param, Purpose};
+use crate::failure::failed;
+use rollcall_core::model::{Owner, Timestamp, Version};
+use rollcall_core::schema::Schema;
+use rollcall_core::storage::plan::quoted;
+use rollcall_core::storage::{StorageError, StorageResult};
+
+/// Small tables without an owner, those that others refer to first.
+const REFERENCE: [&str; 5] =
+    ["rollcall_meta", "rollcall_table", "rollcall_column", "rollcall_user", "rollcall_device"];
+
+/// rollcall's tables of owners' rows; the first decides where an owner lives.
+const OWNED: [&str; 10] = [
+    "rollcall_owner",
+    "rollcall_ledger",
+    "rollcall_digest",
+    "rollcall_day",
+    "rollcall_history",
+    "rollcall_conflict",
+    "rollcall_answer",
+    "rollcall_ack",
+    "rollcall_installation",
+    "rollcall_delete_window",
+];
+
+const DISTRIBUTED: &str = "SELECT logicalrel::text FROM pg_dist_partition";
+
+const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch' FOR UPDATE";
+const SET_EPOCH: &str = "UPDATE rollcall_meta SET value = $1 WHERE name = 'epoch'";
+/// Fences go on far above those that the lost future may have given out, and another one before it.
+const BEGIN_EPOCH: &str = "UPDATE rollcall_owner SET version = $2, horizon = $2, fence = greatest(fence + 1048576, $3), \
+     holder = NULL, lease_until = NULL WHERE owner = $1 AND version < $2";
+/// Kept answers and cursors speak of versions that are no more.
+const FORGET: [&str; 2] =
+    ["DELETE FROM rollcall_answer WHERE owner = $1", "DELETE FROM rollcall_ack WHERE owner = $1"];
+
+/// The statements that have Citus spread the tables over its nodes, each owner's rows on one of them.
+///
+/// Each comes with the table that it is about.
+pub fn distribution(schema: &Schema) -> Vec<(String, String)> {
+    let reference = REFERENCE
+        .into_iter()
+        .map(|name| (name.to_owned(), format!("SELECT create_reference_table('{name}')")));
+    let distributed = |name: &str, column: &str| {
+        let beside = if name == OWNED[0] { "none" } else { OWNED[0] };
+        format!("SELECT create_distributed_table('{name}', '{column}', colocate_with => '{beside}')")
+    };
+    let owned = OWNED.into_iter().map(|name| (name.to_owned(), distributed(name, "owner")));
+    // Declared names are letters, digits and "_": quoted, they stand in a text as they are.
+    let declared = schema.parents_first().iter().map(|id| schema.at(*id));
+    let declared =
+        declared.map(|table| (table.name.clone(), distributed(&quoted(&table.name), &table.owner_column)));
+    reference.chain(owned).chain(declared).collect()
+}
+
+/// Runs those of the statements that are needed still; `told` hears of each before it runs.
+pub fn distribute(
+    address: &Address,
+    terms: &Terms,
+    schema: &Schema,
+    told: &mut dyn FnMut(&str),
+) -> Result<(), OpenError> {
+    let failed = |error| OpenError::database(address, &error);
+    let mut session = Connections::single(address, terms)?;
+    let done = session.query(DISTRIBUTED, &[]).map_err(|error| match &error {
+        StorageError::Engine(cause) if is_unknown_table(&**cause) => {
+            OpenError::NoCitus { address: address.to_string() }
+        }
+        _ => failed(error),
+    })?;
+    let done: Vec<String> = done.iter().filter_map(|row| row.try_get(0).ok()).collect();
+    for (table, statement) in distribution(schema) {
+        if !done.iter().any(|name| name.trim_matches('"') == table) {
+            told(&statement);
+            session.query(&statement, &[]).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_unknown_table(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let cause = cause.downcast_ref::<postgres::Error>();
+    cause.is_some_and(|cause| cause.code() == Some(&SqlState::UNDEFINED_TABLE))
+}
+
+impl Connections {
+    /// Begins a new epoch, after the database was put back to an earlier time: every older cursor has expired then.
+    ///
+    /// `above` is an epoch that is known to have been, if the database does not know: it was put back before, and that
+    /// is lost as well. Broken off, it is to be run again; `each` hears of every owner.
+    pub fn begin_epoch(
+        address: &Address,
+        terms: &Terms,
+        above: Option<u16>,
+        now: Timestamp,
+        each: &mut dyn FnMut(u64),
+    ) -> Result<(u16, u64), OpenError> {
+        let failed = |error| OpenError::database(address, &error);
+        let connections = Self::open(address, terms)?;
+        let epoch = connections.next_epoch(above.unwrap_or(0), now).map_err(failed)?;
+        let (mut last, mut owners) = (None, 0);
+        loop {
+            let page = connections.owners(last, 1_000).map_err(failed)?;
+            for owner in &page {
+                connections.begin_epoch_of(*owner, epoch).map_err(failed)?;
+                owners += 1;
+                each(owners);
+            }
+            let Some(end) = page.last() else {
+                Self::note_signs(address, terms)?;
+                return Ok((epoch, owners));
+            };
+            last = Some(*end);
+        }
+    }
+
+    fn next_epoch(&self, above: u16, now: Timestamp) -> StorageResult<u16> {
+        self.judged(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            let row = transaction.session.row(EPOCH, &[])?;
+            let last = row.map_or(Ok(0), |row| row.try_get::<_, i64>(0)).map_err(failed)?;
+            let epoch = Version::epoch_after(last.cast_unsigned().max(above.into()), now);
+            let epoch = epoch.map_err(|error| StorageError::Engine(error.into()))?;
+            transaction.session.execute(SET_EPOCH, &[(&i64::from(epoch), Type::INT8)])?;
+            transaction.commit()?;
+            Ok(epoch)
+        })
+    }
+
+    fn begin_epoch_of(&self, owner: Owner, epoch: u16) -> StorageResult<()> {
+        let first = Version::first(epoch).0.cast_signed();
+        self.judged(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            let fences = i64::from(epoch) << 32;
+            let params: [Param<'_>; 3] =
+                [(&owner.0, Type::UUID), (&first, Type::INT8), (&fences, Type::INT8)];
+            if transaction.session.execute(BEGIN_EPOCH, &params)? > 0 {
+                FORGET.iter().try_for_each(|sql| transaction.session.execute(sql, &params[..1]).map(drop))?;
+            }
+            transaction.commit()
+        })
+    }
+}

@@ -1,0 +1,227 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postgres::types::Type;
+
+use super::address::Address;
+use super::failure::Failure;
+use super::session::{Session, Timeouts};
+use super::watch::Watch;
+use super::{OpenError, VERSION_MIN, migrate, statements};
+use crate::failure::failed;
+use rollcall_core::model::Owner;
+use rollcall_core::storage::gate::Gate;
+use rollcall_core::storage::{StorageError, StorageResult};
+
+/// How a server uses its database.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Connections at once.
+    pub connections_max: u32,
+    /// How many of these are for accounts and tokens alone; at least one stays for everything else.
+    pub for_accounts: u32,
+    /// How long work waits: for a connection, for a row that another has locked, for another try.
+    pub busy_wait: Duration,
+    /// How long one statement may take.
+    pub statement_max: Duration,
+    /// How long a transaction may be open without a word from us.
+    pub idle_max: Duration,
+    /// Whether statements are prepared on a connection; not through a pooler that gives each transaction another.
+    pub prepare: bool,
+}
+
+/// The connections to one database, made as they are needed and kept.
+///
+/// A connection must neither be made, used nor dropped where asynchronous work runs: it waits.
+pub struct Connections {
+    /// Taken out as it is dropped.
+    pool: Option<r2d2::Pool<Manager>>,
+    /// What is done for an owner comes through here, so that the pool always has some for accounts and tokens.
+    gate: Gate,
+    /// News of this database's owners.
+    pub(super) watch: Arc<Watch>,
+    busy_wait: Duration,
+    tries_max: u32,
+}
+
+/// What one try came to.
+pub(super) enum Try<T> {
+    Done(StorageResult<T>),
+    /// It may go well if it is tried again; if there is no time, this is what it ends in.
+    Again(StorageError),
+}
+
+impl<T> Try<T> {
+    /// A failure of the session's: worth another try or not.
+    pub fn failed(session: &Session, error: StorageError) -> Self {
+        match session.failure() {
+            Some(Failure::InTheWay | Failure::Lost) => Self::Again(error),
+            _ => Self::Done(Err(error)),
+        }
+    }
+}
+
+/// Tries beside those that dead connections use up.
+const TRIES_MAX: u32 = 5;
+
+impl Connections {
+    /// Opens the database, and brings rollcall's own tables up to date.
+    ///
+    /// Errors: [`OpenError`] says what to do about it.
+    pub fn open(address: &Address, terms: &Terms) -> Result<Self, OpenError> {
+        migrate::migrate(&mut Self::single(address, terms)?, address)?;
+        let manager = Manager { address: address.clone(), terms: terms.clone() };
+        let pool = r2d2::Pool::builder()
+            .max_size(terms.connections_max.max(2))
+            .min_idle(Some(1))
+            .connection_timeout(terms.busy_wait)
+            .test_on_check_out(false)
+            .error_handler(Box::new(Noted))
+            .build(manager)
+            .map_err(OpenError::Pool)?;
+        let tries_max = TRIES_MAX + terms.connections_max;
+        let watch = Watch::new(address.clone());
+        let gate =
+            Gate::new(terms.connections_max.max(2).saturating_sub(terms.for_accounts), terms.busy_wait);
+        Ok(Self { pool: Some(pool), gate, watch, busy_wait: terms.busy_wait, tries_max })
+    }
+
+    /// One connection, to look at the database or to prepare it.
+    pub(super) fn single(address: &Address, terms: &Terms) -> Result<Session, OpenError> {
+        let manager = Manager { address: address.clone(), terms: terms.clone() };
+        let mut session = manager.session().map_err(|error| OpenError::connecting(address, &error))?;
+        let version = session.version().map_err(|error| OpenError::database(address, &error))?;
+        if version < VERSION_MIN * 10_000 {
+            return Err(OpenError::TooOld { address: address.to_string(), version: version / 10_000 });
+        }
+        Ok(session)
+    }
+
+    /// Works with a connection, again and again while another may help and there is time.
+    pub(super) fn with<T>(&self, work: impl FnMut(&mut Session) -> Try<T>) -> StorageResult<T> {
+        let _inside = self.gate.enter()?;
+        self.with_any(work)
+    }
+
+    /// The same, with those too that are for accounts and tokens.
+    fn with_any<T>(&self, mut work: impl FnMut(&mut Session) -> Try<T>) -> StorageResult<T> {
+        let begun = Instant::now();
+        let mut tries = 0;
+        loop {
+            let pool = self.pool.as_ref().ok_or(StorageError::Busy)?;
+            let mut session = pool.get().map_err(|_| StorageError::Busy)?;
+            session.forget_failure();
+            let error = match work(&mut session) {
+                Try::Done(done) => return done,
+                Try::Again(error) => error,
+            };
+            tries += 1;
+            let was_lost = session.is_broken();
+            drop(session);
+            if tries >= self.tries_max || begun.elapsed() >= self.busy_wait {
+                return Err(error);
+            }
+            // After a restart of the database every connection of the pool is found to be dead, one by one.
+            if !was_lost {
+                std::thread::sleep(pause());
+            }
+        }
+    }
+
+    /// The same, where any failure that may pass is worth another try. Outside of a transaction each statement is
+    /// one.
+    pub(super) fn judged<T>(
+        &self,
+        mut work: impl FnMut(&mut Session) -> StorageResult<T>,
+    ) -> StorageResult<T> {
+        self.with(|session| match work(session) {
+            Err(error) => Try::failed(session, error),
+            done => Try::Done(done),
+        })
+    }
+
+    /// The same, to look up an account, a token or an installation, or to change one. It waits for nobody's rows.
+    pub(super) fn looking_up<T>(
+        &self,
+        mut work: impl FnMut(&mut Session) -> StorageResult<T>,
+    ) -> StorageResult<T> {
+        self.with_any(|session| match work(session) {
+            Err(error) => Try::failed(session, error),
+            done => Try::Done(done),
+        })
+    }
+
+    /// Every owner after `after`, by id, at most `owners_max`.
+    pub(super) fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        let from = match after {
+            None => uuid::Uuid::nil(),
+            Some(after) => match after.0.as_u128().checked_add(1) {
+                Some(next) => uuid::Uuid::from_u128(next),
+                None => return Ok(Vec::new()),
+            },
+        };
+        let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
+        let rows = self.judged(|session| {
+            session.query(statements::OWNERS, &[(&from, Type::UUID), (&limit, Type::INT8)])
+        })?;
+        rows.iter().map(|row| Ok(Owner(row.try_get(0).map_err(failed)?))).collect()
+    }
+}
+
+impl Drop for Connections {
+    /// Wherever the last user of the database goes, even where asynchronous work runs.
+    fn drop(&mut self) {
+        self.watch.end();
+        if let Some(pool) = self.pool.take() {
+            let _ = std::thread::spawn(move || drop(pool)).join();
+        }
+    }
+}
+
+/// 10 to 200 ms, so that those who were in each other's way do not meet again.
+fn pause() -> Duration {
+    let mut random = [0; 1];
+    let _ = getrandom::fill(&mut random);
+    Duration::from_millis(10 + u64::from(random[0]) * 190 / 255)
+}
+
+struct Manager {
+    address: Address,
+    terms: Terms,
+}
+
+impl Manager {
+    fn session(&self) -> Result<Session, postgres::Error> {
+        let Terms { busy_wait, statement_max, idle_max, prepare, .. } = self.terms;
+        let timeouts = Timeouts { lock: busy_wait, statement: statement_max, idle: idle_max };
+        // Statements outside of a transaction must not wait for ever either; a pooler refuses such options.
+        let options = prepare.then(|| format!("-c lock_timeout={}", busy_wait.as_millis()));
+        Ok(Session::new(self.address.connect(busy_wait, options.as_deref())?, prepare, timeouts))
+    }
+}
+
+impl r2d2::ManageConnection for Manager {
+    type Connection = Session;
+    type Error = postgres::Error;
+
+    fn connect(&self) -> Result<Session, postgres::Error> {
+        self.session()
+    }
+
+    fn is_valid(&self, _: &mut Session) -> Result<(), postgres::Error> {
+        Ok(())
+    }
+
+    fn has_broken(&self, session: &mut Session) -> bool {
+        session.is_broken()
+    }
+}
+
+#[derive(Debug)]
+struct Noted;
+
+impl r2d2::HandleError<postgres::Error> for Noted {
+    fn handle_error(&self, error: postgres::Error) {
+        tracing::warn!(%error, "cannot connect to the database");
+    }
+}

@@ -1,0 +1,55 @@
+//! Rows of the ledger, and of an application's table, as they are read.
+
+use postgres::Row;
+
+use super::values;
+use crate::failure::failed;
+use rollcall_core::model::{Claim, DeviceId, Stored, Timestamp, Value, Version};
+use rollcall_core::schema::{Column, Table};
+use rollcall_core::storage::StorageResult;
+use rollcall_core::storage::ledger::{lives, writers};
+
+/// How many columns a ledger entry has, its key first, and which of them says that it is a tombstone.
+pub(super) const ENTRY_COLUMNS: usize = 13;
+pub(super) const DELETED: usize = 4;
+
+/// A ledger entry, as a tombstone: a live row's columns stand elsewhere.
+pub(super) fn entry(row: &Row) -> StorageResult<Stored> {
+    let number = |at| row.try_get::<_, Option<i64>>(at);
+    let time = |at| Ok::<_, postgres::Error>(number(at)?.map(Timestamp::from_ms));
+    let version = |number: i64| Version(number.cast_unsigned());
+    Ok(Stored {
+        version: Version(unsigned(row, 1).map_err(failed)?),
+        created: Version(unsigned(row, 2).map_err(failed)?),
+        last_update: Timestamp::from_ms(row.try_get(3).map_err(failed)?),
+        made_by: DeviceId(row.try_get(5).map_err(failed)?),
+        changed_by: DeviceId(row.try_get(6).map_err(failed)?),
+        lives: lives(row.try_get::<_, Option<&[u8]>>(7).map_err(failed)?.unwrap_or_default()),
+        writers: writers(row.try_get::<_, Option<&[u8]>>(8).map_err(failed)?.unwrap_or_default()),
+        made_at: time(9).map_err(failed)?,
+        claim: Claim {
+            at: time(10).map_err(failed)?,
+            row_base: time(11).map_err(failed)?,
+            base: number(12).map_err(failed)?.map(version),
+        },
+        values: None,
+    })
+}
+
+pub(super) fn stored(table: &Table, row: &Row) -> StorageResult<Stored> {
+    let mut stored = entry(row)?;
+    if !row.try_get::<_, bool>(DELETED).map_err(failed)? {
+        stored.values = Some(columns(table, row, ENTRY_COLUMNS)?);
+    }
+    Ok(stored)
+}
+
+/// A row's columns, which begin at `first`.
+pub(super) fn columns(table: &Table, row: &Row, first: usize) -> StorageResult<Vec<Value>> {
+    let read = |(at, column): (usize, &Column)| values::read(column.kind, row, first + at);
+    table.columns.iter().enumerate().map(read).collect::<Result<_, _>>().map_err(failed)
+}
+
+pub(super) fn unsigned(row: &Row, at: usize) -> Result<u64, postgres::Error> {
+    row.try_get::<_, i64>(at).map(i64::cast_unsigned)
+}

@@ -1,0 +1,474 @@
+//! The PostgreSQL engine: several servers over one database, which may be sharded by owner.
+//!
+//! Every statement over an owner's rows names the owner, who leads every key; a transaction is one owner's. A
+//! writer locks its owner's row first, so versions are numbered in the order of commits.
+
+mod accounts;
+mod address;
+mod admin;
+mod census;
+mod connections;
+mod ddl;
+mod deletions;
+mod entries;
+mod failure;
+mod installations;
+mod leases;
+mod migrate;
+mod past;
+mod purge;
+mod records;
+#[doc(hidden)] // for rollcall-bench, which runs the same statements
+pub mod session;
+#[doc(hidden)]
+pub mod statements;
+mod tables;
+mod txn;
+mod values;
+mod watch;
+mod whole;
+
+use std::sync::Arc;
+
+use postgres::error::SqlState;
+use postgres::types::Type;
+use uuid::Uuid;
+
+use crate::failure::failed;
+use connections::Try;
+use failure::Failure;
+use rollcall_core::model::{DeviceId, Owner, Timestamp, Version};
+use rollcall_core::schema::Schema;
+use rollcall_core::storage::gate::OwnerGates;
+use rollcall_core::storage::plan::{self, Plan};
+use rollcall_core::storage::{
+    AccountStore, Census, EngineObserver, Forgetful, Leases, Outcome, OwnerState, PurgeTerms, Purged,
+    ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told, WriteWork,
+};
+use session::{Param, Purpose, Session};
+use statements::Statements;
+use txn::Txn;
+
+pub use address::Address;
+pub use admin::{distribute, distribution};
+pub use connections::{Connections, Terms};
+pub use whole::PostgresWhole;
+
+/// A PostgreSQL database that servers keep their data in.
+pub struct Postgres {
+    connections: Arc<Connections>,
+    schema: Arc<Schema>,
+    statements: Statements,
+    observer: Arc<dyn EngineObserver>,
+    /// Writes of one owner wait here for each other, and not over a connection.
+    turns: OwnerGates,
+}
+
+/// Why a PostgreSQL database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Nobody answers there.
+    #[error(
+        "cannot reach the database server of {address}: {reason}; is it running, and may this machine connect to it?"
+    )]
+    Unreachable {
+        /// Where the database is.
+        address: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// Somebody answers, and the connection is not secured as it is to be, or a password is missing.
+    #[error(
+        "cannot agree with the database server of {address} on a connection: {reason}; check sslmode, sslrootcert \
+         and the password in the database's URL"
+    )]
+    Disagreed {
+        /// Where the database is.
+        address: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The server does not let the user in.
+    #[error(
+        "the database server of {address} refuses the user {user:?}: {reason}; check user, password and sslmode in \
+         the database's URL, and the server's pg_hba.conf"
+    )]
+    Refused {
+        /// Where the database is.
+        address: String,
+        /// Who was refused.
+        user: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// The server has no such database.
+    #[error(
+        "there is no database {database:?} on the server of {address}; make it first: createdb {database}"
+    )]
+    NoDatabase {
+        /// Where the database should be.
+        address: String,
+        /// Its name.
+        database: String,
+    },
+    /// The server lacks what the engine needs.
+    #[error("the database server of {address} is PostgreSQL {version}; {VERSION_MIN} or later is needed")]
+    TooOld {
+        /// Where the database is.
+        address: String,
+        /// What the server says it is.
+        version: i32,
+    },
+    /// The user may not do what a server must.
+    #[error(
+        "the user {user:?} may not make or change tables in {address}: {reason}; let the user own the database and \
+         rollcall's tables in it"
+    )]
+    NotPermitted {
+        /// Where the database is.
+        address: String,
+        /// Who may not.
+        user: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// The database failed.
+    #[error("cannot use the database {address}: {reason}")]
+    Database {
+        /// Where the database is.
+        address: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// A newer release has taken away what this one needs.
+    #[error(
+        "the database {address} is from a newer release of rollcall (it needs {oldest} migrations known, this \
+         release knows {known})"
+    )]
+    FromNewerRelease {
+        /// Where the database is.
+        address: String,
+        /// Migrations that a release must know to work with it.
+        oldest: i64,
+        /// Migrations of this release.
+        known: usize,
+    },
+    /// There is nothing to distribute tables with.
+    #[error("the database {address} has no Citus: CREATE EXTENSION citus, as its superuser, makes it one")]
+    NoCitus {
+        /// Where the database is.
+        address: String,
+    },
+    /// Some of its owners are there, and others are not yet.
+    #[error("the copy into the database {address} is not complete: run rollcall copy to its end first")]
+    HalfCopied {
+        /// Where the database is.
+        address: String,
+    },
+    /// What is in the database would be mixed up with what is copied.
+    #[error(
+        "the database {address} holds data already: copy into an empty one (--check tells whether this is a copy \
+         that was completed)"
+    )]
+    HoldsData {
+        /// Where the database is.
+        address: String,
+    },
+    /// Nothing of this release was ever copied there.
+    #[error("the database {address} holds no copy that this release of rollcall has made")]
+    NoCopy {
+        /// Where the database is.
+        address: String,
+    },
+    /// The schema file and the tables in the database disagree.
+    #[error("the schema does not fit the database, and to make it fit would lose data:\n{}", .0.join("\n"))]
+    SchemaMismatch(Vec<String>),
+    /// No connections to work with.
+    #[error("cannot open connections to the database: {0}")]
+    Pool(r2d2::Error),
+}
+
+/// `ON CONFLICT`, `to_regclass` and the like are older; this is the oldest release still looked after.
+const VERSION_MIN: i32 = 13;
+
+impl OpenError {
+    fn connecting(address: &Address, error: &postgres::Error) -> Self {
+        let (told, user) = (address.to_string(), address.user().to_owned());
+        let reason = spelt(error);
+        match error.code() {
+            Some(code) if *code == SqlState::INVALID_CATALOG_NAME => {
+                Self::NoDatabase { address: told, database: address.database().to_owned() }
+            }
+            Some(code) if code.code().starts_with("28") => Self::Refused { address: told, user, reason },
+            Some(_) => Self::Database { address: told, reason },
+            // The system's own failures, but for those that a check of the certificate ends in.
+            None if is_io(error) || error.is_closed() => Self::Unreachable { address: told, reason },
+            None => Self::Disagreed { address: told, reason },
+        }
+    }
+
+    fn database(address: &Address, error: &StorageError) -> Self {
+        let told = address.to_string();
+        let StorageError::Engine(cause) = error else {
+            return Self::Database { address: told, reason: error.to_string() };
+        };
+        match cause.downcast_ref::<postgres::Error>() {
+            Some(cause) if cause.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                Self::NotPermitted { address: told, user: address.user().to_owned(), reason: spelt(cause) }
+            }
+            Some(cause) => Self::Database { address: told, reason: spelt(cause) },
+            None => Self::Database { address: told, reason: cause.to_string() },
+        }
+    }
+}
+
+fn is_io(error: &postgres::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| !cause.get_ref().is_some_and(|within| within.is::<rustls::Error>()))
+}
+
+/// What the server, or the system, says of an error.
+fn spelt(error: &postgres::Error) -> String {
+    match (error.as_db_error(), std::error::Error::source(error)) {
+        (Some(error), _) => error.message().to_owned(),
+        (None, Some(cause)) => cause.to_string(),
+        (None, None) => error.to_string(),
+    }
+}
+
+impl Postgres {
+    /// Takes an opened database for a server: makes its tables fit the schema.
+    ///
+    /// - `now`: what rows get that are there already when a column with the default `now` is added.
+    /// - `observer`: what the engine reports its work to.
+    /// - Errors: [`OpenError`]; the database is then as it was.
+    pub fn serve(
+        address: &Address,
+        connections: Connections,
+        terms: &Terms,
+        schema: Arc<Schema>,
+        now: Timestamp,
+        observer: Arc<dyn EngineObserver>,
+    ) -> Result<Self, OpenError> {
+        let mut session = Connections::single(address, terms)?;
+        if whole::is_copying(&mut session).map_err(|error| OpenError::database(address, &error))? {
+            return Err(OpenError::HalfCopied { address: address.to_string() });
+        }
+        let ids = prepare(&mut session, address, &schema, now)?;
+        drop(session);
+        Connections::notice(address, terms, now)?;
+        let statements = Statements::new(&schema, &ids);
+        let turns = OwnerGates::new(terms.busy_wait);
+        Ok(Self { connections: Arc::new(connections), schema, statements, observer, turns })
+    }
+
+    /// What a server would make, add or refuse in the database. Nothing is changed.
+    pub fn compare(address: &Address, schema: &Schema, terms: &Terms) -> Result<Plan, OpenError> {
+        let mut session = Connections::single(address, terms)?;
+        migrate::done(&mut session, address)?;
+        plan::compare(&mut &mut session, schema).map_err(|error| OpenError::database(address, &error))
+    }
+}
+
+/// Makes the tables fit the schema; gives their numbers in the ledger.
+fn prepare(
+    session: &mut Session,
+    address: &Address,
+    schema: &Schema,
+    now: Timestamp,
+) -> Result<Vec<i32>, OpenError> {
+    let failed = |error| OpenError::database(address, &error);
+    let transaction = session.begin(Purpose::Write).map_err(failed)?;
+    // Takes the lock under which servers prepare the database, one after the other.
+    migrate::done(transaction.session, address)?;
+    let plan = plan::compare(&mut &mut *transaction.session, schema).map_err(failed)?;
+    if !plan.refusals().is_empty() {
+        return Err(OpenError::SchemaMismatch(plan.refusals().to_vec()));
+    }
+    plan.carry_out(&mut &mut *transaction.session, now).map_err(failed)?;
+    let ids = schema.tables().iter().map(|table| table_id(transaction.session, &table.name));
+    let ids = ids.collect::<StorageResult<_>>().map_err(failed)?;
+    transaction.commit().map_err(failed)?;
+    for line in plan.describe() {
+        tracing::info!("{line}");
+    }
+    Ok(ids)
+}
+
+fn table_id(session: &mut Session, name: &str) -> StorageResult<i32> {
+    let params: [Param<'_>; 1] = [(&name, Type::TEXT)];
+    if let Some(row) = session.row("SELECT id FROM rollcall_table WHERE name = $1", &params)? {
+        return row.try_get(0).map_err(failed);
+    }
+    let last = session.row("SELECT coalesce(max(id), 0) FROM rollcall_table", &[])?;
+    let id = last.map_or(Ok(0), |row| row.try_get::<_, i32>(0)).map_err(failed)? + 1;
+    let params: [Param<'_>; 2] = [(&id, Type::INT4), (&name, Type::TEXT)];
+    session.execute("INSERT INTO rollcall_table (id, name) VALUES ($1, $2)", &params)?;
+    Ok(id)
+}
+
+/// What must be known of a transaction to find out whether it was kept, should nobody hear of its end.
+struct Sent {
+    id: Uuid,
+    before: Version,
+    after: Version,
+    kept: Option<(DeviceId, String)>,
+}
+
+/// How a write ended.
+enum Ended {
+    /// As its work wanted; the owner's version moved there.
+    Well(Option<Version>),
+    /// The connection broke at the commit.
+    Unheard(Sent),
+}
+
+impl Postgres {
+    fn write_in_turn(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
+        for _ in 0..3 {
+            match self.connections.judged(|session| self.write_once(session, owner, work))? {
+                Ended::Well(moved) => {
+                    self.observer.committed(1);
+                    moved.inspect(|version| self.connections.watch.moved(owner, *version));
+                    return Ok(());
+                }
+                Ended::Unheard(sent) => {
+                    tracing::warn!(%owner, "the connection broke at a commit; looking whether it was kept");
+                    let kept = self.was_kept(owner, &sent).map_err(|error| match error {
+                        StorageError::Busy => StorageError::OutcomeUnknown,
+                        other => other,
+                    })?;
+                    if kept {
+                        self.connections.watch.moved(owner, sent.after);
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Err(StorageError::Busy)
+    }
+
+    fn write_once(&self, session: &mut Session, owner: Owner, work: WriteWork<'_>) -> StorageResult<Ended> {
+        let transaction = session.begin(Purpose::Write)?;
+        let mut txn = Txn::begin_write(transaction.session, &self.schema, &self.statements, owner)?;
+        let before = txn.state().version;
+        let outcome = work(&mut txn);
+        let sent = Sent { id: txn.id(), before, after: txn.state().version, kept: txn.kept.take() };
+        // The work may have taken a failure for an outcome of its own: it is the engine that knows.
+        match transaction.session.failure() {
+            Some(Failure::InTheWay | Failure::Lost) => return Err(StorageError::Busy),
+            Some(Failure::Lasting) if matches!(outcome, Ok(Outcome::Commit)) => return Err(spoilt()),
+            _ => {}
+        }
+        if outcome? == Outcome::Rollback {
+            return Ok(Ended::Well(None));
+        }
+        let moved = (sent.after != sent.before).then_some(sent.after);
+        match transaction.commit() {
+            Err(_) if session.is_broken() => Ok(Ended::Unheard(sent)),
+            done => done.map(|()| Ended::Well(moved)),
+        }
+    }
+
+    /// Finds out whether a transaction was kept whose end nobody heard of.
+    ///
+    /// Whoever was at work on it for the lost connection still holds the owner's row, so it has ended once the row
+    /// is ours.
+    fn was_kept(&self, owner: Owner, sent: &Sent) -> StorageResult<bool> {
+        if sent.after == sent.before {
+            return Ok(false); // such work may well be done twice
+        }
+        self.connections.judged(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            let known = txn::known(transaction.session, owner, statements::LOCK_OWNER)?;
+            let Some(known) = known else { return Ok(false) };
+            if known.written == Some(sent.id) {
+                return Ok(true);
+            }
+            if known.state.version == sent.before {
+                return Ok(false);
+            }
+            let (device, key) = sent.kept.as_ref().ok_or(StorageError::OutcomeUnknown)?;
+            let given = records::given_answer(transaction.session, owner.0, *device, key)?;
+            Ok(given.is_some_and(|given| given.version == sent.after))
+        })
+    }
+}
+
+fn spoilt() -> StorageError {
+    StorageError::Engine("a statement failed, and the work would be kept all the same".into())
+}
+
+impl Storage for Postgres {
+    fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
+        self.connections.with(|session| {
+            let mut begun = false;
+            let done = session.begin(Purpose::Read).and_then(|transaction| {
+                // The first statement fixes the snapshot.
+                let mut txn = Txn::begin_read(transaction.session, &self.schema, &self.statements, owner)?;
+                begun = true;
+                work(&mut txn)
+            });
+            match done {
+                // Work that has begun is not tried again: it may have told what it read.
+                Err(error) if !begun => Try::failed(session, error),
+                done => Try::Done(done),
+            }
+        })
+    }
+
+    fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
+        self.turns.run(owner, || self.write_in_turn(owner, work))
+    }
+
+    fn counter(&self, owner: Owner, device: DeviceId) -> StorageResult<Option<u64>> {
+        self.connections.looking_up(|session| installations::counter(session, owner.0, device))
+    }
+
+    /// Another server may have written a moment ago: only the database knows.
+    fn known_state(&self, _: Owner) -> Option<OwnerState> {
+        None
+    }
+
+    fn on_moved(&self, told: Told) {
+        self.connections.watch.on_moved(told);
+    }
+
+    fn ready(&self) -> StorageResult<()> {
+        self.connections.judged(|session| session.query("SELECT 1 FROM rollcall_meta LIMIT 1", &[])).map(drop)
+    }
+
+    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        self.connections.owners(after, owners_max)
+    }
+
+    fn accounts(&self) -> Arc<dyn AccountStore> {
+        Arc::clone(&self.connections) as Arc<dyn AccountStore>
+    }
+
+    fn census(&self) -> &dyn Census {
+        self
+    }
+
+    fn leases(&self) -> Leases {
+        Leases::Shared(Arc::clone(&self.connections) as _)
+    }
+}
+
+/// A purge names none of the application's tables, so a command does it without their schema.
+impl Forgetful for Connections {
+    fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        self.owners(after, owners_max)
+    }
+
+    fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
+        self.judged(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            let known = txn::known(transaction.session, owner, statements::LOCK_OWNER)?;
+            let Some(mut known) = known else { return Ok(Purged::default()) };
+            let purged = purge::purge(transaction.session, owner.0, &mut known.state, terms, rows_max)?;
+            transaction.commit()?;
+            Ok(purged)
+        })
+    }
+}

@@ -1,0 +1,80 @@
+use postgres::types::Type;
+
+use super::address::Address;
+use super::session::{Purpose, Session};
+use super::{OpenError, session::Param};
+use crate::failure::failed;
+use rollcall_core::storage::StorageResult;
+
+/// rollcall's own tables, step by step. A step that was released never changes. Servers of the release before go on
+/// working while it runs, and after it: a step takes away only what no release in use needs any more, and then
+/// raises `oldest`.
+const STEPS: &[&str] = &[
+    include_str!("migrations/0001_init.sql"),
+    include_str!("migrations/0002_claims.sql"),
+    include_str!("migrations/0003_installations.sql"),
+    include_str!("migrations/0004_conflict_pages.sql"),
+    include_str!("migrations/0005_delete_windows.sql"),
+    include_str!("migrations/0006_sightings.sql"),
+];
+
+const IS_THERE: &str = "SELECT to_regclass('rollcall_meta') IS NOT NULL";
+/// Whoever else starts on this database waits here, then finds the step done.
+const META: &str = "SELECT value FROM rollcall_meta WHERE name = $1 FOR UPDATE";
+const COUNT: &str = "UPDATE rollcall_meta SET value = $1 WHERE name = 'migrations'";
+
+/// Brings rollcall's own tables up to date, each step in a transaction of its own.
+pub(super) fn migrate(session: &mut Session, address: &Address) -> Result<(), OpenError> {
+    let mut tries = 0;
+    loop {
+        match step(session, address) {
+            Ok(true) => tries = 0,
+            Ok(false) => return Ok(()),
+            // Two servers that start on an empty database both make the first table; one fails, and looks again.
+            Err(OpenError::Database { .. }) if tries < 5 && is_there(session).unwrap_or(false) => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Runs the next step; `false` if there is none.
+fn step(session: &mut Session, address: &Address) -> Result<bool, OpenError> {
+    let failed = |error| OpenError::database(address, &error);
+    let transaction = session.begin(Purpose::Write).map_err(failed)?;
+    let done = done(transaction.session, address)?;
+    let Some(step) = STEPS.get(done) else { return Ok(false) };
+    transaction.session.batch(step).map_err(failed)?;
+    let count = done as i64 + 1;
+    transaction.session.execute(COUNT, &[(&count, Type::INT8)]).map_err(failed)?;
+    transaction.commit().map_err(failed)?;
+    Ok(true)
+}
+
+/// How many steps there are.
+pub(super) fn known() -> usize {
+    STEPS.len()
+}
+
+/// How many steps have run that this release knows: none if rollcall never saw the database.
+///
+/// Errors: [`OpenError::FromNewerRelease`] if a newer release has taken away what this one needs.
+pub(super) fn done(session: &mut Session, address: &Address) -> Result<usize, OpenError> {
+    let in_database = |error| OpenError::database(address, &error);
+    if !is_there(session).map_err(in_database)? {
+        return Ok(0);
+    }
+    let mut value = |name: &str| -> StorageResult<i64> {
+        let params: [Param<'_>; 1] = [(&name, Type::TEXT)];
+        session.row(META, &params)?.map_or(Ok(0), |row| row.try_get(0)).map_err(failed)
+    };
+    let (done, oldest) = (value("migrations").map_err(in_database)?, value("oldest").map_err(in_database)?);
+    let known = STEPS.len();
+    if oldest > known as i64 {
+        return Err(OpenError::FromNewerRelease { address: address.to_string(), oldest, known });
+    }
+    Ok(usize::try_from(done).unwrap_or_default().min(known))
+}
+
+pub(super) fn is_there(session: &mut Session) -> StorageResult<bool> {
+    session.row(IS_THERE, &[])?.map_or(Ok(false), |row| row.try_get(0)).map_err(failed)
+}

@@ -1,0 +1,86 @@
+use std::collections::BTreeMap;
+
+use postgres::types::Type;
+use uuid::Uuid;
+
+use super::session::{Param, Session};
+use super::{deletions, installations, statements};
+use crate::failure::failed;
+use rollcall_core::model::Version;
+use rollcall_core::storage::ledger::day;
+use rollcall_core::storage::{OwnerState, PurgeTerms, Purged, StorageResult};
+
+/// Forgets what is old, and raises the horizon of `state` over what a cursor can no longer be told.
+pub(super) fn purge(
+    session: &mut Session,
+    owner: Uuid,
+    state: &mut OwnerState,
+    terms: &PurgeTerms,
+    rows_max: usize,
+) -> StorageResult<Purged> {
+    let mut purged = Purged::default();
+    let until = forgettable(session, owner, state, terms)?.0.cast_signed();
+    let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
+    let params: [Param<'_>; 3] = [(&owner, Type::UUID), (&until, Type::INT8), (&limit, Type::INT8)];
+    let old = session.query(statements::OLD_TOMBSTONES, &params)?;
+    purged.more = old.len() == rows_max;
+    let mut horizon = state.horizon;
+    let mut by_table = BTreeMap::<i32, Vec<Uuid>>::new();
+    for row in &old {
+        by_table.entry(row.try_get(0).map_err(failed)?).or_default().push(row.try_get(1).map_err(failed)?);
+        horizon = horizon.max(Version(row.try_get::<_, i64>(2).map_err(failed)?.cast_unsigned()));
+    }
+    for (tbl, keys) in &by_table {
+        let params: [Param<'_>; 3] = [(&owner, Type::UUID), (tbl, Type::INT4), (keys, Type::UUID_ARRAY)];
+        session.execute(statements::FORGET_HISTORY, &params)?;
+        session.execute(statements::FORGET_ENTRIES, &params)?;
+    }
+    if horizon != state.horizon {
+        // In this very transaction: a reader either finds the tombstones or is told that it came too late.
+        let params: [Param<'_>; 2] = [(&owner, Type::UUID), (&horizon.0.cast_signed(), Type::INT8)];
+        session.execute(statements::RAISE_HORIZON, &params)?;
+        state.horizon = horizon;
+    }
+    purged.tombstones = old.len() as u64;
+    for (sql, before) in [
+        (statements::FORGET_CONFLICTS, terms.conflicts_before),
+        (statements::FORGET_OLD_ANSWERS, terms.answers_before),
+    ] {
+        let params: [Param<'_>; 3] = [(&owner, Type::UUID), (&before.ms(), Type::INT8), (&limit, Type::INT8)];
+        let forgotten = session.execute(sql, &params)?;
+        purged.records += forgotten;
+        purged.more |= forgotten == rows_max as u64;
+    }
+    for (sql, before) in [
+        (statements::FORGET_DEVICES, terms.devices_before.ms()),
+        (installations::FORGET_OLD, terms.devices_before.ms()),
+        (deletions::FORGET_OLD, terms.devices_before.ms()),
+        (statements::FORGET_DAYS, day(terms.tombstones_before)),
+    ] {
+        session.execute(sql, &[(&owner, Type::UUID), (&before, Type::INT8)])?;
+    }
+    Ok(purged)
+}
+
+/// The last version whose tombstones are old enough and were seen by every device that lives.
+fn forgettable(
+    session: &mut Session,
+    owner: Uuid,
+    state: &OwnerState,
+    terms: &PurgeTerms,
+) -> StorageResult<Version> {
+    // What was written before the first day that counts as young is old; if nothing was since, all is.
+    let params: [Param<'_>; 2] = [(&owner, Type::UUID), (&day(terms.tombstones_before), Type::INT8)];
+    let old = session.row(statements::VERSION_BEFORE_DAY, &params)?;
+    let old: Option<i64> = old.map(|row| row.try_get(0)).transpose().map_err(failed)?;
+    let old = old.map_or(state.version, |version| Version(version.cast_unsigned()));
+    // A cursor below the horizon has expired: its device fetches everything, and holds nothing back.
+    let params: [Param<'_>; 3] = [
+        (&owner, Type::UUID),
+        (&terms.devices_before.ms(), Type::INT8),
+        (&state.horizon.0.cast_signed(), Type::INT8),
+    ];
+    let seen = session.row(statements::ACKNOWLEDGED_BY_ALL, &params)?;
+    let seen: Option<i64> = seen.map(|row| row.try_get(0)).transpose().map_err(failed)?.flatten();
+    Ok(seen.map_or(old, |version| old.min(Version(version.cast_unsigned()))))
+}

@@ -1,0 +1,235 @@
+//! What is kept beside the rows: states that were replaced, conflicts, answers given.
+
+use postgres::Row;
+use postgres::types::Type;
+use uuid::Uuid;
+
+use super::session::{Param, Session};
+use super::statements::{self, Statements};
+use crate::failure::failed;
+use rollcall_core::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
+use rollcall_core::schema::{Schema, Table};
+use rollcall_core::storage::records::{
+    ConflictListing, filled, policy, read_base, read_columns, resolution, whole, write_base, write_columns,
+};
+use rollcall_core::storage::{
+    AnswersMax, Conflict, ConflictPage, GivenAnswer, Side, StorageError, StorageResult, WantedConflicts,
+};
+
+/// Conflicts that come in one go: each may have two rows in it, and their common ancestor.
+const CONFLICTS_AT_ONCE: usize = 25;
+
+/// The records of one owner.
+pub(super) struct Records<'a> {
+    pub session: &'a mut Session,
+    pub schema: &'a Schema,
+    pub statements: &'a Statements,
+    pub owner: Uuid,
+}
+
+impl Records<'_> {
+    pub fn remember(
+        &mut self,
+        table: &Table,
+        rows: &[(RowKey, &Stored)],
+        states_max: usize,
+    ) -> StorageResult<()> {
+        let tbl = self.statements.of(table.id).id;
+        for (key, row) in rows {
+            let Some(values) = &row.values else { continue };
+            let columns = write_columns(table, &whole(values));
+            let shared: [Param<'_>; 3] =
+                [(&self.owner, Type::UUID), (&tbl, Type::INT4), (&key.0, Type::UUID)];
+            let (made, claimed) = (row.made_at.map(Timestamp::ms), row.claim.at.map(Timestamp::ms));
+            let state: [Param<'_>; 6] = [
+                (&row.version.0.cast_signed(), Type::INT8),
+                (&row.last_update.ms(), Type::INT8),
+                (&row.changed_by.0, Type::UUID),
+                (&columns, Type::TEXT),
+                (&made, Type::INT8),
+                (&claimed, Type::INT8),
+            ];
+            let params: Vec<_> = shared.iter().chain(&state).cloned().collect();
+            self.session.execute(statements::REMEMBER, &params)?;
+            let states_max: [Param<'_>; 1] = [(&(states_max as i64), Type::INT8)];
+            let params: Vec<_> = shared.iter().chain(&states_max).cloned().collect();
+            self.session.execute(statements::FORGET_STATES, &params)?;
+        }
+        Ok(())
+    }
+
+    pub fn earlier(&mut self, table: &Table, key: RowKey) -> StorageResult<Vec<EarlierState>> {
+        let params: [Param<'_>; 3] =
+            [(&self.owner, Type::UUID), (&self.statements.of(table.id).id, Type::INT4), (&key.0, Type::UUID)];
+        let rows = self.session.query(statements::EARLIER, &params)?;
+        rows.iter()
+            .map(|row| {
+                Ok(EarlierState {
+                    version: Version(row.try_get::<_, i64>(0).map_err(failed)?.cast_unsigned()),
+                    last_update: Timestamp::from_ms(row.try_get(1).map_err(failed)?),
+                    changed_by: DeviceId(row.try_get(2).map_err(failed)?),
+                    values: filled(columns(table, row.try_get(3).map_err(failed)?)?),
+                    made_at: row.try_get::<_, Option<i64>>(4).map_err(failed)?.map(Timestamp::from_ms),
+                    claimed_at: row.try_get::<_, Option<i64>>(5).map_err(failed)?.map(Timestamp::from_ms),
+                })
+            })
+            .collect()
+    }
+
+    pub fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
+        let table = self.schema.at(conflict.table);
+        let side = |side: &Side| side.values.as_ref().map(|values| write_columns(table, values));
+        let base = write_base(table, conflict);
+        let (stored, incoming) = (&conflict.stored, &conflict.incoming);
+        let params: [Param<'_>; 15] = [
+            (&self.owner, Type::UUID),
+            (&conflict.id, Type::UUID),
+            (&conflict.at.ms(), Type::INT8),
+            (&self.statements.of(conflict.table).id, Type::INT4),
+            (&conflict.key.0, Type::UUID),
+            (&conflict.policy.name(), Type::TEXT),
+            (&conflict.resolution.name(), Type::TEXT),
+            (&base, Type::TEXT),
+            (&side(stored), Type::TEXT),
+            (&stored.last_update.ms(), Type::INT8),
+            (&stored.device.0, Type::UUID),
+            (&side(incoming), Type::TEXT),
+            (&incoming.last_update.ms(), Type::INT8),
+            (&incoming.device.0, Type::UUID),
+            (&conflict.stored_made_at.map(Timestamp::ms), Type::INT8),
+        ];
+        self.session.execute(statements::NOTE_CONFLICT, &params).map(drop)
+    }
+
+    pub fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {
+        let params: [Param<'_>; 3] = [(&self.owner, Type::UUID), (&id, Type::UUID), (&at.ms(), Type::INT8)];
+        self.session.execute(statements::NOTE_RESTORED, &params).map(drop)
+    }
+
+    pub fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
+        let tbl = wanted.table.map(|table| self.statements.of(table).id);
+        let key = wanted.key.map(|key| key.0);
+        // Tables may have rows of one key in common, but not many: of those the page leaves out other tables'.
+        let (sql, by): (_, Option<Param<'_>>) = match (&key, &tbl) {
+            (Some(key), _) => (statements::CONFLICTS_OF_KEY, Some((key, Type::UUID))),
+            (None, Some(tbl)) => (statements::CONFLICTS_OF_TABLE, Some((tbl, Type::INT4))),
+            (None, None) => (statements::CONFLICTS, None),
+        };
+        let mut listing = ConflictListing::new(wanted);
+        loop {
+            let (at, id) = listing.last().map_or((i64::MAX, Uuid::max()), |(at, id)| (at.ms(), id));
+            let fixed: [Param<'_>; 4] = [
+                (&self.owner, Type::UUID),
+                (&at, Type::INT8),
+                (&id, Type::UUID),
+                (&(CONFLICTS_AT_ONCE as i64), Type::INT8),
+            ];
+            let params: Vec<_> = fixed.into_iter().chain(by.clone()).collect();
+            let rows = self.session.query(sql, &params)?;
+            for row in &rows {
+                if listing.is_full() {
+                    return Ok(listing.end(true));
+                }
+                let at = Timestamp::from_ms(row.try_get(1).map_err(failed)?);
+                listing.look(at, row.try_get(0).map_err(failed)?, stored_bytes(row)?, self.conflict_of(row)?);
+            }
+            if rows.len() < CONFLICTS_AT_ONCE {
+                return Ok(listing.end(false));
+            }
+        }
+    }
+
+    pub fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>> {
+        let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&id, Type::UUID)];
+        let row = self.session.row(statements::CONFLICT, &params)?;
+        row.map_or(Ok(None), |row| self.conflict_of(&row))
+    }
+
+    /// The conflict of a row; `None` if its table is no longer declared.
+    fn conflict_of(&self, row: &Row) -> StorageResult<Option<Conflict>> {
+        let Some(place) = self.statements.table(row.try_get(2).map_err(failed)?) else { return Ok(None) };
+        let table = &self.schema.tables()[place];
+        let told = |at: usize| -> StorageResult<Option<Vec<Option<Value>>>> {
+            row.try_get::<_, Option<&str>>(at).map_err(failed)?.map(|text| columns(table, text)).transpose()
+        };
+        let side = |at: usize| -> StorageResult<Side> {
+            Ok(Side {
+                values: told(at)?,
+                last_update: Timestamp::from_ms(row.try_get(at + 1).map_err(failed)?),
+                device: DeviceId(row.try_get(at + 2).map_err(failed)?),
+            })
+        };
+        let resolution = resolution(row.try_get(5).map_err(failed)?);
+        let stored = side(7)?;
+        Ok(Some(Conflict {
+            id: row.try_get(0).map_err(failed)?,
+            at: Timestamp::from_ms(row.try_get(1).map_err(failed)?),
+            table: table.id,
+            key: RowKey(row.try_get(3).map_err(failed)?),
+            policy: policy(row.try_get(4).map_err(failed)?),
+            resolution: resolution.ok_or_else(|| StorageError::Engine("an unknown resolution".into()))?,
+            base: read_base(told(6)?, &stored),
+            stored,
+            incoming: side(10)?,
+            restored_at: row.try_get::<_, Option<i64>>(13).map_err(failed)?.map(Timestamp::from_ms),
+            stored_made_at: row.try_get::<_, Option<i64>>(14).map_err(failed)?.map(Timestamp::from_ms),
+        }))
+    }
+
+    pub fn keep_answer(
+        &mut self,
+        device: DeviceId,
+        key: &str,
+        answer: &GivenAnswer,
+        most: AnswersMax,
+    ) -> StorageResult<()> {
+        let shared: [Param<'_>; 3] = [(&self.owner, Type::UUID), (&device.0, Type::UUID), (&key, Type::TEXT)];
+        let kept: [Param<'_>; 4] = [
+            (&answer.at.ms(), Type::INT8),
+            (&answer.version.0.cast_signed(), Type::INT8),
+            (&&answer.body_hash[..], Type::BYTEA),
+            (&answer.body, Type::BYTEA),
+        ];
+        let params: Vec<_> = shared.iter().chain(&kept).cloned().collect();
+        self.session.execute(statements::KEEP_ANSWER, &params)?;
+        let others_max: [Param<'_>; 1] = [(&(most.answers.saturating_sub(1) as i64), Type::INT8)];
+        let params: Vec<_> = shared.iter().chain(&others_max).cloned().collect();
+        self.session.execute(statements::FORGET_ANSWERS, &params)?;
+        if !most.is_long(answer) {
+            return Ok(());
+        }
+        let beside: [Param<'_>; 1] = [(&most.bytes_beside(answer), Type::INT8)];
+        let params: Vec<_> = shared.iter().chain(&beside).cloned().collect();
+        self.session.execute(statements::FORGET_LONG_ANSWERS, &params).map(drop)
+    }
+}
+
+/// How many bytes the sides of a conflict take as they are stored.
+fn stored_bytes(row: &Row) -> StorageResult<usize> {
+    const TEXTS: [usize; 3] = [6, 7, 10];
+    let bytes = |at: usize| Ok(row.try_get::<_, Option<&str>>(at).map_err(failed)?.map_or(0, str::len));
+    TEXTS.into_iter().map(bytes).sum()
+}
+
+/// An answer under an idempotency key.
+pub(super) fn given_answer(
+    session: &mut Session,
+    owner: Uuid,
+    device: DeviceId,
+    key: &str,
+) -> StorageResult<Option<GivenAnswer>> {
+    let params: [Param<'_>; 3] = [(&owner, Type::UUID), (&device.0, Type::UUID), (&key, Type::TEXT)];
+    let Some(row) = session.row(statements::ANSWER, &params)? else { return Ok(None) };
+    let hash: Vec<u8> = row.try_get(0).map_err(failed)?;
+    let hash = hash.try_into().map_err(|_| StorageError::Engine("a hash of another size".into()))?;
+    Ok(Some(GivenAnswer {
+        body_hash: hash,
+        body: row.try_get(1).map_err(failed)?,
+        version: Version(row.try_get::<_, i64>(2).map_err(failed)?.cast_unsigned()),
+        at: Timestamp::from_ms(row.try_get(3).map_err(failed)?),
+    }))
+}
+
+fn columns(table: &Table, text: &str) -> StorageResult<Vec<Option<Value>>> {
+    read_columns(table, text).map_err(|error| StorageError::Engine(Box::new(error)))
+}

@@ -1,0 +1,220 @@
+//! One connection: statements prepared once, and what went wrong last.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::time::Duration;
+
+use postgres::fallible_iterator::FallibleIterator as _;
+use postgres::types::{ToSql, Type};
+use postgres::{Client, Row, Statement};
+
+use super::failure::Failure;
+use crate::failure::failed;
+use rollcall_core::storage::{StorageError, StorageResult};
+
+/// A value that is bound, with the type that the statement takes it as.
+pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A connection to the database.
+pub(super) struct Session {
+    client: Client,
+    /// `None` where a pooler in between may answer by another connection each time.
+    prepared: Option<HashMap<String, Statement>>,
+    timeouts: Timeouts,
+    /// The first failure since the transaction began.
+    failure: Option<Failure>,
+}
+
+/// How long the database may take over things.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// A wait for a row that another transaction has locked.
+    pub lock: Duration,
+    /// One statement.
+    pub statement: Duration,
+    /// A transaction that we say nothing in: a server that is stopped must not hold its owner for ever.
+    pub idle: Duration,
+}
+
+/// Statements kept ready on one connection, before all are forgotten and prepared anew.
+const PREPARED_MAX: usize = 2_000;
+
+/// What a transaction is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// One snapshot to read.
+    Read,
+    /// Each statement sees what is committed: the first locks the owner, so those after it see all of the owner's.
+    Write,
+}
+
+impl Timeouts {
+    /// What begins a transaction.
+    pub fn begin(&self, purpose: Purpose) -> String {
+        let Self { lock, statement, idle } = self;
+        let level = match purpose {
+            Purpose::Read => "REPEATABLE READ READ ONLY",
+            Purpose::Write => "READ COMMITTED READ WRITE",
+        };
+        // For this transaction alone: a pooler may hand the connection to somebody else after it.
+        format!(
+            "BEGIN ISOLATION LEVEL {level}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
+             SET LOCAL idle_in_transaction_session_timeout = {}",
+            lock.as_millis(),
+            statement.as_millis(),
+            idle.as_millis(),
+        )
+    }
+}
+
+impl Session {
+    pub fn new(client: Client, prepare: bool, timeouts: Timeouts) -> Self {
+        Self { client, prepared: prepare.then(HashMap::new), timeouts, failure: None }
+    }
+
+    /// Whether the connection is of no more use.
+    pub fn is_broken(&self) -> bool {
+        self.client.is_closed() || self.failure.as_ref().is_some_and(Failure::breaks_the_session)
+    }
+
+    pub fn forget_failure(&mut self) {
+        self.failure = None;
+    }
+
+    /// Why the first statement that failed did so.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    /// Begins a transaction, which ends with the guard.
+    pub fn begin(&mut self, purpose: Purpose) -> StorageResult<Transaction<'_>> {
+        self.failure = None;
+        self.batch(&self.timeouts.begin(purpose))?;
+        Ok(Transaction { session: self, ended: false })
+    }
+
+    /// What the server says it is: 150004 is 15.4.
+    pub fn version(&mut self) -> StorageResult<i32> {
+        let row = self.row("SELECT current_setting('server_version_num')::int", &[])?;
+        row.map_or(Ok(0), |row| row.try_get(0)).map_err(failed)
+    }
+
+    /// Runs statements that neither take nor give values.
+    pub fn batch(&mut self, sql: &str) -> StorageResult<()> {
+        let done = self.client.batch_execute(sql);
+        self.noted(done)
+    }
+
+    pub fn query(&mut self, sql: &str, params: &[Param<'_>]) -> StorageResult<Vec<Row>> {
+        let rows = match self.statement(sql, params) {
+            Ok(Some(statement)) => self.client.query(&statement, &values(params)),
+            Ok(None) => {
+                let params: Vec<_> = params.iter().map(|(value, kind)| (*value, kind.clone())).collect();
+                self.client.query_typed(sql, &params)
+            }
+            Err(error) => Err(error),
+        };
+        self.noted(rows)
+    }
+
+    /// The only row, if there is one.
+    pub fn row(&mut self, sql: &str, params: &[Param<'_>]) -> StorageResult<Option<Row>> {
+        Ok(self.query(sql, params)?.into_iter().next())
+    }
+
+    /// Gives how many rows were written.
+    pub fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> StorageResult<u64> {
+        let rows = match self.statement(sql, params) {
+            Ok(Some(statement)) => self.client.execute(&statement, &values(params)),
+            Ok(None) => {
+                let params: Vec<_> = params.iter().map(|(value, kind)| (*value, kind.clone())).collect();
+                self.client.execute_typed(sql, &params)
+            }
+            Err(error) => Err(error),
+        };
+        self.noted(rows)
+    }
+
+    /// Tells `each` row after row without keeping them, until it answers `false`.
+    pub fn each(
+        &mut self,
+        sql: &str,
+        params: &[Param<'_>],
+        each: &mut dyn FnMut(&Row) -> StorageResult<bool>,
+    ) -> StorageResult<()> {
+        let params = params.iter().map(|(value, kind)| (*value, kind.clone()));
+        let told = self.client.query_typed_raw(sql, params).and_then(|mut rows| {
+            while let Some(row) = rows.next()? {
+                match each(&row) {
+                    Ok(true) => {}
+                    ended => return Ok(ended.map(drop)),
+                }
+            }
+            Ok(Ok(()))
+        });
+        self.noted(told)?
+    }
+
+    /// Runs a `COPY … FROM STDIN` over what it is to read; gives how many rows were written.
+    pub fn copy_in(&mut self, sql: &str, bytes: &[u8]) -> StorageResult<u64> {
+        let copied = match self.client.copy_in(sql) {
+            Ok(mut writer) => {
+                // It keeps them, until the end.
+                writer.write_all(bytes).map_err(|error| StorageError::Engine(Box::new(error)))?;
+                writer.finish()
+            }
+            Err(error) => Err(error),
+        };
+        self.noted(copied)
+    }
+
+    fn statement(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Option<Statement>, postgres::Error> {
+        let Some(prepared) = &mut self.prepared else { return Ok(None) };
+        if let Some(statement) = prepared.get(sql) {
+            return Ok(Some(statement.clone()));
+        }
+        if prepared.len() >= PREPARED_MAX {
+            prepared.clear();
+        }
+        let types: Vec<Type> = params.iter().map(|(_, kind)| kind.clone()).collect();
+        let statement = self.client.prepare_typed(sql, &types)?;
+        prepared.insert(sql.to_owned(), statement.clone());
+        Ok(Some(statement))
+    }
+
+    fn noted<T>(&mut self, done: Result<T, postgres::Error>) -> StorageResult<T> {
+        done.map_err(|error| {
+            let failure = Failure::of(&error);
+            // What comes after it only fails since the transaction has.
+            self.failure.get_or_insert(failure);
+            failed(error)
+        })
+    }
+}
+
+fn values<'a>(params: &[Param<'a>]) -> Vec<&'a (dyn ToSql + Sync)> {
+    params.iter().map(|(value, _)| *value).collect()
+}
+
+/// An open transaction: undone unless it is committed.
+pub(super) struct Transaction<'a> {
+    pub session: &'a mut Session,
+    ended: bool,
+}
+
+impl Transaction<'_> {
+    /// Makes what was done durable.
+    pub fn commit(mut self) -> StorageResult<()> {
+        self.ended = true;
+        self.session.batch("COMMIT")
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if !self.ended && !self.session.client.is_closed() {
+            // If it fails, the connection is gone, and the transaction with it.
+            let _ = self.session.client.batch_execute("ROLLBACK");
+        }
+    }
+}

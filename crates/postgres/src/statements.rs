@@ -1,0 +1,372 @@
+//! The statements of the engine. Names come from the schema alone, never from a request; values are always bound.
+//! Every statement over an owner's rows takes the owner first.
+
+use std::fmt::Write as _;
+
+use postgres::types::Type;
+
+use super::values::sql_type;
+use rollcall_core::schema::{Schema, Table, TableId};
+use rollcall_core::storage::plan::quoted;
+
+/// Every statement over application tables, by table.
+pub struct Statements {
+    tables: Vec<TableStatements>,
+    /// Writes ledger entries. Parameters: owner, table; then thirteen for each row.
+    pub put_entries: Put,
+}
+
+/// The statements over one application table.
+pub struct TableStatements {
+    /// The number that the ledger knows the table by.
+    pub id: i32,
+    /// Parameters: owner, table, keys.
+    pub load: String,
+    /// The key and the columns. Parameters: owner, keys.
+    pub values: String,
+    /// Parameters: owner; then key and columns of each row.
+    pub put: Put,
+    /// Parameters: owner, keys.
+    pub remove: String,
+    /// By column, for those that refer to another table. Parameters: owner, parent's key, most rows.
+    pub referring: Vec<Option<String>>,
+    /// The columns' types.
+    pub types: Vec<Type>,
+}
+
+/// One statement that writes several rows, for several counts of rows: `unnest` is not taken by all that speak
+/// PostgreSQL's tongue.
+pub struct Put(Vec<(usize, String)>);
+
+/// How many rows a statement writes. Any number of rows is a few of these; what small syncs write is one.
+const COUNTS: [usize; 11] = [256, 64, 16, 8, 7, 6, 5, 4, 3, 2, 1];
+
+impl Put {
+    /// `shared` parameters come once, `each` for every row.
+    fn new(head: &str, shared: usize, each: usize, tail: &str) -> Self {
+        let statement = |count: usize| {
+            let mut sql = format!("{head} VALUES ");
+            for row in 0..count {
+                sql.push_str(if row == 0 { "(" } else { ", (" });
+                for at in (1..=shared).chain(shared + row * each + 1..=shared + (row + 1) * each) {
+                    let _ = write!(sql, "{}${at}", if at == 1 { "" } else { ", " });
+                }
+                sql.push(')');
+            }
+            sql.push_str(tail);
+            (count, sql)
+        };
+        Self(COUNTS.into_iter().map(statement).collect())
+    }
+
+    /// The statement that takes the most of so many rows, and how many it takes.
+    pub fn for_rows(&self, rows: usize) -> (usize, &str) {
+        let fits = self.0.iter().find(|(count, _)| *count <= rows).or(self.0.last());
+        fits.map_or((1, ""), |(count, sql)| (*count, sql))
+    }
+}
+
+impl Statements {
+    /// `ids` are the tables' numbers in the ledger, in declared order.
+    pub fn new(schema: &Schema, ids: &[i32]) -> Self {
+        let tables = schema.tables().iter().zip(ids).map(|(table, id)| TableStatements::new(table, *id));
+        let put_entries = Put::new(
+            "INSERT INTO rollcall_ledger (owner, tbl, key, version, created, last_update, deleted, made_by, \
+             changed_by, lives, writers, made_at, claimed_at, row_base, base)",
+            2,
+            13,
+            " ON CONFLICT (owner, tbl, key) DO UPDATE SET version = excluded.version, \
+             created = excluded.created, last_update = excluded.last_update, deleted = excluded.deleted, \
+             made_by = excluded.made_by, changed_by = excluded.changed_by, lives = excluded.lives, \
+             writers = excluded.writers, made_at = excluded.made_at, claimed_at = excluded.claimed_at, \
+             row_base = excluded.row_base, base = excluded.base",
+        );
+        Self { tables: tables.collect(), put_entries }
+    }
+
+    /// The table that the ledger knows by that number.
+    pub fn table(&self, id: i32) -> Option<usize> {
+        self.tables.iter().position(|table| table.id == id)
+    }
+
+    pub fn of(&self, table: TableId) -> &TableStatements {
+        &self.tables[table.index()]
+    }
+}
+
+impl TableStatements {
+    fn new(table: &Table, id: i32) -> Self {
+        let name = quoted(&table.name);
+        let owner = quoted(&table.owner_column);
+        let key = quoted(&table.key);
+        let columns: Vec<String> = table.columns.iter().map(|column| quoted(&column.name)).collect();
+        let of_row: String = columns.iter().map(|column| format!(", r.{column}")).collect();
+        let listed: String = columns.iter().map(|column| format!(", {column}")).collect();
+        let taken: Vec<String> =
+            columns.iter().map(|column| format!("{column} = excluded.{column}")).collect();
+        let on_conflict = if taken.is_empty() {
+            "DO NOTHING".to_owned()
+        } else {
+            format!("DO UPDATE SET {}", taken.join(", "))
+        };
+        let referring = table.columns.iter().map(|column| {
+            column.references?;
+            let reference = quoted(&column.name);
+            Some(format!("SELECT {key} FROM {name} WHERE {owner} = $1 AND {reference} = $2 LIMIT $3"))
+        });
+        Self {
+            id,
+            load: format!(
+                "SELECT {ENTRY}{of_row} FROM rollcall_ledger l \
+                 LEFT JOIN {name} r ON r.{owner} = l.owner AND r.{key} = l.key \
+                 WHERE l.owner = $1 AND l.tbl = $2 AND l.key = ANY($3)"
+            ),
+            values: format!("SELECT {key}{listed} FROM {name} WHERE {owner} = $1 AND {key} = ANY($2)"),
+            put: Put::new(
+                &format!("INSERT INTO {name} ({owner}, {key}{listed})"),
+                1,
+                1 + columns.len(),
+                &format!(" ON CONFLICT ({owner}, {key}) {on_conflict}"),
+            ),
+            remove: format!("DELETE FROM {name} WHERE {owner} = $1 AND {key} = ANY($2)"),
+            referring: referring.collect(),
+            types: table.columns.iter().map(|column| sql_type(column.kind).1).collect(),
+        }
+    }
+}
+
+/// What a ledger entry tells of a row, after its key.
+macro_rules! entry {
+    () => {
+        "l.key, l.version, l.created, l.last_update, l.deleted, l.made_by, l.changed_by, l.lives, l.writers, \
+         l.made_at, l.claimed_at, l.row_base, l.base"
+    };
+}
+const ENTRY: &str = entry!();
+
+/// An owner as of now, and its lease.
+macro_rules! owner {
+    () => {
+        concat!(
+            "SELECT ",
+            lease!(),
+            ", version, horizon, live_rows, live_bytes, seed, written, \
+             shown_ahead, (SELECT max(day) FROM rollcall_day WHERE owner = $1) FROM rollcall_owner WHERE owner = $1"
+        )
+    };
+}
+
+/// A lease as of now, by the database's clock. `now()` is the transaction's; it never changes inside it.
+macro_rules! lease {
+    () => {
+        concat!("fence, holder, holder_name, lease_since, lease_until, ", now!())
+    };
+}
+
+macro_rules! now {
+    () => {
+        "(extract(epoch FROM now()) * 1000)::bigint"
+    };
+}
+
+pub const OWNER: &str = owner!();
+/// The same, and nobody else can have it until the transaction ends.
+pub const LOCK_OWNER: &str = concat!(owner!(), " FOR UPDATE");
+
+/// The epoch, which versions of a new owner begin in.
+pub const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch'";
+
+/// Makes an owner, unless somebody else has. A backup may lack one that was there before its restore: so fences too
+/// begin with the epoch, which is in the upper bits of the version.
+pub const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
+     (owner, version, horizon, live_rows, live_bytes, seed, fence) \
+     VALUES ($1, $2, $2, 0, 0, $3, ($2::bigint >> 40) << 32) ON CONFLICT (owner) DO NOTHING";
+
+/// Says what an owner is after a write.
+pub const ADVANCE_OWNER: &str = "UPDATE rollcall_owner SET version = $2, horizon = $3, live_rows = $4, \
+     live_bytes = $5, written = $6 WHERE owner = $1";
+
+/// Notes up to where rows were shown to devices ahead of their cursors.
+pub const SHOW_AHEAD: &str = "UPDATE rollcall_owner SET shown_ahead = $2 WHERE owner = $1";
+
+/// Dates the versions before the first write of a day.
+pub const DATE: &str =
+    "INSERT INTO rollcall_day (owner, day, version) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+
+/// The version before the first write of a day or a later one.
+pub const VERSION_BEFORE_DAY: &str =
+    "SELECT version FROM rollcall_day WHERE owner = $1 AND day >= $2 ORDER BY day LIMIT 1";
+
+/// For whoever runs the server, across owners.
+pub const TOTALS: &str = "SELECT count(*), coalesce(sum(live_rows), 0)::bigint, \
+     coalesce(sum(live_bytes), 0)::bigint FROM rollcall_owner";
+pub const TABLES: &str = "SELECT tbl, sum(live_rows)::bigint FROM rollcall_digest GROUP BY tbl";
+pub const STATES: &str = concat!(
+    "SELECT ",
+    lease!(),
+    ", version, horizon, live_rows, live_bytes, seed, written, shown_ahead, owner FROM rollcall_owner \
+     WHERE owner >= $1 ORDER BY owner LIMIT $2"
+);
+pub const TOMBSTONES: &str =
+    "SELECT tbl, count(*) FROM rollcall_ledger WHERE owner = $1 AND deleted GROUP BY tbl";
+pub const ACKNOWLEDGED: &str = "SELECT device, version, at FROM rollcall_ack WHERE owner = $1";
+
+/// Owners by id.
+pub const OWNERS: &str = "SELECT owner FROM rollcall_owner WHERE owner >= $1 ORDER BY owner LIMIT $2";
+
+/// What the tables hold.
+pub const DIGESTS: &str = "SELECT tbl, live_rows, root FROM rollcall_digest WHERE owner = $1";
+pub const PUT_DIGEST: &str = "INSERT INTO rollcall_digest (owner, tbl, live_rows, root) \
+     VALUES ($1, $2, $3, $4) ON CONFLICT (owner, tbl) DO UPDATE SET live_rows = excluded.live_rows, \
+     root = excluded.root";
+
+/// What changed, tombstones too.
+pub const CHANGES: &str = concat!(
+    "SELECT ",
+    entry!(),
+    ", l.tbl FROM rollcall_ledger l \
+     WHERE l.owner = $1 AND (l.version, l.tbl, l.key) > ($2, $3, $4) AND l.version <= $5 \
+     ORDER BY l.version, l.tbl, l.key LIMIT $6"
+);
+
+/// Earlier states of rows.
+pub const REMEMBER: &str = "INSERT INTO rollcall_history \
+     (owner, tbl, key, version, last_update, changed_by, columns, made_at, claimed_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+pub const FORGET_STATES: &str = "DELETE FROM rollcall_history \
+     WHERE owner = $1 AND tbl = $2 AND key = $3 AND version <= (SELECT version FROM rollcall_history \
+     WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC LIMIT 1 OFFSET $4)";
+pub const EARLIER: &str = "SELECT version, last_update, changed_by, columns, made_at, claimed_at \
+     FROM rollcall_history WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC";
+
+/// Conflicts.
+pub const NOTE_CONFLICT: &str = "INSERT INTO rollcall_conflict (owner, id, at, tbl, key, policy, \
+     resolution, base, stored, stored_at, stored_by, incoming, incoming_at, incoming_by, stored_made_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING";
+pub const NOTE_RESTORED: &str = "UPDATE rollcall_conflict SET restored_at = $3 WHERE owner = $1 AND id = $2";
+macro_rules! conflict {
+    () => {
+        "SELECT id, at, tbl, key, policy, resolution, base, stored, stored_at, stored_by, incoming, \
+         incoming_at, incoming_by, restored_at, stored_made_at FROM rollcall_conflict "
+    };
+}
+pub const CONFLICT: &str = concat!(conflict!(), "WHERE owner = $1 AND id = $2");
+/// Each has an index that it walks along from where it begins.
+pub const CONFLICTS: &str =
+    concat!(conflict!(), "WHERE owner = $1 AND (at, id) < ($2, $3) ORDER BY at DESC, id DESC LIMIT $4");
+pub const CONFLICTS_OF_TABLE: &str = concat!(
+    conflict!(),
+    "WHERE owner = $1 AND (at, id) < ($2, $3) AND tbl = $5 ORDER BY at DESC, id DESC LIMIT $4"
+);
+pub const CONFLICTS_OF_KEY: &str = concat!(
+    conflict!(),
+    "WHERE owner = $1 AND (at, id) < ($2, $3) AND key = $5 ORDER BY at DESC, id DESC LIMIT $4"
+);
+
+/// Answers under idempotency keys.
+pub const ANSWER: &str =
+    "SELECT body_hash, body, version, at FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key = $3";
+pub const KEEP_ANSWER: &str = "INSERT INTO rollcall_answer \
+     (owner, device, key, at, version, body_hash, body) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+     ON CONFLICT (owner, device, key) DO UPDATE SET at = excluded.at, version = excluded.version, \
+     body_hash = excluded.body_hash, body = excluded.body";
+/// All but the newest, and never the one of the key given: answers of one millisecond are as new as it.
+pub const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
+     AND key IN (SELECT key FROM rollcall_answer WHERE owner = $1 AND device = $2 \
+     AND key <> $3 ORDER BY at DESC, version DESC OFFSET $4)";
+
+/// The answers that exceed the bytes allowed, summed from the newest on. Never the one of the key given.
+pub const FORGET_LONG_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
+     AND key IN (SELECT key FROM (SELECT key, sum(length(body)) OVER (ORDER BY at DESC, version DESC \
+     ROWS UNBOUNDED PRECEDING) AS bytes FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key <> $3) \
+     AS kept WHERE bytes > $4)";
+
+/// What devices have seen.
+pub const ACKNOWLEDGE: &str = "INSERT INTO rollcall_ack (owner, device, version, at) \
+     VALUES ($1, $2, $3, $4) ON CONFLICT (owner, device) DO UPDATE SET version = excluded.version, \
+     at = excluded.at";
+pub const ACKNOWLEDGED_BY_ALL: &str =
+    "SELECT min(version) FROM rollcall_ack WHERE owner = $1 AND at >= $2 AND version >= $3";
+pub const FORGET_DEVICE: &str = "DELETE FROM rollcall_ack WHERE owner = $1 AND device = $2";
+
+/// A purge.
+pub const OLD_TOMBSTONES: &str = "SELECT tbl, key, version FROM rollcall_ledger \
+     WHERE owner = $1 AND deleted AND version <= $2 ORDER BY version LIMIT $3";
+pub const FORGET_ENTRIES: &str =
+    "DELETE FROM rollcall_ledger WHERE owner = $1 AND tbl = $2 AND key = ANY($3) AND deleted";
+pub const FORGET_HISTORY: &str =
+    "DELETE FROM rollcall_history WHERE owner = $1 AND tbl = $2 AND key = ANY($3)";
+pub const RAISE_HORIZON: &str = "UPDATE rollcall_owner SET horizon = $2 WHERE owner = $1";
+pub const FORGET_CONFLICTS: &str = "DELETE FROM rollcall_conflict WHERE owner = $1 AND id IN \
+     (SELECT id FROM rollcall_conflict WHERE owner = $1 AND at < $2 ORDER BY at LIMIT $3)";
+pub const FORGET_OLD_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND (device, key) IN \
+     (SELECT device, key FROM rollcall_answer WHERE owner = $1 AND at < $2 LIMIT $3)";
+pub const FORGET_DAYS: &str = "DELETE FROM rollcall_day WHERE owner = $1 AND day < $2";
+pub const FORGET_DEVICES: &str = "DELETE FROM rollcall_ack WHERE owner = $1 AND at < $2";
+
+/// The roll call of one table.
+pub const MANIFEST: &str = "SELECT key, last_update FROM rollcall_ledger \
+     WHERE owner = $1 AND tbl = $2 AND key >= $3 AND NOT deleted ORDER BY key LIMIT $4";
+/// Where a page of it ends, so that no row is sent to be counted.
+pub const NTH_KEY: &str = "SELECT key FROM rollcall_ledger \
+     WHERE owner = $1 AND tbl = $2 AND key >= $3 AND NOT deleted ORDER BY key OFFSET $4 LIMIT 1";
+
+/// Leases. `$2` is the device throughout.
+pub const LEASE: &str = concat!("SELECT ", lease!(), " FROM rollcall_owner WHERE owner = $1");
+pub const LEASES: &str = concat!(
+    "SELECT ",
+    lease!(),
+    ", owner FROM rollcall_owner WHERE holder IS NOT NULL AND lease_until > ",
+    now!(),
+    " LIMIT $1"
+);
+/// `$4` is a lease, `$6` a hold of the lock. A hold begins with the lease, or with one that goes on where the last ran out a
+/// lease ago or longer; it ends no later for a clock that was set back.
+pub const TAKE_LEASE: &str = concat!(
+    "UPDATE rollcall_owner SET \
+     fence = CASE WHEN holder = $2 AND lease_until IS NOT NULL THEN fence ELSE fence + 1 END, \
+     lease_since = CASE WHEN holder = $2 AND lease_until + $4 > ",
+    now!(),
+    " THEN least(lease_since, ",
+    now!(),
+    ") ELSE ",
+    now!(),
+    " END, lease_until = CASE WHEN holder = $2 AND lease_until + $4 > ",
+    now!(),
+    " THEN least(",
+    now!(),
+    " + $4, least(lease_since, ",
+    now!(),
+    ") + $6) ELSE ",
+    now!(),
+    " + $4 END, holder = $2, holder_name = $3 \
+     WHERE owner = $1 AND (holder IS NULL OR holder = $2 OR lease_until IS NULL OR lease_until <= ",
+    now!(),
+    ") AND ($5::bigint IS NULL OR (fence = $5 AND holder = $2 AND lease_until IS NOT NULL)) RETURNING ",
+    lease!()
+);
+/// `$3` is a lease, `$5` a hold of the lock.
+pub const RENEW_LEASE: &str = concat!(
+    "UPDATE rollcall_owner SET lease_since = least(lease_since, ",
+    now!(),
+    "), lease_until = least(",
+    now!(),
+    " + $3, least(lease_since, ",
+    now!(),
+    ") + $5) WHERE owner = $1 AND holder = $2 AND lease_until > ",
+    now!(),
+    " AND lease_until - ",
+    now!(),
+    " < $4 AND lease_until < lease_since + $5" // not the sum of time and $4: it has no room for the largest $4
+);
+/// `$2` is the longest that a lease lasts.
+pub const CUT_LEASE: &str = concat!(
+    "UPDATE rollcall_owner SET lease_until = ",
+    now!(),
+    " + $2 WHERE owner = $1 AND lease_until > ",
+    now!(),
+    " + $2"
+);
+pub const GIVE_LEASE_BACK: &str = "UPDATE rollcall_owner SET lease_until = NULL WHERE owner = $1 AND holder = $2 AND lease_until IS NOT NULL";
+pub const BREAK_LEASE: &str =
+    "UPDATE rollcall_owner SET fence = fence + 1, holder = NULL, lease_until = NULL WHERE owner = $1";

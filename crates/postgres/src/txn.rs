@@ -1,0 +1,555 @@
+use std::collections::HashMap;
+
+use postgres::Row;
+use postgres::types::{ToSql, Type};
+use uuid::Uuid;
+
+use super::entries::{DELETED, ENTRY_COLUMNS, columns, entry, stored, unsigned};
+use super::records::{self, Records};
+use super::session::{Param, Session};
+use super::statements::{self, Put, Statements, TableStatements};
+use super::values::Bound;
+use super::{deletions, installations, leases, purge};
+use crate::failure::failed;
+use rollcall_core::digest::{Digest, Seed};
+use rollcall_core::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
+use rollcall_core::schema::{Schema, Table, TableId};
+use rollcall_core::storage::ledger::{day, lives_bytes, writers_bytes};
+use rollcall_core::storage::{
+    AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
+    LeaseState, OwnerState, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts,
+    WriteTxn,
+};
+
+/// One owner's rows inside one transaction.
+pub(super) struct Txn<'a> {
+    session: &'a mut Session,
+    schema: &'a Schema,
+    statements: &'a Statements,
+    owner: Uuid,
+    state: OwnerState,
+    lease: Option<LeaseState>,
+    /// Asked for several times in one sync; each would be a way to the database and back.
+    digests: Option<Vec<Digest>>,
+    /// The last day whose versions are dated.
+    dated: Option<i64>,
+    /// Names this transaction in the owner's row, if it raises the version.
+    id: Uuid,
+    /// An answer that this transaction keeps: its device and key.
+    pub kept: Option<(DeviceId, String)>,
+}
+
+/// What is known of an owner that is there.
+pub(super) struct Known {
+    pub state: OwnerState,
+    pub lease: LeaseState,
+    /// Which transaction raised the version last.
+    pub written: Option<Uuid>,
+    /// The last day whose versions are dated; not asked for with many owners.
+    pub dated: Option<i64>,
+}
+
+/// Rows of the ledger, or of a table, that are read in one go.
+const ROWS_AT_ONCE: usize = 1_000;
+
+impl<'a> Txn<'a> {
+    pub fn begin_read(
+        session: &'a mut Session,
+        schema: &'a Schema,
+        statements: &'a Statements,
+        owner: Owner,
+    ) -> StorageResult<Self> {
+        let (state, lease) = match known(session, owner, statements::OWNER)? {
+            Some(known) => (known.state, Some(known.lease)),
+            None => {
+                let first = first_version(session)?;
+                (OwnerState::new(first), None)
+            }
+        };
+        Ok(Self {
+            session,
+            schema,
+            statements,
+            owner: owner.0,
+            state,
+            lease,
+            digests: None,
+            dated: None,
+            id: Uuid::nil(),
+            kept: None,
+        })
+    }
+
+    /// Waits until nobody else writes for the owner, who is made at need.
+    pub fn begin_write(
+        session: &'a mut Session,
+        schema: &'a Schema,
+        statements: &'a Statements,
+        owner: Owner,
+    ) -> StorageResult<Self> {
+        let known = lock(session, owner)?;
+        Ok(Self {
+            session,
+            schema,
+            statements,
+            owner: owner.0,
+            state: known.state,
+            lease: Some(known.lease),
+            digests: None,
+            dated: known.dated,
+            id: Uuid::new_v4(),
+            kept: None,
+        })
+    }
+
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    fn table(&self, table: TableId) -> (&'a Table, &'a TableStatements) {
+        (self.schema.at(table), self.statements.of(table))
+    }
+
+    fn records(&mut self) -> Records<'_> {
+        let Self { session, schema, statements, owner, .. } = self;
+        Records { session, schema, statements, owner: *owner }
+    }
+
+    fn put_state(&mut self, state: OwnerState) -> StorageResult<()> {
+        let [version, horizon] = [state.version, state.horizon].map(|version| version.0.cast_signed());
+        let (rows, bytes) = (state.rows.cast_signed(), state.bytes.cast_signed());
+        let params: [Param<'_>; 6] = [
+            (&self.owner, Type::UUID),
+            (&version, Type::INT8),
+            (&horizon, Type::INT8),
+            (&rows, Type::INT8),
+            (&bytes, Type::INT8),
+            (&self.id, Type::UUID),
+        ];
+        self.session.execute(statements::ADVANCE_OWNER, &params)?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// The columns of live rows of one table.
+    fn values(&mut self, table: &Table, keys: &[Uuid]) -> StorageResult<HashMap<Uuid, Vec<Value>>> {
+        let sql = &self.statements.of(table.id).values;
+        let rows = self.session.query(sql, &[(&self.owner, Type::UUID), (&keys, Type::UUID_ARRAY)])?;
+        rows.iter().map(|row| Ok((row.try_get(0).map_err(failed)?, columns(table, row, 1)?))).collect()
+    }
+
+    /// Runs a statement over as many rows at a time as it takes.
+    fn put_rows<'r>(
+        &mut self,
+        put: &Put,
+        shared: &[Param<'_>],
+        rows: usize,
+        each: &dyn Fn(usize, &mut Vec<Bindable<'r>>),
+    ) -> StorageResult<()> {
+        let mut done = 0;
+        while done < rows {
+            let (count, sql) = put.for_rows(rows - done);
+            let mut bound = Vec::new();
+            (done..done + count).for_each(|row| each(row, &mut bound));
+            let of_rows = bound.iter().map(|(value, kind)| (&**value, kind.clone()));
+            let params: Vec<Param<'_>> = shared.iter().cloned().chain(of_rows).collect();
+            self.session.execute(sql, &params)?;
+            done += count;
+        }
+        Ok(())
+    }
+}
+
+/// A value that lives as long as the statement, with its type.
+type Bindable<'a> = (Box<dyn ToSql + Sync + 'a>, Type);
+
+impl ReadTxn for Txn<'_> {
+    fn state(&self) -> OwnerState {
+        self.state
+    }
+
+    fn manifest(
+        &mut self,
+        table: TableId,
+        after: Option<RowKey>,
+        rows_max: usize,
+        each: &mut dyn FnMut(RowKey, Timestamp),
+    ) -> StorageResult<()> {
+        let (_, sql) = self.table(table);
+        let mut next = after.map_or(Some(Uuid::nil()), |key| successor(key.0));
+        let mut left = rows_max;
+        while let (Some(from), true) = (next, left > 0) {
+            let limit = left.min(ROWS_AT_ONCE * 10);
+            let params: [Param<'_>; 4] = [
+                (&self.owner, Type::UUID),
+                (&sql.id, Type::INT4),
+                (&from, Type::UUID),
+                (&(limit as i64), Type::INT8),
+            ];
+            let rows = self.session.query(statements::MANIFEST, &params)?;
+            for row in &rows {
+                each(
+                    RowKey(row.try_get(0).map_err(failed)?),
+                    Timestamp::from_ms(row.try_get(1).map_err(failed)?),
+                );
+            }
+            left -= rows.len();
+            next = match rows.last() {
+                Some(last) if rows.len() == limit => successor(last.try_get(0).map_err(failed)?),
+                _ => None,
+            };
+        }
+        Ok(())
+    }
+
+    fn nth_after(
+        &mut self,
+        table: TableId,
+        after: Option<RowKey>,
+        places: u64,
+    ) -> StorageResult<Option<RowKey>> {
+        let (_, sql) = self.table(table);
+        let from = after.map_or(Some(Uuid::nil()), |key| successor(key.0));
+        let (Some(from), Some(before)) = (from, places.checked_sub(1)) else { return Ok(None) };
+        let before = i64::try_from(before).unwrap_or(i64::MAX);
+        let params: [Param<'_>; 4] =
+            [(&self.owner, Type::UUID), (&sql.id, Type::INT4), (&from, Type::UUID), (&before, Type::INT8)];
+        let row = self.session.row(statements::NTH_KEY, &params)?;
+        Ok(row.map(|row| row.try_get(0)).transpose().map_err(failed)?.map(RowKey))
+    }
+
+    fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (declared, sql) = self.table(table);
+        let asked: Vec<Uuid> = keys.iter().map(|key| key.0).collect();
+        let params: [Param<'_>; 3] =
+            [(&self.owner, Type::UUID), (&sql.id, Type::INT4), (&asked, Type::UUID_ARRAY)];
+        let rows = self.session.query(&sql.load, &params)?;
+        let mut found = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            found.insert(RowKey(row.try_get(0).map_err(failed)?), stored(declared, row)?);
+        }
+        Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
+    }
+
+    fn digests(&mut self) -> StorageResult<Vec<Digest>> {
+        if let Some(digests) = &self.digests {
+            return Ok(digests.clone());
+        }
+        let mut digests = vec![Digest::default(); self.schema.tables().len()];
+        for row in self.session.query(statements::DIGESTS, &[(&self.owner, Type::UUID)])? {
+            if let Some(place) = self.statements.table(row.try_get(0).map_err(failed)?) {
+                digests[place] = Digest {
+                    count: unsigned(&row, 1).map_err(failed)?,
+                    root: unsigned(&row, 2).map_err(failed)?,
+                };
+            }
+        }
+        Ok(self.digests.insert(digests).clone())
+    }
+
+    fn changes(&mut self, after: ChangeMark, upto: Version, each: &mut ChangeSink<'_>) -> StorageResult<()> {
+        let mut mark = (after.version.0.cast_signed(), i32::MAX, Uuid::nil());
+        if let Some((table, key)) = after.within {
+            mark = (mark.0, self.statements.of(table).id, key.0);
+        }
+        let (upto, limit) = (upto.0.cast_signed(), ROWS_AT_ONCE as i64);
+        loop {
+            let params: [Param<'_>; 6] = [
+                (&self.owner, Type::UUID),
+                (&mark.0, Type::INT8),
+                (&mark.1, Type::INT4),
+                (&mark.2, Type::UUID),
+                (&upto, Type::INT8),
+                (&limit, Type::INT8),
+            ];
+            let rows = self.session.query(statements::CHANGES, &params)?;
+            let mut entries = Vec::with_capacity(rows.len());
+            let mut live = HashMap::<usize, Vec<Uuid>>::new();
+            for row in &rows {
+                let (key, tbl): (Uuid, i32) =
+                    (row.try_get(0).map_err(failed)?, row.try_get(ENTRY_COLUMNS).map_err(failed)?);
+                mark = (row.try_get(1).map_err(failed)?, tbl, key);
+                let Some(place) = self.statements.table(tbl) else { continue };
+                let is_live = !row.try_get::<_, bool>(DELETED).map_err(failed)?;
+                if is_live {
+                    live.entry(place).or_default().push(key);
+                }
+                entries.push((place, key, is_live, entry(row)?));
+            }
+            let mut values = HashMap::new();
+            for (place, keys) in live {
+                values.insert(place, self.values(&self.schema.tables()[place], &keys)?);
+            }
+            for (place, key, is_live, mut entry) in entries {
+                if is_live {
+                    let held = values.get_mut(&place).and_then(|values| values.remove(&key));
+                    entry.values = Some(held.ok_or_else(|| lost(key))?);
+                }
+                if !each(self.schema.tables()[place].id, RowKey(key), &entry) {
+                    return Ok(());
+                }
+            }
+            if rows.len() < ROWS_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+
+    fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>> {
+        let table = self.schema.at(table);
+        self.records().earlier(table, key)
+    }
+
+    fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
+        records::given_answer(self.session, self.owner, device, key)
+    }
+
+    fn counter(&mut self, device: DeviceId) -> StorageResult<Option<u64>> {
+        installations::counter(self.session, self.owner, device)
+    }
+
+    fn installations(&mut self) -> StorageResult<Vec<Installation>> {
+        installations::all(self.session, self.owner)
+    }
+
+    fn delete_windows(&mut self, device: DeviceId) -> StorageResult<Vec<(TableId, DeleteWindow)>> {
+        deletions::windows(self.session, self.schema, self.statements, self.owner, device)
+    }
+
+    fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
+        self.records().conflicts(wanted)
+    }
+
+    fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>> {
+        self.records().conflict(id)
+    }
+
+    fn referring(
+        &mut self,
+        table: TableId,
+        column: usize,
+        parent: RowKey,
+        rows_max: usize,
+    ) -> StorageResult<Vec<RowKey>> {
+        let (_, sql) = self.table(table);
+        let Some(sql) = &sql.referring[column] else { return Ok(Vec::new()) };
+        let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
+        let params: [Param<'_>; 3] =
+            [(&self.owner, Type::UUID), (&parent.0, Type::UUID), (&rows_max, Type::INT8)];
+        let rows = self.session.query(sql, &params)?;
+        rows.iter().map(|row| Ok(RowKey(row.try_get(0).map_err(failed)?))).collect()
+    }
+}
+
+impl WriteTxn for Txn<'_> {
+    fn lease(&self) -> Option<&LeaseState> {
+        self.lease.as_ref()
+    }
+
+    fn put(&mut self, table: TableId, rows: &[(RowKey, &Stored)]) -> StorageResult<()> {
+        let (statements, (_, sql)) = (self.statements, self.table(table));
+        let owner = self.owner;
+        let shared: [Param<'_>; 2] = [(&owner, Type::UUID), (&sql.id, Type::INT4)];
+        self.put_rows(&statements.put_entries, &shared, rows.len(), &|at, bound| {
+            let (key, row) = &rows[at];
+            let [version, created] = [row.version, row.created].map(|version| version.0.cast_signed());
+            bound.push((Box::new(key.0), Type::UUID));
+            bound.push((Box::new(version), Type::INT8));
+            bound.push((Box::new(created), Type::INT8));
+            bound.push((Box::new(row.last_update.ms()), Type::INT8));
+            bound.push((Box::new(row.is_tombstone()), Type::BOOL));
+            bound.push((Box::new(row.made_by.0), Type::UUID));
+            bound.push((Box::new(row.changed_by.0), Type::UUID));
+            bound.push((Box::new(lives_bytes(&row.lives)), Type::BYTEA));
+            bound.push((Box::new(writers_bytes(&row.writers)), Type::BYTEA));
+            bound.push((Box::new(row.made_at.map(Timestamp::ms)), Type::INT8));
+            bound.push((Box::new(row.claim.at.map(Timestamp::ms)), Type::INT8));
+            bound.push((Box::new(row.claim.row_base.map(Timestamp::ms)), Type::INT8));
+            bound.push((Box::new(row.claim.base.map(|base| base.0.cast_signed())), Type::INT8));
+        })?;
+        let live = rows.iter().filter_map(|(key, row)| row.values.as_ref().map(|values| (*key, values)));
+        let live: Vec<(RowKey, &Vec<Value>)> = live.collect();
+        self.put_rows(&sql.put, &shared[..1], live.len(), &|at, bound| {
+            let (key, values) = live[at];
+            bound.push((Box::new(key.0), Type::UUID));
+            for (value, kind) in values.iter().zip(&sql.types) {
+                bound.push((Box::new(Bound(value)), kind.clone()));
+            }
+        })?;
+        let gone: Vec<Uuid> =
+            rows.iter().filter(|(_, row)| row.is_tombstone()).map(|(key, _)| key.0).collect();
+        if !gone.is_empty() {
+            self.session.execute(&sql.remove, &[(&owner, Type::UUID), (&gone, Type::UUID_ARRAY)])?;
+        }
+        Ok(())
+    }
+
+    fn advance(
+        &mut self,
+        state: OwnerState,
+        digests: &[(TableId, Digest)],
+        now: Timestamp,
+    ) -> StorageResult<()> {
+        let (day, before) = (day(now), self.state.version.0.cast_signed());
+        if self.dated.is_none_or(|dated| dated < day) {
+            let params: [Param<'_>; 3] =
+                [(&self.owner, Type::UUID), (&day, Type::INT8), (&before, Type::INT8)];
+            self.session.execute(statements::DATE, &params)?;
+            self.dated = Some(day);
+        }
+        for (table, digest) in digests {
+            if let Some(held) = &mut self.digests {
+                held[table.index()] = *digest;
+            }
+            let (count, root) = (digest.count.cast_signed(), digest.root.cast_signed());
+            let params: [Param<'_>; 4] = [
+                (&self.owner, Type::UUID),
+                (&self.statements.of(*table).id, Type::INT4),
+                (&count, Type::INT8),
+                (&root, Type::INT8),
+            ];
+            self.session.execute(statements::PUT_DIGEST, &params)?;
+        }
+        self.put_state(state)
+    }
+
+    fn show_ahead(&mut self, upto: Version) -> StorageResult<()> {
+        let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&upto.0.cast_signed(), Type::INT8)];
+        self.session.execute(statements::SHOW_AHEAD, &params)?;
+        self.state.shown_ahead = upto;
+        Ok(())
+    }
+
+    fn remember(
+        &mut self,
+        table: TableId,
+        rows: &[(RowKey, &Stored)],
+        states_max: usize,
+    ) -> StorageResult<()> {
+        let table = self.schema.at(table);
+        self.records().remember(table, rows, states_max)
+    }
+
+    fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
+        self.records().note_conflict(conflict)
+    }
+
+    fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {
+        self.records().note_restored(id, at)
+    }
+
+    fn keep_answer(
+        &mut self,
+        device: DeviceId,
+        key: &str,
+        answer: &GivenAnswer,
+        most: AnswersMax,
+    ) -> StorageResult<()> {
+        self.kept = Some((device, key.to_owned()));
+        self.records().keep_answer(device, key, answer, most)
+    }
+
+    fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {
+        let params: [Param<'_>; 4] = [
+            (&self.owner, Type::UUID),
+            (&device.0, Type::UUID),
+            (&version.0.cast_signed(), Type::INT8),
+            (&now.ms(), Type::INT8),
+        ];
+        self.session.execute(statements::ACKNOWLEDGE, &params).map(drop)
+    }
+
+    fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
+        let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&device.0, Type::UUID)];
+        self.session.execute(statements::FORGET_DEVICE, &params)?;
+        deletions::forget(self.session, self.owner, device)
+    }
+
+    fn put_delete_window(
+        &mut self,
+        device: DeviceId,
+        table: TableId,
+        window: &DeleteWindow,
+    ) -> StorageResult<()> {
+        deletions::put(self.session, self.owner, device, self.statements.of(table).id, window)
+    }
+
+    fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool> {
+        installations::put(self.session, installations::RAISE, self.owner, one)
+    }
+
+    fn add_installation(&mut self, one: &Installation) -> StorageResult<()> {
+        installations::put(self.session, installations::ADD, self.owner, one).map(drop)
+    }
+
+    fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()> {
+        installations::forget(self.session, self.owner, device)
+    }
+
+    fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
+        purge::purge(self.session, self.owner, &mut self.state, terms, rows_max)
+    }
+}
+
+/// The owner by one of the two statements that read it; `None` while nothing was ever written for it.
+pub(super) fn known(session: &mut Session, owner: Owner, sql: &str) -> StorageResult<Option<Known>> {
+    let Some(row) = session.row(sql, &[(&owner.0, Type::UUID)])? else { return Ok(None) };
+    Ok(Some(Known { dated: row.try_get(13).map_err(failed)?, ..known_of(&row)? }))
+}
+
+/// The owner of a row: first the lease, then the state.
+pub(super) fn known_of(row: &Row) -> StorageResult<Known> {
+    let seed: Vec<u8> = row.try_get(10).map_err(failed)?;
+    let seed: [u8; 16] =
+        seed.try_into().map_err(|_| StorageError::Engine("a seed of another size".into()))?;
+    Ok(Known {
+        lease: leases::lease(row)?,
+        state: OwnerState {
+            version: Version(unsigned(row, 6).map_err(failed)?),
+            horizon: Version(unsigned(row, 7).map_err(failed)?),
+            rows: unsigned(row, 8).map_err(failed)?,
+            bytes: unsigned(row, 9).map_err(failed)?,
+            seed: Some(Seed(seed)),
+            shown_ahead: Version(unsigned(row, 12).map_err(failed)?),
+        },
+        written: row.try_get(11).map_err(failed)?,
+        dated: None,
+    })
+}
+
+/// Waits until nobody else writes for the owner, who is made if nobody ever did.
+pub(super) fn lock(session: &mut Session, owner: Owner) -> StorageResult<Known> {
+    for _ in 0..3 {
+        if let Some(known) = known(session, owner, statements::LOCK_OWNER)? {
+            return Ok(known);
+        }
+        make(session, owner)?;
+    }
+    Err(StorageError::Engine("an owner that was just made is not there".into()))
+}
+
+/// Makes the owner, unless somebody else has.
+pub(super) fn make(session: &mut Session, owner: Owner) -> StorageResult<()> {
+    let first = first_version(session)?.0.cast_signed();
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed).map_err(|error| StorageError::Engine(Box::new(error)))?;
+    let params: [Param<'_>; 3] = [(&owner.0, Type::UUID), (&first, Type::INT8), (&&seed[..], Type::BYTEA)];
+    session.execute(statements::ADD_OWNER, &params).map(drop)
+}
+
+fn first_version(session: &mut Session) -> StorageResult<Version> {
+    let epoch = session.row(statements::EPOCH, &[])?;
+    let epoch: i64 = epoch.map_or(Ok(0), |row| row.try_get(0)).map_err(failed)?;
+    Ok(Version::first(u16::try_from(epoch).unwrap_or_default()))
+}
+
+pub(super) fn successor(key: Uuid) -> Option<Uuid> {
+    key.as_u128().checked_add(1).map(Uuid::from_u128)
+}
+
+fn lost(key: Uuid) -> StorageError {
+    StorageError::Engine(format!("the ledger knows {key} and its table does not").into())
+}

@@ -1,0 +1,292 @@
+//! Users and devices in SQLite: one function for each promise of [`AccountStore`].
+//!
+//! Each is one statement, so none needs a transaction around it. The connection must have
+//! `foreign_keys` on: a removed user takes its devices along by cascade.
+//!
+//! [`AccountStore`]: rollcall_core::storage::AccountStore
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
+
+use rollcall_core::model::{DeviceId, Owner, Timestamp};
+use rollcall_core::storage::accounts::{Device, Sighting, TokenHash, User};
+
+const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at)
+    VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (email) DO NOTHING";
+
+const USER: &str = "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE email = ?1";
+
+const USERS: &str = "SELECT id, email, password_hash, owner, created_at FROM rollcall_user ORDER BY email";
+
+const SET_PASSWORD_HASH: &str = "UPDATE rollcall_user SET password_hash = ?2 WHERE id = ?1";
+
+const REMOVE_USER: &str = "DELETE FROM rollcall_user WHERE email = ?1";
+
+// The WHERE is what keeps one user from taking over another's device: it makes the conflict a no-op.
+const PUT_DEVICE: &str = "INSERT INTO rollcall_device (id, user, name, token_hash, created_at, expires_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+    ON CONFLICT (id) DO UPDATE SET name = excluded.name, token_hash = excluded.token_hash,
+        expires_at = excluded.expires_at
+    WHERE user = excluded.user";
+
+const DEVICE: &str = "SELECT d.id, d.user, u.owner, d.name, d.created_at, d.expires_at
+    FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user WHERE d.token_hash = ?1";
+
+const DEVICES: &str = "SELECT d.id, d.user, u.owner, d.name, d.created_at, d.expires_at
+    FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user
+    WHERE d.user = ?1 ORDER BY d.created_at, d.id";
+
+pub(super) const DEVICES_OF_OWNER: &str = "SELECT d.id, d.user, u.owner, d.name, d.created_at, d.expires_at
+    FROM rollcall_user u JOIN rollcall_device d ON d.user = u.id WHERE u.owner = ?1";
+
+pub(super) const DEVICE_OF_ID: &str = "SELECT d.id, d.user, u.owner, d.name, d.created_at, d.expires_at
+    FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user WHERE d.id = ?1";
+
+const REMOVE_DEVICE: &str = "DELETE FROM rollcall_device WHERE id = ?2 AND user = ?1";
+
+const SIGHTINGS: &str =
+    "SELECT id, seen_at, seen_from FROM rollcall_device WHERE user = ?1 AND seen_at IS NOT NULL";
+
+const NOTE_SIGHTING: &str = "UPDATE rollcall_device SET seen_at = ?2, seen_from = ?3 WHERE id = ?1";
+
+/// When and where a user's devices were seen; an address that cannot be read is passed over.
+pub(super) fn sightings(conn: &Connection, user: Uuid) -> rusqlite::Result<Vec<(DeviceId, Sighting)>> {
+    let mut statement = conn.prepare_cached(SIGHTINGS)?;
+    let rows = statement.query_map([user.as_bytes()], |row| {
+        let from = row.get_ref(2)?.as_str_or_null()?.and_then(|text| text.parse().ok());
+        let at = Timestamp::from_ms(row.get(1)?);
+        Ok(from.map(|from| Ok::<_, rusqlite::Error>((DeviceId(read_uuid(row, 0)?), Sighting { at, from }))))
+    })?;
+    rows.filter_map(Result::transpose).map(|row| row?).collect()
+}
+
+/// Writes down when and where devices were seen.
+pub(super) fn note_sightings(conn: &Connection, seen: &[(DeviceId, Sighting)]) -> rusqlite::Result<()> {
+    let mut statement = conn.prepare_cached(NOTE_SIGHTING)?;
+    for (device, seen) in seen {
+        statement.execute(params![device.0.as_bytes(), seen.at.ms(), seen.from.to_string()])?;
+    }
+    Ok(())
+}
+
+/// Adds a user; `false` if the email is taken.
+pub(super) fn add_user(conn: &Connection, user: &User) -> rusqlite::Result<bool> {
+    let rows = conn.prepare_cached(ADD_USER)?.execute(params![
+        user.id.as_bytes(),
+        user.email,
+        user.password_hash,
+        user.owner.0.as_bytes(),
+        user.created_at.ms()
+    ])?;
+    Ok(rows == 1)
+}
+
+/// The user of that (lower-case) email.
+pub(super) fn user(conn: &Connection, email: &str) -> rusqlite::Result<Option<User>> {
+    conn.prepare_cached(USER)?.query_row([email], read_user).optional()
+}
+
+/// Every user, by email.
+pub(super) fn users(conn: &Connection) -> rusqlite::Result<Vec<User>> {
+    conn.prepare_cached(USERS)?.query_map([], read_user)?.collect()
+}
+
+/// Replaces a password hash.
+pub(super) fn set_password_hash(conn: &Connection, user: Uuid, hash: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached(SET_PASSWORD_HASH)?.execute(params![user.as_bytes(), hash])?;
+    Ok(())
+}
+
+/// Removes a user with all its devices; `false` if there is none.
+pub(super) fn remove_user(conn: &Connection, email: &str) -> rusqlite::Result<bool> {
+    Ok(conn.prepare_cached(REMOVE_USER)?.execute([email])? == 1)
+}
+
+/// Adds a device, or gives a known one of the same user a new token, name and expiry.
+///
+/// `false` if the id is another user's; a device of a user that is gone breaks the foreign key.
+pub(super) fn put_device(conn: &Connection, device: &Device, token: &TokenHash) -> rusqlite::Result<bool> {
+    let rows = conn.prepare_cached(PUT_DEVICE)?.execute(params![
+        device.id.0.as_bytes(),
+        device.user.as_bytes(),
+        device.name,
+        token,
+        device.created_at.ms(),
+        device.expires_at.ms()
+    ])?;
+    Ok(rows == 1)
+}
+
+/// The device that a token belongs to, expired or not.
+pub(super) fn device(conn: &Connection, token: &TokenHash) -> rusqlite::Result<Option<Device>> {
+    conn.prepare_cached(DEVICE)?.query_row([token], read_device).optional()
+}
+
+/// A user's devices, oldest first.
+pub(super) fn devices(conn: &Connection, user: Uuid) -> rusqlite::Result<Vec<Device>> {
+    conn.prepare_cached(DEVICES)?.query_map([user.as_bytes()], read_device)?.collect()
+}
+
+/// The devices of all users of an owner.
+pub(super) fn devices_of(conn: &Connection, owner: Owner) -> rusqlite::Result<Vec<Device>> {
+    conn.prepare_cached(DEVICES_OF_OWNER)?.query_map([owner.0.as_bytes()], read_device)?.collect()
+}
+
+/// The device of that id.
+pub(super) fn device_of_id(conn: &Connection, device: DeviceId) -> rusqlite::Result<Option<Device>> {
+    conn.prepare_cached(DEVICE_OF_ID)?.query_row([device.0.as_bytes()], read_device).optional()
+}
+
+/// Forgets a device; `false` if the user has no such device.
+pub(super) fn remove_device(conn: &Connection, user: Uuid, device: DeviceId) -> rusqlite::Result<bool> {
+    Ok(conn.prepare_cached(REMOVE_DEVICE)?.execute(params![user.as_bytes(), device.0.as_bytes()])? == 1)
+}
+
+fn read_user(row: &Row<'_>) -> rusqlite::Result<User> {
+    Ok(User {
+        id: read_uuid(row, 0)?,
+        email: row.get(1)?,
+        password_hash: row.get(2)?,
+        owner: Owner(read_uuid(row, 3)?),
+        created_at: Timestamp::from_ms(row.get(4)?),
+    })
+}
+
+fn read_device(row: &Row<'_>) -> rusqlite::Result<Device> {
+    Ok(Device {
+        id: DeviceId(read_uuid(row, 0)?),
+        user: read_uuid(row, 1)?,
+        owner: Owner(read_uuid(row, 2)?),
+        name: row.get(3)?,
+        created_at: Timestamp::from_ms(row.get(4)?),
+        expires_at: Timestamp::from_ms(row.get(5)?),
+    })
+}
+
+fn read_uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
+    Ok(Uuid::from_bytes(row.get(column)?))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn open() -> Connection {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.pragma_update(None, "foreign_keys", true).unwrap();
+        conn.execute_batch(include_str!("migrations/0002_accounts.sql")).unwrap();
+        conn.execute_batch(include_str!("migrations/0009_sightings.sql")).unwrap();
+        conn
+    }
+
+    fn anna() -> User {
+        User {
+            id: Uuid::from_u128(1),
+            email: "anna@example.org".into(),
+            password_hash: "$argon2id$...".into(),
+            owner: Owner(Uuid::from_u128(11)),
+            created_at: Timestamp::from_ms(1_000),
+        }
+    }
+
+    fn bert() -> User {
+        User { id: Uuid::from_u128(2), email: "bert@example.org".into(), ..anna() }
+    }
+
+    fn device_of(user: &User, id: u128, created_ms: i64) -> Device {
+        Device {
+            id: DeviceId(Uuid::from_u128(id)),
+            user: user.id,
+            owner: user.owner,
+            name: format!("phone {id}"),
+            created_at: Timestamp::from_ms(created_ms),
+            expires_at: Timestamp::from_ms(created_ms + 500),
+        }
+    }
+
+    #[test]
+    fn a_user_reads_back_as_written_and_an_email_is_taken_once() {
+        let conn = open();
+        assert!(add_user(&conn, &bert()).unwrap());
+        assert!(add_user(&conn, &anna()).unwrap());
+        assert!(!add_user(&conn, &User { id: Uuid::from_u128(3), ..anna() }).unwrap());
+        assert_eq!(user(&conn, "anna@example.org").unwrap(), Some(anna()));
+        assert_eq!(user(&conn, "nobody@example.org").unwrap(), None);
+        assert_eq!(users(&conn).unwrap(), [anna(), bert()]);
+        set_password_hash(&conn, anna().id, "new").unwrap();
+        assert_eq!(user(&conn, "anna@example.org").unwrap().unwrap().password_hash, "new");
+        assert_eq!(user(&conn, "bert@example.org").unwrap(), Some(bert()));
+    }
+
+    #[test]
+    fn a_device_keeps_its_first_log_in_and_only_its_last_token() {
+        let conn = open();
+        add_user(&conn, &anna()).unwrap();
+        let first = device_of(&anna(), 5, 100);
+        assert!(put_device(&conn, &first, &[1; 32]).unwrap());
+        assert_eq!(device(&conn, &[1; 32]).unwrap(), Some(first.clone()));
+
+        let again = Device { name: "tablet".into(), ..device_of(&anna(), 5, 900) };
+        assert!(put_device(&conn, &again, &[2; 32]).unwrap());
+        assert_eq!(device(&conn, &[1; 32]).unwrap(), None);
+        let expected = Device { created_at: first.created_at, ..again };
+        assert_eq!(device(&conn, &[2; 32]).unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn nobody_takes_over_or_removes_the_device_of_another() {
+        let conn = open();
+        add_user(&conn, &anna()).unwrap();
+        add_user(&conn, &bert()).unwrap();
+        let hers = device_of(&anna(), 5, 100);
+        put_device(&conn, &hers, &[1; 32]).unwrap();
+
+        assert!(!put_device(&conn, &device_of(&bert(), 5, 200), &[2; 32]).unwrap());
+        assert_eq!(device(&conn, &[2; 32]).unwrap(), None);
+        assert!(!remove_device(&conn, bert().id, hers.id).unwrap());
+        assert_eq!(device(&conn, &[1; 32]).unwrap(), Some(hers.clone()));
+
+        assert!(remove_device(&conn, anna().id, hers.id).unwrap());
+        assert!(!remove_device(&conn, anna().id, hers.id).unwrap());
+    }
+
+    #[test]
+    fn devices_come_oldest_first_and_go_with_their_user() {
+        let conn = open();
+        add_user(&conn, &anna()).unwrap();
+        add_user(&conn, &bert()).unwrap();
+        let (young, old, his) =
+            (device_of(&anna(), 5, 300), device_of(&anna(), 9, 100), device_of(&bert(), 7, 200));
+        for (n, each) in [&young, &old, &his].into_iter().enumerate() {
+            put_device(&conn, each, &[u8::try_from(n).unwrap(); 32]).unwrap();
+        }
+        assert_eq!(devices(&conn, anna().id).unwrap(), [old, young]);
+
+        assert!(remove_user(&conn, "anna@example.org").unwrap());
+        assert!(!remove_user(&conn, "anna@example.org").unwrap());
+        assert_eq!(device(&conn, &[0; 32]).unwrap(), None);
+        assert_eq!(devices(&conn, anna().id).unwrap(), []);
+        assert_eq!(devices(&conn, bert().id).unwrap(), [his]);
+    }
+
+    /// Goal: no request costs more as users grow. Method: SQLite's own plan of every statement.
+    #[test]
+    fn every_statement_finds_its_rows_by_index() {
+        let conn = open();
+        let statements =
+            [ADD_USER, USER, SET_PASSWORD_HASH, REMOVE_USER, PUT_DEVICE, DEVICE, DEVICES, REMOVE_DEVICE];
+        for sql in statements.into_iter().chain([SIGHTINGS, NOTE_SIGHTING]) {
+            let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let nothing = vec![rusqlite::types::Null; plan.parameter_count()];
+            let steps: Vec<String> = plan
+                .query_map(rusqlite::params_from_iter(nothing), |row| row.get(3))
+                .unwrap()
+                .map(Result::unwrap)
+                .collect();
+            let told = steps.join("; ");
+            assert!(!told.contains("SCAN") && !told.contains("TEMP B-TREE"), "{sql}: {told}");
+        }
+    }
+}

@@ -1,0 +1,291 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, OpenFlags, params};
+
+use uuid::Uuid;
+
+use super::file::{self, Served, resolved};
+use super::known::Known;
+use super::migrate::{self, migrate};
+use super::past::Beside;
+use super::writer::{Done, Work, Writer};
+use super::{OpenError, OwnerJob, accounts, statements, values};
+use crate::failed;
+use rollcall_core::broken;
+use rollcall_core::model::{DeviceId, Owner};
+use rollcall_core::storage::accounts::{AccountStore, Device, Sighting, TokenHash, User};
+use rollcall_core::storage::gate::Gate;
+use rollcall_core::storage::{EngineObserver, OwnerState, StorageError, StorageResult, not_run};
+
+/// The connections to one SQLite file: one that writes, a pool that reads.
+pub struct Connections {
+    /// SQLite admits one writer, so requests queue here and not inside SQLite, where they would poll.
+    writer: Writer<OwnerJob>,
+    readers: r2d2::Pool<SqliteConnectionManager>,
+    /// What reads an owner's rows comes through here, so that the pool always has some for accounts and tokens.
+    gate: Gate,
+    /// Taken before the file was opened, for the server that it is opened for.
+    pub(super) served: Option<Served>,
+}
+
+/// Connections for accounts and tokens alone, if nothing else is said.
+const FOR_ACCOUNTS: u32 = 2;
+
+/// Earlier libraries can corrupt a database in WAL mode (the WAL-reset race, fixed in 3.51.3).
+const SQLITE_VERSION_MIN: i32 = 3_051_003;
+
+/// Statements that a connection keeps ready; a schema of 100 tables needs about 500.
+const STATEMENTS_CACHED: usize = 512;
+
+/// How much of the database the writer remembers. By default 2 MB, less than one group of jobs changes: pages that
+/// do not fit are written to the log before the COMMIT, and once more at it.
+const WRITER_CACHE_KIB: i64 = 16_384;
+
+/// The log is moved into the database once it has so many pages, 16 MB. That costs two fsyncs and a write for each
+/// page that changed, however often it did: `cargo run --release --example layouts log` has the figures.
+const LOG_PAGES: i64 = 4_000;
+
+/// How much of the log's file is kept for the next rows once it was moved into the database, bytes: four times what
+/// it grows to on a quiet machine.
+const LOG_BYTES_KEPT: i64 = 4 * LOG_PAGES * 4_096;
+
+impl Connections {
+    /// Opens the file for the one server that it may have, as [`Self::open`] does; `mode` is that of its files.
+    ///
+    /// - `for_accounts`: connections beside those for rows, for accounts and tokens alone.
+    /// - Errors: also [`OpenError::Served`], before the file is looked into.
+    pub fn open_to_serve(
+        path: &Path,
+        mode: u32,
+        busy_wait: Duration,
+        readers_max: u32,
+        for_accounts: u32,
+    ) -> Result<Self, OpenError> {
+        let path = &resolved(path);
+        let served = Served::lock(path, mode)?;
+        let opened = Self::open_with(path, busy_wait, readers_max, for_accounts)?;
+        // Not before: a file that is no database of ours keeps its mode.
+        file::set_mode(path, mode);
+        Ok(Self { served: Some(served), ..opened })
+    }
+
+    /// Opens the file, makes it if it is not there, and brings rollcall's own tables up to date.
+    ///
+    /// - By a symbolic link it opens what the link leads to; a file with two names is refused.
+    /// - A new file can be read and written by its owner alone, in any umask.
+    /// - `busy_wait`: how long a writer waits for its turn, a reader for a connection.
+    /// - Errors: [`OpenError`] says what to do about it.
+    pub fn open(path: &Path, busy_wait: Duration, readers_max: u32) -> Result<Self, OpenError> {
+        Self::open_with(path, busy_wait, readers_max, FOR_ACCOUNTS)
+    }
+
+    fn open_with(
+        path: &Path,
+        busy_wait: Duration,
+        readers_max: u32,
+        for_accounts: u32,
+    ) -> Result<Self, OpenError> {
+        if rusqlite::version_number() < SQLITE_VERSION_MIN {
+            return Err(OpenError::SqliteTooOld(rusqlite::version().to_owned()));
+        }
+        let path = &resolved(path);
+        file::has_one_name(path)?;
+        if !path.exists() {
+            // SQLite would make it with the mode of the umask. It gives its files beside it the mode and the owner of
+            // this one. Where it cannot be made, SQLite's own error is as good.
+            let _ = file::make(path, file::MODE);
+        }
+        let in_file = |error| OpenError::of(path, &error);
+        let mut writer = Connection::open(path).map_err(in_file)?;
+        prepare(&writer, busy_wait).and_then(|()| prepare_writer(&writer)).map_err(in_file)?;
+        migrate(&mut writer, path)?;
+
+        let manager = SqliteConnectionManager::file(path).with_init(move |reader| {
+            prepare(reader, busy_wait)?;
+            reader.pragma_update(None, "query_only", true)
+        });
+        let readers = r2d2::Pool::builder()
+            .max_size(readers_max.max(1).saturating_add(for_accounts))
+            .min_idle(Some(1))
+            .connection_timeout(busy_wait)
+            .build(manager)
+            .map_err(OpenError::Pool)?;
+        let gate = Gate::new(readers_max, busy_wait);
+        Ok(Self { writer: Writer::new(writer, busy_wait), readers, gate, served: None })
+    }
+
+    /// Opens a file that is there, only to look at it.
+    pub fn look(path: &Path, busy_wait: Duration) -> Result<Connection, OpenError> {
+        let path = &resolved(path);
+        file::has_one_name(path)?;
+        let in_file = |error| OpenError::of(path, &error);
+        // A connection that could not write would leave the files behind that it makes beside the database.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags).map_err(in_file)?;
+        prepare(&conn, busy_wait).map_err(in_file)?;
+        conn.pragma_update(None, "query_only", true).map_err(in_file)?;
+        migrate::done(&conn, path)?;
+        Ok(conn)
+    }
+
+    /// Works with the connection that writes before anyone else does.
+    pub(super) fn preparing<T>(
+        &mut self,
+        work: impl FnOnce(&mut Connection) -> Result<T, OpenError>,
+    ) -> Result<T, OpenError> {
+        work(self.writer.conn())
+    }
+
+    /// Every owner after `after`, by id, at most `owners_max`.
+    pub(super) fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        // Every id is greater than the empty blob.
+        let after = after.as_ref().map_or(&[][..], |owner| owner.0.as_bytes());
+        self.reading(|conn| {
+            let mut statement = conn.prepare_cached(statements::OWNERS).map_err(failed)?;
+            let owners = statement
+                .query_map(params![after, owners_max as i64], |row| Ok(Owner(values::uuid(row.get_ref(0)?)?)))
+                .map_err(failed)?;
+            owners.collect::<Result<_, _>>().map_err(failed)
+        })
+    }
+
+    /// Works with the connection that writes, outside of any transaction.
+    pub(super) fn outside<T>(&self, work: impl FnOnce(&mut Connection) -> T) -> StorageResult<T> {
+        self.writer.outside(work)
+    }
+
+    /// Works within a transaction of its own.
+    fn writing<T>(&self, mut work: impl FnMut(&Connection) -> rusqlite::Result<T>) -> StorageResult<T> {
+        let mut result = None;
+        self.writer.run_alone(None, &mut |conn| {
+            result = Some(work(conn).map_err(failed)?);
+            Ok(Done::Keep)
+        })?;
+        result.ok_or_else(not_run)
+    }
+
+    /// Works for an owner, as [`Self::writing`] does.
+    pub(super) fn writing_for(&self, owner: Owner, work: Work<'_>) -> StorageResult<()> {
+        self.writer.run_alone(Some(owner), work)
+    }
+
+    /// The connection that writes, and the queue for it.
+    pub(super) fn writer(&self) -> &Writer<OwnerJob> {
+        &self.writer
+    }
+
+    pub(super) fn known(&self) -> &Known {
+        &self.writer.known
+    }
+
+    /// What is known of an owner without a transaction, and not old.
+    pub(super) fn known_state(&self, owner: Owner) -> Option<OwnerState> {
+        self.writer.known_state(owner)
+    }
+
+    /// Lets at most so many writers wait; further ones are refused.
+    #[must_use]
+    pub fn queueing(mut self, writers_max: usize) -> Self {
+        self.writer.queue_max = writers_max;
+        self
+    }
+
+    /// Writes down beside the database how many writes there have been.
+    pub(super) fn note_past(&mut self, past: Beside) {
+        self.writer.note_past(past);
+    }
+
+    /// Counts commits, and who waits for them.
+    pub(super) fn observe(&mut self, observer: Arc<dyn EngineObserver>) {
+        self.writer.observer = observer;
+    }
+
+    /// Works with a connection that reads, for as long as it takes.
+    pub(super) fn reading<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> StorageResult<T>,
+    ) -> StorageResult<T> {
+        let _inside = if broken::is("no_reader_for_accounts") { None } else { Some(self.gate.enter()?) };
+        self.looking_up(work)
+    }
+
+    /// Looks up an account, a token or an installation: who makes a request. It waits for no long read.
+    pub(super) fn looking_up<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> StorageResult<T>,
+    ) -> StorageResult<T> {
+        let mut reader = self.readers.get().map_err(|_| StorageError::Busy)?;
+        work(&mut reader)
+    }
+}
+
+impl AccountStore for Connections {
+    fn add_user(&self, user: &User) -> StorageResult<bool> {
+        self.writing(|conn| accounts::add_user(conn, user))
+    }
+
+    fn user(&self, email: &str) -> StorageResult<Option<User>> {
+        self.looking_up(|conn| accounts::user(conn, email).map_err(failed))
+    }
+
+    fn users(&self) -> StorageResult<Vec<User>> {
+        self.looking_up(|conn| accounts::users(conn).map_err(failed))
+    }
+
+    fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()> {
+        self.writing(|conn| accounts::set_password_hash(conn, user, hash))
+    }
+
+    fn remove_user(&self, email: &str) -> StorageResult<bool> {
+        self.writing(|conn| accounts::remove_user(conn, email))
+    }
+
+    fn put_device(&self, device: &Device, token: &TokenHash) -> StorageResult<bool> {
+        self.writing(|conn| accounts::put_device(conn, device, token))
+    }
+
+    fn device(&self, token: &TokenHash) -> StorageResult<Option<Device>> {
+        self.looking_up(|conn| accounts::device(conn, token).map_err(failed))
+    }
+
+    fn devices(&self, user: Uuid) -> StorageResult<Vec<Device>> {
+        self.looking_up(|conn| accounts::devices(conn, user).map_err(failed))
+    }
+
+    fn sightings(&self, user: Uuid) -> StorageResult<Vec<(DeviceId, Sighting)>> {
+        self.looking_up(|conn| accounts::sightings(conn, user).map_err(failed))
+    }
+
+    fn note_sightings(&self, seen: &[(DeviceId, Sighting)]) -> StorageResult<()> {
+        self.writing(|conn| accounts::note_sightings(conn, seen))
+    }
+
+    fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {
+        self.writing(|conn| accounts::remove_device(conn, user, device))
+    }
+}
+
+/// What a connection needs that writes, beside what every one needs.
+pub fn prepare_writer(conn: &Connection) -> rusqlite::Result<()> {
+    // FULL: an acknowledged write is on the disk.
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    let synchronous = if broken::is("synchronous_normal") { "NORMAL" } else { "FULL" };
+    conn.pragma_update(None, "synchronous", synchronous)?;
+    conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    // A log that had to grow, since another program read for long, gives the disk back once that has ended.
+    conn.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
+    conn.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)
+}
+
+/// What every connection needs, since SQLite remembers none of it in the file.
+pub(super) fn prepare(conn: &Connection, busy_wait: Duration) -> rusqlite::Result<()> {
+    conn.busy_timeout(busy_wait)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "trusted_schema", false)?;
+    conn.pragma_update(None, "cell_size_check", true)?;
+    conn.pragma_update(None, "mmap_size", 0)
+}

@@ -1,0 +1,239 @@
+//! Owners' states in memory, so that "has anything changed?" is answered without the database.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use rusqlite::Connection;
+
+use rollcall_core::model::{Owner, Version};
+use rollcall_core::storage::{OwnerState, Told};
+
+/// Owners whose state is remembered: about 5 MB. A second's polls of a busy server are of fewer owners, and one
+/// that was pushed out costs one read.
+const OWNERS_MAX: usize = 32_768;
+
+/// How old the news may be that no other process has written. A look costs a few microseconds.
+const OTHERS_UNSEEN: Duration = Duration::from_millis(10);
+
+/// States of owners as of their last commit.
+///
+/// Before each COMMIT of this process the owners in it are forgotten, after it they are known anew; in between
+/// nobody vouches for them. Commits of other processes are noticed by `PRAGMA data_version` of the connection
+/// that writes, which moves for all commits but its own.
+pub(super) struct Known {
+    states: Mutex<States>,
+    listeners: RwLock<Vec<Told>>,
+    /// Whether a transaction of ours is open for writing: then no other process can commit.
+    alone: AtomicBool,
+    /// `PRAGMA data_version` at the last look, and when that was, in microseconds since `began`.
+    others: AtomicI64,
+    looked_us: AtomicU64,
+    began: Instant,
+}
+
+/// Two generations: when the young are too many they become the old, and the old are forgotten.
+#[derive(Default)]
+struct States {
+    young: HashMap<Owner, OwnerState>,
+    old: HashMap<Owner, OwnerState>,
+    /// Rises before each COMMIT and after it: odd while one is under way.
+    moves: u64,
+}
+
+/// A moment before a snapshot is taken.
+#[derive(Clone, Copy)]
+pub(super) struct Mark(u64);
+
+impl Known {
+    pub fn new() -> Self {
+        Self {
+            states: Mutex::default(),
+            listeners: RwLock::default(),
+            alone: AtomicBool::new(false),
+            others: AtomicI64::new(-1),
+            looked_us: AtomicU64::new(0),
+            began: Instant::now(),
+        }
+    }
+
+    pub fn tell(&self, told: Told) {
+        self.listeners.write().push(told);
+    }
+
+    /// What is known of an owner; `None` is nothing, or nothing that is surely not old.
+    ///
+    /// `look` asks for a look at the database, if the last one is too long ago.
+    pub fn get(&self, owner: Owner, look: impl FnOnce()) -> Option<OwnerState> {
+        if !self.is_fresh() {
+            look();
+            if !self.is_fresh() {
+                return None;
+            }
+        }
+        self.states.lock().get(owner)
+    }
+
+    fn is_fresh(&self) -> bool {
+        // In this order: a transaction that ends in between has noted its end as a look by then.
+        self.alone.load(Ordering::SeqCst)
+            || self.now_us().saturating_sub(self.looked_us.load(Ordering::SeqCst))
+                <= OTHERS_UNSEEN.as_micros() as u64
+    }
+
+    fn now_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+
+    /// Looks whether another process has committed; `conn` is the connection that writes.
+    pub fn look(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let now = self.now_us();
+        let others = conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+        if self.others.swap(others, Ordering::SeqCst) != others {
+            self.states.lock().clear();
+        }
+        self.looked_us.fetch_max(now, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// A transaction is open for writing: looks, and vouches for what is known until it ends.
+    pub fn begun(&self, conn: &Connection) -> rusqlite::Result<()> {
+        self.look(conn)?;
+        self.alone.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// The transaction is about to end, and other processes may write again.
+    pub fn ending(&self) {
+        if self.alone.load(Ordering::SeqCst) {
+            self.looked_us.fetch_max(self.now_us(), Ordering::SeqCst);
+            self.alone.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// To be said before a COMMIT: nobody vouches for these owners until [`Self::committed`].
+    pub fn committing(&self, owners: impl Iterator<Item = Owner>) {
+        let mut states = self.states.lock();
+        states.moves += 1;
+        owners.for_each(|owner| states.forget(owner));
+    }
+
+    /// To be said after each [`Self::committing`]; `moved` are the owners of a COMMIT that went well, and the
+    /// versions that they had before it.
+    pub fn committed(&self, moved: &[(Owner, Version, OwnerState)]) {
+        let mut states = self.states.lock();
+        states.moves += 1;
+        moved.iter().for_each(|(owner, _, state)| states.put(*owner, *state));
+        drop(states);
+        let listeners = self.listeners.read();
+        for (owner, before, state) in moved {
+            if *before != state.version {
+                for told in listeners.iter() {
+                    // A listener's fault is no reason to hold up writers.
+                    if catch_unwind(AssertUnwindSafe(|| told(*owner, state.version))).is_err() {
+                        tracing::error!(%owner, "a listener panicked");
+                    }
+                }
+            }
+        }
+    }
+
+    /// To be taken before a snapshot.
+    pub fn mark(&self) -> Mark {
+        Mark(self.states.lock().moves)
+    }
+
+    /// Notes what a snapshot showed, unless it may be old: anything was committed since `mark`, or is being.
+    pub fn note(&self, mark: Mark, owner: Owner, state: OwnerState) {
+        let mut states = self.states.lock();
+        if states.moves == mark.0 && mark.0.is_multiple_of(2) && states.get(owner).is_none() {
+            states.put(owner, state);
+        }
+    }
+}
+
+impl States {
+    fn get(&mut self, owner: Owner) -> Option<OwnerState> {
+        if let Some(state) = self.young.get(&owner) {
+            return Some(*state);
+        }
+        let state = self.old.remove(&owner)?;
+        self.put(owner, state);
+        Some(state)
+    }
+
+    fn put(&mut self, owner: Owner, state: OwnerState) {
+        self.old.remove(&owner);
+        if self.young.len() >= OWNERS_MAX / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(owner, state);
+    }
+
+    fn forget(&mut self, owner: Owner) {
+        self.young.remove(&owner);
+        self.old.remove(&owner);
+    }
+
+    /// Forgets all, and lets no snapshot that was taken before speak.
+    fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+        self.moves += 2;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn owner(n: u128) -> Owner {
+        Owner(Uuid::from_u128(n))
+    }
+
+    fn at(version: u64) -> OwnerState {
+        OwnerState { horizon: Version(1), ..OwnerState::new(Version(version)) }
+    }
+
+    fn known(known: &Known, n: u128) -> Option<OwnerState> {
+        known.states.lock().get(owner(n))
+    }
+
+    #[test]
+    fn a_snapshot_that_may_be_old_is_not_noted() {
+        let states = Known::new();
+        let before = states.mark();
+        states.note(before, owner(1), at(1));
+        assert_eq!(known(&states, 1), Some(at(1)));
+        states.committing([owner(1)].into_iter());
+        assert_eq!(known(&states, 1), None, "nobody vouches while a COMMIT is under way");
+        let within = states.mark();
+        states.note(before, owner(1), at(1));
+        states.note(within, owner(1), at(1));
+        assert_eq!(known(&states, 1), None);
+        states.committed(&[(owner(1), Version(1), at(2))]);
+        states.note(before, owner(1), at(1));
+        states.note(within, owner(2), at(1));
+        assert_eq!((known(&states, 1), known(&states, 2)), (Some(at(2)), None));
+        let after = states.mark();
+        states.states.lock().clear();
+        states.note(after, owner(3), at(1));
+        assert_eq!((known(&states, 1), known(&states, 3)), (None, None));
+    }
+
+    #[test]
+    fn what_is_known_stays_within_its_bound_and_keeps_what_is_asked_for() {
+        let states = Known::new();
+        for n in 0..3 * OWNERS_MAX as u128 {
+            states.note(states.mark(), owner(n), at(1));
+            assert_eq!(known(&states, 0), Some(at(1)), "asked for again and again");
+        }
+        let states = states.states.lock();
+        assert!(states.young.len() + states.old.len() <= OWNERS_MAX);
+    }
+}

@@ -1,0 +1,124 @@
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::writer::Done;
+use super::{Connections, deletions, installations, statements, txn, values};
+use crate::failed;
+use rollcall_core::broken;
+use rollcall_core::model::{Owner, RowKey, Version};
+use rollcall_core::storage::ledger::day;
+use rollcall_core::storage::{Forgetful, OwnerState, PurgeTerms, Purged, StorageResult};
+
+/// A purge names none of the application's tables, so a command does it without their schema.
+impl Forgetful for Connections {
+    fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        self.owners(after, owners_max)
+    }
+
+    fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
+        let mut purged = Purged::default();
+        self.writing_for(owner, &mut |conn| {
+            let Some((id, mut state)) = txn::known(conn, owner).map_err(failed)? else {
+                return Ok(Done::Rollback);
+            };
+            let before = state.version;
+            purged = purge(conn, id, &mut state, terms, rows_max)?;
+            Ok(Done::Move((owner, before, state)))
+        })?;
+        Ok(purged)
+    }
+}
+
+/// Forgets what is old, and raises the horizon of `state` over what a cursor can no longer be told.
+pub(super) fn purge(
+    conn: &Connection,
+    owner: i64,
+    state: &mut OwnerState,
+    terms: &PurgeTerms,
+    rows_max: usize,
+) -> StorageResult<Purged> {
+    let mut purged = Purged::default();
+    let until = forgettable(conn, owner, state, terms)?;
+    let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
+    let old: Vec<(i64, RowKey, Version)> = {
+        let mut statement = conn.prepare_cached(statements::OLD_TOMBSTONES).map_err(failed)?;
+        let rows = statement
+            .query_map(params![owner, until.0.cast_signed(), limit], |row| {
+                Ok((
+                    row.get(0)?,
+                    values::key(row.get_ref(1)?)?,
+                    Version(row.get::<_, i64>(2)?.cast_unsigned()),
+                ))
+            })
+            .map_err(failed)?;
+        rows.collect::<Result<_, _>>().map_err(failed)?
+    };
+    purged.more = old.len() == rows_max;
+    let mut horizon = state.horizon;
+    for (tbl, key, version) in &old {
+        let key = key.0.as_bytes();
+        conn.prepare_cached(statements::FORGET_HISTORY)
+            .map_err(failed)?
+            .execute(params![owner, tbl, key])
+            .map_err(failed)?;
+        conn.prepare_cached(statements::FORGET_ENTRY)
+            .map_err(failed)?
+            .execute(params![owner, tbl, key])
+            .map_err(failed)?;
+        if !broken::is("horizon_not_raised") {
+            horizon = horizon.max(*version);
+        }
+    }
+    if horizon != state.horizon {
+        // In this very transaction: a reader either finds the tombstones or is told that it came too late.
+        conn.prepare_cached(statements::RAISE_HORIZON)
+            .map_err(failed)?
+            .execute(params![owner, horizon.0.cast_signed()])
+            .map_err(failed)?;
+        state.horizon = horizon;
+    }
+    purged.tombstones = old.len() as u64;
+    for (sql, before) in [
+        (statements::FORGET_CONFLICTS, terms.conflicts_before),
+        (statements::FORGET_OLD_ANSWERS, terms.answers_before),
+    ] {
+        let forgotten = conn
+            .prepare_cached(sql)
+            .map_err(failed)?
+            .execute(params![owner, before.ms(), limit])
+            .map_err(failed)?;
+        purged.records += forgotten as u64;
+        purged.more |= forgotten == rows_max;
+    }
+    let forget = |sql: &str, before: i64| -> StorageResult<usize> {
+        conn.prepare_cached(sql).map_err(failed)?.execute(params![owner, before]).map_err(failed)
+    };
+    forget(statements::FORGET_DEVICES, terms.devices_before.ms())?;
+    forget(installations::FORGET_OLD, terms.devices_before.ms())?;
+    forget(deletions::FORGET_OLD, terms.devices_before.ms())?;
+    forget(statements::FORGET_DAYS, day(terms.tombstones_before))?;
+    Ok(purged)
+}
+
+/// The last version whose tombstones are old enough and were seen by every device that lives.
+fn forgettable(
+    conn: &Connection,
+    owner: i64,
+    state: &OwnerState,
+    terms: &PurgeTerms,
+) -> StorageResult<Version> {
+    // What was written before the first day that counts as young is old; if nothing was since, all is.
+    let old: Option<i64> = conn
+        .prepare_cached(statements::VERSION_BEFORE_DAY)
+        .map_err(failed)?
+        .query_row(params![owner, day(terms.tombstones_before)], |row| row.get(0))
+        .optional()
+        .map_err(failed)?;
+    let old = old.map_or(state.version, |version| Version(version.cast_unsigned()));
+    // A cursor below the horizon has expired: its device fetches everything, and holds nothing back.
+    let seen: Option<i64> = conn
+        .prepare_cached(statements::ACKNOWLEDGED_BY_ALL)
+        .map_err(failed)?
+        .query_row(params![owner, terms.devices_before.ms(), state.horizon.0.cast_signed()], |row| row.get(0))
+        .map_err(failed)?;
+    Ok(seen.map_or(old, |version| old.min(Version(version.cast_unsigned()))))
+}

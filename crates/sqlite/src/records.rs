@@ -1,0 +1,247 @@
+//! What is kept beside the rows: states that were replaced, conflicts, answers given.
+
+use rusqlite::types::{FromSqlError, ValueRef};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
+
+use super::statements::{self, Statements};
+use super::values;
+use crate::failed;
+use rollcall_core::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
+use rollcall_core::schema::{Schema, Table};
+use rollcall_core::storage::records::{
+    ConflictListing, filled, policy, read_base, read_columns, resolution, whole, write_base, write_columns,
+};
+use rollcall_core::storage::{
+    AnswersMax, Conflict, ConflictPage, GivenAnswer, Side, StorageResult, WantedConflicts,
+};
+
+/// The records of one owner.
+pub(super) struct Records<'a> {
+    pub conn: &'a Connection,
+    pub schema: &'a Schema,
+    pub statements: &'a Statements,
+    pub owner: i64,
+}
+
+impl Records<'_> {
+    pub fn remember(
+        &self,
+        table: &Table,
+        rows: &[(RowKey, &Stored)],
+        states_max: usize,
+    ) -> StorageResult<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let tbl = self.statements.of(table.id).id;
+        let mut remember = self.conn.prepare_cached(statements::REMEMBER).map_err(failed)?;
+        let mut forget = self.conn.prepare_cached(statements::FORGET_STATES).map_err(failed)?;
+        for (key, row) in rows {
+            let Some(values) = &row.values else { continue };
+            let key = key.0.as_bytes();
+            let version = row.version.0.cast_signed();
+            let columns = write_columns(table, &whole(values));
+            let (at, by) = (row.last_update.ms(), row.changed_by.0.as_bytes());
+            let (made, claimed) = (row.made_at.map(Timestamp::ms), row.claim.at.map(Timestamp::ms));
+            remember
+                .execute(params![self.owner, tbl, key, version, at, by, columns, made, claimed])
+                .map_err(failed)?;
+            forget.execute(params![self.owner, tbl, key, states_max as i64]).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    pub fn earlier(&self, table: &Table, key: RowKey) -> StorageResult<Vec<EarlierState>> {
+        let tbl = self.statements.of(table.id).id;
+        let mut statement = self.conn.prepare_cached(statements::STATES).map_err(failed)?;
+        let states = statement
+            .query_map(params![self.owner, tbl, key.0.as_bytes()], |row| {
+                Ok(EarlierState {
+                    version: Version(row.get::<_, i64>(0)?.cast_unsigned()),
+                    last_update: Timestamp::from_ms(row.get(1)?),
+                    changed_by: DeviceId(values::uuid(row.get_ref(2)?)?),
+                    values: filled(columns(table, row.get_ref(3)?)?),
+                    made_at: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_ms),
+                    claimed_at: row.get::<_, Option<i64>>(5)?.map(Timestamp::from_ms),
+                })
+            })
+            .map_err(failed)?;
+        states.collect::<Result<_, _>>().map_err(failed)
+    }
+
+    pub fn note_conflict(&self, conflict: &Conflict) -> StorageResult<()> {
+        let table = self.schema.at(conflict.table);
+        let side = |side: &Side| side.values.as_ref().map(|values| write_columns(table, values));
+        self.conn
+            .prepare_cached(statements::NOTE_CONFLICT)
+            .map_err(failed)?
+            .execute(params![
+                self.owner,
+                conflict.id.as_bytes(),
+                conflict.at.ms(),
+                self.statements.of(conflict.table).id,
+                conflict.key.0.as_bytes(),
+                conflict.policy.name(),
+                conflict.resolution.name(),
+                write_base(table, conflict),
+                side(&conflict.stored),
+                conflict.stored.last_update.ms(),
+                conflict.stored.device.0.as_bytes(),
+                side(&conflict.incoming),
+                conflict.incoming.last_update.ms(),
+                conflict.incoming.device.0.as_bytes(),
+                conflict.stored_made_at.map(Timestamp::ms),
+            ])
+            .map_err(failed)?;
+        Ok(())
+    }
+
+    pub fn note_restored(&self, id: Uuid, at: Timestamp) -> StorageResult<()> {
+        let mut statement = self.conn.prepare_cached(statements::NOTE_RESTORED).map_err(failed)?;
+        statement.execute(params![self.owner, id.as_bytes(), at.ms()]).map_err(failed)?;
+        Ok(())
+    }
+
+    pub fn conflicts(&self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
+        let (at, id) = wanted.after.map_or((i64::MAX, Uuid::max()), |(at, id)| (at.ms(), id));
+        let prepared = |sql| self.conn.prepare_cached(sql);
+        let mut statement;
+        // Tables may have rows of one key in common, but not many: of those the page leaves out other tables'.
+        let mut rows = match (wanted.key, wanted.table) {
+            (Some(key), _) => {
+                statement = prepared(statements::CONFLICTS_OF_KEY).map_err(failed)?;
+                statement.query(params![self.owner, at, id.as_bytes(), key.0.as_bytes()])
+            }
+            (None, Some(table)) => {
+                statement = prepared(statements::CONFLICTS_OF_TABLE).map_err(failed)?;
+                statement.query(params![self.owner, at, id.as_bytes(), self.statements.of(table).id])
+            }
+            (None, None) => {
+                statement = prepared(statements::CONFLICTS).map_err(failed)?;
+                statement.query(params![self.owner, at, id.as_bytes()])
+            }
+        }
+        .map_err(failed)?;
+        let mut listing = ConflictListing::new(wanted);
+        while let Some(row) = rows.next().map_err(failed)? {
+            if listing.is_full() {
+                return Ok(listing.end(true));
+            }
+            let id = values::uuid(row.get_ref(0).map_err(failed)?)
+                .map_err(rusqlite::Error::from)
+                .map_err(failed)?;
+            listing.look(
+                Timestamp::from_ms(row.get(1).map_err(failed)?),
+                id,
+                stored_bytes(row).map_err(failed)?,
+                self.conflict_of(row).map_err(failed)?,
+            );
+        }
+        Ok(listing.end(false))
+    }
+
+    pub fn conflict(&self, id: Uuid) -> StorageResult<Option<Conflict>> {
+        let mut statement = self.conn.prepare_cached(statements::CONFLICT).map_err(failed)?;
+        Ok(statement
+            .query_row(params![self.owner, id.as_bytes()], |row| self.conflict_of(row))
+            .optional()
+            .map_err(failed)?
+            .flatten())
+    }
+
+    /// The conflict of a row; `None` if its table is no longer declared.
+    fn conflict_of(&self, row: &Row<'_>) -> rusqlite::Result<Option<Conflict>> {
+        let Some(place) = self.statements.table(row.get(2)?) else { return Ok(None) };
+        let table = &self.schema.tables()[place];
+        let side = |at: usize| -> rusqlite::Result<Side> {
+            Ok(Side {
+                values: match row.get_ref(at)? {
+                    ValueRef::Null => None,
+                    text => Some(columns(table, text)?),
+                },
+                last_update: Timestamp::from_ms(row.get(at + 1)?),
+                device: DeviceId(values::uuid(row.get_ref(at + 2)?)?),
+            })
+        };
+        let policy_name = row.get_ref(4)?.as_str()?;
+        let resolution_name = row.get_ref(5)?.as_str()?;
+        let stored = side(7)?;
+        let base = match row.get_ref(6)? {
+            ValueRef::Null => None,
+            text => Some(columns(table, text)?),
+        };
+        Ok(Some(Conflict {
+            id: values::uuid(row.get_ref(0)?)?,
+            at: Timestamp::from_ms(row.get(1)?),
+            table: table.id,
+            key: values::key(row.get_ref(3)?)?,
+            policy: policy(policy_name),
+            resolution: resolution(resolution_name).ok_or(FromSqlError::InvalidType)?,
+            base: read_base(base, &stored),
+            stored,
+            incoming: side(10)?,
+            restored_at: row.get::<_, Option<i64>>(13)?.map(Timestamp::from_ms),
+            stored_made_at: row.get::<_, Option<i64>>(14)?.map(Timestamp::from_ms),
+        }))
+    }
+
+    pub fn given_answer(&self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
+        let mut statement = self.conn.prepare_cached(statements::ANSWER).map_err(failed)?;
+        let answer = statement.query_row(params![self.owner, device.0.as_bytes(), key], |row| {
+            Ok(GivenAnswer {
+                body_hash: row.get(0)?,
+                body: row.get(1)?,
+                version: Version(row.get::<_, i64>(2)?.cast_unsigned()),
+                at: Timestamp::from_ms(row.get(3)?),
+            })
+        });
+        answer.optional().map_err(failed)
+    }
+
+    pub fn keep_answer(
+        &self,
+        device: DeviceId,
+        key: &str,
+        answer: &GivenAnswer,
+        most: AnswersMax,
+    ) -> StorageResult<()> {
+        let device = device.0.as_bytes();
+        self.conn
+            .prepare_cached(statements::KEEP_ANSWER)
+            .map_err(failed)?
+            .execute(params![
+                self.owner,
+                device,
+                key,
+                answer.at.ms(),
+                answer.version.0.cast_signed(),
+                answer.body_hash,
+                answer.body,
+            ])
+            .map_err(failed)?;
+        let others_max = most.answers.saturating_sub(1) as i64;
+        self.conn
+            .prepare_cached(statements::FORGET_ANSWERS)
+            .map_err(failed)?
+            .execute(params![self.owner, device, key, others_max])
+            .map_err(failed)?;
+        if most.is_long(answer) {
+            let beside = most.bytes_beside(answer);
+            let mut forget = self.conn.prepare_cached(statements::FORGET_LONG_ANSWERS).map_err(failed)?;
+            forget.execute(params![self.owner, device, key, beside]).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// How many bytes the sides of a conflict take as they are stored.
+fn stored_bytes(row: &Row<'_>) -> rusqlite::Result<usize> {
+    const TEXTS: [usize; 3] = [6, 7, 10];
+    let bytes = |at| Ok(row.get_ref(at)?.as_str_or_null()?.map_or(0, str::len));
+    TEXTS.into_iter().map(bytes).sum()
+}
+
+fn columns(table: &Table, text: ValueRef<'_>) -> Result<Vec<Option<Value>>, FromSqlError> {
+    read_columns(table, text.as_str()?).map_err(|error| FromSqlError::Other(Box::new(error)))
+}
