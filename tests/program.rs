@@ -561,12 +561,27 @@ impl Demo {
 
     /// Pastes everything into a shell, as a newcomer would; gives what each step printed.
     fn paste(&self, shell: &[&str], folder: &Path) -> Vec<String> {
+        let phone = log_in(self.address, "ben@example.com", PASSWORD, "page");
         let steps = self.steps.iter().enumerate();
-        let script: Vec<_> = steps.map(|(step, lines)| format!("echo '=== {step}'\n{lines}")).collect();
+        let script: Vec<_> = steps
+            .map(|(step, lines)| format!("echo '=== {step}'\n{lines}{}", self.meanwhile(&phone)))
+            .collect();
         let output = finish(pasting(shell).current_dir(folder), &script.concat());
         assert!(output.status.success(), "{shell:?}: {}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         text.split("=== ").skip(1).map(|part| part.split_once('\n').unwrap().1.to_owned()).collect()
+    }
+
+    /// What ten minutes between two steps bring, beside an open page: leases end, and a phone of the page writes.
+    fn meanwhile(&self, phone: &str) -> String {
+        let url = format!("http://{}", self.address);
+        let row = json!({ "add": { "todo": [{ "id": uuid::Uuid::now_v7(), "title": "Call the florist" }] } });
+        format!(
+            r#"
+for device in "$A" "$B"; do curl -s -X DELETE -H "$device" {url}/lock > lock.out; done
+curl -sf -H 'Authorization: Bearer {phone}' -H "$JSON" --data '{row}' {url}/synchronise > page.out
+"#
+        )
     }
 
     /// The same calls without curl, where there is none.
