@@ -61,6 +61,39 @@ fn has_part(path: &Path, name: &str) -> bool {
     path.strip_prefix(checkout()).unwrap().components().any(|part| part.as_os_str() == name)
 }
 
+/// Goal: no page names a file that has moved. Method: every path in backticks of the README and the documents.
+#[test]
+fn every_named_path_is_there() {
+    let folders = [
+        "src/",
+        "crates/",
+        "bench/",
+        "tests/",
+        "testkit/",
+        "fixtures/",
+        "clients/",
+        "examples/",
+        "docs/",
+        ".ci/",
+    ];
+    let (mut paths, mut gone) = (0, Vec::new());
+    for page in documents() {
+        for code in page.inline_code() {
+            let named = code.split_whitespace().next().unwrap_or_default();
+            if folders.iter().any(|folder| named.starts_with(folder)) {
+                paths += 1;
+                let here = checkout().join(named);
+                let is_module = here.with_extension("rs").exists() || here.join("mod.rs").exists();
+                if !here.exists() && !is_module {
+                    gone.push(format!("{}: {named}", page.name(checkout())));
+                }
+            }
+        }
+    }
+    assert!(gone.is_empty(), "these are not there:\n{}", gone.join("\n"));
+    assert!(paths > 30, "{paths} paths found");
+}
+
 /// Goal: a reader finds the page that answers a question. Method: the README fits its size; each page begins with a
 /// title and a question; the index names every page.
 #[test]

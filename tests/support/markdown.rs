@@ -107,6 +107,12 @@ impl Page {
         prose
     }
 
+    /// What stands between backticks outside of blocks.
+    pub fn inline_code(&self) -> Vec<String> {
+        let text = self.prose().join("\n");
+        text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
     /// The targets of all links and pictures.
     pub fn links(&self) -> impl Iterator<Item = String> {
         let text = self.prose().join("\n");
