@@ -17,6 +17,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use markdown::{Block, Mark, Page};
+use serde_json::Value;
 use shells::{BASH, ZSH, is_installed, pasting};
 
 fn checkout() -> &'static Path {
@@ -133,6 +134,45 @@ fn the_reference_is_what_the_program_prints() {
             is_same,
             "{path} differs from the program; write it again: cargo run -- reference {page} > {path}"
         );
+    }
+}
+
+/// The contract of the wedding planner.
+fn contract() -> Value {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_rollcall"));
+    let output =
+        program.args(["openapi", "--schema"]).arg(checkout().join("fixtures/wedding/schema.toml")).output();
+    serde_json::from_slice(&output.unwrap().stdout).unwrap()
+}
+
+/// Goal: a client author finds every verdict and every code. Method: those of the contract, each in a row of the page.
+#[test]
+fn every_verdict_and_code_has_its_row() {
+    let contract = contract();
+    let page = Page::read(&checkout().join("docs/reference/verdicts-and-problems.md"));
+    let has_row = |cell: &str| page.lines().iter().any(|line| line.starts_with('|') && line.contains(cell));
+    let mut seen = 0;
+    for list in ["Verdict/enum", "Code/enum", "Rejection/properties/code/enum"] {
+        for name in contract.pointer(&format!("/components/schemas/{list}")).unwrap().as_array().unwrap() {
+            seen += 1;
+            let name = name.as_str().unwrap();
+            assert!(has_row(&format!("`{name}`")), "{} has no row for {name}", page.name(checkout()));
+        }
+    }
+    assert!(seen > 40, "{seen}");
+}
+
+/// Goal: the overview of the API leaves nothing out. Method: the paths of the contract; the console has one row.
+#[test]
+fn every_path_is_in_the_overview() {
+    let contract = contract();
+    let page = Page::read(&checkout().join("docs/reference/http.md"));
+    let named = page.inline_code();
+    let paths = contract["paths"].as_object().unwrap();
+    assert!(paths.len() > 25, "{}", paths.len());
+    for path in paths.keys().filter(|path| !path.starts_with("/console/")) {
+        let is_named = named.iter().any(|code| code.ends_with(path.as_str()));
+        assert!(is_named, "{} does not name {path}", page.name(checkout()));
     }
 }
 
