@@ -85,31 +85,38 @@ fn cli(program: &Command) -> String {
     let commands =
         SUBJECTS.iter().flat_map(|(_, names)| *names).filter_map(|name| program.find_subcommand(name));
     let commands: Vec<_> =
-        commands.flat_map(|command| leaves(command, &format!("rollcall {}", command.get_name()))).collect();
-    for (name, command) in &commands {
+        commands.flat_map(|command| family(command, &format!("rollcall {}", command.get_name()))).collect();
+    for (name, command) in commands.iter().filter(|(_, command)| is_leaf(command)) {
         let anchor = name.replace(' ', "-");
         let _ = writeln!(page, "| [`{name}`](#{anchor}) | {} |", cell(&plain(command.get_about())));
     }
     for (name, command) in commands {
-        let _ = write!(page, "\n## {name}\n\n{}\n", prose(&plain(command.get_about())));
+        let _ = write!(page, "\n## {name}\n\n{}.\n", prose(&plain(command.get_about())));
         let long = plain(command.get_long_about());
         if let Some((_, more)) = long.split_once("\n\n") {
             let _ = write!(page, "\n{}\n", prose(more.trim_end()));
         }
-        let usage = command.clone().bin_name(&name).render_usage().to_string();
-        let _ = write!(page, "\n```text\n{}\n```\n", usage.trim_start_matches("Usage: ").trim_end());
-        arguments(&mut page, command);
+        if is_leaf(command) {
+            let usage = command.clone().bin_name(&name).render_usage().to_string();
+            let _ = write!(page, "\n```text\n{}\n```\n", usage.trim_start_matches("Usage: ").trim_end());
+            arguments(&mut page, command);
+        }
     }
     page
 }
 
-/// The commands that do something, each with its whole name, in the order of the help.
-fn leaves<'a>(command: &'a Command, name: &str) -> Vec<(String, &'a Command)> {
-    let below: Vec<_> = command.get_subcommands().filter(|below| !below.is_hide_set()).collect();
-    if below.is_empty() {
-        return vec![(name.to_owned(), command)];
+/// A command and the commands below it, each with its whole name, in the order of the help.
+fn family<'a>(command: &'a Command, name: &str) -> Vec<(String, &'a Command)> {
+    let mut family = vec![(name.to_owned(), command)];
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+        family.extend(self::family(below, &format!("{name} {}", below.get_name())));
     }
-    below.into_iter().flat_map(|below| leaves(below, &format!("{name} {}", below.get_name()))).collect()
+    family
+}
+
+/// Whether a command does something itself, and is no group of others.
+fn is_leaf(command: &Command) -> bool {
+    command.get_subcommands().all(Command::is_hide_set)
 }
 
 fn arguments(page: &mut String, command: &Command) {
@@ -188,11 +195,20 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-/// Text of a help as paragraphs: an indented line is an example.
+/// Text of a help as paragraphs: indented ones are examples.
 fn prose(text: &str) -> String {
-    let paragraph = |text: &str| match text.starts_with("  ") {
-        true => format!("```text\n{}\n```", text.trim_start()),
-        false => text.to_owned(),
-    };
-    text.split("\n\n").map(paragraph).collect::<Vec<_>>().join("\n\n")
+    let mut paragraphs: Vec<String> = Vec::new();
+    let mut example = String::new();
+    for paragraph in text.split("\n\n").chain([""]) {
+        match paragraph.strip_prefix("  ") {
+            Some(line) => example = format!("{example}{line}\n"),
+            None => {
+                if !example.is_empty() {
+                    paragraphs.push(format!("```text\n{}```", std::mem::take(&mut example)));
+                }
+                paragraphs.push(paragraph.to_owned());
+            }
+        }
+    }
+    paragraphs.join("\n\n").trim_end().to_owned()
 }
