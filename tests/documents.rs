@@ -232,7 +232,7 @@ impl<'a> Trial<'a> {
     /// A folder that looks like a checkout and lies beside one, with the files that the page shows.
     fn new(shell: &'a [&'a str], page: &'a str, blocks: &[Block]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ports = ["7878", "7879", "8000"].map(|port| (port, free_port()));
+        let ports = PORTS.map(|port| (port, free_port()));
         let trial = Self { shell, page, folder, ports };
         for place in ["work", "rollcall"] {
             let place = trial.folder.path().join(place);
@@ -339,8 +339,17 @@ impl Drop for Group {
     }
 }
 
+/// The ports that the pages name.
+const PORTS: [&str; 3] = ["7878", "7879", "8000"];
+
+/// A free port whose digits are not taken for one of the pages'.
 fn free_port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        if !PORTS.iter().any(|named| port.contains(named)) {
+            return port;
+        }
+    }
 }
 
 /// The first part of an answer, between two `…`, that was not printed in this order. White space and times do not count.
