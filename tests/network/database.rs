@@ -2,17 +2,17 @@
 //! server that breaks.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rollcall::clock::Clock;
 use rollcall::digest::Digest;
 use rollcall::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall::schema::{Schema, TableId};
-use rollcall::storage::sqlite::{Connections, Sqlite};
+use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore};
 use rollcall::storage::{
     AccountStore, AnswersMax, Census, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow,
     GivenAnswer, Installation, LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases as KeptLeases, Outcome,
@@ -23,10 +23,19 @@ use uuid::Uuid;
 
 use crate::leases::Leases;
 use crate::rng::Rng;
-use crate::truth::{Check, Done, Id, Truth, plain};
+use crate::truth::{Check, Data, Done, Rows, Truth, plain};
 
 pub struct Database {
-    pub inner: Arc<dyn Storage>,
+    /// The engine; `None` while the file is another one's.
+    engine: Mutex<Option<Arc<dyn Storage>>>,
+    folder: PathBuf,
+    schema: Arc<Schema>,
+    /// How often the file was put back.
+    restores: AtomicU64,
+    /// How often another file came in its place.
+    swaps: AtomicU64,
+    /// What there was when the copy was made.
+    copied: Mutex<Option<(BTreeMap<Owner, Data>, Leases)>>,
     pub truth: Mutex<Truth>,
     /// What did not hold.
     pub broken: Mutex<Option<String>>,
@@ -45,11 +54,14 @@ struct Listeners {
 }
 
 impl Database {
-    pub fn open(path: &Path, schema: &Arc<Schema>, clock: Clock, rng: Rng) -> Arc<Self> {
-        let connections = Connections::open(path, Duration::from_secs(5), 2).unwrap();
-        let inner = Sqlite::serve(path, connections, Arc::clone(schema), clock.now(), Arc::new(())).unwrap();
-        Arc::new(Self {
-            inner: Arc::new(inner),
+    pub fn open(folder: PathBuf, schema: &Arc<Schema>, clock: Clock, rng: Rng) -> Arc<Self> {
+        let database = Self {
+            engine: Mutex::default(),
+            folder,
+            schema: Arc::clone(schema),
+            restores: AtomicU64::new(0),
+            swaps: AtomicU64::new(0),
+            copied: Mutex::default(),
             truth: Mutex::default(),
             broken: Mutex::default(),
             leases: Mutex::default(),
@@ -57,7 +69,85 @@ impl Database {
             listeners: Mutex::default(),
             calm: AtomicBool::new(false),
             rng: Mutex::new(rng),
+        };
+        database.start();
+        Arc::new(database)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.join(format!("server-{}.db", self.swaps.load(Ordering::SeqCst)))
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.folder.join("copy.db")
+    }
+
+    fn start(&self) {
+        let (path, schema, now) = (self.file(), Arc::clone(&self.schema), self.clock.now());
+        let connections = Connections::open(&path, Duration::from_secs(5), 2).unwrap();
+        let engine = Sqlite::serve(&path, connections, schema, now, Arc::new(())).unwrap();
+        *self.engine.lock() = Some(Arc::new(engine));
+    }
+
+    /// The engine of now.
+    pub fn engine(&self) -> Arc<dyn Storage> {
+        self.engine.lock().clone().unwrap()
+    }
+
+    /// Makes a copy of everything.
+    pub fn back_up(&self) {
+        backup(&self.file(), &self.copy(), true, Duration::from_secs(5), &mut |_| true).unwrap();
+        let owners = self.truth.lock().owners.clone();
+        *self.copied.lock() = Some((owners, self.leases.lock().clone()));
+    }
+
+    /// How often the database was put back.
+    pub fn restores(&self) -> u64 {
+        self.restores.load(Ordering::SeqCst)
+    }
+
+    /// Whether there is a copy.
+    pub fn has_copy(&self) -> bool {
+        self.copied.lock().is_some()
+    }
+
+    /// Puts the copy in the database's place, while no server runs. `unsaid`: nobody says that it is one.
+    pub fn put_back(&self, unsaid: bool) -> Check {
+        self.listeners.lock().clear();
+        drop(self.engine.lock().take());
+        if unsaid {
+            self.swap();
+        } else {
+            self.restore();
+        }
+        self.start();
+        let (copied, mut leases) = self.copied.lock().clone().unwrap();
+        leases.begin_epoch(1 + self.restores.fetch_add(1, Ordering::SeqCst));
+        *self.leases.lock() = leases;
+        let owners: Vec<Owner> = self.truth.lock().numbers.keys().copied().collect();
+        owners.into_iter().try_for_each(|owner| {
+            let (state, rows) = self.held(owner);
+            self.truth.lock().restored(owner, copied.get(&owner), state, rows)
         })
+    }
+
+    fn restore(&self) {
+        // A pool that was dropped may be opening its last connection still.
+        let until = Instant::now() + Duration::from_secs(30);
+        let now = self.clock.now();
+        while let Err(error) = restore(&self.copy(), &self.file(), true, now, &mut |_| true) {
+            assert!(matches!(error, CopyError::InUse(_)) && Instant::now() < until, "{error}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A file copied back, beside which lies what the last server left there.
+    fn swap(&self) {
+        let old = self.file();
+        self.swaps.fetch_add(1, Ordering::SeqCst); // whoever has the old file open still does nothing to the new one
+        let new = self.file();
+        std::fs::copy(self.copy(), &new).unwrap();
+        std::fs::copy(format!("{}.past", old.display()), format!("{}.past", new.display())).unwrap();
     }
 
     /// Ends all faults of its own.
@@ -77,10 +167,10 @@ impl Database {
     }
 
     /// Everything of an owner, as the engine has it.
-    pub fn held(&self, owner: Owner) -> (OwnerState, BTreeMap<Id, Stored>) {
+    pub fn held(&self, owner: Owner) -> (OwnerState, Rows) {
         let from = ChangeMark { version: Version(0), within: None };
-        let read = self.inner.read(owner, |txn| {
-            let mut rows = BTreeMap::new();
+        let read = self.engine().read(owner, |txn| {
+            let mut rows = Rows::new();
             txn.changes(from, Version(1 << 53), &mut |table, key, row| {
                 rows.insert((table, key), row.clone());
                 true
@@ -112,6 +202,7 @@ impl Database {
 /// One server's way to the database, for one life of that server.
 pub struct Line {
     database: Arc<Database>,
+    engine: Arc<dyn Storage>,
     server: usize,
     /// The database cannot be reached.
     pub cut: AtomicBool,
@@ -120,7 +211,8 @@ pub struct Line {
 impl Line {
     pub fn new(database: &Arc<Database>, server: usize) -> Arc<Self> {
         database.listeners.lock().insert(server, Listeners::default());
-        Arc::new(Self { database: Arc::clone(database), server, cut: AtomicBool::new(false) })
+        let (database, engine) = (Arc::clone(database), database.engine());
+        Arc::new(Self { database, engine, server, cut: AtomicBool::new(false) })
     }
 
     fn reach(&self) -> StorageResult<&Database> {
@@ -145,7 +237,8 @@ pub struct Shared(pub Arc<Line>);
 
 impl Storage for Shared {
     fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
-        self.0.reach()?.inner.run_read(owner, work)
+        self.0.reach()?;
+        self.0.engine.run_read(owner, work)
     }
 
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
@@ -154,7 +247,7 @@ impl Storage for Shared {
         // The connection may break as COMMIT is on its way: before it arrives, or after.
         let breaks = database.often(10).then(|| database.often(500));
         let mut done = None;
-        database.inner.run_write(owner, &mut |txn| {
+        self.0.engine.run_write(owner, &mut |txn| {
             let mut seen = Done::default();
             let outcome = work(&mut Watched { inner: txn, owner, database, lease: &lease, done: &mut seen })?;
             let kept = outcome == Outcome::Commit && breaks != Some(false);
@@ -184,19 +277,21 @@ impl Storage for Shared {
     }
 
     fn ready(&self) -> StorageResult<()> {
-        self.0.reach()?.inner.ready()
+        self.0.reach()?;
+        self.0.engine.ready()
     }
 
     fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
-        self.0.reach()?.inner.owners(after, owners_max)
+        self.0.reach()?;
+        self.0.engine.owners(after, owners_max)
     }
 
     fn accounts(&self) -> Arc<dyn AccountStore> {
-        self.0.database.inner.accounts()
+        self.0.engine.accounts()
     }
 
     fn census(&self) -> &dyn Census {
-        self.0.database.inner.census()
+        self.0.engine.census()
     }
 
     fn leases(&self) -> KeptLeases {

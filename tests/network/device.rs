@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use crate::rng::Rng;
 use crate::truth::{Check, must};
 use crate::wire::Wire;
-use crate::world::{Device, SLOTS, TABLES, World, columns, slot_key, store};
+use crate::world::{DEVICES, Device, SLOTS, TABLES, World, columns, slot_key, store};
 
 /// What a device wants of the world.
 enum Wish {
@@ -101,6 +101,7 @@ impl Remote for Link {
 
 fn live(world: &World, device: &Device, mut rng: Rng, heart: Rc<Heart>) {
     let mut file = store(device);
+    file.set_token(&device.token()).unwrap();
     loop {
         let longest = if world.is_quiet() { 300 } else { *rng.among(&[100, 1_000, 4_000]) };
         if !heart.pause(1 + rng.below(longest)) {
@@ -114,6 +115,9 @@ fn live(world: &World, device: &Device, mut rng: Rng, heart: Rc<Heart>) {
             meddle(device, &mut rng, &heart);
         }
         let way = if rng.often(400) { Way::Manifest } else { Way::Cursor };
+        if !is_quiet && rng.often(30) {
+            stranger(world, device, &mut file, &mut rng, &heart, way);
+        }
         let moves = || world.database.truth.lock().moves;
         let before = moves();
         let report = sync_once(world, device, &mut file, &mut rng, &heart, way);
@@ -130,6 +134,8 @@ fn edit(world: &World, device: &Device, file: &mut Store, rng: &mut Rng) {
         // A row that is not there cannot be deleted.
         if file.delete(name, key).is_ok() {
             device.tokens.lock().remove(&(table, slot));
+            let id = (world.schema.table(name).unwrap().id, key);
+            world.database.truth.lock().owed.remove(&(device.owner, id));
         }
         return;
     }
@@ -146,7 +152,7 @@ fn edit(world: &World, device: &Device, file: &mut Store, rng: &mut Rng) {
 /// Things that apps do beside syncing: take the lock and look at it for long, or break somebody else's.
 fn meddle(device: &Device, rng: &mut Rng, heart: &Heart) {
     let ask = |method, path: &str| {
-        let headers = vec![("authorization", format!("Bearer {}", device.token))];
+        let headers = vec![("authorization", format!("Bearer {}", device.token()))];
         heart.ask(&Request { method, path: path.into(), headers, body: None })
     };
     match rng.below(100) {
@@ -160,6 +166,23 @@ fn meddle(device: &Device, rng: &mut Rng, heart: &Heart) {
     }
 }
 
+/// The app comes with a token of another user: no row goes either way.
+fn stranger(world: &World, device: &Device, file: &mut Store, rng: &mut Rng, heart: &Rc<Heart>, way: Way) {
+    if file.bound().unwrap().is_none() {
+        return;
+    }
+    file.set_token(&world.devices[(device.number + 1) % DEVICES].token()).unwrap();
+    let done = sync_with(file, rng, heart, way);
+    file.set_token(&device.token()).unwrap();
+    let told = done.as_ref().map_or_else(ToString::to_string, |report| format!("{report:?}"));
+    world.tell(format!("device {} comes with another user's token", device.number));
+    // It may not come through at all.
+    let refused = matches!(done, Err(SyncError::OtherUser | SyncError::Call(_) | SyncError::Restless));
+    world.note(must(refused, || {
+        format!("no device syncs with another user's token: device {}, {told}", device.number)
+    }));
+}
+
 /// One sync. Whatever it ends in, it must have kept the promises on the way.
 fn sync_once(
     world: &World,
@@ -170,24 +193,16 @@ fn sync_once(
     way: Way,
 ) -> Option<SyncReport> {
     world.syncs.fetch_add(1, Ordering::SeqCst);
-    let (waits, mut draws) = (Rc::clone(heart), Rng(rng.next()));
-    let mut patience = Patience {
-        attempts_max: 4,
-        lock_wait_max_ms: 20_000,
-        pause: Box::new(move |pause| {
-            waits.pause(pause.as_millis() as u64);
-        }),
-        random: Box::new(move || draws.next()),
-    };
-    let options = Options { way: Some(way), ..Options::default() };
-    let mut link = Link(Rc::clone(heart));
-    let done = sync(file, &mut link, &mut patience, options, &mut |_| {});
+    let restores = world.database.restores();
+    let done = sync_with(file, rng, heart, way);
     world.note(check_edits(world, device, file, done.as_ref().ok()));
     let told = done.as_ref().map_or_else(ToString::to_string, |report| format!("{:?}", report.proof));
     world.tell(format!("device {} has synced: {told}", device.number));
     match done {
         Ok(report) => {
-            let proved = !matches!(report.proof, Proof::Repaired | Proof::Unequal(_));
+            // Digests of before a restore say nothing of what came after it.
+            let proved = !matches!(report.proof, Proof::Repaired | Proof::Unequal(_))
+                || restores != world.database.restores();
             world.note(must(proved, || {
                 format!("a sync leaves both sides equal: device {}, {:?}", device.number, report.proof)
             }));
@@ -200,6 +215,22 @@ fn sync_once(
             None
         }
     }
+}
+
+/// A sync over the simulated network.
+fn sync_with(file: &mut Store, rng: &mut Rng, heart: &Rc<Heart>, way: Way) -> Result<SyncReport, SyncError> {
+    let (waits, mut draws) = (Rc::clone(heart), Rng(rng.next()));
+    let mut patience = Patience {
+        attempts_max: 4,
+        lock_wait_max_ms: 20_000,
+        pause: Box::new(move |pause| {
+            waits.pause(pause.as_millis() as u64);
+        }),
+        random: Box::new(move || draws.next()),
+    };
+    let options = Options { way: Some(way), ..Options::default() };
+    let mut link = Link(Rc::clone(heart));
+    sync(file, &mut link, &mut patience, options, &mut |_| {})
 }
 
 /// No edit of a user vanishes: what no longer waits was written, or is known to have lost.

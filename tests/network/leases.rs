@@ -6,21 +6,25 @@ use rollcall::model::{DeviceId, Fence, Owner, Timestamp};
 use rollcall::storage::{LeaseState, LeaseTerms};
 
 /// The lease of every owner that ever had one. Times are by the database's clock.
-#[derive(Default)]
-pub struct Leases(BTreeMap<Owner, LeaseState>);
+#[derive(Clone, Default)]
+pub struct Leases {
+    held: BTreeMap<Owner, LeaseState>,
+    /// Fences of owners that come new begin above this.
+    fences: u64,
+}
 
 impl Leases {
     pub fn look(&self, owner: Owner, now: Timestamp) -> Option<LeaseState> {
-        self.0.get(&owner).map(|lease| LeaseState { now, ..lease.clone() })
+        self.held.get(&owner).map(|lease| LeaseState { now, ..lease.clone() })
     }
 
     /// The same within a transaction, which makes its owner's row first.
     pub fn of_write(&self, owner: Owner, now: Timestamp) -> LeaseState {
-        self.look(owner, now).unwrap_or_else(|| nobodys(now))
+        self.look(owner, now).unwrap_or_else(|| nobodys(self.fences, now))
     }
 
     pub fn held_now(&self, leases_max: usize, now: Timestamp) -> Vec<(Owner, LeaseState)> {
-        let all = self.0.iter().map(|(owner, lease)| (*owner, LeaseState { now, ..lease.clone() }));
+        let all = self.held.iter().map(|(owner, lease)| (*owner, LeaseState { now, ..lease.clone() }));
         all.filter(|(_, lease)| lease.is_running()).take(leases_max).collect()
     }
 
@@ -48,7 +52,7 @@ impl Leases {
             until: Some(now.shifted(terms.lease_ms).min(since.shifted(terms.hold_ms))),
             now,
         };
-        self.0.insert(owner, taken.clone());
+        self.held.insert(owner, taken.clone());
         Some(taken)
     }
 
@@ -60,7 +64,7 @@ impl Leases {
         below_ms: i64,
         now: Timestamp,
     ) {
-        let Some(held) = self.0.get_mut(&owner).filter(|held| held.holder == Some(device)) else { return };
+        let Some(held) = self.held.get_mut(&owner).filter(|held| held.holder == Some(device)) else { return };
         if held.until.is_some_and(|until| now < until && until < now.shifted(below_ms.min(1 << 40))) {
             let latest = held.since.shifted(terms.hold_ms.min(1 << 40));
             held.until = held.until.max(Some(now.shifted(terms.lease_ms).min(latest)));
@@ -68,24 +72,40 @@ impl Leases {
     }
 
     pub fn cut(&mut self, owner: Owner, lease_ms: i64, now: Timestamp) {
-        if let Some(until) = self.0.get_mut(&owner).and_then(|held| held.until.as_mut()) {
+        if let Some(until) = self.held.get_mut(&owner).and_then(|held| held.until.as_mut()) {
             *until = (*until).min(now.shifted(lease_ms));
+        }
+    }
+
+    /// After a restore, number `restores`: fences go on above those that the lost future may have given out.
+    pub fn begin_epoch(&mut self, restores: u64) {
+        self.fences = restores << 32;
+        for held in self.held.values_mut() {
+            held.fence = Fence((held.fence.0 + (1 << 20)).max(self.fences));
+            (held.holder, held.until) = (None, None);
         }
     }
 
     /// Says whether that ended a lease.
     pub fn give_back(&mut self, owner: Owner, device: DeviceId) -> bool {
-        let held = self.0.get_mut(&owner).filter(|held| held.holder == Some(device));
+        let held = self.held.get_mut(&owner).filter(|held| held.holder == Some(device));
         held.and_then(|held| held.until.take()).is_some()
     }
 
     pub fn break_open(&mut self, owner: Owner) {
-        if let Some(held) = self.0.get_mut(&owner) {
+        if let Some(held) = self.held.get_mut(&owner) {
             (held.fence, held.holder, held.until) = (Fence(held.fence.0 + 1), None, None);
         }
     }
 }
 
-fn nobodys(now: Timestamp) -> LeaseState {
-    LeaseState { fence: Fence(0), holder: None, holder_name: String::new(), since: now, until: None, now }
+fn nobodys(fences: u64, now: Timestamp) -> LeaseState {
+    LeaseState {
+        fence: Fence(fences),
+        holder: None,
+        holder_name: String::new(),
+        since: now,
+        until: None,
+        now,
+    }
 }

@@ -15,6 +15,7 @@
 mod forward;
 mod database;
 mod device;
+mod edges;
 mod leases;
 #[path = "../support/rng.rs"]
 mod rng;

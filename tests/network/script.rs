@@ -13,7 +13,7 @@ use turmoil::{Builder, Sim};
 
 use crate::rng::Rng;
 use crate::truth::{Check, must};
-use crate::world::{DEVICES, LEASE_MS, SERVERS, Server, World, check_equal, pace};
+use crate::world::{DEVICES, LEASE_MS, OWNERS, SERVERS, Server, World, check_equal, pace};
 use crate::{PANICKED, device};
 
 /// How far time moves at once: messages and deadlines come at these moments.
@@ -145,7 +145,7 @@ impl Run {
         let (at, of) = (format!("server-{server}"), format!("device-{number}"));
         let lasts = *self.rng.among(&[100, 1_000, 3_000, 8_000]);
         let ms = 1 + self.rng.below(lasts);
-        match self.rng.below(100) {
+        match self.rng.below(120) {
             0..12 => {
                 self.world.tell(format!("no message passes between {of} and {at} for {ms} ms"));
                 self.sim.partition(of, at);
@@ -200,7 +200,13 @@ impl Run {
                 self.die(&of, &links);
                 self.heal_in(ms, Heal::Device(number));
             }
-            _ => self.purge(server),
+            92..100 => self.purge(server),
+            100..107 => {
+                self.world.tell("a copy of the database is made");
+                self.world.database.back_up();
+            }
+            107..115 => self.restore(ms),
+            _ => self.copy_phone(number, ms),
         }
     }
 
@@ -259,6 +265,38 @@ impl Run {
         }
     }
 
+    /// Every server stops, and the database is put back to its copy.
+    fn restore(&mut self, ms: u64) {
+        if !self.world.database.has_copy() {
+            return;
+        }
+        let unsaid = self.rng.often(300);
+        self.world.tell(format!("the database is put back; nobody says so: {unsaid}"));
+        for server in 0..SERVERS {
+            let links: Vec<_> = (0..DEVICES).map(|number| (number, server)).collect();
+            let at = format!("server-{server}");
+            // Of a server that ended by itself some tasks may be left, and they end with its next life alone.
+            if !self.sim.is_host_running(at.clone()) {
+                self.sim.bounce(at.clone());
+            }
+            self.die(&at, &links);
+            self.heal_in(ms, Heal::Server(server));
+        }
+        self.world.owe();
+        self.world.forget_servers();
+        self.world.note(self.world.database.put_back(unsaid));
+    }
+
+    /// A phone is set up from the backup of another of the same user: it gets its file, and loses its own.
+    fn copy_phone(&mut self, number: usize, ms: u64) {
+        let from = (number + OWNERS) % DEVICES;
+        self.world.tell(format!("device {number} is set up from a backup of device {from}"));
+        let links: Vec<_> = (0..SERVERS).map(|server| (number, server)).collect();
+        self.die(&format!("device-{number}"), &links);
+        self.world.copy_phone(from, number);
+        self.heal_in(ms, Heal::Device(number));
+    }
+
     /// What is some seconds old is forgotten, as if it were months.
     fn purge(&mut self, server: usize) {
         let Some(Server { app, .. }) = self.world.server(server) else { return };
@@ -301,7 +339,7 @@ impl Run {
             let (state, rows) = database.held(owner);
             let truth = database.truth.lock();
             truth.check_held(owner, state, &rows)?;
-            let told = database.inner.read(owner, |txn| txn.digests()).unwrap();
+            let told = database.engine().read(owner, |txn| txn.digests()).unwrap();
             if let Some(data) = truth.owners.get(&owner) {
                 for (table, digest) in self.world.schema.tables().iter().zip(told) {
                     let sum = data.digest(table.id);
@@ -311,6 +349,7 @@ impl Run {
                 }
             }
         }
-        self.world.devices.iter().try_for_each(|device| check_equal(&self.world, device))
+        self.world.devices.iter().try_for_each(|device| check_equal(&self.world, device))?;
+        self.world.check_owed()
     }
 }

@@ -9,6 +9,7 @@ use rollcall::storage::{LeaseState, OwnerState};
 
 pub type Check<T = ()> = Result<T, String>;
 pub type Id = (TableId, RowKey);
+pub type Rows = BTreeMap<Id, Stored>;
 
 pub fn must(holds: bool, what: impl FnOnce() -> String) -> Check {
     if holds { Ok(()) } else { Err(what()) }
@@ -31,9 +32,9 @@ pub struct Done {
 }
 
 /// One owner's data, as its commits made it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Data {
-    pub rows: BTreeMap<Id, Stored>,
+    pub rows: Rows,
     pub version: Option<Version>,
     pub seed: Option<Seed>,
     /// Every title that was ever in a row, or is noted to have lost.
@@ -44,7 +45,15 @@ pub struct Data {
 pub struct Truth {
     pub owners: BTreeMap<Owner, Data>,
     /// Answers that were kept, by their key: no two requests have the same, whoever sends them.
-    pub answers: BTreeMap<String, Vec<u8>>,
+    ///
+    /// A phone that was set up from another's backup may send the other's request, as a device of its own.
+    pub answers: BTreeMap<String, BTreeMap<DeviceId, Vec<u8>>>,
+    /// Answers that servers gave before they lost them in a restore: they may still be on their way.
+    pub given: BTreeSet<Vec<u8>>,
+    /// Rows that a device held as the server had them when that was put back: they are not to be lost.
+    pub owed: BTreeSet<(Owner, Id)>,
+    /// The number of each owner, which begins each of its titles.
+    pub numbers: BTreeMap<Owner, usize>,
     /// Under which fences each request went out; `None` is under none.
     pub sent: BTreeMap<String, BTreeSet<Option<Fence>>>,
     pub commits: u64,
@@ -61,6 +70,7 @@ impl Truth {
         if let Some(surprise) = done.surprise {
             return Err(format!("no write is lost: {surprise}"));
         }
+        let mark = format!("o{}:", self.numbers[&owner]);
         let data = self.owners.entry(owner).or_default();
         if let Some(state) = done.state {
             let rises = data.version.is_none_or(|before| state.version == before.next());
@@ -80,7 +90,11 @@ impl Truth {
             let kept_out = lease.holder.is_some_and(|holder| holder != row.changed_by)
                 && lease.until.is_some_and(|until| lease.now < until);
             must(!kept_out, || format!("nobody writes while another holds the lock: {}", told()))?;
+            must(!row.is_tombstone() || !self.owed.contains(&(owner, id)), || {
+                format!("no sync deletes what nobody deleted: {}", told())
+            })?;
             if let Some(Value::Text(title)) = row.values.as_ref().and_then(|values| values.first()) {
+                must(title.starts_with(&mark), || format!("no row is another user's: {}", told()))?;
                 data.seen.insert(title.clone());
             }
             data.rows.insert(id, row);
@@ -101,14 +115,43 @@ impl Truth {
             must(fences.contains(&None) || fences.contains(&Some(lease.fence)), || {
                 format!("nobody writes under an old fence: {fences:?}, now {:?}", lease.fence)
             })?;
-            let before = self.answers.insert(key.clone(), body);
+            let before = self.answers.entry(key.clone()).or_default().insert(device, body);
             must(before.is_none(), || format!("a request has one effect: {key} of {device} has two"))?;
         }
         Ok(())
     }
 
+    /// Whether a server has given this answer to the request with that key.
+    pub fn has_given(&self, key: &str, body: &[u8]) -> bool {
+        let kept = self.answers.get(key).is_some_and(|kept| kept.values().any(|kept| kept == body));
+        kept || self.given.contains(body)
+    }
+
+    /// The database is an earlier one again, in a new epoch.
+    pub fn restored(&mut self, owner: Owner, copied: Option<&Data>, state: OwnerState, rows: Rows) -> Check {
+        let none = Rows::new();
+        let (before, copied_version) =
+            (copied.map_or(&none, |data| &data.rows), copied.and_then(|data| data.version));
+        let (copied, now): (Vec<_>, Vec<_>) =
+            (before.iter().map(plain).collect(), rows.iter().map(plain).collect());
+        must(copied == now, || format!("a restore brings back what was copied: {copied:?}, not {now:?}"))?;
+        let data = self.owners.entry(owner).or_default();
+        let is_known = !rows.is_empty();
+        // A copy of what is there is no surprise to anybody.
+        let is_same = copied_version == data.version && state.version == data.version.unwrap_or(Version(0));
+        let rises = is_same || data.version.is_none_or(|before| state.version > before);
+        must(!is_known || rises, || {
+            format!("versions rise over a restore: {:?} to {}", data.version, state.version)
+        })?;
+        data.rows = rows;
+        (data.version, data.seed) = (is_known.then_some(state.version), state.seed);
+        let answers = std::mem::take(&mut self.answers);
+        self.given.extend(answers.into_values().flat_map(BTreeMap::into_values));
+        Ok(())
+    }
+
     /// What the data of an owner must be, read back.
-    pub fn check_held(&self, owner: Owner, state: OwnerState, rows: &BTreeMap<Id, Stored>) -> Check {
+    pub fn check_held(&self, owner: Owner, state: OwnerState, rows: &Rows) -> Check {
         let Some(data) = self.owners.get(&owner) else { return Ok(()) };
         must(data.version.is_none_or(|version| version == state.version), || {
             format!("the version is that of the last commit: {:?}, not {}", data.version, state.version)

@@ -17,6 +17,9 @@ use crate::rng::Rng;
 use crate::truth::{Check, must};
 use crate::world::{Device, PORT, SERVERS, World};
 
+/// How long a server may take until it acts on a request that has arrived.
+const LATE_MS: i64 = 20_000;
+
 /// What a server may answer a device, over a network like this.
 const STATUSES: [u16; 10] = [200, 204, 304, 404, 408, 409, 410, 422, 423, 503];
 
@@ -74,6 +77,7 @@ impl Wire {
     fn copy(&mut self, request: &Request) {
         let (world, device, request) = (Arc::clone(&self.world), Arc::clone(&self.device), request.clone());
         let (after, server) = (self.rng.below(6_000), self.rng.below(SERVERS as u64) as usize);
+        world.note_late_deletions(&device, &request, world.now() + after as i64 + LATE_MS);
         tokio::spawn(async move {
             sleep(Duration::from_millis(after)).await;
             let mut open = None;
@@ -146,10 +150,8 @@ fn check(world: &World, device: &Device, request: &Request, answer: &Answer) -> 
     })?;
     if let Some(key) = header(request, "idempotency-key").filter(|_| answer.status == 200) {
         let truth = world.database.truth.lock();
-        let kept = truth.answers.get(key);
-        must(kept == Some(&answer.body), || {
-            let kept = kept.map(|kept| String::from_utf8_lossy(kept));
-            format!("an answer tells what was committed: {kept:?}\n  {}", told())
+        must(truth.has_given(key, &answer.body), || {
+            format!("an answer tells what was committed: {:?}\n  {}", truth.answers.get(key), told())
         })?;
     }
     Ok(())

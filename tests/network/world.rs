@@ -1,7 +1,7 @@
 //! What devices, servers and the script of a run share.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::database::{Database, Line, Shared};
 use crate::rng::Rng;
-use crate::truth::{Check, must};
+use crate::truth::{Check, Id, must};
 
 pub const OWNERS: usize = 2;
 pub const DEVICES: usize = 4;
@@ -66,14 +66,37 @@ pub fn slot_key(table: usize, slot: usize) -> RowKey {
 pub struct Device {
     pub number: usize,
     pub owner: Owner,
-    pub token: String,
-    pub path: PathBuf,
     pub clock: Clock,
+    phone: Mutex<Phone>,
     /// The last title that its user gave to a row, and that no sync has settled.
     pub tokens: Mutex<BTreeMap<(usize, usize), String>>,
     pub lives: AtomicU64,
     /// What had moved at all before its last sync, if that moved nothing more.
     pub rests: Mutex<Option<u64>>,
+}
+
+/// What a device is made of: a backup of another takes its place.
+#[derive(Clone)]
+struct Phone {
+    path: PathBuf,
+    token: String,
+}
+
+impl Device {
+    pub fn token(&self) -> String {
+        self.phone.lock().token.clone()
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.phone.lock().path.clone()
+    }
+
+    /// From now on it is what another is: the copy of its file is at `path`.
+    pub fn become_copy(&self, of: &Self, path: PathBuf) {
+        *self.phone.lock() = Phone { path, token: of.token() };
+        let tokens = of.tokens.lock().clone();
+        *self.tokens.lock() = tokens;
+    }
 }
 
 /// One life of a server.
@@ -98,9 +121,12 @@ pub struct World {
     pub requests: AtomicU64,
     pub syncs: AtomicU64,
     next_token: AtomicU64,
+    pub copies: AtomicU64,
+    /// Deletions that copies of requests bring again, with the time until when, ms.
+    pub late: Mutex<BTreeMap<(Owner, Id), i64>>,
     /// What happened, in order, for people; and the hash of it.
     told: Mutex<(Vec<String>, u64)>,
-    _dir: TempDir,
+    pub dir: TempDir,
 }
 
 /// Limits so small that pages, deadlines and leases come up often.
@@ -130,9 +156,9 @@ impl World {
         let schema = Arc::new(Schema::parse(SCHEMA).unwrap_or_else(|error| panic!("{error}")));
         let mut rng = Rng(seed);
         let draws = Rng(rng.next());
-        let database = Database::open(&dir.path().join("server.db"), &schema, clock.clone(), draws);
+        let database = Database::open(dir.path().to_owned(), &schema, clock.clone(), draws);
         let accounts = LocalAccounts::new(
-            database.inner.accounts(),
+            database.engine().accounts(),
             clock,
             LocalSettings::new(&settings().auth, &settings().limits),
             cheap(),
@@ -152,15 +178,15 @@ impl World {
             Arc::new(Device {
                 number,
                 owner: owners[number % OWNERS],
-                token: session.token,
-                path,
                 clock,
+                phone: Mutex::new(Phone { path, token: session.token }),
                 tokens: Mutex::default(),
                 lives: AtomicU64::new(0),
                 rests: Mutex::default(),
             })
         });
         let devices = devices.collect();
+        database.truth.lock().numbers = owners.iter().copied().zip(0..).collect();
         Arc::new(Self {
             seed,
             devices,
@@ -173,7 +199,9 @@ impl World {
             syncs: AtomicU64::new(0),
             next_token: AtomicU64::new(0),
             told: Mutex::new((Vec::new(), 0)),
-            _dir: dir,
+            copies: AtomicU64::new(0),
+            late: Mutex::default(),
+            dir,
         })
     }
 
@@ -227,7 +255,7 @@ impl World {
         let (settings, clock) = (settings(), clock(&self.now_ms, skew_ms));
         let local = LocalSettings::new(&settings.auth, &settings.limits);
         let accounts =
-            LocalAccounts::new(self.database.inner.accounts(), clock.clone(), local, cheap()).unwrap();
+            LocalAccounts::new(self.database.engine().accounts(), clock.clone(), local, cheap()).unwrap();
         let accounts = Accounts::Local(Box::new(accounts));
         let schema = Arc::clone(&self.schema);
         let app = App::new(schema, Arc::new(shared), accounts, clock, settings, Arc::default()).unwrap();
@@ -239,6 +267,11 @@ impl World {
         let (bounds, draining) = (Arc::clone(&app.bounds), app.draining.clone());
         let metrics = Arc::clone(&app.metrics);
         serve(Simulated(bound.unwrap()), filter, bounds, draining, metrics, stop.notified()).await;
+    }
+
+    /// No server runs: nothing of the last lives is left.
+    pub fn forget_servers(&self) {
+        self.servers.lock().clear();
     }
 
     pub fn server(&self, server: usize) -> Option<Server> {
@@ -300,7 +333,7 @@ pub fn columns(table: usize, rng: &mut Rng) -> Map<String, Json> {
 
 /// Opens the file of a device.
 pub fn store(device: &Device) -> Store {
-    Store::open(Path::new(&device.path), device.clock.clone()).unwrap()
+    Store::open(&device.path(), device.clock.clone()).unwrap()
 }
 
 /// A device has what the server holds, and nothing more.
@@ -316,6 +349,10 @@ pub fn check_equal(world: &World, device: &Device) -> Check {
         let live = data.rows.iter().filter(|((of, _), row)| *of == table.id && !row.is_tombstone());
         let there: BTreeMap<RowKey, _> = live.map(|((_, key), row)| (*key, row)).collect();
         for (key, mine) in &here {
+            let title = mine.contents["title"].string().unwrap_or_default();
+            must(title.starts_with(&format!("o{}:", device.number % OWNERS)), || {
+                format!("no row is another user's: device {}, {mine:?}", device.number)
+            })?;
             let waits = mine.local.is_dirty();
             must(!waits || mine.error.is_some(), || {
                 format!("nothing waits without a reason: device {}, {mine:?}", device.number)
