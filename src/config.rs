@@ -309,6 +309,12 @@ numeric_settings! {
         ///
         /// The default is 1 GiB. One owner must not fill the disk.
         owner_bytes_max: u64 = 1_073_741_824, env "ROLLCALL_OWNER_BYTES_MAX";
+        /// Keep at most N bytes of the past of one owner: remembered deletions, earlier states, conflicts, kept responses
+        ///
+        /// The default is 1 GiB. What an owner no longer sees must not fill the disk either. Beyond it the oldest
+        /// earlier states go first, then kept responses. Conflicts go by age alone, so a write that must note one is
+        /// refused (507). Deleting is always possible. 0 is no bound.
+        owner_past_bytes_max: u64 = 1_073_741_824, env "ROLLCALL_OWNER_PAST_BYTES_MAX";
         /// End a request after N s, counted from when its body has arrived (503)
         ///
         /// No client waits longer.

@@ -1,4 +1,5 @@
-//! Forgetting what is old: tombstones that every living device has seen, conflicts, answers.
+//! Forgetting what is old: tombstones that every living device has seen, conflicts, answers. It also keeps the past of each
+//! owner within its bound, and counts it where it was never counted.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -18,8 +19,8 @@ const ROWS_PER_TRANSACTION: usize = 1_000;
 /// Owners that are looked up at a time.
 const OWNERS_PER_PAGE: usize = 1_000;
 
-/// What counts as old by the settings.
-pub fn terms(settings: &SyncSettings, now: Timestamp) -> PurgeTerms {
+/// What counts as old by the settings, and how many bytes the past of an owner may take.
+pub fn terms(settings: &SyncSettings, past_bytes_max: u64, now: Timestamp) -> PurgeTerms {
     let days_ago = |days: u32| now.shifted(-i64::from(days) * Timestamp::DAY_MS);
     PurgeTerms {
         now,
@@ -27,6 +28,7 @@ pub fn terms(settings: &SyncSettings, now: Timestamp) -> PurgeTerms {
         devices_before: days_ago(settings.device_days),
         conflicts_before: days_ago(settings.conflict_days),
         answers_before: now.shifted(-i64::from(settings.idempotency_hours) * HOUR_MS),
+        past_bytes_max,
     }
 }
 
@@ -47,6 +49,7 @@ pub fn run<T: Forgetful + ?Sized>(
         let Some(last) = owners.last() else { return Ok(total) };
         after = Some(*last);
         for owner in owners {
+            let mut counts = true; // once a run
             loop {
                 let begun = Instant::now();
                 let purged = storage.forget(owner, terms, ROWS_PER_TRANSACTION)?;
@@ -58,7 +61,10 @@ pub fn run<T: Forgetful + ?Sized>(
                     // SQLite does not queue writers: whoever comes back at once would be served at once.
                     std::thread::sleep(begun.elapsed());
                 }
-                if !purged.more {
+                if purged.is_to_count && !purged.more && counts {
+                    storage.count(owner)?;
+                    counts = false; // and what passes the bound goes now
+                } else if !purged.more {
                     break;
                 }
             }

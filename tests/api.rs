@@ -22,6 +22,8 @@ mod lock;
 mod me;
 #[path = "api/memory.rs"]
 mod memory;
+#[path = "api/past.rs"]
+mod past;
 #[path = "api/synchronise.rs"]
 mod synchronise;
 #[path = "api/unwanted.rs"]

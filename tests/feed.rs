@@ -250,6 +250,7 @@ fn purge(world: &World, device: &Device) -> Purged {
         devices_before: late,
         conflicts_before: Timestamp::from_ms(0),
         answers_before: Timestamp::from_ms(0),
+        past_bytes_max: 0,
     };
     world.app.storage.write(device.owner, |txn| txn.purge(&terms, 1_000)).unwrap()
 }

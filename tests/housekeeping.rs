@@ -171,7 +171,7 @@ fn a_purge_that_was_interrupted_leaves_the_truth() {
     house.pass_days(100);
 
     let app = house.app();
-    let terms = purge::terms(&app.settings.sync, app.clock.now());
+    let terms = purge::terms(&app.settings.sync, app.settings.limits.owner_past_bytes_max, app.clock.now());
     let mut heard = 0;
     let purged = purge::run(&*app.storage, &terms, &mut |owner, purged| {
         assert_eq!((owner, purged.tombstones, purged.more), (house.owner(), 1_000, true));
@@ -219,11 +219,11 @@ fn a_running_server_notices_what_the_command_forgot() {
     let ended = command();
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
     // What a deletion without a base overwrites is noted, and as old as the tombstone.
-    assert_eq!(ended.out, "forgot 1 tombstones and 1 conflicts and kept answers of 1 owners\n");
+    assert_eq!(ended.out, "forgot 1 tombstones and 1 other records of 1 owners\n");
     is_expired(&house.since(&anna, made), deleted, deleted);
     assert_eq!(house.since(&anna, deleted).0, 200);
     assert_eq!(house.add(&anna, 2), deleted + 1);
-    assert_eq!(command().out, "forgot 0 tombstones and 0 conflicts and kept answers of 1 owners\n");
+    assert_eq!(command().out, "forgot 0 tombstones and 0 other records of 1 owners\n");
 }
 
 #[test]

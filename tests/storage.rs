@@ -27,6 +27,8 @@ mod census;
 mod group;
 #[path = "storage/hooks.rs"]
 mod hooks;
+#[path = "storage/quota.rs"]
+mod quota;
 #[path = "storage/searches.rs"]
 mod searches;
 #[path = "storage/upgrades.rs"]
@@ -118,7 +120,9 @@ impl Ground {
             .write(owner, |txn| {
                 let version = txn.state().version.next();
                 txn.put(table, &[(key(n), &tombstone(version))])?;
-                advance(txn, version)?;
+                let mut state = OwnerState { version, ..txn.state() };
+                state.past.tombstones += 1;
+                txn.advance(state, &[], Timestamp::from_ms(0))?;
                 Ok::<_, StorageError>(version)
             })
             .unwrap()

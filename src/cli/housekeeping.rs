@@ -84,7 +84,7 @@ fn once(app: &App) -> StorageResult<()> {
     if app.settings.sync.purge_s == 0 || !go_on() {
         return Ok(());
     }
-    let terms = purge::terms(&app.settings.sync, app.clock.now());
+    let terms = purge::terms(&app.settings.sync, app.settings.limits.owner_past_bytes_max, app.clock.now());
     let purged = purge::run(&*app.storage, &terms, &mut |_, _| go_on())?;
     let (tombstones, records) = (purged.tombstones, purged.records);
     let ms = begun.elapsed().as_millis();

@@ -7,7 +7,7 @@ use super::database::{Database, no_database, patient_terms};
 use super::interrupt::{Interrupt, Interrupted};
 use super::progress::Progress;
 use crate::clock::Clock;
-use crate::config::SyncSettings;
+use crate::config::{Limits, SyncSettings};
 use crate::purge;
 use crate::storage::sqlite::Connections;
 use crate::storage::{Forgetful, postgres};
@@ -46,6 +46,11 @@ pub(super) struct Purge {
     #[arg(long, env = "ROLLCALL_IDEMPOTENCY_HOURS", value_name = "N",
         default_value_t = SyncSettings::default().idempotency_hours)]
     idempotency_hours: u32,
+
+    /// Keep at most N bytes of the past of one owner; 0 is no bound
+    #[arg(long, env = "ROLLCALL_OWNER_PAST_BYTES_MAX", value_name = "N",
+        default_value_t = Limits::default().owner_past_bytes_max)]
+    owner_past_bytes_max: u64,
 }
 
 impl Purge {
@@ -65,7 +70,7 @@ impl Purge {
             idempotency_hours: self.idempotency_hours,
             ..SyncSettings::default()
         };
-        let terms = purge::terms(&settings, Clock::system().now());
+        let terms = purge::terms(&settings, self.owner_past_bytes_max, Clock::system().now());
         let mut progress = Progress::new();
         let (mut tombstones, mut records, mut seen, mut last) = (0, 0, 0_u64, None);
         let mut stopped = false;
@@ -78,8 +83,7 @@ impl Purge {
             !stopped
         })?;
         progress.end();
-        let forgotten =
-            format!("{tombstones} tombstones and {records} conflicts and kept answers of {seen} owners");
+        let forgotten = format!("{tombstones} tombstones and {records} other records of {seen} owners");
         if stopped {
             return Err(Interrupted(format!("forgot {forgotten}; the rest is for the next time")).into());
         }

@@ -79,6 +79,7 @@ impl App {
             batch_bytes_max: limits.batch_bytes_max,
             owner_rows_max: limits.owner_rows_max,
             owner_bytes_max: limits.owner_bytes_max,
+            owner_past_bytes_max: limits.owner_past_bytes_max,
             mass_delete_rows: self.settings.sync.mass_delete_rows,
             mass_delete_window_ms: i64::from(self.settings.sync.mass_delete_window_s) * 1_000,
             pull_rows_max: self.settings.sync.changes_rows_max,

@@ -16,7 +16,7 @@ use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore}
 use rollcall::storage::{
     AccountStore, AnswersMax, Census, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow,
     GivenAnswer, Installation, LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases as KeptLeases, Outcome,
-    OwnerState, PurgeTerms, Purged, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told,
+    OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told,
     WantedConflicts, WriteTxn, WriteWork,
 };
 use uuid::Uuid;
@@ -361,7 +361,7 @@ struct Watched<'a> {
 impl ReadTxn for Watched<'_> {
     forward!(
         state manifest digests changes earlier given_answer counter installations delete_windows conflicts
-        conflict referring
+        conflict count_past referring
     );
 
     fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>> {
@@ -382,7 +382,7 @@ impl ReadTxn for Watched<'_> {
 impl WriteTxn for Watched<'_> {
     forward!(
         show_ahead remember note_restored acknowledge forget_device put_delete_window raise_installation
-        add_installation forget_installation
+        add_installation forget_installation make_room set_past
     );
 
     fn lease(&self) -> Option<&LeaseState> {

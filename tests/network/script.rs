@@ -307,6 +307,7 @@ impl Run {
             devices_before: ago(20_000),
             conflicts_before: ago(10_000),
             answers_before: ago(86_400_000),
+            past_bytes_max: 0,
         };
         // It may fail where the database cannot be reached.
         let flushed = app.acks.flush(&*app.storage, &mut || true);

@@ -434,7 +434,8 @@ impl World {
         self.advance(days * DAY_MS);
         let app = Arc::clone(&self.server().app);
         let flushed = app.acks.flush(&*app.storage, &mut || true);
-        let terms = purge::terms(&app.settings.sync, app.clock.now());
+        let terms =
+            purge::terms(&app.settings.sync, app.settings.limits.owner_past_bytes_max, app.clock.now());
         let done = flushed.and_then(|()| purge::run(&*app.storage, &terms, &mut |_, _| true));
         self.note(done.map(|_| ()).map_err(|error| format!("a purge works: {error}")));
         let check =

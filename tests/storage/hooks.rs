@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use rollcall::storage::PurgeTerms;
+use rollcall::storage::{PastBytes, PurgeTerms};
 
 use super::*;
 
@@ -94,12 +94,14 @@ fn what_is_known_is_not_what_was_before_another_process_wrote() {
             devices_before: late,
             conflicts_before: late,
             answers_before: late,
+            past_bytes_max: 0,
         };
         let beside = ground.store.forgetful(BUSY_WAIT);
         let purged = beside.forget(owner(1), &terms, 10).unwrap();
         assert_eq!(purged.tombstones, 1);
         let until = Instant::now() + Duration::from_millis(10);
-        let after = OwnerState { horizon: version, ..before };
+        let past = PastBytes { tombstones: 0, ..before.past };
+        let after = OwnerState { horizon: version, past, ..before };
         loop {
             let now = Instant::now();
             let known = ground.storage.known_state(owner(1));

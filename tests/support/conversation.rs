@@ -251,7 +251,7 @@ impl Talk {
         acks.flush(&**storage, &mut || true).map_err(told)?;
         rollcall::purge::run(
             &**storage,
-            &rollcall::purge::terms(&settings.sync, clock.now()),
+            &rollcall::purge::terms(&settings.sync, settings.limits.owner_past_bytes_max, clock.now()),
             &mut |_, _| true,
         )
         .map_err(told)?;

@@ -8,7 +8,7 @@ use rollcall::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, 
 use rollcall::schema::TableId;
 use rollcall::storage::{
     AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
-    LeaseState, OwnerState, PurgeTerms, Purged, ReadTxn, StorageResult, WantedConflicts, WriteTxn,
+    LeaseState, OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, StorageResult, WantedConflicts, WriteTxn,
 };
 use uuid::Uuid;
 
@@ -46,6 +46,7 @@ impl<'a> Counting<'a> {
 impl ReadTxn for Counting<'_> {
     forward!(
         state manifest digests changes given_answer counter installations delete_windows conflicts conflict
+        count_past
     );
 
     fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>> {
@@ -75,7 +76,7 @@ impl ReadTxn for Counting<'_> {
 impl WriteTxn for Counting<'_> {
     forward!(
         lease advance show_ahead remember put_delete_window note_restored keep_answer acknowledge
-        forget_device raise_installation add_installation forget_installation purge
+        forget_device raise_installation add_installation forget_installation purge make_room set_past
     );
 
     fn put(&mut self, table: TableId, rows: &[(RowKey, &Stored)]) -> StorageResult<()> {

@@ -130,6 +130,7 @@ pub fn terms(device: DeviceId, now: Timestamp) -> Terms {
         row_bytes_max: 1 << 18,
         owner_rows_max: 1 << 20,
         owner_bytes_max: 1 << 30,
+        owner_past_bytes_max: 1 << 30,
         mass_delete_rows: usize::MAX,
         mass_delete_window_ms: 0,
         pull_rows_max: 5_000,

@@ -69,6 +69,21 @@ macro_rules! forward {
             self.inner.conflict(id)
         }
     };
+    (@ count_past) => {
+        fn count_past(&mut self) -> StorageResult<PastBytes> {
+            self.inner.count_past()
+        }
+    };
+    (@ make_room) => {
+        fn make_room(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<bool> {
+            self.inner.make_room(more, max, entries_max)
+        }
+    };
+    (@ set_past) => {
+        fn set_past(&mut self, past: PastBytes) -> StorageResult<()> {
+            self.inner.set_past(past)
+        }
+    };
     (@ referring) => {
         fn referring(
             &mut self,

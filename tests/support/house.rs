@@ -185,7 +185,8 @@ impl House {
     pub fn purge(&self) -> Purged {
         let app = self.app();
         app.acks.flush(&*app.storage, &mut || true).unwrap();
-        let terms = purge::terms(&app.settings.sync, app.clock.now());
+        let terms =
+            purge::terms(&app.settings.sync, app.settings.limits.owner_past_bytes_max, app.clock.now());
         purge::run(&*app.storage, &terms, &mut |_, _| true).unwrap()
     }
 

@@ -200,7 +200,11 @@ impl<'a> Talker<'a> {
         let root = after.wrapping_mul(0x1234_5678_9abc_def1);
         client.execute(&says.put_digest, &[&owner, &table, &held, &root])?;
         let bytes = held * 200;
-        client.execute(&says.advance, &[&owner, &after, &1_i64, &held, &bytes, &device])?;
+        let (none, horizon) = (&0_i64, &1_i64);
+        client.execute(
+            &says.advance,
+            &[&owner, horizon, none, none, none, none, &after, &after, &held, &bytes, &device],
+        )?;
         let since = (before - 1).max(1);
         client.query(&says.changes, &[&owner, &since, &i32::MAX, &Uuid::nil(), &after, &1_000_i64])?;
         if !others.is_empty() {

@@ -99,7 +99,7 @@ impl Connections {
         let params: [Param<'_>; 2] = [(&from, Type::UUID), (&limit, Type::INT8)];
         let rows = self.judged(|session| session.query(statements::STATES, &params))?;
         rows.iter()
-            .map(|row| Ok((Owner(row.try_get(13).map_err(failed)?), txn::known_of(row)?.state)))
+            .map(|row| Ok((Owner(row.try_get(18).map_err(failed)?), txn::known_of(row)?.state)))
             .collect()
     }
 }

@@ -1,6 +1,7 @@
 use postgres::types::Type;
 use uuid::Uuid;
 
+use super::quota::forgotten;
 use super::session::{Param, Session};
 use super::{deletions, statements};
 use crate::failure::failed;
@@ -17,7 +18,8 @@ pub(super) const RAISE: &str = "UPDATE rollcall_installation \
 pub(super) const ADD: &str = "INSERT INTO rollcall_installation \
      (owner, device, user_id, token_device, counter, seen_at) VALUES ($1, $2, $3, $4, $5, $6)";
 const FORGET: &str = "DELETE FROM rollcall_installation WHERE owner = $1 AND device = $2";
-const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2";
+const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
+     RETURNING (octet_length(body) + octet_length(key) + 200)::bigint";
 /// A purge's: the few of an owner are read for it.
 pub(super) const FORGET_OLD: &str = "DELETE FROM rollcall_installation WHERE owner = $1 AND seen_at < $2";
 
@@ -54,9 +56,11 @@ pub(super) fn put(session: &mut Session, sql: &str, owner: Uuid, one: &Installat
     Ok(session.execute(sql, &params)? == 1)
 }
 
-pub(super) fn forget(session: &mut Session, owner: Uuid, device: DeviceId) -> StorageResult<()> {
-    for sql in [FORGET, FORGET_ANSWERS, statements::FORGET_DEVICE, deletions::FORGET] {
-        session.execute(sql, &[(&owner, Type::UUID), (&device.0, Type::UUID)])?;
+/// Returns how many bytes its kept answers took.
+pub(super) fn forget(session: &mut Session, owner: Uuid, device: DeviceId) -> StorageResult<i64> {
+    let params: [Param<'_>; 2] = [(&owner, Type::UUID), (&device.0, Type::UUID)];
+    for sql in [FORGET, statements::FORGET_DEVICE, deletions::FORGET] {
+        session.execute(sql, &params)?;
     }
-    Ok(())
+    Ok(forgotten(session, FORGET_ANSWERS, &params)?.1)
 }

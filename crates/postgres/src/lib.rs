@@ -17,6 +17,7 @@ mod leases;
 mod migrate;
 mod past;
 mod purge;
+mod quota;
 mod records;
 #[doc(hidden)] // for rollcall-bench, which runs the same statements
 pub mod session;
@@ -352,7 +353,9 @@ impl Postgres {
         let transaction = session.begin(Purpose::Write)?;
         let mut txn = Txn::begin_write(transaction.session, &self.schema, &self.statements, owner)?;
         let before = txn.state().version;
-        let outcome = work(&mut txn);
+        let outcome = work(&mut txn).and_then(|outcome| {
+            if outcome == Outcome::Commit { txn.finish().map(|()| outcome) } else { Ok(outcome) }
+        });
         let sent = Sent { id: txn.id(), before, after: txn.state().version, kept: txn.kept.take() };
         // The work may have taken a failure for an outcome of its own: it is the engine that knows.
         match transaction.session.failure() {
@@ -466,9 +469,17 @@ impl Forgetful for Connections {
             let transaction = session.begin(Purpose::Write)?;
             let known = txn::known(transaction.session, owner, statements::LOCK_OWNER)?;
             let Some(mut known) = known else { return Ok(Purged::default()) };
+            let written = known.state;
             let purged = purge::purge(transaction.session, owner.0, &mut known.state, terms, rows_max)?;
+            if known.state != written {
+                quota::put_state(transaction.session, owner.0, &known.state, None)?;
+            }
             transaction.commit()?;
             Ok(purged)
         })
+    }
+
+    fn count(&self, owner: Owner) -> StorageResult<()> {
+        self.count_past(owner)
     }
 }

@@ -16,6 +16,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0004_conflict_pages.sql"),
     include_str!("migrations/0005_delete_windows.sql"),
     include_str!("migrations/0006_sightings.sql"),
+    include_str!("migrations/0007_past_bytes.sql"),
 ];
 
 const IS_THERE: &str = "SELECT to_regclass('rollcall_meta') IS NOT NULL";

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use postgres::types::Type;
 use uuid::Uuid;
 
+use super::quota::{OwnPast, forgotten};
 use super::session::{Param, Session};
 use super::{deletions, installations, statements};
 use crate::failure::failed;
@@ -10,7 +11,8 @@ use rollcall_core::model::Version;
 use rollcall_core::storage::ledger::day;
 use rollcall_core::storage::{OwnerState, PurgeTerms, Purged, StorageResult};
 
-/// Forgets what is old, and raises the horizon of `state` over what a cursor can no longer be told.
+/// Forgets what is old, and raises the horizon of `state` over what a cursor can no longer be told. The caller writes the
+/// state down in this very transaction: a reader either finds the tombstones or is told that it came too late.
 pub(super) fn purge(
     session: &mut Session,
     owner: Uuid,
@@ -32,25 +34,24 @@ pub(super) fn purge(
     }
     for (tbl, keys) in &by_table {
         let params: [Param<'_>; 3] = [(&owner, Type::UUID), (tbl, Type::INT4), (keys, Type::UUID_ARRAY)];
-        session.execute(statements::FORGET_HISTORY, &params)?;
-        session.execute(statements::FORGET_ENTRIES, &params)?;
+        state.past.history -= forgotten(session, statements::FORGET_HISTORY, &params)?.1;
+        state.past.tombstones -= session.execute(statements::FORGET_ENTRIES, &params)?.cast_signed();
     }
-    if horizon != state.horizon {
-        // In this very transaction: a reader either finds the tombstones or is told that it came too late.
-        let params: [Param<'_>; 2] = [(&owner, Type::UUID), (&horizon.0.cast_signed(), Type::INT8)];
-        session.execute(statements::RAISE_HORIZON, &params)?;
-        state.horizon = horizon;
-    }
+    state.horizon = horizon;
     purged.tombstones = old.len() as u64;
-    for (sql, before) in [
-        (statements::FORGET_CONFLICTS, terms.conflicts_before),
-        (statements::FORGET_OLD_ANSWERS, terms.answers_before),
+    for (sql, before, sum) in [
+        (statements::FORGET_CONFLICTS, terms.conflicts_before, &mut state.past.conflicts),
+        (statements::FORGET_OLD_ANSWERS, terms.answers_before, &mut state.past.answers),
     ] {
         let params: [Param<'_>; 3] = [(&owner, Type::UUID), (&before.ms(), Type::INT8), (&limit, Type::INT8)];
-        let forgotten = session.execute(sql, &params)?;
-        purged.records += forgotten;
-        purged.more |= forgotten == rows_max as u64;
+        let (entries, bytes) = forgotten(session, sql, &params)?;
+        *sum -= bytes;
+        purged.records += entries as u64;
+        purged.more |= entries == rows_max;
     }
+    let mut past = OwnPast { session, owner, bytes: &mut state.past };
+    let entries = past.make_room(0, terms.past_bytes_max, rows_max)?;
+    purged.note_room(entries, rows_max, state.past.excess(0, terms.past_bytes_max), state.past.is_counted);
     for (sql, before) in [
         (statements::FORGET_DEVICES, terms.devices_before.ms()),
         (installations::FORGET_OLD, terms.devices_before.ms()),

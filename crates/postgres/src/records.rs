@@ -4,13 +4,15 @@ use postgres::Row;
 use postgres::types::Type;
 use uuid::Uuid;
 
+use super::quota::forgotten;
 use super::session::{Param, Session};
 use super::statements::{self, Statements};
 use crate::failure::failed;
 use rollcall_core::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Schema, Table};
 use rollcall_core::storage::records::{
-    ConflictListing, filled, policy, read_base, read_columns, resolution, whole, write_base, write_columns,
+    ConflictListing, filled, policy, read_base, read_columns, record_bytes, resolution, whole, write_base,
+    write_columns,
 };
 use rollcall_core::storage::{
     AnswersMax, Conflict, ConflictPage, GivenAnswer, Side, StorageError, StorageResult, WantedConflicts,
@@ -28,12 +30,14 @@ pub(super) struct Records<'a> {
 }
 
 impl Records<'_> {
+    /// Returns by how many bytes the history has grown.
     pub fn remember(
         &mut self,
         table: &Table,
         rows: &[(RowKey, &Stored)],
         states_max: usize,
-    ) -> StorageResult<()> {
+    ) -> StorageResult<i64> {
+        let mut grown = 0;
         let tbl = self.statements.of(table.id).id;
         for (key, row) in rows {
             let Some(values) = &row.values else { continue };
@@ -50,12 +54,13 @@ impl Records<'_> {
                 (&claimed, Type::INT8),
             ];
             let params: Vec<_> = shared.iter().chain(&state).cloned().collect();
-            self.session.execute(statements::REMEMBER, &params)?;
+            let new = self.session.execute(statements::REMEMBER, &params)?;
+            grown += if new > 0 { record_bytes([columns.as_str()]) } else { 0 };
             let states_max: [Param<'_>; 1] = [(&(states_max as i64), Type::INT8)];
             let params: Vec<_> = shared.iter().chain(&states_max).cloned().collect();
-            self.session.execute(statements::FORGET_STATES, &params)?;
+            grown -= forgotten(self.session, statements::FORGET_STATES, &params)?.1;
         }
-        Ok(())
+        Ok(grown)
     }
 
     pub fn earlier(&mut self, table: &Table, key: RowKey) -> StorageResult<Vec<EarlierState>> {
@@ -76,11 +81,13 @@ impl Records<'_> {
             .collect()
     }
 
-    pub fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
+    /// Returns how many bytes it takes; 0 if it was noted already.
+    pub fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<i64> {
         let table = self.schema.at(conflict.table);
         let side = |side: &Side| side.values.as_ref().map(|values| write_columns(table, values));
         let base = write_base(table, conflict);
         let (stored, incoming) = (&conflict.stored, &conflict.incoming);
+        let (stored_text, incoming_text) = (side(stored), side(incoming));
         let params: [Param<'_>; 15] = [
             (&self.owner, Type::UUID),
             (&conflict.id, Type::UUID),
@@ -90,15 +97,17 @@ impl Records<'_> {
             (&conflict.policy.name(), Type::TEXT),
             (&conflict.resolution.name(), Type::TEXT),
             (&base, Type::TEXT),
-            (&side(stored), Type::TEXT),
+            (&stored_text, Type::TEXT),
             (&stored.last_update.ms(), Type::INT8),
             (&stored.device.0, Type::UUID),
-            (&side(incoming), Type::TEXT),
+            (&incoming_text, Type::TEXT),
             (&incoming.last_update.ms(), Type::INT8),
             (&incoming.device.0, Type::UUID),
             (&conflict.stored_made_at.map(Timestamp::ms), Type::INT8),
         ];
-        self.session.execute(statements::NOTE_CONFLICT, &params).map(drop)
+        let new = self.session.execute(statements::NOTE_CONFLICT, &params)?;
+        let texts = [&base, &stored_text, &incoming_text].into_iter().flatten();
+        Ok(if new > 0 { record_bytes(texts.map(String::as_str)) } else { 0 })
     }
 
     pub fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {
@@ -176,14 +185,18 @@ impl Records<'_> {
         }))
     }
 
+    /// Returns by how many bytes the kept answers have grown.
     pub fn keep_answer(
         &mut self,
         device: DeviceId,
         key: &str,
         answer: &GivenAnswer,
         most: AnswersMax,
-    ) -> StorageResult<()> {
+    ) -> StorageResult<i64> {
         let shared: [Param<'_>; 3] = [(&self.owner, Type::UUID), (&device.0, Type::UUID), (&key, Type::TEXT)];
+        let others_max: [Param<'_>; 1] = [(&(most.answers.saturating_sub(1) as i64), Type::INT8)];
+        let params: Vec<_> = shared.iter().chain(&others_max).cloned().collect();
+        let (_, mut gone) = forgotten(self.session, statements::FORGET_ANSWERS, &params)?;
         let kept: [Param<'_>; 4] = [
             (&answer.at.ms(), Type::INT8),
             (&answer.version.0.cast_signed(), Type::INT8),
@@ -192,15 +205,12 @@ impl Records<'_> {
         ];
         let params: Vec<_> = shared.iter().chain(&kept).cloned().collect();
         self.session.execute(statements::KEEP_ANSWER, &params)?;
-        let others_max: [Param<'_>; 1] = [(&(most.answers.saturating_sub(1) as i64), Type::INT8)];
-        let params: Vec<_> = shared.iter().chain(&others_max).cloned().collect();
-        self.session.execute(statements::FORGET_ANSWERS, &params)?;
-        if !most.is_long(answer) {
-            return Ok(());
+        if most.is_long(answer) {
+            let beside: [Param<'_>; 1] = [(&most.bytes_beside(answer), Type::INT8)];
+            let params: Vec<_> = shared.iter().chain(&beside).cloned().collect();
+            gone += forgotten(self.session, statements::FORGET_LONG_ANSWERS, &params)?.1;
         }
-        let beside: [Param<'_>; 1] = [(&most.bytes_beside(answer), Type::INT8)];
-        let params: Vec<_> = shared.iter().chain(&beside).cloned().collect();
-        self.session.execute(statements::FORGET_LONG_ANSWERS, &params).map(drop)
+        Ok(answer.record_bytes(key) - gone)
     }
 }
 

@@ -151,7 +151,8 @@ macro_rules! owner {
             "SELECT ",
             lease!(),
             ", version, horizon, live_rows, live_bytes, seed, written, \
-             shown_ahead, (SELECT max(day) FROM rollcall_day WHERE owner = $1) FROM rollcall_owner WHERE owner = $1"
+             shown_ahead, past_tombstones, past_history, past_conflicts, past_answers, past_version, \
+             (SELECT max(day) FROM rollcall_day WHERE owner = $1) FROM rollcall_owner WHERE owner = $1"
         )
     };
 }
@@ -179,12 +180,16 @@ pub const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch'";
 /// Makes an owner, unless somebody else has. A backup may lack one that was there before its restore: so fences too
 /// begin with the epoch, which is in the upper bits of the version.
 pub const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
-     (owner, version, horizon, live_rows, live_bytes, seed, fence) \
-     VALUES ($1, $2, $2, 0, 0, $3, ($2::bigint >> 40) << 32) ON CONFLICT (owner) DO NOTHING";
+     (owner, version, horizon, live_rows, live_bytes, seed, fence, past_version) \
+     VALUES ($1, $2, $2, 0, 0, $3, ($2::bigint >> 40) << 32, $2) ON CONFLICT (owner) DO NOTHING";
 
-/// Says what an owner is after a write.
-pub const ADVANCE_OWNER: &str = "UPDATE rollcall_owner SET version = $2, horizon = $3, live_rows = $4, \
-     live_bytes = $5, written = $6 WHERE owner = $1";
+/// Says what an owner is after a write. `$11` names the transaction.
+pub const ADVANCE_OWNER: &str = "UPDATE rollcall_owner SET horizon = $2, past_tombstones = $3, \
+     past_history = $4, past_conflicts = $5, past_answers = $6, past_version = $7, version = $8, live_rows = $9, \
+     live_bytes = $10, written = $11 WHERE owner = $1";
+/// The same after one that moved no version: it names no transaction.
+pub const PUT_PAST: &str = "UPDATE rollcall_owner SET horizon = $2, past_tombstones = $3, \
+     past_history = $4, past_conflicts = $5, past_answers = $6, past_version = $7 WHERE owner = $1";
 
 /// Notes up to where rows were shown to devices ahead of their cursors.
 pub const SHOW_AHEAD: &str = "UPDATE rollcall_owner SET shown_ahead = $2 WHERE owner = $1";
@@ -204,7 +209,8 @@ pub const TABLES: &str = "SELECT tbl, sum(live_rows)::bigint FROM rollcall_diges
 pub const STATES: &str = concat!(
     "SELECT ",
     lease!(),
-    ", version, horizon, live_rows, live_bytes, seed, written, shown_ahead, owner FROM rollcall_owner \
+    ", version, horizon, live_rows, live_bytes, seed, written, shown_ahead, past_tombstones, past_history, \
+     past_conflicts, past_answers, past_version, owner FROM rollcall_owner \
      WHERE owner >= $1 ORDER BY owner LIMIT $2"
 );
 pub const TOMBSTONES: &str =
@@ -235,7 +241,8 @@ pub const REMEMBER: &str = "INSERT INTO rollcall_history \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
 pub const FORGET_STATES: &str = "DELETE FROM rollcall_history \
      WHERE owner = $1 AND tbl = $2 AND key = $3 AND version <= (SELECT version FROM rollcall_history \
-     WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC LIMIT 1 OFFSET $4)";
+     WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC LIMIT 1 OFFSET $4) \
+     RETURNING (octet_length(columns) + 200)::bigint";
 pub const EARLIER: &str = "SELECT version, last_update, changed_by, columns, made_at, claimed_at \
      FROM rollcall_history WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC";
 
@@ -266,20 +273,19 @@ pub const CONFLICTS_OF_KEY: &str = concat!(
 /// Answers under idempotency keys.
 pub const ANSWER: &str =
     "SELECT body_hash, body, version, at FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key = $3";
-pub const KEEP_ANSWER: &str = "INSERT INTO rollcall_answer \
-     (owner, device, key, at, version, body_hash, body) VALUES ($1, $2, $3, $4, $5, $6, $7) \
-     ON CONFLICT (owner, device, key) DO UPDATE SET at = excluded.at, version = excluded.version, \
-     body_hash = excluded.body_hash, body = excluded.body";
-/// All but the newest, and never the one of the key given: answers of one millisecond are as new as it.
+/// All but the newest, and the one of the key given: a new one comes in its place.
 pub const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
-     AND key IN (SELECT key FROM rollcall_answer WHERE owner = $1 AND device = $2 \
-     AND key <> $3 ORDER BY at DESC, version DESC OFFSET $4)";
+     AND (key = $3 OR key IN (SELECT key FROM rollcall_answer WHERE owner = $1 AND device = $2 \
+     AND key <> $3 ORDER BY at DESC, version DESC OFFSET $4)) \
+     RETURNING (octet_length(body) + octet_length(key) + 200)::bigint";
+pub const KEEP_ANSWER: &str = "INSERT INTO rollcall_answer \
+     (owner, device, key, at, version, body_hash, body) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 /// The answers that exceed the bytes allowed, summed from the newest on. Never the one of the key given.
 pub const FORGET_LONG_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
      AND key IN (SELECT key FROM (SELECT key, sum(length(body)) OVER (ORDER BY at DESC, version DESC \
      ROWS UNBOUNDED PRECEDING) AS bytes FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key <> $3) \
-     AS kept WHERE bytes > $4)";
+     AS kept WHERE bytes > $4) RETURNING (octet_length(body) + octet_length(key) + 200)::bigint";
 
 /// What devices have seen.
 pub const ACKNOWLEDGE: &str = "INSERT INTO rollcall_ack (owner, device, version, at) \
@@ -294,13 +300,15 @@ pub const OLD_TOMBSTONES: &str = "SELECT tbl, key, version FROM rollcall_ledger 
      WHERE owner = $1 AND deleted AND version <= $2 ORDER BY version LIMIT $3";
 pub const FORGET_ENTRIES: &str =
     "DELETE FROM rollcall_ledger WHERE owner = $1 AND tbl = $2 AND key = ANY($3) AND deleted";
-pub const FORGET_HISTORY: &str =
-    "DELETE FROM rollcall_history WHERE owner = $1 AND tbl = $2 AND key = ANY($3)";
-pub const RAISE_HORIZON: &str = "UPDATE rollcall_owner SET horizon = $2 WHERE owner = $1";
+pub const FORGET_HISTORY: &str = "DELETE FROM rollcall_history WHERE owner = $1 AND tbl = $2 AND key = ANY($3) \
+     RETURNING (octet_length(columns) + 200)::bigint";
 pub const FORGET_CONFLICTS: &str = "DELETE FROM rollcall_conflict WHERE owner = $1 AND id IN \
-     (SELECT id FROM rollcall_conflict WHERE owner = $1 AND at < $2 ORDER BY at LIMIT $3)";
+     (SELECT id FROM rollcall_conflict WHERE owner = $1 AND at < $2 ORDER BY at LIMIT $3) \
+     RETURNING (coalesce(octet_length(base), 0) + coalesce(octet_length(stored), 0) \
+     + coalesce(octet_length(incoming), 0) + 200)::bigint";
 pub const FORGET_OLD_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND (device, key) IN \
-     (SELECT device, key FROM rollcall_answer WHERE owner = $1 AND at < $2 LIMIT $3)";
+     (SELECT device, key FROM rollcall_answer WHERE owner = $1 AND at < $2 LIMIT $3) \
+     RETURNING (octet_length(body) + octet_length(key) + 200)::bigint";
 pub const FORGET_DAYS: &str = "DELETE FROM rollcall_day WHERE owner = $1 AND day < $2";
 pub const FORGET_DEVICES: &str = "DELETE FROM rollcall_ack WHERE owner = $1 AND at < $2";
 

@@ -5,11 +5,12 @@ use postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::entries::{DELETED, ENTRY_COLUMNS, columns, entry, stored, unsigned};
+use super::quota::OwnPast;
 use super::records::{self, Records};
 use super::session::{Param, Session};
 use super::statements::{self, Put, Statements, TableStatements};
 use super::values::Bound;
-use super::{deletions, installations, leases, purge};
+use super::{deletions, installations, leases, purge, quota};
 use crate::failure::failed;
 use rollcall_core::digest::{Digest, Seed};
 use rollcall_core::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
@@ -17,8 +18,8 @@ use rollcall_core::schema::{Schema, Table, TableId};
 use rollcall_core::storage::ledger::{day, lives_bytes, writers_bytes};
 use rollcall_core::storage::{
     AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
-    LeaseState, OwnerState, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts,
-    WriteTxn,
+    LeaseState, OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult,
+    WantedConflicts, WriteTxn,
 };
 
 /// One owner's rows inside one transaction.
@@ -28,6 +29,10 @@ pub(super) struct Txn<'a> {
     statements: &'a Statements,
     owner: Uuid,
     state: OwnerState,
+    /// The owner's row as it is written down.
+    written: OwnerState,
+    /// Whether this transaction has said what the owner is after it.
+    has_advanced: bool,
     lease: Option<LeaseState>,
     /// Asked for several times in one sync; each would be a way to the database and back.
     digests: Option<Vec<Digest>>,
@@ -72,6 +77,8 @@ impl<'a> Txn<'a> {
             statements,
             owner: owner.0,
             state,
+            written: state,
+            has_advanced: false,
             lease,
             digests: None,
             dated: None,
@@ -94,6 +101,8 @@ impl<'a> Txn<'a> {
             statements,
             owner: owner.0,
             state: known.state,
+            written: known.state,
+            has_advanced: false,
             lease: Some(known.lease),
             digests: None,
             dated: known.dated,
@@ -115,20 +124,12 @@ impl<'a> Txn<'a> {
         Records { session, schema, statements, owner: *owner }
     }
 
-    fn put_state(&mut self, state: OwnerState) -> StorageResult<()> {
-        let [version, horizon] = [state.version, state.horizon].map(|version| version.0.cast_signed());
-        let (rows, bytes) = (state.rows.cast_signed(), state.bytes.cast_signed());
-        let params: [Param<'_>; 6] = [
-            (&self.owner, Type::UUID),
-            (&version, Type::INT8),
-            (&horizon, Type::INT8),
-            (&rows, Type::INT8),
-            (&bytes, Type::INT8),
-            (&self.id, Type::UUID),
-        ];
-        self.session.execute(statements::ADVANCE_OWNER, &params)?;
-        self.state = state;
-        Ok(())
+    /// Writes down what the owner is by now, in one statement, if that has changed.
+    pub fn finish(&mut self) -> StorageResult<()> {
+        if self.session.failure().is_some() || (self.state == self.written && !self.has_advanced) {
+            return Ok(()); // a transaction that failed takes no statement any more
+        }
+        quota::put_state(self.session, self.owner, &self.state, self.has_advanced.then_some(self.id))
     }
 
     /// The columns of live rows of one table.
@@ -327,6 +328,10 @@ impl ReadTxn for Txn<'_> {
         self.records().conflict(id)
     }
 
+    fn count_past(&mut self) -> StorageResult<PastBytes> {
+        quota::count(self.session, self.owner)
+    }
+
     fn referring(
         &mut self,
         table: TableId,
@@ -413,13 +418,14 @@ impl WriteTxn for Txn<'_> {
             ];
             self.session.execute(statements::PUT_DIGEST, &params)?;
         }
-        self.put_state(state)
+        (self.state, self.has_advanced) = (state, true);
+        Ok(())
     }
 
     fn show_ahead(&mut self, upto: Version) -> StorageResult<()> {
         let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&upto.0.cast_signed(), Type::INT8)];
         self.session.execute(statements::SHOW_AHEAD, &params)?;
-        self.state.shown_ahead = upto;
+        (self.state.shown_ahead, self.written.shown_ahead) = (upto, upto);
         Ok(())
     }
 
@@ -430,11 +436,11 @@ impl WriteTxn for Txn<'_> {
         states_max: usize,
     ) -> StorageResult<()> {
         let table = self.schema.at(table);
-        self.records().remember(table, rows, states_max)
+        self.records().remember(table, rows, states_max).map(|bytes| self.state.past.history += bytes)
     }
 
     fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
-        self.records().note_conflict(conflict)
+        self.records().note_conflict(conflict).map(|bytes| self.state.past.conflicts += bytes)
     }
 
     fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {
@@ -449,7 +455,7 @@ impl WriteTxn for Txn<'_> {
         most: AnswersMax,
     ) -> StorageResult<()> {
         self.kept = Some((device, key.to_owned()));
-        self.records().keep_answer(device, key, answer, most)
+        self.records().keep_answer(device, key, answer, most).map(|bytes| self.state.past.answers += bytes)
     }
 
     fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {
@@ -486,7 +492,18 @@ impl WriteTxn for Txn<'_> {
     }
 
     fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()> {
-        installations::forget(self.session, self.owner, device)
+        self.state.past.answers -= installations::forget(self.session, self.owner, device)?;
+        Ok(())
+    }
+
+    fn make_room(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<bool> {
+        let mut past = OwnPast { session: self.session, owner: self.owner, bytes: &mut self.state.past };
+        past.fits(more, max, entries_max)
+    }
+
+    fn set_past(&mut self, past: PastBytes) -> StorageResult<()> {
+        self.state.past = past;
+        Ok(())
     }
 
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
@@ -497,7 +514,7 @@ impl WriteTxn for Txn<'_> {
 /// The owner by one of the two statements that read it; `None` while nothing was ever written for it.
 pub(super) fn known(session: &mut Session, owner: Owner, sql: &str) -> StorageResult<Option<Known>> {
     let Some(row) = session.row(sql, &[(&owner.0, Type::UUID)])? else { return Ok(None) };
-    Ok(Some(Known { dated: row.try_get(13).map_err(failed)?, ..known_of(&row)? }))
+    Ok(Some(Known { dated: row.try_get(18).map_err(failed)?, ..known_of(&row)? }))
 }
 
 /// The owner of a row: first the lease, then the state.
@@ -514,6 +531,7 @@ pub(super) fn known_of(row: &Row) -> StorageResult<Known> {
             bytes: unsigned(row, 9).map_err(failed)?,
             seed: Some(Seed(seed)),
             shown_ahead: Version(unsigned(row, 12).map_err(failed)?),
+            past: quota::past_of(row, 13, row.try_get(6).map_err(failed)?)?,
         },
         written: row.try_get(11).map_err(failed)?,
         dated: None,

@@ -1,5 +1,6 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::quota::forgotten;
 use super::{deletions, statements, values};
 use crate::failed;
 use rollcall_core::model::{DeviceId, Timestamp};
@@ -15,7 +16,8 @@ pub(super) const RAISE: &str = "UPDATE rollcall_installation \
 pub(super) const ADD: &str = "INSERT INTO rollcall_installation \
      (owner, device, user_id, token_device, counter, seen_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 pub(super) const FORGET: &str = "DELETE FROM rollcall_installation WHERE owner = ?1 AND device = ?2";
-pub(super) const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2";
+pub(super) const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
+     RETURNING octet_length(body) + octet_length(key) + 200";
 /// A purge's: the few of an owner are read for it.
 pub(super) const FORGET_OLD: &str = "DELETE FROM rollcall_installation WHERE owner = ?1 AND seen_at < ?2";
 
@@ -61,12 +63,13 @@ pub(super) fn put(conn: &Connection, sql: &str, owner: i64, one: &Installation) 
     Ok(rows == 1)
 }
 
-pub(super) fn forget(conn: &Connection, owner: i64, device: DeviceId) -> StorageResult<()> {
-    for sql in [FORGET, FORGET_ANSWERS, statements::FORGET_DEVICE, deletions::FORGET] {
+/// Returns how many bytes its kept answers took.
+pub(super) fn forget(conn: &Connection, owner: i64, device: DeviceId) -> StorageResult<i64> {
+    for sql in [FORGET, statements::FORGET_DEVICE, deletions::FORGET] {
         conn.prepare_cached(sql)
             .map_err(failed)?
             .execute(params![owner, device.0.as_bytes()])
             .map_err(failed)?;
     }
-    Ok(())
+    Ok(forgotten(conn, FORGET_ANSWERS, params![owner, device.0.as_bytes()]).map_err(failed)?.1)
 }

@@ -14,6 +14,7 @@ mod known;
 mod migrate;
 mod past;
 mod purge;
+mod quota;
 mod records;
 mod restore;
 #[doc(hidden)] // for rollcall-bench, which runs the same statements
@@ -427,7 +428,7 @@ fn run(
     let mut txn = Txn::begin_write(conn, schema, statements, owner)?;
     let before = txn.state().version;
     Ok(match work(&mut txn)? {
-        Outcome::Commit => Done::Move((owner, before, txn.state())),
+        Outcome::Commit => Done::Move((owner, before, txn.finish()?)),
         Outcome::Rollback => Done::Rollback,
     })
 }

@@ -15,6 +15,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0007_conflict_pages.sql"),
     include_str!("migrations/0008_delete_windows.sql"),
     include_str!("migrations/0009_sightings.sql"),
+    include_str!("migrations/0010_past_bytes.sql"),
 ];
 
 /// Brings rollcall's own tables up to date, each step in a transaction of its own.

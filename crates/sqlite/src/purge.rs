@@ -1,5 +1,6 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::quota::{self, OwnPast, forgotten};
 use super::writer::Done;
 use super::{Connections, deletions, installations, statements, txn, values};
 use crate::failed;
@@ -21,14 +22,33 @@ impl Forgetful for Connections {
                 return Ok(Done::Rollback);
             };
             let before = state.version;
+            let written = state;
             purged = purge(conn, id, &mut state, terms, rows_max)?;
+            if state != written {
+                quota::put_state(conn, id, &state)?;
+            }
             Ok(Done::Move((owner, before, state)))
         })?;
         Ok(purged)
     }
+
+    fn count(&self, owner: Owner) -> StorageResult<()> {
+        let Some((before, counted)) = self.reading(|conn| quota::counted(conn, owner))? else {
+            return Ok(());
+        };
+        self.writing_for(owner, &mut |conn| {
+            let Some((id, mut state)) = txn::known(conn, owner).map_err(failed)? else {
+                return Ok(Done::Rollback);
+            };
+            state.past = state.past.corrected(&before, &counted);
+            quota::put_state(conn, id, &state)?;
+            Ok(Done::Move((owner, state.version, state)))
+        })
+    }
 }
 
-/// Forgets what is old, and raises the horizon of `state` over what a cursor can no longer be told.
+/// Forgets what is old, and raises the horizon of `state` over what a cursor can no longer be told. The caller writes the
+/// state down in this very transaction: a reader either finds the tombstones or is told that it came too late.
 pub(super) fn purge(
     conn: &Connection,
     owner: i64,
@@ -56,39 +76,32 @@ pub(super) fn purge(
     let mut horizon = state.horizon;
     for (tbl, key, version) in &old {
         let key = key.0.as_bytes();
-        conn.prepare_cached(statements::FORGET_HISTORY)
+        state.past.history -=
+            forgotten(conn, statements::FORGET_HISTORY, params![owner, tbl, key]).map_err(failed)?.1;
+        let gone = conn
+            .prepare_cached(statements::FORGET_ENTRY)
             .map_err(failed)?
             .execute(params![owner, tbl, key])
             .map_err(failed)?;
-        conn.prepare_cached(statements::FORGET_ENTRY)
-            .map_err(failed)?
-            .execute(params![owner, tbl, key])
-            .map_err(failed)?;
+        state.past.tombstones -= gone as i64;
         if !broken::is("horizon_not_raised") {
             horizon = horizon.max(*version);
         }
     }
-    if horizon != state.horizon {
-        // In this very transaction: a reader either finds the tombstones or is told that it came too late.
-        conn.prepare_cached(statements::RAISE_HORIZON)
-            .map_err(failed)?
-            .execute(params![owner, horizon.0.cast_signed()])
-            .map_err(failed)?;
-        state.horizon = horizon;
-    }
+    state.horizon = horizon;
     purged.tombstones = old.len() as u64;
-    for (sql, before) in [
-        (statements::FORGET_CONFLICTS, terms.conflicts_before),
-        (statements::FORGET_OLD_ANSWERS, terms.answers_before),
+    for (sql, before, sum) in [
+        (statements::FORGET_CONFLICTS, terms.conflicts_before, &mut state.past.conflicts),
+        (statements::FORGET_OLD_ANSWERS, terms.answers_before, &mut state.past.answers),
     ] {
-        let forgotten = conn
-            .prepare_cached(sql)
-            .map_err(failed)?
-            .execute(params![owner, before.ms(), limit])
-            .map_err(failed)?;
-        purged.records += forgotten as u64;
-        purged.more |= forgotten == rows_max;
+        let (entries, bytes) = forgotten(conn, sql, params![owner, before.ms(), limit]).map_err(failed)?;
+        *sum -= bytes;
+        purged.records += entries as u64;
+        purged.more |= entries == rows_max;
     }
+    let mut past = OwnPast { conn, owner, bytes: &mut state.past };
+    let entries = past.make_room(0, terms.past_bytes_max, rows_max)?;
+    purged.note_room(entries, rows_max, state.past.excess(0, terms.past_bytes_max), state.past.is_counted);
     let forget = |sql: &str, before: i64| -> StorageResult<usize> {
         conn.prepare_cached(sql).map_err(failed)?.execute(params![owner, before]).map_err(failed)
     };

@@ -4,13 +4,15 @@ use rusqlite::types::{FromSqlError, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
+use super::quota::forgotten;
 use super::statements::{self, Statements};
 use super::values;
 use crate::failed;
 use rollcall_core::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Schema, Table};
 use rollcall_core::storage::records::{
-    ConflictListing, filled, policy, read_base, read_columns, resolution, whole, write_base, write_columns,
+    ConflictListing, filled, policy, read_base, read_columns, record_bytes, resolution, whole, write_base,
+    write_columns,
 };
 use rollcall_core::storage::{
     AnswersMax, Conflict, ConflictPage, GivenAnswer, Side, StorageResult, WantedConflicts,
@@ -25,18 +27,19 @@ pub(super) struct Records<'a> {
 }
 
 impl Records<'_> {
+    /// Returns by how many bytes the history has grown.
     pub fn remember(
         &self,
         table: &Table,
         rows: &[(RowKey, &Stored)],
         states_max: usize,
-    ) -> StorageResult<()> {
+    ) -> StorageResult<i64> {
+        let mut grown = 0;
         if rows.is_empty() {
-            return Ok(());
+            return Ok(grown);
         }
         let tbl = self.statements.of(table.id).id;
         let mut remember = self.conn.prepare_cached(statements::REMEMBER).map_err(failed)?;
-        let mut forget = self.conn.prepare_cached(statements::FORGET_STATES).map_err(failed)?;
         for (key, row) in rows {
             let Some(values) = &row.values else { continue };
             let key = key.0.as_bytes();
@@ -44,12 +47,14 @@ impl Records<'_> {
             let columns = write_columns(table, &whole(values));
             let (at, by) = (row.last_update.ms(), row.changed_by.0.as_bytes());
             let (made, claimed) = (row.made_at.map(Timestamp::ms), row.claim.at.map(Timestamp::ms));
-            remember
+            let new = remember
                 .execute(params![self.owner, tbl, key, version, at, by, columns, made, claimed])
                 .map_err(failed)?;
-            forget.execute(params![self.owner, tbl, key, states_max as i64]).map_err(failed)?;
+            grown += if new > 0 { record_bytes([columns.as_str()]) } else { 0 };
+            let oldest = params![self.owner, tbl, key, states_max as i64];
+            grown -= forgotten(self.conn, statements::FORGET_STATES, oldest).map_err(failed)?.1;
         }
-        Ok(())
+        Ok(grown)
     }
 
     pub fn earlier(&self, table: &Table, key: RowKey) -> StorageResult<Vec<EarlierState>> {
@@ -70,10 +75,14 @@ impl Records<'_> {
         states.collect::<Result<_, _>>().map_err(failed)
     }
 
-    pub fn note_conflict(&self, conflict: &Conflict) -> StorageResult<()> {
+    /// Returns how many bytes it takes; 0 if it was noted already.
+    pub fn note_conflict(&self, conflict: &Conflict) -> StorageResult<i64> {
         let table = self.schema.at(conflict.table);
         let side = |side: &Side| side.values.as_ref().map(|values| write_columns(table, values));
-        self.conn
+        let (base, stored) = (write_base(table, conflict), side(&conflict.stored));
+        let incoming = side(&conflict.incoming);
+        let new = self
+            .conn
             .prepare_cached(statements::NOTE_CONFLICT)
             .map_err(failed)?
             .execute(params![
@@ -84,17 +93,18 @@ impl Records<'_> {
                 conflict.key.0.as_bytes(),
                 conflict.policy.name(),
                 conflict.resolution.name(),
-                write_base(table, conflict),
-                side(&conflict.stored),
+                base,
+                stored,
                 conflict.stored.last_update.ms(),
                 conflict.stored.device.0.as_bytes(),
-                side(&conflict.incoming),
+                incoming,
                 conflict.incoming.last_update.ms(),
                 conflict.incoming.device.0.as_bytes(),
                 conflict.stored_made_at.map(Timestamp::ms),
             ])
             .map_err(failed)?;
-        Ok(())
+        let texts = [&base, &stored, &incoming].into_iter().flatten();
+        Ok(if new > 0 { record_bytes(texts.map(String::as_str)) } else { 0 })
     }
 
     pub fn note_restored(&self, id: Uuid, at: Timestamp) -> StorageResult<()> {
@@ -199,14 +209,18 @@ impl Records<'_> {
         answer.optional().map_err(failed)
     }
 
+    /// Returns by how many bytes the kept answers have grown.
     pub fn keep_answer(
         &self,
         device: DeviceId,
         key: &str,
         answer: &GivenAnswer,
         most: AnswersMax,
-    ) -> StorageResult<()> {
+    ) -> StorageResult<i64> {
         let device = device.0.as_bytes();
+        let others_max = most.answers.saturating_sub(1) as i64;
+        let others = params![self.owner, device, key, others_max];
+        let (_, mut gone) = forgotten(self.conn, statements::FORGET_ANSWERS, others).map_err(failed)?;
         self.conn
             .prepare_cached(statements::KEEP_ANSWER)
             .map_err(failed)?
@@ -220,18 +234,12 @@ impl Records<'_> {
                 answer.body,
             ])
             .map_err(failed)?;
-        let others_max = most.answers.saturating_sub(1) as i64;
-        self.conn
-            .prepare_cached(statements::FORGET_ANSWERS)
-            .map_err(failed)?
-            .execute(params![self.owner, device, key, others_max])
-            .map_err(failed)?;
         if most.is_long(answer) {
             let beside = most.bytes_beside(answer);
-            let mut forget = self.conn.prepare_cached(statements::FORGET_LONG_ANSWERS).map_err(failed)?;
-            forget.execute(params![self.owner, device, key, beside]).map_err(failed)?;
+            let others = params![self.owner, device, key, beside];
+            gone += forgotten(self.conn, statements::FORGET_LONG_ANSWERS, others).map_err(failed)?.1;
         }
-        Ok(())
+        Ok(answer.record_bytes(key) - gone)
     }
 }
 

@@ -96,7 +96,8 @@ macro_rules! entry {
 const ENTRY: &str = entry!();
 
 /// An owner as of now.
-pub const OWNER: &str = "SELECT id, version, horizon, live_rows, live_bytes, seed, shown_ahead \
+pub const OWNER: &str = "SELECT id, version, horizon, live_rows, live_bytes, seed, shown_ahead, \
+     past_tombstones, past_history, past_conflicts, past_answers, past_version \
      FROM rollcall_owner WHERE owner = ?1";
 
 /// The epoch, which versions of a new owner begin in.
@@ -104,11 +105,13 @@ pub const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch'";
 
 /// Makes an owner.
 pub const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
-     (owner, version, horizon, live_rows, live_bytes, seed) VALUES (?1, ?2, ?2, 0, 0, ?3) RETURNING id";
+     (owner, version, horizon, live_rows, live_bytes, seed, past_version) \
+     VALUES (?1, ?2, ?2, 0, 0, ?3, ?2) RETURNING id";
 
 /// Says what an owner is after a write.
-pub const ADVANCE_OWNER: &str =
-    "UPDATE rollcall_owner SET version = ?2, horizon = ?3, live_rows = ?4, live_bytes = ?5 WHERE id = ?1";
+pub const ADVANCE_OWNER: &str = "UPDATE rollcall_owner SET version = ?2, horizon = ?3, live_rows = ?4, live_bytes = ?5, \
+     past_tombstones = ?6, past_history = ?7, past_conflicts = ?8, past_answers = ?9, past_version = ?10 \
+     WHERE id = ?1";
 
 /// Notes up to where rows were shown to devices ahead of their cursors.
 pub const SHOW_AHEAD: &str = "UPDATE rollcall_owner SET shown_ahead = ?2 WHERE id = ?1";
@@ -146,7 +149,8 @@ pub const REMEMBER: &str = "INSERT INTO rollcall_history \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
 pub const FORGET_STATES: &str = "DELETE FROM rollcall_history \
      WHERE owner = ?1 AND tbl = ?2 AND key = ?3 AND version <= (SELECT version FROM rollcall_history \
-     WHERE owner = ?1 AND tbl = ?2 AND key = ?3 ORDER BY version DESC LIMIT 1 OFFSET ?4)";
+     WHERE owner = ?1 AND tbl = ?2 AND key = ?3 ORDER BY version DESC LIMIT 1 OFFSET ?4) \
+     RETURNING octet_length(columns) + 200";
 pub const STATES: &str = "SELECT version, last_update, changed_by, columns, made_at, claimed_at \
      FROM rollcall_history WHERE owner = ?1 AND tbl = ?2 AND key = ?3 ORDER BY version DESC";
 
@@ -173,20 +177,18 @@ pub const CONFLICTS_OF_KEY: &str =
 /// Answers under idempotency keys.
 pub const ANSWER: &str =
     "SELECT body_hash, body, version, at FROM rollcall_answer WHERE owner = ?1 AND device = ?2 AND key = ?3";
-pub const KEEP_ANSWER: &str = "INSERT INTO rollcall_answer \
-     (owner, device, key, at, version, body_hash, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
-     ON CONFLICT (owner, device, key) DO UPDATE SET at = excluded.at, version = excluded.version, \
-     body_hash = excluded.body_hash, body = excluded.body";
-/// All but the newest, and never the one of the key given: answers of one millisecond are as new as it.
+/// All but the newest, and the one of the key given: a new one comes in its place.
 pub const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
-     AND key <> ?3 AND key NOT IN (SELECT key FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
-     AND key <> ?3 ORDER BY at DESC, version DESC LIMIT ?4)";
+     AND (key = ?3 OR key NOT IN (SELECT key FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
+     AND key <> ?3 ORDER BY at DESC, version DESC LIMIT ?4)) RETURNING octet_length(body) + octet_length(key) + 200";
+pub const KEEP_ANSWER: &str = "INSERT INTO rollcall_answer \
+     (owner, device, key, at, version, body_hash, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
 /// The answers that exceed the bytes allowed, summed from the newest on. Never the one of the key given.
 pub const FORGET_LONG_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
      AND key IN (SELECT key FROM (SELECT key, sum(length(body)) OVER (ORDER BY at DESC, version DESC \
      ROWS UNBOUNDED PRECEDING) AS bytes FROM rollcall_answer WHERE owner = ?1 AND device = ?2 AND key <> ?3) \
-     WHERE bytes > ?4)";
+     WHERE bytes > ?4) RETURNING octet_length(body) + octet_length(key) + 200";
 
 /// What devices have seen.
 pub const ACKNOWLEDGE: &str = "INSERT INTO rollcall_ack (owner, device, version, at) \
@@ -201,12 +203,15 @@ pub const OLD_TOMBSTONES: &str = "SELECT tbl, key, version FROM rollcall_ledger 
      WHERE owner = ?1 AND deleted = 1 AND version <= ?2 ORDER BY version LIMIT ?3";
 pub const FORGET_ENTRY: &str =
     "DELETE FROM rollcall_ledger WHERE owner = ?1 AND tbl = ?2 AND key = ?3 AND deleted = 1";
-pub const FORGET_HISTORY: &str = "DELETE FROM rollcall_history WHERE owner = ?1 AND tbl = ?2 AND key = ?3";
-pub const RAISE_HORIZON: &str = "UPDATE rollcall_owner SET horizon = ?2 WHERE id = ?1";
+pub const FORGET_HISTORY: &str = "DELETE FROM rollcall_history WHERE owner = ?1 AND tbl = ?2 AND key = ?3 \
+     RETURNING octet_length(columns) + 200";
 pub const FORGET_CONFLICTS: &str = "DELETE FROM rollcall_conflict WHERE owner = ?1 AND id IN \
-     (SELECT id FROM rollcall_conflict WHERE owner = ?1 AND at < ?2 ORDER BY at LIMIT ?3)";
+     (SELECT id FROM rollcall_conflict WHERE owner = ?1 AND at < ?2 ORDER BY at LIMIT ?3) \
+     RETURNING ifnull(octet_length(base), 0) + ifnull(octet_length(stored), 0) \
+     + ifnull(octet_length(incoming), 0) + 200";
 pub const FORGET_OLD_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND (device, key) IN \
-     (SELECT device, key FROM rollcall_answer WHERE owner = ?1 AND at < ?2 LIMIT ?3)";
+     (SELECT device, key FROM rollcall_answer WHERE owner = ?1 AND at < ?2 LIMIT ?3) \
+     RETURNING octet_length(body) + octet_length(key) + 200";
 pub const FORGET_DAYS: &str = "DELETE FROM rollcall_day WHERE owner = ?1 AND day < ?2";
 pub const FORGET_DEVICES: &str = "DELETE FROM rollcall_ack WHERE owner = ?1 AND at < ?2";
 
@@ -239,7 +244,7 @@ mod tests {
     use rusqlite::Connection;
 
     use super::*;
-    use crate::{deletions, migrate::migrate, tables};
+    use crate::{deletions, migrate::migrate, quota, tables};
     use rollcall_core::model::Timestamp;
 
     /// Goal: no request reads more of the database than it is about. Method: the plan of every statement that
@@ -265,7 +270,12 @@ mod tests {
                 .chain([NOTE_CONFLICT, CONFLICT, CONFLICTS, CONFLICTS_OF_TABLE, CONFLICTS_OF_KEY])
                 .chain([deletions::WINDOWS, deletions::PUT, deletions::FORGET])
                 .chain([ANSWER, KEEP_ANSWER, FORGET_ANSWERS, ACKNOWLEDGE])
-                .chain([FORGET_LONG_ANSWERS])
+                .chain([
+                    FORGET_LONG_ANSWERS,
+                    quota::OLDEST_STATES,
+                    quota::FORGET_STATES,
+                    quota::FORGET_ANSWER,
+                ])
                 .chain([
                     ACKNOWLEDGED_BY_ALL,
                     OLD_TOMBSTONES,

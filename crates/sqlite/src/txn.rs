@@ -2,6 +2,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::purge;
+use super::quota::{self, OwnPast};
 use super::records::Records;
 use super::statements::{self, Statements, TableStatements};
 use super::values::{self, Bound, Room};
@@ -14,7 +15,8 @@ use rollcall_core::schema::{Column, Schema, Table, TableId};
 use rollcall_core::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
 use rollcall_core::storage::{
     AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
-    OwnerState, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts, WriteTxn,
+    OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts,
+    WriteTxn,
 };
 
 /// One owner's rows inside one SQLite transaction.
@@ -25,6 +27,8 @@ pub(super) struct Txn<'a> {
     /// The owner's number; `None` while nothing was ever written for it.
     owner: Option<i64>,
     state: OwnerState,
+    /// The owner's row as it is written down.
+    written: OwnerState,
 }
 
 impl<'a> Txn<'a> {
@@ -46,7 +50,7 @@ impl<'a> Txn<'a> {
                 (None, OwnerState::new(first))
             }
         };
-        Ok(Self { conn, schema, statements, owner, state })
+        Ok(Self { conn, schema, statements, owner, state, written: state })
     }
 
     pub fn begin_write(
@@ -64,6 +68,7 @@ impl<'a> Txn<'a> {
             let id =
                 add.query_row(params![owner.0.as_bytes(), first, seed], |row| row.get(0)).map_err(failed)?;
             (txn.owner, txn.state.seed) = (Some(id), Some(Seed(seed)));
+            txn.written = txn.state;
         }
         Ok(txn)
     }
@@ -259,6 +264,10 @@ impl ReadTxn for Txn<'_> {
         self.records().map_or(Ok(None), |records| records.conflict(id))
     }
 
+    fn count_past(&mut self) -> StorageResult<PastBytes> {
+        self.owner.map_or(Ok(PastBytes::NOTHING), |owner| quota::count(self.conn, owner).map_err(failed))
+    }
+
     fn referring(
         &mut self,
         table: TableId,
@@ -344,13 +353,14 @@ impl WriteTxn for Txn<'_> {
             let (count, root) = (digest.count.cast_signed(), digest.root.cast_signed());
             put.execute(params![self.owner, self.statements.of(*table).id, count, root]).map_err(failed)?;
         }
-        self.put_state(state)
+        self.state = state;
+        Ok(())
     }
 
     fn show_ahead(&mut self, upto: Version) -> StorageResult<()> {
         let mut show = self.conn.prepare_cached(statements::SHOW_AHEAD).map_err(failed)?;
         show.execute(params![self.owner, upto.0.cast_signed()]).map_err(failed)?;
-        self.state.shown_ahead = upto;
+        (self.state.shown_ahead, self.written.shown_ahead) = (upto, upto);
         Ok(())
     }
 
@@ -360,11 +370,13 @@ impl WriteTxn for Txn<'_> {
         rows: &[(RowKey, &Stored)],
         states_max: usize,
     ) -> StorageResult<()> {
-        self.own_records()?.remember(self.schema.at(table), rows, states_max)
+        self.state.past.history += self.own_records()?.remember(self.schema.at(table), rows, states_max)?;
+        Ok(())
     }
 
     fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
-        self.own_records()?.note_conflict(conflict)
+        self.state.past.conflicts += self.own_records()?.note_conflict(conflict)?;
+        Ok(())
     }
 
     fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {
@@ -378,7 +390,8 @@ impl WriteTxn for Txn<'_> {
         answer: &GivenAnswer,
         most: AnswersMax,
     ) -> StorageResult<()> {
-        self.own_records()?.keep_answer(device, key, answer, most)
+        self.state.past.answers += self.own_records()?.keep_answer(device, key, answer, most)?;
+        Ok(())
     }
 
     fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {
@@ -414,7 +427,18 @@ impl WriteTxn for Txn<'_> {
     }
 
     fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()> {
-        installations::forget(self.conn, self.own_records()?.owner, device)
+        self.state.past.answers -= installations::forget(self.conn, self.own_records()?.owner, device)?;
+        Ok(())
+    }
+
+    fn make_room(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<bool> {
+        let owner = self.own_records()?.owner;
+        OwnPast { conn: self.conn, owner, bytes: &mut self.state.past }.fits(more, max, entries_max)
+    }
+
+    fn set_past(&mut self, past: PastBytes) -> StorageResult<()> {
+        self.state.past = past;
+        Ok(())
     }
 
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
@@ -424,20 +448,13 @@ impl WriteTxn for Txn<'_> {
 }
 
 impl Txn<'_> {
-    fn put_state(&mut self, state: OwnerState) -> StorageResult<()> {
-        self.conn
-            .prepare_cached(statements::ADVANCE_OWNER)
-            .map_err(failed)?
-            .execute(params![
-                self.owner,
-                state.version.0.cast_signed(),
-                state.horizon.0.cast_signed(),
-                state.rows.cast_signed(),
-                state.bytes.cast_signed(),
-            ])
-            .map_err(failed)?;
-        self.state = state;
-        Ok(())
+    /// Writes down what the owner is by now, in one statement, if that has changed; returns it.
+    pub fn finish(&mut self) -> StorageResult<OwnerState> {
+        if self.state != self.written {
+            quota::put_state(self.conn, self.own_records()?.owner, &self.state)?;
+            self.written = self.state;
+        }
+        Ok(self.state)
     }
 }
 
@@ -456,6 +473,13 @@ pub(super) fn state(row: &Row<'_>) -> rusqlite::Result<OwnerState> {
         bytes: number(4)?,
         seed: Some(Seed(row.get(5)?)),
         shown_ahead: Version(number(6)?),
+        past: PastBytes {
+            is_counted: row.get::<_, Option<i64>>(11)? == Some(row.get(1)?),
+            tombstones: row.get(7)?,
+            history: row.get(8)?,
+            conflicts: row.get(9)?,
+            answers: row.get(10)?,
+        },
     })
 }
 

@@ -14,7 +14,7 @@ use crate::http::console::Operator;
 use crate::locks::Lease;
 use crate::metrics::series::STEP_S;
 use crate::model::{DeviceId, Owner, RowKey, Timestamp, Version};
-use crate::storage::OwnerState;
+use crate::storage::{OwnerState, PastBytes};
 use crate::why::{self, Facts, SignedIn};
 
 /// Owners on a page, unless it asks for fewer.
@@ -136,12 +136,25 @@ fn about(app: &App, owner: Owner, state: OwnerState) -> Value {
         "horizon": state.horizon,
         "rows": state.rows,
         "bytes": state.bytes,
+        "past": state.past.bytes().map(|bytes| past(bytes, &state.past)),
     });
     // A lock that nobody can tell of now is left out.
     if let Ok(Some(lease)) = app.locks.holder(owner) {
         told["lock"] = lock(&lease);
     }
     told
+}
+
+/// What the past of an owner takes, once it is counted.
+fn past(bytes: u64, past: &PastBytes) -> Value {
+    let bytes_of = |sum: i64| sum.max(0);
+    json!({
+        "bytes": bytes,
+        "tombstones": bytes_of(past.tombstones),
+        "history_bytes": bytes_of(past.history),
+        "conflicts_bytes": bytes_of(past.conflicts),
+        "answers_bytes": bytes_of(past.answers),
+    })
 }
 
 /// `GET /console/api/owners/{owner}`

@@ -24,10 +24,11 @@ use crate::http::{BodyFault, Permit, Received, Unavailable, threads};
 use crate::locks::Work;
 use crate::model::{DeviceId, Timestamp, Version};
 use crate::schema::{Schema, TableId};
+use crate::storage::quota::RECORD_BYTES;
 use crate::storage::{
     AnswersMax, GivenAnswer, Outcome, ReadTxn, StorageError, StorageResult, WriteJob, WriteTxn, not_run,
 };
-use crate::synchronise::{self, Batch, Refusal, Report, StillWanted};
+use crate::synchronise::{self, Batch, FORGOTTEN_MAX, Refusal, Report, StillWanted};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -465,6 +466,9 @@ impl Once {
         let answer =
             GivenAnswer { body_hash: self.body_hash, body: body.to_vec(), version, at: app.clock.now() };
         let sync = &app.settings.sync;
+        // If there is too little room all the same, this answer is kept: a request under its key has one effect.
+        let bytes = RECORD_BYTES + (body.len() + self.key.len()) as u64;
+        txn.make_room(bytes, app.settings.limits.owner_past_bytes_max, FORGOTTEN_MAX)?;
         let most = AnswersMax { answers: sync.idempotency_keys_max, bytes: sync.idempotency_bytes_max };
         Ok(txn.keep_answer(caller.device, &self.key, &answer, most)?)
     }
@@ -531,6 +535,9 @@ pub(super) fn explain(refusal: Refusal, schema: &Schema) -> ApiError {
         }
         Refusal::TooManyRows(max) => ApiError::QuotaExceeded { what: "rows", max },
         Refusal::TooManyBytes(max) => ApiError::QuotaExceeded { what: "bytes", max },
+        Refusal::PastFull(max) => {
+            ApiError::QuotaExceeded { what: "conflicts and remembered deletions, in bytes,", max }
+        }
         Refusal::NoMemory => ApiError::no_memory(),
         Refusal::Unwanted => ApiError::Unavailable {
             code: Unavailable::Timeout,

@@ -18,6 +18,7 @@ pub mod installations;
 pub mod leases;
 pub mod ledger;
 pub mod plan;
+pub mod quota;
 pub mod records;
 pub mod whole;
 
@@ -37,6 +38,7 @@ pub use deletions::DeleteWindow;
 pub use installations::Installation;
 pub use leases::{LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases};
 pub use observer::EngineObserver;
+pub use quota::PastBytes;
 pub use records::{AnswersMax, Conflict, GivenAnswer, Side};
 
 /// What a storage call ends in.
@@ -77,12 +79,22 @@ pub struct OwnerState {
     pub seed: Option<Seed>,
     /// Rows that were made up to this version may have been shown to devices ahead of their cursors; 0 is none.
     pub shown_ahead: Version,
+    /// What its past takes, with everything that the transaction at hand has written.
+    pub past: PastBytes,
 }
 
 impl OwnerState {
     /// An owner that nothing was ever written for, as of its first version.
     pub const fn new(first: Version) -> Self {
-        Self { version: first, horizon: first, rows: 0, bytes: 0, seed: None, shown_ahead: Version(0) }
+        Self {
+            version: first,
+            horizon: first,
+            rows: 0,
+            bytes: 0,
+            seed: None,
+            shown_ahead: Version(0),
+            past: PastBytes::NOTHING,
+        }
     }
 }
 
@@ -151,6 +163,9 @@ pub trait ReadTxn {
     /// One conflict.
     fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>>;
 
+    /// Counts what the owner's past takes. Looks at an entry for each part of it, so it is for the background.
+    fn count_past(&mut self) -> StorageResult<PastBytes>;
+
     /// The keys of the live rows of `table` whose `column` holds `parent`, in no order, at most `rows_max`.
     fn referring(
         &mut self,
@@ -177,7 +192,8 @@ pub trait WriteTxn: ReadTxn {
 
     /// Says what the owner is as a whole once the work is done, and its tables' digests where they changed.
     ///
-    /// `now` dates the version, so that a purge can tell how old a tombstone is.
+    /// `now` dates the version, so that a purge can tell how old a tombstone is. Of `state.past` the caller counts the
+    /// tombstones; everything else in it is as [`ReadTxn::state`] returned it last.
     fn advance(
         &mut self,
         state: OwnerState,
@@ -240,6 +256,16 @@ pub trait WriteTxn: ReadTxn {
     /// Forgets an installation, its kept answers, and up to where it has seen everything.
     fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()>;
 
+    /// Forgets earlier states, the oldest first, then kept answers, until `more` bytes fit below `max`; returns whether
+    /// they do.
+    ///
+    /// - Bounds: at most `entries_max` entries. A `max` of 0 is none.
+    /// - As long as the owner's past is not counted, nothing is forgotten and everything fits.
+    fn make_room(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<bool>;
+
+    /// Replaces the sums of the owner's past by ones that were counted.
+    fn set_past(&mut self, past: PastBytes) -> StorageResult<()>;
+
     /// Forgets what is old, at most about `rows_max` entries of each kind; says whether that was all.
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged>;
 }
@@ -295,6 +321,8 @@ pub struct PurgeTerms {
     pub conflicts_before: Timestamp,
     /// Answers of before may go.
     pub answers_before: Timestamp,
+    /// How many bytes an owner's past may take; 0 is no bound. Beyond it the oldest history may go, then answers.
+    pub past_bytes_max: u64,
 }
 
 /// What a purge forgot.
@@ -306,12 +334,21 @@ pub struct Purged {
     pub records: u64,
     /// Whether more is old.
     pub more: bool,
+    /// Whether the owner's past should be counted: it never was, or it passes its bound and nothing is left that may go.
+    pub is_to_count: bool,
 }
 
 impl Purged {
     /// Whether there was anything to forget.
     pub const fn is_nothing(&self) -> bool {
         self.tombstones == 0 && self.records == 0
+    }
+
+    /// Adds what went to make room: `entries` of `rows_max`, after which the past passes its bound by `excess` bytes.
+    pub fn note_room(&mut self, entries: usize, rows_max: usize, excess: u64, is_counted: bool) {
+        self.records += entries as u64;
+        self.more |= entries == rows_max && excess > 0;
+        self.is_to_count = !is_counted || (excess > 0 && entries < rows_max);
     }
 }
 
@@ -320,6 +357,7 @@ impl std::ops::AddAssign for Purged {
         self.tombstones += other.tombstones;
         self.records += other.records;
         self.more = other.more;
+        self.is_to_count = other.is_to_count;
     }
 }
 
@@ -426,6 +464,9 @@ pub trait Forgetful {
 
     /// Forgets what is old of one owner in one transaction, as [`WriteTxn::purge`] does.
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged>;
+
+    /// Counts what an owner's past takes: over one snapshot, and beside writers.
+    fn count(&self, owner: Owner) -> StorageResult<()>;
 }
 
 impl Forgetful for dyn Storage + '_ {
@@ -435,6 +476,15 @@ impl Forgetful for dyn Storage + '_ {
 
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
         self.write(owner, |txn| txn.purge(terms, rows_max))
+    }
+
+    fn count(&self, owner: Owner) -> StorageResult<()> {
+        let (before, counted) =
+            self.read(owner, |txn| Ok::<_, StorageError>((txn.state().past, txn.count_past()?)))?;
+        self.write(owner, |txn| {
+            let now = txn.state().past;
+            txn.set_past(now.corrected(&before, &counted))
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use crate::reconcile::Resolution;
 use crate::schema::WireValue;
 use crate::schema::{Policy, Table, TableId, ValueSeed};
 
+use super::quota::RECORD_BYTES;
 use super::{ConflictPage, WantedConflicts};
 
 /// A true conflict, and how it ended.
@@ -62,6 +63,18 @@ pub struct GivenAnswer {
     pub version: Version,
     /// When it was given.
     pub at: Timestamp,
+}
+
+impl GivenAnswer {
+    /// What it takes beside others under its key, bytes.
+    pub fn record_bytes(&self, key: &str) -> i64 {
+        record_bytes([key]).saturating_add(self.body.len() as i64)
+    }
+}
+
+/// What a record with these texts takes, bytes.
+pub fn record_bytes<'a>(texts: impl IntoIterator<Item = &'a str>) -> i64 {
+    texts.into_iter().fold(RECORD_BYTES as i64, |sum, text| sum.saturating_add(text.len() as i64))
 }
 
 /// How much of the answers of one device is kept beside the newest.

@@ -67,6 +67,11 @@ const OWN: [(&str, &[(&str, ColumnType)]); 10] = [
             ("live_bytes", Integer),
             ("seed", Blob),
             ("shown_ahead", Integer),
+            ("past_tombstones", Integer),
+            ("past_history", Integer),
+            ("past_conflicts", Integer),
+            ("past_answers", Integer),
+            ("past_version", Integer),
         ],
     ),
     (

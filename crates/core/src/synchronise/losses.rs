@@ -77,20 +77,34 @@ impl Losses {
         }
     }
 
-    /// Notes each loss as a conflict.
+    /// Weighs what is kept of the losses; returns about how many bytes that takes, and whether only deletions make it so.
     ///
-    /// Errors: [`Refusal::TooHeavy`] where they would take more than the budget; nothing is noted then.
+    /// Errors: [`Refusal::TooHeavy`] where it is more than the budget.
+    pub fn weigh(
+        &self,
+        schema: &Schema,
+        rows: &WorkingSet,
+        context: &Context,
+        budget: &mut Budget<'_>,
+    ) -> Result<(u64, bool), Refusal> {
+        let mut bytes = 0;
+        for loss in &self.list {
+            let weight = loss.weight(schema, rows, context);
+            budget.take(Cost::Noted, weight)?;
+            bytes += weight as u64;
+        }
+        Ok((bytes, self.list.iter().all(|loss| loss.deletes)))
+    }
+
+    /// Notes each loss as a conflict.
     pub fn note(
         self,
         txn: &mut dyn WriteTxn,
         schema: &Schema,
         rows: &WorkingSet,
         context: &Context,
-        budget: &mut Budget<'_>,
+        budget: &Budget<'_>,
     ) -> Result<(), Refusal> {
-        for loss in &self.list {
-            budget.take(Cost::Noted, loss.weight(schema, rows, context))?;
-        }
         for loss in self.list {
             budget.check()?;
             if let Some(conflict) = loss.conflict(schema, rows, context)

@@ -10,6 +10,7 @@ mod budget;
 mod deletions;
 mod group;
 mod losses;
+mod quota;
 mod references;
 mod settler;
 mod unreadable;
@@ -31,6 +32,7 @@ pub use batch::{Batch, Part, SentKey, Set, UnreadableItem, ValueFault};
 use budget::Budget;
 pub use budget::StillWanted;
 use deletions::Deletions;
+pub use quota::FORGOTTEN_MAX;
 use settler::{DeviceClock, Settler};
 pub use unreadable::{Answered, AnsweredSet, RejectedKeys, RejectedRow, Unreadable, Why};
 use working_set::WorkingSet;
@@ -50,6 +52,8 @@ pub struct Terms {
     pub owner_rows_max: u64,
     /// Live rows of the owner, bytes.
     pub owner_bytes_max: u64,
+    /// Tombstones, earlier states, conflicts and kept answers of the owner, bytes; 0 is no bound.
+    pub owner_past_bytes_max: u64,
     /// Deletes of one table before the guard against mass deletion looks.
     pub mass_delete_rows: usize,
     /// How long a device's deletions count together, ms.
@@ -200,6 +204,9 @@ pub enum Refusal {
     /// The server has no memory now for what it would have to load or answer with.
     #[error("no memory is left")]
     NoMemory,
+    /// What is kept of conflicts and deletions would pass `owner_past_bytes_max`.
+    #[error("the owner's past would take more than {0} bytes")]
+    PastFull(u64),
     /// Nobody waits for the answer any more.
     #[error("nobody waits for the answer any more")]
     Unwanted,
@@ -267,8 +274,9 @@ pub fn run_while(
     // What the answer has is weighed before anything is written.
     answer_rows::put_rows(batch, [&mut add, &mut update, &mut delete], &rows, &mut budget)?;
     let asked = asked::load(txn, &rows, &batch.get, &mut budget)?;
-    losses.note(txn, schema, &rows, &context, &mut budget)?;
-    let current = write(txn, schema, &rows, &mut digests, (state, terms, &budget))?;
+    let remembers = quota::make_room(txn, schema, &rows, &losses, (&context, terms, &mut budget))?;
+    losses.note(txn, schema, &rows, &context, &budget)?;
+    let current = write(txn, schema, &rows, &mut digests, (terms, &budget, remembers))?;
     deletions.note(txn, &digests, &rows, current, terms)?;
     let answered = [&add, &update, &delete].into_iter().flatten();
     let told = answered.flat_map(|(table, list)| list.iter().filter_map(|one| Some((*table, one.key()?))));
@@ -316,13 +324,16 @@ impl LiveRow {
 const WRITTEN_AT_A_TIME: usize = 500;
 
 /// Writes what changed, under one new version, takes it into `digests`, and gives the owner's version after it.
+///
+/// `remembers` says whether there is room for the states that are replaced; else they are not kept.
 fn write(
     txn: &mut dyn WriteTxn,
     schema: &Schema,
     rows: &WorkingSet,
     digests: &mut [Digest],
-    (state, terms, budget): (OwnerState, &Terms, &Budget<'_>),
+    (terms, budget, remembers): (&Terms, &Budget<'_>, bool),
 ) -> Result<Version, Refusal> {
+    let state = txn.state();
     let Some(growth) = rows.growth() else { return Ok(state.version) };
     let after = OwnerState {
         version: if broken::is("version_stuck") { state.version } else { state.version.next() },
@@ -337,7 +348,7 @@ fn write(
     if growth.bytes > 0 && after.bytes > terms.owner_bytes_max {
         return Err(Refusal::TooManyBytes(terms.owner_bytes_max));
     }
-    for table in schema.tables().iter().filter(|table| table.history > 0) {
+    for table in schema.tables().iter().filter(|table| remembers && table.history > 0) {
         for rows in rows.replaced(table.id).chunks(WRITTEN_AT_A_TIME) {
             budget.check()?;
             txn.remember(table.id, rows, table.history)?;
@@ -365,7 +376,9 @@ fn write(
     for (table, digest) in &changed {
         digests[table.index()] = *digest;
     }
-    txn.advance(after, &changed, terms.now)?;
+    let mut past = txn.state().past; // with the states that were just remembered
+    past.tombstones += growth.tombstones;
+    txn.advance(OwnerState { past, ..after }, &changed, terms.now)?;
     Ok(after.version)
 }
 

@@ -26,6 +26,7 @@ struct Slot {
 pub(super) struct Growth {
     pub rows: i64,
     pub bytes: i64,
+    pub tombstones: i64,
 }
 
 impl WorkingSet {
@@ -163,14 +164,18 @@ impl WorkingSet {
     /// By how much the batch grows its owner; `None` if it changes nothing.
     pub fn growth(&self) -> Option<Growth> {
         let mut changed = false;
-        let mut growth = Growth { rows: 0, bytes: 0 };
+        let mut growth = Growth { rows: 0, bytes: 0, tombstones: 0 };
         for slot in self.tables.values().flat_map(HashMap::values) {
             let Some(after) = &slot.after else { continue };
             changed = true;
             for (row, sign) in [(slot.before.as_ref(), -1), (Some(after), 1)] {
-                if let Some(values) = row.and_then(|row| row.values.as_ref()) {
-                    growth.rows += sign;
-                    growth.bytes += sign * values.iter().map(|value| value.weight() as i64).sum::<i64>();
+                let Some(row) = row else { continue };
+                match &row.values {
+                    Some(values) => {
+                        growth.rows += sign;
+                        growth.bytes += sign * values.iter().map(|value| value.weight() as i64).sum::<i64>();
+                    }
+                    None => growth.tombstones += sign,
                 }
             }
         }

@@ -7,6 +7,12 @@ import { conflictsList } from './conflicts.js';
 import { lockLine } from './locks.js';
 import { whyForm } from './why.js';
 
+/** What an owner's past takes, in a sentence. */
+const pastOf = (past) =>
+  past
+    ? `Its past takes ${bytes(past.bytes)}: ${counted(past.tombstones, 'remembered deletion')}, history of ${bytes(past.history_bytes)}, conflicts of ${bytes(past.conflicts_bytes)}, kept responses of ${bytes(past.answers_bytes)}.`
+    : 'What its past takes is not counted yet.';
+
 const head = (...names) => h('thead', {}, h('tr', {}, names.map((name) => h('th', { scope: 'col' }, name))));
 
 /** Draws an owner's page; `look()` asks for what it shows. */
@@ -64,7 +70,7 @@ export function ownerView(owner, { soon }) {
   }
 
   function paint(now) {
-    text(about, `Version ${number(now.version)}, ${counted(now.rows, 'row')}, ${bytes(now.bytes)}; deletions are remembered from version ${number(now.horizon)} on.`);
+    text(about, `Version ${number(now.version)}, ${counted(now.rows, 'row')}, ${bytes(now.bytes)}; deletions are remembered from version ${number(now.horizon)} on. ${pastOf(now.past)}`);
     for (const { device_id: id, device } of now.devices) if (device) names.set(id, device);
     keyed(devices, now.devices, ({ device_id: id }) => id, deviceLine, paintDevice);
     keyed(

@@ -1,0 +1,205 @@
+//! What an owner's past takes: remembered deletions, earlier states of rows, conflicts and kept answers; and how room is
+//! made where it takes more than `owner_past_bytes_max`.
+
+use super::StorageResult;
+use crate::broken;
+
+/// About how many bytes a tombstone takes, with its entries in indexes.
+pub const TOMBSTONE_BYTES: u64 = 200;
+
+/// About how many bytes an earlier state, a conflict or a kept answer takes beside its columns or its body. The statements
+/// of the engines add the same number.
+pub const RECORD_BYTES: u64 = 200;
+
+/// What an owner's past takes, as sums that each write keeps.
+///
+/// An owner of an earlier release was never counted: its sums have only what was written and forgotten since, and may be
+/// negative. A count in the background adds the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PastBytes {
+    /// Whether the sums have everything.
+    pub is_counted: bool,
+    /// Tombstones; each counts as [`TOMBSTONE_BYTES`].
+    pub tombstones: i64,
+    /// Earlier states of rows, bytes.
+    pub history: i64,
+    /// Conflicts, bytes.
+    pub conflicts: i64,
+    /// Kept answers, bytes.
+    pub answers: i64,
+}
+
+impl PastBytes {
+    /// The past of an owner that nothing was ever written for.
+    pub const NOTHING: Self = Self { is_counted: true, tombstones: 0, history: 0, conflicts: 0, answers: 0 };
+
+    /// All of it, bytes; `None` until it is counted.
+    pub fn bytes(&self) -> Option<u64> {
+        let rest = self.history.saturating_add(self.answers).max(0).cast_unsigned();
+        self.is_counted.then(|| self.lasting().saturating_add(rest))
+    }
+
+    /// What goes by age alone: tombstones and conflicts, bytes.
+    pub fn lasting(&self) -> u64 {
+        let tombstones = self.tombstones.max(0).cast_unsigned().saturating_mul(TOMBSTONE_BYTES);
+        tombstones.saturating_add(self.conflicts.max(0).cast_unsigned())
+    }
+
+    /// By how many bytes it passes `max` once `more` bytes are added; 0 while it is not counted, and with a `max` of 0,
+    /// which is no bound.
+    pub fn excess(&self, more: u64, max: u64) -> u64 {
+        match self.bytes() {
+            Some(bytes) if max > 0 => bytes.saturating_add(more).saturating_sub(max),
+            _ => 0,
+        }
+    }
+
+    /// The sums once `counted` was found where they were `before`: what was written in between counts too.
+    pub fn corrected(&self, before: &Self, counted: &Self) -> Self {
+        let sum = |now: i64, before: i64, counted: i64| counted.saturating_add(now.saturating_sub(before));
+        Self {
+            is_counted: true,
+            tombstones: sum(self.tombstones, before.tombstones, counted.tombstones),
+            history: sum(self.history, before.history, counted.history),
+            conflicts: sum(self.conflicts, before.conflicts, counted.conflicts),
+            answers: sum(self.answers, before.answers, counted.answers),
+        }
+    }
+}
+
+/// One owner's past, as an engine keeps it.
+pub trait Past {
+    /// What it takes now.
+    fn bytes(&self) -> PastBytes;
+
+    /// Forgets the oldest earlier states, at most `entries_max`, and no more than it takes to free `bytes`; returns how
+    /// many went.
+    fn forget_history(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize>;
+
+    /// Does the same with kept answers.
+    fn forget_answers(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize>;
+}
+
+/// Entries that are read before they are forgotten.
+const ENTRIES_AT_ONCE: usize = 1_000;
+
+/// Forgets what may go until `more` bytes fit below `max`: the oldest history first, then kept answers.
+///
+/// - Bounds: forgets at most `entries_max` entries; returns how many.
+/// - Nothing is forgotten of an owner that is not counted yet, and none with a `max` of 0.
+pub fn make_room(past: &mut dyn Past, more: u64, max: u64, entries_max: usize) -> StorageResult<usize> {
+    let mut gone = 0;
+    for of_answers in [false, true] {
+        loop {
+            let excess = past.bytes().excess(more, max);
+            let entries = (entries_max - gone).min(ENTRIES_AT_ONCE);
+            if excess == 0 || entries == 0 || broken::is("past_unbounded") {
+                return Ok(gone);
+            }
+            let forgotten = match of_answers {
+                false => past.forget_history(excess, entries)?,
+                true => past.forget_answers(excess, entries)?,
+            };
+            gone += forgotten;
+            if forgotten == 0 {
+                break;
+            }
+        }
+    }
+    Ok(gone)
+}
+
+/// How many entries of a list must go, the first of it first, to free `bytes`.
+pub fn enough(sizes: impl Iterator<Item = i64>, bytes: u64) -> (usize, i64) {
+    let (mut entries, mut freed) = (0, 0_i64);
+    for size in sizes {
+        if freed.max(0).cast_unsigned() >= bytes {
+            break;
+        }
+        (entries, freed) = (entries + 1, freed.saturating_add(size));
+    }
+    (entries, freed)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A past whose entries are sizes, the oldest first.
+    struct Held {
+        sums: PastBytes,
+        history: Vec<i64>,
+        answers: Vec<i64>,
+    }
+
+    fn held(history: &[i64], answers: &[i64]) -> Held {
+        let sums =
+            PastBytes { history: history.iter().sum(), answers: answers.iter().sum(), ..PastBytes::NOTHING };
+        Held { sums, history: history.to_vec(), answers: answers.to_vec() }
+    }
+
+    impl Past for Held {
+        fn bytes(&self) -> PastBytes {
+            self.sums
+        }
+
+        fn forget_history(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
+            let (entries, freed) = enough(self.history.iter().copied().take(entries_max), bytes);
+            self.history.drain(..entries);
+            self.sums.history -= freed;
+            Ok(entries)
+        }
+
+        fn forget_answers(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
+            let (entries, freed) = enough(self.answers.iter().copied().take(entries_max), bytes);
+            self.answers.drain(..entries);
+            self.sums.answers -= freed;
+            Ok(entries)
+        }
+    }
+
+    #[test]
+    fn the_oldest_history_goes_first_and_then_answers() {
+        let mut past = held(&[10, 20, 30], &[40, 50]);
+        assert_eq!(make_room(&mut past, 0, 150, 9).unwrap(), 0, "it fits as it is");
+        assert_eq!(make_room(&mut past, 15, 150, 9).unwrap(), 2);
+        assert_eq!((&past.history[..], &past.answers[..]), (&[30][..], &[40, 50][..]));
+        assert_eq!(make_room(&mut past, 0, 60, 9).unwrap(), 2);
+        assert_eq!((&past.history[..], &past.answers[..]), (&[][..], &[50][..]));
+    }
+
+    #[test]
+    fn what_goes_by_age_alone_stays() {
+        let mut past = held(&[10], &[10]);
+        past.sums.conflicts = 100;
+        assert_eq!(make_room(&mut past, 0, 50, 9).unwrap(), 2);
+        assert_eq!(past.sums.bytes(), Some(100));
+        past.sums.tombstones = 2;
+        assert_eq!(past.sums.lasting(), 100 + 2 * TOMBSTONE_BYTES);
+    }
+
+    #[test]
+    fn no_more_entries_go_than_may() {
+        let mut past = held(&[1; 3_000], &[]);
+        assert_eq!(make_room(&mut past, 0, 1, 2_500).unwrap(), 2_500);
+        assert_eq!(past.history.len(), 500);
+    }
+
+    #[test]
+    fn an_owner_that_is_not_counted_loses_nothing() {
+        let mut past = held(&[100], &[]);
+        past.sums.is_counted = false;
+        assert_eq!(make_room(&mut past, 9, 1, 9).unwrap(), 0);
+        past.sums.is_counted = true;
+        assert_eq!(make_room(&mut past, 9, 0, 9).unwrap(), 0, "0 is no bound");
+        assert_eq!(make_room(&mut past, 9, 1, 9).unwrap(), 1);
+    }
+
+    #[test]
+    fn what_was_written_beside_a_count_counts_too() {
+        let sums = |history| PastBytes { history, ..PastBytes::default() };
+        let counted = sums(-4).corrected(&sums(-10), &sums(500));
+        assert_eq!(counted, PastBytes { is_counted: true, ..sums(506) });
+    }
+}

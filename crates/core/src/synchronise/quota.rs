@@ -1,0 +1,56 @@
+//! Room for what a batch adds to its owner's past: conflicts, and the states that it replaces.
+
+use super::losses::Losses;
+use super::working_set::WorkingSet;
+use super::{Budget, Refusal, Terms};
+use crate::model::Value;
+use crate::reconcile::Context;
+use crate::schema::Schema;
+use crate::storage::WriteTxn;
+use crate::storage::quota::RECORD_BYTES;
+
+/// Entries that a batch forgets to make room for its own: some 100 ms of work. Where that is not enough, a purge goes on.
+pub const FORGOTTEN_MAX: usize = 20_000;
+
+/// Makes room for what a batch adds to the past; returns whether there is room for the states that it replaces.
+///
+/// Conflicts go by age alone. So a batch that must note one is refused where conflicts and tombstones have used the bound
+/// up. One whose losses are all of deletions may pass it by as much again, since an owner must be able to delete.
+///
+/// Errors: [`Refusal::TooHeavy`] as [`Losses::weigh`], [`Refusal::PastFull`].
+pub(super) fn make_room(
+    txn: &mut dyn WriteTxn,
+    schema: &Schema,
+    rows: &WorkingSet,
+    losses: &Losses,
+    (context, terms, budget): (&Context, &Terms, &mut Budget<'_>),
+) -> Result<bool, Refusal> {
+    let (noted, deletes_only) = losses.weigh(schema, rows, context, budget)?;
+    let (past, max) = (txn.state().past, terms.owner_past_bytes_max);
+    if max == 0 || !past.is_counted {
+        return Ok(true);
+    }
+    let bound = if deletes_only { max.saturating_mul(2) } else { max };
+    if noted > 0 && past.lasting().saturating_add(noted) > bound && !crate::broken::is("past_unbounded") {
+        return Err(Refusal::PastFull(max));
+    }
+    let more = noted.saturating_add(remembered(schema, rows));
+    if more == 0 {
+        return Ok(true);
+    }
+    Ok(txn.make_room(more, max, FORGOTTEN_MAX)?)
+}
+
+/// About how many bytes the states take that a batch replaces, as they are kept.
+fn remembered(schema: &Schema, rows: &WorkingSet) -> u64 {
+    const PUNCTUATION: usize = 6; // of a column in JSON
+    let mut bytes = 0;
+    for table in schema.tables().iter().filter(|table| table.history > 0) {
+        let names: usize = table.columns.iter().map(|column| column.name.len() + PUNCTUATION).sum();
+        for (_, row) in rows.replaced(table.id) {
+            let values = row.values.iter().flatten().map(Value::weight).sum::<usize>();
+            bytes += RECORD_BYTES + (names + values) as u64;
+        }
+    }
+    bytes
+}
