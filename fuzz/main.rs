@@ -4,9 +4,9 @@
 #![no_main]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../tests/support/readers.rs"]
+#[path = "../testkit/src/readers.rs"]
 mod readers;
-#[path = "../tests/support/requests.rs"]
+#[path = "../testkit/src/requests.rs"]
 mod requests;
 
 use std::sync::OnceLock;

@@ -2,10 +2,7 @@
 //! of its own, and on SQLite: the client of PostgreSQL hands every row over in memory of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/app.rs"]
-mod app;
-#[path = "support/contract.rs"]
-mod contract;
+use rollcall_testkit::app;
 
 use std::alloc::System;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,8 +1,7 @@
 //! `rollcall-bench` as somebody who measures uses it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../../tests/support/pg.rs"]
-mod pg;
+use rollcall_testkit::pg;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //!
 //! There is one document that people write. What an app's generator reads is made from it: each schema that
 //! holds for every table gives way to one that names the tables, the rest stays as it is. So the two cannot
-//! drift, and `tests/openapi_typed.rs` holds that whatever fits the typed document fits the general one.
+//! drift, and `tests/server/typed_contract.rs` holds that whatever fits the typed document fits the general one.
 //!
 //! The shapes are those that every generator tried here digests and that are right when the code runs:
 //! named properties, no `oneOf`, no `default`, nothing but `$ref` and plain types.

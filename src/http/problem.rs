@@ -108,7 +108,7 @@ pub enum Unavailable {
     ShuttingDown,
 }
 
-/// Declares each status and code once: the match for the wire, and the list for `tests/openapi.rs`.
+/// Declares each status and code once: the match for the wire, and the list for `tests/server/openapi.rs`.
 macro_rules! codes {
     ($($error:pat => $status:ident $code:literal,)+) => {
         /// Every status and code that a problem can have, as `openapi.yaml` lists them.

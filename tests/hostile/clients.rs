@@ -1,7 +1,7 @@
 //! Clients that mean harm, many at once and over real sockets, beside honest ones that must not notice.
 //!
 //! ROLLCALL_HOSTILE_S is how long they go on (10 s), ROLLCALL_HOSTILE_CONNECTIONS how many connections one of
-//! them opens in that time (1,000). Each deadline by itself is in `tests/server.rs`.
+//! them opens in that time (1,000). Each deadline by itself is in `tests/server/serving.rs`.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -362,7 +362,7 @@ fn provider(set: String) -> (String, Arc<AtomicUsize>) {
 }
 
 /// Goal: no token but the provider's opens a door, and made-up key names do not make us ask the provider on and
-/// on. Method: over HTTP, many at once. What a token may be in detail is in `tests/jwt.rs`.
+/// on. Method: over HTTP, many at once. What a token may be in detail is in `tests/server/jwt.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn swapped_algorithms_and_unknown_keys_open_nothing() {
     let der = std::fs::read("fixtures/jwt/provider-rsa.der").unwrap();

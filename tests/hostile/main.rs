@@ -1,16 +1,11 @@
 //! Those who mean harm, or another's rows: what they are told, and that nobody else notices.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../support/app.rs"]
-mod app;
-#[path = "../support/contract.rs"]
-mod contract;
-#[path = "../support/process.rs"]
-mod process;
-#[path = "../support/readers.rs"]
-mod readers;
-#[path = "../support/requests.rs"]
-mod requests;
+use rollcall_testkit::app;
+use rollcall_testkit::contract;
+use rollcall_testkit::process;
+use rollcall_testkit::readers;
+use rollcall_testkit::requests;
 
 mod clients;
 mod costs;

@@ -160,7 +160,7 @@ impl Probe {
 const EXEMPT: &[(&str, &str)] = &[
     ("GET /healthz", "knows of nobody"),
     ("GET /limits", "settings"),
-    ("GET /metrics", "counts of all owners together; tests/metrics.rs holds that it names none"),
+    ("GET /metrics", "counts of all owners together; tests/server/metrics.rs holds that it names none"),
     ("GET /openapi.json", "the schema, the same for all"),
     ("GET /openapi.yaml", "a file"),
     ("GET /readyz", "knows of nobody"),

@@ -19,6 +19,7 @@ use rollcall::storage::{
     OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told,
     WantedConflicts, WriteTxn, WriteWork,
 };
+use rollcall_testkit::forward;
 use uuid::Uuid;
 
 use crate::leases::Leases;

@@ -10,20 +10,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[macro_use]
-#[path = "../support/forward.rs"]
-mod forward;
 mod database;
 mod device;
 mod edges;
 mod leases;
-#[path = "../support/rng.rs"]
-mod rng;
+use rollcall_testkit::rng;
 mod script;
-#[path = "../support/seeds.rs"]
-mod seeds;
-#[path = "../support/shown.rs"]
-mod shown;
+use rollcall_testkit::seeds;
+use rollcall_testkit::shown;
 mod truth;
 mod wire;
 mod world;

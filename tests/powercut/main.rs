@@ -12,12 +12,9 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../support/audit.rs"]
-mod audit;
-#[path = "../support/disk.rs"]
-mod disk;
-#[path = "../support/process.rs"]
-mod process;
+use rollcall_testkit::audit;
+use rollcall_testkit::disk;
+use rollcall_testkit::process;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;

@@ -10,20 +10,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../support/engine.rs"]
-mod engine;
+use rollcall_testkit::engine;
 mod link;
 mod ops;
 mod oracle;
 mod postgres;
 mod requests;
-#[path = "../support/rng.rs"]
-mod rng;
-#[path = "../support/seeds.rs"]
-mod seeds;
+use rollcall_testkit::rng;
+use rollcall_testkit::seeds;
 mod server;
-#[path = "../support/shown.rs"]
-mod shown;
+use rollcall_testkit::shown;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -129,5 +125,5 @@ fn every_history_that_broke_once_holds() {
 /// Goal: both engines keep the promises. Method: a few histories over PostgreSQL, which takes some ten times as long.
 #[test]
 fn again_on_postgres() {
-    engine::run_again(&[("ROLLCALL_SIM_SEEDS", "2"), ("ROLLCALL_SIM_OPS", "200")]);
+    engine::run_again(module_path!(), &[("ROLLCALL_SIM_SEEDS", "2"), ("ROLLCALL_SIM_OPS", "200")]);
 }

@@ -1,6 +1,6 @@
 //! The contract between the protocol and whatever keeps the data.
 //!
-//! What every engine promises, each with a test in `tests/storage.rs`:
+//! What every engine promises, each with a test in `tests/server/storage.rs`:
 //! - A transaction is begun for one owner, so no statement can forget whose rows it touches.
 //! - A reader sees one snapshot, however long it takes and whatever writers do meanwhile.
 //! - A writer holds its owner alone: versions are numbered in the order of commits.

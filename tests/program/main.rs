@@ -1,0 +1,13 @@
+//! The program as its users start it: processes, signals, files, command lines.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod backup;
+mod commands;
+mod disk_faults;
+mod documents;
+mod guards;
+mod kill;
+mod pg_admin;
+mod pg_start;
+mod replicas;
+mod tidy;

@@ -1,0 +1,643 @@
+//! Accounts that the server keeps itself.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use argon2::Params;
+use proptest::prelude::*;
+use rollcall::accounts::{AccountError, Accounts, Caller, LocalAccounts, LocalSettings, LogIn, NewToken};
+use rollcall::clock::Clock;
+use rollcall::config::{AuthSettings, Limits, Registration};
+use rollcall::http::ApiError;
+use rollcall::model::{DeviceId, Timestamp};
+use rollcall::storage::accounts::{Device, Sighting, TokenHash, User};
+use rollcall::storage::{AccountStore, StorageError, StorageResult};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// What the contract says about accounts, in the plainest way.
+#[derive(Default)]
+struct Memory {
+    users: Mutex<Vec<User>>,
+    devices: Mutex<Vec<(Device, TokenHash)>>,
+    sightings: Mutex<std::collections::HashMap<DeviceId, Sighting>>,
+    /// How many sightings were written, one after the other.
+    written: std::sync::atomic::AtomicUsize,
+}
+
+impl AccountStore for Memory {
+    fn add_user(&self, user: &User) -> StorageResult<bool> {
+        let mut users = self.users.lock().unwrap();
+        let free = users.iter().all(|other| other.email != user.email);
+        if free {
+            users.push(user.clone());
+        }
+        Ok(free)
+    }
+
+    fn user(&self, email: &str) -> StorageResult<Option<User>> {
+        Ok(self.users.lock().unwrap().iter().find(|user| user.email == email).cloned())
+    }
+
+    fn users(&self) -> StorageResult<Vec<User>> {
+        Ok(self.users.lock().unwrap().clone())
+    }
+
+    fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()> {
+        for each in self.users.lock().unwrap().iter_mut().filter(|each| each.id == user) {
+            each.password_hash = hash.to_owned();
+        }
+        Ok(())
+    }
+
+    fn remove_user(&self, email: &str) -> StorageResult<bool> {
+        let Some(user) = self.user(email)? else { return Ok(false) };
+        self.users.lock().unwrap().retain(|each| each.id != user.id);
+        self.devices.lock().unwrap().retain(|(device, _)| device.user != user.id);
+        Ok(true)
+    }
+
+    fn put_device(&self, device: &Device, token: &TokenHash) -> StorageResult<bool> {
+        let mut devices = self.devices.lock().unwrap();
+        match devices.iter_mut().find(|(known, _)| known.id == device.id) {
+            Some((known, _)) if known.user != device.user => return Ok(false),
+            Some(known) => {
+                *known = (Device { created_at: known.0.created_at, ..device.clone() }, *token);
+            }
+            None => devices.push((device.clone(), *token)),
+        }
+        Ok(true)
+    }
+
+    fn sightings(&self, user: Uuid) -> StorageResult<Vec<(DeviceId, Sighting)>> {
+        let own = self.devices(user)?;
+        let sightings = self.sightings.lock().unwrap();
+        Ok(own.iter().filter_map(|one| Some((one.id, *sightings.get(&one.id)?))).collect())
+    }
+
+    fn note_sightings(&self, seen: &[(DeviceId, Sighting)]) -> StorageResult<()> {
+        self.written.fetch_add(seen.len(), std::sync::atomic::Ordering::SeqCst);
+        self.sightings.lock().unwrap().extend(seen.iter().copied());
+        Ok(())
+    }
+
+    fn device(&self, token: &TokenHash) -> StorageResult<Option<Device>> {
+        let devices = self.devices.lock().unwrap();
+        Ok(devices.iter().find(|(_, hash)| hash == token).map(|(device, _)| device.clone()))
+    }
+
+    fn devices(&self, user: Uuid) -> StorageResult<Vec<Device>> {
+        let devices = self.devices.lock().unwrap();
+        let mut own: Vec<_> =
+            devices.iter().map(|(device, _)| device).filter(|d| d.user == user).cloned().collect();
+        own.sort_by_key(|device| (device.created_at, device.id));
+        Ok(own)
+    }
+
+    fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {
+        let mut devices = self.devices.lock().unwrap();
+        let before = devices.len();
+        devices.retain(|(each, _)| each.id != device || each.user != user);
+        Ok(devices.len() < before)
+    }
+}
+
+/// Accounts over memory, at no cost for passwords, with a clock to turn.
+struct Local {
+    accounts: LocalAccounts,
+    memory: Arc<Memory>,
+    now_ms: Arc<AtomicI64>,
+}
+
+fn unlimited() -> LocalSettings {
+    LocalSettings {
+        registration: Registration::Open,
+        token_days: 30,
+        logins_per_account_per_min: 0,
+        logins_per_account_per_hour: 0,
+        logins_per_address_per_min: 0,
+        password_hashes_max: 2,
+        password_queue_max: 16,
+        devices_max: 100,
+        tokens_known_max: 100,
+        token_known_s: 5,
+    }
+}
+
+impl Local {
+    fn with(settings: LocalSettings) -> Self {
+        let memory = Arc::new(Memory::default());
+        let now_ms = Arc::new(AtomicI64::new(1_700_000_000_000));
+        let cheap = Params::new(8, 1, 1, None).unwrap();
+        let accounts = LocalAccounts::new(memory.clone(), clock_of(&now_ms), settings, cheap).unwrap();
+        Self { accounts, memory, now_ms }
+    }
+
+    /// Anna and Bert, without limits.
+    fn new() -> Self {
+        let local = Self::with(unlimited());
+        local.accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+        local.accounts.register("bert@example.org", "battery staple", HERE).unwrap();
+        local
+    }
+
+    fn turn(&self, ms: i64) {
+        self.now_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    fn anna(&self, device: &str, device_id: Option<DeviceId>) -> NewToken {
+        let asked = LogIn { email: "anna@example.org", password: "correct horse", device, device_id };
+        self.accounts.log_in(asked, HERE).unwrap()
+    }
+
+    fn bert(&self, device_id: Option<DeviceId>) -> NewToken {
+        let asked = LogIn { email: "bert@example.org", password: "battery staple", device: "his", device_id };
+        self.accounts.log_in(asked, HERE).unwrap()
+    }
+
+    fn attempt(&self, email: &str, password: &str, from: IpAddr) -> Result<NewToken, AccountError> {
+        self.accounts.log_in(LogIn { email, password, device: "phone", device_id: None }, from)
+    }
+
+    fn caller(&self, token: &NewToken) -> Caller {
+        self.accounts.authenticate(&token.token).unwrap()
+    }
+
+    /// As requests are let in: from memory, or by a look that is then remembered.
+    fn is_in(&self, token: &NewToken) -> bool {
+        self.accounts.known(&token.token).is_some() || self.accounts.authenticate(&token.token).is_ok()
+    }
+
+    fn hash(&self, email: &str) -> String {
+        self.memory.user(email).unwrap().unwrap().password_hash
+    }
+}
+
+fn clock_of(now_ms: &Arc<AtomicI64>) -> Clock {
+    let now_ms = Arc::clone(now_ms);
+    Clock::from_fn(move || Timestamp::from_ms(now_ms.load(Ordering::SeqCst)))
+}
+
+fn invalid_member<T: std::fmt::Debug>(outcome: Result<T, AccountError>) -> &'static str {
+    match outcome {
+        Err(AccountError::Invalid { member, .. }) => member,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn wait_s<T: std::fmt::Debug>(outcome: Result<T, AccountError>) -> u64 {
+    match outcome {
+        Err(AccountError::TooManyAttempts { retry_after_s }) => retry_after_s,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_device_that_logs_in_is_known_by_its_token() {
+    let local = Local::new();
+    let token = local.anna("  Anna's phone ", None);
+    let anna = local.memory.user("anna@example.org").unwrap().unwrap();
+    let expected = Caller {
+        owner: anna.owner,
+        device: token.device_id,
+        device_name: "Anna's phone".into(),
+        token_device: token.device_id,
+        installation: None,
+        user: anna.id,
+    };
+    assert_eq!(local.caller(&token), expected);
+    assert_ne!(local.caller(&local.bert(None)).owner, anna.owner);
+    assert!(!format!("{token:?}").contains(&token.token), "a token is never printed");
+}
+
+#[test]
+fn a_wrong_password_and_an_unknown_account_are_answered_alike() {
+    let local = Local::new();
+    let too_long = "x".repeat(2_000);
+    let answers: HashSet<String> = [
+        ("anna@example.org", "wrong horse"),
+        ("nobody@example.org", "correct horse"),
+        ("anna@example.org", "battery staple"),
+        ("anna@example.org", ""),
+        ("anna@example.org", too_long.as_str()),
+        ("nobody@example.org", too_long.as_str()),
+        ("no email", "correct horse"),
+        ("", ""),
+    ]
+    .into_iter()
+    .map(|(email, password)| format!("{:?}", local.attempt(email, password, HERE).unwrap_err()))
+    .collect();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+}
+
+#[test]
+fn an_email_is_one_account_however_it_is_typed() {
+    let local = Local::new();
+    let again = local.accounts.register(" ANNA@Example.org\n", "another one", HERE);
+    assert!(matches!(again, Err(AccountError::EmailTaken)));
+    assert!(local.attempt("Anna@example.ORG ", "correct horse", HERE).is_ok());
+    let carl = local.accounts.register("Carl@Example.org", "correct horse", HERE);
+    assert_eq!(carl.unwrap(), "carl@example.org");
+}
+
+#[test]
+fn what_cannot_be_an_account_is_refused_by_its_member() {
+    let local = Local::new();
+    let long = format!("{}@example.org", "x".repeat(255 - 12));
+    for email in ["", "anna", "@example.org", "anna@", "a@b@c", "an na@example.org", "a\0@example.org", &long]
+    {
+        let outcome = local.accounts.register(email, "correct horse", HERE);
+        assert_eq!(invalid_member(outcome), "email", "{email:?}");
+    }
+    assert!(local.accounts.register(&long[1..], "correct horse", HERE).is_ok(), "254 bytes");
+    for password in ["", "1234567", &"x".repeat(1_025)] {
+        let outcome = local.accounts.register("dora@example.org", password, HERE);
+        assert_eq!(invalid_member(outcome), "password", "{} bytes", password.len());
+    }
+    for password in ["12345678", &"x".repeat(1_024)] {
+        let email = format!("p{}@example.org", password.len());
+        local.accounts.register(&email, password, HERE).unwrap();
+        assert!(local.attempt(&email, password, HERE).is_ok(), "{} bytes", password.len());
+    }
+    for device in ["", "   ", &"ü".repeat(101), "two\nlines"] {
+        let asked = LogIn { email: "anna@example.org", password: "correct horse", device, device_id: None };
+        assert_eq!(invalid_member(local.accounts.log_in(asked, HERE)), "device", "{device:?}");
+    }
+    local.anna(&"ü".repeat(100), None);
+}
+
+#[test]
+fn tokens_have_256_bits_are_unique_and_only_their_hash_is_kept() {
+    let local = Local::new();
+    let tokens: HashSet<String> = (0..50).map(|_| local.anna("phone", None).token).collect();
+    assert_eq!(tokens.len(), 50);
+    let devices = local.memory.devices.lock().unwrap();
+    for token in &tokens {
+        let text = token.strip_prefix("rc_").unwrap();
+        assert_eq!(text.len(), 43, "256 bits in base64 without padding");
+        assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'), "{text}");
+        let hash: TokenHash = Sha256::digest(token.as_bytes()).into();
+        assert!(devices.iter().any(|(_, kept)| *kept == hash));
+        assert!(!format!("{devices:?}").contains(text));
+    }
+    assert!(local.hash("anna@example.org").starts_with("$argon2id$v=19$"));
+}
+
+#[test]
+fn a_token_ends_on_its_day() {
+    let local = Local::new();
+    let token = local.anna("phone", None);
+    let caller = local.caller(&token);
+    local.turn(30 * 86_400_000 - 1);
+    assert!(local.is_in(&token));
+    assert_eq!(local.accounts.devices(&caller).unwrap().len(), 1);
+    local.turn(1);
+    assert_eq!(local.now_ms.load(Ordering::SeqCst), token.expires_at.ms());
+    assert!(matches!(local.accounts.authenticate(&token.token), Err(AccountError::Unauthorized(_))));
+    assert!(local.accounts.devices(&caller).unwrap().is_empty());
+    local.anna("phone", None);
+    let kept = local.memory.devices(caller.user).unwrap();
+    assert_eq!(kept.len(), 1, "the next log-in clears away what has expired");
+}
+
+#[test]
+fn a_device_signed_out_stays_out_and_the_others_stay_in() {
+    let local = Local::new();
+    let (phone, tablet, his) = (local.anna("phone", None), local.anna("tablet", None), local.bert(None));
+    let caller = local.caller(&phone);
+    let devices = local.accounts.devices(&caller).unwrap();
+    let names: HashSet<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+    assert_eq!(names, HashSet::from(["phone", "tablet"]));
+
+    let of_another = local.accounts.revoke(&caller, his.device_id);
+    assert!(matches!(of_another, Err(AccountError::NoSuchDevice)));
+    local.accounts.revoke(&caller, tablet.device_id).unwrap();
+    assert!(matches!(local.accounts.revoke(&caller, tablet.device_id), Err(AccountError::NoSuchDevice)));
+    assert_eq!([&phone, &tablet, &his].map(|token| local.is_in(token)), [true, false, true]);
+
+    local.accounts.log_out(&caller).unwrap();
+    local.accounts.log_out(&caller).unwrap();
+    assert_eq!([&phone, &tablet, &his].map(|token| local.is_in(token)), [false, false, true]);
+}
+
+#[test]
+fn a_device_keeps_its_identity_but_never_takes_that_of_another_user() {
+    let local = Local::new();
+    let first = local.anna("phone", None);
+    let again = local.anna("renamed", Some(first.device_id));
+    assert_eq!(again.device_id, first.device_id);
+    assert!(!local.is_in(&first), "the older token ends");
+    let caller = local.caller(&again);
+    assert_eq!(caller.device_name, "renamed");
+
+    let his = local.bert(Some(first.device_id));
+    assert_ne!(his.device_id, first.device_id);
+    assert_eq!(local.caller(&again), caller);
+
+    local.accounts.log_out(&caller).unwrap();
+    assert_eq!(local.anna("phone", Some(first.device_id)).device_id, first.device_id, "also after a log-out");
+    assert!(!local.anna("phone", Some(DeviceId(Uuid::nil()))).device_id.0.is_nil(), "nil is nobody");
+}
+
+#[test]
+fn a_user_has_at_most_a_hundred_devices_and_the_oldest_make_room() {
+    let local = Local::new();
+    let his = local.bert(None);
+    let tokens: Vec<NewToken> = (0..103)
+        .map(|_| {
+            local.turn(1);
+            local.anna("script", None)
+        })
+        .collect();
+    let out = tokens.iter().take_while(|token| !local.is_in(token)).count();
+    let still_in = tokens.iter().filter(|token| local.is_in(token)).count();
+    assert_eq!((out, still_in), (3, 100));
+    assert!(local.is_in(&his));
+}
+
+/// Goal: a token that is in memory costs no look, and lives on for no longer than it says. Method: its device goes
+/// behind the server's back, as `rollcall account remove` would have it.
+#[test]
+fn a_token_taken_back_by_another_process_is_refused_within_the_bound() {
+    let local = Local::new();
+    let (hers, his) = (local.anna("phone", None), local.bert(None));
+    assert!(local.accounts.known(&hers.token).is_none(), "nobody has asked yet");
+    let caller = local.caller(&hers);
+    assert!(local.is_in(&his));
+    assert_eq!(local.accounts.known(&hers.token), Some(caller.clone()));
+    assert!(local.memory.remove_device(caller.user, caller.device).unwrap());
+    local.turn(4_999);
+    assert!(local.is_in(&hers), "another process did it");
+    local.turn(1);
+    assert!(!local.is_in(&hers));
+    assert!(local.is_in(&his), "looked up again");
+    assert!(local.accounts.remove(" Bert@example.org").unwrap());
+    assert!(!local.is_in(&his), "this process did it");
+    assert!(!local.accounts.remove("bert@example.org").unwrap());
+}
+
+#[test]
+fn a_token_in_memory_expires_all_the_same() {
+    let local = Local::with(LocalSettings { token_days: 0, token_known_s: 3_600, ..unlimited() });
+    local.accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+    let none = local.anna("phone", None);
+    assert!(local.accounts.authenticate(&none.token).is_err());
+    let local = Local::with(LocalSettings { token_days: 1, token_known_s: 864_000, ..unlimited() });
+    local.accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+    let hers = local.anna("phone", None);
+    assert!(local.accounts.authenticate(&hers.token).is_ok());
+    local.turn(86_399_999);
+    assert!(local.accounts.known(&hers.token).is_some());
+    local.turn(1);
+    assert!(local.accounts.known(&hers.token).is_none());
+    assert!(!local.is_in(&hers));
+}
+
+#[test]
+fn log_ins_are_limited_by_account_and_by_address() {
+    let local = Local::with(LocalSettings::new(&AuthSettings::default(), &Limits::default()));
+    local.accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+    let from = |last: u8| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
+    let refused = |outcome| assert!(matches!(outcome, Err(AccountError::Unauthorized(_))), "{outcome:?}");
+
+    // One account from one address. The right password waits too, or guessing would pay.
+    for _ in 0..5 {
+        refused(local.attempt(" ANNA@example.org", "guess guess", from(9)));
+    }
+    assert_eq!(wait_s(local.attempt("anna@example.org", "correct horse", from(9))), 12);
+    local.attempt("anna@example.org", "correct horse", from(8)).unwrap();
+    local.turn(12_000);
+    local.attempt("anna@example.org", "correct horse", from(9)).unwrap();
+
+    // Many accounts from one address; registrations count with them.
+    for n in 0..19 {
+        refused(local.attempt(&format!("{n}@example.org"), "guess guess", from(77)));
+    }
+    local.accounts.register("zoe@example.org", "correct horse", from(77)).unwrap();
+    assert_eq!(wait_s(local.attempt("x@example.org", "guess guess", from(77))), 3);
+    assert_eq!(wait_s(local.accounts.register("y@example.org", "correct horse", from(77))), 3);
+    refused(local.attempt("x@example.org", "guess guess", from(78)));
+    local.turn(3_000);
+    refused(local.attempt("x@example.org", "guess guess", from(77)));
+}
+
+/// Goal: strangers who guess passwords do not lock a user out. Method: a botnet that has used up what an account may
+/// fail in an hour, against devices and addresses that the account knows and one that it does not.
+#[test]
+fn strangers_do_not_lock_a_user_out() {
+    let limits = Limits { logins_per_address_per_min: 0, ..Limits::default() };
+    let local = Local::with(LocalSettings::new(&AuthSettings::default(), &limits));
+    for email in ["anna@example.org", "bert@example.org"] {
+        local.accounts.register(email, "correct horse", HERE).unwrap();
+    }
+    let home: IpAddr = "2001:db8:1:2:aaaa::1".parse().unwrap();
+    let moved: IpAddr = "2001:db8:1:2:bbbb::9".parse().unwrap();
+    let elsewhere: IpAddr = "198.51.100.7".parse().unwrap();
+    let hers = local.attempt("anna@example.org", "correct horse", home).unwrap();
+    let his = local.attempt("bert@example.org", "correct horse", elsewhere).unwrap();
+    let anna = |password: &str, from: IpAddr, token: Option<&str>| {
+        let asked = LogIn { email: "anna@example.org", password, device: "phone", device_id: None };
+        local.accounts.log_in_with(asked, from, token)
+    };
+    let stranger = |n: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n));
+
+    // 20 wrong ones from 20 addresses, and the account waits: a known and an unknown one alike.
+    for email in ["anna@example.org", "nobody@example.org"] {
+        let mut refusals = 0;
+        for n in 0..40 {
+            match local.attempt(email, "guess guess", stranger(n)) {
+                Err(AccountError::Unauthorized(_)) => assert!(n < 20, "{email} {n}"),
+                Err(AccountError::TooManyAttempts { retry_after_s }) => {
+                    assert!((1..=180).contains(&retry_after_s));
+                    refusals += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(refusals, 20, "{email}");
+    }
+    assert_eq!(wait_s(anna("correct horse", elsewhere, None)), 180);
+    // Neither of these is anything that a stranger could show.
+    for token in ["", "rc_", "rc_0123456789012345678901234567890123456789012", &his.token] {
+        assert_eq!(wait_s(anna("correct horse", elsewhere, Some(token))), 180, "{token:?}");
+    }
+    // An address from where she logged in, by its /64, and a device of hers wherever it is.
+    anna("correct horse", moved, None).unwrap();
+    anna("correct horse", elsewhere, Some(&hers.token)).unwrap();
+
+    // Who shares her address cannot lock her device out either, and her token is good for no more guesses than that.
+    for _ in 0..5 {
+        assert!(matches!(anna("guess guess", home, None), Err(AccountError::Unauthorized(_))));
+    }
+    assert_eq!(wait_s(anna("correct horse", home, None)), 12);
+    for n in 0..5 {
+        let outcome = anna("guess guess", stranger(1_000 + n), Some(&hers.token));
+        assert!(matches!(outcome, Err(AccountError::Unauthorized(_))), "{outcome:?}");
+    }
+    assert_eq!(wait_s(anna("correct horse", stranger(2_000), Some(&hers.token))), 12);
+    local.turn(12_000);
+    anna("correct horse", stranger(2_000), Some(&hers.token)).unwrap();
+
+    // A token that has expired shows as much. And the account comes back for everybody.
+    local.turn(366 * 86_400_000);
+    assert!(local.accounts.authenticate(&hers.token).is_err());
+    for n in 0..20 {
+        assert!(local.attempt("anna@example.org", "guess guess", stranger(n)).is_err());
+    }
+    assert_eq!(wait_s(anna("correct horse", moved, None)), 180, "that log-in was a year ago");
+    anna("correct horse", moved, Some(&hers.token)).unwrap();
+    local.turn(180_000);
+    anna("correct horse", "203.0.113.5".parse().unwrap(), None).unwrap();
+}
+
+#[test]
+fn log_ins_that_succeed_are_never_too_many_for_an_account() {
+    let limits = Limits { logins_per_address_per_min: 0, ..Limits::default() };
+    let local = Local::with(LocalSettings::new(&AuthSettings::default(), &limits));
+    local.accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+    for n in 0..100 {
+        let from = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n / 2));
+        local.attempt("anna@example.org", "correct horse", from).unwrap();
+    }
+}
+
+#[test]
+fn a_closed_registration_leaves_accounts_to_whoever_runs_the_server() {
+    let local = Local::with(LocalSettings { registration: Registration::Closed, ..unlimited() });
+    let outcome = local.accounts.register("anna@example.org", "correct horse", HERE);
+    assert!(matches!(outcome, Err(AccountError::RegistrationClosed)));
+    let anna = local.accounts.enrol("Anna@example.org", "correct horse", None).unwrap();
+    local.accounts.enrol("bert@example.org", "battery staple", Some(anna.owner)).unwrap();
+    let (hers, his) = (local.anna("phone", None), local.bert(None));
+    assert_eq!(local.caller(&hers).owner, local.caller(&his).owner, "a couple shares its rows");
+
+    assert!(local.accounts.set_password("anna@example.org", "new password").unwrap());
+    assert!(!local.accounts.set_password("nobody@example.org", "new password").unwrap());
+    assert!(!local.is_in(&hers), "a new password signs all devices out");
+    assert!(local.is_in(&his));
+    assert!(local.attempt("anna@example.org", "correct horse", HERE).is_err());
+    assert!(local.attempt("anna@example.org", "new password", HERE).is_ok());
+}
+
+#[test]
+fn a_log_in_strengthens_an_old_hash() {
+    let local = Local::new();
+    let stronger = Params::new(16, 2, 1, None).unwrap();
+    let clock = clock_of(&local.now_ms);
+    let later = LocalAccounts::new(local.memory.clone(), clock, unlimited(), stronger).unwrap();
+    let asked = |password| LogIn { email: "anna@example.org", password, device: "x", device_id: None };
+    assert!(later.log_in(asked("wrong horse"), HERE).is_err());
+    assert!(local.hash("anna@example.org").contains("m=8,t=1"), "a wrong password changes nothing");
+    later.log_in(asked("correct horse"), HERE).unwrap();
+    let hash = local.hash("anna@example.org");
+    assert!(hash.contains("m=16,t=2"), "{hash}");
+    later.log_in(asked("correct horse"), HERE).unwrap();
+    local.anna("phone", None);
+    assert_eq!(local.hash("anna@example.org"), hash, "once is enough, and never back to less");
+}
+
+#[test]
+fn every_account_error_has_its_place_in_the_contract() {
+    let cases = [
+        (AccountError::Unauthorized("no"), 401, "unauthorized"),
+        (AccountError::RegistrationClosed, 403, "forbidden"),
+        (AccountError::EmailTaken, 409, "email_taken"),
+        (AccountError::TooManyAttempts { retry_after_s: 3 }, 429, "too_many_attempts"),
+        (AccountError::Invalid { member: "email", reason: "no" }, 422, "invalid_value"),
+        (AccountError::NoSuchDevice, 404, "not_found"),
+        (AccountError::KeysUnavailable { retry_after_s: 3 }, 503, "busy"),
+        (AccountError::Storage(StorageError::Busy), 503, "busy"),
+        (AccountError::Internal("no".into()), 500, "internal"),
+    ];
+    for (error, status, code) in cases {
+        let told = format!("{error:?}");
+        let (got_status, got_code) = ApiError::from(error).status_and_code();
+        assert_eq!((got_status.as_u16(), got_code), (status, code), "{told}");
+    }
+    let invalid = AccountError::Invalid { member: "password", reason: "no" };
+    assert!(matches!(ApiError::from(invalid), ApiError::InvalidBody { at, .. } if at == "/password"));
+}
+
+/// Goal: when and where a device was seen is known at once, and costs hardly a write. Method: a device asks for something
+/// every minute for a day, from home and then from elsewhere; a strange one joins; the server is started anew.
+#[test]
+fn a_device_that_was_seen_is_written_down_now_and_then() {
+    let local = Local::new();
+    let token = local.anna("phone", None);
+    let anna = local.accounts.authenticate(&token.token).unwrap();
+    let [home, elsewhere] = [7, 9].map(|n| IpAddr::from([203, 0, 113, n]));
+    let written = || local.memory.written.load(Ordering::SeqCst);
+    let flush = || local.accounts.sightings.flush(&mut || true).unwrap();
+    let seen = || local.accounts.sightings.of_user(anna.user).unwrap()[&anna.token_device];
+    let now = || Timestamp::from_ms(local.now_ms.load(Ordering::SeqCst));
+    local.turn(60_000 - local.now_ms.load(Ordering::SeqCst) % 60_000);
+    for _ in 0..24 * 60 {
+        local.turn(59_999);
+        local.accounts.sightings.note(anna.token_device, home, now());
+        assert_eq!(seen(), Sighting { at: Timestamp::from_ms(now().ms() - 59_999), from: home });
+        local.turn(1);
+        flush();
+    }
+    assert!((23..=25).contains(&written()), "{} writes in a day", written());
+    let before = written();
+    local.accounts.sightings.note(anna.token_device, elsewhere, now());
+    flush();
+    flush();
+    assert_eq!((written() - before, seen().from), (1, elsewhere), "another address is written at once");
+
+    let clock = clock_of(&local.now_ms);
+    let cheap = Params::new(8, 1, 1, None).unwrap();
+    let later = LocalAccounts::new(local.memory.clone(), clock, unlimited(), cheap).unwrap();
+    assert_eq!(later.sightings.of_user(anna.user).unwrap()[&anna.token_device], seen());
+    local.accounts.log_out(&anna).unwrap();
+    assert!(local.accounts.sightings.of_user(anna.user).unwrap().is_empty());
+    // Nothing is written when the server has to stop.
+    local.anna("tablet", None);
+    let before = written();
+    local.accounts.sightings.flush(&mut || false).unwrap();
+    assert_eq!(written(), before);
+}
+
+#[test]
+fn accounts_are_kept_here_by_default() {
+    let memory = Arc::new(Memory::default());
+    let accounts =
+        Accounts::open(&AuthSettings::default(), &Limits::default(), memory, Clock::system()).unwrap();
+    let local = accounts.local().unwrap();
+    local.register("anna@example.org", "correct horse", HERE).unwrap();
+    let asked =
+        LogIn { email: "anna@example.org", password: "correct horse", device: "phone", device_id: None };
+    let token = local.log_in(asked, HERE).unwrap();
+    assert_eq!(accounts.authenticate(&token.token).unwrap().device, token.device_id);
+    assert!(matches!(accounts.authenticate("rc_x"), Err(AccountError::Unauthorized(_))));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_token_makes_authenticate_panic(text in ".{0,100}", tail in "[A-Za-z0-9_-]{43}") {
+        let local = Local::with(unlimited());
+        for token in [text.clone(), format!("rc_{text}"), format!("rc_{tail}")] {
+            prop_assert!(local.accounts.authenticate(&token).is_err());
+        }
+    }
+
+    #[test]
+    fn no_text_makes_an_account_call_panic(
+        email in "(.{0,40}|[a-z]{1,9}@[a-z]{1,9})", password in ".{0,40}", device in ".{0,20}",
+    ) {
+        let local = Local::with(unlimited());
+        let asked = LogIn { email: &email, password: &password, device: &device, device_id: None };
+        let registered = local.accounts.register(&email, &password, HERE).is_ok();
+        match local.accounts.log_in(asked, HERE) {
+            Ok(_) => prop_assert!(registered),
+            Err(AccountError::Invalid { member, .. }) => prop_assert_eq!(member, "device"),
+            Err(error) => prop_assert!(!registered, "{error:?}"),
+        }
+    }
+}

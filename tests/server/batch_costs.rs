@@ -1,0 +1,403 @@
+//! What a batch costs: it grows with the batch, and with nothing that the batch merely names. What is asserted are counts
+//! of rows and bytes, which are the same on every machine.
+
+use rollcall_testkit::counting;
+use rollcall_testkit::feed as support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use counting::{Counting, Counts, tally};
+use rollcall::model::{DeviceId, Owner, RowKey, Timestamp, Value, Version};
+use rollcall::reconcile::{Incoming, RejectionCode, Resolution, Verdict};
+use rollcall::schema::{Schema, TableId};
+use rollcall::storage::{Conflict, Storage, WantedConflicts};
+use rollcall::synchronise::{self, Answered, AnsweredSet, Batch, Refusal, Report, Terms};
+use support::engine::Store;
+use support::{NOON_MS, open, terms};
+use uuid::Uuid;
+
+const TABLES: &str = r#"
+[table.notes]
+key = "id"
+policy = "server"
+[table.notes.columns]
+title = "text"
+body = "text"
+
+[table.lists]
+key = "id"
+policy = "merge"
+[table.lists.columns]
+items = { type = "json", merge = "union" }
+
+[table.parents]
+key = "id"
+policy = "newest"
+[table.parents.columns]
+above = { type = "uuid", references = "parents" }
+
+[table.children]
+key = "id"
+policy = "newest"
+[table.children.columns]
+parent = { type = "uuid", references = "parents" }
+"#;
+
+/// A row of this size is large.
+const BIG: usize = 100_000;
+
+/// One owner's rows in a database of its own.
+struct Ground {
+    store: Store,
+    storage: Arc<dyn Storage>,
+    schema: Arc<Schema>,
+    owner: Owner,
+}
+
+fn device(n: u128) -> DeviceId {
+    DeviceId(Uuid::from_u128(n))
+}
+
+fn key(n: u128) -> RowKey {
+    RowKey(Uuid::from_u128(n + 1_000))
+}
+
+fn text(text: &str) -> Option<Value> {
+    Some(Value::Text(text.into()))
+}
+
+fn named(n: u128) -> Option<Value> {
+    Some(Value::Uuid(key(n).0))
+}
+
+/// An edit; its time is as good as now.
+fn edit(n: u128, values: Vec<Option<Value>>) -> Incoming {
+    Incoming { key: key(n), values, last_update: None, claimed_at: None, base: None }
+}
+
+/// The same of a device that last saw the first state.
+fn stale(batch: Batch) -> Batch {
+    Batch { base: Some(Version(2)), ..batch }
+}
+
+impl Ground {
+    fn new() -> Self {
+        let (mut store, schema) = (Store::new(), Arc::new(Schema::parse(TABLES).unwrap()));
+        let storage = open(&store, &schema);
+        store.look();
+        Self { store, storage, schema, owner: Owner(Uuid::now_v7()) }
+    }
+
+    fn table(&self, name: &str) -> TableId {
+        self.schema.table(name).unwrap().id
+    }
+
+    fn terms(&self, by: u128) -> Terms {
+        let limits = rollcall::config::Limits::default();
+        Terms {
+            batch_bytes_max: limits.batch_bytes_max,
+            row_bytes_max: limits.row_bytes_max,
+            ..terms(device(by), Timestamp::from_ms(NOON_MS))
+        }
+    }
+
+    fn run_as(&self, terms: &Terms, batch: &Batch) -> (Result<Report, Refusal>, Counts) {
+        let mut counts = Counts::default();
+        let report = self.storage.write(self.owner, |txn| {
+            let mut txn = Counting::new(txn);
+            let report = synchronise::run(&mut txn, &self.schema, batch, terms);
+            counts = txn.counts;
+            report
+        });
+        (report, counts)
+    }
+
+    fn run(&self, by: u128, batch: &Batch) -> (Report, Counts) {
+        let (report, counts) = self.run_as(&self.terms(by), batch);
+        (report.unwrap(), counts)
+    }
+
+    fn add(&self, by: u128, table: &str, rows: Vec<Incoming>) {
+        self.run(by, &Batch { add: vec![(self.table(table), rows)], ..Batch::default() });
+    }
+
+    fn update(&self, table: &str, rows: Vec<Incoming>) -> Batch {
+        Batch { update: vec![(self.table(table), rows)], ..Batch::default() }
+    }
+
+    fn delete(&self, table: &str, keys: impl IntoIterator<Item = u128>) -> Batch {
+        let rows = keys.into_iter().map(|n| edit(n, Vec::new())).collect();
+        Batch { delete: vec![(self.table(table), rows)], ..Batch::default() }
+    }
+
+    fn conflicts(&self) -> Vec<Conflict> {
+        let most = usize::MAX;
+        let wanted = WantedConflicts {
+            table: None,
+            key: None,
+            after: None,
+            rows_max: most,
+            entries_max: most,
+            bytes_max: most,
+        };
+        self.storage.read(self.owner, |txn| txn.conflicts(&wanted)).unwrap().conflicts
+    }
+
+    fn version(&self) -> Version {
+        self.storage
+            .read(self.owner, |txn| Ok::<_, rollcall::storage::StorageError>(txn.state().version))
+            .unwrap()
+    }
+
+    /// Notes with large bodies, of which one device knows the first state and another has made the second.
+    fn notes(&self, count: u128) {
+        let body = "x".repeat(BIG);
+        self.add(1, "notes", (0..count).map(|n| edit(n, vec![text("first"), text(&body)])).collect());
+        assert_eq!(self.version(), Version(2));
+        for n in 0..count {
+            let second = self.update("notes", vec![edit(n, vec![text("second"), None])]);
+            self.run(1, &Batch { base: Some(self.version()), ..second });
+        }
+    }
+}
+
+fn settled(sets: &[AnsweredSet]) -> Vec<&synchronise::Told> {
+    sets.iter().flat_map(|(_, list)| list).filter_map(Answered::settled).collect()
+}
+
+fn verdicts(sets: &[AnsweredSet]) -> std::collections::BTreeMap<&'static str, usize> {
+    tally(settled(sets).iter().map(|told| told.verdict.name()))
+}
+
+/// Goal: a row costs once, however often a batch names it, and its contents come back once. Method: some thousand stale
+/// edits of one large row.
+#[test]
+fn a_row_costs_once_however_often_it_is_named() {
+    let ground = Ground::new();
+    ground.notes(1);
+    let mentions = 1_500;
+    let edits = (0..mentions).map(|n| edit(0, vec![text(&format!("mine {n}")), None])).collect();
+    let (report, counts) = ground.run(2, &stale(ground.update("notes", edits)));
+    assert_eq!(verdicts(&report.update), [("kept", mentions)].into());
+    let told = settled(&report.update);
+    assert_eq!(tally(told.iter().map(|told| told.conflict.unwrap())).len(), 1, "one conflict, named by all");
+    let rows: Vec<_> = (0..mentions).filter(|place| told[*place].row.is_some()).collect();
+    assert_eq!(rows, [0], "the row comes with its first verdict");
+    assert!(report.weight() < BIG + mentions * 200, "{}", report.weight());
+    let Counts { loaded, pasts, conflicts, conflict_bytes, put, .. } = counts;
+    assert_eq!((loaded, pasts, conflicts), (1, 1, 1));
+    assert!(conflict_bytes < 2 * BIG + 1_000 && put <= 1, "{counts:?}");
+    let noted = ground.conflicts();
+    assert_eq!(noted.len(), 1);
+    assert_eq!(noted[0].incoming.values.as_ref().unwrap()[0], text(&format!("mine {}", mentions - 1)));
+    assert_eq!(Some(noted[0].id), told[0].conflict);
+}
+
+/// Goal: what a device sent of a row in one request is one edit in the conflict. Method: columns that
+/// lose one after the other, then one that wins.
+#[test]
+fn losses_of_one_row_are_one_conflict() {
+    let ground = Ground::new();
+    ground.notes(1);
+    let edits = vec![edit(0, vec![text("mine"), None]), edit(0, vec![None, text("short")])];
+    let (report, _) = ground.run(2, &stale(ground.update("notes", edits)));
+    assert_eq!(verdicts(&report.update), [("kept", 2)].into());
+    let noted = ground.conflicts();
+    assert_eq!(noted.len(), 1);
+    assert_eq!(noted[0].incoming.values, Some(vec![text("mine"), text("short")]));
+    assert_eq!(noted[0].base.as_ref().unwrap()[0], Value::Text("first".into()));
+    assert_eq!(noted[0].base.as_ref().unwrap()[1], Value::Text("x".repeat(BIG)));
+    let base_bytes = ground.store.number("SELECT CAST(max(length(base)) AS bigint) FROM rollcall_conflict");
+    assert!(base_bytes < 100, "{base_bytes} bytes: what both sides had is stored once");
+    assert_eq!(noted[0].resolution, Resolution::Kept);
+    // The same once more is the same loss.
+    let edits = vec![edit(0, vec![text("mine"), None]), edit(0, vec![None, text("short")])];
+    ground.run(2, &stale(ground.update("notes", edits)));
+    assert_eq!(ground.conflicts(), noted);
+}
+
+/// Goal: everything that a request makes the server keep is weighed before it is kept. Method: small edits of large
+/// rows, each a conflict, more than the budget holds; then as many as it holds.
+#[test]
+fn conflicts_are_weighed_before_they_are_noted() {
+    let ground = Ground::new();
+    ground.notes(20);
+    let before = ground.version();
+    let edits = |count| (0..count).map(|n| edit(n, vec![text("mine"), None])).collect();
+    // The rows fit, and so does the answer. What was there before weighs as much again in a conflict, with the change.
+    let terms = Terms { batch_bytes_max: 20 * (BIG + 600), ..ground.terms(2) };
+    let long = "y".repeat(1_000);
+    let long = (0..20).map(|n| edit(n, vec![text(&long), None])).collect();
+    let unseen = |batch| Batch { base: Some(Version(1)), ..batch };
+    let (refused, counts) = ground.run_as(&terms, &unseen(ground.update("notes", long)));
+    assert!(matches!(refused, Err(Refusal::TooHeavy(_))), "{refused:?}");
+    assert_eq!((counts.conflicts, counts.put), (0, 0));
+    assert_eq!((ground.version(), ground.conflicts().len()), (before, 0));
+    let (report, counts) = ground.run_as(&terms, &unseen(ground.update("notes", edits(19))));
+    assert_eq!(verdicts(&report.unwrap().update), [("kept", 19)].into());
+    assert_eq!(counts.conflicts, 19);
+}
+
+/// Goal: the contents of a large row stand in an answer once. Method: a row that loses, and that is asked for several times.
+#[test]
+fn a_row_is_answered_once() {
+    let ground = Ground::new();
+    ground.notes(1);
+    let notes = ground.table("notes");
+    let get = vec![(notes, vec![key(0), key(7), key(0), key(7), key(0)])];
+    let lost = stale(ground.update("notes", vec![edit(0, vec![text("mine"), None])]));
+    let (report, _) = ground.run(2, &Batch { get: get.clone(), ..lost });
+    assert_eq!(settled(&report.update)[0].row, None, "it stands under get");
+    assert_eq!(settled(&report.update)[0].verdict, Verdict::Kept);
+    assert_eq!(report.get.iter().map(|(_, rows)| rows.len()).sum::<usize>(), 1);
+    assert_eq!(report.missing, [(notes, vec![key(7), key(7)])]);
+    assert!(report.weight() < BIG + 2_000);
+}
+
+/// Goal: an answer is weighed as it will be written. Method: a text that takes six times its length as JSON.
+#[test]
+fn an_answer_is_weighed_as_it_is_written() {
+    let ground = Ground::new();
+    let notes = ground.table("notes");
+    for n in 0..8 {
+        ground.add(1, "notes", vec![edit(n, vec![None, text(&"\u{1}".repeat(BIG))])]);
+    }
+    let get = |count| Batch { get: vec![(notes, (0..count).map(key).collect())], ..Batch::default() };
+    let terms = Terms { batch_bytes_max: 8 * BIG, ..ground.terms(2) };
+    let (refused, _) = ground.run_as(&terms, &get(7));
+    assert!(matches!(refused, Err(Refusal::TooHeavy(_))), "{refused:?}");
+    let (report, _) = ground.run_as(&terms, &get(1));
+    assert_eq!(report.unwrap().get[0].1.len(), 1);
+}
+
+/// Goal: lists that are joined again and again are weighed as often. Method: stale edits of a long list that add
+/// nothing, so that each is joined with the same list.
+#[test]
+fn joining_is_weighed_each_time() {
+    let ground = Ground::new();
+    let list = |count: usize| {
+        let items: Vec<String> = (0..count).map(|n| n.to_string()).collect();
+        Some(Value::Json(format!("[{}]", items.join(","))))
+    };
+    ground.add(1, "lists", vec![edit(0, vec![list(1)])]);
+    ground.run(1, &stale(ground.update("lists", vec![edit(0, vec![list(20_000)])])));
+    let edits = |count| (0..count).map(|_| edit(0, vec![list(2)])).collect();
+    let (report, _) = ground.run(2, &stale(ground.update("lists", edits(5))));
+    assert_eq!(verdicts(&report.update), [("kept", 5)].into());
+    let (refused, counts) = ground.run_as(&ground.terms(2), &stale(ground.update("lists", edits(500))));
+    assert!(matches!(refused, Err(Refusal::TooHeavy(_))), "{refused:?}");
+    assert_eq!(counts.put, 0);
+}
+
+/// Goal: who refers to a row is found out once for each row, with as few rows as say it. Method: a parent that is
+/// deleted again and again, in a batch that has changed many of its children; sizes that double.
+#[test]
+fn referrers_cost_as_much_as_the_batch() {
+    let mut looked_at = Vec::new();
+    for size in [50, 100, 200, 400] {
+        let ground = Ground::new();
+        ground.add(1, "parents", vec![edit(0, vec![None]), edit(1, vec![None])]);
+        let children: Vec<_> = (0..2 * size).map(|n| edit(10 + n, vec![named(0)])).collect();
+        ground.add(1, "children", children);
+        // Half of the children move to the other parent, and the parent is deleted once for each of them.
+        let moves = (0..size).map(|n| edit(10 + n, vec![named(1)])).collect();
+        let update = ground.update("children", moves).update;
+        let batch = Batch { update, ..ground.delete("parents", (0..size).map(|_| 0)) };
+        let (report, counts) = ground.run(1, &batch);
+        assert_eq!(verdicts(&report.delete), [("rejected", size as usize)].into());
+        let codes = settled(&report.delete).into_iter().map(|told| told.rejection.as_ref().unwrap().code);
+        assert!(codes.into_iter().all(|code| code == RejectionCode::StillReferenced));
+        looked_at.push(counts.referring);
+        assert!(counts.referring_asked <= 2, "{counts:?}");
+        assert!(counts.referring as u128 <= size + 1, "{counts:?}");
+    }
+    assert!(looked_at.windows(2).all(|pair| pair[1] <= 2 * pair[0]), "{looked_at:?}");
+}
+
+/// Goal: the same where rows of one table are deleted together. Method: a chain in the wrong order, each row named
+/// twice; and the same chain held by a row that stays.
+#[test]
+fn a_chain_that_is_deleted_costs_as_much_as_it_is_long() {
+    for held in [false, true] {
+        let ground = Ground::new();
+        let size: u128 = 200;
+        ground.add(1, "parents", vec![edit(0, vec![None])]);
+        let chain = (1..size).map(|n| edit(n, vec![named(n - 1)])).collect();
+        ground.add(1, "parents", chain);
+        if held {
+            ground.add(1, "children", vec![edit(5_000, vec![named(size - 1)])]);
+        }
+        let batch = ground.delete("parents", (0..size).chain(0..size));
+        let (report, counts) = ground.run(1, &batch);
+        let expected = if held {
+            [("rejected", 2 * size as usize)].into()
+        } else {
+            [("deleted", size as usize), ("same", size as usize)].into()
+        };
+        assert_eq!(verdicts(&report.delete), expected);
+        assert!(
+            counts.referring_asked as u128 <= 2 * size && counts.referring as u128 <= 2 * size,
+            "{counts:?}"
+        );
+    }
+}
+
+/// Goal: a child that the batch itself has made, moved or deleted counts as it is by then.
+#[test]
+fn referrers_are_those_of_the_batch() {
+    let ground = Ground::new();
+    ground.add(1, "parents", (0..4).map(|n| edit(n, vec![None])).collect());
+    ground.add(1, "children", vec![edit(10, vec![named(0)]), edit(11, vec![named(1)])]);
+    let children = ground.table("children");
+    // One child moves from 0 to 2, one is deleted and leaves 1, one is made under 3.
+    let batch = Batch {
+        add: vec![(children, vec![edit(12, vec![named(3)])])],
+        update: vec![(children, vec![edit(10, vec![named(2)])])],
+        delete: vec![
+            (children, vec![edit(11, Vec::new())]),
+            (ground.table("parents"), (0..4).map(|n| edit(n, Vec::new())).collect()),
+        ],
+        ..Batch::default()
+    };
+    let (report, _) = ground.run(1, &batch);
+    let told: Vec<_> = report.delete[1].1.iter().map(|told| told.verdict().name()).collect();
+    assert_eq!(told, ["deleted", "deleted", "rejected", "rejected"]);
+}
+
+/// Goal: work that nobody waits for ends between two rows, and leaves nothing. Method: somebody who stops waiting after
+/// each number of looks, until the work is done before that.
+#[test]
+fn what_nobody_waits_for_is_undone() {
+    let ground = Ground::new();
+    ground.add(1, "parents", (0..20).map(|n| edit(n, vec![None])).collect());
+    let notes = (100..150).map(|n| edit(n, vec![text("a"), None])).collect();
+    let batch = Batch {
+        add: vec![(ground.table("notes"), notes)],
+        get: vec![(ground.table("parents"), (0..20).map(key).collect())],
+        ..ground.delete("parents", 0..20)
+    };
+    let (before, terms) = (ground.version(), ground.terms(1));
+    let mut patience = 0;
+    loop {
+        let looks = AtomicUsize::new(0);
+        let wanted = || looks.fetch_add(1, Ordering::SeqCst) < patience;
+        let report = ground
+            .storage
+            .write(ground.owner, |txn| synchronise::run_while(&wanted, txn, &ground.schema, &batch, &terms));
+        match report {
+            Err(Refusal::Unwanted) => assert_eq!(ground.version(), before),
+            Ok(_) => break,
+            Err(other) => panic!("{other}"),
+        }
+        patience += 1;
+    }
+    assert!(patience > 70, "{patience} looks: one for each row");
+    assert_eq!(ground.version(), before.next());
+}
+
+/// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
+#[test]
+fn again_on_postgres() {
+    support::engine::run_again_on_postgres(module_path!());
+}

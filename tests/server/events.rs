@@ -1,0 +1,356 @@
+//! `GET /events` over real sockets: what a device hears, and how a stream ends.
+
+use rollcall_testkit::app;
+use rollcall_testkit::contract;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use app::{Device, Server, key};
+use http::{HeaderMap, HeaderName, Method};
+use rollcall::config::Settings;
+use rollcall::http::{Drained, routes, serve};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+/// Longer than anything here takes on a busy machine.
+const TOO_LONG: Duration = Duration::from_secs(20);
+
+/// A server on a port of its own.
+struct Live {
+    server: Server,
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Drained>,
+}
+
+impl Live {
+    async fn start(change: impl FnOnce(&mut Settings)) -> Self {
+        let server = Server::with(change);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let app = Arc::clone(&server.app);
+        let task = tokio::spawn(async move {
+            let stopped = async move { drop(stopped.await) };
+            let (bounds, draining) = (app.bounds.clone(), app.draining.clone());
+            serve(listener, routes(app.clone()), bounds, draining, app.metrics.clone(), stopped).await
+        });
+        Self { server, address, stop, task }
+    }
+
+    async fn listen(&self, device: &Device) -> Stream {
+        self.listen_with(device, "").await
+    }
+
+    async fn listen_with(&self, device: &Device, headers: &str) -> Stream {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let mut stream = Stream { stream, raw: Vec::new(), text: String::new(), over: false };
+        let token = &device.token;
+        let ask =
+            format!("GET /events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n{headers}\r\n");
+        stream.stream.write_all(ask.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// The value of a line of the metrics.
+    fn count(&self, line: &str) -> String {
+        let text = self.server.app.metrics.written();
+        let found = text.lines().find_map(|told| told.strip_prefix(line)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("{line} is not in\n{text}")).to_owned()
+    }
+
+    /// Waits until so many streams are open.
+    async fn until_streams(&self, open: usize) {
+        let begun = Instant::now();
+        while self.count("rollcall_event_streams") != open.to_string() {
+            assert!(begun.elapsed() < TOO_LONG, "{} streams", self.count("rollcall_event_streams"));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// A client that reads an answer in chunks as they come.
+struct Stream {
+    stream: TcpStream,
+    raw: Vec<u8>,
+    text: String,
+    over: bool,
+}
+
+/// One event: its name, id and data. A comment has its text as name.
+type Event = (String, Option<String>, Value);
+
+impl Stream {
+    /// Status and headers; held against the document.
+    async fn head(&mut self) -> (u16, HeaderMap) {
+        let end = loop {
+            if let Some(end) = self.raw.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end;
+            }
+            assert!(self.read().await, "hung up: {}", String::from_utf8_lossy(&self.raw));
+        };
+        let head = String::from_utf8(self.raw.drain(..end + 4).collect()).unwrap();
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+            headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        (status, headers)
+    }
+
+    async fn read(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        let read = timeout(TOO_LONG, self.stream.read(&mut bytes)).await.expect("nothing came").unwrap_or(0);
+        self.raw.extend_from_slice(&bytes[..read]);
+        read > 0
+    }
+
+    /// The next event or comment; `None` once the stream has ended.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
+                return Some(parse(&event));
+            }
+            if self.over || !self.chunk() && !self.read().await {
+                assert_eq!(self.text, "", "half an event");
+                return None;
+            }
+        }
+    }
+
+    /// The next event that is no heartbeat.
+    async fn event(&mut self) -> Option<Event> {
+        loop {
+            match self.next().await {
+                Some((name, ..)) if name == ": heartbeat" => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// The next event of that name.
+    async fn of(&mut self, wanted: &str) -> (Option<String>, Value) {
+        loop {
+            let (name, id, data) = self.event().await.unwrap_or_else(|| panic!("no {wanted}: it ended"));
+            if name == wanted {
+                return (id, data);
+            }
+        }
+    }
+
+    /// Takes one whole chunk over, if there is one.
+    fn chunk(&mut self) -> bool {
+        let Some(line) = self.raw.windows(2).position(|two| two == b"\r\n") else { return false };
+        let size = usize::from_str_radix(std::str::from_utf8(&self.raw[..line]).unwrap(), 16).unwrap();
+        if self.raw.len() < line + 2 + size + 2 {
+            return false;
+        }
+        self.text.push_str(std::str::from_utf8(&self.raw[line + 2..line + 2 + size]).unwrap());
+        self.raw.drain(..line + 2 + size + 2);
+        self.over = size == 0;
+        true
+    }
+}
+
+fn parse(event: &str) -> Event {
+    if event.starts_with(':') {
+        return (event.to_owned(), None, Value::Null);
+    }
+    let field = |name: &str| {
+        event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::to_owned)
+    };
+    let data = field("data").unwrap_or_else(|| panic!("no data in {event:?}"));
+    (field("event").unwrap(), field("id"), serde_json::from_str(&data).unwrap())
+}
+
+fn list(number: u64, title: &str) -> Value {
+    json!({ "add": { "lists": [{ "lid": key(number), "title": title }] } })
+}
+
+/// Goal: a device need not ask. Method: two devices; one takes the lock and writes, the other's stream hears it.
+#[tokio::test]
+async fn what_one_device_does_another_hears() {
+    let live = Live::start(|_| {}).await;
+    let server = &live.server;
+    let (phone, tablet) = (server.device("anna", "Anna's phone"), server.device("anna", "Anna's tablet"));
+    let stranger = server.device("ben", "Ben's phone");
+    server.sync(&phone, list(1, "before")).await.ok();
+
+    let mut heard = live.listen(&tablet).await;
+    let (status, headers) = heard.head().await;
+    let kept: HeaderMap = headers
+        .iter()
+        .filter(|(name, _)| is_of_the_route(name))
+        .map(|(n, v)| (n.clone(), v.clone()))
+        .collect();
+    contract::check_answer(&Method::GET, "/events", status, &kept, b"");
+    assert!(headers.get("content-encoding").is_none());
+    let version = server.version_of("anna");
+    assert_eq!(
+        heard.next().await.unwrap(),
+        ("version".into(), Some(version.to_string()), json!({ "version": version }))
+    );
+    assert_eq!(heard.next().await.unwrap(), ("lock".into(), None, json!({ "held": false })));
+
+    server.fetch(&phone, "").await.ok();
+    let (_, lock) = heard.of("lock").await;
+    assert_eq!(lock["held"], true);
+    assert_eq!((&lock["device"], &lock["device_id"]), (&json!("Anna's phone"), &json!(phone.id)));
+    assert_eq!(lock["until"], server.time(15_000));
+
+    server.sync(&stranger, list(2, "another owner's")).await.ok();
+    server.sync(&phone, list(3, "news")).await.ok();
+    assert_eq!(heard.of("version").await.1, json!({ "version": version + 1 }));
+    // The lock went with the sync. Told of it may be together with the version, or after.
+    assert_eq!(heard.of("lock").await.1, json!({ "held": false }));
+
+    // What was missed meanwhile is told at once; what is known is not told again.
+    drop(heard);
+    live.until_streams(0).await;
+    let mut again = live.listen_with(&tablet, &format!("last-event-id: {}\r\n", version + 1)).await;
+    again.head().await;
+    assert_eq!(again.next().await.unwrap().0, "lock", "the version is known");
+    let mut behind = live.listen_with(&tablet, &format!("last-event-id: {version}\r\n")).await;
+    behind.head().await;
+    assert_eq!(behind.next().await.unwrap().2, json!({ "version": version + 1 }));
+}
+
+/// Whether a header is the route's and not the layers'.
+fn is_of_the_route(name: &HeaderName) -> bool {
+    !["date", "transfer-encoding", "x-content-type-options", "server-timing", "vary"].contains(&name.as_str())
+}
+
+/// Goal: nobody waits for a holder who is gone. Method: a lease runs out and nothing else happens.
+#[tokio::test]
+async fn a_lease_that_runs_out_is_told() {
+    let live = Live::start(|settings| settings.sync.lease_ms = 300).await;
+    let (phone, tablet) = (live.server.device("anna", "phone"), live.server.device("anna", "tablet"));
+    live.server.fetch(&phone, "").await.ok();
+    let mut heard = live.listen(&tablet).await;
+    heard.head().await;
+    assert_eq!(heard.of("lock").await.1["held"], true);
+    live.server.turn(301); // the server's clock, which is turned by hand here
+    assert_eq!(heard.of("lock").await.1, json!({ "held": false }));
+}
+
+/// Goal: a token that ended ends its streams. Method: each way in which it ends.
+#[tokio::test]
+async fn a_stream_ends_with_its_token() {
+    let live = Live::start(|settings| settings.limits.event_heartbeat_s = 1).await;
+    let server = &live.server;
+    let unauthorized = json!({ "code": "unauthorized" });
+    let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    let (mut of_phone, mut of_tablet) = (live.listen(&phone).await, live.listen(&tablet).await);
+    of_phone.head().await;
+    of_tablet.head().await;
+
+    // Revoked by another device: at once, and that one only.
+    let begun = Instant::now();
+    let path = format!("/devices/{}", tablet.id);
+    assert_eq!(server.ask("DELETE", &path).of(&phone).send().await.status, 204);
+    assert_eq!(of_tablet.of("end").await.1, unauthorized);
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}: not before a heartbeat", begun.elapsed());
+    assert!(of_tablet.event().await.is_none(), "the stream is over");
+
+    // Logged out.
+    assert_eq!(server.ask("POST", "/logout").of(&phone).send().await.status, 204);
+    assert_eq!(of_phone.of("end").await.1, unauthorized);
+
+    // Expired, and ended where this process hears nothing of it: with the next heartbeat.
+    let laptop = server.device("anna", "laptop");
+    let mut of_laptop = live.listen(&laptop).await;
+    assert_eq!(of_laptop.head().await.0, 200);
+    server.turn(366 * 86_400_000);
+    assert_eq!(of_laptop.of("end").await.1, unauthorized);
+    let again = live.server.device("anna", "desk");
+    let mut of_again = live.listen(&again).await;
+    assert_eq!(of_again.head().await.0, 200);
+    server.sql("DELETE FROM rollcall_device");
+    assert_eq!(of_again.of("end").await.1, unauthorized);
+    live.until_streams(0).await;
+    assert_eq!(live.listen(&again).await.head().await.0, 401);
+}
+
+#[tokio::test]
+async fn a_stream_outlives_every_deadline_and_ends_with_the_server() {
+    let live = Live::start(|settings| {
+        settings.limits.request_s = 1;
+        settings.limits.header_read_s = 1;
+        settings.limits.event_heartbeat_s = 1;
+    })
+    .await;
+    let phone = live.server.device("anna", "phone");
+    let mut heard = live.listen_with(&phone, "accept-encoding: gzip, br\r\n").await;
+    let (_, headers) = heard.head().await;
+    assert!(headers.get("content-encoding").is_none(), "compression would hold events back");
+    let mut beats = 0;
+    while beats < 4 {
+        beats += usize::from(heard.next().await.unwrap().0 == ": heartbeat");
+    }
+    live.stop.send(()).unwrap();
+    assert_eq!(heard.of("end").await.1, json!({ "code": "shutting_down" }));
+    let begun = Instant::now();
+    let drained = timeout(TOO_LONG, live.task).await.expect("the server never stopped").unwrap();
+    assert_eq!(drained, Drained { cut: 0 });
+    assert!(begun.elapsed() < Duration::from_secs(5), "a stream held the server up");
+    assert!(live.server.app.metrics.written().contains("route=\"/events\",status=\"200\"} 1"));
+}
+
+/// Goal: many listeners are cheap, and one owner cannot take all places. Method: 200 streams of 20 owners.
+#[tokio::test]
+async fn places_are_limited_and_given_back() {
+    let live = Live::start(|settings| {
+        settings.limits.event_streams_max = 200;
+        settings.limits.event_streams_per_owner_max = 10;
+        settings.limits.connections_per_address_max = 400;
+    })
+    .await;
+    let devices: Vec<Device> = (0..20).map(|user| live.server.device(&format!("user{user}"), "x")).collect();
+    let mut streams = Vec::new();
+    for device in &devices {
+        for _ in 0..10 {
+            let mut stream = live.listen(device).await;
+            assert_eq!(stream.head().await.0, 200);
+            stream.of("lock").await;
+            streams.push(stream);
+        }
+    }
+    live.until_streams(200).await;
+    let late = live.server.device("late", "x");
+    let mut refused = live.listen(&late).await;
+    let (status, headers) = refused.head().await;
+    assert_eq!((status, headers["retry-after"].to_str().unwrap()), (503, "30"));
+
+    // The owner's oldest makes room for the owner's newest.
+    let mut newest = live.listen(&devices[0]).await;
+    assert_eq!(newest.head().await.0, 200);
+    assert_eq!(streams[0].of("end").await.1, json!({ "code": "too_many_streams" }));
+
+    // A write reaches all of its owner's streams and no other.
+    live.server.sync(&devices[1], list(1, "x")).await.ok();
+    let version = json!({ "version": live.server.version_of("user1") });
+    for stream in &mut streams[10..20] {
+        assert_eq!(stream.of("version").await.1, version);
+    }
+    // Beside the streams the server has work to do: they hold neither its threads nor its database.
+    let begun = Instant::now();
+    live.server.fetch(&devices[2], "?lock=false").await.ok();
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    drop((streams, newest));
+    live.until_streams(0).await;
+}
+
+/// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
+#[test]
+fn again_on_postgres() {
+    app::engine::run_again_on_postgres(module_path!());
+}

@@ -1,0 +1,412 @@
+//! A PostgreSQL that fails: the k-th statement of every operation, k rising until the operation needs no more.
+//!
+//! Goal: whatever becomes of a statement, the client gets an answer of the contract, nothing is half written or
+//! written twice, and the next request works; what may go well if it is tried again is tried again, and the client
+//! never hears of it. Method: the real routes, with a line between them and PostgreSQL (`testkit/src/pg_line.rs`) that
+//! lets one statement fail, or loses the connection before it, after it, or at a COMMIT that arrives late.
+
+use rollcall_testkit::app;
+use rollcall_testkit::contract;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use app::engine::pg_line::Fault::{self, Error, Late, LostAfter, LostBefore, Terminated};
+use app::engine::pg_line::Line;
+use app::engine::{Store, pg};
+use app::{Answer, Ask, Device, PASSWORD, SCHEMA, Server, key};
+use serde_json::{Value, json};
+
+const OPERATOR: &str = "the operator's own token";
+
+/// More statements than any request here needs.
+const STATEMENTS_MAX: usize = 200;
+
+/// What each statement meets with, in turn where there are several: a serialization failure or a deadlock; a
+/// connection that is lost, in four ways; a full disk, a statement that took too long, and a failure of its own.
+const FAULTS: [&[Fault]; 5] = [
+    &[Error("40001"), Error("40P01")],
+    &[LostBefore, Terminated],
+    &[LostAfter],
+    &[Late],
+    &[Error("53100"), Error("57014"), Error("XX000")],
+];
+
+/// A server whose database can be disturbed, and a way past it.
+struct Ground {
+    server: Server,
+    line: Line,
+    runtime: tokio::runtime::Runtime,
+    beside: RefCell<pg::Client>,
+    dump: String,
+    phone: Device,
+    tablet: Device,
+    tried: Cell<usize>,
+    struck: RefCell<BTreeSet<String>>,
+}
+
+/// One request: what comes before it, undisturbed, and the request, for the time of that number.
+struct Case {
+    operation: &'static str,
+    make: fn(&Ground, u64) -> Ask,
+    /// The status of a request that is done, and of the same one sent again.
+    done: u16,
+    again: u16,
+    /// By how much it raises the owner's version; `None` if it is not to write at all.
+    moves: Option<i64>,
+}
+
+fn writes(operation: &'static str, moves: i64, make: fn(&Ground, u64) -> Ask) -> Case {
+    Case { operation, make, done: 200, again: 200, moves: Some(moves) }
+}
+
+fn reads(operation: &'static str, make: fn(&Ground, u64) -> Ask) -> Case {
+    Case { operation, make, done: 200, again: 200, moves: None }
+}
+
+impl Ground {
+    fn start() -> Option<Self> {
+        pg::cluster()?;
+        let mut store = Store::of(app::engine::Engine::Postgres);
+        let direct = store.url();
+        let line = Line::to(&direct);
+        store.by_way_of(line.url());
+        let server = Server::over(store, SCHEMA, |settings| {
+            settings.operator.console_token = Some(OPERATOR.into());
+            // Each request looks its token up.
+            settings.auth.tokens_known_max = 0;
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut beside = pg::Client::connect(&direct, postgres::NoTls).unwrap();
+        // Leases are no data, and a row that only ever held one is none.
+        let tables = "SELECT string_agg(format(
+                'SELECT %L || t::text AS row FROM %s t', tablename, CASE tablename WHEN 'rollcall_owner'
+                THEN '(SELECT owner, version, horizon, live_rows, live_bytes FROM rollcall_owner WHERE written IS NOT NULL)'
+                ELSE format('%I', tablename) END), ' UNION ALL ')
+            FROM pg_tables WHERE schemaname = 'public'";
+        let tables: String = beside.query_one(tables, &[]).unwrap().get(0);
+        let dump = format!("SELECT md5(string_agg(row, ',' ORDER BY row)) FROM ({tables}) rows");
+        let [phone, tablet] = ["phone", "tablet"].map(|name| server.device("anna", name));
+        let ground = Self {
+            server,
+            line,
+            runtime,
+            beside: RefCell::new(beside),
+            dump,
+            phone,
+            tablet,
+            tried: Cell::new(0),
+            struck: RefCell::default(),
+        };
+        ground.sync(&ground.phone, json!({ "add": { "lists": [{ "lid": key(1), "title": "first" }] } }));
+        Some(ground)
+    }
+
+    fn send(&self, ask: Ask) -> Answer {
+        self.runtime.block_on(ask.send())
+    }
+
+    fn sync(&self, device: &Device, body: Value) -> Value {
+        self.send(self.server.ask("POST", "/synchronise").of(device).json(&body)).ok()
+    }
+
+    fn get(&self, path: &str) -> Ask {
+        self.server.get(path).of(&self.phone)
+    }
+
+    fn post(&self, path: &str) -> Ask {
+        self.server.ask("POST", path).of(&self.phone)
+    }
+
+    fn console(&self, method: &str, path: &str) -> Ask {
+        // What it tells of everyone is kept for a while.
+        self.server.turn(60_000);
+        let ask = self.server.ask(method, &format!("/console/api/{path}"));
+        ask.header("authorization", format!("Bearer {OPERATOR}"))
+    }
+
+    fn owner(&self) -> String {
+        self.server.owner("anna").0.to_string()
+    }
+
+    /// What is committed, and the sum of all owners' versions.
+    fn held(&self) -> (String, i64) {
+        let mut beside = self.beside.borrow_mut();
+        let held = beside.query_one(&self.dump, &[]).unwrap().get(0);
+        let versions = "SELECT sum(version)::bigint FROM rollcall_owner WHERE written IS NOT NULL";
+        (held, beside.query_one(versions, &[]).unwrap().get(0))
+    }
+
+    /// Two edits of one row, of which the second is `device`'s and its base is older: a conflict. Gives the base.
+    fn edited_twice(&self, n: u64) -> String {
+        let rows = json!({ "lists": [{ "lid": key(10 * n + 1), "title": "a" }, { "lid": key(10 * n + 2), "title": "b" }] });
+        let told = self.sync(&self.phone, json!({ "add": rows }));
+        self.server.turn(10);
+        self.sync(
+            &self.tablet,
+            json!({ "update": { "lists": [{ "lid": key(10 * n + 1), "title": "theirs" }] } }),
+        );
+        self.server.turn(10);
+        told["add"]["lists"][0]["last_update"].as_str().unwrap().to_owned()
+    }
+
+    fn conflict(&self, n: u64) -> String {
+        let base = self.edited_twice(n);
+        let row = json!({ "lid": key(10 * n + 1), "title": "mine", "_base": base });
+        let told = self.sync(&self.phone, json!({ "update": { "lists": [row] } }));
+        told["update"]["lists"][0]["conflict"].as_str().unwrap_or_else(|| panic!("{told}")).to_owned()
+    }
+
+    /// A user of that number, with a device.
+    fn user(&self, n: u64) -> Device {
+        self.server.device(&format!("user{n}"), "phone")
+    }
+
+    /// Lets each statement of each case meet with each fault.
+    fn run(self, cases: &[Case]) {
+        let begun = Instant::now();
+        let mut n = 0;
+        for case in cases {
+            for faults in FAULTS {
+                let mut statement = 0;
+                let mut struck = true;
+                while struck {
+                    (n, statement) = (n + 1, statement + 1);
+                    assert!(statement < STATEMENTS_MAX, "{} needs no end of statements", case.operation);
+                    let fault = match faults[statement % faults.len()] {
+                        // To read needs no room.
+                        Error("53100") if case.moves.is_none() => Error("57014"),
+                        fault => fault,
+                    };
+                    struck = self.disturbed(case, fault, statement, n + 10);
+                }
+            }
+        }
+        self.server.check_whole();
+        let (tried, struck) = (self.tried.get(), self.struck.borrow().len());
+        println!("{tried} requests, {struck} different statements struck, in {:?}", begun.elapsed());
+    }
+
+    /// One request whose k-th statement meets with a fault; `false` if it has fewer.
+    fn disturbed(&self, case: &Case, fault: Fault, statement: usize, n: u64) -> bool {
+        let ask = (case.make)(self, n);
+        let (before, version) = self.held();
+        self.line.disturb(fault, statement);
+        let answer = self.send(ask.clone());
+        let struck = self.line.calm();
+        let (after, _) = self.held();
+        let place = format!("{}, statement {statement} ({struck:?}), {fault:?}", case.operation);
+        self.tried.set(self.tried.get() + 1);
+        let (status, code) = answer.problem();
+        let told = format!("{place}: {status} {}", String::from_utf8_lossy(&answer.bytes));
+        let is_done = status == case.done;
+        let known = match fault {
+            _ if is_done => true,
+            _ if struck.is_none() => false,
+            Error("53100") => (status, &*code) == (503, "storage_full"),
+            Error("XX000") => (status, &*code) == (500, "internal"),
+            Error("57014") => (status, &*code) == (503, "busy"),
+            // All else is tried again, but for work that only reads: it may have told something already.
+            _ => struck.as_ref().is_some_and(|struck| struck.reading) && (status, &*code) == (503, "busy"),
+        };
+        assert!(known, "{told}");
+        if !is_done {
+            assert_eq!(before, after, "what was refused has written nothing: {told}");
+        }
+        let again = self.send(ask);
+        let wanted = if is_done { case.again } else { case.done };
+        assert_eq!(
+            again.status,
+            wanted,
+            "the next request: {told}\n{}",
+            String::from_utf8_lossy(&again.bytes)
+        );
+        if let Some(moves) = case.moves {
+            assert_eq!(self.held().1, version + moves, "it has one effect: {told}");
+            if again.header("idempotency-replayed").is_some() {
+                assert_eq!(again.bytes, answer.bytes, "and one answer: {told}");
+            }
+        } else {
+            assert_eq!(self.held().0, before, "it only reads: {told}");
+        }
+        struck.map(|struck| self.struck.borrow_mut().insert(struck.sql)).is_some()
+    }
+}
+
+/// A bit of everything: rows added, changed and deleted, a conflict, rows asked for and pulled.
+fn batch(ground: &Ground, n: u64) -> Value {
+    let base = ground.edited_twice(n);
+    let version = ground.server.version_of("anna");
+    let [edited, deleted, list, item] = [1, 2, 3, 4].map(|at| key(10 * n + at));
+    json!({
+        "base": version - 1, "pull": true,
+        "add": { "lists": [{ "lid": list, "title": "new" }], "items": [{ "iid": item, "title": "x", "list": list }] },
+        "update": { "lists": [{ "lid": edited, "title": "mine", "_base": base }] },
+        "delete": { "lists": [deleted] },
+        "get": { "lists": [key(1)] },
+    })
+}
+
+fn small(n: u64) -> Value {
+    let edited = json!([{ "lid": key(1), "title": n.to_string() }]);
+    json!({ "add": { "lists": [{ "lid": key(10 * n), "title": "x" }] }, "update": { "lists": edited } })
+}
+
+fn once(ask: Ask, n: u64) -> Ask {
+    ask.header("idempotency-key", format!("request-{n}"))
+}
+
+#[test]
+fn what_devices_write() {
+    let Some(ground) = Ground::start() else { return };
+    ground.run(&[
+        writes("POST /synchronise", 1, |ground, n| {
+            once(ground.post("/synchronise"), n).json(&batch(ground, n))
+        }),
+        writes("POST /synchronise.json", 1, |ground, n| {
+            let fence = ground.send(ground.post("/lock")).ok()["fence"].to_string();
+            let row = json!({ "lid": key(10 * n + 3), "title": "new" });
+            let body = json!({ "add": { "lists": [row] }, "keep_lock": true });
+            once(ground.post("/synchronise.json"), n).header("sync-lock", fence).json(&body)
+        }),
+    ]);
+}
+
+#[test]
+fn what_devices_write_without_a_key() {
+    let Some(ground) = Ground::start() else { return };
+    ground.run(&[
+        writes("POST /synchronise", 1, |ground, n| ground.post("/synchronise").json(&small(n))),
+        writes("POST /synchronise", 0, |ground, n| {
+            let mut body = small(n);
+            body["dry_run"] = json!(true);
+            ground.post("/synchronise").json(&body)
+        }),
+        writes("POST /synchronise", 0, |ground, n| once(ground.post("/synchronise"), n).json(&json!({}))),
+        writes("POST /conflicts/{id}/restore", 1, |ground, n| {
+            let conflict = ground.conflict(n);
+            ground.post(&format!("/conflicts/{conflict}/restore"))
+        }),
+    ]);
+}
+
+#[test]
+fn accounts_and_locks() {
+    let Some(ground) = Ground::start() else { return };
+    ground.run(&[
+        Case {
+            done: 201,
+            again: 409,
+            ..writes("POST /register", 0, |ground, n| {
+                let body = json!({ "email": format!("user{n}@example.org"), "password": PASSWORD });
+                ground.server.ask("POST", "/register").json(&body)
+            })
+        },
+        writes("POST /login", 0, |ground, n| {
+            ground.user(n);
+            let body =
+                json!({ "email": format!("user{n}@example.org"), "password": PASSWORD, "device": "x" });
+            ground.server.ask("POST", "/login").json(&body)
+        }),
+        Case {
+            done: 204,
+            again: 401,
+            ..writes("POST /logout", 0, |ground, n| {
+                let device = ground.user(n);
+                ground.server.ask("POST", "/logout").of(&device)
+            })
+        },
+        Case {
+            done: 204,
+            again: 404,
+            ..writes("DELETE /devices/{device_id}", 0, |ground, n| {
+                let [device, lost] = [ground.user(n), ground.user(n)];
+                ground.server.ask("DELETE", &format!("/devices/{}", lost.id)).of(&device)
+            })
+        },
+        writes("GET /fetch", 0, |ground, _| ground.get("/fetch")),
+        writes("POST /lock", 0, |ground, _| ground.post("/lock")),
+        Case {
+            done: 204,
+            again: 204,
+            ..writes("DELETE /lock", 0, |ground, _| {
+                ground.send(ground.post("/lock")).ok();
+                ground.server.ask("DELETE", "/lock").of(&ground.phone)
+            })
+        },
+    ]);
+}
+
+#[test]
+fn what_devices_read() {
+    let Some(ground) = Ground::start() else { return };
+    ground.conflict(1);
+    ground.run(&[
+        reads("GET /fetch.json", |ground, _| ground.get("/fetch.json?lock=false")),
+        reads("GET /changes", |ground, _| ground.get("/changes")),
+        reads("GET /digests", |ground, _| ground.get("/digests")),
+        reads("GET /events", |ground, _| ground.get("/events")),
+        reads("GET /conflicts", |ground, _| ground.get("/conflicts")),
+        reads("GET /lock", |ground, _| ground.get("/lock")),
+        reads("GET /devices", |ground, _| ground.get("/devices")),
+        reads("GET /me", |ground, _| ground.get("/me")),
+        reads("GET /readyz", |ground, _| ground.server.get("/readyz")),
+    ]);
+}
+
+#[test]
+fn what_the_operator_does() {
+    let Some(ground) = Ground::start() else { return };
+    ground.conflict(1);
+    ground.run(&[
+        reads("GET /console/api/overview", |ground, _| ground.console("GET", "overview")),
+        reads("GET /console/api/series", |ground, _| ground.console("GET", "series")),
+        reads("GET /console/api/owners", |ground, _| ground.console("GET", "owners")),
+        reads("GET /console/api/owners/{owner}", |ground, _| {
+            ground.console("GET", &format!("owners/{}", ground.owner()))
+        }),
+        reads("GET /console/api/owners/{owner}/conflicts", |ground, _| {
+            ground.console("GET", &format!("owners/{}/conflicts", ground.owner()))
+        }),
+        reads("GET /console/api/owners/{owner}/why", |ground, _| {
+            let (owner, row, device) = (ground.owner(), key(1), &ground.tablet.id);
+            ground.console("GET", &format!("owners/{owner}/why?table=lists&key={row}&device={device}"))
+        }),
+        writes("POST /console/api/owners/{owner}/conflicts/{id}/restore", 1, |ground, n| {
+            let conflict = ground.conflict(n);
+            ground.console("POST", &format!("owners/{}/conflicts/{conflict}/restore", ground.owner()))
+        }),
+        Case {
+            done: 204,
+            again: 204,
+            ..writes("DELETE /console/api/owners/{owner}/lock", 0, |ground, _| {
+                ground.send(ground.post("/lock")).ok();
+                ground.console("DELETE", &format!("owners/{}/lock", ground.owner()))
+            })
+        },
+    ]);
+}
+
+/// What asks the database for nothing.
+const QUIET: [&str; 5] =
+    ["GET /healthz", "GET /limits", "GET /metrics", "GET /openapi.json", "GET /openapi.yaml"];
+
+/// Goal: no operation is forgotten. Method: those of `openapi.yaml`, looked for in the text of this file.
+#[test]
+fn every_operation_has_its_place() {
+    let here = include_str!("pg_faults.rs");
+    let all = contract::operations(&contract::document());
+    let missing: Vec<_> = all
+        .iter()
+        .map(|(method, path)| format!("{method} {path}"))
+        .filter(|operation| !here.contains(&format!("\"{operation}\"")))
+        .collect();
+    assert!(missing.is_empty(), "no place in this file: {missing:?}");
+    let Some(ground) = Ground::start() else { return };
+    for operation in QUIET {
+        ground.line.disturb(LostBefore, 1);
+        let answer = ground.send(ground.server.get(operation.strip_prefix("GET ").unwrap()));
+        assert!(answer.status == 200 && ground.line.calm().is_none(), "{operation}");
+    }
+}
