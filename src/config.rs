@@ -187,6 +187,7 @@ numeric_settings! {
         changes_bytes_max: usize = 8_388_608, env "ROLLCALL_CHANGES_BYTES_MAX";
         /// Read at most N entries for a page of `GET /changes`, `pull` or `GET /conflicts`
         ///
+        /// A page of `GET /fetch` reads `fetch_rows_max` entries and N more.
         /// Entries that are read and not returned count too. Then the page ends, perhaps empty, and has a
         /// `next`. The default takes some 25 ms; for `pull` the writer spends them.
         page_entries_max: usize = 10_000, env "ROLLCALL_PAGE_ENTRIES_MAX";

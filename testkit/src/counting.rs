@@ -7,7 +7,8 @@ use rollcall::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, 
 use rollcall::schema::TableId;
 use rollcall::storage::{
     AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
-    LeaseState, OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, StorageResult, WantedConflicts, WriteTxn,
+    LeaseState, OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, StorageResult, Walked, WantedConflicts,
+    WriteTxn,
 };
 use uuid::Uuid;
 
@@ -44,7 +45,7 @@ impl<'a> Counting<'a> {
 
 impl ReadTxn for Counting<'_> {
     forward!(
-        state manifest digests changes given_answer counter installations delete_windows conflicts conflict
+        state manifest walk digests changes given_answer counter installations delete_windows conflicts conflict
         count_past
     );
 

@@ -70,6 +70,16 @@ macro_rules! forward {
             self.inner.conflict(id)
         }
     };
+    (@ walk) => {
+        fn walk(
+            &mut self,
+            table: TableId,
+            after: Option<RowKey>,
+            entries_max: u64,
+        ) -> StorageResult<Walked> {
+            self.inner.walk(table, after, entries_max)
+        }
+    };
     (@ count_past) => {
         fn count_past(&mut self) -> StorageResult<PastBytes> {
             self.inner.count_past()

@@ -17,7 +17,7 @@ use rollcall::storage::{
     AccountStore, AnswersMax, Census, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow,
     GivenAnswer, Installation, LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases as KeptLeases, Outcome,
     OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told,
-    WantedConflicts, WriteTxn, WriteWork,
+    Walked, WantedConflicts, WriteTxn, WriteWork,
 };
 use rollcall_testkit::forward;
 use uuid::Uuid;
@@ -361,7 +361,7 @@ struct Watched<'a> {
 
 impl ReadTxn for Watched<'_> {
     forward!(
-        state manifest digests changes earlier given_answer counter installations delete_windows conflicts
+        state manifest walk digests changes earlier given_answer counter installations delete_windows conflicts
         conflict count_past referring
     );
 

@@ -22,6 +22,7 @@ use engine::{Engine, Store};
 mod census;
 mod group;
 mod hooks;
+mod pages;
 mod quota;
 mod searches;
 mod upgrades;

@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
+use crate::broken;
 use crate::model::{RowKey, Timestamp, Version};
 use crate::schema::TableId;
-use crate::storage::{ReadTxn, StorageError, StorageResult};
+use crate::storage::{ReadTxn, StorageError};
 
 /// Where a page of the roll call begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,30 +76,53 @@ pub enum FetchError {
 /// Rows that are read before the sink is asked.
 const ROWS_AT_A_TIME: u64 = 500;
 
+/// How long a page may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageMax {
+    /// Rows.
+    pub rows: usize,
+    /// Tombstones that lie between them, or before them.
+    pub tombstones: usize,
+}
+
 /// Lays out one page: how many rows it has, and where the next one begins.
 ///
-/// - Bounds: at most `rows_max` rows, at least one of them if any is left.
+/// - Bounds: at most `most.rows` rows; the page ends once that and `most.tombstones` entries have been looked at. So it may
+///   have few rows, or none, and yet not be the last.
 /// - Errors: [`FetchError::VersionMoved`] if `from` is of another version.
 /// - Source: the seed post, Step 1; `openapi.yaml`, path `/fetch`.
 pub fn page(
     txn: &mut dyn ReadTxn,
     asked: &[TableId],
     from: Option<Mark>,
-    rows_max: usize,
+    most: PageMax,
 ) -> Result<Page, FetchError> {
-    let version = txn.state().version;
+    let state = txn.state();
+    let version = state.version;
     let from = from.unwrap_or(Mark { version, table: 0, told: 0, after: None });
     if from.version != version {
         return Err(FetchError::VersionMoved);
     }
     let digests = txn.digests()?;
     let count = |table: &TableId| digests.get(table.index()).map_or(0, |digest| digest.count);
-    let rows_max = rows_max.max(1) as u64;
+    let rows_max = most.rows.max(1) as u64;
     let mut rows = 0;
+    // An owner that has few tombstones cannot have many on a page, and nothing needs to be counted.
+    let is_bounded = state.past.tombstones_max().is_none_or(|max| max > most.tombstones as u64);
+    let mut entries_left = rows_max + most.tombstones as u64;
     for (place, table) in asked.iter().enumerate().skip(from.table) {
         let (told, after) = if place == from.table { (from.told, from.after) } else { (0, None) };
         let left = count(table).saturating_sub(told);
         let room = rows_max - rows;
+        if is_bounded && !broken::is("fetch_unbounded") {
+            let walked = txn.walk(*table, after, entries_left)?;
+            if walked.entries == entries_left && walked.live <= room {
+                let next =
+                    Mark { version, table: place, told: told + walked.live, after: walked.last.or(after) };
+                return Ok(Page { from, rows: rows + walked.live, next: Some(next) });
+            }
+            entries_left -= walked.entries;
+        }
         if left > room {
             // Only the key that the page ends with is looked up: to read its rows twice would be dear.
             let last = if room == 0 { after } else { txn.nth_after(*table, after, room)? };
@@ -108,6 +132,13 @@ pub fn page(
         rows += left;
     }
     Ok(Page { from, rows, next: None })
+}
+
+impl Mark {
+    /// Whether it is of a page behind the first.
+    fn is_later(&self) -> bool {
+        self.table > 0 || self.told > 0 || self.after.is_some()
+    }
 }
 
 impl Page {
@@ -121,7 +152,8 @@ impl Page {
 ///
 /// - Shape: every asked table, in the order asked, those without rows on this page too.
 /// - Errors: [`FetchError::VersionMoved`] if the owner has moved since the page was laid out;
-///   [`FetchError::NoSuchMark`] if it does not begin where another ends.
+///   [`FetchError::NoSuchMark`] if it does not begin where another ends: to fetch from the start tells whether it is the mark
+///   or the data that is wrong.
 pub fn run(
     txn: &mut dyn ReadTxn,
     asked: &[TableId],
@@ -160,19 +192,9 @@ pub fn run(
     if progress.rows == page.rows {
         return Ok(true);
     }
-    // A mark comes from a client, who may have changed it. To count up to it is dear, so it is done only here.
-    if !is_end_of_a_page(txn, asked, page.from)? {
+    // A mark comes from a client, who may have changed it. What is wrong with the first page is wrong with the data.
+    if page.from.is_later() {
         return Err(FetchError::NoSuchMark);
     }
     Err(FetchError::Miscounted { told: progress.rows, rows: page.rows })
-}
-
-/// Whether `told` rows of the mark's table lie up to its key.
-fn is_end_of_a_page(txn: &mut dyn ReadTxn, asked: &[TableId], mark: Mark) -> StorageResult<bool> {
-    let Some(table) = asked.get(mark.table) else { return Ok(false) };
-    if mark.told == 0 {
-        return Ok(mark.after.is_none());
-    }
-    let count = txn.digests()?.get(table.index()).map_or(0, |digest| digest.count);
-    Ok(mark.told <= count && mark.after.is_some() && txn.nth_after(*table, None, mark.told)? == mark.after)
 }

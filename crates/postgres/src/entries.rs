@@ -1,13 +1,16 @@
 //! Rows of the ledger, and of an application's table, as they are read.
 
 use postgres::Row;
+use postgres::types::Type;
+use uuid::Uuid;
 
-use super::values;
+use super::session::{Param, Session};
+use super::{statements, values};
 use crate::failure::failed;
-use rollcall_core::model::{Claim, DeviceId, Stored, Timestamp, Value, Version};
+use rollcall_core::model::{Claim, DeviceId, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Column, Table};
-use rollcall_core::storage::StorageResult;
 use rollcall_core::storage::ledger::{lives, writers};
+use rollcall_core::storage::{StorageResult, Walked};
 
 /// How many columns a ledger entry has, its key first, and which of them says that it is a tombstone.
 pub(super) const ENTRY_COLUMNS: usize = 13;
@@ -52,4 +55,22 @@ pub(super) fn columns(table: &Table, row: &Row, first: usize) -> StorageResult<V
 
 pub(super) fn unsigned(row: &Row, at: usize) -> Result<u64, postgres::Error> {
     row.try_get::<_, i64>(at).map(i64::cast_unsigned)
+}
+
+/// Walks along the entries of a table from a key on, at most `entries_max`.
+pub(super) fn walk(
+    session: &mut Session,
+    owner: Uuid,
+    tbl: i32,
+    from: Uuid,
+    entries_max: u64,
+) -> StorageResult<Walked> {
+    let entries_max = i64::try_from(entries_max).unwrap_or(i64::MAX);
+    let params: [Param<'_>; 4] =
+        [(&owner, Type::UUID), (&tbl, Type::INT4), (&from, Type::UUID), (&entries_max, Type::INT8)];
+    let Some(row) = session.row(statements::WALK, &params)? else { return Ok(Walked::default()) };
+    let last = row.try_get::<_, Option<&str>>(2).map_err(failed)?;
+    let last = last.and_then(|text| Uuid::try_parse(text).ok()).map(RowKey);
+    let [entries, live] = [unsigned(&row, 0), unsigned(&row, 1)];
+    Ok(Walked { entries: entries.map_err(failed)?, live: live.map_err(failed)?, last })
 }

@@ -15,6 +15,7 @@ mod failure;
 mod installations;
 mod leases;
 mod migrate;
+mod owner;
 mod past;
 mod purge;
 mod quota;

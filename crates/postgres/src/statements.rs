@@ -318,6 +318,11 @@ pub const MANIFEST: &str = "SELECT key, last_update FROM rollcall_ledger \
 /// Where a page of it ends, so that no row is sent to be counted.
 pub const NTH_KEY: &str = "SELECT key FROM rollcall_ledger \
      WHERE owner = $1 AND tbl = $2 AND key >= $3 AND NOT deleted ORDER BY key OFFSET $4 LIMIT 1";
+/// How many entries of a table there are from a key on, how many of them are live, and the last of them: only PostgreSQL 18
+/// has a greatest UUID.
+pub const WALK: &str = "SELECT count(*), count(*) FILTER (WHERE NOT deleted), max(key::text COLLATE \"C\") FROM \
+     (SELECT key, deleted FROM rollcall_ledger WHERE owner = $1 AND tbl = $2 AND key >= $3 ORDER BY key LIMIT $4) \
+     AS walked";
 
 /// Leases. `$2` is the device throughout.
 pub const LEASE: &str = concat!("SELECT ", lease!(), " FROM rollcall_owner WHERE owner = $1");

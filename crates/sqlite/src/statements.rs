@@ -223,6 +223,10 @@ pub const ADD_DEVICE: &str = "INSERT INTO rollcall_writer (device) VALUES (?1) R
 pub const MANIFEST: &str = "SELECT key, last_update FROM rollcall_ledger \
      WHERE owner = ?1 AND tbl = ?2 AND key > ?3 AND deleted = 0 ORDER BY key LIMIT ?4";
 
+/// How many entries of a table follow a key, how many of them are live, and the last of them.
+pub const WALK: &str = "SELECT count(*), count(*) FILTER (WHERE deleted = 0), max(key) FROM \
+     (SELECT key, deleted FROM rollcall_ledger WHERE owner = ?1 AND tbl = ?2 AND key > ?3 ORDER BY key LIMIT ?4)";
+
 /// The first key of a table that is not below the one given, be its row alive or deleted.
 pub const FOLLOWING_KEY: &str = "SELECT key FROM rollcall_ledger \
      WHERE owner = ?1 AND tbl = ?2 AND key >= ?3 ORDER BY key LIMIT 1";
@@ -271,6 +275,7 @@ mod tests {
                 .chain([deletions::WINDOWS, deletions::PUT, deletions::FORGET])
                 .chain([ANSWER, KEEP_ANSWER, FORGET_ANSWERS, ACKNOWLEDGE])
                 .chain([
+                    WALK,
                     FORGET_LONG_ANSWERS,
                     quota::OLDEST_STATES,
                     quota::FORGET_STATES,

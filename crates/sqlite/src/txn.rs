@@ -1,3 +1,4 @@
+use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
@@ -15,7 +16,7 @@ use rollcall_core::schema::{Column, Schema, Table, TableId};
 use rollcall_core::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
 use rollcall_core::storage::{
     AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
-    OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, WantedConflicts,
+    OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, Walked, WantedConflicts,
     WriteTxn,
 };
 
@@ -136,6 +137,20 @@ impl ReadTxn for Txn<'_> {
             each(key, Timestamp::from_ms(row.get(1).map_err(failed)?));
         }
         Ok(())
+    }
+
+    fn walk(&mut self, table: TableId, after: Option<RowKey>, entries_max: u64) -> StorageResult<Walked> {
+        let (Some(owner), (_, sql)) = (self.owner, self.table(table)) else { return Ok(Walked::default()) };
+        let after = after.as_ref().map_or(&[][..], |key| key.0.as_bytes());
+        let entries_max = i64::try_from(entries_max).unwrap_or(i64::MAX);
+        let mut statement = self.conn.prepare_cached(statements::WALK).map_err(failed)?;
+        let walked = statement.query_row(params![owner, sql.id, after, entries_max], |row| {
+            let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+            let last = row.get_ref(2)?;
+            let last = if last == ValueRef::Null { None } else { Some(values::key(last)?) };
+            Ok(Walked { entries: number(0)?, live: number(1)?, last })
+        });
+        walked.map_err(failed)
     }
 
     fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>> {

@@ -14,7 +14,7 @@ use super::{
     Answer, ApiError, App, Hold, flag, hold, json_bytes, lock_for_work, parameters, tell_lease, tell_version,
 };
 use crate::accounts::Caller;
-use crate::fetch::{self, FetchError, Mark, Page, Progress};
+use crate::fetch::{self, FetchError, Mark, Page, PageMax, Progress};
 use crate::http::memory::Permit;
 use crate::http::ready::{self, Making, Question, Sending};
 use crate::http::stream::{self, Out, Source, Told};
@@ -192,7 +192,9 @@ impl Source for RollCall {
                         out.begin(Head { version, etag, unchanged: true, next: None });
                         return Ok(stream::Progress::Told);
                     }
-                    let page = fetch::page(txn, &asked.tables, asked.page, app.settings.sync.fetch_rows_max)?;
+                    let sync = &app.settings.sync;
+                    let most = PageMax { rows: sync.fetch_rows_max, tombstones: sync.page_entries_max };
+                    let page = fetch::page(txn, &asked.tables, asked.page, most)?;
                     out.begin(Head { version, etag, unchanged: false, next: page.next });
                     let all_bytes = state.rows.saturating_mul(Manifest::ROW_BYTES);
                     if all_bytes <= app.ready.owner_bytes_max() as u64 {

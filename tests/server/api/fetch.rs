@@ -195,3 +195,36 @@ async fn a_page_of_another_version_is_refused() {
     let answer = server.get(&next).of(&ben).send().await;
     assert_eq!(answer.problem(), (409, "version_moved".into()));
 }
+
+/// Goal: no page walks along all that was deleted. Method: a table of which nearly all rows are deleted, in small pages; all
+/// of them make the whole, and none lies across more entries than it may.
+#[tokio::test]
+async fn pages_among_deletions_are_bounded() {
+    const ROWS: u64 = 200;
+    let server = Server::with(|settings| {
+        settings.sync.fetch_rows_max = 5;
+        settings.sync.page_entries_max = 20;
+    });
+    let anna = server.device("anna", "phone");
+    let rows: Vec<Value> = (0..ROWS).map(|n| json!({ "lid": key(n), "title": "x" })).collect();
+    server.sync(&anna, json!({ "add": { "lists": rows } })).await.ok();
+    let live = |n: u64| n % 50 == 0 || n > 190;
+    let deleted: Vec<String> = (0..ROWS).filter(|n| !live(*n)).map(key).collect();
+    server
+        .sync(&anna, json!({ "delete": { "lists": deleted }, "confirm_deletes": deleted.len() }))
+        .await
+        .ok();
+    let (mut told, mut pages) = (Vec::new(), 0);
+    let mut next = Some("/fetch?lock=false".to_owned());
+    while let Some(target) = next {
+        let answer = server.get(&target).of(&anna).send().await;
+        let listed = answer.ok()["lists"].as_array().unwrap().clone();
+        assert!(listed.len() <= 5);
+        told.extend(listed.iter().map(|row| row["lid"].clone()));
+        next = next_of("/fetch", &answer);
+        pages += 1;
+    }
+    let expected: Vec<Value> = (0..ROWS).filter(|n| live(*n)).map(|n| json!(key(n))).collect();
+    assert_eq!(told, expected);
+    assert!((ROWS / 25..ROWS / 25 + 4).contains(&pages), "{pages} pages");
+}

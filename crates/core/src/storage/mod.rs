@@ -131,6 +131,9 @@ pub trait ReadTxn {
         Ok(nth.filter(|_| seen == places))
     }
 
+    /// Walks along the entries of a table that follow `after`, tombstones too, at most `entries_max`.
+    fn walk(&mut self, table: TableId, after: Option<RowKey>, entries_max: u64) -> StorageResult<Walked>;
+
     /// What is held of each key, in the order asked; `None` where nothing ever was.
     fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>>;
 
@@ -268,6 +271,17 @@ pub trait WriteTxn: ReadTxn {
 
     /// Forgets what is old, at most about `rows_max` entries of each kind; says whether that was all.
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged>;
+}
+
+/// What lies among some entries of a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// How many entries were looked at.
+    pub entries: u64,
+    /// How many of them are live rows.
+    pub live: u64,
+    /// The last key of them; `None` if there were none.
+    pub last: Option<RowKey>,
 }
 
 /// How far changes have been told.

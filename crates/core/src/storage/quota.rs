@@ -39,6 +39,11 @@ impl PastBytes {
         self.is_counted.then(|| self.lasting().saturating_add(rest))
     }
 
+    /// How many tombstones there are at most; `None` until they are counted.
+    pub fn tombstones_max(&self) -> Option<u64> {
+        self.is_counted.then(|| self.tombstones.max(0).cast_unsigned())
+    }
+
     /// What goes by age alone: tombstones and conflicts, bytes.
     pub fn lasting(&self) -> u64 {
         let tombstones = self.tombstones.max(0).cast_unsigned().saturating_mul(TOMBSTONE_BYTES);

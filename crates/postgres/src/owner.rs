@@ -1,0 +1,76 @@
+//! An owner's row: what is known of the owner, and who may write for it.
+
+use postgres::Row;
+use postgres::types::Type;
+use uuid::Uuid;
+
+use super::entries::unsigned;
+use super::failure::failed;
+use super::session::{Param, Session};
+use super::{leases, quota, statements};
+use rollcall_core::digest::Seed;
+use rollcall_core::model::{Owner, Version};
+use rollcall_core::storage::{LeaseState, OwnerState, StorageError, StorageResult};
+
+/// What is known of an owner that is there.
+pub(super) struct Known {
+    pub state: OwnerState,
+    pub lease: LeaseState,
+    /// Which transaction raised the version last.
+    pub written: Option<Uuid>,
+    /// The last day whose versions are dated; not asked for with many owners.
+    pub dated: Option<i64>,
+}
+
+/// The owner by one of the two statements that read it; `None` while nothing was ever written for it.
+pub(super) fn known(session: &mut Session, owner: Owner, sql: &str) -> StorageResult<Option<Known>> {
+    let Some(row) = session.row(sql, &[(&owner.0, Type::UUID)])? else { return Ok(None) };
+    Ok(Some(Known { dated: row.try_get(18).map_err(failed)?, ..known_of(&row)? }))
+}
+
+/// The owner of a row: first the lease, then the state.
+pub(super) fn known_of(row: &Row) -> StorageResult<Known> {
+    let seed: Vec<u8> = row.try_get(10).map_err(failed)?;
+    let seed: [u8; 16] =
+        seed.try_into().map_err(|_| StorageError::Engine("a seed of another size".into()))?;
+    Ok(Known {
+        lease: leases::lease(row)?,
+        state: OwnerState {
+            version: Version(unsigned(row, 6).map_err(failed)?),
+            horizon: Version(unsigned(row, 7).map_err(failed)?),
+            rows: unsigned(row, 8).map_err(failed)?,
+            bytes: unsigned(row, 9).map_err(failed)?,
+            seed: Some(Seed(seed)),
+            shown_ahead: Version(unsigned(row, 12).map_err(failed)?),
+            past: quota::past_of(row, 13, row.try_get(6).map_err(failed)?)?,
+        },
+        written: row.try_get(11).map_err(failed)?,
+        dated: None,
+    })
+}
+
+/// Waits until nobody else writes for the owner, who is made if nobody ever did.
+pub(super) fn lock(session: &mut Session, owner: Owner) -> StorageResult<Known> {
+    for _ in 0..3 {
+        if let Some(known) = known(session, owner, statements::LOCK_OWNER)? {
+            return Ok(known);
+        }
+        make(session, owner)?;
+    }
+    Err(StorageError::Engine("an owner that was just made is not there".into()))
+}
+
+/// Makes the owner, unless somebody else has.
+pub(super) fn make(session: &mut Session, owner: Owner) -> StorageResult<()> {
+    let first = first_version(session)?.0.cast_signed();
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed).map_err(|error| StorageError::Engine(Box::new(error)))?;
+    let params: [Param<'_>; 3] = [(&owner.0, Type::UUID), (&first, Type::INT8), (&&seed[..], Type::BYTEA)];
+    session.execute(statements::ADD_OWNER, &params).map(drop)
+}
+
+pub(super) fn first_version(session: &mut Session) -> StorageResult<Version> {
+    let epoch = session.row(statements::EPOCH, &[])?;
+    let epoch: i64 = epoch.map_or(Ok(0), |row| row.try_get(0)).map_err(failed)?;
+    Ok(Version::first(u16::try_from(epoch).unwrap_or_default()))
+}
