@@ -247,6 +247,15 @@ impl Store {
         own.unwrap_or(0) + of_shards
     }
 
+    /// The lines of text that a statement of PostgreSQL gives, such as a plan.
+    pub fn lines(&self, sql: &str) -> Vec<String> {
+        let Looker::Postgres(looker) = self.looker() else { panic!("this looks into PostgreSQL") };
+        pg::apart(|| {
+            let rows = looker.lock().unwrap().query(sql, &[]).unwrap();
+            rows.iter().map(|row| row.get(0)).collect()
+        })
+    }
+
     /// Several numbers that one statement of PostgreSQL's gives.
     pub fn numbers<const N: usize>(&self, sql: &str) -> [i64; N] {
         let Looker::Postgres(looker) = self.looker() else { panic!("this looks into PostgreSQL") };

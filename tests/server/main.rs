@@ -19,6 +19,7 @@ mod net;
 mod openapi;
 mod pages;
 mod pg_faults;
+mod plans;
 mod proof;
 mod retries;
 mod schema;

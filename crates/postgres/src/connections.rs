@@ -185,6 +185,15 @@ fn pause() -> Duration {
     Duration::from_millis(10 + u64::from(random[0]) * 190 / 255)
 }
 
+/// What a connection that statements are prepared on begins with.
+///
+/// Statements outside of a transaction must not wait for ever either. A table that was empty when it was analysed is
+/// read from end to end by every statement that a connection then prepares, and still is when it has grown. So here
+/// each statement goes by an index; what has none is scanned all the same, and its cost must not start the compiler.
+fn options(lock: Duration) -> String {
+    format!("-c lock_timeout={} -c enable_seqscan=off -c jit=off", lock.as_millis())
+}
+
 struct Manager {
     address: Address,
     terms: Terms,
@@ -194,8 +203,8 @@ impl Manager {
     fn session(&self) -> Result<Session, postgres::Error> {
         let Terms { busy_wait, statement_max, idle_max, prepare, .. } = self.terms;
         let timeouts = Timeouts { lock: busy_wait, statement: statement_max, idle: idle_max };
-        // Statements outside of a transaction must not wait for ever either; a pooler refuses such options.
-        let options = prepare.then(|| format!("-c lock_timeout={}", busy_wait.as_millis()));
+        // A pooler refuses such options.
+        let options = prepare.then(|| options(busy_wait));
         Ok(Session::new(self.address.connect(busy_wait, options.as_deref())?, prepare, timeouts))
     }
 }

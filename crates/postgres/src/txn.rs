@@ -48,6 +48,10 @@ pub(super) struct Txn<'a> {
 /// Rows of the ledger, or of a table, that are read in one go.
 const ROWS_AT_ONCE: usize = 1_000;
 
+/// To send one statement more costs about as much as to look at so many rows. A list of keys is deleted by one
+/// statement, which may look at every row of the owner, or by one statement a key: by what costs less at worst.
+const ROWS_PER_STATEMENT: u64 = 128;
+
 impl<'a> Txn<'a> {
     pub fn begin_read(
         session: &'a mut Session,
@@ -128,6 +132,23 @@ impl<'a> Txn<'a> {
         let sql = &self.statements.of(table.id).values;
         let rows = self.session.query(sql, &[(&self.owner, Type::UUID), (&keys, Type::UUID_ARRAY)])?;
         rows.iter().map(|row| Ok((row.try_get(0).map_err(failed)?, columns(table, row, 1)?))).collect()
+    }
+
+    /// Deletes rows of an application's table.
+    fn remove(&mut self, sql: &TableStatements, keys: &[Uuid]) -> StorageResult<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let rows_max = ROWS_PER_STATEMENT * keys.len() as u64;
+        if keys.len() > 1 && self.state.rows <= rows_max {
+            let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&keys, Type::UUID_ARRAY)];
+            return self.session.execute(&sql.remove, &params).map(drop);
+        }
+        for key in keys {
+            let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (key, Type::UUID)];
+            self.session.execute(&sql.remove_one, &params)?;
+        }
+        Ok(())
     }
 
     /// Runs a statement over as many rows at a time as it takes.
@@ -384,10 +405,7 @@ impl WriteTxn for Txn<'_> {
         })?;
         let gone: Vec<Uuid> =
             rows.iter().filter(|(_, row)| row.is_tombstone()).map(|(key, _)| key.0).collect();
-        if !gone.is_empty() {
-            self.session.execute(&sql.remove, &[(&owner, Type::UUID), (&gone, Type::UUID_ARRAY)])?;
-        }
-        Ok(())
+        self.remove(sql, &gone)
     }
 
     fn advance(
