@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use rollcall::changes::{self, Asked, Feed};
 use rollcall::model::{DeviceId, Owner, RowKey, Stored, Timestamp, Value, Version};
-use rollcall::reconcile::{Incoming, Net};
+use rollcall::reconcile::{Incoming, NetChange};
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::{PurgeTerms, Purged, Storage, StorageError};
 use rollcall::synchronise::{self, Batch, Refusal};
@@ -49,7 +49,7 @@ impl Reader {
             let (rows_max, entries_max) = (dice.below(30) as usize + 1, dice.below(60) as usize + 1);
             let (device, tables, bytes_max) = (self.device, &self.tables, usize::MAX);
             let asked = Asked { device, tables, rows_max, bytes_max, entries_max };
-            let mut page: Vec<(Net, TableId, RowKey, Stored)> = Vec::new();
+            let mut page: Vec<(NetChange, TableId, RowKey, Stored)> = Vec::new();
             let read = storage
                 .read(owner, |txn| {
                     page.clear();
@@ -70,8 +70,8 @@ impl Reader {
                 last = row.version;
                 assert!(self.told.insert((table, key, row.version)), "told twice at one version");
                 match net {
-                    Net::Delete => drop(self.rows.remove(&(table, key))),
-                    Net::Add | Net::Update => {
+                    NetChange::Delete => drop(self.rows.remove(&(table, key))),
+                    NetChange::Add | NetChange::Update => {
                         self.rows.insert((table, key), (row.version, row.values.unwrap()));
                     }
                 }

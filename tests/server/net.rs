@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use rollcall::changes::{self, Asked, Feed};
 use rollcall::model::{DeviceId, Owner, Precision, RowKey, Stored, Timestamp, Value, Version};
-use rollcall::reconcile::{Context, Incoming, Net, Operation, Past, Settled, net, settle};
+use rollcall::reconcile::{
+    Context, Decision, Incoming, NetChange, Operation, RowHistory, net_change, settle,
+};
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::{Storage, StorageError};
 use rollcall::synchronise::{self, Batch, Refusal};
@@ -24,7 +26,7 @@ struct Case {
     title: String,
     before: String,
     after: String,
-    told: BTreeMap<String, Option<Net>>,
+    told: BTreeMap<String, Option<NetChange>>,
 }
 
 /// Every case, with the file that it stands in.
@@ -95,8 +97,9 @@ fn every_case_holds_by_the_rule_alone() {
                     row_bytes_max: 1_000,
                 };
                 let (operation, incoming) = write_of(operation, key, version.0.cast_signed());
-                let settled = settle(table, row.as_ref(), &Past::default(), operation, &incoming, &context);
-                let Settled::Written { row: written, .. } = settled else {
+                let settled =
+                    settle(table, row.as_ref(), &RowHistory::default(), operation, &incoming, &context);
+                let Ok(Decision { write: Some(written), .. }) = settled else {
                     panic!("{}: {} ({file})", case.title, list)
                 };
                 (*row, *version) = (Some(written), version.next());
@@ -110,7 +113,7 @@ fn every_case_holds_by_the_rule_alone() {
             let since = cursor(who, at);
             // A feed looks only at what changed since the cursor.
             let changed = since.is_none_or(|since| row.version > since);
-            let got = if changed { net(&row, since, device(who), Version(0)) } else { None };
+            let got = if changed { net_change(&row, since, device(who), Version(0)) } else { None };
             assert_eq!(got, *told, "{}: {who} ({file})", case.title);
         }
     }
@@ -179,7 +182,7 @@ fn ask(
     since: Option<Version>,
     device: DeviceId,
     version: Version,
-) -> Vec<(Net, RowKey)> {
+) -> Vec<(NetChange, RowKey)> {
     let tables: Vec<TableId> = schema.tables().iter().map(|table| table.id).collect();
     let told = |rows_max| {
         let mut told = Vec::new();

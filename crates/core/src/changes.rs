@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use crate::broken;
 use crate::model::{DeviceId, RowKey, Stored, Timestamp, Version};
-use crate::reconcile::{Net, net};
+use crate::reconcile::{NetChange, net_change};
 use crate::schema::TableId;
 use crate::storage::{ChangeMark, OwnerState, ReadTxn, StorageResult};
 
@@ -94,7 +94,7 @@ pub fn run(
     txn: &mut dyn ReadTxn,
     feed: Feed,
     asked: &Asked<'_>,
-    each: &mut dyn FnMut(Net, TableId, RowKey, &Stored) -> ControlFlow<()>,
+    each: &mut dyn FnMut(NetChange, TableId, RowKey, &Stored) -> ControlFlow<()>,
 ) -> StorageResult<Page> {
     let shown_ahead = txn.state().shown_ahead;
     let (mut left, mut bytes_left) = (asked.rows_max.max(1), asked.bytes_max);
@@ -113,7 +113,7 @@ pub fn run(
         let wanted = asked.tables.contains(&table)
             && feed.but != Some(row.version)
             && seen_until.is_none_or(|at| row.last_update > at);
-        let change = if wanted { net(row, feed.since, asked.device, shown_ahead) } else { None };
+        let change = if wanted { net_change(row, feed.since, asked.device, shown_ahead) } else { None };
         if change.is_some() && left == 0 {
             more = true;
             return false;

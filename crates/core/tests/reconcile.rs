@@ -10,14 +10,17 @@ use rollcall_core::model::{
     Claim, DeviceId, EarlierState, Life, Precision, RowKey, Stored, Timestamp, Value, Version,
 };
 use rollcall_core::reconcile::{
-    AHEAD_UNITS_MAX, Context, Incoming, Operation, Others, Past, RejectionCode, Resolution, Settled, Skew,
-    TOLERATED_SKEW_MS, Verdict, is_conflict, needs_past, settle,
+    AHEAD_UNITS_MAX, Context, Decision, ForeignEdits, Incoming, Operation, Rejection, RejectionCode,
+    Resolution, RowHistory, Skew, TOLERATED_SKEW_MS, Verdict, is_conflict, needs_history, settle,
 };
 use rollcall_core::schema::{ColumnMerge, Policy, Schema, Table, ValueSeed};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Error as _};
 use serde_json::{Map, Value as Json};
 use uuid::Uuid;
+
+/// What the rules decide for one row.
+type Settled = Result<Decision, Rejection>;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/reconcile");
 /// The day of times that are written without one.
@@ -201,7 +204,7 @@ fn key() -> RowKey {
 struct Ready {
     table: Table,
     precision: Precision,
-    past: Past,
+    past: RowHistory,
     /// The states that are remembered, the latest first, and how many will be once the row is written.
     history: Vec<EarlierState>,
     keeps: usize,
@@ -270,7 +273,7 @@ impl Case {
             row_bytes_max: self.row_bytes_max.unwrap_or(262_144),
         };
         let stored = stored.transpose()?;
-        let asked = stored.as_ref().filter(|stored| needs_past(stored, &incoming, &context));
+        let asked = stored.as_ref().filter(|stored| needs_history(stored, &incoming, &context));
         let state_of = |held: &State| -> Result<_, String> {
             Ok(EarlierState {
                 version: Version(held.version),
@@ -283,13 +286,13 @@ impl Case {
         };
         let history: Vec<_> = self.history.iter().map(state_of).collect::<Result<_, _>>()?;
         let past = match (&self.ancestor, asked) {
-            (None, None) if self.history.is_empty() => Past::default(),
+            (None, None) if self.history.is_empty() => RowHistory::default(),
             (_, None) => return Err("ancestor, history: the rules do not ask for them here".into()),
             (Some(_), _) if !self.history.is_empty() => return Err("write ancestor or history".into()),
             (Some(row), _) => {
-                Past { ancestor: state(&table, precision, Some(row), false)?, ..Past::default() }
+                RowHistory { ancestor: state(&table, precision, Some(row), false)?, ..RowHistory::default() }
             }
-            (None, Some(stored)) => Past::of(history.clone(), stored, &incoming, &context),
+            (None, Some(stored)) => RowHistory::new(&history, stored, &incoming, &context),
         };
         let keeps = history.len() + 1;
         Ok(Ready { table, precision, past, history, keeps, stored, operation, incoming, context })
@@ -313,7 +316,7 @@ impl Case {
 
     /// What the written row remembers of its past, where the case tells it.
     fn check_past(&self, settled: &Settled) -> Result<(), String> {
-        let (Some(expected), Settled::Written { row, .. }) = (&self.expect.written, settled) else {
+        let (Some(expected), Ok(Decision { write: Some(row), .. })) = (&self.expect.written, settled) else {
             return Ok(());
         };
         if expected.made_at.is_some_and(|at| row.true_time() != at.0) {
@@ -396,15 +399,15 @@ impl Outcome {
         let plain =
             |verdict, tells_row| Self { verdict, written: None, tells_row, conflict: None, error: None };
         match settled {
-            Settled::Written { verdict, row, echo, conflict } => Self {
+            Ok(Decision { verdict, write: Some(row), echo, conflict }) => Self {
                 written: Some((row.last_update, row.values.clone())),
                 conflict: *conflict,
                 ..plain(*verdict, *echo)
             },
-            Settled::Left { verdict, echo, conflict } => {
+            Ok(Decision { verdict, echo, conflict, write: None }) => {
                 Self { conflict: *conflict, ..plain(*verdict, *echo) }
             }
-            Settled::Rejected(rejection) => {
+            Err(rejection) => {
                 let column = rejection.column.map(|place| table.columns[place].name.clone());
                 Self { error: Some((rejection.code, column)), ..plain(Verdict::Rejected, false) }
             }
@@ -437,7 +440,7 @@ fn check_invariants(ready: &Ready, settled: &Settled) -> Result<(), String> {
     let Ready { table, history, keeps, stored, operation, incoming, context, .. } = ready;
     let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
     match settled {
-        Settled::Written { verdict, row, .. } => {
+        Ok(Decision { verdict, write: Some(row), .. }) => {
             must(row.version == context.writing, "what is written has the request's version")?;
             must(row.changed_by == context.device, "the sender is who changed it")?;
             must(
@@ -531,16 +534,16 @@ fn check_invariants(ready: &Ready, settled: &Settled) -> Result<(), String> {
             }
             let now = context.now.shifted(60_000);
             let context = Context { writing: context.writing.next(), now, ..*context };
-            let past = match needs_past(row, incoming, &context) {
-                true => Past::of(states, row, incoming, &context),
-                false => Past::default(),
+            let past = match needs_history(row, incoming, &context) {
+                true => RowHistory::new(&states, row, incoming, &context),
+                false => RowHistory::default(),
             };
             match settle(table, Some(row), &past, *operation, incoming, &context) {
-                Settled::Left { verdict: Verdict::Same | Verdict::Kept, .. } => Ok(()),
+                Ok(Decision { verdict: Verdict::Same | Verdict::Kept, write: None, .. }) => Ok(()),
                 again => Err(format!("sent again, nothing more is written, not {again:?}, {past:?}")),
             }
         }
-        Settled::Left { verdict, echo, .. } => {
+        Ok(Decision { verdict, echo, write: None, .. }) => {
             must(
                 matches!(verdict, Verdict::Same | Verdict::Kept | Verdict::Gone | Verdict::Absent),
                 "what is left alone has a verdict that says so",
@@ -549,7 +552,7 @@ fn check_invariants(ready: &Ready, settled: &Settled) -> Result<(), String> {
             must((*verdict == Verdict::Absent) == stored.is_none(), "absent means that nothing is held")?;
             must(*verdict != Verdict::Kept || *echo, "the row that won is told")
         }
-        Settled::Rejected(_) => Ok(()),
+        Err(_) => Ok(()),
     }
 }
 
@@ -563,13 +566,13 @@ fn check_conflict(ready: &Ready, settled: &Settled) -> Result<(), String> {
     }
     let contested = stored.as_ref().is_some_and(|stored| is_conflict(stored, incoming, context));
     let right = match settled {
-        Settled::Written { verdict, conflict, .. } => match (conflict, verdict) {
+        Ok(Decision { verdict, conflict, write: Some(_), .. }) => match (conflict, verdict) {
             (None, Verdict::Merged) => contested && merges,
             (None, _) => !contested,
             (Some(Resolution::Merged), verdict) => contested && merges && *verdict == Verdict::Merged,
             (Some(resolution), _) => contested && *resolution == Resolution::Overwritten,
         },
-        Settled::Left { verdict, conflict, .. } => match (conflict, verdict) {
+        Ok(Decision { verdict, conflict, write: None, .. }) => match (conflict, verdict) {
             (None, Verdict::Kept | Verdict::Gone) => !contested || merges,
             (None, _) => true,
             (Some(resolution), verdict) => {
@@ -578,7 +581,7 @@ fn check_conflict(ready: &Ready, settled: &Settled) -> Result<(), String> {
                     && matches!(verdict, Verdict::Kept | Verdict::Gone)
             }
         },
-        Settled::Rejected(_) => true,
+        Err(_) => true,
     };
     if right { Ok(()) } else { Err("a conflict is noted just if somebody lost it".into()) }
 }
@@ -612,11 +615,11 @@ fn check_own(ready: &Ready, stored: &Stored, settled: &Settled) -> Result<(), St
     // Nothing was named, and the later change wins, as between any two devices.
     let is_plain = !names_base && is_later;
     let is_known = is_late && past.was_written;
-    let is_joined = table.policy == Policy::Merge && past.others != Others::Nothing;
+    let is_joined = table.policy == Policy::Merge && past.foreign_edits != ForeignEdits::None;
     match settled {
-        Settled::Written { verdict, conflict, .. } => {
+        Ok(Decision { verdict, conflict, write: Some(_), .. }) => {
             must(!is_late, "a late copy writes nothing")?;
-            let in_doubt = is_joined && past.is_forgotten(stored, incoming, context);
+            let in_doubt = is_joined && past.is_incomplete(stored, incoming, context);
             match conflict {
                 None => {
                     must(is_plain || (in_doubt && *verdict == Verdict::Merged), "what it overwrites is noted")
@@ -628,15 +631,19 @@ fn check_own(ready: &Ready, stored: &Stored, settled: &Settled) -> Result<(), St
                 ),
             }
         }
-        Settled::Left { verdict: Verdict::Kept | Verdict::Gone, conflict, .. } => match conflict {
-            None => must(is_known || is_plain || is_joined, "what was not applied is noted"),
-            Some(resolution) => must(
-                *resolution == Resolution::Kept && !is_known,
-                "what was not applied is noted, unless it was in the row once",
-            ),
-        },
-        Settled::Left { conflict, .. } => must(conflict.is_none(), "nobody loses where nothing is decided"),
-        Settled::Rejected(_) => Ok(()),
+        Ok(Decision { verdict: Verdict::Kept | Verdict::Gone, conflict, write: None, .. }) => {
+            match conflict {
+                None => must(is_known || is_plain || is_joined, "what was not applied is noted"),
+                Some(resolution) => must(
+                    *resolution == Resolution::Kept && !is_known,
+                    "what was not applied is noted, unless it was in the row once",
+                ),
+            }
+        }
+        Ok(Decision { conflict, write: None, .. }) => {
+            must(conflict.is_none(), "nobody loses where nothing is decided")
+        }
+        Err(_) => Ok(()),
     }
 }
 
@@ -851,10 +858,10 @@ prop_compose! {
         let context =
             Context { device: devices[0], base: base.map(Version), put_back: false, writing: WRITING, now, precision, row_bytes_max };
         let asked =
-            stored.as_ref().is_some_and(|stored| needs_past(stored, &incoming, &context));
+            stored.as_ref().is_some_and(|stored| needs_history(stored, &incoming, &context));
         let past = match stored.as_ref().filter(|_| asked) {
-            Some(stored) => Past::of(history.clone(), stored, &incoming, &context),
-            None => Past::default(),
+            Some(stored) => RowHistory::new(&history, stored, &incoming, &context),
+            None => RowHistory::default(),
         };
         Ready { table, precision, past, history, keeps, stored, operation, incoming, context }
     }
@@ -894,7 +901,7 @@ proptest! {
     #[test]
     fn an_ancestor_that_is_known_stands_beside_a_known_past(ready in situations()) {
         let past = &ready.past;
-        prop_assert!(past.ancestor.is_none() || past.others != Others::Forgotten, "{past:?}");
+        prop_assert!(past.ancestor.is_none() || past.foreign_edits != ForeignEdits::Forgotten, "{past:?}");
     }
 
     /// Goal: under the policy `server` nobody overwrites what they had not seen. Method: somebody else changed
@@ -911,7 +918,7 @@ proptest! {
             return Ok(());
         }
         let settled = ready.settle();
-        prop_assert!(!matches!(settled, Settled::Written { .. }), "{settled:?}");
+        prop_assert!(!matches!(settled, Ok(Decision { write: Some(_), .. })), "{settled:?}");
     }
 
     /// Goal: a deleted row never comes back by a device that says neither when it was edited nor on what.
@@ -925,7 +932,7 @@ proptest! {
         ready.incoming.base = None;
         ready.context.base = None;
         let settled = ready.settle();
-        prop_assert!(!matches!(settled, Settled::Written { .. }), "{settled:?}");
+        prop_assert!(!matches!(settled, Ok(Decision { write: Some(_), .. })), "{settled:?}");
     }
 
     /// Goal: the correction of clocks is what the design says. Method: small offsets leave times alone, large

@@ -6,7 +6,7 @@ use crate::changes::Feed;
 use crate::conflicts::Restored;
 use crate::digest::Digest;
 use crate::model::{Precision, RowKey, Stored, Timestamp, Value, Version};
-use crate::reconcile::Net;
+use crate::reconcile::NetChange;
 use crate::schema::{Schema, Table, TableId, WireValue};
 use crate::storage::{Conflict, Side};
 use crate::synchronise::{Answered, Changes, LiveRow, Part, Report, SentKey, Unreadable, Why};
@@ -239,7 +239,9 @@ impl Serialize for ChangesBody<'_> {
         if let Some(next) = next {
             map.serialize_entry("next", next)?;
         }
-        for (name, wanted) in [("add", Net::Add), ("update", Net::Update), ("delete", Net::Delete)] {
+        for (name, wanted) in
+            [("add", NetChange::Add), ("update", NetChange::Update), ("delete", NetChange::Delete)]
+        {
             map.serialize_entry(name, &Changed { schema, changes, wanted })?;
         }
         if let Some((as_of, digests)) = digests {
@@ -258,7 +260,7 @@ fn feed_type(feed: &Feed) -> &'static str {
 struct Changed<'a> {
     schema: &'a Schema,
     changes: &'a Changes,
-    wanted: Net,
+    wanted: NetChange,
 }
 
 impl Serialize for Changed<'_> {
@@ -273,7 +275,7 @@ impl Serialize for Changed<'_> {
         let mut map = to.serialize_map(Some(tables.len()))?;
         for (table, rows) in tables {
             let table = schema.at(table);
-            if self.wanted == Net::Delete {
+            if self.wanted == NetChange::Delete {
                 let keys: Vec<RowKey> = rows.iter().map(|(key, _)| *key).collect();
                 map.serialize_entry(&table.name, &keys)?;
             } else {
@@ -307,7 +309,7 @@ pub struct ChangeLine<'a> {
     /// The declared tables.
     pub schema: &'a Schema,
     /// How the row changed.
-    pub net: Net,
+    pub net: NetChange,
     /// Where.
     pub table: TableId,
     /// Which.
@@ -323,7 +325,7 @@ impl Serialize for ChangeLine<'_> {
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("op", &net)?;
         map.serialize_entry("table", &table.name)?;
-        if net == Net::Delete {
+        if net == NetChange::Delete {
             map.serialize_entry("key", &key)?;
         } else {
             map.serialize_entry("row", &StoredBody { schema, table, key, row })?;

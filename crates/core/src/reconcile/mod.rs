@@ -1,14 +1,25 @@
 //! The rules: what becomes of one row that a device sends. Pure: no clock, no I/O, no HTTP.
 //!
-//! Read the table in `seen.rs` first, then `rules.rs`: they are the protocol's heart. Every case is written down once more as data
-//! in `fixtures/reconcile`.
+//! [`settle`] decides in this order:
+//!
+//! 1. A value that its column cannot take is rejected (`checks`).
+//! 2. What the server does not hold is created, or there is nothing to change.
+//! 3. [`BaseState`](base_state::BaseState) says which state of the row the device knew, and whose the last change is.
+//! 4. A table decides by that and by the policy: [`ruling`](ruling::ruling) for a live row,
+//!    [`revival`](ruling::revival) for a deleted one. `edit` has one more, for edits that were merged before.
+//! 5. [`stamp`](times::stamp) gives the new state its times.
+//!
+//! Every case is in `fixtures/reconcile` as data.
 
+mod base_state;
+mod checks;
 mod clock;
+mod edit;
+mod history;
 mod merge;
 mod net;
-mod past;
 mod rules;
-mod seen;
+mod ruling;
 mod times;
 
 use serde::{Deserialize, Serialize};
@@ -16,9 +27,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::{DeviceId, Precision, RowKey, Stored, Timestamp, Value, Version};
 
 pub use clock::{Skew, TOLERATED_SKEW_MS};
+pub use history::{ForeignEdits, RowHistory, needs_history};
 pub use merge::{Merged, merge, union_bytes};
-pub use net::{Net, net};
-pub use past::{Others, Past, needs_past};
+pub use net::{NetChange, net_change};
 pub use rules::{is_conflict, settle};
 pub use times::AHEAD_UNITS_MAX;
 
@@ -110,31 +121,28 @@ impl Verdict {
     }
 }
 
-/// What the rules decide for one row.
+/// What the rules decide for one row that breaks no rule of the schema.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Settled {
-    /// The row, or its tombstone, is to be written.
-    Written {
-        /// What the device is told.
-        verdict: Verdict,
-        /// The row as it shall be.
-        row: Stored,
-        /// Whether the device cannot know the whole row and is to be told it.
-        echo: bool,
-        /// How a true conflict ended, if somebody lost by it.
-        conflict: Option<Resolution>,
-    },
-    /// Nothing is to be written.
-    Left {
-        /// What the device is told.
-        verdict: Verdict,
-        /// Whether the device cannot know the whole row and is to be told it.
-        echo: bool,
-        /// How a true conflict ended, if somebody lost by it.
-        conflict: Option<Resolution>,
-    },
-    /// The row breaks a rule of the schema. Nothing is to be written.
-    Rejected(Rejection),
+pub struct Decision {
+    /// What the response says of the row.
+    pub verdict: Verdict,
+    /// The row, or its tombstone, as it is to be written; `None` if nothing is.
+    pub write: Option<Stored>,
+    /// Whether the device cannot know the whole row, so that the response has to contain it.
+    pub echo: bool,
+    /// How a true conflict ended, if an edit was lost.
+    pub conflict: Option<Resolution>,
+}
+
+impl Decision {
+    fn unwritten(verdict: Verdict) -> Self {
+        Self { verdict, write: None, echo: false, conflict: None }
+    }
+
+    /// The server's row stays, and the response contains it; with `note`, what was sent is kept as a conflict.
+    fn kept(note: bool) -> Self {
+        Self { echo: true, conflict: note.then_some(Resolution::Kept), ..Self::unwritten(Verdict::Kept) }
+    }
 }
 
 /// How a true conflict ended.

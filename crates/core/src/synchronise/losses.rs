@@ -10,7 +10,7 @@ use super::{Refusal, ToldSet};
 use crate::broken;
 use crate::conflicts;
 use crate::model::{EarlierState, RowKey, Stored, Value};
-use crate::reconcile::{Context, Incoming, Past, Resolution};
+use crate::reconcile::{Context, Incoming, Resolution, RowHistory};
 use crate::schema::{Schema, TableId};
 use crate::storage::{Conflict, Side, WriteTxn};
 
@@ -30,7 +30,7 @@ struct Loss {
     id: Uuid,
     /// What the device sent, with its earlier edits of the request beneath.
     incoming: Incoming,
-    past: Rc<Past>,
+    history: Rc<RowHistory>,
     resolution: Resolution,
     deletes: bool,
 }
@@ -41,7 +41,7 @@ impl Losses {
         &mut self,
         table: TableId,
         mut incoming: Incoming,
-        past: Rc<Past>,
+        history: Rc<RowHistory>,
         resolution: Resolution,
         deletes: bool,
     ) {
@@ -51,11 +51,11 @@ impl Losses {
             for (sent, beneath) in incoming.values.iter_mut().zip(beneath) {
                 *sent = sent.take().or(beneath);
             }
-            *earlier = Loss { table, id: Uuid::nil(), incoming, past, resolution, deletes };
+            *earlier = Loss { table, id: Uuid::nil(), incoming, history, resolution, deletes };
             return;
         }
         self.places.insert((table, incoming.key), self.list.len());
-        self.list.push(Loss { table, id: Uuid::nil(), incoming, past, resolution, deletes });
+        self.list.push(Loss { table, id: Uuid::nil(), incoming, history, resolution, deletes });
     }
 
     /// Names each loss, and has the verdicts that are about one say which.
@@ -118,7 +118,7 @@ impl Losses {
 }
 
 impl Loss {
-    /// The row as the batch found it, and the state that the edit met if that was another: see [`Past::beneath`].
+    /// The row as the batch found it, and the state that the edit met if that was another: see [`RowHistory::foreign_state`].
     fn met<'a>(
         &'a self,
         schema: &Schema,
@@ -126,14 +126,15 @@ impl Loss {
         context: &Context,
     ) -> Option<(&'a Stored, Option<&'a EarlierState>)> {
         let stored = rows.before(self.table, self.incoming.key)?;
-        let beneath = self.past.beneath(schema.at(self.table).policy, stored, &self.incoming, context);
-        let beneath = beneath.filter(|_| !self.deletes && self.resolution != Resolution::Overwritten);
-        Some((stored, beneath))
+        let foreign =
+            self.history.foreign_state(schema.at(self.table).policy, stored, &self.incoming, context);
+        let foreign = foreign.filter(|_| !self.deletes && self.resolution != Resolution::Overwritten);
+        Some((stored, foreign))
     }
 
     fn name(&self, schema: &Schema, rows: &WorkingSet, context: &Context) -> Uuid {
         let met = self.met(schema, rows, context);
-        let version = met.map(|(stored, beneath)| beneath.map_or(stored.version, |state| state.version));
+        let version = met.map(|(stored, foreign)| foreign.map_or(stored.version, |state| state.version));
         let sent = (!self.deletes).then_some(&self.incoming.values);
         let table = schema.at(self.table);
         conflicts::id(table, self.incoming.key, version.unwrap_or(context.writing), context.device, sent)
@@ -141,10 +142,10 @@ impl Loss {
 
     /// About how many bytes the conflict takes.
     fn weight(&self, schema: &Schema, rows: &WorkingSet, context: &Context) -> usize {
-        let Some((stored, beneath)) = self.met(schema, rows, context) else { return 0 };
-        let met = beneath.map(|state| state.values.as_slice()).or(stored.values.as_deref());
+        let Some((stored, foreign)) = self.met(schema, rows, context) else { return 0 };
+        let met = foreign.map(|state| state.values.as_slice()).or(stored.values.as_deref());
         let met = met.unwrap_or_default();
-        let base = self.past.ancestor.iter().flatten().enumerate();
+        let base = self.history.ancestor.iter().flatten().enumerate();
         let apart = base.filter(|(place, value)| met.get(*place) != Some(value)).map(|(_, value)| value);
         let sent = self.incoming.values.iter().flatten();
         size_of::<Conflict>() + met.iter().chain(apart).chain(sent).map(Value::weight).sum::<usize>()
@@ -152,14 +153,14 @@ impl Loss {
 
     /// The conflict, if there was a row.
     fn conflict(self, schema: &Schema, rows: &WorkingSet, context: &Context) -> Option<Conflict> {
-        let (stored, beneath) = self.met(schema, rows, context)?;
-        let met = beneath.map_or_else(|| Cow::Borrowed(stored), |state| Cow::Owned(state.over(stored)));
+        let (stored, foreign) = self.met(schema, rows, context)?;
+        let met = foreign.map_or_else(|| Cow::Borrowed(stored), |state| Cow::Owned(state.over(stored)));
         let incoming = Side {
             values: (!self.deletes).then(|| self.incoming.values.clone()),
             last_update: self.incoming.last_update.unwrap_or(context.now),
             device: context.device,
         };
-        let (table, base) = (schema.at(self.table), self.past.ancestor.clone());
+        let (table, base) = (schema.at(self.table), self.history.ancestor.clone());
         let key = self.incoming.key;
         Some(conflicts::note(table, key, &met, base, incoming, self.resolution, context.now))
     }

@@ -24,7 +24,7 @@ use crate::broken;
 use crate::changes::{self, Expired, Feed};
 use crate::digest::Digest;
 use crate::model::{DeviceId, RowKey, Stored, Timestamp, Value, Version};
-use crate::reconcile::{Context, Net, Operation, Rejection, Skew, Verdict};
+use crate::reconcile::{Context, NetChange, Operation, Rejection, Skew, Verdict};
 use crate::schema::{Schema, TableId};
 use crate::storage::{OwnerState, StorageError, WriteTxn};
 
@@ -128,7 +128,7 @@ pub struct Changes {
     /// The feed to go on with, if this is not the last page.
     pub next: Option<Feed>,
     /// The rows that changed: how, where, which, and what they are now.
-    pub rows: Vec<(Net, TableId, RowKey, Stored)>,
+    pub rows: Vec<(NetChange, TableId, RowKey, Stored)>,
     /// How many entries of the ledger were looked at for them.
     pub looked: usize,
 }

@@ -9,8 +9,8 @@ use super::working_set::WorkingSet;
 use super::{Refusal, Set, Told, ToldSet};
 use crate::model::{EarlierState, RowKey, Stored, Timestamp};
 use crate::reconcile::{
-    Context, Incoming, Operation, Past, RejectionCode, Settled, Skew, Verdict, needs_past, settle,
-    union_bytes,
+    Context, Decision, Incoming, Operation, Rejection, RejectionCode, RowHistory, Skew, Verdict,
+    needs_history, settle, union_bytes,
 };
 use crate::schema::{Policy, Schema, TableId};
 use crate::storage::WriteTxn;
@@ -29,7 +29,7 @@ pub(super) struct DeviceClock {
 /// Settles the rows of a batch over the working copy.
 ///
 /// A row gets a verdict as often as the batch names it. What is looked up for it is looked up once: what the server
-/// holds ([`WorkingSet`]), its past, and who refers to it ([`Referrers`]).
+/// holds ([`WorkingSet`]), its history, and who refers to it ([`Referrers`]).
 pub(super) struct Settler<'a, 'b> {
     txn: &'a mut dyn WriteTxn,
     schema: &'a Schema,
@@ -40,17 +40,17 @@ pub(super) struct Settler<'a, 'b> {
     /// Keys of the table at hand whose rows are made together, or deleted together, with the row at hand.
     together: HashSet<RowKey>,
     losses: Losses,
-    /// The pasts of rows that the batch names more than once.
-    pasts: HashMap<(TableId, RowKey), KnownPast>,
+    /// The histories of rows that the batch names more than once.
+    histories: HashMap<(TableId, RowKey), KnownHistory>,
     /// There once something is deleted that others may refer to.
     referrers: Option<Referrers>,
 }
 
-/// The past of a row, as a device that names `base` needs it.
-struct KnownPast {
+/// The history of a row, as a device that names `base` needs it.
+struct KnownHistory {
     states: Vec<EarlierState>,
     base: Option<Timestamp>,
-    past: Rc<Past>,
+    history: Rc<RowHistory>,
 }
 
 impl<'a, 'b> Settler<'a, 'b> {
@@ -71,7 +71,7 @@ impl<'a, 'b> Settler<'a, 'b> {
             budget,
             together: HashSet::new(),
             losses: Losses::default(),
-            pasts: HashMap::new(),
+            histories: HashMap::new(),
             referrers: None,
         }
     }
@@ -136,11 +136,11 @@ impl<'a, 'b> Settler<'a, 'b> {
         for place in group.places() {
             self.budget.check()?;
             let corrected = self.corrected(&set[place]);
-            let past = self.past(table, &corrected)?;
-            self.weigh_union(table, &corrected, &past)?;
+            let history = self.history(table, &corrected)?;
+            self.weigh_union(table, &corrected, &history)?;
             let stored = self.rows.get(table, corrected.key);
-            let settled = self.settle(table, stored, &past, operation, &corrected);
-            let Settled::Written { row, .. } = &settled else { continue };
+            let settled = self.settle(table, stored, &history, operation, &corrected);
+            let Ok(Decision { write: Some(row), .. }) = &settled else { continue };
             for (_, parent, named) in
                 references::missing(self.schema, self.rows, table, corrected.key, stored, row)
             {
@@ -199,19 +199,18 @@ impl<'a, 'b> Settler<'a, 'b> {
     fn edit(&mut self, table: TableId, operation: Operation, incoming: &Incoming) -> Result<Told, Refusal> {
         self.budget.check()?;
         let corrected = self.corrected(incoming);
-        let past = self.past(table, &corrected)?;
-        self.weigh_union(table, &corrected, &past)?;
+        let history = self.history(table, &corrected)?;
+        self.weigh_union(table, &corrected, &history)?;
         let stored = self.rows.get(table, incoming.key);
-        let mut settled = self.settle(table, stored, &past, operation, &corrected);
-        if let Settled::Written { row, .. } = &settled {
+        let mut settled = self.settle(table, stored, &history, operation, &corrected);
+        if let Ok(Decision { write: Some(row), .. }) = &settled {
             let open = references::missing(self.schema, self.rows, table, incoming.key, stored, row)
                 .find(|(_, parent, named)| *parent != table || !self.together.contains(named));
             if let Some((column, parent, named)) = open {
-                settled =
-                    Settled::Rejected(references::is_missing(self.schema, table, column, parent, named));
+                settled = Err(references::is_missing(self.schema, table, column, parent, named));
             }
         }
-        self.tell(table, corrected, past, settled, false)
+        self.tell(table, corrected, history, settled, false)
     }
 
     fn delete(&mut self, table: TableId, incoming: &Incoming) -> Result<Told, Refusal> {
@@ -221,67 +220,73 @@ impl<'a, 'b> Settler<'a, 'b> {
             // A deletion without a time of its own was made, at the latest, when it was sent.
             corrected.last_update = corrected.last_update.or(Some(self.clock.received));
         }
-        let past = self.past(table, &corrected)?;
+        let history = self.history(table, &corrected)?;
         let stored = self.rows.get(table, incoming.key);
-        let mut settled = self.settle(table, stored, &past, Operation::Delete, &corrected);
-        if let (Settled::Written { .. }, Some(referrers)) = (&settled, &mut self.referrers) {
+        let mut settled = self.settle(table, stored, &history, Operation::Delete, &corrected);
+        if let (Ok(Decision { write: Some(_), .. }), Some(referrers)) = (&settled, &mut self.referrers) {
             let row = (table, incoming.key);
             let stays = referrers.staying(self.txn, self.schema, self.rows, row, &self.together)?;
             match stays {
                 Some((child, column, by)) => {
-                    settled = Settled::Rejected(references::is_referenced(self.schema, child, column, by));
+                    settled = Err(references::is_referenced(self.schema, child, column, by));
                 }
                 None => referrers.delete(self.schema, table, incoming.key, stored),
             }
         }
-        self.tell(table, corrected, past, settled, true)
+        self.tell(table, corrected, history, settled, true)
     }
 
     fn settle(
         &self,
         table: TableId,
         stored: Option<&Stored>,
-        past: &Past,
+        history: &RowHistory,
         operation: Operation,
         corrected: &Incoming,
-    ) -> Settled {
-        settle(self.schema.at(table), stored, past, operation, corrected, &self.context)
+    ) -> Result<Decision, Rejection> {
+        settle(self.schema.at(table), stored, history, operation, corrected, &self.context)
     }
 
-    /// What is known of the row's past, if it matters.
-    fn past(&mut self, table: TableId, incoming: &Incoming) -> Result<Rc<Past>, Refusal> {
+    /// What is known of the row's history, if it matters.
+    fn history(&mut self, table: TableId, incoming: &Incoming) -> Result<Rc<RowHistory>, Refusal> {
         let (key, context) = (incoming.key, &self.context);
         let Some(stored) = self.rows.get(table, key) else { return Ok(Rc::default()) };
-        if !needs_past(stored, incoming, context) {
+        if !needs_history(stored, incoming, context) {
             return Ok(Rc::default());
         }
         if !self.rows.is_named_again(table, key) {
             let states = self.txn.earlier(table, key)?;
-            return Ok(Rc::new(Past::among(&states, stored, incoming, context)));
+            return Ok(Rc::new(RowHistory::new(&states, stored, incoming, context)));
         }
-        let known = match self.pasts.remove(&(table, key)) {
+        let known = match self.histories.remove(&(table, key)) {
             Some(known) => known.again(stored, incoming, context),
             None => {
                 let states = self.txn.earlier(table, key)?;
                 self.budget.take(Cost::Held, 2 * states.iter().map(EarlierState::weight).sum::<usize>())?;
-                KnownPast::of(states, stored, incoming, context)
+                KnownHistory::of(states, stored, incoming, context)
             }
         };
-        let past = Rc::clone(&known.past);
-        self.pasts.insert((table, key), known);
-        Ok(past)
+        let history = Rc::clone(&known.history);
+        self.histories.insert((table, key), known);
+        Ok(history)
     }
 
     /// Weighs the lists that an edit may be joined with, as often as the batch has that done.
-    fn weigh_union(&mut self, table: TableId, incoming: &Incoming, past: &Past) -> Result<(), Refusal> {
+    fn weigh_union(
+        &mut self,
+        table: TableId,
+        incoming: &Incoming,
+        history: &RowHistory,
+    ) -> Result<(), Refusal> {
         let table = self.schema.at(table);
         let stored = self.rows.get(table.id, incoming.key);
-        let joins =
-            |stored: &&Stored| table.policy == Policy::Merge && needs_past(stored, incoming, &self.context);
+        let joins = |stored: &&Stored| {
+            table.policy == Policy::Merge && needs_history(stored, incoming, &self.context)
+        };
         let Some(values) = stored.filter(joins).and_then(|stored| stored.values.as_deref()) else {
             return Ok(());
         };
-        let ancestor = past.ancestor.as_deref();
+        let ancestor = history.ancestor.as_deref();
         self.budget.take(Cost::Held, union_bytes(&table.columns, ancestor, values, &incoming.values))
     }
 
@@ -307,23 +312,22 @@ impl<'a, 'b> Settler<'a, 'b> {
         &mut self,
         table: TableId,
         incoming: Incoming,
-        past: Rc<Past>,
-        settled: Settled,
+        history: Rc<RowHistory>,
+        settled: Result<Decision, Rejection>,
         deletes: bool,
     ) -> Result<Told, Refusal> {
         let key = incoming.key;
-        let (verdict, echo, rejection, lost) = match &settled {
-            Settled::Written { verdict, echo, conflict, .. } => (*verdict, *echo, None, *conflict),
-            Settled::Left { verdict, echo, conflict } => (*verdict, *echo, None, *conflict),
-            Settled::Rejected(rejection) => (Verdict::Rejected, true, Some(rejection.clone()), None),
+        let (verdict, write, echo, lost, rejection) = match settled {
+            Ok(Decision { verdict, write, echo, conflict }) => (verdict, write, echo, conflict, None),
+            Err(rejection) => (Verdict::Rejected, None, true, None, Some(rejection)),
         };
         if let Some(resolution) = lost.filter(|_| self.rows.before(table, key).is_some()) {
             if !self.rows.is_named_again(table, key) {
-                self.budget.take(Cost::Held, past.weight())?;
+                self.budget.take(Cost::Held, history.weight())?;
             }
-            self.losses.add(table, incoming, past, resolution, deletes);
+            self.losses.add(table, incoming, history, resolution, deletes);
         }
-        if let Settled::Written { row, .. } = settled {
+        if let Some(row) = write {
             if !deletes && !self.rows.is_changed(table, key) {
                 // Columns that are not sent are copied.
                 self.budget.take(Cost::Held, self.rows.get(table, key).map_or(0, Stored::weight))?;
@@ -344,16 +348,16 @@ impl<'a, 'b> Settler<'a, 'b> {
     }
 }
 
-impl KnownPast {
+impl KnownHistory {
     fn of(states: Vec<EarlierState>, stored: &Stored, incoming: &Incoming, context: &Context) -> Self {
-        let past = Rc::new(Past::among(&states, stored, incoming, context));
-        Self { states, base: incoming.base, past }
+        let history = Rc::new(RowHistory::new(&states, stored, incoming, context));
+        Self { states, base: incoming.base, history }
     }
 
     /// The same for another edit of the row: nothing is copied unless it names another base.
     fn again(self, stored: &Stored, incoming: &Incoming, context: &Context) -> Self {
-        let was_written = Past::was_written(&self.states, stored, incoming, context);
-        if self.base == incoming.base && self.past.was_written == was_written {
+        let was_written = RowHistory::was_written(&self.states, stored, incoming, context);
+        if self.base == incoming.base && self.history.was_written == was_written {
             return self;
         }
         Self::of(self.states, stored, incoming, context)

@@ -1,40 +1,35 @@
-use super::seen::{Seen, Turn, seen};
+use super::base_state::{BaseState, Order, base_state};
 use super::{Context, Incoming};
 use crate::model::{EarlierState, Stored, Value};
 use crate::schema::Policy;
 
-/// What a change that was not made on a row's present state needs to know of the row's past.
+/// What is still known of a row's past, for a change that was not made on the row's present state.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Past {
+pub struct RowHistory {
     /// The row that the device began its edit with; `None` if there was none, or it is no longer known.
     pub ancestor: Option<Vec<Value>>,
-    /// What others made of the row since, where the last change is the device's own.
-    pub others: Others,
+    /// What other devices made of the row since, where the last change is the device's own.
+    pub foreign_edits: ForeignEdits,
     /// Whether the device's change is among the states that are remembered: it was in the row once, so nothing is
     /// lost if it comes again and is not applied.
     pub was_written: bool,
 }
 
-/// What others made of a row after a device had begun its edit, and before the device's own last change.
+/// What other devices made of a row after a device had begun its edit, and before the device's own last change.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Others {
+pub enum ForeignEdits {
     /// Nothing.
     #[default]
-    Nothing,
+    None,
     /// The row as the last of them left it.
-    Left(EarlierState),
-    /// Nobody knows any more.
+    Last(EarlierState),
+    /// The states are forgotten.
     Forgotten,
 }
 
-impl Past {
+impl RowHistory {
     /// Finds it in the states of a row that are still remembered, the latest first.
-    pub fn of(states: Vec<EarlierState>, stored: &Stored, incoming: &Incoming, context: &Context) -> Self {
-        Self::among(&states, stored, incoming, context)
-    }
-
-    /// The same, of states that are looked at again.
-    pub fn among(states: &[EarlierState], stored: &Stored, incoming: &Incoming, context: &Context) -> Self {
+    pub fn new(states: &[EarlierState], stored: &Stored, incoming: &Incoming, context: &Context) -> Self {
         let was_seen = |state: &EarlierState| match (incoming.base, context.base) {
             (Some(base), _) => state.last_update <= base.truncated(context.precision),
             (None, Some(base)) => state.version <= base,
@@ -52,13 +47,13 @@ impl Past {
         let is_whole = stored.version == stored.created
             || states.last().is_some_and(|oldest| oldest.version <= stored.created);
         let not_own = states.iter().find(|state| state.changed_by != stored.changed_by || was_seen(state));
-        let others = match not_own.filter(|state| state.version >= stored.created) {
-            Some(state) if was_seen(state) => Others::Nothing,
-            Some(state) => Others::Left(state.clone()),
-            None if is_whole => Others::Nothing,
-            None => Others::Forgotten,
+        let foreign_edits = match not_own.filter(|state| state.version >= stored.created) {
+            Some(state) if was_seen(state) => ForeignEdits::None,
+            Some(state) => ForeignEdits::Last(state.clone()),
+            None if is_whole => ForeignEdits::None,
+            None => ForeignEdits::Forgotten,
         };
-        Self { ancestor, others, was_written }
+        Self { ancestor, foreign_edits, was_written }
     }
 
     /// Whether the device's change is among the states that are remembered. Nothing else of the past depends on the
@@ -82,20 +77,22 @@ impl Past {
         }
     }
 
-    /// What an edit is merged with under the policy `merge`, if that is not the row as it is now: where the row's last
-    /// change is the device's own, what others had left before it. To merge with that once more from the start counts a change once,
-    /// however often it is sent.
-    pub fn beneath(
+    /// The state that an edit is merged with under the policy `merge`, if that is not the row as it is now: where the
+    /// row's last change is the device's own, the state that other devices had left before it.
+    pub fn foreign_state(
         &self,
         policy: Policy,
         stored: &Stored,
         incoming: &Incoming,
         context: &Context,
     ) -> Option<&EarlierState> {
-        let merges = policy == Policy::Merge
-            && matches!(seen(stored, incoming, context), Seen::Own(Turn::Unclear | Turn::Newer));
-        match &self.others {
-            Others::Left(state) if merges && !self.is_forgotten(stored, incoming, context) => Some(state),
+        let base_state = base_state(stored, incoming, context);
+        let merges_again = policy == Policy::Merge
+            && matches!(base_state, BaseState::OwnWrite(Order::Unclear | Order::Later));
+        match &self.foreign_edits {
+            ForeignEdits::Last(state) if merges_again && !self.is_incomplete(stored, incoming, context) => {
+                Some(state)
+            }
             _ => None,
         }
     }
@@ -104,20 +101,20 @@ impl Past {
     pub fn weight(&self) -> usize {
         let ancestor: usize =
             self.ancestor.iter().flatten().map(|value| size_of::<Value>() + value.weight()).sum();
-        let others = match &self.others {
-            Others::Left(state) => state.weight(),
-            Others::Nothing | Others::Forgotten => 0,
+        let foreign_edits = match &self.foreign_edits {
+            ForeignEdits::Last(state) => state.weight(),
+            ForeignEdits::None | ForeignEdits::Forgotten => 0,
         };
-        size_of::<Self>() + ancestor + others
+        size_of::<Self>() + ancestor + foreign_edits
     }
 
-    /// Whether others changed the row before the device's own last change, and too little of that is known to
-    /// work out once more what came of it.
-    pub fn is_forgotten(&self, stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
-        match self.others {
-            Others::Nothing => false,
-            Others::Forgotten => true,
-            Others::Left(..) => self.ancestor.is_none() && was_there(stored, incoming, context),
+    /// Whether other devices changed the row before the device's own last change, and too little of that is known to
+    /// work out again what came of it.
+    pub fn is_incomplete(&self, stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
+        match self.foreign_edits {
+            ForeignEdits::None => false,
+            ForeignEdits::Forgotten => true,
+            ForeignEdits::Last(_) => self.ancestor.is_none() && was_there(stored, incoming, context),
         }
     }
 }
@@ -127,7 +124,7 @@ fn was_there(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
     incoming.base.is_some() || context.base.is_some_and(|base| stored.existed_at(base))
 }
 
-/// Whether what becomes of an incoming row depends on the row's [`Past`].
-pub fn needs_past(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
-    matches!(seen(stored, incoming, context), Seen::Earlier | Seen::Own(_))
+/// Whether what becomes of an incoming row depends on the row's [`RowHistory`].
+pub fn needs_history(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
+    matches!(base_state(stored, incoming, context), BaseState::Stale | BaseState::OwnWrite(_))
 }
