@@ -4,34 +4,28 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+use super::jws::{Algorithm, PublicKey, Token};
 
 /// A key with the algorithms that it may be used for.
 pub(super) struct Key {
     /// The name that tokens may call it by.
     kid: Option<String>,
-    decoding: DecodingKey,
-    validation: Validation,
+    algorithms: Vec<Algorithm>,
+    public: PublicKey,
 }
 
 impl Key {
     /// A key for tokens of these algorithms, which must be of one family.
-    pub(super) fn new(kid: Option<String>, algorithms: &[Algorithm], decoding: DecodingKey) -> Self {
-        let mut validation = Validation { algorithms: algorithms.to_vec(), ..Validation::default() };
-        // Claims are checked in `jwt`: the library reads the system's clock, and takes a missing `iss`
-        // or `aud` for a good one.
-        validation.required_spec_claims.clear();
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.validate_aud = false;
-        Self { kid, decoding, validation }
+    pub(super) fn new(kid: Option<String>, algorithms: &[Algorithm], public: PublicKey) -> Self {
+        Self { kid, algorithms: algorithms.to_vec(), public }
     }
 
     /// What a token says, if this key signed it with an algorithm of this key; nothing else is checked.
-    pub(super) fn claims_of(&self, token: &str) -> Option<Map<String, Value>> {
-        jsonwebtoken::decode(token, &self.decoding, &self.validation).ok().map(|told| told.claims)
+    pub(super) fn claims_of(&self, token: &Token<'_>) -> Option<Map<String, Value>> {
+        token.claims_by(&self.public, &self.algorithms)
     }
 }
 
@@ -74,8 +68,8 @@ impl Jwks {
     ///
     /// Those that have its `kid` are tried, and those without a name. A provider may list a key twice, or two keys
     /// under one name; a token without a `kid` may be of any.
-    pub(super) fn claims_of(&self, token: &str, kid: Option<&str>) -> Option<Map<String, Value>> {
-        let may_be = |key: &&Arc<Key>| match (kid, &key.kid) {
+    pub(super) fn claims_of(&self, token: &Token<'_>) -> Option<Map<String, Value>> {
+        let may_be = |key: &&Arc<Key>| match (&token.header.kid, &key.kid) {
             (Some(named), Some(kid)) => named == kid,
             _ => true,
         };
@@ -101,16 +95,16 @@ struct Jwk {
 
 /// The algorithms that a kind of key may be used for, by their names. A key without `alg` may be used for each.
 const RSA: &[(&str, Algorithm)] = &[
-    ("RS256", Algorithm::RS256),
-    ("RS384", Algorithm::RS384),
-    ("RS512", Algorithm::RS512),
-    ("PS256", Algorithm::PS256),
-    ("PS384", Algorithm::PS384),
-    ("PS512", Algorithm::PS512),
+    ("RS256", Algorithm::Rs256),
+    ("RS384", Algorithm::Rs384),
+    ("RS512", Algorithm::Rs512),
+    ("PS256", Algorithm::Ps256),
+    ("PS384", Algorithm::Ps384),
+    ("PS512", Algorithm::Ps512),
 ];
-const P256: &[(&str, Algorithm)] = &[("ES256", Algorithm::ES256)];
-const P384: &[(&str, Algorithm)] = &[("ES384", Algorithm::ES384)];
-const ED25519: &[(&str, Algorithm)] = &[("EdDSA", Algorithm::EdDSA), ("Ed25519", Algorithm::EdDSA)];
+const P256: &[(&str, Algorithm)] = &[("ES256", Algorithm::Es256)];
+const P384: &[(&str, Algorithm)] = &[("ES384", Algorithm::Es384)];
+const ED25519: &[(&str, Algorithm)] = &[("EdDSA", Algorithm::EdDsa), ("Ed25519", Algorithm::EdDsa)];
 
 /// A key as a set has it, or why it is of no use here.
 fn read_key(jwk: Jwk) -> Result<Key, String> {
@@ -120,7 +114,6 @@ fn read_key(jwk: Jwk) -> Result<Key, String> {
     if jwk.key_ops.as_deref().is_some_and(|ops| !ops.iter().any(|op| op == "verify")) {
         return Err("it is not for checking signatures (key_ops)".into());
     }
-    // Sizes are checked here, because the library finds out late: it panics on a short Ed25519 key.
     let point = |bytes: usize| {
         let of_size = |member: Vec<u8>| Some(member).filter(|member| member.len() == bytes);
         let (x, y) = (bytes_of(&jwk.x).and_then(of_size), bytes_of(&jwk.y).and_then(of_size));
@@ -133,28 +126,25 @@ fn read_key(jwk: Jwk) -> Result<Key, String> {
             if !(2_048..=4_096).contains(&bits) || e.is_empty() || e.len() > 8 {
                 return Err(format!("an RSA key of {bits} bits; 2048 to 4096 are taken"));
             }
-            (RSA, DecodingKey::from_rsa_raw_components(&n, &e))
+            (RSA, PublicKey::rsa(&n, &e))
         }
-        ("EC", Some("P-256")) => {
-            (P256, DecodingKey::from_ec_der(&point(32).ok_or("x or y is not of 32 bytes")?))
-        }
-        ("EC", Some("P-384")) => {
-            (P384, DecodingKey::from_ec_der(&point(48).ok_or("x or y is not of 48 bytes")?))
-        }
+        ("EC", Some("P-256")) => (P256, PublicKey::P256(point(32).ok_or("x or y is not of 32 bytes")?)),
+        ("EC", Some("P-384")) => (P384, PublicKey::P384(point(48).ok_or("x or y is not of 48 bytes")?)),
         ("OKP", Some("Ed25519")) => {
             let x = bytes_of(&jwk.x).filter(|x| x.len() == 32).ok_or("x is not of 32 bytes")?;
-            (ED25519, DecodingKey::from_ed_der(&x))
+            (ED25519, PublicKey::Ed25519(x))
         }
         (kty, crv) => return Err(format!("kty {kty:?}, crv {crv:?} is not known here")),
     };
     let fits = |name: &&str| jwk.alg.as_deref().is_none_or(|alg| alg == *name);
     let algorithms: Vec<Algorithm> =
         known.iter().filter(|(name, _)| fits(name)).map(|(_, algorithm)| *algorithm).collect();
-    let Some(first) = algorithms.first() else {
+    if algorithms.is_empty() {
         return Err(format!("alg {:?} is not one of its kind", jwk.alg.unwrap_or_default()));
-    };
-    // Fails for a point that is not on the curve; a signature of nothing is merely wrong.
-    jsonwebtoken::crypto::verify("", b"", &key, *first).map_err(|error| error.to_string())?;
+    }
+    if !key.is_on_its_curve() {
+        return Err("x and y are no point of the curve".into());
+    }
     Ok(Key::new(jwk.kid, &algorithms, key))
 }
 

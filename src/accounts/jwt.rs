@@ -7,11 +7,11 @@
 //!   that lets users pick their ids would let them pick the derived id of someone else.
 //! - A token cannot be called back before it expires: providers should make them short-lived.
 
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::jwks::Key;
+use super::jws::Token;
 use super::keys::{self, KeySet, Source};
 use super::known::{Good, Known, fingerprint};
 use super::{AccountError, Caller, SetupError};
@@ -96,24 +96,22 @@ impl JwtAccounts {
     /// - Errors: `Unauthorized` for whatever is not a good token of today; `KeysUnavailable` if no key that we know
     ///   fits it, and the provider cannot be asked now.
     pub fn authenticate(&self, token: &str) -> Result<Caller, AccountError> {
-        let header = jsonwebtoken::decode_header(token).map_err(|_| NO_JWT)?;
-        if header.jku.is_some() || header.jwk.is_some() || header.x5u.is_some() {
+        let read = Token::read(token).ok_or(NO_JWT)?;
+        if read.header.brings_a_key() {
             return Err(AccountError::Unauthorized("The token brings its own key."));
         }
-        if header.crit.is_some() {
+        if read.header.demands_an_extension() {
             return Err(AccountError::Unauthorized("The token demands an extension."));
         }
         // Before the key is looked up: what it signed is known no longer than the set that it was found in.
         let (since, keys) = (self.known.moment(), self.keys.in_force());
         let claims = match &self.keys {
-            Keys::Secret(key) => key.claims_of(token).ok_or(AccountError::Unauthorized(
+            Keys::Secret(key) => key.claims_of(&read).ok_or(AccountError::Unauthorized(
                 "The token is not signed with the secret of --jwt-secret-file.",
             ))?,
             // No public key signs so, whichever the provider may have by now.
-            Keys::Set(_) if matches!(header.alg, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) => {
-                return Err(keys::UNKNOWN_KEY);
-            }
-            Keys::Set(keys) => keys.claims_of(token, header.kid.as_deref())?,
+            Keys::Set(_) if read.header.alg.is_of_secret() => return Err(keys::UNKNOWN_KEY),
+            Keys::Set(keys) => keys.claims_of(&read)?,
         };
         let expires_at = self.check_times(&claims)?;
         self.check_issuer_and_audience(&claims)?;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use jsonwebtoken::{Algorithm, DecodingKey};
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Map, Value};
 
 use super::jwks::{Jwks, Key};
+use super::jws::{Algorithm, PublicKey, Token};
 use super::known::{Fingerprint, fingerprint};
 use super::{AccountError, SetupError};
 use crate::clock::{Clock, Tick};
@@ -48,7 +48,7 @@ pub(super) fn secret(file: &Path) -> Result<Key, SetupError> {
     if secret.len() < SECRET_BYTES_MIN {
         return Err(SetupError::SecretTooShort { file: shown(), bytes: secret.len() });
     }
-    Ok(Key::new(None, &[Algorithm::HS256], DecodingKey::from_secret(secret)))
+    Ok(Key::new(None, &[Algorithm::Hs256], PublicKey::secret(secret)))
 }
 
 /// The provider's public keys, fetched anew when no key fits a token.
@@ -137,14 +137,10 @@ impl KeySet {
     /// `KeysUnavailable` as long as they cannot be had. The provider may just have begun to use a new key, and
     /// somebody else's token may have used up the question that we may ask now: "unauthorized" would make the app
     /// throw a good token away.
-    pub(super) fn claims_of(
-        &self,
-        token: &str,
-        kid: Option<&str>,
-    ) -> Result<Map<String, Value>, AccountError> {
+    pub(super) fn claims_of(&self, token: &Token<'_>) -> Result<Map<String, Value>, AccountError> {
         let known = Arc::clone(&self.known.read());
         let now = self.clock.tick();
-        if let Some(claims) = known.keys.claims_of(token, kid) {
+        if let Some(claims) = known.keys.claims_of(token) {
             if known.as_of.is_none_or(|as_of| now.ms_since(as_of) < STALE_MS) {
                 return Ok(claims);
             }
@@ -153,13 +149,13 @@ impl KeySet {
             self.refetch_if_due(&mut last);
             drop(last);
             let known = Arc::clone(&self.known.read());
-            return known.keys.claims_of(token, kid).ok_or(UNKNOWN_KEY);
+            return known.keys.claims_of(token).ok_or(UNKNOWN_KEY);
         }
         // The key that it names is known, and did not sign it.
-        if known.keys.names(kid) {
+        if known.keys.names(token.header.kid.as_deref()) {
             return Err(UNKNOWN_KEY);
         }
-        let first_seen = self.strangers.lock().first_seen(token, now);
+        let first_seen = self.strangers.lock().first_seen(token.text, now);
         let is_judged = |known: &Known| known.as_of.is_some_and(|as_of| as_of > first_seen);
         if is_judged(&known) && known.as_of.is_some_and(|as_of| now.ms_since(as_of) < SECOND_LOOK_MS) {
             return Err(UNKNOWN_KEY);
@@ -169,13 +165,13 @@ impl KeySet {
         // Someone else may have fetched while we waited.
         let latest = Arc::clone(&self.known.read());
         if !Arc::ptr_eq(&latest, &known)
-            && let Some(claims) = latest.keys.claims_of(token, kid)
+            && let Some(claims) = latest.keys.claims_of(token)
         {
             return Ok(claims);
         }
         let fetched = self.refetch_if_due(&mut last);
         let latest = Arc::clone(&self.known.read());
-        if let Some(claims) = latest.keys.claims_of(token, kid) {
+        if let Some(claims) = latest.keys.claims_of(token) {
             return Ok(claims);
         }
         if !last.failed && (fetched || is_judged(&latest)) {

@@ -15,6 +15,7 @@ mod attempts;
 pub mod audit;
 pub mod installations;
 mod jwks;
+mod jws;
 pub mod jwt;
 mod keys;
 mod known;
