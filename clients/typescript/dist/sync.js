@@ -419,7 +419,6 @@ export class Syncing {
             repaired = true;
             this.progress({ phase: "repairing", tables: differ });
             this.said = null;
-            await this.askSeed();
             this.doubt = true;
             await this.byManifest(false);
             this.doubt = false;

@@ -492,7 +492,6 @@ export class Syncing {
       repaired = true;
       this.progress({ phase: "repairing", tables: differ });
       this.said = null;
-      await this.askSeed();
       // Either side holds what the other does not, at one version: nothing proves that a row that is absent there was
       // deleted.
       this.doubt = true;

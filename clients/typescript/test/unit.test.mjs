@@ -172,6 +172,79 @@ test("the cursor moves with the last page, and the mark of the next one is kept 
   assert.deepEqual([await meta("cursor"), await meta("feed"), await meta("known")], [5, undefined, 5]);
 });
 
+for (const heard of ["expired", "compared"]) {
+  test(`a cursor that is ${heard} takes the feed under way with it`, async () => {
+    const { write, settle, meta } = await start();
+    await write(async (held) => {
+      await held.remember("cursor", 4);
+      await held.remember("feed", { number: null, next: "p2" });
+    });
+    await settle((settling) => settling.heard(heard));
+    assert.deepEqual([await meta("cursor"), await meta("feed")], [undefined, undefined]);
+  });
+}
+
+test("a row that a server may have after a slow request is in doubt until it has been judged", async () => {
+  const { write, settle, send, row } = await start({});
+  await write((held) => put(held, items, A, { title: "mine" }, 1500));
+  await write(async (held) => held.replace(await held.get("items", A), { ...(await held.get("items", A)), doubtful: 1 }));
+  const sending = await send(place());
+  await settle((settling) => settling.report(sending, answer("add", { verdict: "added", last_update: iso(2000) })));
+  assert.deepEqual([(await row()).state, "doubtful" in (await row())], ["clean", false]);
+});
+
+test("a row whose edit is given up has to be listed by the next roll call", async () => {
+  const { write, meta } = await start();
+  await write((held) => put(held, items, A, { title: "mine" }, 1500));
+  await write((held) => held.remember("etag", "e"));
+  await write((held) => revert(held, items, A));
+  assert.equal(await meta("etag"), undefined);
+});
+
+test("conflicts that no app looks at are kept up to a number, the newest first", async () => {
+  const { write, settle, send, meta } = await start();
+  await write((held) => held.remember("conflicts", Array.from({ length: 200 }, (_, number) => ({ id: `old ${number}` }))));
+  await write((held) => put(held, items, A, { title: "mine" }, 1500));
+  const sending = await send(place());
+  await settle((settling) => settling.report(sending, answer("update", { verdict: "kept", last_update: iso(3000), row: theirs, conflict: "c1" })));
+  const known = await meta("conflicts");
+  assert.deepEqual([known.length, known[0].serverId, known[1].id, known[199].id], [200, "c1", "old 0", "old 198"]);
+});
+
+test("a row that was asked for and is not there any more goes, unless its user has changed it", async () => {
+  const { write, settle, row } = await start({ [A]: { title: "old" }, [B]: { title: "old" } });
+  await write((held) => put(held, items, B, { title: "mine" }, 1500));
+  const { tally } = await settle((settling) => settling.report({ key: "k", body: {}, sent: [] }, { missing: { items: [A, B] }, version: 2 }));
+  assert.deepEqual([await row(A), tally.dropped], [undefined, 1]);
+  assert.deepEqual([(await row(B)).state, (await row(B)).at, (await row(B)).row.title], ["edited", null, "mine"]);
+});
+
+test("a new row that is on its way is deleted there, one that nobody knows goes at once", async () => {
+  const { write, send, row } = await start({});
+  await write((held) => put(held, items, A, { title: "mine" }, 1500));
+  await write((held) => put(held, items, B, { title: "mine" }, 1500));
+  await send(place());
+  await write((held) => remove(held, items, A, 1600));
+  await write((held) => remove(held, items, B, 1600));
+  assert.deepEqual([(await row(A))?.state, await row(B)], ["deleted", undefined]);
+});
+
+test("half of a character goes up as the sign for what cannot be read, wherever it stands", async () => {
+  const { write, row } = await start({});
+  await write((held) => put(held, items, A, { title: "cut \ud83d", tags: ["\ude00", { "\ud83d": "\ud83d\ude00" }] }, 1500));
+  const { title, tags } = (await row()).row;
+  assert.deepEqual([title, tags], ["cut \ufffd", ["\ufffd", { "\ufffd": "\ud83d\ude00" }]]);
+});
+
+test("what a page of changes says of the server's version is remembered", async () => {
+  const { write, settle, meta } = await start();
+  await write((held) => held.remember("known", 3));
+  await settle((settling) => settling.page({ type: "diff", version: 5, more: true, next: "p2" }));
+  assert.equal(await meta("known"), 5);
+  await settle((settling) => settling.page({ type: "diff", version: 4, more: false }));
+  assert.equal(await meta("known"), 5, "it does not fall");
+});
+
 for (const [what, before, epoch, version, kept] of [
   ["the past that the device knows", { epoch: 1, known: 4 }, 1, 5, false],
   ["another epoch", { epoch: 1, known: 4 }, 2, 5, true],
@@ -234,6 +307,8 @@ test("parents go first, children are deleted first", () => {
   const row = (table, state, key, editedAt = 1) => ({ ...newRow(table, key), state, editedAt });
   const rows = [row("lists", "deleted", "1"), row("items", "added", "2"), row("items", "deleted", "3"), row("lists", "added", "4"), row("items", "edited", "5"), row("lists", "edited", "6"), row("items", "added", "7", null), row("lists", "clean", "8"), row("strange", "added", "9")];
   assert.deepEqual(inOrder(rows, declared).map(({ key }) => key), ["7", "4", "2", "6", "5", "3", "1"]);
+  const alike = ["3", "1", "2"].map((key) => row("items", "added", key));
+  assert.deepEqual(inOrder(alike, declared).map(({ key }) => key), ["1", "2", "3"], "else by key");
 });
 
 // ----------------------------------------------------------------------------------------------------- held
