@@ -23,6 +23,7 @@ mod census;
 mod group;
 mod hooks;
 mod pages;
+mod plans;
 mod quota;
 mod searches;
 mod upgrades;

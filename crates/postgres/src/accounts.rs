@@ -43,9 +43,11 @@ pub(super) const BY_ID: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.creat
      FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id WHERE d.id = $1";
 const REMOVE_DEVICE: &str = "DELETE FROM rollcall_device WHERE id = $2 AND user_id = $1";
 
-const SIGHTINGS: &str =
+/// When and from where a user's devices were seen last.
+pub const SIGHTINGS: &str =
     "SELECT id, seen_at, seen_from FROM rollcall_device WHERE user_id = $1 AND seen_at IS NOT NULL";
-const NOTE_SIGHTING: &str = "UPDATE rollcall_device SET seen_at = $2, seen_from = $3 WHERE id = $1";
+/// Notes when and from where a device was seen.
+pub const NOTE_SIGHTING: &str = "UPDATE rollcall_device SET seen_at = $2, seen_from = $3 WHERE id = $1";
 
 impl AccountStore for Connections {
     fn add_user(&self, user: &User) -> StorageResult<bool> {

@@ -8,15 +8,18 @@ use rollcall_core::model::{DeviceId, Timestamp, Version};
 use rollcall_core::schema::{Schema, TableId};
 use rollcall_core::storage::{DeleteWindow, StorageResult};
 
-const WINDOWS: &str = "SELECT tbl, began, version, live_rows, deletes FROM rollcall_delete_window \
+/// What a device has deleted lately, by table.
+pub const WINDOWS: &str = "SELECT tbl, began, version, live_rows, deletes FROM rollcall_delete_window \
      WHERE owner = $1 AND device = $2";
-const PUT: &str = "INSERT INTO rollcall_delete_window \
+/// Notes it in place of what was noted.
+pub const PUT: &str = "INSERT INTO rollcall_delete_window \
      (owner, device, tbl, began, version, live_rows, deletes) VALUES ($1, $2, $3, $4, $5, $6, $7) \
      ON CONFLICT (owner, device, tbl) DO UPDATE SET began = excluded.began, version = excluded.version, \
      live_rows = excluded.live_rows, deletes = excluded.deletes";
-pub(super) const FORGET: &str = "DELETE FROM rollcall_delete_window WHERE owner = $1 AND device = $2";
+/// Forgets what a device has deleted.
+pub const FORGET: &str = "DELETE FROM rollcall_delete_window WHERE owner = $1 AND device = $2";
 /// A purge's: the few of an owner are read for it.
-pub(super) const FORGET_OLD: &str = "DELETE FROM rollcall_delete_window WHERE owner = $1 AND began < $2";
+pub const FORGET_OLD: &str = "DELETE FROM rollcall_delete_window WHERE owner = $1 AND began < $2";
 
 /// The windows of a device; those of tables that are no longer declared are passed over.
 pub(super) fn windows(

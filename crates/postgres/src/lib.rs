@@ -30,6 +30,15 @@ mod values;
 mod watch;
 mod whole;
 
+#[doc(hidden)] // for the test of their plans; the others are in `statements`
+pub mod planned {
+    pub use super::accounts::{NOTE_SIGHTING, SIGHTINGS};
+    pub use super::deletions::{
+        FORGET as FORGET_WINDOWS, FORGET_OLD as FORGET_OLD_WINDOWS, PUT as PUT_WINDOW, WINDOWS,
+    };
+    pub use super::quota::{COUNTS, FORGET_ANSWER, FORGET_STATES, OLDEST_ANSWERS, OLDEST_STATES};
+}
+
 use std::sync::Arc;
 
 use postgres::error::SqlState;

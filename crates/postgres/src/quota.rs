@@ -12,20 +12,20 @@ use rollcall_core::storage::quota::{Past, PastBytes, enough, make_room};
 use rollcall_core::storage::{OwnerState, StorageResult};
 
 /// The oldest earlier states, and what each takes.
-pub(super) const OLDEST_STATES: &str = "SELECT version, tbl, key, (octet_length(columns) + 200)::bigint FROM rollcall_history WHERE owner = $1 \
+pub const OLDEST_STATES: &str = "SELECT version, tbl, key, (octet_length(columns) + 200)::bigint FROM rollcall_history WHERE owner = $1 \
      ORDER BY version, tbl, key LIMIT $2";
 /// All states up to one of those.
-pub(super) const FORGET_STATES: &str =
+pub const FORGET_STATES: &str =
     "DELETE FROM rollcall_history WHERE owner = $1 AND (version, tbl, key) <= ($2, $3, $4)";
 
 /// The oldest kept answers, and what each takes. Those of one owner are few, and sorted.
-pub(super) const OLDEST_ANSWERS: &str = "SELECT device, key, (octet_length(body) + octet_length(key) + 200)::bigint FROM rollcall_answer \
+pub const OLDEST_ANSWERS: &str = "SELECT device, key, (octet_length(body) + octet_length(key) + 200)::bigint FROM rollcall_answer \
      WHERE owner = $1 ORDER BY at, version LIMIT $2";
-pub(super) const FORGET_ANSWER: &str =
-    "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key = $3";
+/// One of those answers.
+pub const FORGET_ANSWER: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key = $3";
 
 /// One statement a kind, each over all that an owner has of it.
-pub(super) const COUNTS: [&str; 4] = [
+pub const COUNTS: [&str; 4] = [
     "SELECT count(*) FROM rollcall_ledger WHERE owner = $1 AND deleted",
     "SELECT coalesce(sum(octet_length(columns) + 200), 0)::bigint FROM rollcall_history WHERE owner = $1",
     "SELECT coalesce(sum(coalesce(octet_length(base), 0) + coalesce(octet_length(stored), 0) \
