@@ -5,6 +5,7 @@ mod copies;
 mod cursor;
 mod manifest;
 mod real;
+mod requests;
 mod restore;
 mod support;
 mod values;
