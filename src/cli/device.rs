@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::device::calls::CallError;
 use crate::device::decide::State;
 use crate::device::{
-    self, Columns, Http, LogIn, Options, Patience, Progress, Proof, Store, SyncError, SyncReport, Way,
+    self, Columns, Http, LogIn, Options, Progress, Proof, RetryPolicy, Store, SyncError, SyncMode, SyncReport,
 };
 use crate::model::RowKey;
 
@@ -25,7 +25,7 @@ pub(super) enum By {
     Cursor,
 }
 
-impl From<By> for Way {
+impl From<By> for SyncMode {
     fn from(by: By) -> Self {
         match by {
             By::Manifest => Self::Manifest,
@@ -162,8 +162,8 @@ impl Device {
                 let mut token = String::new();
                 std::io::stdin().lock().read_line(&mut token)?;
                 let store = file.open()?;
-                let mut patience = Patience { attempts_max: ATTEMPTS_MAX, ..Patience::default() };
-                device::take_token(&store, &mut server(&store)?, &mut patience, token.trim())?;
+                let mut retries = RetryPolicy { attempts_max: ATTEMPTS_MAX, ..RetryPolicy::default() };
+                device::take_token(&store, &mut server(&store)?, &mut retries, token.trim())?;
                 Ok(())
             }
             Self::Put { file, table, key, row } => put(&mut file.open()?, &table, &key, &row),
@@ -173,7 +173,7 @@ impl Device {
             }
             Self::List { file, table } => list(&file.open()?, table.as_deref()),
             Self::Sync { file, by, confirm_deletes } => {
-                sync(&mut file.open()?, Options { way: by.map(Way::from), confirm_deletes })
+                sync(&mut file.open()?, Options { mode: by.map(SyncMode::from), confirm_deletes })
             }
             Self::Status { file } => status(&file.open()?),
         }
@@ -204,7 +204,7 @@ fn log_in(store: &Store, email: &str, device: &str, register: bool) -> Done {
         line.trim_end_matches(['\r', '\n']).to_owned()
     };
     let asked = LogIn { email, password: &password, device, register };
-    device::log_in(store, &mut server(store)?, &mut Patience::default(), asked)?;
+    device::log_in(store, &mut server(store)?, &mut RetryPolicy::default(), asked)?;
     println!("logged in as {email}, device {device:?}");
     Ok(())
 }
@@ -264,8 +264,8 @@ fn sync(store: &mut Store, options: Options) -> Done {
         }
     };
     // Somebody waits in front of it: a few seconds tell whether there is a network.
-    let mut patience = Patience { attempts_max: ATTEMPTS_MAX, ..Patience::default() };
-    let done = device::sync(store, &mut remote, &mut patience, options, &mut progress);
+    let mut retries = RetryPolicy { attempts_max: ATTEMPTS_MAX, ..RetryPolicy::default() };
+    let done = device::sync(store, &mut remote, &mut retries, options, &mut progress);
     if shown {
         eprintln!();
     }
@@ -286,11 +286,11 @@ fn sync(store: &mut Store, options: Options) -> Done {
 
 fn tell(store: &Store, report: &SyncReport) -> Done {
     let tally = &report.tally;
-    let way = match report.way {
-        Some(Way::Cursor) => "by cursor",
+    let mode = match report.mode {
+        Some(SyncMode::Cursor) => "by cursor",
         _ => "by manifest",
     };
-    println!("synced {way}: {} sent, {} received, {} dropped", tally.taken, tally.received, tally.dropped);
+    println!("synced {mode}: {} sent, {} received, {} dropped", tally.taken, tally.received, tally.dropped);
     if report.resumed {
         println!("the answer to an earlier sync had been lost; it is settled now");
     }

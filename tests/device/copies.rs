@@ -1,12 +1,14 @@
 //! A device's file that was copied, and a token that is another user's.
 
 use rollcall::clock::Clock;
-use rollcall::device::{Http, LogIn, LoginError, Options, Store, SyncError, Way, log_in, sync, take_token};
+use rollcall::device::{
+    Http, LogIn, LoginError, Options, Store, SyncError, SyncMode, log_in, sync, take_token,
+};
 use rollcall::model::RowKey;
 use serde_json::{Value as Json, json};
 
 use crate::real::{PASSWORD, Server};
-use crate::support::{Fate, Phone, assert_agree, losing, patience};
+use crate::support::{Fate, Phone, assert_agree, losing, retries};
 
 /// The same phone once more, from a copy of its file: its user set a new phone up from a backup.
 fn copied(server: &Server, of: &Phone, name: &str) -> Phone {
@@ -43,7 +45,7 @@ fn conflicts(server: &Server, phone: &Phone) -> Vec<Json> {
 }
 
 /// A phone with a synced row, its copy, and the row.
-fn two(server: &Server, way: Way) -> (Phone, Phone, RowKey) {
+fn two(server: &Server, way: SyncMode) -> (Phone, Phone, RowKey) {
     let mut phone = Phone::new(server, "phone", way);
     let row = phone.add("items", json!({ "title": "Rings" }));
     phone.sync();
@@ -55,7 +57,7 @@ fn two(server: &Server, way: Way) -> (Phone, Phone, RowKey) {
 /// of them deletes it; the first has synced more often than the second when the second comes.
 #[test]
 fn of_two_copies_no_edit_vanishes() {
-    for way in [Way::Cursor, Way::Manifest] {
+    for way in [SyncMode::Cursor, SyncMode::Manifest] {
         for deletes in [false, true] {
             let server = Server::start();
             let (mut phone, mut copy, row) = two(&server, way);
@@ -91,7 +93,7 @@ fn of_two_copies_no_edit_vanishes() {
 #[test]
 fn a_copy_made_in_the_middle_of_a_request_is_found_too() {
     let server = Server::start();
-    let (mut phone, _, row) = two(&server, Way::Cursor);
+    let (mut phone, _, row) = two(&server, SyncMode::Cursor);
     phone.put("items", row, json!({ "title": "Silver rings" }));
     phone.remote.disturb = losing(0, Fate::LostAfter);
     phone.try_sync(1).unwrap_err();
@@ -108,7 +110,7 @@ fn a_copy_made_in_the_middle_of_a_request_is_found_too() {
 #[test]
 fn the_counter_rises_with_each_answer_that_is_applied_and_with_nothing_else() {
     let server = Server::start();
-    let (mut phone, _, row) = two(&server, Way::Cursor);
+    let (mut phone, _, row) = two(&server, SyncMode::Cursor);
     let (id, counter) = installation(&phone);
     phone.sync();
     assert_eq!(installation(&phone), (id.clone(), counter), "it only read");
@@ -135,12 +137,12 @@ fn the_counter_rises_with_each_answer_that_is_applied_and_with_nothing_else() {
 #[test]
 fn another_users_token_is_refused_whichever_way_it_comes() {
     let server = Server::start();
-    let (mut phone, _, row) = two(&server, Way::Cursor);
+    let (mut phone, _, row) = two(&server, SyncMode::Cursor);
     let mut http = Http::new(&server.url);
     let ben = server.dir.path().join("ben.db");
     let ben = Store::create(&ben, crate::real::SCHEMA, Clock::system()).unwrap();
     let asked = LogIn { email: "ben@example.com", password: PASSWORD, device: "ben", register: true };
-    log_in(&ben, &mut http, &mut patience(1), asked).unwrap();
+    log_in(&ben, &mut http, &mut retries(1), asked).unwrap();
     let token = |path: &std::path::Path| -> String {
         let file = rusqlite::Connection::open(path).unwrap();
         file.query_row("SELECT value FROM meta WHERE name = 'token'", [], |row| row.get(0)).unwrap()
@@ -150,14 +152,14 @@ fn another_users_token_is_refused_whichever_way_it_comes() {
     let before = phone.sees();
 
     let asked = LogIn { email: "ben@example.com", password: PASSWORD, device: "phone", register: false };
-    let refused = log_in(&phone.store, &mut http, &mut patience(1), asked);
+    let refused = log_in(&phone.store, &mut http, &mut retries(1), asked);
     assert!(matches!(refused, Err(LoginError::OtherUser(_))), "{refused:?}");
-    let refused = take_token(&phone.store, &mut http, &mut patience(1), &bens);
+    let refused = take_token(&phone.store, &mut http, &mut retries(1), &bens);
     assert!(matches!(refused, Err(LoginError::OtherToken)), "{refused:?}");
     assert_eq!(token(&phone.path), annas, "the old token stays");
 
     phone.store.set_token(&bens).unwrap();
-    for way in [Way::Cursor, Way::Manifest] {
+    for way in [SyncMode::Cursor, SyncMode::Manifest] {
         phone.way = way;
         let refused = phone.try_sync(2);
         assert!(matches!(refused, Err(SyncError::OtherUser)), "{refused:?}");
@@ -165,10 +167,10 @@ fn another_users_token_is_refused_whichever_way_it_comes() {
         assert_eq!(phone.store.pending().unwrap().rows(), 1, "what waits waits on");
     }
     let mut ben = ben;
-    sync(&mut ben, &mut http, &mut patience(2), Options::default(), &mut |_| {}).unwrap();
+    sync(&mut ben, &mut http, &mut retries(2), Options::default(), &mut |_| {}).unwrap();
     assert!(ben.list("items").unwrap().is_empty(), "nothing of Anna's has come there");
 
-    take_token(&phone.store, &mut http, &mut patience(1), &annas).unwrap();
+    take_token(&phone.store, &mut http, &mut retries(1), &annas).unwrap();
     phone.sync();
     assert_eq!(phone.store.pending().unwrap().rows(), 0);
 }
@@ -177,7 +179,7 @@ fn another_users_token_is_refused_whichever_way_it_comes() {
 #[test]
 fn a_file_that_was_never_bound_is_bound_by_the_token_that_it_has() {
     let server = Server::start();
-    let (mut phone, _, _) = two(&server, Way::Cursor);
+    let (mut phone, _, _) = two(&server, SyncMode::Cursor);
     let unbind = |phone: &Phone| {
         let file = rusqlite::Connection::open(&phone.path).unwrap();
         file.execute("DELETE FROM meta WHERE name IN ('bound', 'installation')", []).unwrap();
@@ -191,11 +193,11 @@ fn a_file_that_was_never_bound_is_bound_by_the_token_that_it_has() {
     let mut http = Http::new(&server.url);
     let ben = Store::create(&server.dir.path().join("ben.db"), crate::real::SCHEMA, Clock::system()).unwrap();
     let asked = LogIn { email: "ben@example.com", password: PASSWORD, device: "ben", register: true };
-    log_in(&ben, &mut http, &mut patience(1), asked).unwrap();
+    log_in(&ben, &mut http, &mut retries(1), asked).unwrap();
     let file = rusqlite::Connection::open(server.dir.path().join("ben.db")).unwrap();
     let bens: String =
         file.query_row("SELECT value FROM meta WHERE name = 'token'", [], |row| row.get(0)).unwrap();
-    let refused = take_token(&phone.store, &mut http, &mut patience(1), &bens);
+    let refused = take_token(&phone.store, &mut http, &mut retries(1), &bens);
     assert!(matches!(refused, Err(LoginError::OtherToken)), "{refused:?}");
     assert_eq!(phone.store.bound().unwrap(), bound, "its own token has said whose it is");
 }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rollcall::clock::Clock;
-use rollcall::device::{Answer, Http, NoAnswer, Options, Proof, Remote, Request, Store, SyncError, Way};
+use rollcall::device::{Answer, Http, NoAnswer, Options, Proof, Remote, Request, Store, SyncError, SyncMode};
 use serde_json::{Map, Value as Json, json};
 
 use crate::real::Server;
-use crate::support::{Fate, Phone, assert_agree, losing, patience};
+use crate::support::{Fate, Phone, assert_agree, losing, retries};
 
 fn phone(server: &Server, name: &str) -> Phone {
-    Phone::new(server, name, Way::Cursor)
+    Phone::new(server, name, SyncMode::Cursor)
 }
 
 fn pair(server: &Server) -> (Phone, Phone) {
@@ -26,7 +26,7 @@ fn two_devices_converge() {
     let rings = a.add("items", json!({ "list": list, "title": "Rings", "amount": 300 }));
     let band = a.add("items", json!({ "list": list, "title": "Band" }));
     let report = a.sync();
-    assert_eq!((report.tally.taken, report.way), (3, Some(Way::Cursor)));
+    assert_eq!((report.tally.taken, report.mode), (3, Some(SyncMode::Cursor)));
     let report = b.sync();
     assert_eq!((report.tally.received, report.proof), (3, Proof::Equal));
     assert_eq!(a.sees(), b.sees());
@@ -227,7 +227,7 @@ fn a_copy_that_differs_is_repaired_once_and_then_reported() {
     let lies = Arc::new(AtomicBool::new(false));
     let mut a = phone(&server, "phone");
     let liar = Liar(Http::new(&server.url), Arc::clone(&lies));
-    let mut b = Phone::over(&server, "tablet", Way::Cursor, Box::new(liar));
+    let mut b = Phone::over(&server, "tablet", SyncMode::Cursor, Box::new(liar));
     let keys: Vec<_> = (0..3).map(|n| a.add("items", json!({ "title": format!("{n}") }))).collect();
     assert_agree(&mut a, &mut b);
     // A disk fault in B's file: one row is missing, one is of another time.
@@ -291,7 +291,7 @@ impl Remote for Older {
 fn a_server_without_a_feed_is_synced_by_manifest() {
     let server = Server::start();
     let older = Box::new(Older(Http::new(&server.url)));
-    let mut a = Phone::over(&server, "phone", Way::Cursor, older);
+    let mut a = Phone::over(&server, "phone", SyncMode::Cursor, older);
     for _ in 0..2 {
         // Both with something to send and with nothing.
         assert!(matches!(a.try_sync(1), Err(SyncError::NoCursorWay)));
@@ -300,9 +300,8 @@ fn a_server_without_a_feed_is_synced_by_manifest() {
     }
     let options = Options::default();
     let remote = &mut a.remote;
-    let report =
-        rollcall::device::sync(&mut a.store, remote, &mut patience(1), options, &mut |_| {}).unwrap();
-    assert_eq!((report.way, report.tally.taken, report.proof), (Some(Way::Manifest), 2, Proof::Unsaid));
+    let report = rollcall::device::sync(&mut a.store, remote, &mut retries(1), options, &mut |_| {}).unwrap();
+    assert_eq!((report.mode, report.tally.taken, report.proof), (Some(SyncMode::Manifest), 2, Proof::Unsaid));
 }
 
 /// Goal: an edit that was sent in a tunnel and never arrived does not pass for one made when it does. Method:
@@ -391,7 +390,7 @@ impl Remote for Slow {
 fn a_slow_line_gets_smaller_requests() {
     let server = Server::start();
     let line = Slow { inner: Http::new(&server.url), body_bytes_max: 3_000 };
-    let mut slow = Phone::over(&server, "slow", Way::Cursor, Box::new(line));
+    let mut slow = Phone::over(&server, "slow", SyncMode::Cursor, Box::new(line));
     for number in 0..100 {
         slow.add("items", json!({ "title": format!("{number}: {}", "x".repeat(150)) }));
     }

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use rollcall::clock::Clock;
 use rollcall::device::calls::{CallError, Calls};
-use rollcall::device::{Http, LogIn, Options, Request, Store, SyncError, Way, log_in};
+use rollcall::device::{Http, LogIn, Options, Request, Store, SyncError, SyncMode, log_in};
 use rollcall::model::RowKey;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use crate::real::{EMAIL, PASSWORD, SCHEMA, Server};
-use crate::support::{Fate, Phone, assert_agree, columns, losing, noting_patience, patience};
+use crate::support::{Fate, Phone, assert_agree, columns, losing, noting_retries, retries};
 
 fn phone(server: &Server, name: &str) -> Phone {
-    Phone::new(server, name, Way::Manifest)
+    Phone::new(server, name, SyncMode::Manifest)
 }
 
 fn pair(server: &Server) -> (Phone, Phone) {
@@ -30,7 +30,7 @@ fn two_devices_converge_over_adds_edits_and_deletes() {
     let rings = a.add("items", json!({ "list": list, "title": "Rings", "amount": 300 }));
     let band = a.add("items", json!({ "list": list, "title": "Band" }));
     let report = a.sync();
-    assert_eq!((report.tally.taken, report.way), (3, Some(Way::Manifest)));
+    assert_eq!((report.tally.taken, report.mode), (3, Some(SyncMode::Manifest)));
     assert_eq!(a.column("items", rings, "done"), Some(json!(false)), "the default came back");
     assert_eq!(b.sync().tally.received, 3);
     assert_eq!(a.sees(), b.sees());
@@ -168,7 +168,7 @@ fn a_device_waits_for_another_ones_sync() {
     b.add("items", json!({ "title": "Band" }));
     b.try_sync(1).unwrap_err();
 
-    let (mut waits, pauses) = noting_patience(6);
+    let (mut waits, pauses) = noting_retries(6);
     waits.lock_wait_max_ms = 40_000;
     let error = a.try_sync_with(&mut waits, Options::default()).unwrap_err();
     assert!(matches!(&error, SyncError::Call(call) if call.code() == "sync_in_progress"), "{error}");
@@ -179,7 +179,7 @@ fn a_device_waits_for_another_ones_sync() {
     // While A waits once more, B gets its network back.
     b.remote.disturb = Box::new(|_| Fate::Arrives);
     let done = Arc::new(AtomicBool::new(false));
-    let (mut waits, freed) = (patience(6), Arc::clone(&done));
+    let (mut waits, freed) = (retries(6), Arc::clone(&done));
     waits.pause = {
         let b = std::cell::RefCell::new(b);
         Box::new(move |_| {
@@ -318,7 +318,7 @@ fn the_cursor_waits_for_every_row_that_was_asked_for() {
         let here = b.store.list("items").unwrap().len();
         assert_eq!((here, b.store.cursor().unwrap()), (dies_at - 2, None), "{dies_at}");
         b.remote.disturb = Box::new(|_| Fate::Arrives);
-        b.way = Way::Cursor;
+        b.way = SyncMode::Cursor;
         a.delete("items", keys[0]);
         a.sync();
         b.sync();
@@ -403,7 +403,7 @@ fn a_row_that_costs_the_request_is_held_back() {
     let server = Server::start();
     let newer = SCHEMA.replace("amount = \"integer\"", "amount = \"integer\"\nprice = \"decimal\"");
     let http = Box::new(Http::new(&server.url));
-    let mut a = Phone::declaring(&server, "newer", Way::Manifest, http, &newer);
+    let mut a = Phone::declaring(&server, "newer", SyncMode::Manifest, http, &newer);
     a.add("items", json!({ "title": "Good" }));
     let bad = a.add("items", json!({ "title": "Bad", "price": "1.50" }));
     a.add("items", json!({ "title": "Good too" }));
@@ -416,7 +416,7 @@ fn a_row_that_costs_the_request_is_held_back() {
 #[test]
 fn a_row_that_no_request_can_hold_keeps_no_other_back() {
     let server = Server::with(|settings| settings.limits.body_bytes_max = 4_096);
-    for way in [Way::Manifest, Way::Cursor] {
+    for way in [SyncMode::Manifest, SyncMode::Cursor] {
         let mut a = Phone::new(&server, &format!("{way:?}"), way);
         for n in 0..20 {
             a.add("items", json!({ "title": format!("{n} {}", "x".repeat(300)) }));
@@ -447,10 +447,10 @@ fn a_mass_deletion_asks_first() {
     assert_eq!(a.store.outstanding().unwrap(), None);
     // What the user has agreed to must be as much as what is refused.
     let options = Options { confirm_deletes: Some(59), ..Options::default() };
-    let error = a.try_sync_with(&mut patience(1), options).unwrap_err();
+    let error = a.try_sync_with(&mut retries(1), options).unwrap_err();
     assert!(matches!(&error, SyncError::Call(call) if call.code() == "mass_delete"), "{error}");
     let options = Options { confirm_deletes: Some(60), ..Options::default() };
-    a.try_sync_with(&mut patience(1), options).unwrap();
+    a.try_sync_with(&mut retries(1), options).unwrap();
     assert_agree(&mut a, &mut b);
     assert_eq!(b.store.list("items").unwrap().len(), 0);
 }
@@ -494,13 +494,13 @@ fn a_file_belongs_to_one_user_and_keeps_its_device() {
     let server = Server::start();
     let mut a = phone(&server, "phone");
     let asked = LogIn { email: "ben@example.com", password: PASSWORD, device: "x", register: true };
-    let error = log_in(&a.store, &mut a.remote, &mut patience(1), asked).unwrap_err();
+    let error = log_in(&a.store, &mut a.remote, &mut retries(1), asked).unwrap_err();
     assert!(error.to_string().contains(EMAIL), "{error}");
-    let (mut waits, mut http) = (patience(1), Http::new(&server.url));
+    let (mut waits, mut http) = (retries(1), Http::new(&server.url));
     let mut calls = Calls::new(&mut http, &mut waits, None);
     assert_eq!(calls.log_in(EMAIL, "wrong", "x", None).unwrap_err().code(), "unauthorized");
     let asked = LogIn { email: EMAIL, password: PASSWORD, device: "phone", register: false };
-    log_in(&a.store, &mut a.remote, &mut patience(1), asked).unwrap();
+    log_in(&a.store, &mut a.remote, &mut retries(1), asked).unwrap();
     a.add("items", json!({ "title": "Rings" }));
     assert_eq!(a.sync().tally.taken, 1);
 }
@@ -511,7 +511,7 @@ fn offline_is_an_error_that_loses_nothing() {
     let mut a = phone(&server, "phone");
     a.add("items", json!({ "title": "Rings" }));
     server.stop();
-    let (mut waits, pauses) = noting_patience(4);
+    let (mut waits, pauses) = noting_retries(4);
     let error = a.try_sync_with(&mut waits, Options::default()).unwrap_err();
     assert!(matches!(error, SyncError::Call(CallError::NoAnswer(_))), "{error}");
     assert_eq!(pauses.lock().len(), 3);

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use rollcall::device::{Proof, Way};
+use rollcall::device::{Proof, SyncMode};
 use rollcall::model::RowKey;
 use serde_json::json;
 
 use crate::real::Server;
 use crate::support::{Fate, Phone, assert_agree, losing};
 
-const WAYS: [Way; 2] = [Way::Cursor, Way::Manifest];
+const WAYS: [SyncMode; 2] = [SyncMode::Cursor, SyncMode::Manifest];
 
-fn pair(server: &Server, way: Way) -> (Phone, Phone) {
+fn pair(server: &Server, way: SyncMode) -> (Phone, Phone) {
     (Phone::new(server, "phone", way), Phone::new(server, "tablet", way))
 }
 
@@ -119,7 +119,7 @@ fn putting_back_survives_interruptions_and_restores() {
 #[test]
 fn a_database_that_was_put_back_unnoticed_deletes_nothing() {
     for way in WAYS {
-        for writes in [0, 1, 8].into_iter().filter(|writes| *writes == 0 || way == Way::Cursor) {
+        for writes in [0, 1, 8].into_iter().filter(|writes| *writes == 0 || way == SyncMode::Cursor) {
             let mut server = Server::start();
             let (mut a, mut b) = pair(&server, way);
             a.add("items", json!({ "title": "Old" }));

@@ -1,4 +1,4 @@
-//! Devices for tests: a file, a way to the server that can be disturbed, and patience that does not wait.
+//! Devices for tests: a file, a way to the server that can be disturbed, and retries that does not wait.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rollcall::clock::Clock;
 use rollcall::device::{
-    Answer, Columns, Http, LogIn, NoAnswer, Options, Patience, Remote, Request, Store, SyncError, SyncReport,
-    Way, log_in, sync,
+    Answer, Columns, Http, LogIn, NoAnswer, Options, Remote, Request, RetryPolicy, Store, SyncError,
+    SyncMode, SyncReport, log_in, sync,
 };
 use rollcall::model::RowKey;
 use serde_json::{Value as Json, json};
@@ -33,7 +33,7 @@ pub struct Phone {
     pub store: Store,
     pub path: PathBuf,
     pub remote: Disturbed,
-    pub way: Way,
+    pub way: SyncMode,
 }
 
 /// A way to the server that a test can disturb, and that remembers what went over it.
@@ -70,23 +70,29 @@ impl Remote for Disturbed {
 
 impl Phone {
     /// A new device of the one user, over HTTP.
-    pub fn new(server: &Server, name: &str, way: Way) -> Self {
+    pub fn new(server: &Server, name: &str, way: SyncMode) -> Self {
         Self::over(server, name, way, Box::new(Http::new(&server.url)))
     }
 
     /// A new device of the one user, over any way.
-    pub fn over(server: &Server, name: &str, way: Way, inner: Box<dyn Remote>) -> Self {
+    pub fn over(server: &Server, name: &str, way: SyncMode, inner: Box<dyn Remote>) -> Self {
         Self::declaring(server, name, way, inner, SCHEMA)
     }
 
-    pub fn declaring(server: &Server, name: &str, way: Way, inner: Box<dyn Remote>, schema: &str) -> Self {
+    pub fn declaring(
+        server: &Server,
+        name: &str,
+        way: SyncMode,
+        inner: Box<dyn Remote>,
+        schema: &str,
+    ) -> Self {
         let path = server.dir.path().join(format!("{name}.db"));
         let store = Store::create(&path, schema, Clock::system()).unwrap();
         let disturb: Disturb = Box::new(|_| Fate::Arrives);
         let mut remote =
             Disturbed { inner, disturb, answered: Box::new(|_| {}), log: Vec::new(), verdicts: Vec::new() };
         let asked = LogIn { email: EMAIL, password: PASSWORD, device: name, register: false };
-        log_in(&store, &mut remote, &mut patience(1), asked).unwrap();
+        log_in(&store, &mut remote, &mut retries(1), asked).unwrap();
         Self { store, path, remote, way }
     }
 
@@ -122,16 +128,16 @@ impl Phone {
     }
 
     pub fn try_sync(&mut self, attempts: u32) -> Result<SyncReport, SyncError> {
-        self.try_sync_with(&mut patience(attempts), Options::default())
+        self.try_sync_with(&mut retries(attempts), Options::default())
     }
 
     pub fn try_sync_with(
         &mut self,
-        patience: &mut Patience,
+        retries: &mut RetryPolicy,
         options: Options,
     ) -> Result<SyncReport, SyncError> {
-        let options = Options { way: Some(self.way), ..options };
-        sync(&mut self.store, &mut self.remote, patience, options, &mut |_| {})
+        let options = Options { mode: Some(self.way), ..options };
+        sync(&mut self.store, &mut self.remote, retries, options, &mut |_| {})
     }
 
     pub fn sync(&mut self) -> SyncReport {
@@ -167,17 +173,17 @@ pub fn columns(row: Json) -> Columns {
     serde_json::from_value(row).unwrap()
 }
 
-/// Patience of so many attempts that never really waits.
-pub fn patience(attempts_max: u32) -> Patience {
-    Patience { attempts_max, pause: Box::new(|_| {}), random: Box::new(|| 0), ..Patience::default() }
+/// RetryPolicy of so many attempts that never really waits.
+pub fn retries(attempts_max: u32) -> RetryPolicy {
+    RetryPolicy { attempts_max, pause: Box::new(|_| {}), random: Box::new(|| 0), ..RetryPolicy::default() }
 }
 
-/// Patience that notes how long it was to wait.
-pub fn noting_patience(attempts_max: u32) -> (Patience, Arc<Mutex<Vec<Duration>>>) {
+/// RetryPolicy that notes how long it was to wait.
+pub fn noting_retries(attempts_max: u32) -> (RetryPolicy, Arc<Mutex<Vec<Duration>>>) {
     let noted = Arc::new(Mutex::new(Vec::new()));
     let pauses = Arc::clone(&noted);
     let pause = Box::new(move |pause| pauses.lock().push(pause));
-    (Patience { pause, ..patience(attempts_max) }, noted)
+    (RetryPolicy { pause, ..retries(attempts_max) }, noted)
 }
 
 /// Loses the request of that number, counted from 0, once.

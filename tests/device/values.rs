@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use rollcall::device::{Columns, Http, Way};
+use rollcall::device::{Columns, Http, SyncMode};
 use rollcall::model::RowKey;
 use serde_json::json;
 use uuid::Uuid;
@@ -36,7 +36,7 @@ fn assert_exact(phone: &Phone, key: RowKey) {
 /// app writes them, as the server gives them, under an edit of another column, and in a request whose answer was lost.
 #[test]
 fn numbers_keep_every_digit() {
-    for way in [Way::Cursor, Way::Manifest] {
+    for way in [SyncMode::Cursor, SyncMode::Manifest] {
         let server = Server::start();
         let (mut a, mut b) = (Phone::new(&server, "phone", way), Phone::new(&server, "tablet", way));
         let key = RowKey(Uuid::now_v7());
@@ -46,7 +46,7 @@ fn numbers_keep_every_digit() {
 
         // The request is written down before it is sent, and goes up again as it was.
         a.remote.log.clear();
-        a.remote.disturb = losing(usize::from(way == Way::Manifest), Fate::LostAfter);
+        a.remote.disturb = losing(usize::from(way == SyncMode::Manifest), Fate::LostAfter);
         a.try_sync(1).unwrap_err();
         a.restart();
         a.sync();
@@ -82,7 +82,7 @@ fn numbers_keep_every_digit() {
 /// whole seconds, and one row is edited and synced faster than that until the server has enough.
 #[test]
 fn a_row_that_is_edited_too_often_goes_up_later() {
-    for way in [Way::Cursor, Way::Manifest] {
+    for way in [SyncMode::Cursor, SyncMode::Manifest] {
         let schema = format!("timestamps = \"seconds\"\n{SCHEMA}");
         let server = Server::declaring(&schema, |_| {});
         let phone = |name| Phone::declaring(&server, name, way, Box::new(Http::new(&server.url)), &schema);

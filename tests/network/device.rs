@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rollcall::device::{
-    Answer, NoAnswer, Options, Patience, Proof, Remote, Request, Store, SyncError, SyncReport, Way, sync,
+    Answer, NoAnswer, Options, Proof, Remote, Request, RetryPolicy, Store, SyncError, SyncMode, SyncReport,
+    sync,
 };
 use serde_json::json;
 use tokio::time::sleep;
@@ -114,7 +115,7 @@ fn live(world: &World, device: &Device, mut rng: Rng, heart: Rc<Heart>) {
             }
             meddle(device, &mut rng, &heart);
         }
-        let way = if rng.often(400) { Way::Manifest } else { Way::Cursor };
+        let way = if rng.often(400) { SyncMode::Manifest } else { SyncMode::Cursor };
         if !is_quiet && rng.often(30) {
             stranger(world, device, &mut file, &mut rng, &heart, way);
         }
@@ -167,7 +168,14 @@ fn meddle(device: &Device, rng: &mut Rng, heart: &Heart) {
 }
 
 /// The app comes with a token of another user: no row goes either way.
-fn stranger(world: &World, device: &Device, file: &mut Store, rng: &mut Rng, heart: &Rc<Heart>, way: Way) {
+fn stranger(
+    world: &World,
+    device: &Device,
+    file: &mut Store,
+    rng: &mut Rng,
+    heart: &Rc<Heart>,
+    way: SyncMode,
+) {
     if file.bound().unwrap().is_none() {
         return;
     }
@@ -190,7 +198,7 @@ fn sync_once(
     file: &mut Store,
     rng: &mut Rng,
     heart: &Rc<Heart>,
-    way: Way,
+    way: SyncMode,
 ) -> Option<SyncReport> {
     world.syncs.fetch_add(1, Ordering::SeqCst);
     let restores = world.database.restores();
@@ -218,9 +226,14 @@ fn sync_once(
 }
 
 /// A sync over the simulated network.
-fn sync_with(file: &mut Store, rng: &mut Rng, heart: &Rc<Heart>, way: Way) -> Result<SyncReport, SyncError> {
+fn sync_with(
+    file: &mut Store,
+    rng: &mut Rng,
+    heart: &Rc<Heart>,
+    way: SyncMode,
+) -> Result<SyncReport, SyncError> {
     let (waits, mut draws) = (Rc::clone(heart), Rng(rng.next()));
-    let mut patience = Patience {
+    let mut patience = RetryPolicy {
         attempts_max: 4,
         lock_wait_max_ms: 20_000,
         pause: Box::new(move |pause| {
@@ -228,7 +241,7 @@ fn sync_with(file: &mut Store, rng: &mut Rng, heart: &Rc<Heart>, way: Way) -> Re
         }),
         random: Box::new(move || draws.next()),
     };
-    let options = Options { way: Some(way), ..Options::default() };
+    let options = Options { mode: Some(way), ..Options::default() };
     let mut link = Link(Rc::clone(heart));
     sync(file, &mut link, &mut patience, options, &mut |_| {})
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rollcall::accounts::LogIn;
-use rollcall::device::{Answer, Options, Patience, Request, Store, SyncError, SyncReport, Way, sync};
+use rollcall::device::{Answer, Options, Request, RetryPolicy, Store, SyncError, SyncMode, SyncReport, sync};
 use rollcall::model::{DeviceId, Precision, RowKey, Timestamp, Version};
 use rollcall::purge;
 use serde_json::{Map, Value as Json, json};
@@ -321,7 +321,7 @@ impl World {
         self.syncs += 1;
         let now_ms = Arc::clone(&self.now_ms);
         let mut draws = Rng(rng.as_ref().map_or(1, |rng| rng.0));
-        let mut patience = Patience {
+        let mut patience = RetryPolicy {
             attempts_max: 3,
             lock_wait_max_ms: 60_000,
             pause: Box::new(move |pause| {
@@ -329,8 +329,8 @@ impl World {
             }),
             random: Box::new(move || draws.next()),
         };
-        let way = if manifest { Way::Manifest } else { Way::Cursor };
-        let options = Options { way: Some(way), ..Options::default() };
+        let way = if manifest { SyncMode::Manifest } else { SyncMode::Cursor };
+        let options = Options { mode: Some(way), ..Options::default() };
         let mut link = Link { world: self, device: number, rng, dead: false, depth };
         let done = sync(&mut store, &mut link, &mut patience, options, &mut |_| {});
         let died = link.dead;

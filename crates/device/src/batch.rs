@@ -45,7 +45,7 @@ impl Queue {
 
 /// What a request says beside rows.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Terms {
+pub struct RequestOptions {
     /// The version that the device's copy was built on.
     pub base: Option<Version>,
     /// Whether the last request asks for the changes of others.
@@ -150,7 +150,7 @@ impl Store {
         &mut self,
         queue: &mut Queue,
         limits: &Limits,
-        terms: &Terms,
+        terms: &RequestOptions,
     ) -> StoreResult<Outstanding> {
         let schema = self.schema().clone();
         let txn = writing(&mut self.conn)?;

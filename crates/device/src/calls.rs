@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::answers::{self, Changes, Limits, Report};
 use super::batch::Body;
-use super::patience::Patience;
 use super::remote::{Answer, NoAnswer, Remote, Request};
+use super::retry::RetryPolicy;
 use super::text::{Columns, JsonText};
 use rollcall_core::model::{InstallationName, Precision, RowKey, Timestamp, Version};
 use rollcall_core::schema::{Schema, TableId};
@@ -101,7 +101,7 @@ const LOCK_WAIT_S: u64 = 10;
 /// A server, as the protocol sees it.
 pub struct Calls<'a> {
     remote: &'a mut dyn Remote,
-    patience: &'a mut Patience,
+    retries: &'a mut RetryPolicy,
     token: Option<String>,
     /// The user and the owner whose rows the file holds.
     pub bound: Option<String>,
@@ -115,8 +115,8 @@ pub struct Calls<'a> {
 
 impl<'a> Calls<'a> {
     /// Calls over `remote`, in the name of `token`.
-    pub fn new(remote: &'a mut dyn Remote, patience: &'a mut Patience, token: Option<String>) -> Self {
-        Self { remote, patience, token, bound: None, installation: None, repeats: 0, epoch: None }
+    pub fn new(remote: &'a mut dyn Remote, retries: &'a mut RetryPolicy, token: Option<String>) -> Self {
+        Self { remote, retries, token, bound: None, installation: None, repeats: 0, epoch: None }
     }
 
     /// `POST /register`
@@ -295,13 +295,13 @@ impl<'a> Calls<'a> {
                     let problem = problem(&answer);
                     let pause = match problem.status {
                         423 => {
-                            self.patience.lock_pause_ms(waited_ms, problem.retry_after_s).inspect(|pause| {
+                            self.retries.lock_pause_ms(waited_ms, problem.retry_after_s).inspect(|pause| {
                                 waited_ms += pause;
                             })
                         }
                         429 | 500 | 502 | 503 | 504 => {
                             failed += 1;
-                            self.patience.pause_ms(failed, problem.retry_after_s)
+                            self.retries.pause_ms(failed, problem.retry_after_s)
                         }
                         _ => None,
                     };
@@ -309,12 +309,12 @@ impl<'a> Calls<'a> {
                 }
                 Err(error) => {
                     failed += 1;
-                    (self.patience.pause_ms(failed, None), error.into())
+                    (self.retries.pause_ms(failed, None), error.into())
                 }
             };
             let Some(pause) = pause else { return Err(error) };
             self.repeats += 1;
-            (self.patience.pause)(Duration::from_millis(pause));
+            (self.retries.pause)(Duration::from_millis(pause));
         }
     }
 

@@ -323,7 +323,7 @@ pub struct Sent {
 
 /// What the server said of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct RowResult {
     /// What became of it.
     pub verdict: Verdict,
     /// When the server's row, or its tombstone, last changed.
@@ -333,7 +333,7 @@ pub struct Told {
 }
 
 /// What becomes of a row after its verdict. It settles what was sent; what the user did since stays.
-pub fn obey(local: &Local, sent: Sent, told: Told) -> Outcome {
+pub fn obey(local: &Local, sent: Sent, told: RowResult) -> Outcome {
     use Operation::{Add, Delete, Update};
     let at = told.last_update;
     let theirs = if told.row { Contents::Theirs } else { Contents::Mine };
@@ -426,7 +426,7 @@ pub fn again(code: &str, retry_after_s: Option<u64>) -> Again {
 
 /// What moves the cursor, or does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum CursorEvent {
     /// The answer to a push that had a `base`. `complete`: the device's copy is all of what that base was,
     /// by its cursor, or by a whole roll call with every missing row fetched.
     Pushed {
@@ -451,10 +451,12 @@ pub enum Heard {
 
 /// Where the cursor stands after an answer. It moves in the transaction that applied the answer, or the next
 /// sync would skip what a crash lost.
-pub fn cursor_after(cursor: Option<Version>, heard: Heard) -> Option<Version> {
-    match heard {
-        Heard::Pushed { version, complete: true } | Heard::Page { version, more: false } => Some(version),
-        Heard::Pushed { complete: false, .. } | Heard::Page { more: true, .. } => cursor,
-        Heard::Expired | Heard::Compared => None,
+pub fn cursor_after(cursor: Option<Version>, event: CursorEvent) -> Option<Version> {
+    match event {
+        CursorEvent::Pushed { version, complete: true } | CursorEvent::Page { version, more: false } => {
+            Some(version)
+        }
+        CursorEvent::Pushed { complete: false, .. } | CursorEvent::Page { more: true, .. } => cursor,
+        CursorEvent::Expired | CursorEvent::Compared => None,
     }
 }

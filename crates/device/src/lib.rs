@@ -8,12 +8,12 @@
 //!
 //! ```no_run
 //! use rollcall_clock::Clock;
-//! use rollcall_device::{Http, Options, Patience, Store, sync};
+//! use rollcall_device::{Http, Options, RetryPolicy, Store, sync};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut store = Store::open("phone.db".as_ref(), Clock::system())?;
 //! let mut server = Http::new("https://sync.example.com");
-//! let report = sync(&mut store, &mut server, &mut Patience::default(), Options::default(), &mut |_| {})?;
+//! let report = sync(&mut store, &mut server, &mut RetryPolicy::default(), Options::default(), &mut |_| {})?;
 //! println!("{} rows came, {} went", report.tally.received, report.tally.taken);
 //! # Ok(())
 //! # }
@@ -26,10 +26,10 @@ pub mod decide;
 mod digest;
 mod edits;
 mod login;
-mod patience;
 mod proof;
 mod push;
 mod remote;
+mod retry;
 mod row;
 mod settle;
 mod store;
@@ -39,11 +39,11 @@ mod text;
 pub use digest::Seed;
 pub use edits::Pending;
 pub use login::{LogIn, LoginError, log_in, take_token};
-pub use patience::Patience;
 pub use proof::Proof;
 pub use remote::{Answer, Http, NoAnswer, Remote, Request};
+pub use retry::RetryPolicy;
 pub use row::Row;
 pub use settle::Tally;
 pub use store::{Outstanding, SentRow, Store, StoreError, StoreResult};
-pub use sync::{Options, Progress, SyncError, SyncReport, Way, sync};
+pub use sync::{Options, Progress, SyncError, SyncMode, SyncReport, sync};
 pub use text::{Columns, JsonText};

@@ -1,8 +1,8 @@
 //! Who the device is.
 
 use super::calls::{CallError, Calls};
-use super::patience::Patience;
 use super::remote::Remote;
+use super::retry::RetryPolicy;
 use super::store::{Store, StoreError, names};
 
 /// What to log in with.
@@ -41,7 +41,7 @@ pub enum LoginError {
 pub fn log_in(
     store: &Store,
     remote: &mut dyn Remote,
-    patience: &mut Patience,
+    retries: &mut RetryPolicy,
     asked: LogIn<'_>,
 ) -> Result<(), LoginError> {
     let email = asked.email.trim().to_lowercase();
@@ -49,13 +49,13 @@ pub fn log_in(
         return Err(LoginError::OtherUser(other));
     }
     // An older token, even an expired one, shows the server that this is no stranger who guesses the password.
-    let mut calls = Calls::new(remote, patience, store.recall(names::TOKEN)?);
+    let mut calls = Calls::new(remote, retries, store.recall(names::TOKEN)?);
     if asked.register {
         calls.register(&email, asked.password)?;
     }
     let device_id = store.recall(names::DEVICE_ID)?;
     let session = calls.log_in(&email, asked.password, asked.device, device_id.as_deref())?;
-    let mut calls = Calls::new(remote, patience, Some(session.token.clone()));
+    let mut calls = Calls::new(remote, retries, Some(session.token.clone()));
     bind(store, calls.me()?)?;
     store.remember(names::EMAIL, &email)?;
     store.remember(names::DEVICE, asked.device)?;
@@ -70,10 +70,10 @@ pub fn log_in(
 pub fn take_token(
     store: &Store,
     remote: &mut dyn Remote,
-    patience: &mut Patience,
+    retries: &mut RetryPolicy,
     token: &str,
 ) -> Result<(), LoginError> {
-    let mut me = |token: &str| Calls::new(remote, patience, Some(token.to_owned())).me();
+    let mut me = |token: &str| Calls::new(remote, retries, Some(token.to_owned())).me();
     let older = store.recall(names::TOKEN)?.filter(|older| older != token);
     // Whose rows a file holds that was never bound, only the token can say that they came with. One that has expired
     // can say no more.

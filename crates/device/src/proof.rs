@@ -21,7 +21,7 @@ pub enum Proof {
 
 impl Syncing<'_> {
     /// Compares the server's digests with what the device knows; repairs once by manifest.
-    pub(super) fn prove(&mut self) -> Result<(), SyncError> {
+    pub(super) fn verify(&mut self) -> Result<(), SyncError> {
         let as_of = self.proof.as_ref().map(|said| said.as_of);
         let lost = as_of.is_some() && as_of < self.store.known_version()?;
         self.report.proof = match self.unequal()? {
@@ -31,12 +31,12 @@ impl Syncing<'_> {
                 // Either side holds what the other does not, at one version: nothing proves that a row which is absent
                 // there was deleted.
                 (self.progress)(Progress::Repairing);
-                let way = self.report.way;
+                let mode = self.report.mode;
                 self.doubt = true;
                 self.by_manifest(false)?;
                 self.doubt = false;
                 self.rest()?;
-                self.report.way = way;
+                self.report.mode = mode;
                 match self.unequal()? {
                     Some(tables) if !tables.is_empty() => Proof::Unequal(tables),
                     _ => Proof::Repaired,

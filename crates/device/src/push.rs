@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use uuid::Uuid;
 
 use super::answers;
-use super::batch::{Queue, Terms};
+use super::batch::{Queue, RequestOptions};
 use super::calls::{CallError, Problem};
-use super::decide::{Again, Heard};
+use super::decide::{Again, CursorEvent};
 use super::row::Row;
 use super::store::{Outstanding, names};
 use super::sync::{Progress, SyncError, Syncing};
@@ -16,7 +16,7 @@ use rollcall_core::schema::{Schema, Table, TableId};
 
 /// What a push is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
+pub(super) enum PushMode {
     /// The way by manifest: the copy is complete once the last missing row has come.
     Manifest,
     /// The way by cursor: the last request asks what else changed.
@@ -32,11 +32,11 @@ impl Syncing<'_> {
         mut queue: Queue,
         mut base: Option<Version>,
         mut fence: Option<&str>,
-        then: Then,
+        mode: PushMode,
     ) -> Result<Version, SyncError> {
         let mut confirm_deletes = None;
         loop {
-            let terms = Terms { base, pull: then == Then::Pull, confirm_deletes };
+            let terms = RequestOptions { base, pull: mode == PushMode::Pull, confirm_deletes };
             let sending = self.store.next_request(&mut queue, &self.limits, &terms)?;
             let (sending, report) = match self.send(&sending, fence) {
                 Ok(answered) => answered,
@@ -59,8 +59,8 @@ impl Syncing<'_> {
             let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
             let changes = settling.report(&sending, report)?;
             if changes.is_none() {
-                let complete = base.is_some() && (then != Then::Manifest || queue.is_empty());
-                settling.heard(Heard::Pushed { version, complete })?;
+                let complete = base.is_some() && (mode != PushMode::Manifest || queue.is_empty());
+                settling.move_cursor(CursorEvent::Pushed { version, complete })?;
             }
             digests.iter().try_for_each(|digests| settling.know(digests.as_of))?;
             settling.commit()?;

@@ -6,7 +6,9 @@ use rusqlite::Transaction;
 
 use super::answers::{self, Changes, Kind, Report, VerdictItem};
 use super::calls::Said;
-use super::decide::{self, Again, Contents, Entry, Epoch, Heard, Local, Outcome, Plan, Sent, Told};
+use super::decide::{
+    self, Again, Contents, CursorEvent, Entry, Epoch, Local, Outcome, Plan, RowResult, Sent,
+};
 use super::row::{self, Row, Which};
 use super::store::{Outstanding, SentRow, Store, StoreResult, names, outstanding, recall, remember, writing};
 use super::text::Columns;
@@ -103,7 +105,7 @@ impl Settling<'_> {
     fn verdict(&mut self, table: &Table, sent: &SentRow, item: VerdictItem) -> StoreResult<()> {
         let Some(row) = Row::load(&self.txn, table, sent.key)? else { return Ok(()) };
         let theirs = item.row.and_then(|row| answers::parts(table, row)).map(|(_, _, columns)| columns);
-        let told = Told {
+        let told = RowResult {
             verdict: item.verdict,
             last_update: item.last_update.as_deref().and_then(answers::time),
             row: theirs.is_some(),
@@ -186,7 +188,7 @@ impl Settling<'_> {
         if page.kind == Kind::Full && !page.more {
             self.adopt(page.version)?; // what may have been forgotten is marked, row by row
         }
-        self.heard(Heard::Page { version: page.version, more: page.more })
+        self.move_cursor(CursorEvent::Page { version: page.version, more: page.more })
     }
 
     /// Does at once what the roll call's comparison asks for: drops rows, and notes what the server holds.
@@ -204,9 +206,9 @@ impl Settling<'_> {
     }
 
     /// Moves the cursor, or does not.
-    pub fn heard(&mut self, heard: Heard) -> StoreResult<()> {
+    pub fn move_cursor(&mut self, event: CursorEvent) -> StoreResult<()> {
         let cursor = recall(&self.txn, names::CURSOR)?.and_then(|text| text.parse().ok()).map(Version);
-        let moved = decide::cursor_after(cursor, heard);
+        let moved = decide::cursor_after(cursor, event);
         match moved {
             Some(moved) => remember(&self.txn, names::CURSOR, &moved.to_string())?,
             None => self.forget(names::CURSOR)?,

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use super::answers::{self, Changes, Digests, Kind, Limits};
 use super::batch::Queue;
 use super::calls::{CallError, Calls, Problem};
-use super::decide::{Epoch, Heard, Pages, compare};
-use super::patience::Patience;
+use super::decide::{CursorEvent, Epoch, Pages, compare};
 use super::proof::Proof;
-use super::push::Then;
+use super::push::PushMode;
 use super::remote::Remote;
+use super::retry::RetryPolicy;
 use super::settle::Tally;
 use super::store::{Store, StoreError, names};
 use rollcall_core::model::{Precision, RowKey};
@@ -17,7 +17,7 @@ use rollcall_core::schema::TableId;
 
 /// How to find out what others changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum SyncMode {
     /// List what the server holds, compare, send and get: needs no memory, costs a list.
     Manifest,
     /// Get what changed since the cursor: costs what changed.
@@ -28,7 +28,7 @@ pub enum Way {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Which way; `None`: by cursor where the server can, else by manifest.
-    pub way: Option<Way>,
+    pub mode: Option<SyncMode>,
     /// How many deletions the user has confirmed, after a `mass_delete`. A sync of several requests may be refused more
     /// than once: it goes on as long as what the refusals name is no more than this, in all.
     pub confirm_deletes: Option<u64>,
@@ -51,7 +51,7 @@ pub enum Progress {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SyncReport {
     /// Which way it went.
-    pub way: Option<Way>,
+    pub mode: Option<SyncMode>,
     /// In rows.
     pub tally: Tally,
     /// Whether both sides were proved to be equal.
@@ -108,13 +108,13 @@ const ROUNDS_MAX: usize = 8;
 pub fn sync(
     store: &mut Store,
     remote: &mut dyn Remote,
-    patience: &mut Patience,
+    retries: &mut RetryPolicy,
     options: Options,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<SyncReport, SyncError> {
     let _turn = store.turn()?.ok_or(SyncError::Twice)?;
     let token = store.recall(names::TOKEN)?.ok_or(SyncError::NotLoggedIn)?;
-    let mut calls = Calls::new(remote, patience, Some(token));
+    let mut calls = Calls::new(remote, retries, Some(token));
     (calls.bound, calls.installation) = (store.bound()?, Some(store.installation()?));
     let (limits, report) = (Limits::default(), SyncReport::default());
     let (refused, agreed) = (HashMap::new(), options.confirm_deletes.unwrap_or(0));
@@ -162,16 +162,16 @@ impl Syncing<'_> {
         self.limits = self.known_limits()?;
         self.bind()?;
         self.resume()?;
-        match self.options.way {
-            Some(Way::Manifest) => self.by_manifest(true)?,
-            Some(Way::Cursor) => self.by_cursor()?,
+        match self.options.mode {
+            Some(SyncMode::Manifest) => self.by_manifest(true)?,
+            Some(SyncMode::Cursor) => self.by_cursor()?,
             None => match self.by_cursor() {
                 Err(SyncError::NoCursorWay) => self.by_manifest(true)?,
                 done => done?,
             },
         }
         self.rest()?;
-        self.prove()?;
+        self.verify()?;
         self.report.tally.rejected = self.store.rejected()?;
         let now = self.store.clock().now().spelt(Precision::Milliseconds).to_string();
         Ok(self.store.remember(names::LAST_SYNC, &now)?)
@@ -227,7 +227,7 @@ impl Syncing<'_> {
 
     /// The post's way: roll call under the lock, comparison, and one or more requests under the same lock.
     pub(super) fn by_manifest(&mut self, trust_etag: bool) -> Result<(), SyncError> {
-        self.report.way = Some(Way::Manifest);
+        self.report.mode = Some(SyncMode::Manifest);
         for _ in 0..BEGINNINGS_MAX {
             match self.one_roll_call(trust_etag) {
                 Err(SyncError::Call(error)) if matches!(error.code(), "version_moved" | "lock_lost") => {}
@@ -259,7 +259,7 @@ impl Syncing<'_> {
         let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
         let epoch = settling.past(told.version, self.doubt)?;
         settling.adopt(told.version)?; // what may have been forgotten is marked in this transaction
-        settling.heard(Heard::Compared)?;
+        settling.move_cursor(CursorEvent::Compared)?;
         let mut new = Vec::new();
         let mut edits = Vec::new();
         let mut deletes = Vec::new();
@@ -289,7 +289,7 @@ impl Syncing<'_> {
         }
         // The copy is of the roll call's version. Said as `base`, the answer tells whether anybody but us has
         // written since, lock or no lock.
-        let version = self.push(queue, Some(told.version), told.fence.as_deref(), Then::Manifest)?;
+        let version = self.push(queue, Some(told.version), told.fence.as_deref(), PushMode::Manifest)?;
         if version == told.version
             && let Some(etag) = told.etag
         {
@@ -300,7 +300,7 @@ impl Syncing<'_> {
 
     /// By cursor: the edits and the question what else changed, in one request.
     fn by_cursor(&mut self) -> Result<(), SyncError> {
-        self.report.way = Some(Way::Cursor);
+        self.report.mode = Some(SyncMode::Cursor);
         for _ in 0..BEGINNINGS_MAX {
             let done = self.one_pull();
             match done {
@@ -318,7 +318,7 @@ impl Syncing<'_> {
     /// as ever, each row with its own `_base`.
     fn expire(&mut self) -> Result<(), SyncError> {
         let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
-        settling.heard(Heard::Expired)?;
+        settling.move_cursor(CursorEvent::Expired)?;
         Ok(settling.commit()?)
     }
 
@@ -339,7 +339,7 @@ impl Syncing<'_> {
             let first = self.calls.changes(cursor, None)?;
             return self.pages(first, true);
         }
-        self.push(queue, cursor, None, Then::Pull)?;
+        self.push(queue, cursor, None, PushMode::Pull)?;
         Ok(())
     }
 
@@ -373,7 +373,7 @@ impl Syncing<'_> {
             let before = rows.clone();
             let base = self.store.cursor()?;
             let queue = Queue { rows, ..Queue::default() };
-            self.push(queue, base, None, Then::Nothing)?;
+            self.push(queue, base, None, PushMode::Nothing)?;
             if self.sendable()? == before {
                 return Ok(());
             }

@@ -7,8 +7,8 @@ use rollcall_core::model::{RowKey, Timestamp, Version};
 use rollcall_core::reconcile::{Operation, Verdict};
 use rollcall_core::schema::Schema;
 use rollcall_device::decide::{
-    Again, Contents, Entry, Epoch, Heard, Local, Outcome, Pages, Sent, State, Told, absent, again, apply,
-    compare, cursor_after, obey, past,
+    Again, Contents, CursorEvent, Entry, Epoch, Local, Outcome, Pages, RowResult, Sent, State, absent, again,
+    apply, compare, cursor_after, obey, past,
 };
 use rollcall_device::{Columns, Row as DeviceRow};
 use serde::Deserialize;
@@ -206,7 +206,7 @@ fn check(rule: Rule, name: &str) {
         Rule::Obey { device, sent, told, then, contents } => {
             let SentCase { operation, whole, complete, edited_since } = sent;
             let last_update = told.last_update.map(Timestamp::from_ms);
-            let told = Told { verdict: told.verdict, last_update, row: told.row };
+            let told = RowResult { verdict: told.verdict, last_update, row: told.row };
             let got = obey(&device.local(), Sent { operation, whole, complete, edited_since }, told);
             assert_eq!(got, outcome(then, contents), "{name}");
         }
@@ -230,12 +230,12 @@ fn check(rule: Rule, name: &str) {
         }
         Rule::Cursor { cursor, heard, then } => {
             let heard = match heard {
-                HeardCase::Page { version, more } => Heard::Page { version: Version(version), more },
+                HeardCase::Page { version, more } => CursorEvent::Page { version: Version(version), more },
                 HeardCase::Pushed { version, complete } => {
-                    Heard::Pushed { version: Version(version), complete }
+                    CursorEvent::Pushed { version: Version(version), complete }
                 }
-                HeardCase::Expired => Heard::Expired,
-                HeardCase::Compared => Heard::Compared,
+                HeardCase::Expired => CursorEvent::Expired,
+                HeardCase::Compared => CursorEvent::Compared,
             };
             assert_eq!(cursor_after(cursor.map(Version), heard), then.map(Version), "{name}");
         }
@@ -287,7 +287,7 @@ fn an_edit_made_since_survives_every_verdict() {
                     let base = at.filter(|_| state == State::Edited);
                     let local = Local { state, last_update: base, base, edited_at: at };
                     let sent = Sent { operation, whole, complete: false, edited_since: true };
-                    let outcome = obey(&local, sent, Told { verdict, last_update, row });
+                    let outcome = obey(&local, sent, RowResult { verdict, last_update, row });
                     let case = format!("{state:?} {operation:?} {verdict:?}");
                     assert!(outcome.local.is_some_and(|local| local.is_dirty()), "{case}");
                     assert_ne!(outcome.contents, Contents::Theirs, "{case}");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How a device waits; tests hand in one that does not.
-pub struct Patience {
+pub struct RetryPolicy {
     /// Attempts at one request while the server cannot be reached or answers 429 or 5xx.
     pub attempts_max: u32,
     /// Longest time to wait for another device's sync, ms.
@@ -22,7 +22,7 @@ const RETRY_AFTER_MAX_MS: u64 = 60_000;
 /// Devices that were all sent away by one lock come back spread over this time, ms.
 const SPREAD_MS: u64 = 1_000;
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             attempts_max: 6,
@@ -34,7 +34,7 @@ impl Default for Patience {
     }
 }
 
-impl Patience {
+impl RetryPolicy {
     /// The pause after the failed attempt of that number, from 1: exponential, with full jitter, but never
     /// shorter than what the server asks for. `None`: give up.
     pub fn pause_ms(&mut self, attempt: u32, retry_after_s: Option<u64>) -> Option<u64> {
@@ -65,8 +65,8 @@ impl Patience {
 mod tests {
     use super::*;
 
-    fn patience(random: u64) -> Patience {
-        Patience { random: Box::new(move || random), pause: Box::new(|_| {}), ..Patience::default() }
+    fn retries(random: u64) -> RetryPolicy {
+        RetryPolicy { random: Box::new(move || random), pause: Box::new(|_| {}), ..RetryPolicy::default() }
     }
 
     #[test]
@@ -74,19 +74,19 @@ mod tests {
         let most: Vec<_> = (1..=6)
             .map(|attempt| {
                 // The largest value that a pause of up to 2^n · 250 ms can take.
-                (0..=40_000).step_by(250).filter_map(|n| patience(n).pause_ms(attempt, None)).max()
+                (0..=40_000).step_by(250).filter_map(|n| retries(n).pause_ms(attempt, None)).max()
             })
             .collect();
         assert_eq!(most, [Some(500), Some(1_000), Some(2_000), Some(4_000), Some(8_000), None]);
-        assert_eq!(patience(0).pause_ms(3, None), Some(0));
+        assert_eq!(retries(0).pause_ms(3, None), Some(0));
     }
 
     #[test]
     fn what_the_server_asks_for_is_the_least() {
-        assert_eq!(patience(0).pause_ms(1, Some(7)), Some(7_000));
-        assert_eq!(patience(400).pause_ms(1, Some(7)), Some(7_400));
-        assert_eq!(patience(0).pause_ms(1, Some(3_600)), None);
-        assert_eq!(patience(500).lock_pause_ms(0, Some(15)), Some(15_500));
-        assert_eq!(patience(0).lock_pause_ms(119_000, Some(2)), None);
+        assert_eq!(retries(0).pause_ms(1, Some(7)), Some(7_000));
+        assert_eq!(retries(400).pause_ms(1, Some(7)), Some(7_400));
+        assert_eq!(retries(0).pause_ms(1, Some(3_600)), None);
+        assert_eq!(retries(500).lock_pause_ms(0, Some(15)), Some(15_500));
+        assert_eq!(retries(0).lock_pause_ms(119_000, Some(2)), None);
     }
 }
