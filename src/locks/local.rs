@@ -3,7 +3,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::{Lease, LockError, LockResult, Locks, Told, Work};
+use super::{Lease, LockError, LockListener, LockResult, Locks, Work};
 use crate::accounts::Caller;
 use crate::broken;
 use crate::clock::{Clock, Tick};
@@ -20,7 +20,7 @@ pub struct LocalLocks {
     clock: Clock,
     terms: LeaseTerms,
     state: Mutex<State>,
-    told: OnceLock<Told>,
+    listener: OnceLock<LockListener>,
 }
 
 struct State {
@@ -121,7 +121,7 @@ impl LocalLocks {
     /// Locks whose fences begin after `first_fence`.
     pub fn new(first_fence: Fence, terms: LeaseTerms, clock: Clock) -> Arc<Self> {
         let state = State { last_fence: first_fence, owners: HashMap::new(), sweep_at: SWEEP_AT_LEAST };
-        Arc::new(Self { clock, terms, state: Mutex::new(state), told: OnceLock::new() })
+        Arc::new(Self { clock, terms, state: Mutex::new(state), listener: OnceLock::new() })
     }
 
     fn now(&self) -> Now {
@@ -131,12 +131,12 @@ impl LocalLocks {
     /// Changes an owner's lock, and tells who holds it if that is another one now.
     fn change<T>(&self, owner: Owner, now: Now, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
-        let Some(told) = self.told.get() else { return change(&mut state) };
+        let Some(listener) = self.listener.get() else { return change(&mut state) };
         let before = state.held(owner, now).map(|lease| lease.fence);
         let changed = change(&mut state);
         let after = state.held(owner, now);
         if before != after.as_ref().map(|lease| lease.fence) {
-            told(owner, after.as_ref());
+            listener(owner, after.as_ref());
         }
         changed
     }
@@ -148,8 +148,8 @@ impl Locks for LocalLocks {
     }
 
     /// It is told in order, under the locks' own mutex.
-    fn on_changed(&self, told: Told) {
-        let _ = self.told.set(told);
+    fn on_changed(&self, listener: LockListener) {
+        let _ = self.listener.set(listener);
     }
 
     fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>> {

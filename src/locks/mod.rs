@@ -27,7 +27,7 @@ pub type LockResult<T> = Result<T, LockError>;
 
 /// Hears that an owner's lock was taken, or ended, and by whom it is held now. A lease that merely runs out, or is
 /// renewed, is not told.
-pub type Told = Arc<dyn Fn(Owner, Option<&Lease>) + Send + Sync>;
+pub type LockListener = Arc<dyn Fn(Owner, Option<&Lease>) + Send + Sync>;
 
 /// Who holds an owner's lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub trait Locks: Send + Sync {
 
     /// `told` hears of every lock that changes hands, whoever changed it. It must be quick and not call back. Only
     /// the first one is ever told.
-    fn on_changed(&self, told: Told);
+    fn on_changed(&self, listener: LockListener);
 
     /// Takes the lock, or renews it for the device that has it: the lease outlives the request.
     ///

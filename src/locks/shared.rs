@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Lease, LockError, LockResult, Locks, Told, Work};
+use super::{Lease, LockError, LockListener, LockResult, Locks, Work};
 use crate::accounts::Caller;
 use crate::broken;
 use crate::clock::{Clock, Tick};
@@ -125,10 +125,10 @@ impl Locks for SharedLocks {
         true
     }
 
-    fn on_changed(&self, told: Told) {
+    fn on_changed(&self, listener: LockListener) {
         let clock = self.clock.clone();
         self.store.on_changed(Arc::new(move |owner, held| {
-            told(owner, held.map(|held| lease_of(held, clock.tick())).as_ref());
+            listener(owner, held.map(|held| lease_of(held, clock.tick())).as_ref());
         }));
     }
 

@@ -53,7 +53,7 @@ impl Step {
 
 /// What is told of the last hour: one entry for each step, the oldest first, the one that is under way last.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Told {
+pub struct LastHour {
     /// How long ago the first step began.
     pub began: Duration,
     /// Syncs that were answered.
@@ -103,8 +103,8 @@ impl Series {
     }
 
     /// The last hour, or as much of it as the server has run.
-    pub fn told(&self) -> Told {
-        self.told_at(self.began.elapsed())
+    pub fn report(&self) -> LastHour {
+        self.report_at(self.began.elapsed())
     }
 
     fn note(&self, at: Duration, change: impl FnOnce(&mut Step)) {
@@ -121,7 +121,7 @@ impl Series {
         change(&mut steps[slot]);
     }
 
-    fn told_at(&self, at: Duration) -> Told {
+    fn report_at(&self, at: Duration) -> LastHour {
         let last = at.as_secs() / STEP_S;
         let first = last.saturating_sub(STEPS as u64 - 1);
         let steps = self.steps.lock();
@@ -132,7 +132,7 @@ impl Series {
             })
             .collect();
         let verdicts = VERDICTS.iter().enumerate();
-        Told {
+        LastHour {
             began: at - Duration::from_secs(first * STEP_S),
             syncs: steps.iter().map(|step| step.syncs).collect(),
             p50_ms: steps.iter().map(|step| step.percentile(0.5)).collect(),
@@ -163,23 +163,23 @@ mod tests {
     #[test]
     fn an_hour_is_kept_and_no_more() {
         let series = Series::default();
-        assert_eq!(series.told_at(s(3)).syncs, [0]);
+        assert_eq!(series.report_at(s(3)).syncs, [0]);
         series.note(s(5), |step| step.syncs = 1);
         series.note(s(25), |step| step.syncs = 3);
-        let told = series.told_at(s(31));
+        let told = series.report_at(s(31));
         assert_eq!((told.began, told.syncs), (s(31), vec![1, 0, 3, 0]));
         for step in 0..1_000 {
             series.note(s(step * STEP_S), |at| at.refused = step);
         }
         assert_eq!(series.steps.lock().len(), STEPS);
-        let told = series.told_at(s(9_995));
+        let told = series.report_at(s(9_995));
         assert_eq!(told.began, s(3_605));
         assert_eq!(
             (told.refused.len(), told.refused.first(), told.refused.last()),
             (361, Some(&639), Some(&999))
         );
         // A silence of more than an hour leaves nothing of before.
-        assert!(series.told_at(s(20_000)).refused.iter().all(|refused| *refused == 0));
+        assert!(series.report_at(s(20_000)).refused.iter().all(|refused| *refused == 0));
     }
 
     #[test]
@@ -190,7 +190,7 @@ mod tests {
         }
         series.settled("kept", 4);
         series.settled("no verdict", 4);
-        let told = series.told();
+        let told = series.report();
         let (p50, p99) = (told.p50_ms[0].unwrap_or(0.0), told.p99_ms[0].unwrap_or(0.0));
         assert!((500.0..650.0).contains(&p50) && (990.0..1_300.0).contains(&p99), "{p50} {p99}");
         assert_eq!(told.verdicts[5], ("kept", vec![4]));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rollcall::model::{DeviceId, Fence, Owner};
 use rollcall::storage::{
-    AccountStore, Census, LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases, OwnerState, ReadWork,
-    Storage, StorageResult, Told, WriteWork,
+    AccountStore, Census, LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases, OwnerState, ReadWork,
+    Storage, StorageResult, VersionListener, WriteWork,
 };
 
 pub struct Shards(pub Vec<Arc<dyn Storage>>);
@@ -35,8 +35,8 @@ impl Storage for Shards {
         self.of(owner).known_state(owner)
     }
 
-    fn on_moved(&self, told: Told) {
-        self.0.iter().for_each(|shard| shard.on_moved(Arc::clone(&told)));
+    fn on_moved(&self, listener: VersionListener) {
+        self.0.iter().for_each(|shard| shard.on_moved(Arc::clone(&listener)));
     }
 
     fn ready(&self) -> StorageResult<()> {
@@ -115,8 +115,8 @@ impl LeaseStore for ShardedLeases {
         self.of(owner).give_back(owner, device)
     }
 
-    fn on_changed(&self, told: LeaseTold) {
-        self.0.iter().for_each(|shard| shard.on_changed(Arc::clone(&told)));
+    fn on_changed(&self, listener: LeaseListener) {
+        self.0.iter().for_each(|shard| shard.on_changed(Arc::clone(&listener)));
     }
 
     fn break_open(&self, owner: Owner) -> StorageResult<()> {

@@ -1,6 +1,6 @@
 //! How a device cuts what waits into requests.
 
-use rollcall::device::Way;
+use rollcall::device::SyncMode;
 use serde_json::json;
 
 use crate::real::Server;
@@ -10,7 +10,7 @@ use crate::support::{Fate, Phone, assert_agree};
 /// refused, and none is sent alone.
 #[test]
 fn requests_keep_below_the_servers_bytes() {
-    for way in [Way::Cursor, Way::Manifest] {
+    for way in [SyncMode::Cursor, SyncMode::Manifest] {
         let server = Server::with(|settings| settings.limits.body_bytes_max = 4_096);
         let (mut a, mut b) = (Phone::new(&server, "phone", way), Phone::new(&server, "tablet", way));
         for n in 0..30 {
@@ -30,7 +30,7 @@ fn requests_keep_below_the_servers_bytes() {
 #[test]
 fn only_the_last_sendings_are_remembered() {
     let server = Server::start();
-    let mut a = Phone::new(&server, "phone", Way::Cursor);
+    let mut a = Phone::new(&server, "phone", SyncMode::Cursor);
     a.sync();
     let key = a.add("items", json!({ "title": "Rings" }));
     a.remote.disturb =

@@ -15,9 +15,9 @@ use rollcall::schema::{Schema, TableId};
 use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore};
 use rollcall::storage::{
     AccountStore, AnswersMax, Census, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow,
-    GivenAnswer, Installation, LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases as KeptLeases, Outcome,
-    OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told,
-    Walked, WantedConflicts, WriteTxn, WriteWork,
+    GivenAnswer, Installation, LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases as KeptLeases,
+    Outcome, OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, ReadWork, Storage, StorageError,
+    StorageResult, VersionListener, Walked, WantedConflicts, WriteTxn, WriteWork,
 };
 use rollcall_testkit::forward;
 use uuid::Uuid;
@@ -50,8 +50,8 @@ pub struct Database {
 
 #[derive(Default)]
 struct Listeners {
-    moved: Vec<Told>,
-    leased: Vec<LeaseTold>,
+    moved: Vec<VersionListener>,
+    leased: Vec<LeaseListener>,
 }
 
 impl Database {
@@ -272,9 +272,9 @@ impl Storage for Shared {
         None
     }
 
-    fn on_moved(&self, told: Told) {
+    fn on_moved(&self, listener: VersionListener) {
         let mut listeners = self.0.database.listeners.lock();
-        listeners.entry(self.0.server).or_default().moved.push(told);
+        listeners.entry(self.0.server).or_default().moved.push(listener);
     }
 
     fn ready(&self) -> StorageResult<()> {
@@ -339,8 +339,8 @@ impl LeaseStore for Line {
         Ok(())
     }
 
-    fn on_changed(&self, told: LeaseTold) {
-        self.database.listeners.lock().entry(self.server).or_default().leased.push(told);
+    fn on_changed(&self, listener: LeaseListener) {
+        self.database.listeners.lock().entry(self.server).or_default().leased.push(listener);
     }
 
     fn break_open(&self, owner: Owner) -> StorageResult<()> {

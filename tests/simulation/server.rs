@@ -17,7 +17,7 @@ use rollcall::model::{Owner, Timestamp};
 use rollcall::schema::Schema;
 use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore};
 use rollcall::storage::{
-    AccountStore, Census, Leases, OwnerState, ReadWork, Storage, StorageResult, Told, WriteWork,
+    AccountStore, Census, Leases, OwnerState, ReadWork, Storage, StorageResult, VersionListener, WriteWork,
 };
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -190,8 +190,8 @@ impl Storage for Trapped {
         self.inner.known_state(owner)
     }
 
-    fn on_moved(&self, told: Told) {
-        self.inner.on_moved(told);
+    fn on_moved(&self, listener: VersionListener) {
+        self.inner.on_moved(listener);
     }
 
     fn ready(&self) -> StorageResult<()> {

@@ -10,7 +10,7 @@ use super::watch;
 use crate::failure::failed;
 use rollcall_core::model::{DeviceId, Owner, Timestamp};
 use rollcall_core::storage::accounts::{
-    AccountStore, Device, Sighting, SignOutTold, SignedOut, TokenHash, User,
+    AccountStore, Device, Sighting, SignOutListener, SignedOut, TokenHash, User,
 };
 use rollcall_core::storage::{StorageError, StorageResult};
 
@@ -138,8 +138,8 @@ impl AccountStore for Connections {
         })
     }
 
-    fn on_signed_out(&self, told: SignOutTold) {
-        self.watch.on_signed_out(told);
+    fn on_signed_out(&self, listener: SignOutListener) {
+        self.watch.on_signed_out(listener);
     }
 }
 

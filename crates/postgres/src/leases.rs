@@ -9,7 +9,7 @@ use super::session::Param;
 use super::{statements, txn};
 use crate::failure::failed;
 use rollcall_core::model::{DeviceId, Fence, Owner, Timestamp};
-use rollcall_core::storage::{LeaseState, LeaseStore, LeaseTerms, LeaseTold, StorageResult};
+use rollcall_core::storage::{LeaseListener, LeaseState, LeaseStore, LeaseTerms, StorageResult};
 
 impl LeaseStore for Connections {
     fn look(&self, owner: Owner) -> StorageResult<Option<LeaseState>> {
@@ -81,8 +81,8 @@ impl LeaseStore for Connections {
         self.ended(owner, statements::BREAK_LEASE, &[(&owner.0, Type::UUID)])
     }
 
-    fn on_changed(&self, told: LeaseTold) {
-        self.watch.on_leased(told);
+    fn on_changed(&self, listener: LeaseListener) {
+        self.watch.on_leased(listener);
     }
 }
 

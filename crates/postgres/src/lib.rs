@@ -54,7 +54,7 @@ use rollcall_core::storage::gate::OwnerGates;
 use rollcall_core::storage::plan::{self, Plan};
 use rollcall_core::storage::{
     AccountStore, Census, EngineObserver, Forgetful, Leases, Outcome, OwnerState, PurgeTerms, Purged,
-    ReadTxn, ReadWork, Storage, StorageError, StorageResult, Told, WriteWork,
+    ReadTxn, ReadWork, Storage, StorageError, StorageResult, VersionListener, WriteWork,
 };
 use session::{Param, Purpose, Session};
 use statements::Statements;
@@ -443,8 +443,8 @@ impl Storage for Postgres {
         None
     }
 
-    fn on_moved(&self, told: Told) {
-        self.connections.watch.on_moved(told);
+    fn on_moved(&self, listener: VersionListener) {
+        self.connections.watch.on_moved(listener);
     }
 
     fn ready(&self) -> StorageResult<()> {

@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use super::address::Address;
 use rollcall_core::model::{DeviceId, Fence, Owner, Timestamp, Version};
-use rollcall_core::storage::accounts::{SignOutTold, SignedOut};
-use rollcall_core::storage::{LeaseState, LeaseTold, Told};
+use rollcall_core::storage::accounts::{SignOutListener, SignedOut};
+use rollcall_core::storage::{LeaseListener, LeaseState, VersionListener};
 
 const LISTEN: &str = "LISTEN rollcall";
 pub(super) const NOTIFY: &str = "SELECT pg_notify('rollcall', $1)";
@@ -56,9 +56,9 @@ pub(super) struct Watch {
     address: Address,
     /// This server, which does not listen to itself.
     id: Uuid,
-    moved: RwLock<Vec<Told>>,
-    leases: RwLock<Vec<LeaseTold>>,
-    sign_outs: RwLock<Vec<SignOutTold>>,
+    moved: RwLock<Vec<VersionListener>>,
+    leases: RwLock<Vec<LeaseListener>>,
+    sign_outs: RwLock<Vec<SignOutListener>>,
     told: Mutex<HashMap<Owner, Version>>,
     out: Mutex<Option<Sender<News>>>,
     over: AtomicBool,
@@ -79,20 +79,20 @@ impl Watch {
     }
 
     /// `told` hears of versions that move.
-    pub fn on_moved(self: &Arc<Self>, told: Told) {
-        self.moved.write().push(told);
+    pub fn on_moved(self: &Arc<Self>, listener: VersionListener) {
+        self.moved.write().push(listener);
         self.begin();
     }
 
     /// `told` hears of leases that are given or end.
-    pub fn on_leased(self: &Arc<Self>, told: LeaseTold) {
-        self.leases.write().push(told);
+    pub fn on_leased(self: &Arc<Self>, listener: LeaseListener) {
+        self.leases.write().push(listener);
         self.begin();
     }
 
     /// `told` hears of those whom other servers signed out.
-    pub fn on_signed_out(self: &Arc<Self>, told: SignOutTold) {
-        self.sign_outs.write().push(told);
+    pub fn on_signed_out(self: &Arc<Self>, listener: SignOutListener) {
+        self.sign_outs.write().push(listener);
         self.begin();
     }
 

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 
 use rollcall_core::model::{Owner, Version};
-use rollcall_core::storage::{OwnerState, Told};
+use rollcall_core::storage::{OwnerState, VersionListener};
 
 /// Owners whose state is remembered: about 5 MB. A second's polls of a busy server are of fewer owners, and one
 /// that was pushed out costs one read.
@@ -25,7 +25,7 @@ const OTHERS_UNSEEN: Duration = Duration::from_millis(10);
 /// that writes, which moves for all commits but its own.
 pub(super) struct Known {
     states: Mutex<States>,
-    listeners: RwLock<Vec<Told>>,
+    listeners: RwLock<Vec<VersionListener>>,
     /// Whether a transaction of ours is open for writing: then no other process can commit.
     alone: AtomicBool,
     /// `PRAGMA data_version` at the last look, and when that was, in microseconds since `began`.
@@ -59,8 +59,8 @@ impl Known {
         }
     }
 
-    pub fn tell(&self, told: Told) {
-        self.listeners.write().push(told);
+    pub fn add_listener(&self, listener: VersionListener) {
+        self.listeners.write().push(listener);
     }
 
     /// What is known of an owner; `None` is nothing, or nothing that is surely not old.

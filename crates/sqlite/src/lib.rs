@@ -39,7 +39,7 @@ use rollcall_core::schema::Schema;
 use rollcall_core::storage::plan::Plan;
 use rollcall_core::storage::{
     AccountStore, Census, EngineObserver, Leases, Outcome, OwnerState, ReadTxn, ReadWork, Storage,
-    StorageError, StorageResult, Told, WriteJob, WriteWork,
+    StorageError, StorageResult, VersionListener, WriteJob, WriteWork,
 };
 use statements::Statements;
 use txn::Txn;
@@ -386,8 +386,8 @@ impl Storage for Sqlite {
     }
 
     /// Only the server that has the file moves versions, so there is nobody else to hear of.
-    fn on_moved(&self, told: Told) {
-        self.connections.known().tell(told);
+    fn on_moved(&self, listener: VersionListener) {
+        self.connections.known().add_listener(listener);
     }
 
     fn log_bytes(&self) -> u64 {

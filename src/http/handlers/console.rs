@@ -81,7 +81,7 @@ fn lock(lease: &Lease) -> Value {
 /// `GET /console/api/series`
 pub async fn series(app: Arc<App>, operator: Admitted) -> Answer {
     operator?;
-    let told = app.metrics.series.told();
+    let told = app.metrics.series.report();
     let ago_ms = i64::try_from(told.began.as_millis()).unwrap_or(i64::MAX);
     let verdicts: BTreeMap<_, _> = told.verdicts.into_iter().collect();
     // To two places: what is behind them is not known.

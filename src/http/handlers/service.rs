@@ -43,12 +43,17 @@ pub async fn limits(app: Arc<App>) -> Answer {
         AuthMode::Local => "local",
         AuthMode::Jwt => "jwt",
     };
-    json(Told { limits: &app.settings.limits, sync: &app.settings.sync, time_precision: precision, auth })
+    json(LimitsBody {
+        limits: &app.settings.limits,
+        sync: &app.settings.sync,
+        time_precision: precision,
+        auth,
+    })
 }
 
 /// The limits by the names of their settings, and what else a client has to know beforehand.
 #[derive(Serialize)]
-struct Told<'a> {
+struct LimitsBody<'a> {
     #[serde(flatten)]
     limits: &'a Limits,
     #[serde(flatten)]

@@ -6,7 +6,9 @@ use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use rollcall::storage::{AccountStore, Census, Leases, OwnerState, ReadWork, StorageResult, Told, WriteWork};
+use rollcall::storage::{
+    AccountStore, Census, Leases, OwnerState, ReadWork, StorageResult, VersionListener, WriteWork,
+};
 
 /// Calls a hook inside every read of an owner's rows, also of those that could be answered from memory.
 struct Hooked {
@@ -34,8 +36,8 @@ impl Storage for Hooked {
         self.storage.counter(owner, device)
     }
 
-    fn on_moved(&self, told: Told) {
-        self.storage.on_moved(told);
+    fn on_moved(&self, listener: VersionListener) {
+        self.storage.on_moved(listener);
     }
 
     fn ready(&self) -> StorageResult<()> {

@@ -63,7 +63,7 @@ pub enum SignedOut {
 }
 
 /// Hears of those who were signed out.
-pub type SignOutTold = Arc<dyn Fn(SignedOut) + Send + Sync>;
+pub type SignOutListener = Arc<dyn Fn(SignedOut) + Send + Sync>;
 
 /// Users and devices, as an engine keeps them.
 pub trait AccountStore: Send + Sync {
@@ -104,5 +104,5 @@ pub trait AccountStore: Send + Sync {
 
     /// `told` hears of those whom another server signed out, a moment later, or not at all if news was lost. Nobody
     /// does where there is one server.
-    fn on_signed_out(&self, _told: SignOutTold) {}
+    fn on_signed_out(&self, _listener: SignOutListener) {}
 }

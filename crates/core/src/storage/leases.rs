@@ -69,7 +69,7 @@ impl LeaseState {
 }
 
 /// Hears that an owner's lease was given to a device, or ended, and how it stands now.
-pub type LeaseTold = Arc<dyn Fn(Owner, Option<&LeaseState>) + Send + Sync>;
+pub type LeaseListener = Arc<dyn Fn(Owner, Option<&LeaseState>) + Send + Sync>;
 
 /// Leases in a database. Every time is by the database's clock.
 pub trait LeaseStore: Send + Sync {
@@ -106,7 +106,7 @@ pub trait LeaseStore: Send + Sync {
     fn give_back(&self, owner: Owner, device: DeviceId) -> StorageResult<()>;
 
     /// `told` hears of every lease that is given or ended, by this server or another. It must be quick.
-    fn on_changed(&self, told: LeaseTold);
+    fn on_changed(&self, listener: LeaseListener);
 
     /// Ends the lease of whoever has it: what is being written under it is not kept.
     fn break_open(&self, owner: Owner) -> StorageResult<()>;

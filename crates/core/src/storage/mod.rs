@@ -36,7 +36,7 @@ pub use accounts::{AccountStore, Sighting};
 pub use census::Census;
 pub use deletions::DeleteWindow;
 pub use installations::Installation;
-pub use leases::{LeaseState, LeaseStore, LeaseTerms, LeaseTold, Leases};
+pub use leases::{LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases};
 pub use observer::EngineObserver;
 pub use quota::PastBytes;
 pub use records::{AnswersMax, Conflict, GivenAnswer, Side};
@@ -400,7 +400,7 @@ pub trait WriteJob: Send {
 }
 
 /// Hears that the version of an owner has moved, and where to.
-pub type Told = Arc<dyn Fn(Owner, Version) + Send + Sync>;
+pub type VersionListener = Arc<dyn Fn(Owner, Version) + Send + Sync>;
 
 /// An engine.
 pub trait Storage: Send + Sync {
@@ -448,7 +448,7 @@ pub trait Storage: Send + Sync {
     /// `told` is called from any thread, before the write that it hears of returns if this server made it, and must
     /// be quick; it is never forgotten again. What another server wrote is told a moment later, or, should that
     /// server end right then, not at all: who must know asks now and then.
-    fn on_moved(&self, told: Told);
+    fn on_moved(&self, listener: VersionListener);
 
     /// Size of the write-ahead log, bytes; 0 for an engine that keeps none of its own.
     fn log_bytes(&self) -> u64 {
