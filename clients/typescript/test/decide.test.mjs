@@ -57,4 +57,11 @@ test("what the server asks for is the least", () => {
   assert.equal(pauseMs(1, 6, 3600, 0), null);
   assert.equal(lockPauseMs(0, 120_000, 15, 0.5), 15_500);
   assert.equal(lockPauseMs(119_000, 120_000, 2, 0), null);
+  // At the bounds.
+  assert.equal(pauseMs(1, 6, 60, 0), 60_000);
+  assert.equal(pauseMs(1, 6, 61, 0), null);
+  assert.equal(pauseMs(1, 6, 7, 0.9999), 7_999);
+  assert.equal(lockPauseMs(0, 120_000, null, 0), 1_000);
+  assert.equal(lockPauseMs(0, 120_000, 100, 0), 60_000);
+  assert.equal(lockPauseMs(110_000, 120_000, 10, 0), 10_000);
 });

@@ -236,6 +236,25 @@ test("half of a character goes up as the sign for what cannot be read, wherever 
   assert.deepEqual([title, tags], ["cut \ufffd", ["\ufffd", { "\ufffd": "\ud83d\ude00" }]]);
 });
 
+test("rows that are gone or of no table are passed over, and keys take what the rows leave", async () => {
+  const { write, send } = await start({});
+  await write((held) => put(held, items, A, { title: "mine" }, 1500));
+  const keys = Array.from({ length: 5 }, () => ({ table: "items", key: newKey() }));
+  const queue = { rows: [{ table: "items", key: B }, { table: "items", key: A }], gets: [] };
+  await write((held) => held.replace(undefined, { ...newRow("strange", A), state: "added", editedAt: 1, row: {} }));
+  queue.rows.unshift({ table: "strange", key: A });
+  const sending = await send(queue);
+  assert.deepEqual([sending.sent.map(({ table, key }) => [table, key]), queue.rows], [[["items", A]], []]);
+  assert.deepEqual(Object.keys(sending.body.add), ["items"]);
+  const size = JSON.stringify(sending.body.add.items[0]).length + 1;
+  const filled = await send({ rows: [{ table: "items", key: A }], gets: [...keys] }, undefined, { ...limits, bytes: (size + 39) / 0.8 });
+  assert.equal(filled.body.get, undefined, "no place for a key");
+  const two = await send({ rows: [], gets: [...keys] }, undefined, { ...limits, bytes: 100 });
+  assert.equal(two.body.get.items.length, 2);
+  const one = await send({ rows: [], gets: [...keys] }, undefined, { ...limits, bytes: 1 });
+  assert.equal(one.body.get.items.length, 1, "one at least");
+});
+
 test("what a page of changes says of the server's version is remembered", async () => {
   const { write, settle, meta } = await start();
   await write((held) => held.remember("known", 3));

@@ -88,5 +88,11 @@ mod tests {
         assert_eq!(retries(0).pause_ms(1, Some(3_600)), None);
         assert_eq!(retries(500).lock_pause_ms(0, Some(15)), Some(15_500));
         assert_eq!(retries(0).lock_pause_ms(119_000, Some(2)), None);
+        // At the bounds.
+        assert_eq!(retries(0).pause_ms(1, Some(60)), Some(60_000));
+        assert_eq!(retries(0).pause_ms(1, Some(61)), None);
+        assert_eq!(retries(0).lock_pause_ms(0, None), Some(1_000));
+        assert_eq!(retries(0).lock_pause_ms(0, Some(100)), Some(60_000));
+        assert_eq!(retries(0).lock_pause_ms(110_000, Some(10)), Some(10_000));
     }
 }
