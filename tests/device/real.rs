@@ -9,6 +9,7 @@ use rollcall::accounts::Accounts;
 use rollcall::clock::Clock;
 use rollcall::config::Settings;
 use rollcall::http::{App, routes, serve};
+use rollcall::model::Timestamp;
 use rollcall::schema::Schema;
 use rollcall::storage::Storage;
 use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore};
@@ -41,8 +42,8 @@ pub struct Server {
     pub dir: TempDir,
     settings: Settings,
     schema: String,
-    /// How far the server's clock is ahead of the system's, ms.
-    pub ahead_ms: Arc<AtomicI64>,
+    /// The time at which the server's clock stands still, ms; 0 if it goes.
+    pub stands_at_ms: Arc<AtomicI64>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -65,9 +66,9 @@ impl Server {
         settings.limits.drain_s = 1;
         change(&mut settings);
         let dir = tempfile::tempdir().unwrap();
-        let (schema, ahead_ms) = (schema.to_owned(), Arc::default());
+        let (schema, stands_at_ms) = (schema.to_owned(), Arc::default());
         let mut server =
-            Self { url: String::new(), dir, settings, schema, ahead_ms, stop: None, thread: None };
+            Self { url: String::new(), dir, settings, schema, stands_at_ms, stop: None, thread: None };
         server.run();
         server
     }
@@ -78,8 +79,11 @@ impl Server {
 
     pub fn run(&mut self) {
         let settings = self.settings.clone();
-        let (system, ahead_ms) = (Clock::system(), Arc::clone(&self.ahead_ms));
-        let clock = Clock::from_fn(move || system.now().shifted(ahead_ms.load(Ordering::SeqCst)));
+        let (system, stands_at_ms) = (Clock::system(), Arc::clone(&self.stands_at_ms));
+        let clock = Clock::from_fn(move || match stands_at_ms.load(Ordering::SeqCst) {
+            0 => system.now(),
+            ms => Timestamp::from_ms(ms),
+        });
         let schema = Arc::new(Schema::parse(&self.schema).unwrap());
         let path = self.path();
         let connections = Connections::open(&path, Duration::from_secs(5), 4).unwrap();
