@@ -114,7 +114,7 @@ fn a_database_that_was_put_back_unsaid_is_noticed() {
 
 /// Functions of Citus' names that note what they are asked for, and the table that lists what is distributed.
 const STUBS: &str = "
-    CREATE TABLE pg_dist_partition (logicalrel regclass);
+    CREATE TABLE pg_dist_partition (logicalrelid regclass);
     CREATE TABLE asked (at serial, what text);
     CREATE FUNCTION create_reference_table(name text) RETURNS void LANGUAGE sql AS $$
         INSERT INTO asked (what) VALUES (name || ' everywhere');
@@ -161,7 +161,7 @@ fn each_table_is_distributed_once() {
     assert_eq!(asked(), all);
     // One that was broken off, or a table that came later.
     let mut client = postgres::Client::connect(&database.url, NoTls).unwrap();
-    client.batch_execute("DELETE FROM pg_dist_partition WHERE logicalrel = 'todo'::regclass").unwrap();
+    client.batch_execute("DELETE FROM pg_dist_partition WHERE logicalrelid = 'todo'::regclass").unwrap();
     let again = told(&ran(&apply));
     assert_eq!(again.lines().count(), 1, "{again}");
     assert_eq!(asked().last().unwrap(), "\"todo\" by _owner beside rollcall_owner");

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postgres::config::{Host, SslMode};
+use postgres::config::{Host, SslMode, TargetSessionAttrs};
 use postgres::{Client, Config, NoTls};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -119,6 +119,9 @@ impl FromStr for Address {
             config.host("localhost");
         }
         notice_death(&mut config, &kept);
+        if config.get_hosts().len() > 1 && !names(&kept, "target_session_attrs") {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
         config.ssl_mode(match tls {
             Tls::Disable => SslMode::Disable,
             Tls::Prefer => SslMode::Prefer,
@@ -141,15 +144,19 @@ const SILENT_MAX: Duration = Duration::from_secs(15);
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 
+/// Whether one of an address's parameters has that name.
+fn names(given: &[&str], name: &str) -> bool {
+    given.iter().any(|parameter| parameter.split('=').next() == Some(name))
+}
+
 fn notice_death(config: &mut Config, given: &[&str]) {
-    let says = |name: &str| given.iter().any(|parameter| parameter.split('=').next() == Some(name));
-    if !says("tcp_user_timeout") {
+    if !names(given, "tcp_user_timeout") {
         config.tcp_user_timeout(SILENT_MAX);
     }
-    if !says("keepalives_idle") {
+    if !names(given, "keepalives_idle") {
         config.keepalives_idle(PROBE_AFTER);
     }
-    if !says("keepalives_interval") {
+    if !names(given, "keepalives_interval") {
         config.keepalives_interval(PROBE_EVERY);
     }
 }
@@ -248,6 +255,15 @@ impl ServerCertVerifier for AnyCertificate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_hosts_the_one_that_takes_writes_is_meant() {
+        let wanted = |url: &str| url.parse::<Address>().unwrap().config.get_target_session_attrs();
+        assert_eq!(wanted("postgres://a/app?sslmode=disable"), TargetSessionAttrs::Any);
+        assert_eq!(wanted("postgres://a,b/app?sslmode=disable"), TargetSessionAttrs::ReadWrite);
+        let any = "postgres://a,b/app?sslmode=disable&target_session_attrs=any";
+        assert_eq!(wanted(any), TargetSessionAttrs::Any, "whoever says so");
+    }
 
     #[test]
     fn a_host_that_vanishes_is_noticed_unless_the_address_says_when() {

@@ -31,7 +31,7 @@ const OWNED: [&str; 10] = [
     "rollcall_delete_window",
 ];
 
-const DISTRIBUTED: &str = "SELECT logicalrel::text FROM pg_dist_partition";
+const DISTRIBUTED: &str = "SELECT logicalrelid::text FROM pg_dist_partition";
 
 const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch' FOR UPDATE";
 const SET_EPOCH: &str = "UPDATE rollcall_meta SET value = $1 WHERE name = 'epoch'";
