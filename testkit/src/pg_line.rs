@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ pub enum Fault {
     LostAfter,
     /// The connection breaks, and PostgreSQL sees it a while later.
     Late,
+    /// PostgreSQL carries it out, and reports an error of that code all the same, as a cluster may of a COMMIT.
+    ErrorAfter(&'static str),
     /// PostgreSQL ends the session, as it does when it is stopped.
     Terminated,
 }
@@ -35,6 +37,10 @@ pub struct Line {
 struct Shared {
     server: Config,
     plan: Mutex<Plan>,
+    /// Connections that were made over the line.
+    connections: AtomicUsize,
+    /// Statements that ran over it.
+    statements: AtomicUsize,
 }
 
 /// A statement that met with a fault.
@@ -66,7 +72,12 @@ impl Line {
         let password = server.get_password().map(|text| format!(":{}", String::from_utf8_lossy(text)));
         let name = server.get_dbname().unwrap();
         let url = format!("postgres://{user}{}@{address}/{name}", password.unwrap_or_default());
-        let shared = Arc::new(Shared { server, plan: Mutex::default() });
+        let shared = Arc::new(Shared {
+            server,
+            plan: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            statements: AtomicUsize::new(0),
+        });
         let lines = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -91,6 +102,16 @@ impl Line {
         *plan = Plan { fault: Some(fault), left: statement, ..Plan::default() };
     }
 
+    /// How many connections were made over it.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many statements ran over it; to prepare one is none.
+    pub fn statements(&self) -> usize {
+        self.shared.statements.load(Ordering::SeqCst)
+    }
+
     /// The client reads other bytes, as many, wherever PostgreSQL answers these.
     pub fn replace(&self, bytes: &[u8], by: &[u8]) {
         assert_eq!(bytes.len(), by.len());
@@ -107,7 +128,8 @@ impl Shared {
     /// The fault that this statement meets with.
     fn strikes(&self, sql: &str, reading: bool) -> Option<Fault> {
         let mut plan = self.plan.lock().unwrap();
-        let fault = plan.fault.filter(|fault| *fault != Fault::Late || sql == "COMMIT")?;
+        let at_commit = |fault: &Fault| matches!(fault, Fault::Late | Fault::ErrorAfter(_));
+        let fault = plan.fault.filter(|fault| !at_commit(fault) || sql == "COMMIT")?;
         // News between servers are no part of a request.
         if plan.struck.is_some() || sql.starts_with("LISTEN") || sql.contains("pg_notify") {
             return None;
@@ -137,6 +159,7 @@ impl Shared {
         let mut client = Stream::Tcp(client);
         let server = Stream::to(&self.server)?;
         let startup = client.startup()?;
+        self.connections.fetch_add(1, Ordering::SeqCst);
         let mut to_server = server.again()?;
         to_server.write_all(&startup)?;
         let silent = Arc::new(AtomicBool::new(false));
@@ -170,7 +193,10 @@ impl Shared {
                 (String::from_utf8_lossy(&message[from..end]).into_owned(), end + 1)
             };
             match message[0] {
-                b'Q' => sql = Some(text(5).0),
+                b'Q' => {
+                    sql = Some(text(5).0);
+                    self.statements.fetch_add(1, Ordering::SeqCst);
+                }
                 b'P' => {
                     let (name, from) = text(5);
                     let asked = text(from).0;
@@ -180,6 +206,8 @@ impl Shared {
                 b'B' => {
                     let (_, from) = text(5);
                     sql = prepared.get(&text(from).0).cloned();
+                    let is_news = sql.as_ref().is_some_and(|sql| sql.contains("pg_notify"));
+                    self.statements.fetch_add(usize::from(!is_news), Ordering::SeqCst);
                 }
                 _ => {}
             }
@@ -216,6 +244,9 @@ impl Shared {
                 (Some(Fault::Error(code)), asked) => {
                     server.write_all(&failing(code, &asked.unwrap_or_default()))?
                 }
+                (Some(Fault::ErrorAfter(code)), asked) => {
+                    server.write_all(&query(&format!("{}; {}", asked.unwrap_or_default(), raise(code))))?;
+                }
                 (Some(Fault::Terminated), _) => {
                     let ended =
                         "DO $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(9); END $$";
@@ -230,7 +261,11 @@ impl Shared {
 /// A statement that fails in the place of another. One that ends a transaction ends it, failing or not.
 fn failing(code: &str, sql: &str) -> Vec<u8> {
     let first = if matches!(sql, "COMMIT" | "ROLLBACK") { "ROLLBACK; " } else { "" };
-    query(&format!("{first}DO $$ BEGIN RAISE EXCEPTION 'made for the test' USING ERRCODE = '{code}'; END $$"))
+    query(&format!("{first}{}", raise(code)))
+}
+
+fn raise(code: &str) -> String {
+    format!("DO $$ BEGIN RAISE EXCEPTION 'made for the test' USING ERRCODE = '{code}'; END $$")
 }
 
 fn query(sql: &str) -> Vec<u8> {

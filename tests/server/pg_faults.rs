@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use app::engine::pg_line::Fault::{self, Error, Late, LostAfter, LostBefore, Terminated};
+use app::engine::pg_line::Fault::{self, Error, ErrorAfter, Late, LostAfter, LostBefore, Terminated};
 use app::engine::pg_line::Line;
 use app::engine::{Store, pg};
 use app::{Answer, Ask, Device, PASSWORD, SCHEMA, Server, key};
@@ -23,13 +23,15 @@ const OPERATOR: &str = "the operator's own token";
 /// More statements than any request here needs.
 const STATEMENTS_MAX: usize = 200;
 
-/// What each statement meets with, in turn where there are several: a serialization failure or a deadlock; a
+/// What each statement meets with, in turn where there are several: a serialization failure, a deadlock, or a node of a
+/// cluster that is away; a
 /// connection that is lost, in four ways; a full disk, a statement that took too long, and a failure of its own.
-const FAULTS: [&[Fault]; 5] = [
-    &[Error("40001"), Error("40P01")],
+const FAULTS: [&[Fault]; 6] = [
+    &[Error("40001"), Error("40P01"), Error("08006")],
     &[LostBefore, Terminated],
     &[LostAfter],
     &[Late],
+    &[ErrorAfter("08006")],
     &[Error("53100"), Error("57014"), Error("XX000")],
 ];
 
@@ -387,6 +389,91 @@ fn what_the_operator_does() {
         },
     ]);
 }
+
+/// Goal: a server that is well and cannot reach a node of its cluster is no lost connection: others would lose theirs to
+/// it. Method: each statement of a write and of a read fails so, and the connections are counted.
+#[test]
+fn an_error_of_a_living_server_costs_no_connection() {
+    let Some(ground) = Ground::start() else { return };
+    let asks: [fn(&Ground, u64) -> Ask; 2] =
+        [|ground, n| ground.post("/synchronise").json(&small(n)), |ground, _| ground.get("/changes")];
+    for (ask, n) in asks.into_iter().zip([100, 200]) {
+        ground.send(ask(&ground, n)).ok();
+        let made = ground.line.connections();
+        for statement in 1..STATEMENTS_MAX {
+            let ask = ask(&ground, n + statement as u64);
+            ground.line.disturb(Error("08006"), statement);
+            ground.send(ask);
+            if ground.line.calm().is_none() {
+                break;
+            }
+        }
+        assert_eq!(ground.line.connections(), made);
+    }
+}
+
+/// Goal: requests that get more rows, and changes of the server, do not cost statements unnoticed. Method: the
+/// statements of each are counted, with one row and with 500.
+#[test]
+fn a_request_takes_so_many_statements() {
+    let Some(ground) = Ground::start() else { return };
+    let rows = |from: u64, count: u64, title: &str| -> Value {
+        (from..from + count).map(|n| json!({ "lid": key(n), "title": title })).collect()
+    };
+    let post = |body: Value| ground.post("/synchronise").json(&body);
+    let keys = |count: u64| -> Value { (1_000..1_000 + count).map(key).collect() };
+    let mut counted = Vec::new();
+    for count in [1, 500] {
+        let from = if count == 1 { 999 } else { 1_000 };
+        let base = ground.server.version_of("anna");
+        for (request, ask) in [
+            ("add", post(json!({ "add": { "lists": rows(from, count, "a") } }))),
+            ("same", post(json!({ "add": { "lists": rows(from, count, "a") } }))),
+            ("update", post(json!({ "base": base + 1, "update": { "lists": rows(from, count, "b") } }))),
+            (
+                "update again",
+                post(json!({ "base": base + 2, "update": { "lists": rows(from, count, "c") } })),
+            ),
+            ("get", post(json!({ "get": { "lists": keys(count) } }))),
+            ("pull", post(json!({ "base": base, "pull": true }))),
+            ("changes", ground.get("/changes")),
+            ("fetch", ground.get("/fetch")),
+            ("lock", ground.post("/lock")),
+            ("delete", post(json!({ "confirm_deletes": count, "delete": { "lists": keys(count) } }))),
+        ] {
+            ground.server.turn(10);
+            let before = ground.line.statements();
+            ground.send(ask).ok();
+            counted.push((request, count, ground.line.statements() - before));
+        }
+    }
+    assert_eq!(counted, STATEMENTS);
+}
+
+/// What each request takes, and its rows: the request's own, and those that look up its token. The rows that refer to a
+/// row that is deleted are looked up one by one, in each column that may.
+const STATEMENTS: &[(&str, u64, usize)] = &[
+    ("add", 1, 14),
+    ("same", 1, 10),
+    ("update", 1, 16),
+    ("update again", 1, 16),
+    ("get", 1, 10),
+    ("pull", 1, 11),
+    ("changes", 1, 9),
+    ("fetch", 1, 17),
+    ("lock", 1, 7),
+    ("delete", 1, 13),
+    ("add", 500, 31),
+    ("same", 500, 13),
+    ("update", 500, 40),
+    ("update again", 500, 40),
+    ("get", 500, 13),
+    ("pull", 500, 11),
+    ("changes", 500, 9),
+    ("fetch", 500, 18),
+    ("lock", 500, 7),
+    ("delete", 500, 1_038),
+];
 
 /// What asks the database for nothing.
 const QUIET: [&str; 5] =

@@ -67,6 +67,10 @@ fn expected(schema: &Schema) -> Vec<(String, Vec<&'static str>)> {
             statements::CHANGES,
             &["((owner = $1) AND (ROW(version, tbl, key) > ROW($2, $3, $4)) AND (version <= $5))"],
         ),
+        of(
+            statements::SURPLUS_STATES,
+            &["((owner = $1) AND (tbl = $2) AND (key >= k.key) AND (key <= k.key))"],
+        ),
         of(statements::EARLIER, &["((owner = $1) AND (tbl = $2) AND (key = $3))"]),
         of(statements::ACKNOWLEDGED_BY_ALL, &["(owner = $1)"]),
         of(statements::FORGET_DAYS, &["((owner = $1) AND (day < $2))"]),

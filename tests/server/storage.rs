@@ -442,6 +442,34 @@ fn a_writer_holds_its_owner_alone() {
     });
 }
 
+/// Goal: an owner that somebody else wrote for although it was locked, as when its shard moves, is never written over.
+/// Method: a trigger raises its version once in the middle of a write.
+#[test]
+fn a_write_that_was_overtaken_runs_again() {
+    if !Engine::all().contains(&Engine::Postgres) {
+        return;
+    }
+    let mut store = Store::of(Engine::Postgres);
+    let storage = start(&store).unwrap();
+    store.look();
+    let ground = Ground { store, storage, schema: Schema::parse(SCHEMA).unwrap() };
+    ground.write(owner(1), &[(1, "x")]);
+    let before = ground.state(owner(1)).version;
+    ground.store.sql(
+        "CREATE SEQUENCE public.times;
+        CREATE FUNCTION public.overtake() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('public.times') = 1 THEN
+                UPDATE rollcall_owner SET version = version + 1 WHERE owner = NEW.owner;
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER overtake AFTER INSERT ON rollcall_ledger FOR EACH ROW EXECUTE FUNCTION overtake()",
+    );
+    ground.write(owner(1), &[(2, "y")]);
+    assert_eq!(ground.state(owner(1)).version, before.next());
+    assert_eq!(ground.store.number("SELECT last_value FROM public.times"), 2, "it ran twice");
+}
+
 #[test]
 fn a_writer_that_cannot_have_its_turn_is_told_so() {
     on_every_engine(|ground| {

@@ -98,9 +98,7 @@ impl Connections {
         let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
         let params: [Param<'_>; 2] = [(&from, Type::UUID), (&limit, Type::INT8)];
         let rows = self.judged(|session| session.query(statements::STATES, &params))?;
-        rows.iter()
-            .map(|row| Ok((Owner(row.try_get(18).map_err(failed)?), txn::known_of(row)?.state)))
-            .collect()
+        rows.iter().map(|row| Ok((Owner(row.try_get(18).map_err(failed)?), txn::state_of(row)?))).collect()
     }
 }
 

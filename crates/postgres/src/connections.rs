@@ -55,7 +55,7 @@ impl<T> Try<T> {
     /// A failure of the session's: worth another try or not.
     pub fn failed(session: &Session, error: StorageError) -> Self {
         match session.failure() {
-            Some(Failure::InTheWay | Failure::Lost) => Self::Again(error),
+            Some(failure) if failure.may_pass() => Self::Again(error),
             _ => Self::Done(Err(error)),
         }
     }
@@ -116,14 +116,16 @@ impl Connections {
                 Try::Again(error) => error,
             };
             tries += 1;
-            let was_lost = session.is_broken();
+            let failure = session.failure().copied();
+            let was_lost = session.is_broken() && failure != Some(Failure::ReadOnly);
             drop(session);
             if tries >= self.tries_max || begun.elapsed() >= self.busy_wait {
                 return Err(error);
             }
             // After a restart of the database every connection of the pool is found to be dead, one by one.
+            // A node that is away is asked ever more rarely, and holds none of our connections meanwhile.
             if !was_lost {
-                std::thread::sleep(pause());
+                std::thread::sleep(pause() * if failure == Some(Failure::Away) { tries.min(10) } else { 1 });
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use postgres::error::SqlState;
+use postgres::error::{Severity, SqlState};
 
 use rollcall_core::storage::StorageError;
 
@@ -11,6 +11,10 @@ use rollcall_core::storage::StorageError;
 pub(super) enum Failure {
     /// Another transaction was in the way: the work may go well if it is run again.
     InTheWay,
+    /// The server is well, and cannot reach a node that the statement needs: the session is as good as any other.
+    Away,
+    /// The server takes no writes: a standby, or one that was the primary.
+    ReadOnly,
     /// The connection is gone, or the server is going.
     Lost,
     /// It would fail again.
@@ -19,34 +23,48 @@ pub(super) enum Failure {
 
 impl Failure {
     pub fn of(error: &postgres::Error) -> Self {
-        let Some(code) = error.code() else {
+        let Some(error) = error.as_db_error() else {
             let is_io = error.source().is_some_and(|source| source.is::<std::io::Error>());
             return if error.is_closed() || is_io { Self::Lost } else { Self::Lasting };
         };
+        // What ends the session has another severity. A node's end comes as an ERROR of the one that asked it.
+        let goes_on = error.parsed_severity() == Some(Severity::Error);
+        Self::of_code(error.code(), goes_on)
+    }
+
+    /// By its code; `goes_on` says whether the session does after it.
+    fn of_code(code: &SqlState, goes_on: bool) -> Self {
         let in_the_way = [
             SqlState::T_R_SERIALIZATION_FAILURE,
             SqlState::T_R_DEADLOCK_DETECTED,
             SqlState::LOCK_NOT_AVAILABLE,
         ];
-        let lost = [
+        let going = [
             SqlState::ADMIN_SHUTDOWN,
             SqlState::CRASH_SHUTDOWN,
             SqlState::CANNOT_CONNECT_NOW,
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
-            // Whoever is between us and the server has changed the connection under our statements.
-            SqlState::INVALID_SQL_STATEMENT_NAME,
         ];
         if in_the_way.contains(code) {
             Self::InTheWay
-        } else if lost.contains(code) || code.code().starts_with("08") {
-            Self::Lost
+        } else if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
+            Self::ReadOnly
+        } else if *code == SqlState::INVALID_SQL_STATEMENT_NAME {
+            Self::Lost // whoever is between us and the server has changed the connection under our statements
+        } else if going.contains(code) || code.code().starts_with("08") {
+            if goes_on { Self::Away } else { Self::Lost }
         } else {
             Self::Lasting
         }
     }
 
-    pub fn breaks_the_session(&self) -> bool {
-        *self == Self::Lost
+    pub fn breaks_the_session(self) -> bool {
+        matches!(self, Self::Lost | Self::ReadOnly)
+    }
+
+    /// Whether the same work may go well if it is run again.
+    pub fn may_pass(self) -> bool {
+        self != Self::Lasting
     }
 }
 
@@ -59,8 +77,25 @@ pub(super) fn failed(error: postgres::Error) -> StorageError {
         Some(code) if *code == SqlState::QUERY_CANCELED => return StorageError::Busy,
         _ => {}
     }
-    match Failure::of(&error) {
-        Failure::InTheWay | Failure::Lost => StorageError::Busy,
-        Failure::Lasting => StorageError::Engine(Box::new(error)),
+    if Failure::of(&error).may_pass() { StorageError::Busy } else { StorageError::Engine(Box::new(error)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_a_living_server_keeps_the_session() {
+        let of = |code: &str, goes_on| Failure::of_code(&SqlState::from_code(code), goes_on);
+        for code in ["08000", "08006", "08P01", "57P01", "57P02", "57P03"] {
+            assert_eq!(of(code, true), Failure::Away, "{code}");
+            assert_eq!(of(code, false), Failure::Lost, "{code}");
+        }
+        assert!(!Failure::Away.breaks_the_session() && Failure::Away.may_pass());
+        assert_eq!(of("26000", true), Failure::Lost, "a pooler's");
+        assert_eq!(of("25006", true), Failure::ReadOnly);
+        assert!(Failure::ReadOnly.breaks_the_session() && Failure::ReadOnly.may_pass());
+        assert_eq!(of("40001", true), Failure::InTheWay);
+        assert_eq!(of("42P01", true), Failure::Lasting);
     }
 }

@@ -1,4 +1,5 @@
-//! Leases in the owners' rows. Each promise is one statement, which waits for whoever writes for the owner.
+//! Leases in the owners' rows. The time is read first, always from the server that the session is connected to; then
+//! each promise is one statement, which waits for whoever writes for the owner.
 
 use postgres::Row;
 use postgres::types::Type;
@@ -13,14 +14,20 @@ use rollcall_core::storage::{LeaseListener, LeaseState, LeaseStore, LeaseTerms, 
 
 impl LeaseStore for Connections {
     fn look(&self, owner: Owner) -> StorageResult<Option<LeaseState>> {
-        let row = self.judged(|session| session.row(statements::LEASE, &[(&owner.0, Type::UUID)]))?;
-        row.as_ref().map(lease).transpose()
+        self.judged(|session| {
+            let now = session.now()?;
+            let row = session.row(statements::LEASE, &[(&owner.0, Type::UUID)])?;
+            row.map(|row| lease(&row, now)).transpose()
+        })
     }
 
     fn held_now(&self, leases_max: usize) -> StorageResult<Vec<(Owner, LeaseState)>> {
         let limit = i64::try_from(leases_max).unwrap_or(i64::MAX);
-        let rows = self.judged(|session| session.query(statements::LEASES, &[(&limit, Type::INT8)]))?;
-        rows.iter().map(|row| Ok((Owner(row.try_get(6).map_err(failed)?), lease(row)?))).collect()
+        self.judged(|session| {
+            let now = session.now()?;
+            let rows = session.query(statements::LEASES, &[(&limit, Type::INT8), (&now, Type::INT8)])?;
+            rows.iter().map(|row| Ok((Owner(row.try_get(5).map_err(failed)?), lease(row, now)?))).collect()
+        })
     }
 
     fn take(
@@ -32,21 +39,23 @@ impl LeaseStore for Connections {
         terms: LeaseTerms,
     ) -> StorageResult<Option<LeaseState>> {
         let fence = fence.map(|fence| fence.0.cast_signed());
-        let params: [Param<'_>; 6] = [
-            (&owner.0, Type::UUID),
-            (&device.0, Type::UUID),
-            (&name, Type::TEXT),
-            (&terms.lease_ms, Type::INT8),
-            (&fence, Type::INT8),
-            (&terms.hold_ms, Type::INT8),
-        ];
         let taken = self.judged(|session| {
+            let now = session.now()?;
+            let params: [Param<'_>; 7] = [
+                (&owner.0, Type::UUID),
+                (&device.0, Type::UUID),
+                (&name, Type::TEXT),
+                (&terms.lease_ms, Type::INT8),
+                (&fence, Type::INT8),
+                (&terms.hold_ms, Type::INT8),
+                (&now, Type::INT8),
+            ];
             let mut taken = session.row(statements::TAKE_LEASE, &params)?;
             if taken.is_none() && session.row(statements::LEASE, &params[..1])?.is_none() {
                 txn::make(session, owner)?;
                 taken = session.row(statements::TAKE_LEASE, &params)?;
             }
-            taken.as_ref().map(lease).transpose()
+            taken.map(|row| lease(&row, now)).transpose()
         })?;
         // One that began before was renewed, which is no news.
         taken
@@ -57,19 +66,29 @@ impl LeaseStore for Connections {
     }
 
     fn renew(&self, owner: Owner, device: DeviceId, terms: LeaseTerms, below_ms: i64) -> StorageResult<()> {
-        let params: [Param<'_>; 5] = [
-            (&owner.0, Type::UUID),
-            (&device.0, Type::UUID),
-            (&terms.lease_ms, Type::INT8),
-            (&below_ms, Type::INT8),
-            (&terms.hold_ms, Type::INT8),
-        ];
-        self.judged(|session| session.execute(statements::RENEW_LEASE, &params)).map(drop)
+        self.judged(|session| {
+            let now = session.now()?;
+            let params: [Param<'_>; 6] = [
+                (&owner.0, Type::UUID),
+                (&device.0, Type::UUID),
+                (&terms.lease_ms, Type::INT8),
+                (&below_ms, Type::INT8),
+                (&terms.hold_ms, Type::INT8),
+                (&now, Type::INT8),
+            ];
+            session.execute(statements::RENEW_LEASE, &params)
+        })
+        .map(drop)
     }
 
     fn cut(&self, owner: Owner, lease_ms: i64) -> StorageResult<()> {
-        let params: [Param<'_>; 2] = [(&owner.0, Type::UUID), (&lease_ms, Type::INT8)];
-        self.judged(|session| session.execute(statements::CUT_LEASE, &params)).map(drop)
+        self.judged(|session| {
+            let now = session.now()?;
+            let params: [Param<'_>; 3] =
+                [(&owner.0, Type::UUID), (&lease_ms, Type::INT8), (&now, Type::INT8)];
+            session.execute(statements::CUT_LEASE, &params)
+        })
+        .map(drop)
     }
 
     fn give_back(&self, owner: Owner, device: DeviceId) -> StorageResult<()> {
@@ -95,14 +114,14 @@ impl Connections {
     }
 }
 
-/// The lease in the first columns of a row.
-pub(super) fn lease(row: &Row) -> StorageResult<LeaseState> {
+/// The lease in the first columns of a row, as of a time in ms.
+pub(super) fn lease(row: &Row, now: i64) -> StorageResult<LeaseState> {
     Ok(LeaseState {
         fence: Fence(row.try_get::<_, i64>(0).map_err(failed)?.cast_unsigned()),
         holder: row.try_get::<_, Option<Uuid>>(1).map_err(failed)?.map(DeviceId),
         holder_name: row.try_get(2).map_err(failed)?,
         since: Timestamp::from_ms(row.try_get(3).map_err(failed)?),
         until: row.try_get::<_, Option<i64>>(4).map_err(failed)?.map(Timestamp::from_ms),
-        now: Timestamp::from_ms(row.try_get(5).map_err(failed)?),
+        now: Timestamp::from_ms(now),
     })
 }

@@ -14,6 +14,7 @@ mod entries;
 mod failure;
 mod installations;
 mod leases;
+mod many;
 mod migrate;
 mod owner;
 mod past;
@@ -330,8 +331,8 @@ struct Sent {
 enum Ended {
     /// As its work wanted; the owner's version moved there.
     Well(Option<Version>),
-    /// The connection broke at the commit.
-    Unheard(Sent),
+    /// The commit failed. The transaction may have been kept all the same.
+    Unheard(Sent, Failure, StorageError),
 }
 
 impl Postgres {
@@ -343,15 +344,16 @@ impl Postgres {
                     moved.inspect(|version| self.connections.watch.moved(owner, *version));
                     return Ok(());
                 }
-                Ended::Unheard(sent) => {
-                    tracing::warn!(%owner, "the connection broke at a commit; looking whether it was kept");
-                    let kept = self.was_kept(owner, &sent).map_err(|error| match error {
-                        StorageError::Busy => StorageError::OutcomeUnknown,
-                        other => other,
-                    })?;
+                Ended::Unheard(sent, failure, error) => {
+                    tracing::warn!(%owner, %error, "a commit failed; looking whether it was kept");
+                    // Whatever keeps us from knowing it: the device sends the request again.
+                    let kept = self.was_kept(owner, &sent).map_err(|_| StorageError::OutcomeUnknown)?;
                     if kept {
                         self.connections.watch.moved(owner, sent.after);
                         return Ok(());
+                    }
+                    if failure == Failure::Lasting {
+                        return Err(error);
                     }
                 }
             }
@@ -369,8 +371,8 @@ impl Postgres {
         let sent = Sent { id: txn.id(), before, after: txn.state().version, kept: txn.kept.take() };
         // The work may have taken a failure for an outcome of its own: it is the engine that knows.
         match transaction.session.failure() {
-            Some(Failure::InTheWay | Failure::Lost) => return Err(StorageError::Busy),
-            Some(Failure::Lasting) if matches!(outcome, Ok(Outcome::Commit)) => return Err(spoilt()),
+            Some(failure) if failure.may_pass() => return Err(StorageError::Busy),
+            Some(_) if matches!(outcome, Ok(Outcome::Commit)) => return Err(spoilt()),
             _ => {}
         }
         if outcome? == Outcome::Rollback {
@@ -378,8 +380,11 @@ impl Postgres {
         }
         let moved = (sent.after != sent.before).then_some(sent.after);
         match transaction.commit() {
-            Err(_) if session.is_broken() => Ok(Ended::Unheard(sent)),
-            done => done.map(|()| Ended::Well(moved)),
+            Ok(()) => Ok(Ended::Well(moved)),
+            Err(error) => {
+                let failure = session.failure().copied().unwrap_or(Failure::Lasting);
+                Ok(Ended::Unheard(sent, failure, error))
+            }
         }
     }
 
@@ -482,7 +487,7 @@ impl Forgetful for Connections {
             let written = known.state;
             let purged = purge::purge(transaction.session, owner.0, &mut known.state, terms, rows_max)?;
             if known.state != written {
-                quota::put_state(transaction.session, owner.0, &known.state, None)?;
+                quota::put_state(transaction.session, owner.0, written.version, &known.state, None)?;
             }
             transaction.commit()?;
             Ok(purged)

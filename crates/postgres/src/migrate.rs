@@ -17,6 +17,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0005_delete_windows.sql"),
     include_str!("migrations/0006_sightings.sql"),
     include_str!("migrations/0007_past_bytes.sql"),
+    include_str!("migrations/0008_dated.sql"),
 ];
 
 const IS_THERE: &str = "SELECT to_regclass('rollcall_meta') IS NOT NULL";

@@ -18,34 +18,35 @@ pub(super) struct Known {
     pub lease: LeaseState,
     /// Which transaction raised the version last.
     pub written: Option<Uuid>,
-    /// The last day whose versions are dated; not asked for with many owners.
+    /// The last day whose versions are dated, if that is known.
     pub dated: Option<i64>,
 }
 
 /// The owner by one of the two statements that read it; `None` while nothing was ever written for it.
 pub(super) fn known(session: &mut Session, owner: Owner, sql: &str) -> StorageResult<Option<Known>> {
+    let now = session.now()?;
     let Some(row) = session.row(sql, &[(&owner.0, Type::UUID)])? else { return Ok(None) };
-    Ok(Some(Known { dated: row.try_get(18).map_err(failed)?, ..known_of(&row)? }))
+    Ok(Some(Known {
+        lease: leases::lease(&row, now)?,
+        state: state_of(&row)?,
+        written: row.try_get(10).map_err(failed)?,
+        dated: row.try_get(17).map_err(failed)?,
+    }))
 }
 
-/// The owner of a row: first the lease, then the state.
-pub(super) fn known_of(row: &Row) -> StorageResult<Known> {
-    let seed: Vec<u8> = row.try_get(10).map_err(failed)?;
+/// What an owner is: the columns after its lease.
+pub(super) fn state_of(row: &Row) -> StorageResult<OwnerState> {
+    let seed: Vec<u8> = row.try_get(9).map_err(failed)?;
     let seed: [u8; 16] =
         seed.try_into().map_err(|_| StorageError::Engine("a seed of another size".into()))?;
-    Ok(Known {
-        lease: leases::lease(row)?,
-        state: OwnerState {
-            version: Version(unsigned(row, 6).map_err(failed)?),
-            horizon: Version(unsigned(row, 7).map_err(failed)?),
-            rows: unsigned(row, 8).map_err(failed)?,
-            bytes: unsigned(row, 9).map_err(failed)?,
-            seed: Some(Seed(seed)),
-            shown_ahead: Version(unsigned(row, 12).map_err(failed)?),
-            past: quota::past_of(row, 13, row.try_get(6).map_err(failed)?)?,
-        },
-        written: row.try_get(11).map_err(failed)?,
-        dated: None,
+    Ok(OwnerState {
+        version: Version(unsigned(row, 5).map_err(failed)?),
+        horizon: Version(unsigned(row, 6).map_err(failed)?),
+        rows: unsigned(row, 7).map_err(failed)?,
+        bytes: unsigned(row, 8).map_err(failed)?,
+        seed: Some(Seed(seed)),
+        shown_ahead: Version(unsigned(row, 11).map_err(failed)?),
+        past: quota::past_of(row, 12, row.try_get(5).map_err(failed)?)?,
     })
 }
 

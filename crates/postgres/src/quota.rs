@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::failure::failed;
 use super::session::{Param, Purpose, Session};
 use super::{Connections, statements, txn};
-use rollcall_core::model::Owner;
+use rollcall_core::model::{Owner, Version};
 use rollcall_core::storage::quota::{Past, PastBytes, enough, make_room};
 use rollcall_core::storage::{OwnerState, StorageResult};
 
@@ -56,19 +56,32 @@ pub(super) fn forgotten(
     Ok((rows.len(), sizes.sum::<Result<i64, _>>().map_err(failed)?))
 }
 
-/// Writes down what an owner is.
+/// What a write that raises the version leaves in the owner's row.
+#[derive(Clone, Copy)]
+pub(super) struct Advance {
+    /// Names the transaction.
+    pub by: Uuid,
+    /// The last day whose versions are dated.
+    pub dated: Option<i64>,
+}
+
+/// Writes down what an owner is, as the last statement of a transaction that has locked it at the version `before`.
 ///
-/// `by` names the transaction that raises the version; `None` leaves the one that did so last.
+/// - `advance`: of a transaction that raises the version; `None` leaves what the last one left.
+/// - Errors: [`StorageError::Busy`] if the owner has another version, and the session's failure is then one that may
+///   pass: the lock did not hold, and the transaction must be undone and run again.
 pub(super) fn put_state(
     session: &mut Session,
     owner: Uuid,
+    before: Version,
     state: &OwnerState,
-    by: Option<Uuid>,
+    advance: Option<Advance>,
 ) -> StorageResult<()> {
     let past = &state.past;
     let [version, horizon] = [state.version, state.horizon].map(|version| version.0.cast_signed());
     let counted = past.is_counted.then_some(version);
     let (rows, bytes) = (state.rows.cast_signed(), state.bytes.cast_signed());
+    let before = before.0.cast_signed();
     let mut params: Vec<Param<'_>> = vec![
         (&owner, Type::UUID),
         (&horizon, Type::INT8),
@@ -77,13 +90,19 @@ pub(super) fn put_state(
         (&past.conflicts, Type::INT8),
         (&past.answers, Type::INT8),
         (&counted, Type::INT8),
+        (&before, Type::INT8),
     ];
-    let Some(by) = &by else { return session.execute(statements::PUT_PAST, &params).map(drop) };
-    params.push((&version, Type::INT8));
-    params.push((&rows, Type::INT8));
-    params.push((&bytes, Type::INT8));
-    params.push((by, Type::UUID));
-    session.execute(statements::ADVANCE_OWNER, &params).map(drop)
+    let mut sql = statements::PUT_PAST;
+    if let Some(Advance { by, dated }) = &advance {
+        sql = statements::ADVANCE_OWNER;
+        let numbers = [&version, &rows, &bytes].map(|number| -> Param<'_> { (number, Type::INT8) });
+        params.extend(numbers);
+        params.extend([(by as _, Type::UUID), (dated as _, Type::INT8)] as [Param<'_>; 2]);
+    }
+    if session.execute(sql, &params)? == 0 {
+        return Err(session.overtaken());
+    }
+    Ok(())
 }
 
 /// What is known of the past of an owner's row: the columns from `at` on.
@@ -176,7 +195,7 @@ impl Connections {
                 return Ok(());
             };
             known.state.past = known.state.past.corrected(&before, &counted);
-            put_state(transaction.session, owner.0, &known.state, None)?;
+            put_state(transaction.session, owner.0, known.state.version, &known.state, None)?;
             transaction.commit()
         })
     }

@@ -1,9 +1,12 @@
 //! What is kept beside the rows: states that were replaced, conflicts, answers given.
 
+use std::collections::BTreeMap;
+
 use postgres::Row;
 use postgres::types::Type;
 use uuid::Uuid;
 
+use super::many::as_a_list;
 use super::quota::forgotten;
 use super::session::{Param, Session};
 use super::statements::{self, Statements};
@@ -30,37 +33,67 @@ pub(super) struct Records<'a> {
 }
 
 impl Records<'_> {
-    /// Returns by how many bytes the history has grown.
+    /// Keeps states that are replaced, and forgets the oldest beyond `states_max` of each row. `entries` is about how many
+    /// states the owner has. Returns by how many bytes the history has grown.
     pub fn remember(
         &mut self,
         table: &Table,
         rows: &[(RowKey, &Stored)],
         states_max: usize,
+        entries: u64,
     ) -> StorageResult<i64> {
-        let mut grown = 0;
-        let tbl = self.statements.of(table.id).id;
-        for (key, row) in rows {
-            let Some(values) = &row.values else { continue };
-            let columns = write_columns(table, &whole(values));
-            let shared: [Param<'_>; 3] =
-                [(&self.owner, Type::UUID), (&tbl, Type::INT4), (&key.0, Type::UUID)];
-            let (made, claimed) = (row.made_at.map(Timestamp::ms), row.claim.at.map(Timestamp::ms));
-            let state: [Param<'_>; 6] = [
-                (&row.version.0.cast_signed(), Type::INT8),
-                (&row.last_update.ms(), Type::INT8),
-                (&row.changed_by.0, Type::UUID),
-                (&columns, Type::TEXT),
-                (&made, Type::INT8),
-                (&claimed, Type::INT8),
-            ];
-            let params: Vec<_> = shared.iter().chain(&state).cloned().collect();
-            let new = self.session.execute(statements::REMEMBER, &params)?;
-            grown += if new > 0 { record_bytes([columns.as_str()]) } else { 0 };
-            let states_max: [Param<'_>; 1] = [(&(states_max as i64), Type::INT8)];
-            let params: Vec<_> = shared.iter().chain(&states_max).cloned().collect();
-            grown -= forgotten(self.session, statements::FORGET_STATES, &params)?.1;
+        let (owner, tbl) = (self.owner, self.statements.of(table.id).id);
+        let shared: [Param<'_>; 2] = [(&owner, Type::UUID), (&tbl, Type::INT4)];
+        let live =
+            rows.iter().filter_map(|(key, row)| row.values.as_ref().map(|values| (key.0, *row, values)));
+        let states: Vec<(Uuid, &Stored, String)> =
+            live.map(|(key, row, values)| (key, row, write_columns(table, &whole(values)))).collect();
+        let remember = &self.statements.remember;
+        let new = remember.run(self.session, &shared, states.len(), &|at, bound| {
+            let (key, row, columns) = &states[at];
+            bound.push((Box::new(*key), Type::UUID));
+            bound.push((Box::new(row.version.0.cast_signed()), Type::INT8));
+            bound.push((Box::new(row.last_update.ms()), Type::INT8));
+            bound.push((Box::new(row.changed_by.0), Type::UUID));
+            bound.push((Box::new(columns.as_str()), Type::TEXT));
+            bound.push((Box::new(row.made_at.map(Timestamp::ms)), Type::INT8));
+            bound.push((Box::new(row.claim.at.map(Timestamp::ms)), Type::INT8));
+        })?;
+        let grown = new.iter().map(|row| row.try_get::<_, i64>(0)).sum::<Result<i64, _>>().map_err(failed)?;
+        let keys: Vec<Uuid> = states.iter().map(|(key, ..)| *key).collect();
+        Ok(grown - self.forget_surplus(&shared, &keys, states_max, entries)?)
+    }
+
+    /// Forgets the states of these rows beyond the newest; returns how many bytes they took.
+    fn forget_surplus(
+        &mut self,
+        shared: &[Param<'_>; 2],
+        keys: &[Uuid],
+        states_max: usize,
+        entries: u64,
+    ) -> StorageResult<i64> {
+        if keys.is_empty() {
+            return Ok(0);
         }
-        Ok(grown)
+        let states_max = i64::try_from(states_max).unwrap_or(i64::MAX);
+        let [owner, tbl] = shared.clone();
+        let params: [Param<'_>; 4] = [owner, tbl, (&keys, Type::UUID_ARRAY), (&states_max, Type::INT8)];
+        let mut surplus = BTreeMap::new();
+        for row in self.session.query(statements::SURPLUS_STATES, &params)? {
+            let (key, version): (Uuid, i64) =
+                (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+            surplus.insert((key, version), row.try_get::<_, i64>(2).map_err(failed)?);
+        }
+        let states: Vec<(Uuid, i64)> = surplus.keys().copied().collect();
+        let at_once = if as_a_list(states.len(), entries) { states.len() } else { 1 };
+        for some in states.chunks(at_once) {
+            self.statements.forget_states.run(self.session, shared, some.len(), &|at, bound| {
+                let (key, version) = some[at];
+                bound.push((Box::new(key), Type::UUID));
+                bound.push((Box::new(version), Type::INT8));
+            })?;
+        }
+        Ok(surplus.values().sum())
     }
 
     pub fn earlier(&mut self, table: &Table, key: RowKey) -> StorageResult<Vec<EarlierState>> {

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use postgres::fallible_iterator::FallibleIterator as _;
 use postgres::types::{ToSql, Type};
-use postgres::{Client, Row, Statement};
+use postgres::{Client, Row, SimpleQueryMessage, Statement};
 
 use super::failure::Failure;
+use super::statements;
 use crate::failure::failed;
 use rollcall_core::storage::{StorageError, StorageResult};
 
@@ -23,6 +24,8 @@ pub(super) struct Session {
     timeouts: Timeouts,
     /// The first failure since the transaction began.
     failure: Option<Failure>,
+    /// When the open transaction began, by the database's clock.
+    began_ms: Option<i64>,
 }
 
 /// How long the database may take over things.
@@ -49,32 +52,33 @@ pub enum Purpose {
 }
 
 impl Timeouts {
-    /// What begins a transaction.
+    /// What begins a transaction, and returns the time.
     pub fn begin(&self, purpose: Purpose) -> String {
         let Self { lock, statement, idle } = self;
         let level = match purpose {
             Purpose::Read => "REPEATABLE READ READ ONLY",
-            Purpose::Write => "READ COMMITTED READ WRITE",
+            Purpose::Write => "READ COMMITTED",
         };
         // For this transaction alone: a pooler may hand the connection to somebody else after it.
         format!(
             "BEGIN ISOLATION LEVEL {level}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
-             SET LOCAL idle_in_transaction_session_timeout = {}",
+             SET LOCAL idle_in_transaction_session_timeout = {}; {}",
             lock.as_millis(),
             statement.as_millis(),
             idle.as_millis(),
+            statements::NOW,
         )
     }
 }
 
 impl Session {
     pub fn new(client: Client, prepare: bool, timeouts: Timeouts) -> Self {
-        Self { client, prepared: prepare.then(HashMap::new), timeouts, failure: None }
+        Self { client, prepared: prepare.then(HashMap::new), timeouts, failure: None, began_ms: None }
     }
 
     /// Whether the connection is of no more use.
     pub fn is_broken(&self) -> bool {
-        self.client.is_closed() || self.failure.as_ref().is_some_and(Failure::breaks_the_session)
+        self.client.is_closed() || self.failure.is_some_and(Failure::breaks_the_session)
     }
 
     pub fn forget_failure(&mut self) {
@@ -89,8 +93,29 @@ impl Session {
     /// Begins a transaction, which ends with the guard.
     pub fn begin(&mut self, purpose: Purpose) -> StorageResult<Transaction<'_>> {
         self.failure = None;
-        self.batch(&self.timeouts.begin(purpose))?;
+        let begun = self.client.simple_query(&self.timeouts.begin(purpose));
+        let begun = self.noted(begun)?;
+        self.began_ms = begun.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
         Ok(Transaction { session: self, ended: false })
+    }
+
+    /// The time by the database's clock, ms: in a transaction, when that began, which asks for nothing.
+    pub fn now(&mut self) -> StorageResult<i64> {
+        if let Some(began) = self.began_ms {
+            return Ok(began);
+        }
+        let row = self.row(statements::NOW, &[])?;
+        row.map_or(Ok(0), |row| row.try_get(0)).map_err(failed)
+    }
+
+    /// Notes that somebody else wrote for the owner although this transaction had locked it.
+    pub fn overtaken(&mut self) -> StorageError {
+        tracing::warn!("an owner was written for under its lock, as when its shard moves; trying again");
+        self.failure.get_or_insert(Failure::InTheWay);
+        StorageError::Busy
     }
 
     /// What the server says it is: 150004 is 15.4.
@@ -206,12 +231,14 @@ impl Transaction<'_> {
     /// Makes what was done durable.
     pub fn commit(mut self) -> StorageResult<()> {
         self.ended = true;
+        self.session.began_ms = None;
         self.session.batch("COMMIT")
     }
 }
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
+        self.session.began_ms = None;
         if !self.ended && !self.session.client.is_closed() {
             // If it fails, the connection is gone, and the transaction with it.
             let _ = self.session.client.batch_execute("ROLLBACK");

@@ -1,10 +1,9 @@
 //! The statements of the engine. Names come from the schema alone, never from a request; values are always bound.
 //! Every statement over an owner's rows takes the owner first.
 
-use std::fmt::Write as _;
-
 use postgres::types::Type;
 
+use super::many::{Put, Row};
 use super::values::sql_type;
 use rollcall_core::schema::{Schema, Table, TableId};
 use rollcall_core::storage::plan::quoted;
@@ -14,6 +13,10 @@ pub struct Statements {
     tables: Vec<TableStatements>,
     /// Writes ledger entries. Parameters: owner, table; then thirteen for each row.
     pub put_entries: Put,
+    /// Keeps earlier states of rows; returns the size of each that is new. Parameters: owner, table; then seven for each.
+    pub remember: Put,
+    /// Forgets earlier states. Parameters: owner, table; then key and version of each.
+    pub forget_states: Put,
 }
 
 /// The statements over one application table.
@@ -36,46 +39,14 @@ pub struct TableStatements {
     pub types: Vec<Type>,
 }
 
-/// One statement that writes several rows, for several counts of rows: `INSERT … SELECT` from `unnest` is not taken by
-/// all that speak PostgreSQL's dialect.
-pub struct Put(Vec<(usize, String)>);
-
-/// How many rows a statement writes. Any number of rows is a few of these; what small syncs write is one.
-const COUNTS: [usize; 11] = [256, 64, 16, 8, 7, 6, 5, 4, 3, 2, 1];
-
-impl Put {
-    /// `shared` parameters come once, `each` for every row.
-    fn new(head: &str, shared: usize, each: usize, tail: &str) -> Self {
-        let statement = |count: usize| {
-            let mut sql = format!("{head} VALUES ");
-            for row in 0..count {
-                sql.push_str(if row == 0 { "(" } else { ", (" });
-                for at in (1..=shared).chain(shared + row * each + 1..=shared + (row + 1) * each) {
-                    let _ = write!(sql, "{}${at}", if at == 1 { "" } else { ", " });
-                }
-                sql.push(')');
-            }
-            sql.push_str(tail);
-            (count, sql)
-        };
-        Self(COUNTS.into_iter().map(statement).collect())
-    }
-
-    /// The statement that takes the most of so many rows, and how many it takes.
-    pub fn for_rows(&self, rows: usize) -> (usize, &str) {
-        let fits = self.0.iter().find(|(count, _)| *count <= rows).or(self.0.last());
-        fits.map_or((1, ""), |(count, sql)| (*count, sql))
-    }
-}
-
 impl Statements {
     /// `ids` are the tables' numbers in the ledger, in declared order.
     pub fn new(schema: &Schema, ids: &[i32]) -> Self {
         let tables = schema.tables().iter().zip(ids).map(|(table, id)| TableStatements::new(table, *id));
         let put_entries = Put::new(
             "INSERT INTO rollcall_ledger (owner, tbl, key, version, created, last_update, deleted, made_by, \
-             changed_by, lives, writers, made_at, claimed_at, row_base, base)",
-            2,
+             changed_by, lives, writers, made_at, claimed_at, row_base, base) VALUES ",
+            Row::WithShared(2),
             13,
             " ON CONFLICT (owner, tbl, key) DO UPDATE SET version = excluded.version, \
              created = excluded.created, last_update = excluded.last_update, deleted = excluded.deleted, \
@@ -83,7 +54,20 @@ impl Statements {
              writers = excluded.writers, made_at = excluded.made_at, claimed_at = excluded.claimed_at, \
              row_base = excluded.row_base, base = excluded.base",
         );
-        Self { tables: tables.collect(), put_entries }
+        let remember = Put::new(
+            "INSERT INTO rollcall_history \
+             (owner, tbl, key, version, last_update, changed_by, columns, made_at, claimed_at) VALUES ",
+            Row::WithShared(2),
+            7,
+            " ON CONFLICT DO NOTHING RETURNING (octet_length(columns) + 200)::bigint",
+        );
+        let forget_states = Put::new(
+            "DELETE FROM rollcall_history WHERE owner = $1 AND tbl = $2 AND (key, version) IN (",
+            Row::WithoutShared(2),
+            2,
+            ")",
+        );
+        Self { tables: tables.collect(), put_entries, remember, forget_states }
     }
 
     /// The table that the ledger knows by that number.
@@ -133,8 +117,8 @@ impl TableStatements {
             ),
             values: for_each("$2", &format!("{row} AS r"), &format!("r.{key}{of_row}")),
             put: Put::new(
-                &format!("INSERT INTO {name} ({owner}, {key}{listed})"),
-                1,
+                &format!("INSERT INTO {name} ({owner}, {key}{listed}) VALUES "),
+                Row::WithShared(1),
                 1 + columns.len(),
                 &format!(" ON CONFLICT ({owner}, {key}) {on_conflict}"),
             ),
@@ -165,35 +149,33 @@ macro_rules! entry {
 }
 const ENTRY: &str = entry!();
 
-/// An owner as of now, and its lease.
+/// A lease, and then what the owner is. No statement that writes reads a clock: a cluster allows no such function in
+/// RETURNING or CASE, and its nodes have clocks of their own. Time is read first, and bound.
+macro_rules! lease {
+    () => {
+        "fence, holder, holder_name, lease_since, lease_until"
+    };
+}
+
 macro_rules! owner {
     () => {
         concat!(
-            "SELECT ",
             lease!(),
-            ", version, horizon, live_rows, live_bytes, seed, written, \
-             shown_ahead, past_tombstones, past_history, past_conflicts, past_answers, past_version, \
-             (SELECT max(day) FROM rollcall_day WHERE owner = $1) FROM rollcall_owner WHERE owner = $1"
+            ", version, horizon, live_rows, live_bytes, seed, written, shown_ahead, past_tombstones, past_history, \
+             past_conflicts, past_answers, past_version, dated"
         )
     };
 }
 
-/// A lease as of now, by the database's clock. `now()` is the transaction's; it never changes inside it.
-macro_rules! lease {
-    () => {
-        concat!("fence, holder, holder_name, lease_since, lease_until, ", now!())
-    };
-}
+/// The time of the server that the session is connected to, in ms. It names no table: so a cluster asks no other node,
+/// and where all servers connect to one node, all have one clock.
+pub const NOW: &str = "SELECT (extract(epoch FROM now()) * 1000)::bigint";
 
-macro_rules! now {
-    () => {
-        "(extract(epoch FROM now()) * 1000)::bigint"
-    };
-}
-
-pub const OWNER: &str = owner!();
-/// The same, and nobody else can have it until the transaction ends.
-pub const LOCK_OWNER: &str = concat!(owner!(), " FOR UPDATE");
+pub const OWNER: &str = concat!("SELECT ", owner!(), " FROM rollcall_owner WHERE owner = $1");
+/// The same, and nobody else can write for it until the transaction ends. It changes nothing, and is an UPDATE all the
+/// same: a shard that moves waits for one, and not for `FOR UPDATE`.
+pub const LOCK_OWNER: &str =
+    concat!("UPDATE rollcall_owner SET fence = fence WHERE owner = $1 RETURNING ", owner!());
 
 /// The epoch, which versions of a new owner begin in.
 pub const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch'";
@@ -204,13 +186,14 @@ pub const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
      (owner, version, horizon, live_rows, live_bytes, seed, fence, past_version) \
      VALUES ($1, $2, $2, 0, 0, $3, ($2::bigint >> 40) << 32, $2) ON CONFLICT (owner) DO NOTHING";
 
-/// Says what an owner is after a write. `$11` names the transaction.
+/// Says what an owner is after a write. `$8` is the version before it: if that is no longer the owner's, somebody else
+/// wrote meanwhile, and nothing is written. `$12` names the transaction.
 pub const ADVANCE_OWNER: &str = "UPDATE rollcall_owner SET horizon = $2, past_tombstones = $3, \
-     past_history = $4, past_conflicts = $5, past_answers = $6, past_version = $7, version = $8, live_rows = $9, \
-     live_bytes = $10, written = $11 WHERE owner = $1";
+     past_history = $4, past_conflicts = $5, past_answers = $6, past_version = $7, version = $9, live_rows = $10, \
+     live_bytes = $11, written = $12, dated = $13 WHERE owner = $1 AND version = $8";
 /// The same after one that moved no version: it names no transaction.
 pub const PUT_PAST: &str = "UPDATE rollcall_owner SET horizon = $2, past_tombstones = $3, \
-     past_history = $4, past_conflicts = $5, past_answers = $6, past_version = $7 WHERE owner = $1";
+     past_history = $4, past_conflicts = $5, past_answers = $6, past_version = $7 WHERE owner = $1 AND version = $8";
 
 /// Notes up to where rows were shown to devices ahead of their cursors.
 pub const SHOW_AHEAD: &str = "UPDATE rollcall_owner SET shown_ahead = $2 WHERE owner = $1";
@@ -227,13 +210,8 @@ pub const VERSION_BEFORE_DAY: &str =
 pub const TOTALS: &str = "SELECT count(*), coalesce(sum(live_rows), 0)::bigint, \
      coalesce(sum(live_bytes), 0)::bigint FROM rollcall_owner";
 pub const TABLES: &str = "SELECT tbl, sum(live_rows)::bigint FROM rollcall_digest GROUP BY tbl";
-pub const STATES: &str = concat!(
-    "SELECT ",
-    lease!(),
-    ", version, horizon, live_rows, live_bytes, seed, written, shown_ahead, past_tombstones, past_history, \
-     past_conflicts, past_answers, past_version, owner FROM rollcall_owner \
-     WHERE owner >= $1 ORDER BY owner LIMIT $2"
-);
+pub const STATES: &str =
+    concat!("SELECT ", owner!(), ", owner FROM rollcall_owner WHERE owner >= $1 ORDER BY owner LIMIT $2");
 pub const TOMBSTONES: &str =
     "SELECT tbl, count(*) FROM rollcall_ledger WHERE owner = $1 AND deleted GROUP BY tbl";
 pub const ACKNOWLEDGED: &str = "SELECT device, version, at FROM rollcall_ack WHERE owner = $1";
@@ -256,14 +234,10 @@ pub const CHANGES: &str = concat!(
      ORDER BY l.version, l.tbl, l.key LIMIT $6"
 );
 
-/// Earlier states of rows.
-pub const REMEMBER: &str = "INSERT INTO rollcall_history \
-     (owner, tbl, key, version, last_update, changed_by, columns, made_at, claimed_at) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
-pub const FORGET_STATES: &str = "DELETE FROM rollcall_history \
-     WHERE owner = $1 AND tbl = $2 AND key = $3 AND version <= (SELECT version FROM rollcall_history \
-     WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC LIMIT 1 OFFSET $4) \
-     RETURNING (octet_length(columns) + 200)::bigint";
+/// The earlier states of each key beyond its newest, and what they take. Parameters: owner, table, keys, how many stay.
+pub const SURPLUS_STATES: &str = "SELECT s.key, s.version, s.bytes FROM unnest($3::uuid[]) AS k (key) \
+     CROSS JOIN LATERAL (SELECT key, version, (octet_length(columns) + 200)::bigint AS bytes FROM rollcall_history \
+     WHERE owner = $1 AND tbl = $2 AND key >= k.key AND key <= k.key ORDER BY key DESC, version DESC OFFSET $4) AS s";
 pub const EARLIER: &str = "SELECT version, last_update, changed_by, columns, made_at, claimed_at \
      FROM rollcall_history WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC";
 
@@ -347,60 +321,31 @@ pub const WALK: &str = "SELECT count(*), count(*) FILTER (WHERE NOT deleted), ma
 
 /// Leases. `$2` is the device throughout.
 pub const LEASE: &str = concat!("SELECT ", lease!(), " FROM rollcall_owner WHERE owner = $1");
+/// `$2` is the time.
 pub const LEASES: &str = concat!(
     "SELECT ",
     lease!(),
-    ", owner FROM rollcall_owner WHERE holder IS NOT NULL AND lease_until > ",
-    now!(),
-    " LIMIT $1"
+    ", owner FROM rollcall_owner WHERE holder IS NOT NULL AND lease_until > $2 LIMIT $1"
 );
-/// `$4` is a lease, `$6` a hold of the lock. A hold begins with the lease, or with one that goes on where the last ran out a
-/// lease ago or longer; it ends no later for a clock that was set back.
+/// `$4` is a lease, `$6` a hold of the lock, `$7` the time. A hold begins with the lease, or with one that goes on where
+/// the last ran out a lease ago or longer; it ends no later for a clock that was set back.
 pub const TAKE_LEASE: &str = concat!(
     "UPDATE rollcall_owner SET \
      fence = CASE WHEN holder = $2 AND lease_until IS NOT NULL THEN fence ELSE fence + 1 END, \
-     lease_since = CASE WHEN holder = $2 AND lease_until + $4 > ",
-    now!(),
-    " THEN least(lease_since, ",
-    now!(),
-    ") ELSE ",
-    now!(),
-    " END, lease_until = CASE WHEN holder = $2 AND lease_until + $4 > ",
-    now!(),
-    " THEN least(",
-    now!(),
-    " + $4, least(lease_since, ",
-    now!(),
-    ") + $6) ELSE ",
-    now!(),
-    " + $4 END, holder = $2, holder_name = $3 \
-     WHERE owner = $1 AND (holder IS NULL OR holder = $2 OR lease_until IS NULL OR lease_until <= ",
-    now!(),
-    ") AND ($5::bigint IS NULL OR (fence = $5 AND holder = $2 AND lease_until IS NOT NULL)) RETURNING ",
+     lease_since = CASE WHEN holder = $2 AND lease_until + $4 > $7 THEN least(lease_since, $7) ELSE $7 END, \
+     lease_until = CASE WHEN holder = $2 AND lease_until + $4 > $7 \
+     THEN least($7 + $4, least(lease_since, $7) + $6) ELSE $7 + $4 END, holder = $2, holder_name = $3 \
+     WHERE owner = $1 AND (holder IS NULL OR holder = $2 OR lease_until IS NULL OR lease_until <= $7) \
+     AND ($5::bigint IS NULL OR (fence = $5 AND holder = $2 AND lease_until IS NOT NULL)) RETURNING ",
     lease!()
 );
-/// `$3` is a lease, `$5` a hold of the lock.
-pub const RENEW_LEASE: &str = concat!(
-    "UPDATE rollcall_owner SET lease_since = least(lease_since, ",
-    now!(),
-    "), lease_until = least(",
-    now!(),
-    " + $3, least(lease_since, ",
-    now!(),
-    ") + $5) WHERE owner = $1 AND holder = $2 AND lease_until > ",
-    now!(),
-    " AND lease_until - ",
-    now!(),
-    " < $4 AND lease_until < lease_since + $5" // not the sum of time and $4: it has no room for the largest $4
-);
-/// `$2` is the longest that a lease lasts.
-pub const CUT_LEASE: &str = concat!(
-    "UPDATE rollcall_owner SET lease_until = ",
-    now!(),
-    " + $2 WHERE owner = $1 AND lease_until > ",
-    now!(),
-    " + $2"
-);
+/// `$3` is a lease, `$5` a hold of the lock, `$6` the time.
+pub const RENEW_LEASE: &str = "UPDATE rollcall_owner SET lease_since = least(lease_since, $6), \
+     lease_until = least($6 + $3, least(lease_since, $6) + $5) WHERE owner = $1 AND holder = $2 \
+     AND lease_until > $6 AND lease_until - $6 < $4 AND lease_until < lease_since + $5"; // $6 + $4 may be too large
+/// `$2` is the longest that a lease lasts, `$3` the time.
+pub const CUT_LEASE: &str =
+    "UPDATE rollcall_owner SET lease_until = $3 + $2 WHERE owner = $1 AND lease_until > $3 + $2";
 pub const GIVE_LEASE_BACK: &str = "UPDATE rollcall_owner SET lease_until = NULL WHERE owner = $1 AND holder = $2 AND lease_until IS NOT NULL";
 pub const BREAK_LEASE: &str =
     "UPDATE rollcall_owner SET fence = fence + 1, holder = NULL, lease_until = NULL WHERE owner = $1";

@@ -1,15 +1,16 @@
 use std::collections::HashMap;
 
-use postgres::types::{ToSql, Type};
+use postgres::types::Type;
 use uuid::Uuid;
 
 use super::entries::{DELETED, ENTRY_COLUMNS, columns, entry, stored, unsigned};
+use super::many::as_a_list;
 use super::owner::first_version;
-pub(super) use super::owner::{known, known_of, lock, make};
+pub(super) use super::owner::{known, lock, make, state_of};
 use super::quota::OwnPast;
 use super::records::{self, Records};
 use super::session::{Param, Session};
-use super::statements::{self, Put, Statements, TableStatements};
+use super::statements::{self, Statements, TableStatements};
 use super::values::Bound;
 use super::{deletions, entries, installations, purge, quota};
 use crate::failure::failed;
@@ -47,10 +48,6 @@ pub(super) struct Txn<'a> {
 
 /// Rows of the ledger, or of a table, that are read in one go.
 const ROWS_AT_ONCE: usize = 1_000;
-
-/// To send one statement more costs about as much as to look at so many rows. A list of keys is deleted by one
-/// statement, which may look at every row of the owner, or by one statement a key: by what costs less at worst.
-const ROWS_PER_STATEMENT: u64 = 128;
 
 impl<'a> Txn<'a> {
     pub fn begin_read(
@@ -124,7 +121,8 @@ impl<'a> Txn<'a> {
         if self.session.failure().is_some() || (self.state == self.written && !self.has_advanced) {
             return Ok(()); // a transaction that failed takes no statement any more
         }
-        quota::put_state(self.session, self.owner, &self.state, self.has_advanced.then_some(self.id))
+        let advance = self.has_advanced.then_some(quota::Advance { by: self.id, dated: self.dated });
+        quota::put_state(self.session, self.owner, self.written.version, &self.state, advance)
     }
 
     /// The columns of live rows of one table.
@@ -139,8 +137,7 @@ impl<'a> Txn<'a> {
         if keys.is_empty() {
             return Ok(());
         }
-        let rows_max = ROWS_PER_STATEMENT * keys.len() as u64;
-        if keys.len() > 1 && self.state.rows <= rows_max {
+        if as_a_list(keys.len(), self.state.rows) {
             let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&keys, Type::UUID_ARRAY)];
             return self.session.execute(&sql.remove, &params).map(drop);
         }
@@ -150,31 +147,7 @@ impl<'a> Txn<'a> {
         }
         Ok(())
     }
-
-    /// Runs a statement over as many rows at a time as it takes.
-    fn put_rows<'r>(
-        &mut self,
-        put: &Put,
-        shared: &[Param<'_>],
-        rows: usize,
-        each: &dyn Fn(usize, &mut Vec<Bindable<'r>>),
-    ) -> StorageResult<()> {
-        let mut done = 0;
-        while done < rows {
-            let (count, sql) = put.for_rows(rows - done);
-            let mut bound = Vec::new();
-            (done..done + count).for_each(|row| each(row, &mut bound));
-            let of_rows = bound.iter().map(|(value, kind)| (&**value, kind.clone()));
-            let params: Vec<Param<'_>> = shared.iter().cloned().chain(of_rows).collect();
-            self.session.execute(sql, &params)?;
-            done += count;
-        }
-        Ok(())
-    }
 }
-
-/// A value that lives as long as the statement, with its type.
-type Bindable<'a> = (Box<dyn ToSql + Sync + 'a>, Type);
 
 impl ReadTxn for Txn<'_> {
     fn state(&self) -> OwnerState {
@@ -377,7 +350,7 @@ impl WriteTxn for Txn<'_> {
         let (statements, (_, sql)) = (self.statements, self.table(table));
         let owner = self.owner;
         let shared: [Param<'_>; 2] = [(&owner, Type::UUID), (&sql.id, Type::INT4)];
-        self.put_rows(&statements.put_entries, &shared, rows.len(), &|at, bound| {
+        statements.put_entries.run(self.session, &shared, rows.len(), &|at, bound| {
             let (key, row) = &rows[at];
             let [version, created] = [row.version, row.created].map(|version| version.0.cast_signed());
             bound.push((Box::new(key.0), Type::UUID));
@@ -396,7 +369,7 @@ impl WriteTxn for Txn<'_> {
         })?;
         let live = rows.iter().filter_map(|(key, row)| row.values.as_ref().map(|values| (*key, values)));
         let live: Vec<(RowKey, &Vec<Value>)> = live.collect();
-        self.put_rows(&sql.put, &shared[..1], live.len(), &|at, bound| {
+        sql.put.run(self.session, &shared[..1], live.len(), &|at, bound| {
             let (key, values) = live[at];
             bound.push((Box::new(key.0), Type::UUID));
             for (value, kind) in values.iter().zip(&sql.types) {
@@ -452,7 +425,11 @@ impl WriteTxn for Txn<'_> {
         states_max: usize,
     ) -> StorageResult<()> {
         let table = self.schema.at(table);
-        self.records().remember(table, rows, states_max).map(|bytes| self.state.past.history += bytes)
+        // Each takes 200 bytes at least.
+        let entries = self.state.past.history.max(0).cast_unsigned() / 200;
+        self.records()
+            .remember(table, rows, states_max, entries)
+            .map(|bytes| self.state.past.history += bytes)
     }
 
     fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {

@@ -9,7 +9,7 @@ use super::*;
 const MIGRATIONS: &str = "crates/postgres/src/migrations";
 
 /// What takes each step back, from the second on: no row is lost by it, only what the step added.
-const UNDONE: [&str; 6] = [
+const UNDONE: [&str; 7] = [
     "ALTER TABLE rollcall_ledger DROP COLUMN made_at, DROP COLUMN claimed_at, DROP COLUMN row_base, DROP COLUMN base;
      ALTER TABLE rollcall_history DROP COLUMN made_at, DROP COLUMN claimed_at;
      ALTER TABLE rollcall_conflict DROP COLUMN stored_made_at;
@@ -21,7 +21,11 @@ const UNDONE: [&str; 6] = [
     "DROP INDEX rollcall_history_version;
      ALTER TABLE rollcall_owner DROP COLUMN past_tombstones, DROP COLUMN past_history, DROP COLUMN past_conflicts,
        DROP COLUMN past_answers, DROP COLUMN past_version",
+    "ALTER TABLE rollcall_owner DROP COLUMN dated",
 ];
+
+/// The step that keeps the sums of what an owner's past takes.
+const SUMMED: usize = 7;
 
 /// Everything that an earlier release could write, read through the contract.
 type Seen = (OwnerState, Vec<Option<Stored>>, Vec<Option<String>>, Option<Device>);
@@ -95,8 +99,9 @@ fn databases_of_earlier_releases_are_taken_over() {
         let taken_over = start(&ground.store).unwrap();
         let (state, ..) = seen(&ground, &*taken_over);
         // What was there is not counted; what a write adds or takes away is, and the count in the background adds up.
-        assert!(!state.past.is_counted, "after {steps} steps");
-        assert_eq!((state.past.bytes(), state.past.excess(1, 1)), (None, 0));
+        let has_sums = steps >= SUMMED;
+        assert_eq!(state.past.is_counted, has_sums, "after {steps} steps");
+        assert!(has_sums || (state.past.bytes(), state.past.excess(1, 1)) == (None, 0));
         count(&*taken_over);
         assert_eq!(seen(&ground, &*taken_over), before, "after {steps} steps");
         let count = "SELECT value FROM rollcall_meta WHERE name = 'migrations'";
