@@ -1,0 +1,111 @@
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+
+use super::reply::report_response;
+use crate::accounts::Caller;
+use crate::broken;
+use crate::http::app::App;
+use crate::http::problem::ApiError;
+use crate::model::{DeviceId, Timestamp, Version};
+use crate::storage::quota::RECORD_BYTES;
+use crate::storage::{AnswersMax, GivenAnswer, ReadTxn, WriteTxn};
+use crate::synchronise::FORGOTTEN_MAX;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// A request that must have one effect, however often it is sent.
+#[derive(Clone)]
+pub(super) struct IdempotentRequest {
+    key: String,
+    body_hash: [u8; 32],
+}
+
+impl IdempotentRequest {
+    /// `None` if the request has no `Idempotency-Key`.
+    pub fn read(headers: &HeaderMap, body: &[u8]) -> Result<Option<Self>, ApiError> {
+        let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+        let is_key = |key: &&str| {
+            (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())
+                && key.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        let reason =
+            format!("Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters.");
+        let key = value.to_str().ok().filter(is_key).ok_or(ApiError::InvalidRequest { reason })?.to_owned();
+        Ok(Some(Self { key, body_hash: fingerprint(body) }))
+    }
+
+    /// The response that any of these devices got for this request before, if one did.
+    ///
+    /// Errors: 422 `idempotency_key_reused` if it was for another body.
+    pub fn stored_response<T: ReadTxn + ?Sized>(
+        &self,
+        txn: &mut T,
+        app: &App,
+        senders: impl Iterator<Item = DeviceId>,
+    ) -> Result<Option<GivenAnswer>, ApiError> {
+        let mut stored = None;
+        for device in senders {
+            stored = stored.map_or_else(|| txn.given_answer(device, &self.key), |stored| Ok(Some(stored)))?;
+        }
+        let oldest = oldest_kept(app);
+        match stored.filter(|stored| stored.at > oldest && !broken::is("replay_applied_twice")) {
+            Some(stored) if stored.body_hash != self.body_hash => Err(ApiError::IdempotencyKeyReused),
+            stored => Ok(stored),
+        }
+    }
+
+    pub fn store_response(
+        &self,
+        txn: &mut dyn WriteTxn,
+        app: &App,
+        caller: &Caller,
+        body: &[u8],
+        version: Version,
+    ) -> Result<(), ApiError> {
+        let response =
+            GivenAnswer { body_hash: self.body_hash, body: body.to_vec(), version, at: app.clock.now() };
+        let sync = &app.settings.sync;
+        // If there is too little room all the same, this response is kept: a request under its key has one effect.
+        let bytes = RECORD_BYTES + (body.len() + self.key.len()) as u64;
+        txn.make_room(bytes, app.settings.limits.owner_past_bytes_max, FORGOTTEN_MAX)?;
+        let most = AnswersMax { answers: sync.idempotency_keys_max, bytes: sync.idempotency_bytes_max };
+        Ok(txn.keep_answer(caller.device, &self.key, &response, most)?)
+    }
+}
+
+/// The response to an earlier sending of the request, sent again.
+pub(super) fn replay(stored: GivenAnswer) -> warp::reply::Response {
+    let mut response = report_response(stored.body, stored.version);
+    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
+/// Responses from before then are no longer known.
+fn oldest_kept(app: &App) -> Timestamp {
+    let hours = i64::from(app.settings.sync.idempotency_hours);
+    app.clock.now().shifted(-hours * 3_600_000)
+}
+
+/// Two bodies are the same request if they differ at most in `sent_at`. A device that repeats a request gives its
+/// current time there; with the old one, the time that it waited would look like an error of its clock.
+fn fingerprint(body: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    match serde_json::from_slice::<BTreeMap<Cow<'_, str>, &RawValue>>(body) {
+        Ok(members) => {
+            for (name, value) in members.iter().filter(|(name, _)| *name != "sent_at") {
+                hash.update(name.as_bytes());
+                hash.update([0]); // no name of the contract holds it
+                hash.update(value.get());
+                hash.update([0]);
+            }
+        }
+        Err(_) => hash.update(body),
+    }
+    hash.finalize().into()
+}

@@ -1,0 +1,197 @@
+use std::sync::Arc;
+
+use tracing::Span;
+
+use super::super::patience::Patience;
+use super::super::{ended, refused, report};
+use super::counts::Counts;
+use super::idempotency::replay;
+use super::reply::{ReplySender, SyncResponse};
+use super::{SyncRequest, explain};
+use crate::accounts::installations::{self, Noted};
+use crate::broken;
+use crate::http::Permit;
+use crate::http::problem::ApiError;
+use crate::http::wire::read_batch_within;
+use crate::locks::Work;
+use crate::storage::{Outcome, StorageResult, WriteJob, WriteTxn, not_run};
+use crate::synchronise::{self, Batch, Report, StillWanted, Terms};
+
+/// A batch with so many rows is written quickly, so it may share a transaction: it waits in the writer's queue.
+const SMALL_ROWS: usize = 100;
+
+/// A batch on its way into the database, and the way back to its client.
+pub(super) struct SyncJob {
+    request: SyncRequest,
+    batch: Batch,
+    /// What body and batch take of the request's memory, bytes.
+    drawn: usize,
+    /// Held until it is known what became of the batch, whether or not the client is still there.
+    lock: Box<dyn Work>,
+    keeps_lock: bool,
+    span: Span,
+    reply: ReplySender,
+    /// Whether the report may be sent ahead of the COMMIT. A small one is not: two messages take longer than one.
+    may_preview: bool,
+    /// Of the last run.
+    outcome: Option<Result<(SyncResponse, Counts), ApiError>>,
+}
+
+impl SyncJob {
+    /// Reads the batch. A body that is refused ends the sync, and is answered at once.
+    pub fn read(request: SyncRequest, lock: Box<dyn Work>, reply: ReplySender) -> Option<Self> {
+        let (app, body) = (&request.app, &request.body);
+        let batch = match read_batch_within(&body.bytes, &app.schema, &app.settings.limits, &body.permit) {
+            Ok(batch) => batch,
+            Err(refusal) => {
+                ended(lock.end(false));
+                drop(lock); // the response may bring the owner's next request at once
+                reply.end(Err(refusal));
+                return None;
+            }
+        };
+        // A refused request releases the lock too, unless `keep_lock` is set.
+        let keeps_lock = batch.keep_lock || (batch.dry_run && lock.had_lock());
+        let (drawn, span) = (body.permit.bytes(), Span::current());
+        let may_preview = batch.rows() > SMALL_ROWS;
+        Some(Self { request, batch, drawn, lock, keeps_lock, span, reply, may_preview, outcome: None })
+    }
+
+    pub fn is_small(&self) -> bool {
+        self.batch.rows() <= SMALL_ROWS
+    }
+
+    /// Enqueues a small batch; writes a large one, on this thread.
+    pub fn start(self) {
+        let (storage, owner) = (Arc::clone(&self.request.app.storage), self.request.caller.owner);
+        let is_small = self.is_small();
+        let mut job = Box::new(self);
+        if is_small {
+            storage.enqueue_write(owner, job);
+        } else {
+            let result = storage.run_write(owner, &mut |txn| job.run(txn));
+            job.finish(result);
+        }
+    }
+
+    /// Does the work. Returns the response, and what is to be counted once it is committed.
+    fn apply(
+        &self,
+        txn: &mut dyn WriteTxn,
+        wanted: &dyn StillWanted,
+    ) -> Result<(SyncResponse, Counts), ApiError> {
+        let SyncRequest { app, received, caller, idempotent, .. } = &self.request;
+        let devices_max = app.settings.limits.devices_per_user_max;
+        let forgotten = match installations::note(txn, caller, devices_max, app.clock.now())? {
+            Noted::Well(forgotten) => forgotten,
+            Noted::Other(other) => return Ok((SyncResponse::OtherInstallation(other), Counts::default())),
+        };
+        if let Some(response) = self.response_of_twin(txn)? {
+            return Ok((SyncResponse::Whole(response), Counts::of_replay(forgotten)));
+        }
+        let terms = app.terms(caller.device, *received);
+        let report = self.synchronise(txn, wanted, &terms)?;
+        let counts = Counts::of(&report, forgotten);
+        let response = match idempotent {
+            None => SyncResponse::Report(Box::new(report)),
+            Some(idempotent) => {
+                let body = report::write(&app.schema, &report, self.permit())?;
+                idempotent.store_response(txn, app, caller, &body, report.current)?;
+                SyncResponse::Whole(super::reply::report_response(body, report.current))
+            }
+        };
+        self.lock.confirm(txn.lease()).map_err(|error| refused(error, &app.clock))?;
+        app.acks.note(&caller.noted(), self.batch.base, terms.now);
+        Ok((response, counts))
+    }
+
+    /// The response to the same request, if it was sent twice and the other one was first.
+    fn response_of_twin(&self, txn: &mut dyn WriteTxn) -> Result<Option<warp::reply::Response>, ApiError> {
+        let SyncRequest { app, caller, idempotent, .. } = &self.request;
+        let Some(idempotent) = idempotent else { return Ok(None) };
+        let senders = caller.may_have_sent().chain(caller.may_be_copied_from(txn)?);
+        Ok(idempotent.stored_response(txn, app, senders)?.map(replay))
+    }
+
+    /// Runs phase 2 within the request's memory. Nothing is written if the response would be too long.
+    fn synchronise(
+        &self,
+        txn: &mut dyn WriteTxn,
+        wanted: &dyn StillWanted,
+        terms: &Terms,
+    ) -> Result<Report, ApiError> {
+        let app = &self.request.app;
+        self.permit().settle(self.drawn)?; // the job may run again
+        let report = synchronise::run_while(wanted, txn, &app.schema, &self.batch, terms)
+            .map_err(|refusal| explain(refusal, &app.schema))?;
+        report::bound_length(&app.schema, &report, &app.settings)?;
+        // What was loaded is freed. The report is needed as rows and as JSON: without room for both nothing is written.
+        self.permit().settle(self.drawn + 2 * report.weight())?;
+        Ok(report)
+    }
+
+    fn permit(&self) -> &Permit {
+        &self.request.body.permit
+    }
+
+    /// Sends the report ahead of the COMMIT, once. If the job runs again, its end brings another report.
+    fn preview(&mut self, response: SyncResponse) -> SyncResponse {
+        match response {
+            SyncResponse::Report(report) if std::mem::take(&mut self.may_preview) => {
+                self.reply.preview(report);
+                SyncResponse::Previewed
+            }
+            response => response,
+        }
+    }
+}
+
+impl WriteJob for SyncJob {
+    fn run(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<Outcome> {
+        let patience = Patience::begin(self.request.due);
+        let is_wanted = || patience.lasts(self.reply.is_closed());
+        let wanted = Within { is_wanted, permit: self.permit() };
+        let outcome = self.span.in_scope(|| self.apply(txn, &wanted));
+        let is_done = outcome
+            .as_ref()
+            .is_ok_and(|(response, _)| !matches!(response, SyncResponse::OtherInstallation(_)));
+        // `answer_before_commit` is an injected fault: respond, then roll back.
+        let commits = is_done && !self.batch.dry_run && !broken::is("answer_before_commit");
+        self.outcome = Some(outcome.map(|(response, counts)| (self.preview(response), counts)));
+        Ok(if commits { Outcome::Commit } else { Outcome::Rollback })
+    }
+
+    fn finish(self: Box<Self>, result: StorageResult<()>) {
+        let Self { request, batch, lock, mut keeps_lock, span, reply, outcome, .. } = *self;
+        let _entered = span.enter();
+        let response = result.map_err(ApiError::from).and_then(|()| {
+            let (response, counts) = outcome.unwrap_or_else(|| Err(ApiError::from(not_run())))?;
+            if matches!(response, SyncResponse::OtherInstallation(_)) {
+                keeps_lock = lock.had_lock(); // the other installation releases it
+            } else if !batch.dry_run {
+                request.app.note_installation(&request.caller, &counts.forgotten);
+                counts.add_to(&request.app);
+            }
+            Ok(response)
+        });
+        ended(lock.end(keeps_lock));
+        drop(lock); // the response may bring the owner's next request at once
+        reply.end(response);
+    }
+}
+
+/// Work that goes on while it is wanted, in the memory of its request.
+struct Within<'a, F> {
+    is_wanted: F,
+    permit: &'a Permit,
+}
+
+impl<F: Fn() -> bool> StillWanted for Within<'_, F> {
+    fn still_wanted(&self) -> bool {
+        (self.is_wanted)()
+    }
+
+    fn may_hold(&self, bytes: usize) -> bool {
+        self.permit.grow(bytes).is_ok()
+    }
+}

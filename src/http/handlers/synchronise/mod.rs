@@ -1,0 +1,191 @@
+//! `POST /synchronise`, phase 2.
+//!
+//! From top to bottom: the request is read and gets the lock ([`SyncRequest`]); its batch becomes a job for the
+//! database ([`SyncJob`]); the job replies over a channel (`reply`), and what it counted is added up (`counts`).
+
+mod counts;
+mod idempotency;
+mod job;
+mod reply;
+
+use std::sync::Arc;
+
+use http::header::HeaderMap;
+use tokio::time::Instant;
+use tracing::Span;
+
+use super::caller::tell_installation;
+use super::{Answer, ApiError, App, Hold, ended, fence, hold, lock_for_work, off_reactor, report, timing};
+use crate::accounts::Caller;
+use crate::http::wire::{read_batch_within, rejection_body};
+use crate::http::{BodyFault, Received, Unavailable, threads};
+use crate::model::{Fence, Timestamp};
+use crate::schema::Schema;
+use crate::storage::StorageError;
+use crate::synchronise::Refusal;
+use idempotency::{IdempotentRequest, replay};
+use job::SyncJob;
+use reply::{Ended, reply_channel};
+
+/// Attempts at one request: its installation may turn out to be another, as copies of it arrive at other servers.
+const ATTEMPTS_MAX: usize = 4;
+
+/// `POST /synchronise`, phase 2.
+pub async fn synchronise(
+    app: Arc<App>,
+    received: Timestamp,
+    caller: Result<Caller, ApiError>,
+    headers: HeaderMap,
+    body: Result<Received, ApiError>,
+) -> Answer {
+    let caller = caller?;
+    let due = Instant::now() + app.bounds.request;
+    let body = match body {
+        Ok(body) => body,
+        // Nothing is wrong with a body that there is no memory for: it comes again, and the sync goes on.
+        Err(refusal @ ApiError::Unavailable { .. }) => return Err(refusal),
+        Err(refusal) => return Err(end_sync(&app, &caller, &headers, refusal).await),
+    };
+    let idempotent = IdempotentRequest::read(&headers, &body.bytes)?;
+    let fence = fence(&headers)?;
+    let mut request = SyncRequest { app, received, due, caller, fence, idempotent, body };
+    for _ in 0..ATTEMPTS_MAX {
+        match request.attempt(&headers).await? {
+            Ended::Response(mut response) => {
+                tell_installation(response.headers_mut(), request.caller.adopts());
+                return hold(response, request.body.permit);
+            }
+            Ended::OtherInstallation(caller) => request.caller = *caller,
+        }
+    }
+    Err(StorageError::Busy.into())
+}
+
+/// A body that is refused ends the sync: the device gives the lock back by it.
+async fn end_sync(app: &Arc<App>, caller: &Caller, headers: &HeaderMap, refusal: ApiError) -> ApiError {
+    let fence = match fence(headers) {
+        Ok(fence) => fence,
+        Err(refusal) => return refusal,
+    };
+    let lock = match lock_for_work(app, caller, Hold::Request, fence, headers).await {
+        Ok(lock) => lock,
+        Err(refusal) => return refusal,
+    };
+    let released = off_reactor(move || {
+        ended(lock.end(false));
+        Ok(())
+    });
+    released.await.err().unwrap_or(refusal)
+}
+
+/// A request whose body has arrived.
+#[derive(Clone)]
+struct SyncRequest {
+    app: Arc<App>,
+    received: Timestamp,
+    /// When the time of the request is over.
+    due: Instant,
+    caller: Caller,
+    fence: Option<Fence>,
+    idempotent: Option<IdempotentRequest>,
+    /// With the memory of the request.
+    body: Received,
+}
+
+impl SyncRequest {
+    /// Does the work as `caller`.
+    async fn attempt(&self, headers: &HeaderMap) -> Result<Ended, ApiError> {
+        if let Some(response) = self.replayed().await? {
+            return Ok(Ended::Response(response));
+        }
+        let lock = match lock_for_work(&self.app, &self.caller, Hold::Request, self.fence, headers).await {
+            Ok(lock) => lock,
+            // The first sending may have ended meanwhile, and released the very lock that this one names.
+            Err(refusal) => return self.replayed().await?.map(Ended::Response).ok_or(refusal),
+        };
+        let (sender, receiver) = reply_channel();
+        let is_short = self.body.bytes.len() <= report::SHORT_BYTES;
+        let request = self.clone();
+        let read = move || SyncJob::read(request, lock, sender);
+        let begun = Instant::now();
+        if is_short && !self.app.storage.enqueue_blocks() {
+            match read() {
+                Some(job) if job.is_small() => job.start(),
+                Some(job) => spawn_blocking(move || job.start()),
+                None => {}
+            }
+        } else {
+            spawn_blocking(move || {
+                if let Some(job) = read() {
+                    job.start();
+                }
+            });
+        }
+        let ended = receiver.ended(&self.app, &self.body.permit).await;
+        timing::worked(begun);
+        ended
+    }
+
+    /// The response to an earlier sending of the request, if there was one. With it the sync ends, as it did then.
+    ///
+    /// It needs no lock: a device whose response was lost released the lock by that very request.
+    async fn replayed(&self) -> Result<Option<warp::reply::Response>, ApiError> {
+        let Some(idempotent) = self.idempotent.clone() else { return Ok(None) };
+        let Self { app, caller, fence, body, .. } = self.clone();
+        off_reactor(move || {
+            let stored = app
+                .storage
+                .read(caller.owner, |txn| idempotent.stored_response(txn, &app, caller.may_have_sent()))?;
+            let Some(stored) = stored else { return Ok(None) };
+            body.permit.grow(stored.body.len())?;
+            let batch = read_batch_within(&body.bytes, &app.schema, &app.settings.limits, &body.permit);
+            let keeps_lock = batch.is_ok_and(|batch| batch.keep_lock);
+            // A late copy of a request of an earlier sync must not end this one.
+            let newest = || app.locks.holder(caller.owner).ok().flatten().map(|lease| lease.fence);
+            if !keeps_lock && (fence.is_none() || fence == newest()) {
+                ended(app.locks.give_back(&caller));
+            }
+            Ok(Some(replay(stored)))
+        })
+        .await
+    }
+}
+
+/// Runs blocking work that replies over a channel of its own.
+fn spawn_blocking(work: impl FnOnce() + Send + 'static) {
+    let span = Span::current();
+    threads::spawn(move || span.in_scope(work));
+}
+
+pub(super) fn explain(refusal: Refusal, schema: &Schema) -> ApiError {
+    match refusal {
+        Refusal::BaseExpired(expired) => expired.into(),
+        Refusal::MassDelete { table, deletes, rows, confirm, before } => {
+            ApiError::MassDelete { table: schema.at(table).name.clone(), deletes, rows, confirm, before }
+        }
+        Refusal::Atomic(rejections) => {
+            let told = rejections.iter().map(|rejected| {
+                rejection_body(schema.at(rejected.table), rejected.part, rejected.place, &rejected.why)
+            });
+            ApiError::BatchRejected { rejections: told.collect() }
+        }
+        Refusal::TooHeavy(max) => {
+            let reason = format!(
+                "what this request makes the server load, keep and answer with takes more than {max} bytes: fewer rows at a time"
+            );
+            ApiError::InvalidBody { code: BodyFault::TooManyRows, at: String::new(), reason }
+        }
+        Refusal::TooManyRows(max) => ApiError::QuotaExceeded { what: "rows", max },
+        Refusal::TooManyBytes(max) => ApiError::QuotaExceeded { what: "bytes", max },
+        Refusal::PastFull(max) => {
+            ApiError::QuotaExceeded { what: "conflicts and remembered deletions, in bytes,", max }
+        }
+        Refusal::NoMemory => ApiError::no_memory(),
+        Refusal::Unwanted => ApiError::Unavailable {
+            code: Unavailable::Timeout,
+            reason: "The request took too long. Nothing of it was done.",
+            retry_after_s: 1,
+        },
+        Refusal::Storage(error) => error.into(),
+    }
+}

@@ -1,0 +1,97 @@
+//! The one channel of a batch: from the thread that writes it to the task that responds.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::super::report;
+use super::super::{Answer, json_bytes, tell_version};
+use crate::accounts::Caller;
+use crate::http::Permit;
+use crate::http::app::App;
+use crate::http::problem::ApiError;
+use crate::model::Version;
+use crate::storage::not_run;
+use crate::synchronise::Report;
+
+/// How a batch ended, for its client.
+pub(super) enum SyncResponse {
+    /// With this response, which is stored or was.
+    Whole(warp::reply::Response),
+    /// With this report, which is to be written as JSON.
+    Report(Box<Report>),
+    /// With the report that was sent ahead of the COMMIT.
+    Previewed,
+    /// Nothing was done: the caller is known as another installation by now.
+    OtherInstallation(Box<Caller>),
+}
+
+enum Message {
+    /// The report, before it is known whether the COMMIT succeeds: it is written as JSON in the meantime.
+    Preview(Box<Report>),
+    End(Box<Result<SyncResponse, ApiError>>),
+}
+
+/// Sends how a batch ended, and a large report ahead of that. Nobody reads it if the client has hung up.
+pub(super) struct ReplySender(mpsc::UnboundedSender<Message>);
+
+pub(super) struct ReplyReceiver(mpsc::UnboundedReceiver<Message>);
+
+pub(super) fn reply_channel() -> (ReplySender, ReplyReceiver) {
+    let (sender, receiver) = mpsc::unbounded_channel(); // at most two messages
+    (ReplySender(sender), ReplyReceiver(receiver))
+}
+
+impl ReplySender {
+    pub fn preview(&self, report: Box<Report>) {
+        let _ = self.0.send(Message::Preview(report));
+    }
+
+    pub fn end(self, result: Result<SyncResponse, ApiError>) {
+        let _ = self.0.send(Message::End(Box::new(result)));
+    }
+
+    /// Whether the client hung up, or the time of its request is over.
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+/// How an attempt at a request ended.
+pub(super) enum Ended {
+    Response(warp::reply::Response),
+    /// Nothing was done: the caller is known as another installation by now.
+    OtherInstallation(Box<Caller>),
+}
+
+impl ReplyReceiver {
+    /// Waits for the end of the batch, and makes the response within the memory of `permit`.
+    pub async fn ended(mut self, app: &Arc<App>, permit: &Permit) -> Result<Ended, ApiError> {
+        let mut previewed = None;
+        let result = loop {
+            match self.0.recv().await {
+                Some(Message::Preview(report)) => previewed = Some(write_report(app, report, permit).await),
+                Some(Message::End(result)) => break *result,
+                None => return Err(ApiError::Internal("the batch was dropped without a reply".into())),
+            }
+        };
+        let response = match result? {
+            SyncResponse::OtherInstallation(caller) => return Ok(Ended::OtherInstallation(caller)),
+            SyncResponse::Whole(response) => response,
+            SyncResponse::Report(report) => write_report(app, report, permit).await?,
+            SyncResponse::Previewed => previewed.unwrap_or_else(|| Err(not_run().into()))?,
+        };
+        Ok(Ended::Response(response))
+    }
+}
+
+async fn write_report(app: &Arc<App>, report: Box<Report>, permit: &Permit) -> Answer {
+    let version = report.current;
+    Ok(report_response(report::write_later(app, report, permit).await?, version))
+}
+
+pub(super) fn report_response(body: Vec<u8>, version: Version) -> warp::reply::Response {
+    let mut response = json_bytes(body);
+    tell_version(response.headers_mut(), version);
+    response
+}
