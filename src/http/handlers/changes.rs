@@ -1,31 +1,47 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
 use serde_json::json;
 use warp::reply::Reply;
 
-use super::fetch::tables;
-use super::{Answer, ApiError, App, hold, json, off_reactor, parameters, tell_version};
+use super::{Answer, ApiError, App, hold, json, off_reactor, tell_version};
 use crate::accounts::Caller;
 use crate::changes::{self, Expired, Feed};
 use crate::digest::Digest;
 use crate::http::accept;
 use crate::http::memory::Permit;
+use crate::http::page_token::{self, write_feed};
+use crate::http::query::{self, Limit};
 use crate::http::ready::Question;
 use crate::http::stream::{self, Out, Progress, Source, Told};
 use crate::http::wire::{ChangeLine, ChangesBody, DigestsBody, EndLine};
-use crate::model::{Owner, RowKey, Version};
-use crate::schema::{Schema, TableId};
+use crate::model::{Owner, Version};
+use crate::schema::TableId;
 use crate::storage::{ChangeMark, OwnerState};
 use crate::synchronise::Changes;
 
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangesQuery {
+    #[serde(default, deserialize_with = "read_since")]
+    since: Option<Version>,
+    tables: Option<String>,
+    limit: Option<Limit>,
+    next: Option<String>,
+}
+
+fn read_since<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Version>, D::Error> {
+    let since = String::deserialize(from)?.parse();
+    since.map(|since| Some(Version(since))).map_err(|_| D::Error::custom("since must be a version"))
+}
 
 /// What a query asks for.
 struct Asked {
@@ -263,63 +279,21 @@ impl Asked {
     }
 
     fn read(query: &str, app: &App) -> Result<Self, ApiError> {
-        let (schema, rows_max) = (&app.schema, app.settings.sync.changes_rows_max);
-        let every = schema.tables().iter().map(|table| table.id).collect();
-        let mut asked = Self { since: None, tables: every, rows_max, next: None };
-        let invalid = |reason: &str| ApiError::InvalidRequest { reason: reason.into() };
-        let mut goes_on = None;
-        for (name, value) in parameters(query, &["since", "tables", "limit", "next"])? {
-            match name.as_str() {
-                "since" => {
-                    let since: u64 = value.parse().map_err(|_| invalid("since must be a version."))?;
-                    // 0 is before everything: most libraries begin with it.
-                    asked.since = Some(since).filter(|since| *since > 0).map(Version);
-                }
-                "tables" => asked.tables = tables(&value, schema)?,
-                "limit" => {
-                    let limit = value.parse().ok().filter(|limit| *limit > 0);
-                    let limit: usize = limit.ok_or_else(|| invalid("limit must be a number from 1."))?;
-                    asked.rows_max = limit.min(rows_max);
-                }
-                _ => {
-                    let mark = read_feed(&value, schema);
-                    goes_on = Some(mark.ok_or_else(|| invalid("next must come from the page before."))?);
-                }
-            }
-        }
+        let ChangesQuery { since, tables, limit, next } = query::read(query)?;
+        let mut asked = Self {
+            // 0 is before everything: most libraries begin with it.
+            since: since.filter(|since| since.0 > 0),
+            tables: query::tables(tables.as_deref(), &app.schema)?,
+            rows_max: Limit::within(limit, app.settings.sync.changes_rows_max),
+            next: None,
+        };
+        let read = |token: String| page_token::read_feed(&token, &app.schema);
+        let invalid = || query::invalid("next must come from the page before.");
+        let goes_on = next.map(|token| read(token).ok_or_else(invalid)).transpose()?;
         // A page goes on with the feed that it belongs to, whatever else the query says.
         if let Some((feed, tables)) = goes_on {
             (asked.next, asked.since, asked.tables) = (Some(feed), feed.since, tables);
         }
         Ok(asked)
     }
-}
-
-/// The mark of the next page: where the feed began, where it ends, what it leaves out, how far it is, and of
-/// which tables it is.
-pub(super) fn write_feed(feed: Feed, tables: &[TableId], schema: &Schema) -> String {
-    let version = |version: Option<Version>| version.map_or_else(|| "-".into(), |it| it.to_string());
-    let (since, but) = (version(feed.since), version(feed.but));
-    let (table, key) = match feed.told.within {
-        Some((table, key)) => (schema.at(table).name.as_str(), key.to_string()),
-        None => ("-", "-".into()),
-    };
-    let names: Vec<&str> = tables.iter().map(|table| schema.at(*table).name.as_str()).collect();
-    let told = feed.told.version;
-    URL_SAFE_NO_PAD.encode(format!("{since} {} {but} {told} {table} {key} {}", feed.upto, names.join(",")))
-}
-
-fn read_feed(text: &str, schema: &Schema) -> Option<(Feed, Vec<TableId>)> {
-    let mark = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let parts: Vec<&str> = mark.split(' ').collect();
-    let [since, upto, but, told, table, key, names] = parts.as_slice() else { return None };
-    let version = |text: &str| text.parse().ok().map(Version);
-    let perhaps = |text: &str| if text == "-" { Some(None) } else { version(text).map(Some) };
-    let within = match (*table, *key) {
-        ("-", "-") => None,
-        (table, key) => Some((schema.table(table)?.id, RowKey::parse(key)?)),
-    };
-    let told = ChangeMark { version: version(told)?, within };
-    let feed = Feed { since: perhaps(since)?, upto: version(upto)?, but: perhaps(but)?, told };
-    Some((feed, tables(names, schema).ok()?))
 }

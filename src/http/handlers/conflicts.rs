@@ -1,22 +1,22 @@
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::patience::{Patience, Waiting};
 use super::synchronise::explain;
 use super::{
-    Answer, ApiError, App, Hold, ended, fence, hold, json, json_bytes, lock_for_work, off_reactor,
-    parameters, refused, tell_version,
+    Answer, ApiError, App, Hold, ended, fence, hold, json, json_bytes, lock_for_work, off_reactor, refused,
+    tell_version,
 };
 use crate::accounts::Caller;
 use crate::conflicts::{self, RestoreError};
+use crate::http::page_token;
+use crate::http::query::{self, Limit};
 use crate::http::wire::{ConflictBody, RestoredBody};
-use crate::model::{RowKey, Timestamp};
+use crate::model::RowKey;
 use crate::storage::WantedConflicts;
 
 /// `GET /conflicts`: what was lost, newest first.
@@ -31,7 +31,7 @@ pub async fn list(app: Arc<App>, caller: Result<Caller, ApiError>, query: String
         drop(place);
         let schema = &app.schema;
         let conflicts = page.conflicts.iter().map(|conflict| ConflictBody { schema, conflict }).collect();
-        let body = permit.json(&Page { conflicts, next: page.next.map(write_mark) })?;
+        let body = permit.json(&Page { conflicts, next: page.next.map(page_token::write_conflicts) })?;
         hold(json_bytes(body), permit)
     })
     .await
@@ -95,50 +95,34 @@ pub async fn restore(
     .await
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConflictsQuery {
+    table: Option<String>,
+    key: Option<String>,
+    limit: Option<Limit>,
+    page: Option<String>,
+}
+
 fn read_wanted(query: &str, app: &App) -> Result<WantedConflicts, ApiError> {
     let sync = &app.settings.sync;
-    let rows_max = sync.conflicts_rows_max;
-    let mut wanted = WantedConflicts {
-        table: None,
-        key: None,
-        after: None,
-        rows_max,
+    let ConflictsQuery { table, key, limit, page } = query::read(query)?;
+    let table_of = |name: String| match app.schema.table(&name) {
+        Some(table) => Ok(table.id),
+        None => Err(query::invalid(format!("table: there is no table {name:?}."))),
+    };
+    let key_of =
+        |key: String| RowKey::parse(&key).ok_or_else(|| query::invalid("key must be a UUID with hyphens."));
+    let after = |token: String| {
+        let invalid = || query::invalid("page must come from the page before.");
+        page_token::read_conflicts(&token).ok_or_else(invalid)
+    };
+    Ok(WantedConflicts {
+        table: table.map(table_of).transpose()?,
+        key: key.map(key_of).transpose()?,
+        after: page.map(after).transpose()?,
+        rows_max: Limit::within(limit, sync.conflicts_rows_max),
         entries_max: sync.page_entries_max,
         bytes_max: sync.changes_bytes_max,
-    };
-    let invalid = |reason: String| ApiError::InvalidRequest { reason };
-    for (name, value) in parameters(query, &["table", "key", "limit", "page"])? {
-        match name.as_str() {
-            "table" => {
-                let table = app.schema.table(&value);
-                let table = table.ok_or_else(|| invalid(format!("table: there is no table {value:?}.")))?;
-                wanted.table = Some(table.id);
-            }
-            "key" => {
-                let key = RowKey::parse(&value);
-                wanted.key = Some(key.ok_or_else(|| invalid("key must be a UUID with hyphens.".into()))?);
-            }
-            "limit" => {
-                let limit = value.parse().ok().filter(|limit| *limit > 0);
-                let limit: usize = limit.ok_or_else(|| invalid("limit must be a number from 1.".into()))?;
-                wanted.rows_max = limit.min(rows_max);
-            }
-            _ => {
-                let mark = read_mark(&value);
-                wanted.after =
-                    Some(mark.ok_or_else(|| invalid("page must come from the page before.".into()))?);
-            }
-        }
-    }
-    Ok(wanted)
-}
-
-fn write_mark((at, id): (Timestamp, Uuid)) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{} {id}", at.ms()))
-}
-
-fn read_mark(text: &str) -> Option<(Timestamp, Uuid)> {
-    let mark = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let (at, id) = mark.split_once(' ')?;
-    Some((Timestamp::from_ms(at.parse().ok()?), Uuid::try_parse(id).ok()?))
+    })
 }

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Answer, ApiError, App, conflicts, json, no_content, off_reactor, parameters, refused, spelt};
+use super::{Answer, ApiError, App, conflicts, json, no_content, off_reactor, refused, spelt};
 use crate::accounts::Caller;
 use crate::config::AuthMode;
 use crate::http::console::Operator;
+use crate::http::query::{self, Limit};
 use crate::locks::Lease;
 use crate::metrics::series::STEP_S;
 use crate::model::{DeviceId, Owner, RowKey, Timestamp, Version};
@@ -99,21 +101,21 @@ pub async fn series(app: Arc<App>, operator: Admitted) -> Answer {
     }))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OwnersQuery {
+    after: Option<String>,
+    limit: Option<Limit>,
+}
+
 /// `GET /console/api/owners`
 pub async fn owners(app: Arc<App>, operator: Admitted, query: String) -> Answer {
     operator?;
-    let invalid = |reason: &str| ApiError::InvalidRequest { reason: reason.into() };
-    let (mut after, mut limit) = (None, OWNERS_MAX);
-    for (name, value) in parameters(&query, &["after", "limit"])? {
-        if name == "after" {
-            let owner = Uuid::try_parse(&value).map_err(|_| invalid("after must be an owner's id."))?;
-            after = Some(Owner(owner));
-        } else {
-            let asked = value.parse().ok().filter(|limit| *limit > 0);
-            limit = asked.ok_or_else(|| invalid("limit must be a number from 1."))?;
-        }
-    }
-    let limit = limit.min(OWNERS_MAX);
+    let OwnersQuery { after, limit } = query::read(&query)?;
+    let owner_of =
+        |id: String| Uuid::try_parse(&id).map_err(|_| query::invalid("after must be an owner's id."));
+    let after = after.map(owner_of).transpose()?.map(Owner);
+    let limit = Limit::within(limit, OWNERS_MAX);
     off_reactor(move || {
         // One more than is told says whether there is another page.
         let mut states = app.storage.census().states(after, limit + 1)?;
@@ -268,23 +270,25 @@ pub async fn break_lock(id: String, app: Arc<App>, operator: Admitted) -> Answer
     .await
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WhyQuery {
+    table: Option<String>,
+    key: Option<String>,
+    device: Option<String>,
+}
+
 /// `GET /console/api/owners/{owner}/why`: why is this row not on that device?
 pub async fn why(id: String, app: Arc<App>, operator: Admitted, query: String) -> Answer {
     operator?;
     let owner = owner_of(&id)?;
-    let (mut table, mut key, mut device) = (None, None, None);
-    for (name, value) in parameters(&query, &["table", "key", "device"])? {
-        match name.as_str() {
-            "table" => table = app.schema.table(&value).map(|table| table.id),
-            "key" => key = RowKey::parse(&value),
-            _ => device = Uuid::try_parse(&value).ok().map(DeviceId),
-        }
-    }
-    let missing =
-        |name: &str, what: &str| ApiError::InvalidRequest { reason: format!("{name} must be {what}.") };
-    let table = table.ok_or_else(|| missing("table", "a table of the schema"))?;
-    let key = key.ok_or_else(|| missing("key", "a UUID with hyphens"))?;
-    let device = device.ok_or_else(|| missing("device", "a device's id"))?;
+    let WhyQuery { table, key, device } = query::read(&query)?;
+    let table = table.and_then(|name| app.schema.table(&name)).map(|table| table.id);
+    let table = table.ok_or_else(|| query::invalid("table must be a table of the schema."))?;
+    let key = key.and_then(|key| RowKey::parse(&key));
+    let key = key.ok_or_else(|| query::invalid("key must be a UUID with hyphens."))?;
+    let device = device.and_then(|id| Uuid::try_parse(&id).ok()).map(DeviceId);
+    let device = device.ok_or_else(|| query::invalid("device must be a device's id."))?;
     off_reactor(move || {
         let (state, row) = app.storage.read(owner, |txn| {
             Ok::<_, ApiError>((txn.state(), txn.load(table, &[key])?.into_iter().next().flatten()))

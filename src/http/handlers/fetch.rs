@@ -2,25 +2,31 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LINK,
 };
 use http::{Method, Response, StatusCode};
+use serde::Deserialize;
 use warp::reply::Reply;
 
-use super::{
-    Answer, ApiError, App, Hold, flag, hold, json_bytes, lock_for_work, parameters, tell_lease, tell_version,
-};
+use super::{Answer, ApiError, App, Hold, hold, json_bytes, lock_for_work, tell_lease, tell_version};
 use crate::accounts::Caller;
 use crate::fetch::{self, FetchError, Mark, Page, PageMax, Progress};
 use crate::http::memory::Permit;
 use crate::http::ready::{self, Making, Question, Sending};
 use crate::http::stream::{self, Out, Source, Told};
 use crate::http::wire::Manifest;
+use crate::http::{etag, page_token, query};
 use crate::model::{Owner, RowKey, Timestamp, Version};
 use crate::schema::{Schema, TableId};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FetchQuery {
+    tables: Option<String>,
+    lock: Option<bool>,
+    page: Option<String>,
+}
 
 /// What a query asks for.
 #[derive(Clone, Debug)]
@@ -149,13 +155,14 @@ fn from_memory(
     if asked.page.is_some_and(|page| page.version != version) {
         return Err(ApiError::VersionMoved);
     }
-    let etag = etag(caller.owner, version, asked, &app.schema);
-    if lists(headers.get_all(IF_NONE_MATCH), &etag) {
-        return Ok(Some((Head { version, etag, unchanged: true, next: None }, Body::Unchanged)));
+    let tag = etag_of(caller.owner, version, asked, &app.schema);
+    if etag::matches(headers.get_all(IF_NONE_MATCH), &tag) {
+        return Ok(Some((Head { version, etag: tag, unchanged: true, next: None }, Body::Unchanged)));
     }
     let ready = app.ready.find(caller.owner, version, &asked.question());
     app.metrics.looked_up("roll call", ready.is_some());
-    Ok(ready.map(|ready| (Head { version, etag, unchanged: false, next: ready.next }, Body::Ready(ready))))
+    Ok(ready
+        .map(|ready| (Head { version, etag: tag, unchanged: false, next: ready.next }, Body::Ready(ready))))
 }
 
 /// A page of the roll call, read from storage.
@@ -187,15 +194,15 @@ impl Source for RollCall {
                 None => {
                     let version = state.version;
                     let moved = asked.page.is_some_and(|page| page.version != version);
-                    let etag = etag(*owner, version, asked, &app.schema);
-                    if !moved && lists(known.iter(), &etag) {
-                        out.begin(Head { version, etag, unchanged: true, next: None });
+                    let tag = etag_of(*owner, version, asked, &app.schema);
+                    if !moved && etag::matches(known.iter(), &tag) {
+                        out.begin(Head { version, etag: tag, unchanged: true, next: None });
                         return Ok(stream::Progress::Told);
                     }
                     let sync = &app.settings.sync;
                     let most = PageMax { rows: sync.fetch_rows_max, tombstones: sync.page_entries_max };
                     let page = fetch::page(txn, &asked.tables, asked.page, most)?;
-                    out.begin(Head { version, etag, unchanged: false, next: page.next });
+                    out.begin(Head { version, etag: tag, unchanged: false, next: page.next });
                     let all_bytes = state.rows.saturating_mul(Manifest::ROW_BYTES);
                     if all_bytes <= app.ready.owner_bytes_max() as u64 {
                         out.making = Some(app.ready.begin());
@@ -246,22 +253,11 @@ impl fetch::Sink for Writing<'_> {
 
 impl Asked {
     fn read(query: &str, schema: &Schema) -> Result<Self, ApiError> {
-        let every = schema.tables().iter().map(|table| table.id).collect();
-        let mut asked = Self { tables: every, tables_given: None, lock: true, page: None };
-        for (name, value) in parameters(query, &["tables", "lock", "page"])? {
-            match name.as_str() {
-                "tables" => {
-                    asked.tables = tables(&value, schema)?;
-                    asked.tables_given = Some(value);
-                }
-                "lock" => asked.lock = flag("lock", &value)?,
-                _ => asked.page = Some(read_mark(&value).ok_or_else(bad_page)?),
-            }
-        }
-        if asked.page.is_some_and(|page| page.table >= asked.tables.len()) {
-            return Err(bad_page());
-        }
-        Ok(asked)
+        let FetchQuery { tables: tables_given, lock, page } = query::read(query)?;
+        let tables = query::tables(tables_given.as_deref(), schema)?;
+        let read = |token: String| page_token::read_manifest(&token).filter(|page| page.table < tables.len());
+        let page = page.map(|token| read(token).ok_or_else(bad_page)).transpose()?;
+        Ok(Self { tables, tables_given, lock: lock.unwrap_or(true), page })
     }
 
     fn question(&self) -> Question {
@@ -270,7 +266,7 @@ impl Asked {
 
     /// The next page. Without a path, as a proxy may show this one under another.
     fn link(&self, next: Mark) -> String {
-        let mut query = vec![("page", write_mark(next))];
+        let mut query = vec![("page", page_token::write_manifest(next))];
         if let Some(tables) = &self.tables_given {
             query.insert(0, ("tables", tables.clone()));
         }
@@ -283,37 +279,6 @@ impl Asked {
     }
 }
 
-pub(super) fn tables(names: &str, schema: &Schema) -> Result<Vec<TableId>, ApiError> {
-    let mut tables = Vec::new();
-    for name in names.split(',') {
-        let table = schema.table(name).ok_or_else(|| ApiError::InvalidRequest {
-            reason: format!("tables: there is no table {name:?}."),
-        })?;
-        if !tables.contains(&table.id) {
-            tables.push(table.id);
-        }
-    }
-    Ok(tables)
-}
-
-fn write_mark(mark: Mark) -> String {
-    let after = mark.after.map(|key| key.to_string()).unwrap_or_default();
-    URL_SAFE_NO_PAD.encode(format!("{}.{}.{}.{after}", mark.version, mark.table, mark.told))
-}
-
-fn read_mark(text: &str) -> Option<Mark> {
-    let mark = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let mut parts = mark.splitn(4, '.');
-    let version = Version(parts.next()?.parse().ok()?);
-    let table = parts.next()?.parse().ok()?;
-    let told = parts.next()?.parse().ok()?;
-    let after = match parts.next()? {
-        "" => None,
-        key => Some(RowKey::parse(key)?),
-    };
-    Some(Mark { version, table, told, after })
-}
-
 fn bad_page() -> ApiError {
     ApiError::InvalidRequest { reason: "page must come from the Link of the page before.".into() }
 }
@@ -322,19 +287,11 @@ fn bad_page() -> ApiError {
 ///
 /// Weak, since a proxy may compress it. The owner is in it, or a browser that changed accounts could keep
 /// the other's.
-fn etag(owner: Owner, version: Version, asked: &Asked, schema: &Schema) -> String {
+fn etag_of(owner: Owner, version: Version, asked: &Asked, schema: &Schema) -> String {
     let mut hasher = DefaultHasher::new();
     let names: Vec<_> = asked.tables.iter().map(|table| &schema.at(*table).name).collect();
-    (owner, names, asked.page.map(write_mark)).hash(&mut hasher);
+    (owner, names, asked.page.map(page_token::write_manifest)).hash(&mut hasher);
     format!("W/\"{version}-{:016x}\"", hasher.finish())
-}
-
-/// Whether `If-None-Match` lists the tag.
-pub(super) fn lists<'a>(known: impl IntoIterator<Item = &'a HeaderValue>, etag: &str) -> bool {
-    let strong = |tag: &'a str| tag.trim().trim_start_matches("W/");
-    let opaque = etag.trim_start_matches("W/");
-    let known = known.into_iter().filter_map(|line| line.to_str().ok());
-    known.flat_map(|line| line.split(',')).any(|tag| tag.trim() == "*" || strong(tag) == opaque)
 }
 
 pub(super) fn header(text: &str) -> Result<HeaderValue, ApiError> {

@@ -1,13 +1,15 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    Answer, ApiError, App, Hold, fence, flag, json, lock_for_work, no_content, parameters, refused, spelt,
-    tell_lease, with_locks,
+    Answer, ApiError, App, Hold, fence, json, lock_for_work, no_content, refused, spelt, tell_lease,
+    with_locks,
 };
 use crate::accounts::Caller;
+use crate::http::query;
 
 /// `GET /lock`: who holds it.
 pub async fn tell(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
@@ -43,13 +45,17 @@ pub async fn take(app: Arc<App>, caller: Result<Caller, ApiError>, headers: Head
     Ok(answer)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndQuery {
+    #[serde(default, rename = "break")]
+    breaks: bool,
+}
+
 /// `DELETE /lock`: give it back, or break it whoever holds it.
 pub async fn end(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> Answer {
     let caller = caller?;
-    let mut breaks = false;
-    for (name, value) in parameters(&query, &["break"])? {
-        breaks = flag(&name, &value)?;
-    }
+    let EndQuery { breaks } = query::read(&query)?;
     let ended =
         with_locks(
             &app,

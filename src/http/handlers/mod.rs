@@ -202,30 +202,3 @@ fn preferred_wait(headers: &HeaderMap, max_s: u64) -> Duration {
     let seconds = wait.filter_map(|value| value.trim().trim_matches('"').parse::<u64>().ok()).next();
     Duration::from_secs(seconds.unwrap_or(0).min(max_s))
 }
-
-/// The parameters of a query string; one that is not among `known`, or comes twice, is refused.
-///
-/// Some clients spell a list as `tables=a&tables=b`: to take one of the two would hide the other's rows.
-fn parameters(query: &str, known: &[&str]) -> Result<Vec<(String, String)>, ApiError> {
-    let invalid = |reason| ApiError::InvalidRequest { reason };
-    let parameters: Vec<(String, String)> = serde_urlencoded::from_str(query)
-        .map_err(|error| invalid(format!("The query is malformed: {error}.")))?;
-    for (place, (name, _)) in parameters.iter().enumerate() {
-        if !known.contains(&name.as_str()) {
-            let known = known.join(", ");
-            return Err(invalid(format!("There is no parameter {name:?} here; there are {known}.")));
-        }
-        if parameters[..place].iter().any(|(other, _)| other == name) {
-            return Err(invalid(format!("The parameter {name} comes twice.")));
-        }
-    }
-    Ok(parameters)
-}
-
-fn flag(name: &str, value: &str) -> Result<bool, ApiError> {
-    match value {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        _ => Err(ApiError::InvalidRequest { reason: format!("{name} must be true or false.") }),
-    }
-}

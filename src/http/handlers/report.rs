@@ -3,9 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use super::changes::write_feed;
 use super::{ApiError, App, off_reactor};
 use crate::config::Settings;
+use crate::http::page_token::write_feed;
 use crate::http::wire::ReportBody;
 use crate::http::{BodyFault, Permit, Unavailable};
 use crate::schema::Schema;

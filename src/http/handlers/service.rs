@@ -7,11 +7,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::caller::bearer;
-use super::fetch::{header, lists};
+use super::fetch::header;
 use super::{Answer, ApiError, App, hold, json, json_bytes, off_reactor};
 use crate::config::{AuthMode, Limits, SyncSettings};
 use crate::contract;
 use crate::http::Unavailable;
+use crate::http::etag;
 use crate::metrics;
 use crate::model::Precision;
 
@@ -83,7 +84,7 @@ pub async fn typed_contract(app: Arc<App>, asked: HeaderMap) -> Answer {
         Some(document) => document.clone(),
         None => off_reactor(move || app.contract()).await?,
     };
-    let known = lists(asked.get_all(IF_NONE_MATCH), &document.etag);
+    let known = etag::matches(asked.get_all(IF_NONE_MATCH), &document.etag);
     let mut answer = json_bytes(if known { Bytes::new() } else { document.text.clone() });
     if known {
         *answer.status_mut() = StatusCode::NOT_MODIFIED;

@@ -22,6 +22,7 @@ use warp::{Filter, Reply};
 
 use self::files::{FILES, File};
 use super::app::App;
+use super::etag;
 use super::peer::{Peer, peer};
 use super::problem::ApiError;
 use super::routes::routes;
@@ -174,8 +175,7 @@ impl Built {
         body: impl FnOnce() -> bytes::Bytes,
     ) -> warp::reply::Response {
         let tag = format!("W/\"{}\"", self.build);
-        let mut known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-        let is_known = known.any(|tags| tags.split(',').any(|one| one.trim() == tag));
+        let is_known = etag::matches(headers.get_all(IF_NONE_MATCH), &tag);
         let mut answer = if is_known { Response::default() } else { Response::new(body().into()) };
         if is_known {
             *answer.status_mut() = StatusCode::NOT_MODIFIED;

@@ -1,0 +1,89 @@
+//! Query strings. Each is read into a struct whose fields are the parameters.
+//!
+//! The structs deny unknown fields, and serde denies one that comes twice: some clients write a list as
+//! `tables=a&tables=b`, and to take one of the two would hide the other's rows.
+
+use std::num::NonZeroUsize;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, Error as _};
+
+use super::problem::ApiError;
+use crate::schema::{Schema, TableId};
+
+/// Reads a query string.
+///
+/// Errors: 400 `invalid_request` where a parameter is unknown, comes twice or cannot be read.
+pub(super) fn read<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
+    serde_urlencoded::from_str(query).map_err(|error| invalid(format!("The query cannot be read: {error}.")))
+}
+
+pub(super) fn invalid(reason: impl Into<String>) -> ApiError {
+    ApiError::InvalidRequest { reason: reason.into() }
+}
+
+/// The parameter `limit`: how many entries a page has at most.
+#[derive(Clone, Copy)]
+pub(super) struct Limit(NonZeroUsize);
+
+impl Limit {
+    /// At most `max`, which is also what it is without the parameter.
+    pub fn within(limit: Option<Self>, max: usize) -> usize {
+        limit.map_or(max, |limit| limit.0.get().min(max))
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = String::deserialize(from)?.parse().ok();
+        number.map(Self).ok_or_else(|| D::Error::custom("limit must be a number from 1"))
+    }
+}
+
+/// Tables as a query lists them, each once, in the order listed; without a list, all of them.
+pub(super) fn tables(names: Option<&str>, schema: &Schema) -> Result<Vec<TableId>, ApiError> {
+    let Some(names) = names else { return Ok(schema.tables().iter().map(|table| table.id).collect()) };
+    let mut tables = Vec::new();
+    for name in names.split(',') {
+        let table = schema.table(name);
+        let table = table.ok_or_else(|| invalid(format!("tables: there is no table {name:?}.")))?;
+        if !tables.contains(&table.id) {
+            tables.push(table.id);
+        }
+    }
+    Ok(tables)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Query {
+        name: Option<String>,
+        limit: Option<Limit>,
+        #[serde(default)]
+        lock: bool,
+    }
+
+    /// Goal: a parameter that is misspelt or repeated is never passed over. Method: queries as clients get them wrong.
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for query in
+            ["nam=a", "name=a&name=b", "limit=0", "limit=-1", "limit=", "lock=yes", "lock", "limit=1&limit=1"]
+        {
+            assert!(matches!(read::<Query>(query), Err(ApiError::InvalidRequest { .. })), "{query}");
+        }
+        for query in ["", "&", "name=", "limit=1", "lock=true", "limit=%31&name=a+b%26"] {
+            assert!(read::<Query>(query).is_ok(), "{query}");
+        }
+        let query: Query = read("limit=%31&name=a+b%26").unwrap();
+        assert_eq!(
+            (query.name.unwrap().as_str(), Limit::within(query.limit, 7), query.lock),
+            ("a b&", 1, false)
+        );
+        assert_eq!((Limit::within(None, 7), Limit::within(query.limit, 0)), (7, 0));
+    }
+}
