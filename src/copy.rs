@@ -8,6 +8,7 @@ use std::iter::Peekable;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::error_chain::error_chain;
 use crate::model::{Fence, Owner, Value};
 use crate::storage::whole::{Deployment, Part, Sections, Target, Whole};
 use crate::storage::{Outcome, OwnerState, StorageError};
@@ -53,7 +54,7 @@ pub enum CopyError {
         told: Vec<String>,
     },
     /// What is copied cannot be read.
-    #[error("cannot read {what} from the source: {}", spelt(.error))]
+    #[error("cannot read {what} from the source: {}", error_chain(.error))]
     Source {
         /// Whose data.
         what: String,
@@ -61,24 +62,13 @@ pub enum CopyError {
         error: StorageError,
     },
     /// What it is copied into cannot be read or written.
-    #[error("cannot copy {what} to the destination: {}", spelt(.error))]
+    #[error("cannot copy {what} to the destination: {}", error_chain(.error))]
     Destination {
         /// Whose data.
         what: String,
         /// What the engine says.
         error: StorageError,
     },
-}
-
-/// An engine's error with what is behind it.
-fn spelt(error: &StorageError) -> String {
-    let mut told = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        told = format!("{told}: {next}");
-        cause = next.source();
-    }
-    told
 }
 
 /// Makes `to` hold what `from` does, and reads both to see that it is so.

@@ -15,6 +15,7 @@ pub use rollcall_core::{broken, changes, conflicts, digest, fetch, model, reconc
 pub use rollcall_device as device;
 
 pub mod contract;
+mod error_chain;
 pub mod why;
 
 pub mod accounts;

@@ -7,6 +7,7 @@ use warp::reply::Reply;
 
 use crate::accounts::AccountError;
 use crate::changes::Expired;
+use crate::error_chain::error_chain;
 use crate::model::{Timestamp, Version};
 use crate::storage::StorageError;
 
@@ -319,7 +320,7 @@ impl Reply for ApiError {
     fn into_response(self) -> warp::reply::Response {
         let (status, code) = self.status_and_code();
         match &self {
-            Self::Internal(cause) => tracing::error!(cause = %chain(cause.as_ref()), "request failed"),
+            Self::Internal(cause) => tracing::error!(cause = %error_chain(cause.as_ref()), "request failed"),
             _ => tracing::debug!(code, "request refused: {self}"),
         }
         let mut document = Map::new();
@@ -352,15 +353,4 @@ impl Reply for ApiError {
         }
         answer
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }

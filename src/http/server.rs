@@ -25,6 +25,7 @@ use super::bounds::Bounds;
 use super::layers;
 use super::peer::Peer;
 use super::socket::Socket;
+use crate::error_chain::error_chain;
 use crate::metrics::Metrics;
 
 /// How many times our own limits hyper takes before it answers itself, bare and without a request id.
@@ -157,7 +158,7 @@ where
                 }
             };
             if let Err(error) = ended {
-                tracing::debug!(peer = %address, error = %chain(&error), "connection cut");
+                tracing::debug!(peer = %address, error = %error_chain(&error), "connection cut");
             }
         });
     }
@@ -276,13 +277,5 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.connections.dec();
-    }
-}
-
-/// An error with its causes: hyper's own words leave out what the socket said.
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {}", chain(cause)),
-        None => error.to_string(),
     }
 }
