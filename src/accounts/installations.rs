@@ -12,9 +12,8 @@
 //!   longest silent, if that was silent for an hour; else the device of the token stands for it. So nobody is kept
 //!   out, and a client that makes up a new id for each request leaves few traces.
 
-use std::collections::HashMap;
-
 use parking_lot::Mutex;
+use rollcall_core::cache::Cache;
 use uuid::Uuid;
 
 use super::Caller;
@@ -207,12 +206,10 @@ pub fn note(txn: &mut dyn WriteTxn, caller: &Caller, max: usize, now: Timestamp)
 }
 
 /// Counters in memory, for a server that has its database to itself: then nobody else can raise one.
-#[derive(Default)]
 pub struct Counters(Mutex<Seen>);
 
-#[derive(Default)]
 struct Seen {
-    highest: HashMap<(Owner, DeviceId), u64>,
+    highest: Cache<(Owner, DeviceId), u64>,
     /// Rises whenever anything is forgotten: what was looked up before may be old by then.
     moves: u64,
 }
@@ -223,6 +220,12 @@ const COUNTERS_MAX: usize = 65_536;
 /// A moment before a look into the database.
 #[derive(Clone, Copy)]
 pub struct Moment(u64);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self(Mutex::new(Seen { highest: Cache::new(COUNTERS_MAX), moves: 0 }))
+    }
+}
 
 impl Counters {
     /// The highest counter of an installation, if that is in memory.
@@ -258,12 +261,9 @@ impl Counters {
 
 impl Seen {
     fn keep(&mut self, owner: Owner, device: DeviceId, counter: u64) {
-        if self.highest.len() >= COUNTERS_MAX {
-            self.highest.clear();
-            self.moves += 1;
-        }
-        let highest = self.highest.entry((owner, device)).or_default();
-        *highest = (*highest).max(counter);
+        let key = (owner, device);
+        let highest = self.highest.get(&key).map_or(counter, |highest| counter.max(*highest));
+        self.moves += u64::from(self.highest.insert(key, highest));
     }
 }
 

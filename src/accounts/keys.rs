@@ -1,12 +1,12 @@
 //! The keys that provider tokens are signed with: a shared secret, or a set of public keys.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use rollcall_core::cache::Cache;
 use serde_json::{Map, Value};
 
 use super::jwks::{Jwks, Key};
@@ -32,8 +32,8 @@ const KEYS_BYTES_MAX: u64 = 1_048_576;
 const REDIRECTS_MAX: usize = 3;
 /// Requests that may wait for a fetch under way; more are told to come back, as each holds a thread.
 const FETCH_WAITERS_MAX: usize = 16;
-/// Tokens without a key that are remembered, in each of two generations.
-const STRANGERS_MAX: usize = 4_096;
+/// Tokens without a key that are remembered.
+const STRANGERS_MAX: usize = 8_192;
 
 pub(super) const UNKNOWN_KEY: AccountError =
     AccountError::Unauthorized("The token is not signed by the identity provider.");
@@ -61,7 +61,8 @@ pub(super) struct KeySet {
     /// Held while fetching, so that one request fetches and the others wait for its result.
     fetching: Mutex<LastFetch>,
     waiting: AtomicUsize,
-    strangers: Mutex<Strangers>,
+    /// Tokens that no key fits, and when each was seen first.
+    strangers: Mutex<Cache<Fingerprint, Tick>>,
 }
 
 #[derive(Default)]
@@ -80,25 +81,17 @@ struct LastFetch {
     failed: bool,
 }
 
-/// Tokens that no key fits, and when each was seen first. Memory is bounded: two generations, the older one goes.
-#[derive(Default)]
-struct Strangers {
-    younger: HashMap<Fingerprint, Tick>,
-    older: HashMap<Fingerprint, Tick>,
-}
-
-impl Strangers {
-    fn first_seen(&mut self, token: &str, now: Tick) -> Tick {
-        let token = fingerprint(token);
-        let seen = self.younger.get(&token).or_else(|| self.older.get(&token)).copied();
-        if self.younger.len() >= STRANGERS_MAX {
-            self.older = std::mem::take(&mut self.younger);
-        }
-        *self.younger.entry(token).or_insert(seen.unwrap_or(now))
-    }
-}
-
 impl KeySet {
+    /// When a token that no key fits was seen first.
+    fn first_seen(&self, token: &str, now: Tick) -> Tick {
+        let (token, mut strangers) = (fingerprint(token), self.strangers.lock());
+        if let Some(seen) = strangers.get(&token) {
+            return *seen;
+        }
+        strangers.insert(token, now);
+        now
+    }
+
     /// Asks for the keys once. Errors: a file without any; a URL may answer later.
     pub(super) fn open(source: Source, clock: Clock) -> Result<Self, SetupError> {
         let asked = clock.tick();
@@ -119,7 +112,7 @@ impl KeySet {
             sets: AtomicU64::new(1),
             fetching: Mutex::new(last),
             waiting: AtomicUsize::new(0),
-            strangers: Mutex::default(),
+            strangers: Mutex::new(Cache::new(STRANGERS_MAX)),
         })
     }
 
@@ -155,7 +148,7 @@ impl KeySet {
         if known.keys.names(token.header.kid.as_deref()) {
             return Err(UNKNOWN_KEY);
         }
-        let first_seen = self.strangers.lock().first_seen(token.text, now);
+        let first_seen = self.first_seen(token.text, now);
         let is_judged = |known: &Known| known.as_of.is_some_and(|as_of| as_of > first_seen);
         if is_judged(&known) && known.as_of.is_some_and(|as_of| now.ms_since(as_of) < SECOND_LOOK_MS) {
             return Err(UNKNOWN_KEY);

@@ -1,10 +1,10 @@
 //! Tokens that were found good a moment ago, and whom they name: kept in memory, so that a device in the middle
 //! of a sync costs no look into the database and no signature check.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use rollcall_core::cache::Cache;
 use sha2::{Digest as _, Sha256};
 
 use super::Caller;
@@ -31,22 +31,12 @@ pub(super) struct Good {
 
 /// Tokens by their hash.
 ///
-/// - Bounds: at most `tokens_max`, whoever sends however many. Two generations: what was asked for since the
-///   younger one began is in it; when it is full, the older one goes.
+/// - Bounds: holds at most `tokens_max` entries.
 /// - A token that was taken back while it was being looked up is not noted: see [`Known::moment`].
 pub(super) struct Known {
-    generation_max: usize,
-    generations: Mutex<Generations>,
+    tokens: Mutex<Cache<Fingerprint, (Caller, Good)>>,
     /// Raised whenever tokens are taken back.
     taken_back: AtomicU64,
-}
-
-type Generation = HashMap<Fingerprint, (Caller, Good)>;
-
-#[derive(Default)]
-struct Generations {
-    younger: Generation,
-    older: Generation,
 }
 
 /// When a look into the database began.
@@ -55,21 +45,14 @@ pub(super) struct Moment(u64);
 
 impl Known {
     pub fn new(tokens_max: usize) -> Self {
-        Self { generation_max: tokens_max / 2, generations: Mutex::default(), taken_back: AtomicU64::new(0) }
+        Self { tokens: Mutex::new(Cache::new(tokens_max)), taken_back: AtomicU64::new(0) }
     }
 
     /// Whom a token names, if that is known and still good.
     pub fn find(&self, token: &Fingerprint, clock: &Clock, keys: u64) -> Option<Caller> {
-        let mut generations = self.generations.lock();
-        if let Some((caller, good)) = generations.younger.get(token) {
-            return good.is_good(clock, keys).then(|| caller.clone());
-        }
-        let (caller, good) = generations.older.remove(token)?;
-        if !good.is_good(clock, keys) {
-            return None;
-        }
-        generations.put(self.generation_max, *token, (caller.clone(), good));
-        Some(caller)
+        let mut tokens = self.tokens.lock();
+        let (caller, good) = tokens.get(token)?;
+        good.is_good(clock, keys).then(|| caller.clone())
     }
 
     /// To be asked before a token is looked up.
@@ -79,44 +62,29 @@ impl Known {
 
     /// Notes what a look that began at `since` found.
     pub fn note(&self, token: Fingerprint, caller: &Caller, good: Good, since: Moment) {
-        let mut generations = self.generations.lock();
+        let mut tokens = self.tokens.lock();
         // Read under the lock that `forget` holds: either it sees this token, or this sees that it ran.
         if self.taken_back.load(Ordering::SeqCst) == since.0 {
-            generations.put(self.generation_max, token, (caller.clone(), good));
+            tokens.insert(token, (caller.clone(), good));
         }
     }
 
     /// Forgets one token.
     pub fn drop(&self, token: &Fingerprint) {
-        let mut generations = self.generations.lock();
-        generations.younger.remove(token);
-        generations.older.remove(token);
+        self.tokens.lock().remove(token);
     }
 
     /// Forgets the tokens of the callers that `is_gone` names. To be called once they are refused elsewhere.
     pub fn forget(&self, is_gone: impl Fn(&Caller) -> bool) {
-        let mut generations = self.generations.lock();
+        let mut tokens = self.tokens.lock();
         self.taken_back.fetch_add(1, Ordering::SeqCst);
-        generations.younger.retain(|_, (caller, _)| !is_gone(caller));
-        generations.older.retain(|_, (caller, _)| !is_gone(caller));
+        tokens.retain(|(caller, _)| !is_gone(caller));
     }
 }
 
 impl Good {
     fn is_good(&self, clock: &Clock, keys: u64) -> bool {
         clock.tick() < self.until && clock.now() < self.expires_at && self.keys == keys
-    }
-}
-
-impl Generations {
-    fn put(&mut self, generation_max: usize, token: Fingerprint, found: (Caller, Good)) {
-        if generation_max == 0 {
-            return;
-        }
-        if self.younger.len() >= generation_max && !self.younger.contains_key(&token) {
-            self.older = std::mem::take(&mut self.younger);
-        }
-        self.younger.insert(token, found);
     }
 }
 
@@ -197,8 +165,7 @@ mod tests {
         for number in 0..1_000 {
             known.note(fingerprint(&number.to_string()), &caller(number), GOOD, known.moment());
             assert!(known.find(&mine, &at(0), 7).is_some(), "{number}");
-            let held = known.generations.lock();
-            assert!(held.younger.len() + held.older.len() <= 8);
+            assert!(known.tokens.lock().len() <= 8);
         }
         let none = Known::new(0);
         none.note(mine, &caller(1), GOOD, none.moment());

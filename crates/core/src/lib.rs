@@ -7,6 +7,7 @@
 //! ([`conflicts`]), and what all of it stands on ([`storage`]).
 
 pub mod broken;
+pub mod cache;
 pub mod model;
 pub mod schema;
 

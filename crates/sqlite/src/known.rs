@@ -1,6 +1,5 @@
 //! Owners' states in memory, so that "has anything changed?" is answered without the database.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 
+use rollcall_core::cache::Cache;
 use rollcall_core::model::{Owner, Version};
 use rollcall_core::storage::{OwnerState, VersionListener};
 
@@ -34,11 +34,8 @@ pub(super) struct Known {
     began: Instant,
 }
 
-/// Two generations: when the young are too many they become the old, and the old are forgotten.
-#[derive(Default)]
 struct States {
-    young: HashMap<Owner, OwnerState>,
-    old: HashMap<Owner, OwnerState>,
+    cache: Cache<Owner, OwnerState>,
     /// Rises before each COMMIT and after it: odd while one is under way.
     moves: u64,
 }
@@ -50,7 +47,7 @@ pub(super) struct Mark(u64);
 impl Known {
     pub fn new() -> Self {
         Self {
-            states: Mutex::default(),
+            states: Mutex::new(States { cache: Cache::new(OWNERS_MAX), moves: 0 }),
             listeners: RwLock::default(),
             alone: AtomicBool::new(false),
             others: AtomicI64::new(-1),
@@ -73,7 +70,7 @@ impl Known {
                 return None;
             }
         }
-        self.states.lock().get(owner)
+        self.states.lock().cache.get(&owner).copied()
     }
 
     fn is_fresh(&self) -> bool {
@@ -117,7 +114,7 @@ impl Known {
     pub fn committing(&self, owners: impl Iterator<Item = Owner>) {
         let mut states = self.states.lock();
         states.moves += 1;
-        owners.for_each(|owner| states.forget(owner));
+        owners.for_each(|owner| states.cache.remove(&owner));
     }
 
     /// To be said after each [`Self::committing`]; `moved` are the owners of a COMMIT that went well, and the
@@ -125,7 +122,9 @@ impl Known {
     pub fn committed(&self, moved: &[(Owner, Version, OwnerState)]) {
         let mut states = self.states.lock();
         states.moves += 1;
-        moved.iter().for_each(|(owner, _, state)| states.put(*owner, *state));
+        for (owner, _, state) in moved {
+            states.cache.insert(*owner, *state);
+        }
         drop(states);
         let listeners = self.listeners.read();
         for (owner, before, state) in moved {
@@ -148,39 +147,16 @@ impl Known {
     /// Notes what a snapshot showed, unless it may be old: anything was committed since `mark`, or is being.
     pub fn note(&self, mark: Mark, owner: Owner, state: OwnerState) {
         let mut states = self.states.lock();
-        if states.moves == mark.0 && mark.0.is_multiple_of(2) && states.get(owner).is_none() {
-            states.put(owner, state);
+        if states.moves == mark.0 && mark.0.is_multiple_of(2) && states.cache.get(&owner).is_none() {
+            states.cache.insert(owner, state);
         }
     }
 }
 
 impl States {
-    fn get(&mut self, owner: Owner) -> Option<OwnerState> {
-        if let Some(state) = self.young.get(&owner) {
-            return Some(*state);
-        }
-        let state = self.old.remove(&owner)?;
-        self.put(owner, state);
-        Some(state)
-    }
-
-    fn put(&mut self, owner: Owner, state: OwnerState) {
-        self.old.remove(&owner);
-        if self.young.len() >= OWNERS_MAX / 2 {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(owner, state);
-    }
-
-    fn forget(&mut self, owner: Owner) {
-        self.young.remove(&owner);
-        self.old.remove(&owner);
-    }
-
-    /// Forgets all, and lets no snapshot that was taken before speak.
+    /// Clears the cache and invalidates all marks taken before.
     fn clear(&mut self) {
-        self.young.clear();
-        self.old.clear();
+        self.cache.clear();
         self.moves += 2;
     }
 }
@@ -201,7 +177,7 @@ mod tests {
     }
 
     fn known(known: &Known, n: u128) -> Option<OwnerState> {
-        known.states.lock().get(owner(n))
+        known.states.lock().cache.get(&owner(n)).copied()
     }
 
     #[test]
@@ -234,6 +210,6 @@ mod tests {
             assert_eq!(known(&states, 0), Some(at(1)), "asked for again and again");
         }
         let states = states.states.lock();
-        assert!(states.young.len() + states.old.len() <= OWNERS_MAX);
+        assert!(states.cache.len() <= OWNERS_MAX);
     }
 }
