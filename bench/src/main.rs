@@ -1,6 +1,6 @@
 //! `rollcall-bench`: how fast the real server is, beside a yardstick measured in the same run.
 //!
-//! - `scenarios`: what is measured, a to h. `yardstick`: what it is held against, and what that leaves out.
+//! - `scenarios`: what is measured, a to i. `yardstick`: what it is held against, and what that leaves out.
 //! - `dataset`, `seed`: the people, the rows, and databases that hold them.
 //! - `child`: the processes, and what the system says of them. `driver`: the HTTP client.
 //! - `lab`: where a run keeps all that. `report`, `progress`: what people see.
@@ -61,7 +61,7 @@ enum Part {
 #[derive(Clone, Debug, clap::Args)]
 struct Bench {
     /// Measure only these: a upload, b roll call, c nothing new, d a few changes, e small syncs, f first sync,
-    /// g cold start, h small syncs over PostgreSQL
+    /// g cold start, h small syncs over PostgreSQL, i small syncs beside a neighbour who uploads
     #[arg(long, value_name = "LETTERS", value_delimiter = ',')]
     scenario: Vec<Scenario>,
 

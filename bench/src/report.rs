@@ -80,7 +80,8 @@ pub fn median(figures: &[f64]) -> f64 {
     quantile(figures, 0.5)
 }
 
-fn quantile(figures: &[f64], share: f64) -> f64 {
+/// The figure that this share of all is not above.
+pub fn quantile(figures: &[f64], share: f64) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     let place = (sorted.len() as f64 * share).ceil() as usize;

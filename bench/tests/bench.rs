@@ -37,7 +37,7 @@ fn every_scenario_is_told_with_a_ratio() {
     let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
     let lines = report["scenarios"].as_array().unwrap();
     let letters: Vec<&str> = lines.iter().map(|line| line["scenario"].as_str().unwrap()).collect();
-    assert_eq!(letters.concat(), "aaaabbbccddddefg");
+    assert_eq!(letters.concat(), "aaaabbbccddddefgi");
     lines.iter().for_each(|line| is_whole(line, &errors));
     let kept = files(&folder);
     assert!(kept.iter().all(|name| name.starts_with("rollcall-bench-40000-")), "{kept:?}");

@@ -1,6 +1,7 @@
 //! What is measured. Each scenario makes a line for each of its variants.
 
 mod answers;
+mod fairness;
 mod reads;
 mod replicas;
 mod writes;
@@ -32,11 +33,13 @@ pub enum Scenario {
     G,
     /// Small syncs over PostgreSQL.
     H,
+    /// Small syncs beside a neighbour who uploads.
+    I,
 }
 
 /// What needs nothing but this machine.
-const ALL: [Scenario; 7] =
-    [Scenario::A, Scenario::B, Scenario::C, Scenario::D, Scenario::E, Scenario::F, Scenario::G];
+const ALL: [Scenario; 8] =
+    [Scenario::A, Scenario::B, Scenario::C, Scenario::D, Scenario::E, Scenario::F, Scenario::G, Scenario::I];
 
 /// Runs what was asked for.
 pub async fn run(mut lab: Lab) -> Result<Report> {
@@ -66,6 +69,7 @@ pub async fn run(mut lab: Lab) -> Result<Report> {
             Scenario::F => reads::first_sync(&mut lab).await?,
             Scenario::G => answers::cold_starts(&mut lab).await?,
             Scenario::H => replicas::small_syncs(&mut lab).await?,
+            Scenario::I => fairness::beside_a_neighbour(&mut lab).await?,
         };
         report.scenarios.extend(lines);
     }
@@ -79,7 +83,7 @@ impl Scenario {
             Self::A | Self::D => 4,
             Self::B => 3,
             Self::C | Self::H => 2,
-            Self::E | Self::F | Self::G => 1,
+            Self::E | Self::F | Self::G | Self::I => 1,
         }
     }
 }

@@ -161,7 +161,7 @@ pub(super) fn small_talk(
     }
 }
 
-fn write_rows(body: &mut Vec<u8>, person: Person, keys: Keys, numbers: std::ops::Range<u64>) {
+pub(super) fn write_rows(body: &mut Vec<u8>, person: Person, keys: Keys, numbers: std::ops::Range<u64>) {
     body.extend_from_slice(format!("{{\"{TABLE}\":[").as_bytes());
     let first = numbers.start;
     for number in numbers {
