@@ -70,7 +70,7 @@ fn no_statement_reads_a_whole_table_or_sorts_on_postgres() {
         planned::FORGET_STATES,
         planned::FORGET_ANSWER,
         planned::OLDEST_ANSWERS,
-        statements::FORGET_STATES,
+        statements::SURPLUS_STATES,
         statements::FORGET_ANSWERS,
         statements::FORGET_LONG_ANSWERS,
     ];
