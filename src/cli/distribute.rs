@@ -13,8 +13,10 @@ const PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// Print or run the statements that spread the tables over the nodes of Citus by owner
 ///
-/// Serve the database once before, so that the tables are there. Run this while no server runs. It skips tables that
-/// are distributed already.
+/// Before: make the extension citus on every node, add the workers (citus_add_node), and serve the database once, so that
+/// the tables are there. Run this while no server runs. It skips tables that are distributed already, so run it again if
+/// it was broken off. After: rows that were there stay on the coordinator too, until
+/// truncate_local_data_after_distributing_table removes them.
 #[derive(Debug, Args)]
 pub(super) struct Distribute {
     /// Read your tables from this file

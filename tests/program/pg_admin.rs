@@ -115,6 +115,7 @@ fn a_database_that_was_put_back_unsaid_is_noticed() {
 /// Functions of Citus' names that note what they are asked for, and the table that lists what is distributed.
 const STUBS: &str = "
     CREATE TABLE pg_dist_partition (logicalrelid regclass);
+    CREATE TABLE pg_dist_node (nodename text, isactive boolean, shouldhaveshards boolean);
     CREATE TABLE asked (at serial, what text);
     CREATE FUNCTION create_reference_table(name text) RETURNS void LANGUAGE sql AS $$
         INSERT INTO asked (what) VALUES (name || ' everywhere');
@@ -136,6 +137,14 @@ fn each_table_is_distributed_once() {
 
     let mut client = postgres::Client::connect(&database.url, NoTls).unwrap();
     client.batch_execute(STUBS).unwrap();
+    client.execute("INSERT INTO pg_dist_node VALUES ('coordinator', true, false)", &[]).unwrap();
+    let refused = ran(&apply);
+    let line = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && line.contains("no node for shards") && line.contains("citus_add_node"),
+        "{line}"
+    );
+    client.execute("INSERT INTO pg_dist_node VALUES ('worker', true, true)", &[]).unwrap();
     let mut asked = || -> Vec<String> {
         let rows = client.query("SELECT what FROM asked ORDER BY at", &[]).unwrap();
         rows.iter().map(|row| row.get(0)).collect()

@@ -33,6 +33,9 @@ const OWNED: [&str; 10] = [
 
 const DISTRIBUTED: &str = "SELECT logicalrelid::text FROM pg_dist_partition";
 
+/// The nodes that may get shards.
+const NODES: &str = "SELECT count(*) FROM pg_dist_node WHERE isactive AND shouldhaveshards";
+
 const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch' FOR UPDATE";
 const SET_EPOCH: &str = "UPDATE rollcall_meta SET value = $1 WHERE name = 'epoch'";
 /// Fences go on far above those that the lost future may have given out, and another one before it.
@@ -76,6 +79,10 @@ pub fn distribute(
         }
         _ => failed(error),
     })?;
+    let nodes = session.row(NODES, &[]).map_err(failed)?;
+    if nodes.and_then(|row| row.try_get::<_, i64>(0).ok()).unwrap_or_default() == 0 {
+        return Err(OpenError::NoNodes { address: address.to_string() });
+    }
     let done: Vec<String> = done.iter().filter_map(|row| row.try_get(0).ok()).collect();
     for (table, statement) in distribution(schema) {
         if !done.iter().any(|name| name.trim_matches('"') == table) {

@@ -171,6 +171,15 @@ pub enum OpenError {
         /// Where the database is.
         address: String,
     },
+    /// There is no node to distribute tables to.
+    #[error(
+        "the Citus of {address} has no node for shards: SELECT citus_set_coordinator_host(…), and \
+         SELECT citus_add_node(…) for each worker, before the tables are distributed"
+    )]
+    NoNodes {
+        /// Where the database is.
+        address: String,
+    },
     /// Some of its owners are there, and others are not yet.
     #[error("the copy into the database {address} is not complete: run rollcall copy to its end first")]
     HalfCopied {

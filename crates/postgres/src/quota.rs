@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::failure::failed;
 use super::session::{Param, Purpose, Session};
 use super::{Connections, statements, txn};
+use rollcall_core::broken;
 use rollcall_core::model::{Owner, Version};
 use rollcall_core::storage::quota::{Past, PastBytes, enough, make_room};
 use rollcall_core::storage::{OwnerState, StorageResult};
@@ -99,7 +100,7 @@ pub(super) fn put_state(
         params.extend(numbers);
         params.extend([(by as _, Type::UUID), (dated as _, Type::INT8)] as [Param<'_>; 2]);
     }
-    if session.execute(sql, &params)? == 0 {
+    if session.execute(sql, &params)? == 0 && !broken::is("overtaken_unnoticed") {
         return Err(session.overtaken());
     }
     Ok(())
