@@ -65,7 +65,7 @@ pub(super) trait Source: Send + 'static {
     ///
     /// - `out.begin` comes first, once; an error before it is the whole answer.
     /// - Errors: after the first byte they break the connection.
-    fn read(&mut self, out: &mut Out<Self::Head>) -> Result<Progress, ApiError>;
+    fn read(&mut self, out: &mut ChunkWriter<Self::Head>) -> Result<Progress, ApiError>;
 
     /// Whether the answer breaks off if the data changes between two stretches.
     fn needs_one_snapshot(&self) -> bool {
@@ -73,35 +73,35 @@ pub(super) trait Source: Send + 'static {
     }
 
     /// The answer is told; what was gathered of it on the way.
-    fn told(&mut self, _: Option<Making>) {}
+    fn finish(&mut self, _: Option<Making>) {}
 }
 
 /// How far a stretch came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// To the end.
-    Told,
+    Finished,
     /// As far as there was room; the rest is for the next stretch.
     Paused,
 }
 
 /// An answer, of which at least the beginning is there.
-pub(super) enum Told {
+pub(super) enum Body {
     /// All of it.
-    Whole(Vec<u8>),
+    Buffered(Vec<u8>),
     /// The rest is on its way.
-    Streaming(Coming),
+    Streaming(StreamBody),
 }
 
 /// Reads an answer; returns once it is whole, or has begun.
 ///
 /// - Bounds: the chunks are drawn from `permit`, which is to live as long as the answer.
 /// - Errors: [`ApiError`] of the source; `busy` if every reader that streams may have is taken, or the memory.
-pub(super) async fn tell<S: Source>(
+pub(super) async fn respond<S: Source>(
     readers: &Arc<Readers>,
     permit: &Permit,
     mut source: S,
-) -> Result<(S::Head, Told), ApiError> {
+) -> Result<(S::Head, Body), ApiError> {
     let asked_at = Instant::now();
     let place = readers.enter(source.owner()).await?;
     permit.grow(STREAM_BYTES)?; // not before: who waits for a turn holds none of it
@@ -110,7 +110,7 @@ pub(super) async fn tell<S: Source>(
     let reader = Handle::current();
     threads::spawn(move || {
         span.in_scope(|| {
-            let mut out = Out::new(&source, place.rivals(), &reader);
+            let mut out = ChunkWriter::new(&source, place.rivals(), &reader);
             out.first = Some(begun);
             let ended = source.read(&mut out);
             drop(place);
@@ -123,12 +123,12 @@ pub(super) async fn tell<S: Source>(
     began
 }
 
-type Beginning<H> = Result<(H, Told), ApiError>;
+type Beginning<H> = Result<(H, Body), ApiError>;
 
-/// Where a source writes. Rows go into `lot`; `pass_on` after a lot of them.
-pub(super) struct Out<H> {
+/// Where a source writes. Rows go into `buf`; `flush_if_full` after a buf of them.
+pub(super) struct ChunkWriter<H> {
     /// What is not sent yet.
-    pub lot: Vec<u8>,
+    pub buf: Vec<u8>,
     /// What is gathered of the answer to be kept, if anything is.
     pub making: Option<Making>,
     first: Option<oneshot::Sender<Beginning<H>>>,
@@ -152,14 +152,14 @@ enum Part {
     Broken(ApiError),
 }
 
-impl<H: Send + 'static> Out<H> {
+impl<H: Send + 'static> ChunkWriter<H> {
     fn new<S: Source<Head = H>>(source: &S, rivals: Rivals, reactor: &Handle) -> Self {
-        let lot = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
+        let buf = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
         let (first, head, chunks, late, making) = (None, None, None, None, None);
         let (began, waited) = (Instant::now(), Duration::ZERO);
         let reactor = reactor.clone();
         let needs_one_snapshot = source.needs_one_snapshot();
-        Self { lot, making, first, head, chunks, late, rivals, reactor, began, needs_one_snapshot, waited }
+        Self { buf, making, first, head, chunks, late, rivals, reactor, began, needs_one_snapshot, waited }
     }
 
     /// Says what stands before the first byte.
@@ -168,12 +168,12 @@ impl<H: Send + 'static> Out<H> {
     }
 
     /// Sends what was written, if it is enough for a chunk; answers whether to go on.
-    pub fn pass_on(&mut self) -> ControlFlow<()> {
-        if self.lot.len() < CHUNK_BYTES {
+    pub fn flush_if_full(&mut self) -> ControlFlow<()> {
+        if self.buf.len() < CHUNK_BYTES {
             return ControlFlow::Continue(());
         }
-        let room = Vec::with_capacity(self.lot.capacity().min(2 * CHUNK_BYTES));
-        let chunk = Bytes::from(std::mem::replace(&mut self.lot, room));
+        let room = Vec::with_capacity(self.buf.capacity().min(2 * CHUNK_BYTES));
+        let chunk = Bytes::from(std::mem::replace(&mut self.buf, room));
         if let Some(making) = &mut self.making {
             making.add(&chunk);
         }
@@ -194,8 +194,8 @@ impl<H: Send + 'static> Out<H> {
         let (chunks, rest) = mpsc::channel(CHUNKS_AHEAD);
         self.chunks = Some(chunks);
         let begin = Some(chunk).filter(|chunk| !chunk.is_empty());
-        let coming = Coming { begin, rest, state: State::Coming, until_told: None };
-        match first.send(Ok((head, Told::Streaming(coming)))) {
+        let coming = StreamBody { begin, rest, state: State::Open, until_sent: None };
+        match first.send(Ok((head, Body::Streaming(coming)))) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
@@ -246,7 +246,7 @@ impl<H: Send + 'static> Out<H> {
     ) {
         // A stretch may end before there is a chunk to send: it has looked at much and found little to tell.
         if matches!(ended, Ok(Progress::Paused)) && self.chunks.is_none() {
-            let chunk = Bytes::from(std::mem::take(&mut self.lot));
+            let chunk = Bytes::from(std::mem::take(&mut self.buf));
             if let Some(making) = &mut self.making {
                 making.add(&chunk);
             }
@@ -259,10 +259,10 @@ impl<H: Send + 'static> Out<H> {
             let answer = ended.and_then(|_| {
                 let head = self.head.take().ok_or_else(|| ApiError::Internal("no head".into()))?;
                 if let Some(making) = &mut self.making {
-                    making.add(&Bytes::copy_from_slice(&self.lot));
+                    making.add(&Bytes::copy_from_slice(&self.buf));
                 }
-                source.told(self.making.take());
-                Ok((head, Told::Whole(self.lot)))
+                source.finish(self.making.take());
+                Ok((head, Body::Buffered(self.buf)))
             });
             if let Some(first) = first {
                 let _ = first.send(answer); // a client that left wants no answer
@@ -271,12 +271,12 @@ impl<H: Send + 'static> Out<H> {
         };
         let late = self.late.take();
         match ended {
-            Ok(Progress::Told) => {
-                let rest = Bytes::from(std::mem::take(&mut self.lot));
+            Ok(Progress::Finished) => {
+                let rest = Bytes::from(std::mem::take(&mut self.buf));
                 if let Some(making) = &mut self.making {
                     making.add(&rest);
                 }
-                source.told(self.making.take());
+                source.finish(self.making.take());
                 reactor.spawn(async move {
                     // A send fails if the client left; then there is nobody to tell.
                     let _ = chunks.send(Part::Chunk(rest)).await;
@@ -284,11 +284,11 @@ impl<H: Send + 'static> Out<H> {
                 });
             }
             Ok(Progress::Paused) => {
-                // An empty lot may have room for much: a client that is slow should not hold it.
-                let lot = if self.lot.is_empty() { Vec::new() } else { std::mem::take(&mut self.lot) };
+                // An empty buf may have room for much: a client that is slow should not hold it.
+                let buf = if self.buf.is_empty() { Vec::new() } else { std::mem::take(&mut self.buf) };
                 let making = self.making.take();
                 let span = Span::current();
-                reactor.spawn(go_on(source, readers, chunks, late, lot, making, span));
+                reactor.spawn(go_on(source, readers, chunks, late, buf, making, span));
             }
             Err(error) => {
                 reactor.spawn(async move {
@@ -305,7 +305,7 @@ async fn go_on<S: Source>(
     readers: Arc<Readers>,
     chunks: mpsc::Sender<Part>,
     late: Option<Bytes>,
-    lot: Vec<u8>,
+    buf: Vec<u8>,
     making: Option<Making>,
     span: Span,
 ) {
@@ -330,8 +330,8 @@ async fn go_on<S: Source>(
     let reactor = Handle::current();
     threads::spawn(move || {
         span.in_scope(|| {
-            let mut out = Out::new(&source, place.rivals(), &reactor);
-            (out.lot, out.making, out.chunks) = (lot, making, Some(chunks));
+            let mut out = ChunkWriter::new(&source, place.rivals(), &reactor);
+            (out.buf, out.making, out.chunks) = (buf, making, Some(chunks));
             let ended = source.read(&mut out);
             drop(place);
             out.ended(source, readers, &reactor, ended);
@@ -340,29 +340,29 @@ async fn go_on<S: Source>(
 }
 
 /// The body of an answer that is still being read.
-pub(super) struct Coming {
+pub(super) struct StreamBody {
     begin: Option<Bytes>,
     rest: mpsc::Receiver<Part>,
     state: State,
     /// Dropped as soon as the answer is told or cut.
-    until_told: Option<Mutex<Box<dyn Any + Send>>>,
+    until_sent: Option<Mutex<Box<dyn Any + Send>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    Coming,
+    Open,
     Over,
 }
 
-impl Coming {
+impl StreamBody {
     /// Holds something until the answer is told or cut.
     pub fn holding(mut self, held: impl Send + 'static) -> Self {
-        self.until_told = Some(Mutex::new(Box::new(held)));
+        self.until_sent = Some(Mutex::new(Box::new(held)));
         self
     }
 }
 
-impl Stream for Coming {
+impl Stream for StreamBody {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -377,7 +377,7 @@ impl Stream for Coming {
             return Poll::Ready(Some(Ok(chunk)));
         }
         self.state = State::Over;
-        self.until_told = None;
+        self.until_sent = None;
         match part {
             Some(Part::End) => Poll::Ready(None),
             Some(Part::Broken(error)) => {

@@ -3,7 +3,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::{Lease, LockError, LockListener, LockResult, Locks, Work};
+use super::{Lease, LockError, LockGuard, LockListener, LockResult, Locks};
 use crate::accounts::Caller;
 use crate::broken;
 use crate::clock::{Clock, Tick};
@@ -143,7 +143,7 @@ impl LocalLocks {
 }
 
 impl Locks for LocalLocks {
-    fn wait(&self) -> bool {
+    fn is_remote(&self) -> bool {
         false
     }
 
@@ -152,7 +152,7 @@ impl Locks for LocalLocks {
         let _ = self.listener.set(listener);
     }
 
-    fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>> {
+    fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn LockGuard>> {
         let now = self.now();
         let (lease, had) = self.change(caller.owner, now, |state| {
             let had = state.owners.get(&caller.owner).is_some_and(|entry| entry.is_newest_of(caller));
@@ -160,10 +160,10 @@ impl Locks for LocalLocks {
             entry.at_work += 1;
             Ok::<_, LockError>((entry.lease.clone(), had))
         })?;
-        Ok(Box::new(LocalWork { locks: self, caller: caller.clone(), lease, had }))
+        Ok(Box::new(LocalGuard { locks: self, caller: caller.clone(), lease, had }))
     }
 
-    fn enter(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>> {
+    fn enter(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn LockGuard>> {
         self.take(caller, fence)
     }
 
@@ -277,14 +277,14 @@ impl State {
     }
 }
 
-struct LocalWork {
+struct LocalGuard {
     locks: Arc<LocalLocks>,
     caller: Caller,
     lease: Lease,
     had: bool,
 }
 
-impl Work for LocalWork {
+impl LockGuard for LocalGuard {
     fn lease(&self) -> Option<&Lease> {
         Some(&self.lease)
     }
@@ -310,7 +310,7 @@ impl Work for LocalWork {
     }
 }
 
-impl Drop for LocalWork {
+impl Drop for LocalGuard {
     fn drop(&mut self) {
         let now = self.locks.now();
         self.locks.change(self.caller.owner, now, |state| {

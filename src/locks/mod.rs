@@ -69,22 +69,22 @@ pub enum LockError {
 /// The locks of all owners.
 pub trait Locks: Send + Sync {
     /// Whether calls may wait for a database, and so must not be made on the reactor.
-    fn wait(&self) -> bool;
+    fn is_remote(&self) -> bool;
 
-    /// `told` hears of every lock that changes hands, whoever changed it. It must be quick and not call back. Only
-    /// the first one is ever told.
+    /// Calls `listener` with every lock that changes hands, whichever server changed it. It must be quick, and must not
+    /// call back. The first listener is the only one.
     fn on_changed(&self, listener: LockListener);
 
     /// Takes the lock, or renews it for the device that has it: the lease outlives the request.
     ///
     /// - `fence`: the lease that the device means to go on under; without it any will do.
     /// - Errors: [`LockError::Busy`] with the holder; [`LockError::Lost`] if `fence` is not the newest.
-    fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>>;
+    fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn LockGuard>>;
 
     /// Sees to it that the caller may write in this request: under the lease that it has, or without one.
     ///
     /// Parameters and errors as of [`Locks::take`].
-    fn enter(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>>;
+    fn enter(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn LockGuard>>;
 
     /// Renews the lease of its holder; of anyone else it says nothing and changes nothing.
     ///
@@ -106,7 +106,7 @@ pub trait Locks: Send + Sync {
 }
 
 /// A request at work under the lock. Dropped, wherever that happens, it lets others in once the lease has ended.
-pub trait Work: Send + Sync {
+pub trait LockGuard: Send + Sync {
     /// The lease that the work is done under, if there is one.
     fn lease(&self) -> Option<&Lease>;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Lease, LockError, LockListener, LockResult, Locks, Work};
+use super::{Lease, LockError, LockGuard, LockListener, LockResult, Locks};
 use crate::accounts::Caller;
 use crate::broken;
 use crate::clock::{Clock, Tick};
@@ -92,12 +92,12 @@ impl SharedLocks {
         Ok(own)
     }
 
-    fn work(self: Arc<Self>, caller: &Caller, lease: Option<Lease>, had: bool) -> Box<dyn Work> {
+    fn work(self: Arc<Self>, caller: &Caller, lease: Option<Lease>, had: bool) -> Box<dyn LockGuard> {
         if lease.is_some() {
             let mut at_work = self.at_work.lock();
             at_work.entry((caller.owner, caller.device)).or_insert((0, Instant::now())).0 += 1;
         }
-        Box::new(SharedWork { locks: self, caller: caller.clone(), lease, had })
+        Box::new(SharedGuard { locks: self, caller: caller.clone(), lease, had })
     }
 }
 
@@ -121,7 +121,7 @@ fn renew_at_work(at_work: &Weak<AtWork>, store: &dyn LeaseStore, lease_ms: i64, 
 }
 
 impl Locks for SharedLocks {
-    fn wait(&self) -> bool {
+    fn is_remote(&self) -> bool {
         true
     }
 
@@ -132,7 +132,7 @@ impl Locks for SharedLocks {
         }));
     }
 
-    fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>> {
+    fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn LockGuard>> {
         // Who waits looks again and again, which must not cost a write.
         let held = self.look(caller, fence)?;
         let had = held.is_some_and(|held| held.is_open_to(caller.device));
@@ -150,7 +150,7 @@ impl Locks for SharedLocks {
         }
     }
 
-    fn enter(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn Work>> {
+    fn enter(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn LockGuard>> {
         let held = self.look(caller, fence)?;
         let own = held.filter(|held| held.is_open_to(caller.device));
         if own.is_some() {
@@ -198,14 +198,14 @@ fn lease_of(held: &LeaseState, tick: Tick) -> Lease {
     }
 }
 
-struct SharedWork {
+struct SharedGuard {
     locks: Arc<SharedLocks>,
     caller: Caller,
     lease: Option<Lease>,
     had: bool,
 }
 
-impl Work for SharedWork {
+impl LockGuard for SharedGuard {
     fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()
     }
@@ -244,7 +244,7 @@ impl Work for SharedWork {
     }
 }
 
-impl Drop for SharedWork {
+impl Drop for SharedGuard {
     fn drop(&mut self) {
         if self.lease.is_none() {
             return;

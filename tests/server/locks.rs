@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use engine::{Engine, Store};
 use rollcall::accounts::Caller;
 use rollcall::clock::{Clock, Tick};
-use rollcall::locks::{Lease, LocalLocks, LockError, SharedLocks, Work};
+use rollcall::locks::{Lease, LocalLocks, LockError, LockGuard, SharedLocks};
 use rollcall::model::{DeviceId, Fence, Owner, Timestamp};
 use rollcall::schema::Schema;
 use rollcall::storage::{LeaseStore, LeaseTerms, Leases, Storage};
@@ -115,7 +115,7 @@ impl Locks {
         Tick::from_ms(self.tick_ms.load(Ordering::SeqCst))
     }
 
-    fn work(&self, caller: &Caller, fence: Option<Fence>) -> Result<Box<dyn Work>, LockError> {
+    fn work(&self, caller: &Caller, fence: Option<Fence>) -> Result<Box<dyn LockGuard>, LockError> {
         Arc::clone(&self.locks).take(caller, fence)
     }
 
@@ -151,7 +151,7 @@ impl Locks {
     }
 
     /// Whether what is done under the work may be kept, as the last step of a write asks.
-    fn confirms(&self, owner: Owner, work: &dyn Work) -> bool {
+    fn confirms(&self, owner: Owner, work: &dyn LockGuard) -> bool {
         let held = self.database.as_ref().and_then(|database| database.leases.look(owner).unwrap());
         match work.confirm(held.as_ref()) {
             Ok(()) => true,

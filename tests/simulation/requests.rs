@@ -373,7 +373,7 @@ impl World {
     pub fn break_lock(&mut self, device: usize, table: usize, slot: usize, draw: u64) {
         let body = self.edit(device, table, slot, draw);
         // Where leases are kept beside the rows, a request alone has none that could be broken.
-        if self.server().app.locks.wait() && self.ask(device, "POST", "lock", None).status != 200 {
+        if self.server().app.locks.is_remote() && self.ask(device, "POST", "lock", None).status != 200 {
             return;
         }
         let (app, owner) =

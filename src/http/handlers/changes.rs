@@ -18,7 +18,7 @@ use crate::http::memory::Permit;
 use crate::http::page_token::{self, write_feed};
 use crate::http::query::{self, Limit};
 use crate::http::ready::Question;
-use crate::http::stream::{self, Out, Progress, Source, Told};
+use crate::http::stream::{self, Body, ChunkWriter, Progress, Source};
 use crate::http::wire::{ChangeLine, ChangesBody, DigestsBody, EndLine};
 use crate::model::{Owner, Version};
 use crate::schema::TableId;
@@ -149,10 +149,11 @@ fn read(
 async fn stream(app: Arc<App>, caller: Caller, asked: Asked) -> Answer {
     let readers = Arc::clone(&app.readers);
     let permit = app.memory.permit(Some(caller.owner));
-    let (version, lines) = stream::tell(&readers, &permit, Lines { app, caller, asked, rest: None }).await?;
+    let (version, lines) =
+        stream::respond(&readers, &permit, Lines { app, caller, asked, rest: None }).await?;
     let answer = match lines {
-        Told::Whole(lines) => hold(Response::new(lines.into()), permit)?,
-        Told::Streaming(coming) => {
+        Body::Buffered(lines) => hold(Response::new(lines.into()), permit)?,
+        Body::Streaming(coming) => {
             let mut answer = warp::reply::stream(coming.holding(permit.clone())).into_response();
             answer.extensions_mut().insert(permit);
             answer
@@ -180,7 +181,7 @@ impl Source for Lines {
 
     /// Each stretch has a snapshot of its own: a row that changes between two moves above the feed's end. It looks at
     /// as many entries as a page does, so that a walk over entries that are not returned holds a reader no longer.
-    fn read(&mut self, out: &mut Out<Version>) -> Result<Progress, ApiError> {
+    fn read(&mut self, out: &mut ChunkWriter<Version>) -> Result<Progress, ApiError> {
         let Self { app, caller, asked, rest } = self;
         let schema = &app.schema;
         app.storage.read(caller.owner, |txn| {
@@ -200,13 +201,13 @@ impl Source for Lines {
             let wanted = changes::Asked { device, tables, rows_max, bytes_max, entries_max };
             let (mut wrong, mut rows) = (None, 0);
             let page = changes::run(txn, feed, &wanted, &mut |net, table, key, row| {
-                let written = line(&mut out.lot, &ChangeLine { schema, net, table, key, row });
+                let written = line(&mut out.buf, &ChangeLine { schema, net, table, key, row });
                 wrong = written.err();
                 rows += 1;
                 // In step with what is written: work that is run again goes on from here.
                 let told = ChangeMark { version: row.version, within: Some((table, key)) };
                 *rest = Some(Feed { told, ..feed });
-                if wrong.is_some() { ControlFlow::Break(()) } else { out.pass_on() }
+                if wrong.is_some() { ControlFlow::Break(()) } else { out.flush_if_full() }
             })?;
             app.metrics.fed(rows, page.looked as u64);
             if let Some(error) = wrong {
@@ -217,15 +218,15 @@ impl Source for Lines {
                 return Ok(Progress::Paused);
             }
             let digests = txn.digests()?;
-            line(&mut out.lot, &EndLine { schema, feed: &feed, digests: (state.version, &digests) })?;
-            Ok(Progress::Told)
+            line(&mut out.buf, &EndLine { schema, feed: &feed, digests: (state.version, &digests) })?;
+            Ok(Progress::Finished)
         })
     }
 }
 
-fn line(lot: &mut Vec<u8>, line: &impl serde::Serialize) -> Result<(), ApiError> {
-    serde_json::to_writer(&mut *lot, line).map_err(|error| ApiError::Internal(Box::new(error)))?;
-    lot.push(b'\n');
+fn line(buf: &mut Vec<u8>, line: &impl serde::Serialize) -> Result<(), ApiError> {
+    serde_json::to_writer(&mut *buf, line).map_err(|error| ApiError::Internal(Box::new(error)))?;
+    buf.push(b'\n');
     Ok(())
 }
 

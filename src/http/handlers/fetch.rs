@@ -14,7 +14,7 @@ use crate::accounts::Caller;
 use crate::fetch::{self, FetchError, Mark, Page, PageMax, Progress};
 use crate::http::memory::Permit;
 use crate::http::ready::{self, Making, Question, Sending};
-use crate::http::stream::{self, Out, Source, Told};
+use crate::http::stream::{self, ChunkWriter, Source};
 use crate::http::wire::Manifest;
 use crate::http::{etag, page_token, query};
 use crate::model::{Owner, RowKey, Timestamp, Version};
@@ -76,7 +76,7 @@ pub async fn fetch(
                 manifest: Manifest::default(),
             };
             let permit = app.memory.permit(Some(owner));
-            let (head, told) = stream::tell(&readers, &permit, source).await?;
+            let (head, told) = stream::respond(&readers, &permit, source).await?;
             (head, Body::Read(told, permit))
         }
     };
@@ -86,13 +86,13 @@ pub async fn fetch(
             *answer.status_mut() = StatusCode::NOT_MODIFIED;
             answer
         }
-        Body::Read(Told::Whole(_), _) if head.unchanged => {
+        Body::Read(stream::Body::Buffered(_), _) if head.unchanged => {
             let mut answer = Response::new(Vec::new().into());
             *answer.status_mut() = StatusCode::NOT_MODIFIED;
             answer
         }
-        Body::Read(Told::Whole(body), permit) => hold(json_bytes(body), permit)?,
-        Body::Read(Told::Streaming(coming), permit) => {
+        Body::Read(stream::Body::Buffered(body), permit) => hold(json_bytes(body), permit)?,
+        Body::Read(stream::Body::Streaming(coming), permit) => {
             let mut answer = json_stream(coming.holding((work, permit.clone())));
             answer.extensions_mut().insert(permit);
             answer
@@ -140,7 +140,7 @@ struct Head {
 enum Body {
     Unchanged,
     Ready(Arc<ready::Answer>),
-    Read(Told, Permit),
+    Read(stream::Body, Permit),
 }
 
 /// The answer, where the owner's version is known without a look and so is the answer at that version.
@@ -184,7 +184,7 @@ impl Source for RollCall {
         self.owner
     }
 
-    fn read(&mut self, out: &mut Out<Head>) -> Result<stream::Progress, ApiError> {
+    fn read(&mut self, out: &mut ChunkWriter<Head>) -> Result<stream::Progress, ApiError> {
         let Self { app, owner, asked, known, at, manifest } = self;
         app.storage.read(*owner, |txn| {
             let state = txn.state();
@@ -197,7 +197,7 @@ impl Source for RollCall {
                     let tag = etag_of(*owner, version, asked, &app.schema);
                     if !moved && etag::matches(known.iter(), &tag) {
                         out.begin(Head { version, etag: tag, unchanged: true, next: None });
-                        return Ok(stream::Progress::Told);
+                        return Ok(stream::Progress::Finished);
                     }
                     let sync = &app.settings.sync;
                     let most = PageMax { rows: sync.fetch_rows_max, tombstones: sync.page_entries_max };
@@ -214,8 +214,8 @@ impl Source for RollCall {
             if !fetch::run(txn, &asked.tables, page, progress, &mut writing)? {
                 return Ok(stream::Progress::Paused);
             }
-            manifest.end(&mut out.lot);
-            Ok(stream::Progress::Told)
+            manifest.end(&mut out.buf);
+            Ok(stream::Progress::Finished)
         })
     }
 
@@ -223,7 +223,7 @@ impl Source for RollCall {
         !self.asked.lock // under the lock nobody else moves the version
     }
 
-    fn told(&mut self, made: Option<Making>) {
+    fn finish(&mut self, made: Option<Making>) {
         if let (Some(made), Some((page, _))) = (made, &self.at) {
             made.keep(self.owner, page.from.version, self.asked.question(), page.next);
         }
@@ -234,20 +234,20 @@ impl Source for RollCall {
 struct Writing<'a> {
     schema: &'a Schema,
     manifest: &'a mut Manifest,
-    out: &'a mut Out<Head>,
+    out: &'a mut ChunkWriter<Head>,
 }
 
 impl fetch::Sink for Writing<'_> {
     fn table(&mut self, table: TableId) {
-        self.manifest.table(self.schema, &mut self.out.lot, table);
+        self.manifest.table(self.schema, &mut self.out.buf, table);
     }
 
     fn row(&mut self, key: RowKey, last_update: Timestamp) {
-        self.manifest.row(self.schema, &mut self.out.lot, key, last_update);
+        self.manifest.row(self.schema, &mut self.out.buf, key, last_update);
     }
 
     fn pass_on(&mut self) -> ControlFlow<()> {
-        self.out.pass_on()
+        self.out.flush_if_full()
     }
 }
 

@@ -28,7 +28,7 @@ use super::problem::ApiError;
 use super::{threads, timing};
 use crate::accounts::Caller;
 use crate::clock::Clock;
-use crate::locks::{Lease, LockError, LockResult, Locks, Work};
+use crate::locks::{Lease, LockError, LockGuard, LockResult, Locks};
 use crate::model::{Fence, Precision, Timestamp, Version};
 
 pub(super) const SYNC_VERSION: HeaderName = HeaderName::from_static("sync-version");
@@ -112,7 +112,7 @@ async fn lock_for_work(
     hold: Hold,
     fence: Option<Fence>,
     headers: &HeaderMap,
-) -> Result<Box<dyn Work>, ApiError> {
+) -> Result<Box<dyn LockGuard>, ApiError> {
     let begun = Instant::now();
     let until = begun + preferred_wait(headers, app.settings.sync.lock_wait_max_s);
     loop {
@@ -128,7 +128,7 @@ async fn lock_for_work(
         {
             // Waiting holds neither a thread nor a database connection; asking costs a hash lookup, or a look into
             // the database.
-            let pause_ms = if app.locks.wait() { 75 + spread(app.clock.now(), 75) } else { 25 };
+            let pause_ms = if app.locks.is_remote() { 75 + spread(app.clock.now(), 75) } else { 25 };
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
             continue;
         }
@@ -155,7 +155,7 @@ async fn with_locks<T: Send + 'static>(
     ask: impl FnOnce(Arc<dyn Locks>) -> LockResult<T> + Send + 'static,
 ) -> Result<LockResult<T>, ApiError> {
     let locks = Arc::clone(&app.locks);
-    if locks.wait() { off_reactor(move || Ok(ask(locks))).await } else { Ok(ask(locks)) }
+    if locks.is_remote() { off_reactor(move || Ok(ask(locks))).await } else { Ok(ask(locks)) }
 }
 
 fn refused(error: LockError, clock: &Clock) -> ApiError {

@@ -208,7 +208,7 @@ async fn pages_among_deletions_are_bounded() {
     let anna = server.device("anna", "phone");
     let rows: Vec<Value> = (0..ROWS).map(|n| json!({ "lid": key(n), "title": "x" })).collect();
     server.sync(&anna, json!({ "add": { "lists": rows } })).await.ok();
-    let live = |n: u64| n % 50 == 0 || n > 190;
+    let live = |n: u64| n.is_multiple_of(50) || n > 190;
     let deleted: Vec<String> = (0..ROWS).filter(|n| !live(*n)).map(key).collect();
     server
         .sync(&anna, json!({ "delete": { "lists": deleted }, "confirm_deletes": deleted.len() }))

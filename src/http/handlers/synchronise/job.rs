@@ -13,7 +13,7 @@ use crate::broken;
 use crate::http::Permit;
 use crate::http::problem::ApiError;
 use crate::http::wire::read_batch_within;
-use crate::locks::Work;
+use crate::locks::LockGuard;
 use crate::storage::{Outcome, StorageResult, WriteJob, WriteTxn, not_run};
 use crate::synchronise::{self, Batch, Report, StillWanted, Terms};
 
@@ -27,7 +27,7 @@ pub(super) struct SyncJob {
     /// What body and batch take of the request's memory, bytes.
     drawn: usize,
     /// Held until it is known what became of the batch, whether or not the client is still there.
-    lock: Box<dyn Work>,
+    lock: Box<dyn LockGuard>,
     keeps_lock: bool,
     span: Span,
     reply: ReplySender,
@@ -39,7 +39,7 @@ pub(super) struct SyncJob {
 
 impl SyncJob {
     /// Reads the batch. A body that is refused ends the sync, and is answered at once.
-    pub fn read(request: SyncRequest, lock: Box<dyn Work>, reply: ReplySender) -> Option<Self> {
+    pub fn read(request: SyncRequest, lock: Box<dyn LockGuard>, reply: ReplySender) -> Option<Self> {
         let (app, body) = (&request.app, &request.body);
         let batch = match read_batch_within(&body.bytes, &app.schema, &app.settings.limits, &body.permit) {
             Ok(batch) => batch,
