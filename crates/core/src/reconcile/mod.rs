@@ -4,10 +4,10 @@
 //!
 //! 1. A value that its column cannot take is rejected (`checks`).
 //! 2. What the server does not hold is created, or there is nothing to change.
-//! 3. [`BaseState`](base_state::BaseState) says which state of the row the device knew, and whose the last change is.
-//! 4. A table decides by that and by the policy: [`ruling`](ruling::ruling) for a live row,
-//!    [`revival`](ruling::revival) for a deleted one. `edit` has one more, for edits that were merged before.
-//! 5. [`stamp`](times::stamp) gives the new state its times.
+//! 3. `BaseState` says which state of the row the device knew, and whose the last change is.
+//! 4. A table decides by that and by the policy: `ruling` for a live row,
+//!    `revival` for a deleted one. `edit` has one more, for edits that were merged before.
+//! 5. `stamp` gives the new state its times.
 //!
 //! Every case is in `fixtures/reconcile` as data.
 
