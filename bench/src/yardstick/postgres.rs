@@ -96,6 +96,7 @@ struct Syncer {
 }
 
 struct Prepared {
+    now: Statement,
     renew: Statement,
     lease: Statement,
     lock: Statement,
@@ -131,6 +132,7 @@ impl<'a> Talker<'a> {
         let mut client = Spoken::connect(address)?;
         let mut prepare = |sql: &str| client.prepare(sql);
         let says = Prepared {
+            now: prepare(&spoken.now)?,
             renew: prepare(&spoken.renew)?,
             lease: prepare(&spoken.lease)?,
             lock: prepare(&spoken.lock)?,
@@ -173,7 +175,9 @@ impl<'a> Talker<'a> {
         let (device, table, owner) = (person.device(round % 2).0, *table, *owner);
         let (before, after) = (*version, *version + 1);
 
-        client.execute(&says.renew, &[&owner, &device, &15_000_i64, &11_250_i64, &900_000_i64])?;
+        let now: i64 = client.query_one(&says.now, &[])?.get(0);
+        client.execute(&says.renew, &[&owner, &device, &15_000_i64, &11_250_i64, &900_000_i64, &now])?;
+        client.query_one(&says.now, &[])?;
         client.query(&says.lease, &[&owner])?;
         client.batch_execute(&spoken.begin)?;
         client.query(&says.lock, &[&owner])?;
@@ -200,10 +204,10 @@ impl<'a> Talker<'a> {
         let root = after.wrapping_mul(0x1234_5678_9abc_def1);
         client.execute(&says.put_digest, &[&owner, &table, &held, &root])?;
         let bytes = held * 200;
-        let (none, horizon) = (&0_i64, &1_i64);
+        let (none, horizon, day) = (&0_i64, &1_i64, Some(20_000_i64));
         client.execute(
             &says.advance,
-            &[&owner, horizon, none, none, none, none, &after, &after, &held, &bytes, &device],
+            &[&owner, horizon, none, none, none, none, &after, &before, &after, &held, &bytes, &device, &day],
         )?;
         let since = (before - 1).max(1);
         client.query(&says.changes, &[&owner, &since, &i32::MAX, &Uuid::nil(), &after, &1_000_i64])?;

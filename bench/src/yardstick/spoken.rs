@@ -11,6 +11,8 @@ use rollcall_postgres::statements::{self, Statements};
 
 /// The texts, in the order in which they are said.
 pub struct Spoken {
+    /// The time, before each statement about a lease.
+    pub now: String,
     /// Every request of a device renews its lease.
     pub renew: String,
     /// Whether another device holds the lock.
@@ -52,6 +54,7 @@ impl Spoken {
         let timeouts = Timeouts { lock: seconds, statement: seconds, idle: seconds };
         let own = all.of(table);
         Self {
+            now: statements::NOW.into(),
             renew: statements::RENEW_LEASE.into(),
             lease: statements::LEASE.into(),
             begin: timeouts.begin(Purpose::Write),
