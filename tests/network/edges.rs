@@ -61,6 +61,12 @@ impl World {
         let file = rusqlite::Connection::open(from.path()).unwrap();
         file.execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap();
         to.become_copy(from, path);
+        // What a sync of the other has settled before its end is judged there, when it ends.
+        let copy = store(to);
+        to.tokens.lock().retain(|(table, slot), _| {
+            let row = copy.get(TABLES[*table], slot_key(*table, *slot)).unwrap();
+            row.is_some_and(|row| row.local.is_dirty())
+        });
         self.forgive(to.owner);
     }
 
