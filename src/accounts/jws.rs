@@ -77,7 +77,10 @@ impl<'a> Token<'a> {
     pub(super) fn read(text: &'a str) -> Option<Self> {
         let (signed, signature) = text.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
-        let header = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
+        let header = URL_SAFE_NO_PAD.decode(header).ok()?;
+        // Members that are not read must be JSON too, and those that are must not be there twice.
+        serde_json::from_slice::<Map<String, Value>>(&header).ok()?;
+        let header = serde_json::from_slice(&header).ok()?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
         Some(Self { text, header, signed, claims, signature })
     }
@@ -189,6 +192,10 @@ mod tests {
         assert!(read.claims_by(&key, &[Algorithm::Rs256]).is_none(), "an algorithm that the key is not for");
         assert!(read.claims_by(&PublicKey::secret(b"another"), &[Algorithm::Hs256]).is_none());
         assert!(Token::read(&token.replace("eyJ0eXAi", "eyJ0eXAi=")).is_none());
+        for header in [r#"{"alg":"HS256","x":"\ud800"}"#, r#"{"alg":"HS256","alg":"HS256"}"#, "[]", "7"] {
+            let text = format!("{}.e30.", URL_SAFE_NO_PAD.encode(header));
+            assert!(Token::read(&text).is_none(), "{header}");
+        }
         assert!(
             ["", ".", "..", "a.b.c", "eyJhbGciOiJub25lIn0.e30."]
                 .iter()
