@@ -2,7 +2,7 @@
 
 use rollcall_testkit::engine;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;

@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(wanted("postgres://a/app?sslmode=disable"), TargetSessionAttrs::Any);
         assert_eq!(wanted("postgres://a,b/app?sslmode=disable"), TargetSessionAttrs::ReadWrite);
         let any = "postgres://a,b/app?sslmode=disable&target_session_attrs=any";
-        assert_eq!(wanted(any), TargetSessionAttrs::Any, "whoever says so");
+        assert_eq!(wanted(any), TargetSessionAttrs::Any, "where the URL says so");
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Failure {
         } else if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
             Self::ReadOnly
         } else if *code == SqlState::INVALID_SQL_STATEMENT_NAME {
-            Self::Lost // whoever is between us and the server has changed the connection under our statements
+            Self::Lost // a pooler has changed the connection under our statements
         } else if going.contains(code) || code.code().starts_with("08") {
             if goes_on { Self::Away } else { Self::Lost }
         } else {

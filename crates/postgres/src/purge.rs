@@ -11,8 +11,8 @@ use rollcall_core::model::Version;
 use rollcall_core::storage::ledger::day;
 use rollcall_core::storage::{OwnerState, PurgeTerms, Purged, StorageResult};
 
-/// Forgets what is old, and raises the horizon of `state` over what a cursor can no longer be told. The caller writes the
-/// state down in this very transaction: a reader either finds the tombstones or is told that it came too late.
+/// Forgets what is old, and raises the horizon of `state` over the versions whose deletions are gone. The caller writes the
+/// state down in this very transaction: a reader either finds the tombstones or learns that its cursor has expired.
 pub(super) fn purge(
     session: &mut Session,
     owner: Uuid,

@@ -18,6 +18,7 @@ use rollcall_core::digest::Digest;
 use rollcall_core::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Schema, Table, TableId};
 use rollcall_core::storage::ledger::{day, lives_bytes, writers_bytes};
+use rollcall_core::storage::quota::RECORD_BYTES;
 use rollcall_core::storage::{
     AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
     LeaseState, OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, Walked,
@@ -425,8 +426,8 @@ impl WriteTxn for Txn<'_> {
         states_max: usize,
     ) -> StorageResult<()> {
         let table = self.schema.at(table);
-        // Each takes 200 bytes at least.
-        let entries = self.state.past.history.max(0).cast_unsigned() / 200;
+        // Each takes so many bytes at least.
+        let entries = self.state.past.history.max(0).cast_unsigned() / RECORD_BYTES;
         self.records()
             .remember(table, rows, states_max, entries)
             .map(|bytes| self.state.past.history += bytes)
