@@ -87,8 +87,8 @@ export interface Wire {
     readonly url: string;
     readonly fetch: typeof globalThis.fetch;
     readonly patience: Patience;
-    /** The token to use; `renew` if the last one was refused. Null if there is no other. */
-    token(renew: boolean): Promise<string | null>;
+    /** The token to use; another one than `refused`, if the server refused that. Null if there is none. */
+    token(refused: string | null): Promise<string | null>;
     /** What each call says beside its token: whose rows the store holds, which installation it is. Null: not known yet. */
     identity(): Promise<{
         [name: string]: string;

@@ -109,8 +109,9 @@ export class Calls {
             const mine = manner.open || manner.unbound ? {} : await this.identity();
             let problem;
             const began = Date.now();
+            let token = null;
             try {
-                const token = manner.open ? null : (manner.token ?? (await this.wire.token(false)));
+                token = manner.open ? null : (manner.token ?? (await this.wire.token(null)));
                 if (!manner.open && token === null)
                     throw new RollcallError("not_logged_in", "this device has no token: log in first");
                 const asked = make(failed);
@@ -141,7 +142,7 @@ export class Calls {
             const status = problem.status;
             if (status === 401 && !manner.open && manner.token === undefined && !renewed) {
                 renewed = true;
-                if ((await this.wire.token(true)) === null)
+                if ((await this.wire.token(token)) === null)
                     throw problem;
                 continue;
             }
@@ -257,7 +258,7 @@ export class Calls {
             return;
         try {
             const headers = (await this.wire.identity()) ?? {};
-            await send(this.wire, "DELETE", "/lock", await this.wire.token(false), { headers }, undefined);
+            await send(this.wire, "DELETE", "/lock", await this.wire.token(null), { headers }, undefined);
         }
         catch {
         }

@@ -52,7 +52,7 @@ class Opened {
             url: options.url.replace(/\/+$/, ""),
             fetch: options.fetch ?? ((...asked) => globalThis.fetch(...asked)),
             patience,
-            token: (renew) => this.token(renew),
+            token: (refused) => this.token(refused),
             identity: () => this.read(headersOf),
             olderUntil: 0,
             bind: (me, seed) => this.bind(me, seed),
@@ -277,16 +277,23 @@ class Opened {
         const answer = await new Calls(this.wire, this.closing.signal, () => { }).ask(method, path, () => ({ body }));
         return answer.body ?? null;
     }
-    async token(renew) {
+    async token(refused) {
         const { token, login } = this.options;
         if (typeof token === "function")
             return token();
         if (typeof token === "string")
-            return renew ? null : token;
-        const known = renew ? undefined : await this.read((held) => held.recall("token"));
-        if (known !== undefined || !login)
-            return known ?? null;
-        return this.enter(login);
+            return token === refused ? null : token;
+        const known = async () => {
+            const found = await this.read((held) => held.recall("token"));
+            return found === undefined || found === refused ? null : found;
+        };
+        const found = await known();
+        if (found !== null || !login)
+            return found;
+        return this.alone(async () => (await known()) ?? this.enter(login));
+    }
+    alone(work) {
+        return inTurn(this.options.store, this.closing.signal, work, "login");
     }
     async bind(me, seed) {
         const [known, email] = await this.read(async (held) => [await held.recall("seed"), await held.recall("email")]);
@@ -295,7 +302,7 @@ class Opened {
         await this.write((held) => bind(held, me));
     }
     async logIn(login) {
-        await this.enter(login);
+        await this.alone(() => this.enter(login));
         for (const live of this.lives)
             live.edited();
     }

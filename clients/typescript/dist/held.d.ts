@@ -83,6 +83,10 @@ export interface Meta {
         holder: string;
         until: number;
     };
+    login: {
+        holder: string;
+        until: number;
+    };
 }
 export declare const localOf: ({ state, at, base, editedAt }: StoredRow) => Local;
 export declare const newRow: (table: string, key: string) => StoredRow;

@@ -106,7 +106,7 @@ export class Live {
     }
     async stream(heard) {
         const { wire } = this.client;
-        const token = await wire.token(false);
+        const token = await wire.token(null);
         const control = new AbortController();
         const abort = () => control.abort();
         this.control.signal.addEventListener("abort", abort);
@@ -123,7 +123,7 @@ export class Live {
                 return false;
             if (!answer.ok) {
                 if (answer.status === 401)
-                    await wire.token(true);
+                    await wire.token(token);
                 throw problemOf(answer.status, (name) => answer.headers.get(name), undefined);
             }
             this.client.state("listening");

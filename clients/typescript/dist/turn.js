@@ -3,7 +3,7 @@ import { Held } from "./held.js";
 import { newKey } from "./key.js";
 const LEASE_MS = 15000;
 const LOOK_MS = 100;
-const queues = new WeakMap();
+const queues = { turn: new WeakMap(), login: new WeakMap() };
 export const pause = (ms, signal) => new Promise((resolve, reject) => {
     const stop = () => {
         clearTimeout(timer);
@@ -19,31 +19,31 @@ export const pause = (ms, signal) => new Promise((resolve, reject) => {
         signal?.addEventListener("abort", stop, { once: true });
 });
 export const webLocks = (store) => store.shared === "tabs" ? globalThis.navigator?.locks : undefined;
-export async function inTurn(store, signal, work) {
+export async function inTurn(store, signal, work, kind = "turn") {
     const locks = webLocks(store);
     if (locks) {
         let began = false;
         const options = signal ? { signal } : {};
-        const turn = locks.request(`rollcall ${store.name}`, options, () => ((began = true), work()));
+        const turn = locks.request(`rollcall ${store.name}${kind === "turn" ? "" : ` ${kind}`}`, options, () => ((began = true), work()));
         return turn.catch((error) => {
             if (began || !signal?.aborted)
                 throw error;
             throw new RollcallError("aborted", "the sync was cancelled");
         });
     }
-    const last = queues.get(store) ?? Promise.resolve();
-    const turn = last.then(() => (store.shared === "nobody" ? work() : underLease(store, signal, work)));
-    queues.set(store, turn.catch(() => { }));
+    const last = queues[kind].get(store) ?? Promise.resolve();
+    const turn = last.then(() => (store.shared === "nobody" ? work() : underLease(store, signal, work, kind)));
+    queues[kind].set(store, turn.catch(() => { }));
     return turn;
 }
-async function underLease(store, signal, work) {
+async function underLease(store, signal, work, kind) {
     const holder = newKey();
     const write = (of) => Held.write(store, new Map(), of).then(([result]) => result);
     const take = () => write(async (held) => {
-        const known = await held.recall("turn");
+        const known = await held.recall(kind);
         if (known && known.holder !== holder && known.until > Date.now())
             return false;
-        await held.remember("turn", { holder, until: Date.now() + LEASE_MS });
+        await held.remember(kind, { holder, until: Date.now() + LEASE_MS });
         return true;
     });
     while (!(await take()))
@@ -55,8 +55,8 @@ async function underLease(store, signal, work) {
     finally {
         clearInterval(renewal);
         await write(async (held) => {
-            if ((await held.recall("turn"))?.holder === holder)
-                await held.remember("turn", undefined);
+            if ((await held.recall(kind))?.holder === holder)
+                await held.remember(kind, undefined);
         });
     }
 }

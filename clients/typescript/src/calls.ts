@@ -89,8 +89,8 @@ export interface Wire {
   readonly url: string;
   readonly fetch: typeof globalThis.fetch;
   readonly patience: Patience;
-  /** The token to use; `renew` if the last one was refused. Null if there is no other. */
-  token(renew: boolean): Promise<string | null>;
+  /** The token to use; another one than `refused`, if the server refused that. Null if there is none. */
+  token(refused: string | null): Promise<string | null>;
   /** What each call says beside its token: whose rows the store holds, which installation it is. Null: not known yet. */
   identity(): Promise<{ [name: string]: string } | null>;
   /** Binds the store to what the server says of a token. `seed`: asks for the owner's. Throws `other_user`. */
@@ -222,8 +222,9 @@ export class Calls {
       const mine = manner.open || manner.unbound ? {} : await this.identity();
       let problem: RollcallError;
       const began = Date.now();
+      let token: string | null = null;
       try {
-        const token = manner.open ? null : (manner.token ?? (await this.wire.token(false)));
+        token = manner.open ? null : (manner.token ?? (await this.wire.token(null)));
         if (!manner.open && token === null) throw new RollcallError("not_logged_in", "this device has no token: log in first");
         const asked = make(failed);
         this.requests++;
@@ -248,7 +249,7 @@ export class Calls {
       const status = problem.status;
       if (status === 401 && !manner.open && manner.token === undefined && !renewed) {
         renewed = true;
-        if ((await this.wire.token(true)) === null) throw problem;
+        if ((await this.wire.token(token)) === null) throw problem;
         continue;
       }
       if (status === 423) {
@@ -365,7 +366,7 @@ export class Calls {
     if (!this.holding) return;
     try {
       const headers = (await this.wire.identity()) ?? {};
-      await send(this.wire, "DELETE", "/lock", await this.wire.token(false), { headers }, undefined);
+      await send(this.wire, "DELETE", "/lock", await this.wire.token(null), { headers }, undefined);
     } catch {
       // then it ends with its lease
     }

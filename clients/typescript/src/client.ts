@@ -64,7 +64,7 @@ class Opened implements Client {
       url: options.url.replace(/\/+$/, ""),
       fetch: options.fetch ?? ((...asked) => globalThis.fetch(...asked)),
       patience,
-      token: (renew) => this.token(renew),
+      token: (refused) => this.token(refused),
       identity: () => this.read(headersOf),
       olderUntil: 0,
       bind: (me, seed) => this.bind(me, seed),
@@ -302,13 +302,23 @@ class Opened implements Client {
     return answer.body ?? null;
   }
 
-  private async token(renew: boolean): Promise<string | null> {
+  private async token(refused: string | null): Promise<string | null> {
     const { token, login } = this.options;
     if (typeof token === "function") return token();
-    if (typeof token === "string") return renew ? null : token;
-    const known = renew ? undefined : await this.read((held) => held.recall("token"));
-    if (known !== undefined || !login) return known ?? null;
-    return this.enter(login);
+    if (typeof token === "string") return token === refused ? null : token;
+    const known = async () => {
+      const found = await this.read((held) => held.recall("token"));
+      return found === undefined || found === refused ? null : found;
+    };
+    const found = await known();
+    if (found !== null || !login) return found;
+    // A second log-in would end the first one's token, or leave a device behind that nobody uses.
+    return this.alone(async () => (await known()) ?? this.enter(login));
+  }
+
+  /** Runs a log-in while no other one of this store is under way. */
+  private alone<R>(work: () => Promise<R>): Promise<R> {
+    return inTurn(this.options.store, this.closing.signal, work, "login");
   }
 
   /** Binds the store at its first call. One of an older release holds rows already, of the owner with that seed. */
@@ -320,7 +330,7 @@ class Opened implements Client {
   }
 
   async logIn(login: Login): Promise<void> {
-    await this.enter(login);
+    await this.alone(() => this.enter(login));
     for (const live of this.lives) live.edited();
   }
 

@@ -92,6 +92,7 @@ export interface Meta {
   installation: Installation;
   synced: { began: number; at: number; report: SyncReport; way: Way };
   turn: { holder: string; until: number };
+  login: { holder: string; until: number };
 }
 
 export const localOf = ({ state, at, base, editedAt }: StoredRow): Local => ({ state, at, base, editedAt });

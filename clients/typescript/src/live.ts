@@ -136,7 +136,7 @@ export class Live {
   /** Follows the events until they end. False if they cannot be had here. */
   private async stream(heard: () => void): Promise<boolean> {
     const { wire } = this.client;
-    const token = await wire.token(false);
+    const token = await wire.token(null);
     const control = new AbortController();
     const abort = () => control.abort();
     this.control.signal.addEventListener("abort", abort);
@@ -151,7 +151,7 @@ export class Live {
       const answer = await send(wire, "GET", "/events", token, { headers }, control.signal, true);
       if (answer.status === 404 || (answer.ok && !answer.body)) return false; // an older server, or React Native
       if (!answer.ok) {
-        if (answer.status === 401) await wire.token(true);
+        if (answer.status === 401) await wire.token(token);
         throw problemOf(answer.status, (name) => answer.headers.get(name), undefined);
       }
       this.client.state("listening");

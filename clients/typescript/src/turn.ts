@@ -8,7 +8,10 @@ import type { Store } from "./types.js";
 const LEASE_MS = 15_000;
 const LOOK_MS = 100;
 
-const queues = new WeakMap<Store, Promise<unknown>>();
+/** What is done by one holder of the data at a time: a sync, or a log-in. A sync may log in while it has its turn. */
+export type Turn = "turn" | "login";
+
+const queues: { readonly [turn in Turn]: WeakMap<Store, Promise<unknown>> } = { turn: new WeakMap(), login: new WeakMap() };
 
 /** Waits, unless the signal ends it. */
 export const pause = (ms: number, signal?: AbortSignal): Promise<void> =>
@@ -29,35 +32,35 @@ export const pause = (ms: number, signal?: AbortSignal): Promise<void> =>
 export const webLocks = (store: Store): LockManager | undefined =>
   store.shared === "tabs" ? ((globalThis.navigator as Navigator | undefined)?.locks as LockManager | undefined) : undefined;
 
-/** Does `work` while nobody else does any on the same data. */
-export async function inTurn<R>(store: Store, signal: AbortSignal | undefined, work: () => Promise<R>): Promise<R> {
+/** Does `work` while no other holder of the same data does work of this kind. */
+export async function inTurn<R>(store: Store, signal: AbortSignal | undefined, work: () => Promise<R>, kind: Turn = "turn"): Promise<R> {
   const locks = webLocks(store);
   if (locks) {
     let began = false;
     const options = signal ? { signal } : {};
-    const turn = locks.request(`rollcall ${store.name}`, options, () => ((began = true), work()));
+    const turn = locks.request(`rollcall ${store.name}${kind === "turn" ? "" : ` ${kind}`}`, options, () => ((began = true), work()));
     return turn.catch((error: unknown) => {
       if (began || !signal?.aborted) throw error;
       throw new RollcallError("aborted", "the sync was cancelled");
     }) as Promise<R>;
   }
-  const last = queues.get(store) ?? Promise.resolve();
-  const turn = last.then(() => (store.shared === "nobody" ? work() : underLease(store, signal, work)));
-  queues.set(
+  const last = queues[kind].get(store) ?? Promise.resolve();
+  const turn = last.then(() => (store.shared === "nobody" ? work() : underLease(store, signal, work, kind)));
+  queues[kind].set(
     store,
     turn.catch(() => {}),
   );
   return turn;
 }
 
-async function underLease<R>(store: Store, signal: AbortSignal | undefined, work: () => Promise<R>): Promise<R> {
+async function underLease<R>(store: Store, signal: AbortSignal | undefined, work: () => Promise<R>, kind: Turn): Promise<R> {
   const holder = newKey();
   const write = <T>(of: (held: Held) => Promise<T>) => Held.write(store, new Map(), of).then(([result]) => result);
   const take = () =>
     write(async (held) => {
-      const known = await held.recall("turn");
+      const known = await held.recall(kind);
       if (known && known.holder !== holder && known.until > Date.now()) return false;
-      await held.remember("turn", { holder, until: Date.now() + LEASE_MS });
+      await held.remember(kind, { holder, until: Date.now() + LEASE_MS });
       return true;
     });
   while (!(await take())) await pause(LOOK_MS, signal);
@@ -67,7 +70,7 @@ async function underLease<R>(store: Store, signal: AbortSignal | undefined, work
   } finally {
     clearInterval(renewal);
     await write(async (held) => {
-      if ((await held.recall("turn"))?.holder === holder) await held.remember("turn", undefined);
+      if ((await held.recall(kind))?.holder === holder) await held.remember(kind, undefined);
     });
   }
 }

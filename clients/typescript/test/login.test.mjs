@@ -1,0 +1,59 @@
+// One log-in at a time for all that share a store: a second one would leave a device behind that nobody uses, or end
+// the token of the first.
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { memoryStore } from "../dist/index.js";
+import { fakeDevice, fakeServer, problem, sent } from "./fake.mjs";
+
+const login = { email: "anna@x", password: "p", device: "phone" };
+
+/** A server that gives each log-in a token of its own, after a while, and takes only the latest. */
+function issuing() {
+  const anna = { user: randomUUID(), owner: randomUUID() };
+  const issued = [];
+  const fake = fakeServer({
+    before: async ({ path, token }) => {
+      if (path === "/login") {
+        await sleep(20);
+        issued.push(`token ${issued.length + 1}`);
+        fake.users[issued.at(-1)] = anna;
+        return new Response(JSON.stringify({ token: issued.at(-1), device_id: randomUUID() }));
+      }
+      if (token !== null && token !== issued.at(-1)) return problem(401, "unauthorized");
+    },
+  });
+  return { fake, issued };
+}
+
+test("a client that syncs, listens and lists conflicts at its first open logs in once", async () => {
+  const { fake, issued } = issuing();
+  const phone = await fakeDevice(fake, { token: undefined, login });
+  const live = phone.live();
+  await Promise.all([phone.sync(), phone.conflicts.history(), phone.sync({ way: "cursor" })]);
+  live.stop();
+  assert.equal(issued.length, 1);
+});
+
+for (const shared of ["nobody", "processes"]) {
+  test(`two clients over one store log in once (shared by ${shared})`, async () => {
+    const { fake, issued } = issuing();
+    const store = Object.assign(memoryStore(), { shared });
+    // Two processes know nothing of each other but the data.
+    const other = shared === "processes" ? { ...store } : store;
+    const [one, two] = [await fakeDevice(fake, { store, token: undefined, login }), await fakeDevice(fake, { store: other, token: undefined, login })];
+    await Promise.all([one.conflicts.history(), two.conflicts.history(), one.conflicts.history()]);
+    assert.equal(issued.length, 1);
+  });
+}
+
+test("many calls whose token was refused get one new token", async () => {
+  const { fake, issued } = issuing();
+  const phone = await fakeDevice(fake, { token: undefined, login });
+  await phone.sync();
+  issued.push("another server's"); // the token ends
+  fake.log.length = 0;
+  await Promise.all([phone.conflicts.history(), phone.conflicts.history(), phone.conflicts.history()]);
+  assert.equal(sent(fake, "/login").length, 1);
+});
