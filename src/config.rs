@@ -757,8 +757,8 @@ mod tests {
     /// The flags' defaults and the structs' must not drift apart.
     #[test]
     fn the_defaults_of_flags_and_structs_are_the_same() {
-        let told = Settings::from_flags([]).unwrap();
-        assert_eq!(format!("{told:?}"), format!("{:?}", Settings::default()));
+        let settings = Settings::from_flags([]).unwrap();
+        assert_eq!(format!("{settings:?}"), format!("{:?}", Settings::default()));
     }
 
     #[test]

@@ -46,12 +46,12 @@ pub enum CopyError {
     #[error("the destination holds the owner {0}, who is none of the source's: it is another deployment's")]
     Stranger(Owner),
     /// Both sides were read, and are not equal.
-    #[error("{parts} of the copy's parts are not what the source holds:\n{}", .told.join("\n"))]
+    #[error("{parts} of the copy's parts are not what the source holds:\n{}", .differences.join("\n"))]
     Differs {
         /// How many owners, or the accounts.
         parts: u64,
         /// The first of them, a line for each table.
-        told: Vec<String>,
+        differences: Vec<String>,
     },
     /// What is copied cannot be read.
     #[error("cannot read {what} from the source: {}", error_chain(.error))]
@@ -100,11 +100,11 @@ struct Pass<'a> {
     each: Watch<'a>,
     copied: Copied,
     different: u64,
-    told: Vec<String>,
+    differences: Vec<String>,
 }
 
 /// Differences that are told; there may be as many as owners.
-const TOLD_MAX: usize = 20;
+const DIFFERENCES_MAX: usize = 20;
 
 /// Rows between two looks at whether to go on.
 const ROWS_A_LOOK: u64 = 1_000;
@@ -118,8 +118,8 @@ impl<'a> Pass<'a> {
         each: Watch<'a>,
     ) -> Self {
         let sections = Sections::of(&deployment.schema);
-        let (copied, told) = (Copied::default(), Vec::new());
-        Self { from, to, target, sections, fence: deployment.fence, each, copied, different: 0, told }
+        let (copied, differences) = (Copied::default(), Vec::new());
+        Self { from, to, target, sections, fence: deployment.fence, each, copied, different: 0, differences }
     }
 
     fn run(mut self) -> Result<Copied, CopyError> {
@@ -142,7 +142,7 @@ impl<'a> Pass<'a> {
         }
         match self.different {
             0 => Ok(self.copied),
-            parts => Err(CopyError::Differs { parts, told: self.told }),
+            parts => Err(CopyError::Differs { parts, differences: self.differences }),
         }
     }
 
@@ -182,7 +182,7 @@ impl<'a> Pass<'a> {
     fn carry(&mut self, part: Part) -> Result<(), CopyError> {
         let Some(target) = self.target else {
             self.different += 1;
-            self.tell(format!("{}: not in the copy", name(part)));
+            self.report(format!("{}: not in the copy", name(part)));
             return Ok(());
         };
         let held = self.replace(target, part)?;
@@ -253,12 +253,12 @@ impl<'a> Pass<'a> {
                 format!("{}, {table}: {what}", name(part))
             })
             .collect();
-        lines.into_iter().for_each(|line| self.tell(line));
+        lines.into_iter().for_each(|line| self.report(line));
     }
 
-    fn tell(&mut self, line: String) {
-        if self.told.len() < TOLD_MAX {
-            self.told.push(line);
+    fn report(&mut self, line: String) {
+        if self.differences.len() < DIFFERENCES_MAX {
+            self.differences.push(line);
         }
     }
 }

@@ -16,7 +16,7 @@ pub use rollcall_device as device;
 
 pub mod contract;
 mod error_chain;
-pub mod why;
+pub mod explain;
 
 pub mod accounts;
 pub mod copy;

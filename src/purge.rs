@@ -27,7 +27,7 @@ pub fn terms(settings: &SyncSettings, past_bytes_max: u64, now: Timestamp) -> Pu
         tombstones_before: days_ago(settings.tombstone_days),
         devices_before: days_ago(settings.device_days),
         conflicts_before: days_ago(settings.conflict_days),
-        answers_before: now.shifted(-i64::from(settings.idempotency_hours) * HOUR_MS),
+        responses_before: now.shifted(-i64::from(settings.idempotency_hours) * HOUR_MS),
         past_bytes_max,
     }
 }

@@ -274,8 +274,8 @@ fn log() -> std::result::Result<(), Box<dyn std::error::Error>> {
 
 /// What this process has given to write, as Linux counts it.
 fn bytes_written() -> std::result::Result<u64, Box<dyn std::error::Error>> {
-    let told = std::fs::read_to_string("/proc/self/io")?;
-    let line = told.lines().find_map(|line| line.strip_prefix("wchar: "));
+    let result = std::fs::read_to_string("/proc/self/io")?;
+    let line = result.lines().find_map(|line| line.strip_prefix("wchar: "));
     Ok(line.ok_or("the system does not count what is written")?.trim().parse()?)
 }
 

@@ -171,7 +171,7 @@ impl Row {
 
     /// As a device sends it.
     pub fn write_json(&self, body: &mut Vec<u8>) {
-        let spelt = |at: Timestamp| at.spelt(Precision::Milliseconds);
+        let spelt = |at: Timestamp| at.format(Precision::Milliseconds);
         let text = format!(
             "{{\"id\":\"{}\",\"title\":\"{}\",\"body\":\"{}\",\"done\":{},\"position\":{},\"price\":\"{}\",\
              \"due\":\"{}\",\"made\":\"{}\",\"last_update\":\"{}\"}}",

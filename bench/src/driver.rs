@@ -96,8 +96,8 @@ impl Connection {
         let asked = String::from_utf8_lossy(&request[..request.len().min(60)]).into_owned();
         let asked = asked.lines().next().unwrap_or_default().to_owned();
         // Asked once more only to learn why.
-        let told = self.call(request, true).await?;
-        let words = String::from_utf8_lossy(&told.body[..told.body.len().min(400)]).into_owned();
+        let result = self.call(request, true).await?;
+        let words = String::from_utf8_lossy(&result.body[..result.body.len().min(400)]).into_owned();
         Err(format!("{asked}: {} instead of {status}: {words}", answer.status).into())
     }
 

@@ -88,10 +88,10 @@ impl Lab {
         let (cache, sizes) = (self.options.cache.clone(), self.sizes);
         let (folder, stop) = (self.folder().to_owned(), Arc::clone(&self.stop));
         let loaded = Arc::new(AtomicU64::new(0));
-        let told = Arc::clone(&loaded);
+        let result = Arc::clone(&loaded);
         let mut loading = tokio::task::spawn_blocking(move || {
-            let told = |rows| told.store(rows, Ordering::Relaxed);
-            seed::large(&folder, cache.as_deref(), sizes, &stop, &told)
+            let result = |rows| result.store(rows, Ordering::Relaxed);
+            seed::large(&folder, cache.as_deref(), sizes, &stop, &result)
         });
         let path = loop {
             tokio::select! {

@@ -101,20 +101,20 @@ fn name(folder: &Path, sizes: Sizes) -> Result<String> {
 
 /// Finds the large database in `cache`, or loads it there; without a cache, in `folder`.
 ///
-/// Stops in between, with an error, once `stop` is set; `told` hears how many rows are in.
+/// Stops in between, with an error, once `stop` is set; `result` hears how many rows are in.
 pub fn large(
     folder: &Path,
     cache: Option<&Path>,
     sizes: Sizes,
     stop: &AtomicBool,
-    told: &dyn Fn(u64),
+    result: &dyn Fn(u64),
 ) -> Result<PathBuf> {
     let path = cache.unwrap_or(folder).join(name(folder, sizes)?);
     if path.exists() {
         return Ok(path);
     }
     let unfinished = folder.join("loading.db");
-    load(&unfinished, sizes, stop, told)?;
+    load(&unfinished, sizes, stop, result)?;
     std::fs::rename(&unfinished, &path)?;
     Ok(path)
 }
@@ -126,7 +126,7 @@ struct Loading {
     digest: Digest,
 }
 
-fn load(path: &Path, sizes: Sizes, stop: &AtomicBool, told: &dyn Fn(u64)) -> Result<()> {
+fn load(path: &Path, sizes: Sizes, stop: &AtomicBool, result: &dyn Fn(u64)) -> Result<()> {
     let storage = open(path)?;
     let mut everybody: Vec<Loading> = sizes
         .everybody()
@@ -149,7 +149,7 @@ fn load(path: &Path, sizes: Sizes, stop: &AtomicBool, told: &dyn Fn(u64)) -> Res
         let before = next.loaded;
         load_version(&*storage, next)?;
         done += next.loaded - before;
-        told(done);
+        result(done);
     }
     Ok(())
 }
@@ -178,8 +178,8 @@ fn load_version(storage: &dyn Storage, loading: &mut Loading) -> Result<()> {
                     claim: Claim::default(),
                     made_by: device,
                     changed_by: device,
-                    lives: Vec::new(),
-                    writers: Vec::new(),
+                    lifetimes: Vec::new(),
+                    aware_devices: Vec::new(),
                     values: Some(values.clone()),
                 };
                 (row.key, stored)
@@ -210,9 +210,9 @@ pub async fn check(server: &Listening, sizes: Sizes) -> Result<()> {
     let mut connection = driver::Connection::open(server.address).await?;
     for (person, rows) in sizes.people().into_iter().take(2) {
         let token = person.token(0);
-        let told = connection.good(&driver::get("/digests", &token, &[]), 200, true).await?;
-        let told: serde_json::Value = serde_json::from_slice(&told.body)?;
-        let seed = told["seed"].as_str().and_then(read_seed).ok_or("no seed")?;
+        let result = connection.good(&driver::get("/digests", &token, &[]), 200, true).await?;
+        let result: serde_json::Value = serde_json::from_slice(&result.body)?;
+        let seed = result["seed"].as_str().and_then(read_seed).ok_or("no seed")?;
         let asked = driver::get("/fetch?lock=false", &token, &[]);
         let manifest = connection.good(&asked, 200, true).await?;
         let manifest: serde_json::Value = serde_json::from_slice(&manifest.body)?;
@@ -222,7 +222,7 @@ pub async fn check(server: &Listening, sizes: Sizes) -> Result<()> {
             let at = Timestamp::parse(row["last_update"].as_str().unwrap_or_default());
             digest.add(seed.row(key, at.map_err(|_| "no time")?));
         }
-        let held = &told["tables"][TABLE];
+        let held = &result["tables"][TABLE];
         if held["root"] != format!("{:016x}", digest.root)
             || held["count"] != digest.count
             || digest.count != rows

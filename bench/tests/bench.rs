@@ -103,8 +103,8 @@ fn an_interrupted_benchmark_takes_its_processes_and_files_with_it() {
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    let told = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(told.success());
+    let result = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(result.success());
     let ended = child.wait().unwrap();
     assert_eq!(ended.code(), Some(130));
     while is_running(server) {

@@ -23,7 +23,7 @@ use crate::storage::{Installation, StorageResult, WriteTxn};
 
 /// A caller that is an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct CallerInstallation {
     /// As the request named it.
     pub sent: InstallationName,
     /// As which it is known: another id than the request's if that one has come further.
@@ -93,7 +93,7 @@ impl Caller {
 
     /// The same caller, once its installation is noted.
     pub fn noted(&self) -> Self {
-        let installation = self.installation.map(|known| Known { is_noted: true, ..known });
+        let installation = self.installation.map(|known| CallerInstallation { is_noted: true, ..known });
         Self { installation, ..self.clone() }
     }
 
@@ -103,7 +103,7 @@ impl Caller {
     }
 
     fn known_as(&self, sent: InstallationName, id: Uuid, is_noted: bool) -> Self {
-        let installation = Some(Known { sent, id, is_noted });
+        let installation = Some(CallerInstallation { sent, id, is_noted });
         Self { device: device_of(self.user, id), installation, ..self.clone() }
     }
 }
@@ -173,7 +173,7 @@ fn room(user: Uuid, all: &[Installation], max: usize, now: Timestamp) -> Room {
 
 /// What became of noting a caller's counter.
 #[derive(Debug, PartialEq)]
-pub enum Noted {
+pub enum CounterOutcome {
     /// The caller is who it was taken for. The cursors of these devices hold nothing back any more.
     Well(Vec<DeviceId>),
     /// By now it is known as another: its request is to be begun anew as that one's.
@@ -183,16 +183,21 @@ pub enum Noted {
 /// Notes how far the caller's installation has come, as a part of its request's transaction.
 ///
 /// Two copies may come at once, over two servers: only here, where the owner is held alone, it shows which one is behind.
-pub fn note(txn: &mut dyn WriteTxn, caller: &Caller, max: usize, now: Timestamp) -> StorageResult<Noted> {
-    let Some(known) = caller.installation else { return Ok(Noted::Well(Vec::new())) };
+pub fn note(
+    txn: &mut dyn WriteTxn,
+    caller: &Caller,
+    max: usize,
+    now: Timestamp,
+) -> StorageResult<CounterOutcome> {
+    let Some(known) = caller.installation else { return Ok(CounterOutcome::Well(Vec::new())) };
     let Caller { user, device, token_device, .. } = *caller;
     let one = Installation { device, user, token_device, counter: known.sent.counter, seen_at: now };
     if txn.raise_installation(&one)? {
-        return Ok(Noted::Well(Vec::new()));
+        return Ok(CounterOutcome::Well(Vec::new()));
     }
     let resolved = resolve(caller, known.sent, &mut Within(&mut *txn), max, now)?;
     if resolved.device != device {
-        return Ok(Noted::Other(Box::new(resolved)));
+        return Ok(CounterOutcome::Other(Box::new(resolved)));
     }
     // It is new. What it saw before was noted as seen by the device of its token.
     let mut done = vec![token_device];
@@ -202,7 +207,7 @@ pub fn note(txn: &mut dyn WriteTxn, caller: &Caller, max: usize, now: Timestamp)
         done.push(silent);
     }
     txn.add_installation(&one)?;
-    Ok(Noted::Well(done))
+    Ok(CounterOutcome::Well(done))
 }
 
 /// Counters in memory, for a server that has its database to itself: then nobody else can raise one.
@@ -219,7 +224,7 @@ const COUNTERS_MAX: usize = 65_536;
 
 /// A moment before a look into the database.
 #[derive(Clone, Copy)]
-pub struct Moment(u64);
+pub struct CacheStamp(u64);
 
 impl Default for Counters {
     fn default() -> Self {
@@ -234,12 +239,12 @@ impl Counters {
     }
 
     /// To be asked before a counter is looked up.
-    pub fn moment(&self) -> Moment {
-        Moment(self.0.lock().moves)
+    pub fn stamp(&self) -> CacheStamp {
+        CacheStamp(self.0.lock().moves)
     }
 
     /// Keeps what a look that began at `since` found.
-    pub fn found(&self, owner: Owner, device: DeviceId, counter: u64, since: Moment) {
+    pub fn found(&self, owner: Owner, device: DeviceId, counter: u64, since: CacheStamp) {
         let mut seen = self.0.lock();
         if seen.moves == since.0 {
             seen.keep(owner, device, counter);
@@ -363,7 +368,7 @@ mod tests {
     fn a_counter_that_was_forgotten_meanwhile_is_not_kept() {
         let counters = Counters::default();
         let (owner, device) = (Owner(Uuid::from_u128(2)), device_of(USER, ID));
-        let since = counters.moment();
+        let since = counters.stamp();
         counters.raised(owner, device, 7);
         counters.found(owner, device, 3, since);
         assert_eq!(counters.find(owner, device), Some(7));

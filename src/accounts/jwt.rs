@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::jwks::Key;
 use super::jws::Token;
 use super::keys::{self, KeySet, Source};
-use super::known::{Good, Known, fingerprint};
+use super::token_cache::{TokenCache, Validity, fingerprint};
 use super::{AccountError, Caller, SetupError};
 use crate::clock::{Clock, Tick};
 use crate::config::AuthSettings;
@@ -37,7 +37,7 @@ pub struct JwtAccounts {
     user_claim: String,
     owner_claim: Option<String>,
     device_claim: String,
-    known: Known,
+    known: TokenCache,
 }
 
 enum Keys {
@@ -86,7 +86,7 @@ impl JwtAccounts {
             user_claim: settings.jwt_user_claim.clone(),
             owner_claim: settings.jwt_owner_claim.clone(),
             device_claim: settings.jwt_device_claim.clone(),
-            known: Known::new(settings.tokens_known_max),
+            known: TokenCache::new(settings.tokens_known_max),
         })
     }
 
@@ -104,7 +104,7 @@ impl JwtAccounts {
             return Err(AccountError::Unauthorized("The token demands an extension."));
         }
         // Before the key is looked up: what it signed is known no longer than the set that it was found in.
-        let (since, keys) = (self.known.moment(), self.keys.in_force());
+        let (since, keys) = (self.known.stamp(), self.keys.in_force());
         let claims = match &self.keys {
             Keys::Secret(key) => key.claims_of(&read).ok_or(AccountError::Unauthorized(
                 "The token is not signed with the secret of --jwt-secret-file.",
@@ -118,7 +118,7 @@ impl JwtAccounts {
         let caller = self.caller(&claims)?;
         if let Some(keys) = keys {
             // A signature stays good: only time and other keys can end it.
-            let good = Good { until: Tick::NEVER, expires_at, keys };
+            let good = Validity { until: Tick::NEVER, expires_at, keys };
             self.known.note(fingerprint(token), &caller, good, since);
         }
         Ok(caller)

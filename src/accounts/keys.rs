@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::jwks::{Jwks, Key};
 use super::jws::{Algorithm, PublicKey, Token};
-use super::known::{Fingerprint, fingerprint};
+use super::token_cache::{Fingerprint, fingerprint};
 use super::{AccountError, SetupError};
 use crate::clock::{Clock, Tick};
 
@@ -55,7 +55,7 @@ pub(super) fn secret(file: &Path) -> Result<Key, SetupError> {
 pub(super) struct KeySet {
     source: Source,
     clock: Clock,
-    known: RwLock<Arc<Known>>,
+    known: RwLock<Arc<FetchedKeys>>,
     /// Rises with each set that differs from the one before.
     sets: AtomicU64,
     /// Held while fetching, so that one request fetches and the others wait for its result.
@@ -66,7 +66,7 @@ pub(super) struct KeySet {
 }
 
 #[derive(Default)]
-struct Known {
+struct FetchedKeys {
     keys: Jwks,
     /// As the provider sent them.
     bytes: Vec<u8>,
@@ -96,13 +96,13 @@ impl KeySet {
     pub(super) fn open(source: Source, clock: Clock) -> Result<Self, SetupError> {
         let asked = clock.tick();
         let (known, last) = match source.fetch() {
-            Ok((keys, bytes)) => (Known { keys, bytes, as_of: Some(asked) }, LastFetch::default()),
+            Ok((keys, bytes)) => (FetchedKeys { keys, bytes, as_of: Some(asked) }, LastFetch::default()),
             Err(FetchError(reason)) => {
                 if let Source::File(file) = &source {
                     return Err(SetupError::Keys(format!("{}: {reason}", file.display())));
                 }
                 tracing::warn!(reason, "the identity provider's keys cannot be had yet: nobody can come in");
-                (Known::default(), LastFetch { at: Some(clock.tick()), failed: true })
+                (FetchedKeys::default(), LastFetch { at: Some(clock.tick()), failed: true })
             }
         };
         Ok(Self {
@@ -149,7 +149,7 @@ impl KeySet {
             return Err(UNKNOWN_KEY);
         }
         let first_seen = self.first_seen(token.text, now);
-        let is_judged = |known: &Known| known.as_of.is_some_and(|as_of| as_of > first_seen);
+        let is_judged = |known: &FetchedKeys| known.as_of.is_some_and(|as_of| as_of > first_seen);
         if is_judged(&known) && known.as_of.is_some_and(|as_of| now.ms_since(as_of) < SECOND_LOOK_MS) {
             return Err(UNKNOWN_KEY);
         }
@@ -184,7 +184,7 @@ impl KeySet {
             Ok((keys, bytes)) => {
                 let mut known = self.known.write();
                 let is_new = known.bytes != bytes;
-                *known = Arc::new(Known { keys, bytes, as_of: Some(asked) });
+                *known = Arc::new(FetchedKeys { keys, bytes, as_of: Some(asked) });
                 drop(known);
                 // Tokens that were checked by the same keys stay known.
                 if is_new {
@@ -283,10 +283,10 @@ impl Source {
 fn fetch_url(agent: &ureq::Agent, url: &http::Uri) -> Result<Vec<u8>, FetchError> {
     let mut url = url.clone();
     for _ in 0..=REDIRECTS_MAX {
-        let mut answer = agent.get(&url).call().map_err(|error| FetchError(error.to_string()))?;
-        let status = answer.status();
+        let mut response = agent.get(&url).call().map_err(|error| FetchError(error.to_string()))?;
+        let status = response.status();
         if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
-            let to = answer.headers().get(http::header::LOCATION).and_then(|to| to.to_str().ok());
+            let to = response.headers().get(http::header::LOCATION).and_then(|to| to.to_str().ok());
             url = redirected(&url, to.unwrap_or_default()).map_err(|reason| {
                 FetchError(format!(
                     "the key set's URL redirects ({status}): {reason}. Set --jwt-keys to the new place"
@@ -297,7 +297,7 @@ fn fetch_url(agent: &ureq::Agent, url: &http::Uri) -> Result<Vec<u8>, FetchError
         if status != http::StatusCode::OK {
             return Err(FetchError(format!("the key set's URL answers {status}")));
         }
-        let body = answer.body_mut().with_config().limit(KEYS_BYTES_MAX);
+        let body = response.body_mut().with_config().limit(KEYS_BYTES_MAX);
         return body.read_to_vec().map_err(|error| FetchError(error.to_string()));
     }
     Err(FetchError(format!("the key set's URL redirects more than {REDIRECTS_MAX} times")))

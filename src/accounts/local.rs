@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::attempts::{Attempts, Recent, network_of};
 use super::audit::{self, Subject};
-use super::known::{Good, Known, fingerprint};
 use super::password::{Checked, Passwords};
 use super::sightings::Sightings;
+use super::token_cache::{TokenCache, Validity, fingerprint};
 use super::{AccountError, Caller, SetupError};
 use crate::clock::Clock;
 use crate::config::{AuthSettings, Limits, Registration};
@@ -118,7 +118,7 @@ pub struct LocalAccounts {
     by_account_and_place: Attempts,
     by_account: Attempts,
     known_addresses: Recent,
-    known: Arc<Known>,
+    known: Arc<TokenCache>,
     /// When and where devices were seen last.
     pub sightings: Sightings,
 }
@@ -137,7 +137,7 @@ impl LocalAccounts {
         let hashes_max = settings.password_hashes_max.min(cores);
         let passwords = Passwords::new(cost, hashes_max, settings.password_queue_max)
             .map_err(|error| SetupError::Passwords(error.to_string()))?;
-        let known = Arc::new(Known::new(settings.tokens_known_max));
+        let known = Arc::new(TokenCache::new(settings.tokens_known_max));
         let forgets = Arc::downgrade(&known);
         store.on_signed_out(Arc::new(move |who| {
             if let Some(known) = forgets.upgrade() {
@@ -345,11 +345,11 @@ impl LocalAccounts {
         if !is_like_a_token(token) {
             return Err(NO_TOKEN); // spares the database what cannot be one
         }
-        let (since, asked, now) = (self.known.moment(), self.clock.tick(), self.clock.now());
+        let (since, asked, now) = (self.known.stamp(), self.clock.tick(), self.clock.now());
         // Looked up by its hash: what the lookup's time may tell is of no use to make a token.
         let token = fingerprint(token);
         let Some(device) = self.store.device(&token)? else {
-            Known::drop(&self.known, &token); // another process took it back
+            TokenCache::drop(&self.known, &token); // another process took it back
             return Err(NO_TOKEN);
         };
         if device.expires_at <= now {
@@ -364,7 +364,7 @@ impl LocalAccounts {
             user: device.user,
         };
         let until = asked.shifted(i64::from(self.settings.token_known_s) * 1_000);
-        let good = Good { until, expires_at: device.expires_at, keys: 0 };
+        let good = Validity { until, expires_at: device.expires_at, keys: 0 };
         self.known.note(token, &caller, good, since);
         Ok(caller)
     }

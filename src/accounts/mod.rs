@@ -18,10 +18,10 @@ mod jwks;
 mod jws;
 pub mod jwt;
 mod keys;
-mod known;
 pub mod local;
 mod password;
 pub mod sightings;
+mod token_cache;
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub struct Caller {
     /// The device that the token was given to.
     pub token_device: DeviceId,
     /// The installation that the client says it is.
-    pub installation: Option<installations::Known>,
+    pub installation: Option<installations::CallerInstallation>,
     /// Who makes it: the id of a user that this server keeps, or one made of the provider's own.
     pub user: uuid::Uuid,
 }

@@ -29,18 +29,18 @@ const WRITTEN_AT_ONCE: usize = 500;
 /// What is known of the devices' whereabouts.
 pub struct Sightings {
     store: Arc<dyn AccountStore>,
-    devices: Mutex<HashMap<DeviceId, Noted>>,
+    devices: Mutex<HashMap<DeviceId, DeviceSighting>>,
 }
 
 /// What is noted of one device.
 #[derive(Clone, Copy)]
-struct Noted {
+struct DeviceSighting {
     seen: Sighting,
     /// What was written of it last, by this server.
     written: Option<Sighting>,
 }
 
-impl Noted {
+impl DeviceSighting {
     fn is_due(&self) -> bool {
         self.written.is_none_or(|written| {
             let is_old = self.seen.at.ms() - written.at.ms() >= WRITTEN_MS;
@@ -61,7 +61,7 @@ impl Sightings {
         if let Some(noted) = devices.get_mut(&device) {
             noted.seen = seen;
         } else if devices.len() < DEVICES_MAX {
-            devices.insert(device, Noted { seen, written: None });
+            devices.insert(device, DeviceSighting { seen, written: None });
         }
     }
 
@@ -91,7 +91,8 @@ impl Sightings {
     ///
     /// Errors: what could not be written is due the next time.
     pub fn flush(&self, go_on: &mut dyn FnMut() -> bool) -> StorageResult<()> {
-        let due = |(device, noted): (&DeviceId, &Noted)| noted.is_due().then_some((*device, noted.seen));
+        let due =
+            |(device, noted): (&DeviceId, &DeviceSighting)| noted.is_due().then_some((*device, noted.seen));
         let due: Vec<(DeviceId, Sighting)> = self.devices.lock().iter().filter_map(due).collect();
         for lot in due.chunks(WRITTEN_AT_ONCE) {
             if !go_on() {

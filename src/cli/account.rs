@@ -105,7 +105,7 @@ fn add(email: &str, share_with: Option<&str>, database: &DatabaseArg) -> Done {
 fn list(database: &DatabaseArg) -> Done {
     let mut out = std::io::stdout().lock();
     for user in database.open()?.users()? {
-        let since = user.created_at.spelt(Precision::Seconds);
+        let since = user.created_at.format(Precision::Seconds);
         writeln!(out, "{}\towner {}\tsince {since}", user.email, user.owner)?;
     }
     Ok(())

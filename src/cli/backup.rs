@@ -121,7 +121,7 @@ impl Restore {
 /// Tells how far a copy is, and stops it when asked to.
 fn watch<'a>(progress: &'a mut Progress, interrupt: &'a Interrupt) -> impl FnMut(CopyStep) -> bool + 'a {
     move |step| {
-        progress.tell(|| match step {
+        progress.show(|| match step {
             CopyStep::Copied(done, all) => format!("{} of {} copied", megabytes(done), megabytes(all)),
             CopyStep::Checking => "checking the copy".into(),
         });

@@ -62,7 +62,7 @@ impl Copy {
         let begun = Instant::now();
         let mut progress = Progress::new();
         let mut each = |step| {
-            progress.tell(|| line(step, &deployment, begun.elapsed()));
+            progress.show(|| line(step, &deployment, begun.elapsed()));
             !interrupt.came()
         };
         let copied = if self.check {

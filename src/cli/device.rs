@@ -146,8 +146,8 @@ pub(super) struct FileArg {
 
 impl FileArg {
     fn open(&self) -> Result<Store, Box<dyn std::error::Error>> {
-        let told = |error| format!("{}: {error}", self.file.display());
-        Ok(Store::open(&self.file, Clock::system()).map_err(told)?)
+        let in_file = |error| format!("{}: {error}", self.file.display());
+        Ok(Store::open(&self.file, Clock::system()).map_err(in_file)?)
     }
 }
 
@@ -270,8 +270,8 @@ fn sync(store: &mut Store, options: Options) -> Done {
         eprintln!();
     }
     match done {
-        Ok(report) => tell(store, &report),
-        Err(SyncError::Call(error @ CallError::NoAnswer(_))) => {
+        Ok(report) => print_report(store, &report),
+        Err(SyncError::Call(error @ CallError::NoResponse(_))) => {
             let rows = store.pending()?.rows();
             Err(format!("{error}\n{rows} rows wait for the next sync; nothing is lost").into())
         }
@@ -284,7 +284,7 @@ fn sync(store: &mut Store, options: Options) -> Done {
     }
 }
 
-fn tell(store: &Store, report: &SyncReport) -> Done {
+fn print_report(store: &Store, report: &SyncReport) -> Done {
     let tally = &report.tally;
     let mode = match report.mode {
         Some(SyncMode::Cursor) => "by cursor",

@@ -37,7 +37,7 @@ impl Epoch {
         let now = Clock::system().now();
         let terms = patient_terms(BUSY_WAIT);
         let begun = Connections::begin_epoch(address, &terms, self.above, now, &mut |owners| {
-            progress.tell(|| format!("{owners} owners"));
+            progress.show(|| format!("{owners} owners"));
         });
         progress.end();
         let (epoch, owners) = begun?;

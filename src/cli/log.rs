@@ -196,19 +196,19 @@ mod tests {
     /// write to that takes nothing while more lines come than may wait.
     #[test]
     fn lines_wait_in_order_and_no_more_than_may() {
-        let (said, told) = channel();
+        let (written, received) = channel();
         let (may, waits) = channel();
-        let lines = Lines::to(Slow(said, waits), 3).unwrap();
+        let lines = Lines::to(Slow(written, waits), 3).unwrap();
         let log = Log(Arc::clone(&lines));
         let note = |line: &str| (&*lines).write_all(line.as_bytes()).unwrap();
         note("a\n");
-        assert_eq!(told.recv().unwrap(), "a\n");
+        assert_eq!(received.recv().unwrap(), "a\n");
         ["b\n", "c\n", "d\n", "e\n", "f\n"].into_iter().for_each(note);
         assert_eq!(lines.waiting.lock().dropped, 2);
         drop(may); // from now on nothing waits
         drop(log);
-        assert_eq!(told.try_recv().unwrap(), "b\nc\nd\n");
-        assert!(told.try_recv().is_err());
+        assert_eq!(received.try_recv().unwrap(), "b\nc\nd\n");
+        assert!(received.try_recv().is_err());
     }
 
     /// A place for lines that a test reads.

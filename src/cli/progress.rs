@@ -4,24 +4,24 @@ use std::time::{Duration, Instant};
 /// Says how far a command is, on standard error: one line that changes on a terminal, else a line now and then.
 pub(super) struct Progress {
     on_terminal: bool,
-    told: Option<Instant>,
+    last: Option<Instant>,
     shown: bool,
 }
 
 impl Progress {
     pub fn new() -> Self {
-        Self { on_terminal: std::io::stderr().is_terminal(), told: None, shown: false }
+        Self { on_terminal: std::io::stderr().is_terminal(), last: None, shown: false }
     }
 
-    pub fn tell(&mut self, line: impl FnOnce() -> String) {
+    pub fn show(&mut self, line: impl FnOnce() -> String) {
         let pause = if self.on_terminal { Duration::from_millis(100) } else { Duration::from_secs(5) };
         let now = Instant::now();
         // The first pause is spent in silence: most work is done before it ends.
-        let told = *self.told.get_or_insert(now);
-        if now.duration_since(told) < pause {
+        let last = *self.last.get_or_insert(now);
+        if now.duration_since(last) < pause {
             return;
         }
-        self.told = Some(now);
+        self.last = Some(now);
         if self.on_terminal {
             eprint!("\r\x1b[K{}", line());
             let _ = std::io::stderr().flush(); // a terminal that is gone misses nothing

@@ -78,7 +78,7 @@ impl Purge {
             tombstones += purged.tombstones;
             records += purged.records;
             seen += u64::from(last.replace(owner) != Some(owner));
-            progress.tell(|| format!("{seen} owners, {tombstones} tombstones, {records} records"));
+            progress.show(|| format!("{seen} owners, {tombstones} tombstones, {records} records"));
             stopped = interrupt.came();
             !stopped
         })?;

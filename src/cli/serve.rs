@@ -93,8 +93,8 @@ impl Serve {
             schema = %self.schema.display(),
             tables = app.schema.tables().len(),
             database = %self.database,
-            auth = %spelt(auth.auth),
-            registration = (auth.auth == AuthMode::Local).then(|| tracing::field::display(spelt(auth.registration))),
+            auth = %flag_value(auth.auth),
+            registration = (auth.auth == AuthMode::Local).then(|| tracing::field::display(flag_value(auth.registration))),
             "serving"
         );
         let pages = Pages { demo: None, console: app.settings.operator.console_token.is_some() };
@@ -118,7 +118,7 @@ fn warn_of_bare_passwords(settings: &Settings, listens: SocketAddr) {
 }
 
 /// A choice as the command line spells it.
-fn spelt(choice: impl ValueEnum) -> String {
+fn flag_value(choice: impl ValueEnum) -> String {
     choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
@@ -167,8 +167,8 @@ fn guarded(
     let behind_max = Duration::from_secs(settings.operator.clock_behind_s);
     let clock = clock.not_behind(newest, behind_max, |Behind { given, newest }| {
         tracing::warn!(
-            system = %given.spelt(Precision::Milliseconds),
-            used = %newest.spelt(Precision::Milliseconds),
+            system = %given.format(Precision::Milliseconds),
+            used = %newest.format(Precision::Milliseconds),
             "the system's clock is behind the data of this server: set it. Until it has caught up, the server goes on \
              from the newest time it knows, at half the pace (--clock-behind-s)"
         );

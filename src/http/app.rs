@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::contract;
 use crate::http::readers::Readers;
-use crate::http::ready::Ready;
+use crate::http::response_cache::ResponseCache;
 use crate::http::{ApiError, BadSetting, Bounds, Console, Draining, Events, Memory};
 use crate::locks::{LocalLocks, Locks, SharedLocks};
 use crate::metrics::Metrics;
@@ -48,7 +48,7 @@ pub struct App {
     /// Who listens for events.
     pub events: Arc<Events>,
     /// Answers that are ready.
-    pub(super) ready: Arc<Ready>,
+    pub(super) responses: Arc<ResponseCache>,
     /// The memory that requests have.
     pub memory: Arc<Memory>,
     /// Who may read for long.
@@ -167,8 +167,8 @@ impl App {
         storage.on_moved(Arc::new(move |owner, version| of_versions.moved(owner, version)));
         locks.on_changed(Arc::new(move |owner, lease| of_locks.locked(owner, lease)));
         let contract = OnceLock::new();
-        let ready = Arc::new(Ready::new(settings.memory.ready_bytes_max));
-        let moved = Arc::clone(&ready);
+        let responses = Arc::new(ResponseCache::new(settings.memory.ready_bytes_max));
+        let moved = Arc::clone(&responses);
         storage.on_moved(Arc::new(move |owner, version| moved.moved(owner, version)));
         let busy_wait = Duration::from_millis(settings.limits.busy_wait_ms);
         let engine = Arc::downgrade(&storage); // which reports to the metrics, and must not live as long
@@ -190,7 +190,7 @@ impl App {
             metrics,
             console,
             events,
-            ready,
+            responses,
             memory,
             readers,
             draining,
@@ -212,7 +212,7 @@ impl Lookup for Looking<'_> {
         if let Some(known) = counters.find(owner, device) {
             return Ok(Some(known));
         }
-        let since = counters.moment();
+        let since = counters.stamp();
         let found = app.storage.counter(owner, device)?;
         found.inspect(|counter| counters.found(owner, device, *counter, since));
         Ok(found)

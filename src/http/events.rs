@@ -18,7 +18,7 @@ use crate::model::{DeviceId, Owner, Version};
 
 /// The newest of everything that a listener is told.
 #[derive(Clone, Debug, Default)]
-pub(super) struct News {
+pub(super) struct PendingEvents {
     /// The owner's version.
     pub version: Option<Version>,
     /// How often the lock changed hands since the listener came, and who holds it since the last time.
@@ -66,7 +66,7 @@ struct Listeners {
 struct Listener {
     id: u64,
     device: DeviceId,
-    news: watch::Sender<News>,
+    pending: watch::Sender<PendingEvents>,
 }
 
 impl Events {
@@ -86,14 +86,16 @@ impl Events {
     /// - Bounds: an owner's oldest listener makes room. It may be one that is long gone: a phone that lost its
     ///   network says no goodbye, and must not be kept out by its own ghost.
     /// - Errors: 503 `busy` if the server has as many as it may.
-    pub(super) fn listen(self: &Arc<Self>, owner: Owner, device: DeviceId) -> Result<Seat, ApiError> {
+    pub(super) fn listen(self: &Arc<Self>, owner: Owner, device: DeviceId) -> Result<Subscription, ApiError> {
         let mut listeners = self.listeners.lock();
         let full = listeners.count >= self.streams_max;
         let Listeners { by_owner, count } = &mut *listeners;
         let own = by_owner.get(&owner).map_or(0, Vec::len);
         if own >= self.owner_streams_max {
             let oldest = by_owner.get_mut(&owner).map(|own| own.remove(0));
-            oldest.inspect(|oldest| oldest.news.send_modify(|news| news.ended = Some(End::TooManyStreams)));
+            oldest.inspect(|oldest| {
+                oldest.pending.send_modify(|pending| pending.ended = Some(End::TooManyStreams))
+            });
         } else if full {
             return Err(ApiError::Unavailable {
                 code: Unavailable::Busy,
@@ -104,71 +106,71 @@ impl Events {
             *count += 1;
         }
         let id = self.last_id.fetch_add(1, Ordering::Relaxed);
-        let (news, heard) = watch::channel(News::default());
-        by_owner.entry(owner).or_default().push(Listener { id, device, news });
+        let (pending, receiver) = watch::channel(PendingEvents::default());
+        by_owner.entry(owner).or_default().push(Listener { id, device, pending });
         self.metrics.event_streams.set(i64::try_from(*count).unwrap_or(i64::MAX));
-        Ok(Seat { events: Arc::clone(self), owner, id, news: heard })
+        Ok(Subscription { events: Arc::clone(self), owner, id, pending: receiver })
     }
 
     /// An owner's version has moved.
     pub fn moved(&self, owner: Owner, version: Version) {
-        self.tell(owner, |_, news| news.version = Some(version));
+        self.update(owner, |_, pending| pending.version = Some(version));
     }
 
     /// An owner's lock is another's now.
     pub fn locked(&self, owner: Owner, lease: Option<&Lease>) {
-        self.tell(owner, |_, news| news.lock = (news.lock.0 + 1, lease.cloned()));
+        self.update(owner, |_, pending| pending.lock = (pending.lock.0 + 1, lease.cloned()));
     }
 
     /// A device's token is no longer good.
     pub fn signed_out(&self, owner: Owner, device: DeviceId) {
-        self.tell(owner, |of, news| {
+        self.update(owner, |of, pending| {
             if of == device {
-                news.ended = Some(End::Unauthorized);
+                pending.ended = Some(End::Unauthorized);
             }
         });
     }
 
-    fn tell(&self, owner: Owner, change: impl Fn(DeviceId, &mut News)) {
+    fn update(&self, owner: Owner, change: impl Fn(DeviceId, &mut PendingEvents)) {
         if let Some(own) = self.listeners.lock().by_owner.get(&owner) {
             for listener in own {
-                listener.news.send_modify(|news| change(listener.device, news));
+                listener.pending.send_modify(|pending| change(listener.device, pending));
             }
         }
     }
 }
 
 /// A listener's place; given back on drop.
-pub(super) struct Seat {
+pub(super) struct Subscription {
     events: Arc<Events>,
     owner: Owner,
     id: u64,
-    news: watch::Receiver<News>,
+    pending: watch::Receiver<PendingEvents>,
 }
 
-impl Seat {
-    /// Ends when there is news that [`Self::news`] has not shown.
+impl Subscription {
+    /// Ends when there is news that [`Self::pending`] has not shown.
     pub async fn changed(&mut self) {
-        if self.news.changed().await.is_err() {
+        if self.pending.changed().await.is_err() {
             // Its place went to another, and the news that it ended was shown.
             std::future::pending::<()>().await;
         }
     }
 
     /// The newest of everything.
-    pub fn news(&mut self) -> News {
-        self.news.borrow_and_update().clone()
+    pub fn pending(&mut self) -> PendingEvents {
+        self.pending.borrow_and_update().clone()
     }
 }
 
-impl Drop for Seat {
+impl Drop for Subscription {
     fn drop(&mut self) {
         let mut listeners = self.events.listeners.lock();
         let Listeners { by_owner, count } = &mut *listeners;
         let Some(own) = by_owner.get_mut(&self.owner) else { return };
         // One that had to make room is not there any more.
-        let Some(place) = own.iter().position(|listener| listener.id == self.id) else { return };
-        own.remove(place);
+        let Some(index) = own.iter().position(|listener| listener.id == self.id) else { return };
+        own.remove(index);
         if own.is_empty() {
             by_owner.remove(&self.owner);
         }

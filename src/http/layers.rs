@@ -64,8 +64,8 @@ struct Plain;
 struct HasMemory;
 
 impl Predicate for HasMemory {
-    fn should_compress<B: Body>(&self, answer: &Response<B>) -> bool {
-        answer.extensions().get::<Plain>().is_none()
+    fn should_compress<B: Body>(&self, response: &Response<B>) -> bool {
+        response.extensions().get::<Plain>().is_none()
     }
 }
 
@@ -146,7 +146,7 @@ fn cors(bounds: &Bounds) -> Option<CorsLayer> {
         RequestHeaders::Any => AllowHeaders::mirror_request(),
         RequestHeaders::Listed(more) => AllowHeaders::list([ours, asked.to_vec(), more.clone()].concat()),
     };
-    let told = [ETAG, LINK, RETRY_AFTER, REQUEST_ID, SERVER_TIMING];
+    let exposed = [ETAG, LINK, RETRY_AFTER, REQUEST_ID, SERVER_TIMING];
     let layer = CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
@@ -161,7 +161,7 @@ fn cors(bounds: &Bounds) -> Option<CorsLayer> {
                     "sync-lock-expires",
                     "idempotency-replayed",
                 ]),
-                told.to_vec(),
+                exposed.to_vec(),
             ]
             .concat(),
         )
@@ -188,9 +188,9 @@ where
     // What a handler holds when it panics dies with it; locks are parking_lot's, which do not poison.
     let work = AssertUnwindSafe(async move { service.call(request).await }).catch_unwind();
     let failure = match in_time(&deadline, work).await {
-        Some(Ok(Ok(mut answer))) => {
-            draw_for_compression(&mut answer, compressor_bytes);
-            return Ok(answer);
+        Some(Ok(Ok(mut response))) => {
+            draw_for_compression(&mut response, compressor_bytes);
+            return Ok(response);
         }
         Some(Ok(Err(never))) => match never {},
         Some(Err(panic)) => ApiError::Internal(words_of(panic.as_ref()).into()),
@@ -215,11 +215,11 @@ fn compressor_bytes(headers: &HeaderMap) -> usize {
 }
 
 /// Draws what the compressor of a long answer takes. Short ones are compressed in a moment, and have no account.
-fn draw_for_compression(answer: &mut warp::reply::Response, bytes: usize) {
-    let is_long = answer.body().size_hint().exact().is_none_or(|length| length > COMPRESS_BYTES_MIN);
-    let Some(permit) = answer.extensions().get::<Permit>().filter(|_| is_long && bytes > 0) else { return };
+fn draw_for_compression(response: &mut warp::reply::Response, bytes: usize) {
+    let is_long = response.body().size_hint().exact().is_none_or(|length| length > COMPRESS_BYTES_MIN);
+    let Some(permit) = response.extensions().get::<Permit>().filter(|_| is_long && bytes > 0) else { return };
     if permit.grow(bytes).is_err() {
-        answer.extensions_mut().insert(Plain);
+        response.extensions_mut().insert(Plain);
     }
 }
 
@@ -272,7 +272,7 @@ fn words_of(panic: &(dyn Any + Send)) -> String {
 /// Answers one request of one connection: the outermost layer.
 ///
 /// `unread` is set if the client may still be sending a body that nobody reads: see `Socket`.
-pub(super) async fn answer<S, B>(
+pub(super) async fn respond<S, B>(
     service: S,
     bounds: Arc<Bounds>,
     metrics: Arc<Metrics>,

@@ -78,13 +78,13 @@ fn problem(rejection: &Rejection) -> ApiError {
         return ApiError::no_such_path();
     }
     // A refusal by what follows the method says more than the other methods of the path.
-    let told = [
+    let refusals = [
         rejection.find::<reject::InvalidQuery>().map(ToString::to_string),
         rejection.find::<reject::InvalidHeader>().map(ToString::to_string),
         rejection.find::<reject::MissingHeader>().map(ToString::to_string),
         rejection.find::<warp::body::BodyDeserializeError>().map(ToString::to_string),
     ];
-    if let Some(reason) = told.into_iter().flatten().next() {
+    if let Some(reason) = refusals.into_iter().flatten().next() {
         return ApiError::InvalidRequest { reason: format!("{reason}.") };
     }
     if rejection.find::<reject::LengthRequired>().is_some() {
@@ -147,12 +147,12 @@ mod tests {
             ("GET", "/", 404, None),
             ("PUT", "/none", 404, None),
         ] {
-            let answer = warp::test::request().method(method).path(path).reply(&routes).await;
-            assert_eq!(answer.status(), status, "{method} {path}");
-            let told = answer.headers().get("allow").map(|allow| allow.to_str().unwrap());
-            assert_eq!(told, allow, "{method} {path}");
+            let response = warp::test::request().method(method).path(path).reply(&routes).await;
+            assert_eq!(response.status(), status, "{method} {path}");
+            let refusals = response.headers().get("allow").map(|allow| allow.to_str().unwrap());
+            assert_eq!(refusals, allow, "{method} {path}");
             if status != 200 {
-                assert_eq!(answer.headers()["content-type"], "application/problem+json", "{method} {path}");
+                assert_eq!(response.headers()["content-type"], "application/problem+json", "{method} {path}");
             }
         }
     }

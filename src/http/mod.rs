@@ -19,7 +19,7 @@ pub mod peer;
 pub mod problem;
 mod query;
 mod readers;
-mod ready;
+mod response_cache;
 mod routes;
 pub mod server;
 mod socket;

@@ -9,53 +9,54 @@ use uuid::Uuid;
 
 use super::query::tables;
 use crate::changes::Feed;
-use crate::fetch::Mark;
+use crate::fetch::PageToken;
 use crate::model::{RowKey, Timestamp, Version};
 use crate::schema::{Schema, TableId};
-use crate::storage::ChangeMark;
+use crate::storage::FeedPosition;
 
 /// A page of a manifest.
-pub(super) fn write_manifest(mark: Mark) -> String {
-    let after = mark.after.map(|key| key.to_string()).unwrap_or_default();
-    encode(format_args!("{}.{}.{}.{after}", mark.version, mark.table, mark.told))
+pub(super) fn write_manifest(token: PageToken) -> String {
+    let after = token.after.map(|key| key.to_string()).unwrap_or_default();
+    encode(format_args!("{}.{}.{}.{after}", token.version, token.table, token.rows_before))
 }
 
-pub(super) fn read_manifest(token: &str) -> Option<Mark> {
+pub(super) fn read_manifest(token: &str) -> Option<PageToken> {
     let text = decode(token)?;
     let parts: Vec<&str> = text.splitn(4, '.').collect();
-    let [version, table, told, after] = parts.as_slice() else { return None };
+    let [version, table, rows_before, after] = parts.as_slice() else { return None };
     let after = match *after {
         "" => None,
         key => Some(RowKey::parse(key)?),
     };
     let version = read_version(version)?;
-    Some(Mark { version, table: table.parse().ok()?, told: told.parse().ok()?, after })
+    Some(PageToken { version, table: table.parse().ok()?, rows_before: rows_before.parse().ok()?, after })
 }
 
 /// A page of the change feed: where the feed began and ends, what it leaves out, how far it is, and its tables.
 pub(super) fn write_feed(feed: Feed, tables: &[TableId], schema: &Schema) -> String {
     let version = |version: Option<Version>| version.map_or_else(|| "-".into(), |it| it.to_string());
-    let (since, but) = (version(feed.since), version(feed.but));
-    let (table, key) = match feed.told.within {
+    let (since, exclude) = (version(feed.since), version(feed.exclude));
+    let (table, key) = match feed.position.within {
         Some((table, key)) => (schema.at(table).name.as_str(), key.to_string()),
         None => ("-", "-".into()),
     };
     let names: Vec<&str> = tables.iter().map(|table| schema.at(*table).name.as_str()).collect();
-    let told = feed.told.version;
-    encode(format_args!("{since} {} {but} {told} {table} {key} {}", feed.upto, names.join(",")))
+    let position = feed.position.version;
+    encode(format_args!("{since} {} {exclude} {position} {table} {key} {}", feed.until, names.join(",")))
 }
 
 pub(super) fn read_feed(token: &str, schema: &Schema) -> Option<(Feed, Vec<TableId>)> {
     let text = decode(token)?;
     let parts: Vec<&str> = text.split(' ').collect();
-    let [since, upto, but, told, table, key, names] = parts.as_slice() else { return None };
+    let [since, until, exclude, position, table, key, names] = parts.as_slice() else { return None };
     let optional = |text: &str| if text == "-" { Some(None) } else { read_version(text).map(Some) };
     let within = match (*table, *key) {
         ("-", "-") => None,
         (table, key) => Some((schema.table(table)?.id, RowKey::parse(key)?)),
     };
-    let told = ChangeMark { version: read_version(told)?, within };
-    let feed = Feed { since: optional(since)?, upto: read_version(upto)?, but: optional(but)?, told };
+    let position = FeedPosition { version: read_version(position)?, within };
+    let feed =
+        Feed { since: optional(since)?, until: read_version(until)?, exclude: optional(exclude)?, position };
     Some((feed, tables(Some(names), schema).ok()?))
 }
 
@@ -94,14 +95,14 @@ mod tests {
             Schema::parse("[table.task]\nkey = \"id\"\n[table.task.columns]\ntitle = \"text\"\n").unwrap();
         let (task, key) = (schema.table("task").unwrap().id, RowKey(Uuid::from_u128(7)));
 
-        let mark = Mark { version: Version(5), table: 1, told: 9, after: Some(key) };
+        let page = PageToken { version: Version(5), table: 1, rows_before: 9, after: Some(key) };
         let token = "NS4xLjkuMDAwMDAwMDAtMDAwMC0wMDAwLTAwMDAtMDAwMDAwMDAwMDA3";
-        assert_eq!((read_manifest(token), write_manifest(mark).as_str()), (Some(mark), token));
-        let mark = Mark { after: None, ..mark };
-        assert_eq!((read_manifest("NS4xLjku"), write_manifest(mark).as_str()), (Some(mark), "NS4xLjku"));
+        assert_eq!((read_manifest(token), write_manifest(page).as_str()), (Some(page), token));
+        let page = PageToken { after: None, ..page };
+        assert_eq!((read_manifest("NS4xLjku"), write_manifest(page).as_str()), (Some(page), "NS4xLjku"));
 
-        let told = ChangeMark { version: Version(4), within: Some((task, key)) };
-        let feed = Feed { since: Some(Version(3)), upto: Version(8), but: None, told };
+        let position = FeedPosition { version: Version(4), within: Some((task, key)) };
+        let feed = Feed { since: Some(Version(3)), until: Version(8), exclude: None, position };
         let token = "MyA4IC0gNCB0YXNrIDAwMDAwMDAwLTAwMDAtMDAwMC0wMDAwLTAwMDAwMDAwMDAwNyB0YXNr";
         assert_eq!(read_feed(token, &schema), Some((feed, vec![task])));
         assert_eq!(write_feed(feed, &[task], &schema), token);

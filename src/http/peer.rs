@@ -60,7 +60,7 @@ mod tests {
         let mut settings = Settings::default();
         settings.http.trusted_proxies = vec!["10.0.0.0/24".parse().unwrap(), "fd00::1".parse().unwrap()];
         let bounds = Bounds::from_settings(&settings).unwrap();
-        for (socket, lines, told) in [
+        for (socket, lines, expected) in [
             ("192.0.2.7", &["203.0.113.9"][..], "192.0.2.7"), // not our proxy: its header is its own tale
             ("10.0.0.1", &[], "10.0.0.1"),
             ("10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
@@ -80,7 +80,7 @@ mod tests {
                 headers.append("x-forwarded-for", line.parse().unwrap());
             }
             let peer = Peer::behind(socket.parse().unwrap(), &headers, &bounds);
-            assert_eq!(peer.0.to_string(), told, "{socket} {lines:?}");
+            assert_eq!(peer.0.to_string(), expected, "{socket} {lines:?}");
         }
     }
 }

@@ -188,38 +188,38 @@ impl ApiError {
     /// Members of the document beside those that every problem has.
     fn extensions(&self) -> Map<String, Value> {
         let mut members = Map::new();
-        let mut tell = |name: &str, value: Value| members.insert(name.to_owned(), value);
+        let mut insert = |name: &str, value: Value| members.insert(name.to_owned(), value);
         match self {
             Self::MalformedJson { line, column, .. } => {
-                tell("line", json!(line));
-                tell("column", json!(column));
+                insert("line", json!(line));
+                insert("column", json!(column));
             }
             Self::InvalidBody { at, .. } => {
-                tell("at", json!(at));
+                insert("at", json!(at));
             }
             Self::CursorExpired { version, horizon, .. } => {
-                tell("version", json!(version));
-                tell("horizon", json!(horizon));
+                insert("version", json!(version));
+                insert("horizon", json!(horizon));
             }
             Self::MassDelete { table, deletes, rows, confirm, before } => {
-                tell("at", json!(format!("/delete/{table}")));
-                tell("deletes", json!(deletes));
-                tell("rows", json!(rows));
-                tell("deleted_before", json!(before));
-                tell("confirm_deletes", json!(confirm));
+                insert("at", json!(format!("/delete/{table}")));
+                insert("deletes", json!(deletes));
+                insert("rows", json!(rows));
+                insert("deleted_before", json!(before));
+                insert("confirm_deletes", json!(confirm));
             }
             Self::BatchRejected { rejections } => {
-                tell("rejections", json!(rejections));
+                insert("rejections", json!(rejections));
             }
             Self::SyncInProgress { holder, since, until, retry_after_s } => {
                 let precision = crate::model::Precision::Milliseconds;
-                tell("holder", json!(holder));
-                tell("since", json!(since.spelt(precision).to_string()));
-                tell("until", json!(until.spelt(precision).to_string()));
-                tell("retry_after_s", json!(retry_after_s));
+                insert("holder", json!(holder));
+                insert("since", json!(since.format(precision).to_string()));
+                insert("until", json!(until.format(precision).to_string()));
+                insert("retry_after_s", json!(retry_after_s));
             }
             Self::TooManyAttempts { retry_after_s, .. } | Self::Unavailable { retry_after_s, .. } => {
-                tell("retry_after_s", json!(retry_after_s));
+                insert("retry_after_s", json!(retry_after_s));
             }
             _ => {}
         }
@@ -331,9 +331,9 @@ impl Reply for ApiError {
         document.insert("detail".into(), json!(self.to_string()));
         document.append(&mut self.extensions());
 
-        let mut answer = Response::new(Value::Object(document).to_string().into());
-        *answer.status_mut() = status;
-        let headers = answer.headers_mut();
+        let mut response = Response::new(Value::Object(document).to_string().into());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after_s() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -351,6 +351,6 @@ impl Reply for ApiError {
             }
             _ => {}
         }
-        answer
+        response
     }
 }

@@ -33,7 +33,7 @@ struct OwnersLine {
 
 /// Places, and those who wait for one.
 struct Line {
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     waiting: AtomicUsize,
     wanted: Notify,
 }
@@ -74,17 +74,17 @@ impl Readers {
 }
 
 impl Line {
-    fn new(places: usize) -> Arc<Self> {
-        let places = Arc::new(Semaphore::new(places));
-        Arc::new(Self { places, waiting: AtomicUsize::new(0), wanted: Notify::new() })
+    fn new(slots: usize) -> Arc<Self> {
+        let slots = Arc::new(Semaphore::new(slots));
+        Arc::new(Self { slots, waiting: AtomicUsize::new(0), wanted: Notify::new() })
     }
 
     async fn enter(&self) -> Option<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
+        if let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
             return Some(permit);
         }
         let _waiting = Waiting::new(self);
-        Arc::clone(&self.places).acquire_owned().await.ok()
+        Arc::clone(&self.slots).acquire_owned().await.ok()
     }
 
     fn is_wanted(&self) -> bool {

@@ -9,7 +9,7 @@ use warp::{Filter, Reply};
 use super::app::App;
 use super::body::{Deadline, slow_body};
 use super::console_routes::{boxed, console_routes};
-use super::handlers::caller::told;
+use super::handlers::caller::handle_caller;
 use super::handlers::{accounts, caller, changes, conflicts, events, fetch, lock, service, synchronise};
 use super::methods::{delete, get, post, shape};
 use super::problem::ApiError;
@@ -70,7 +70,7 @@ pub fn routes(
         .and(warp::method())
         .and(query)
         .then(|app, who: Who, headers, method, query| {
-            told(who, |who| fetch::fetch(app, who, headers, method, query))
+            handle_caller(who, |who| fetch::fetch(app, who, headers, method, query))
         });
     let synchronise = synchronise_path
         .and(post())
@@ -87,51 +87,57 @@ pub fn routes(
         .and(caller.clone())
         .and(headers)
         .and(query)
-        .then(|app, who: Who, headers, query| told(who, |who| changes::changes(app, who, headers, query)));
+        .then(|app, who: Who, headers, query| {
+            handle_caller(who, |who| changes::changes(app, who, headers, query))
+        });
     let digests = warp::path!("digests")
         .and(get())
         .and(with_app.clone())
         .and(caller.clone())
-        .then(|app, who: Who| told(who, |who| changes::digests(app, who)));
+        .then(|app, who: Who| handle_caller(who, |who| changes::digests(app, who)));
     let events = warp::path!("events")
         .and(get())
         .and(with_app.clone())
         .and(caller.clone())
         .and(headers)
         .and(warp::method())
-        .then(|app, who: Who, headers, method| told(who, |who| events::events(app, who, headers, method)));
+        .then(|app, who: Who, headers, method| {
+            handle_caller(who, |who| events::events(app, who, headers, method))
+        });
     let conflicts = warp::path!("conflicts")
         .and(get())
         .and(with_app.clone())
         .and(caller.clone())
         .and(query)
-        .then(|app, who: Who, query| told(who, |who| conflicts::list(app, who, query)));
+        .then(|app, who: Who, query| handle_caller(who, |who| conflicts::list(app, who, query)));
     let restore = warp::path!("conflicts" / String / "restore")
         .and(post())
         .and(no_body.clone())
         .and(with_app.clone())
         .and(caller.clone())
         .and(headers)
-        .then(|id, app, who: Who, headers| told(who, |who| conflicts::restore(id, app, who, headers)));
+        .then(|id, app, who: Who, headers| {
+            handle_caller(who, |who| conflicts::restore(id, app, who, headers))
+        });
 
-    let lock_told = warp::path!("lock")
+    let lock_shown = warp::path!("lock")
         .and(get())
         .and(with_app.clone())
         .and(caller.clone())
-        .then(|app, who: Who| told(who, |who| lock::tell(app, who)));
+        .then(|app, who: Who| handle_caller(who, |who| lock::show(app, who)));
     let lock_taken = warp::path!("lock")
         .and(post())
         .and(no_body.clone())
         .and(with_app.clone())
         .and(caller.clone())
         .and(headers)
-        .then(|app, who: Who, headers| told(who, |who| lock::take(app, who, headers)));
+        .then(|app, who: Who, headers| handle_caller(who, |who| lock::take(app, who, headers)));
     let lock_ended = warp::path!("lock")
         .and(delete())
         .and(with_app.clone())
         .and(caller.clone())
         .and(query)
-        .then(|app, who: Who, query| told(who, |who| lock::end(app, who, query)));
+        .then(|app, who: Who, query| handle_caller(who, |who| lock::end(app, who, query)));
 
     let register = warp::path!("register")
         .and(post())
@@ -152,17 +158,17 @@ pub fn routes(
         .and(with_app.clone())
         .and(peer())
         .and(caller.clone())
-        .then(|app, peer: Peer, who: Who| told(who, move |who| accounts::log_out(app, peer, who)));
-    let me = warp::path!("me").and(get()).and(caller.clone()).then(|who: Who| told(who, caller::me));
+        .then(|app, peer: Peer, who: Who| handle_caller(who, move |who| accounts::log_out(app, peer, who)));
+    let me = warp::path!("me").and(get()).and(caller.clone()).then(|who: Who| handle_caller(who, caller::me));
     let devices = warp::path!("devices")
         .and(get())
         .and(with_app.clone())
         .and(caller.clone())
-        .then(|app, who: Who| told(who, |who| accounts::devices(app, who)));
+        .then(|app, who: Who| handle_caller(who, |who| accounts::devices(app, who)));
     let device =
         warp::path!("devices" / String).and(delete()).and(with_app.clone()).and(peer()).and(caller).then(
             |id: String, app, peer: Peer, who: Who| {
-                told(who, move |who| accounts::revoke(app, peer, who, id))
+                handle_caller(who, move |who| accounts::revoke(app, peer, who, id))
             },
         );
 
@@ -177,7 +183,7 @@ pub fn routes(
     let sync = boxed(fetch).or(boxed(synchronise)).unify().or(boxed(changes)).unify();
     let sync = sync.or(boxed(digests)).unify().or(boxed(conflicts)).unify().or(boxed(restore)).unify();
     let sync = sync.or(boxed(events)).unify();
-    let locks = boxed(lock_told).or(boxed(lock_taken)).unify().or(boxed(lock_ended)).unify();
+    let locks = boxed(lock_shown).or(boxed(lock_taken)).unify().or(boxed(lock_ended)).unify();
     let people = boxed(register).or(boxed(login)).unify().or(boxed(logout)).unify().or(boxed(me)).unify();
     let devices = boxed(devices).or(boxed(device)).unify();
     let about = boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(metrics)).unify();

@@ -106,7 +106,7 @@ where
 {
     let http = protocol(&bounds);
     let service = layers::stack(warp::service(filter), bounds.clone());
-    let seats = Seats::default();
+    let permits = ConnectionPermits::default();
     let ending = Arc::new(Notify::new());
     let mut connections = JoinSet::new();
     let mut pause = Pause::default();
@@ -129,7 +129,7 @@ where
             }
         };
         pause = Pause::default();
-        let Some(seat) = seats.take(address, &bounds) else {
+        let Some(permit) = permits.take(address, &bounds) else {
             metrics.connections_refused.inc();
             tracing::debug!(peer = %address, "closed: too many connections from this address");
             continue;
@@ -138,16 +138,16 @@ where
         let socket = Socket::new(stream, bounds.request, bounds.body_bytes_per_s_min, unread.clone());
         let io = TokioIo::new(socket);
         let (service, bounds, counts) = (service.clone(), bounds.clone(), metrics.clone());
-        let answer = service_fn(move |request| {
+        let response = service_fn(move |request| {
             let (service, bounds, counts) = (service.clone(), bounds.clone(), counts.clone());
-            layers::answer(service, bounds, counts, address, unread.clone(), request)
+            layers::respond(service, bounds, counts, address, unread.clone(), request)
         });
-        let connection = http.serve_connection(io, answer);
+        let connection = http.serve_connection(io, response);
         // Connections are told in the order that they came in, so that a simulated run can be repeated.
         let ending = Arc::clone(&ending).notified_owned();
         let open = Open::new(&metrics);
         connections.spawn(async move {
-            let _held = (seat, open);
+            let _held = (permit, open);
             let mut connection = pin!(connection);
             let ended = tokio::select! {
                 biased;
@@ -225,15 +225,15 @@ impl Pause {
 
 /// How many connections each address has open.
 #[derive(Clone, Default)]
-struct Seats(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct ConnectionPermits(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-impl Seats {
+impl ConnectionPermits {
     /// A seat for a connection, unless its address has all that it may have. A trusted proxy speaks for
     /// many and takes none.
-    fn take(&self, address: IpAddr, bounds: &Bounds) -> Option<Seat> {
+    fn take(&self, address: IpAddr, bounds: &Bounds) -> Option<ConnectionPermit> {
         let bucket = Peer(address).bucket();
         if bounds.trusts(address) {
-            return Some(Seat { seats: self.clone(), bucket: None });
+            return Some(ConnectionPermit { permits: self.clone(), bucket: None });
         }
         let mut taken = self.0.lock();
         let count = taken.entry(bucket).or_default();
@@ -241,20 +241,20 @@ impl Seats {
             return None;
         }
         *count += 1;
-        Some(Seat { seats: self.clone(), bucket: Some(bucket) })
+        Some(ConnectionPermit { permits: self.clone(), bucket: Some(bucket) })
     }
 }
 
 /// One connection's place; given back on drop.
-struct Seat {
-    seats: Seats,
+struct ConnectionPermit {
+    permits: ConnectionPermits,
     bucket: Option<IpAddr>,
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let Some(bucket) = self.bucket else { return };
-        let mut taken = self.seats.0.lock();
+        let mut taken = self.permits.0.lock();
         if let Some(count) = taken.get_mut(&bucket) {
             *count -= 1;
             if *count == 0 {

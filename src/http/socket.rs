@@ -56,8 +56,8 @@ impl<S> Socket<S> {
             Poll::Pending => {
                 let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.patience)));
                 ready!(timer.as_mut().poll(cx));
-                let told = "the client does not read its answer";
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, told)))
+                let reason = "the client does not read its answer";
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)))
             }
             Poll::Ready(Err(_)) => wrote,
         }

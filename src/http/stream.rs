@@ -29,7 +29,7 @@ use tracing::Span;
 use super::memory::Permit;
 use super::problem::ApiError;
 use super::readers::{Readers, Rivals};
-use super::ready::Making;
+use super::response_cache::BodyRecorder;
 use super::{threads, timing};
 use crate::model::Owner;
 
@@ -73,7 +73,7 @@ pub(super) trait Source: Send + 'static {
     }
 
     /// The answer is told; what was gathered of it on the way.
-    fn finish(&mut self, _: Option<Making>) {}
+    fn finish(&mut self, _: Option<BodyRecorder>) {}
 }
 
 /// How far a stretch came.
@@ -103,17 +103,17 @@ pub(super) async fn respond<S: Source>(
     mut source: S,
 ) -> Result<(S::Head, Body), ApiError> {
     let asked_at = Instant::now();
-    let place = readers.enter(source.owner()).await?;
+    let slot = readers.enter(source.owner()).await?;
     permit.grow(STREAM_BYTES)?; // not before: who waits for a turn holds none of it
     let (begun, beginning) = oneshot::channel();
     let (readers, span) = (Arc::clone(readers), Span::current());
     let reader = Handle::current();
     threads::spawn(move || {
         span.in_scope(|| {
-            let mut out = ChunkWriter::new(&source, place.rivals(), &reader);
+            let mut out = ChunkWriter::new(&source, slot.rivals(), &reader);
             out.first = Some(begun);
             let ended = source.read(&mut out);
-            drop(place);
+            drop(slot);
             out.ended(source, readers, &reader, ended);
         });
     });
@@ -130,7 +130,7 @@ pub(super) struct ChunkWriter<H> {
     /// What is not sent yet.
     pub buf: Vec<u8>,
     /// What is gathered of the answer to be kept, if anything is.
-    pub making: Option<Making>,
+    pub recorder: Option<BodyRecorder>,
     first: Option<oneshot::Sender<Beginning<H>>>,
     head: Option<H>,
     chunks: Option<mpsc::Sender<Part>>,
@@ -155,11 +155,11 @@ enum Part {
 impl<H: Send + 'static> ChunkWriter<H> {
     fn new<S: Source<Head = H>>(source: &S, rivals: Rivals, reactor: &Handle) -> Self {
         let buf = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
-        let (first, head, chunks, late, making) = (None, None, None, None, None);
+        let (first, head, chunks, late, recorder) = (None, None, None, None, None);
         let (began, waited) = (Instant::now(), Duration::ZERO);
         let reactor = reactor.clone();
         let needs_one_snapshot = source.needs_one_snapshot();
-        Self { buf, making, first, head, chunks, late, rivals, reactor, began, needs_one_snapshot, waited }
+        Self { buf, recorder, first, head, chunks, late, rivals, reactor, began, needs_one_snapshot, waited }
     }
 
     /// Says what stands before the first byte.
@@ -174,8 +174,8 @@ impl<H: Send + 'static> ChunkWriter<H> {
         }
         let room = Vec::with_capacity(self.buf.capacity().min(2 * CHUNK_BYTES));
         let chunk = Bytes::from(std::mem::replace(&mut self.buf, room));
-        if let Some(making) = &mut self.making {
-            making.add(&chunk);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.add(&chunk);
         }
         let Some(chunks) = &self.chunks else { return self.open(chunk) };
         match chunks.try_send(Part::Chunk(chunk)) {
@@ -247,8 +247,8 @@ impl<H: Send + 'static> ChunkWriter<H> {
         // A stretch may end before there is a chunk to send: it has looked at much and found little to tell.
         if matches!(ended, Ok(Progress::Paused)) && self.chunks.is_none() {
             let chunk = Bytes::from(std::mem::take(&mut self.buf));
-            if let Some(making) = &mut self.making {
-                making.add(&chunk);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.add(&chunk);
             }
             if self.open(chunk).is_break() {
                 return; // the client left
@@ -256,16 +256,16 @@ impl<H: Send + 'static> ChunkWriter<H> {
         }
         let Some(chunks) = self.chunks.take() else {
             let first = self.first.take();
-            let answer = ended.and_then(|_| {
+            let response = ended.and_then(|_| {
                 let head = self.head.take().ok_or_else(|| ApiError::Internal("no head".into()))?;
-                if let Some(making) = &mut self.making {
-                    making.add(&Bytes::copy_from_slice(&self.buf));
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.add(&Bytes::copy_from_slice(&self.buf));
                 }
-                source.finish(self.making.take());
+                source.finish(self.recorder.take());
                 Ok((head, Body::Buffered(self.buf)))
             });
             if let Some(first) = first {
-                let _ = first.send(answer); // a client that left wants no answer
+                let _ = first.send(response); // a client that left wants no answer
             }
             return;
         };
@@ -273,10 +273,10 @@ impl<H: Send + 'static> ChunkWriter<H> {
         match ended {
             Ok(Progress::Finished) => {
                 let rest = Bytes::from(std::mem::take(&mut self.buf));
-                if let Some(making) = &mut self.making {
-                    making.add(&rest);
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.add(&rest);
                 }
-                source.finish(self.making.take());
+                source.finish(self.recorder.take());
                 reactor.spawn(async move {
                     // A send fails if the client left; then there is nobody to tell.
                     let _ = chunks.send(Part::Chunk(rest)).await;
@@ -286,9 +286,9 @@ impl<H: Send + 'static> ChunkWriter<H> {
             Ok(Progress::Paused) => {
                 // An empty buf may have room for much: a client that is slow should not hold it.
                 let buf = if self.buf.is_empty() { Vec::new() } else { std::mem::take(&mut self.buf) };
-                let making = self.making.take();
+                let recorder = self.recorder.take();
                 let span = Span::current();
-                reactor.spawn(go_on(source, readers, chunks, late, buf, making, span));
+                reactor.spawn(go_on(source, readers, chunks, late, buf, recorder, span));
             }
             Err(error) => {
                 reactor.spawn(async move {
@@ -306,7 +306,7 @@ async fn go_on<S: Source>(
     chunks: mpsc::Sender<Part>,
     late: Option<Bytes>,
     buf: Vec<u8>,
-    making: Option<Making>,
+    recorder: Option<BodyRecorder>,
     span: Span,
 ) {
     if let Some(late) = late
@@ -319,9 +319,9 @@ async fn go_on<S: Source>(
         Ok(room) => drop(room),
         Err(_) => return,
     }
-    let place = loop {
+    let slot = loop {
         match readers.enter(source.owner()).await {
-            Ok(place) => break place,
+            Ok(slot) => break slot,
             // It has waited for its client before; it may wait for its turn as long as that stays.
             Err(_) if !chunks.is_closed() => {}
             Err(_) => return,
@@ -330,10 +330,10 @@ async fn go_on<S: Source>(
     let reactor = Handle::current();
     threads::spawn(move || {
         span.in_scope(|| {
-            let mut out = ChunkWriter::new(&source, place.rivals(), &reactor);
-            (out.buf, out.making, out.chunks) = (buf, making, Some(chunks));
+            let mut out = ChunkWriter::new(&source, slot.rivals(), &reactor);
+            (out.buf, out.recorder, out.chunks) = (buf, recorder, Some(chunks));
             let ended = source.read(&mut out);
-            drop(place);
+            drop(slot);
             out.ended(source, readers, &reactor, ended);
         });
     });

@@ -28,14 +28,14 @@ struct Spent {
 pub(super) async fn timed<T>(started: Instant, request: impl Future<Output = T>) -> (T, Option<HeaderValue>) {
     SPENT
         .scope(Spent::default(), async {
-            let answer = request.await;
-            let told = SPENT.with(|spent| told(spent, started.elapsed()));
-            (answer, HeaderValue::from_maybe_shared(Bytes::from(told)).ok())
+            let response = request.await;
+            let header_text = SPENT.with(|spent| header_text(spent, started.elapsed()));
+            (response, HeaderValue::from_maybe_shared(Bytes::from(header_text)).ok())
         })
         .await
 }
 
-fn told(spent: &Spent, total: Duration) -> String {
+fn header_text(spent: &Spent, total: Duration) -> String {
     let mut text = String::with_capacity(64);
     for (name, took) in [("lock", spent.lock.get()), ("work", spent.work.get()), ("total", total)] {
         if name == "total" || !took.is_zero() {
@@ -76,22 +76,22 @@ mod tests {
     #[test]
     fn what_took_nothing_is_left_out() {
         let spent = Spent::default();
-        assert_eq!(told(&spent, Duration::from_micros(70)), "total;dur=0.07");
+        assert_eq!(header_text(&spent, Duration::from_micros(70)), "total;dur=0.07");
         spent.work.set(Duration::from_micros(12_345));
-        assert_eq!(told(&spent, Duration::from_secs(2)), "work;dur=12.34, total;dur=2000.00");
+        assert_eq!(header_text(&spent, Duration::from_secs(2)), "work;dur=12.34, total;dur=2000.00");
     }
 
     #[tokio::test]
     async fn time_is_counted_where_it_is_spent() {
         let began = Instant::now();
-        let (answer, header) = timed(began, async {
+        let (response, header) = timed(began, async {
             waited_for_lock(began);
             worked(began);
             7
         })
         .await;
         let header = header.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();
-        assert_eq!(answer, 7);
+        assert_eq!(response, 7);
         assert!(header.starts_with("lock;dur=") && header.contains(", work;dur="), "{header}");
         worked(began); // outside of a request: counts nothing, harms nothing
     }

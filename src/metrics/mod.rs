@@ -295,7 +295,7 @@ mod tests {
             "rollcall_wal_bytes 42",
             "# EOF",
         ] {
-            assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
+            assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
         }
     }
 }

@@ -41,10 +41,10 @@ impl Step {
         let all: u32 = self.latencies.iter().sum();
         let wanted = (f64::from(all) * share).ceil().max(1.0);
         let mut below = 0;
-        for (place, count) in self.latencies.iter().enumerate() {
+        for (index, count) in self.latencies.iter().enumerate() {
             below += count;
             if f64::from(below) >= wanted {
-                return Some(SHORTEST_MS * FACTOR.powi(i32::try_from(place).unwrap_or(i32::MAX)));
+                return Some(SHORTEST_MS * FACTOR.powi(i32::try_from(index).unwrap_or(i32::MAX)));
             }
         }
         None
@@ -97,8 +97,8 @@ impl Series {
 
     /// So many rows got this verdict.
     pub(super) fn settled(&self, verdict: &str, rows: u64) {
-        if let Some(place) = VERDICTS.iter().position(|known| *known == verdict) {
-            self.note(self.began.elapsed(), |step| step.verdicts[place] += rows);
+        if let Some(index) = VERDICTS.iter().position(|known| *known == verdict) {
+            self.note(self.began.elapsed(), |step| step.verdicts[index] += rows);
         }
     }
 
@@ -138,7 +138,7 @@ impl Series {
             p50_ms: steps.iter().map(|step| step.percentile(0.5)).collect(),
             p99_ms: steps.iter().map(|step| step.percentile(0.99)).collect(),
             verdicts: verdicts
-                .map(|(place, name)| (*name, steps.iter().map(|step| step.verdicts[place]).collect()))
+                .map(|(index, name)| (*name, steps.iter().map(|step| step.verdicts[index]).collect()))
                 .collect(),
             refused: steps.iter().map(|step| step.refused).collect(),
         }
@@ -148,8 +148,8 @@ impl Series {
 /// The place of the first bound that is no less.
 fn place_of(took: Duration) -> usize {
     let ms = took.as_secs_f64() * 1_000.0;
-    let place = ((ms / SHORTEST_MS).ln() / FACTOR.ln()).ceil().max(0.0);
-    (place as usize).min(LATENCIES - 1)
+    let index = ((ms / SHORTEST_MS).ln() / FACTOR.ln()).ceil().max(0.0);
+    (index as usize).min(LATENCIES - 1)
 }
 
 #[cfg(test)]
@@ -166,16 +166,16 @@ mod tests {
         assert_eq!(series.report_at(s(3)).syncs, [0]);
         series.note(s(5), |step| step.syncs = 1);
         series.note(s(25), |step| step.syncs = 3);
-        let told = series.report_at(s(31));
-        assert_eq!((told.began, told.syncs), (s(31), vec![1, 0, 3, 0]));
+        let report = series.report_at(s(31));
+        assert_eq!((report.began, report.syncs), (s(31), vec![1, 0, 3, 0]));
         for step in 0..1_000 {
             series.note(s(step * STEP_S), |at| at.refused = step);
         }
         assert_eq!(series.steps.lock().len(), STEPS);
-        let told = series.report_at(s(9_995));
-        assert_eq!(told.began, s(3_605));
+        let report = series.report_at(s(9_995));
+        assert_eq!(report.began, s(3_605));
         assert_eq!(
-            (told.refused.len(), told.refused.first(), told.refused.last()),
+            (report.refused.len(), report.refused.first(), report.refused.last()),
             (361, Some(&639), Some(&999))
         );
         // A silence of more than an hour leaves nothing of before.
@@ -190,10 +190,10 @@ mod tests {
         }
         series.settled("kept", 4);
         series.settled("no verdict", 4);
-        let told = series.report();
-        let (p50, p99) = (told.p50_ms[0].unwrap_or(0.0), told.p99_ms[0].unwrap_or(0.0));
+        let report = series.report();
+        let (p50, p99) = (report.p50_ms[0].unwrap_or(0.0), report.p99_ms[0].unwrap_or(0.0));
         assert!((500.0..650.0).contains(&p50) && (990.0..1_300.0).contains(&p99), "{p50} {p99}");
-        assert_eq!(told.verdicts[5], ("kept", vec![4]));
+        assert_eq!(report.verdicts[5], ("kept", vec![4]));
         assert_eq!(Step::new(0).percentile(0.5), None);
         for extreme in [Duration::ZERO, Duration::MAX] {
             assert!(place_of(extreme) < LATENCIES);

@@ -215,7 +215,7 @@ impl Server {
     /// A time by the server's clock, `ms` from now, as rows spell it.
     pub fn time(&self, ms: i64) -> String {
         let at = Timestamp::from_ms(self.now_ms.load(Ordering::SeqCst) + ms);
-        at.spelt(Precision::Milliseconds).to_string()
+        at.format(Precision::Milliseconds).to_string()
     }
 
     /// A device of that user, who is made at need.
@@ -243,9 +243,9 @@ impl Server {
     }
 
     fn log_in(&self, email: &str, name: &str) -> Device {
-        let asked = LogIn { email, password: PASSWORD, device: name, device_id: None };
+        let requested = LogIn { email, password: PASSWORD, device: name, device_id: None };
         let here = [127, 0, 0, 1].into();
-        let token = apart(|| self.app.accounts.local().unwrap().log_in(asked, here).unwrap());
+        let token = apart(|| self.app.accounts.local().unwrap().log_in(requested, here).unwrap());
         Device { token: token.token, id: token.device_id.to_string(), name: name.to_owned() }
     }
 
@@ -339,8 +339,8 @@ impl Server {
 
     /// The row, if there is one.
     pub async fn row(&self, device: &Device, table: &str, key: &str) -> Option<Value> {
-        let told = self.sync(device, json!({ "get": { table: [key] } })).await.ok();
-        told["get"][table].get(0).cloned()
+        let result = self.sync(device, json!({ "get": { table: [key] } })).await.ok();
+        result["get"][table].get(0).cloned()
     }
 }
 
@@ -407,7 +407,7 @@ impl Ask {
 /// The verdicts of one list of an answer.
 pub fn verdicts<'a>(report: &'a Value, operation: &str, table: &str) -> Vec<&'a str> {
     let list = report[operation][table].as_array().unwrap_or_else(|| panic!("{operation} {table}: {report}"));
-    list.iter().map(|told| told["verdict"].as_str().unwrap()).collect()
+    list.iter().map(|result| result["verdict"].as_str().unwrap()).collect()
 }
 
 /// A key that ends in that number.

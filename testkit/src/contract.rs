@@ -206,10 +206,10 @@ pub fn check_answer(method: &Method, path: &str, status: u16, headers: &HeaderMa
     let response = follow(&DOCUMENT, response);
     check_headers(&place, response, headers);
 
-    let told =
-        |(kind, _): &(&String, _)| headers.get("content-type").is_some_and(|told| told == kind.as_str());
+    let result =
+        |(kind, _): &(&String, _)| headers.get("content-type").is_some_and(|result| result == kind.as_str());
     let offered = || members(response, "content");
-    let Some((kind, media)) = offered().find(told).or_else(|| offered().next()) else {
+    let Some((kind, media)) = offered().find(result).or_else(|| offered().next()) else {
         assert!(body.is_empty(), "{place}: the document promises no body");
         return;
     };
@@ -217,7 +217,7 @@ pub fn check_answer(method: &Method, path: &str, status: u16, headers: &HeaderMa
     if !kind.ends_with("json") || kind.ends_with("ndjson") {
         return; // text, or many lines
     }
-    let told: Value = serde_json::from_slice(body)
+    let result: Value = serde_json::from_slice(body)
         .unwrap_or_else(|error| panic!("{place}: {error}: {}", String::from_utf8_lossy(body)));
     let key = media["schema"].to_string();
     let validator = *VALIDATORS
@@ -226,13 +226,13 @@ pub fn check_answer(method: &Method, path: &str, status: u16, headers: &HeaderMa
         .entry(key)
         .or_insert_with(|| Box::leak(Box::new(validator(&DOCUMENT, &media["schema"]))));
     let faults: Vec<_> =
-        validator.iter_errors(&told).map(|error| format!("{error} at {}", error.instance_path())).collect();
-    assert!(faults.is_empty(), "{place}: {}\n{told}", faults.join("\n"));
+        validator.iter_errors(&result).map(|error| format!("{error} at {}", error.instance_path())).collect();
+    assert!(faults.is_empty(), "{place}: {}\n{result}", faults.join("\n"));
     if kind == "application/problem+json" {
         let codes = codes_in_prose(response["description"].as_str().unwrap());
-        let code = told["code"].as_str().unwrap();
+        let code = result["code"].as_str().unwrap();
         assert!(codes.contains(code), "{place}: {code} is not among {codes:?}");
-        assert_eq!(told["status"], status, "{place}");
+        assert_eq!(result["status"], status, "{place}");
     }
 }
 

@@ -101,7 +101,7 @@ enum Held {
 }
 
 /// A server with everybody logged in.
-struct Talk {
+struct ConversationRunner {
     app: Arc<App>,
     now_ms: Arc<AtomicI64>,
     /// How often anybody looked at the clock: who waits for the lock does all the time.
@@ -131,10 +131,11 @@ impl Conversation {
 
     /// Talks it through; an error says at which step it went otherwise.
     pub async fn run(&self) -> Checked {
-        let mut talk = apart(|| Talk::begin(self))?;
+        let mut talk = apart(|| ConversationRunner::begin(self))?;
         for (place, step) in self.steps.iter().enumerate() {
             for time in 0..step.times.unwrap_or(1) {
-                let at = |error| format!("step {}, time {} ({}): {error}", place + 1, time + 1, step.told());
+                let at =
+                    |error| format!("step {}, time {} ({}): {error}", place + 1, time + 1, step.result());
                 talk.step(step).await.map_err(at)?;
             }
         }
@@ -146,7 +147,7 @@ impl Conversation {
 }
 
 impl Step {
-    fn told(&self) -> String {
+    fn result(&self) -> String {
         match (&self.device, &self.request, self.advance_ms) {
             (Some(device), Some(request), _) => format!("{device}, {request}"),
             (_, _, Some(ms)) => format!("{ms} ms pass"),
@@ -156,17 +157,17 @@ impl Step {
     }
 }
 
-impl Talk {
+impl ConversationRunner {
     fn begin(conversation: &Conversation) -> Checked<Self> {
-        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let result = |error: &dyn std::fmt::Display| error.to_string();
         let schema = std::fs::read_to_string(Path::new(FOLDER).join(&conversation.schema))
             .map_err(|error| format!("{}: {error}", conversation.schema))?;
-        let schema = Arc::new(Schema::parse(&schema).map_err(|error| told(&error))?);
+        let schema = Arc::new(Schema::parse(&schema).map_err(|error| result(&error))?);
         let flags = conversation.settings.iter().map(|(name, value)| {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             format!("--{}={value}", name.replace('_', "-"))
         });
-        let settings = Settings::from_flags(flags).map_err(|error| told(&error))?;
+        let settings = Settings::from_flags(flags).map_err(|error| result(&error))?;
 
         let begin = Timestamp::parse(BEGIN).unwrap();
         let now_ms = Arc::new(AtomicI64::new(begin.ms()));
@@ -180,7 +181,7 @@ impl Talk {
         };
         let store = Store::new();
         let wait = Duration::from_secs(5);
-        let storage = store.serve(&schema, wait, begin, Arc::default()).map_err(|error| told(&error))?;
+        let storage = store.serve(&schema, wait, begin, Arc::default()).map_err(|error| result(&error))?;
         store.set_now(begin.ms());
 
         let unlimited = LocalSettings {
@@ -216,7 +217,7 @@ impl Talk {
         let tokens = tokens.collect();
         let app =
             App::new(schema, storage, Accounts::Local(Box::new(local)), clock, settings, Arc::default())
-                .map_err(|error| told(&error))?;
+                .map_err(|error| result(&error))?;
         Ok(Self { app, now_ms, looks, tokens, owners, caught: BTreeMap::new(), store })
     }
 
@@ -246,14 +247,14 @@ impl Talk {
 
     fn purge(&self) -> Checked {
         let App { storage, settings, clock, acks, .. } = &*self.app;
-        let told = |error: StorageError| error.to_string();
-        acks.flush(&**storage, &mut || true).map_err(told)?;
+        let result = |error: StorageError| error.to_string();
+        acks.flush(&**storage, &mut || true).map_err(result)?;
         rollcall::purge::run(
             &**storage,
             &rollcall::purge::terms(&settings.sync, settings.limits.owner_past_bytes_max, clock.now()),
             &mut |_, _| true,
         )
-        .map_err(told)?;
+        .map_err(result)?;
         Ok(())
     }
 
@@ -271,7 +272,7 @@ impl Talk {
             let value = self.filled(value)?;
             headers.push((name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
         }
-        let request = self.spelt(request)?;
+        let request = self.with_names(request)?;
         let (before, answer) = if step.while_waiting.is_empty() {
             (self.version(owner), self.ask(device, &request, &headers, body.as_deref()).await?)
         } else {
@@ -292,7 +293,7 @@ impl Talk {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             for step in &step.while_waiting {
-                let at = |error| format!("meanwhile ({}): {error}", step.told());
+                let at = |error| format!("meanwhile ({}): {error}", step.result());
                 Box::pin(self.step(step)).await.map_err(at)?;
             }
             (self.version(owner), waiting.await.map_err(|error| error.to_string())??)
@@ -370,7 +371,7 @@ impl Talk {
     }
 
     /// A request line; in it `$name` and `#7` are replaced wherever they stand.
-    fn spelt(&self, request: &str) -> Checked<String> {
+    fn with_names(&self, request: &str) -> Checked<String> {
         let mut line = String::new();
         let mut rest = request;
         while let Some(at) = rest.find(['$', '#']) {
@@ -491,8 +492,8 @@ impl Talk {
             must(kind == Some("application/problem+json"), "a refusal is a problem document")?;
             must(answer.body["status"] == json!(answer.status), "a problem tells its status")?;
             for member in ["type", "title", "code", "detail"] {
-                let told = answer.body[member].as_str().is_some_and(|text| !text.is_empty());
-                must(told, &format!("a problem has a {member}"))?;
+                let result = answer.body[member].as_str().is_some_and(|text| !text.is_empty());
+                must(result, &format!("a problem has a {member}"))?;
             }
             return must(before == after, "a refused request writes nothing");
         }
@@ -505,9 +506,9 @@ impl Talk {
         if path.starts_with("/changes") {
             self.check_changes(&answer.body)?;
         } else if !replayed && !rehearsed {
-            let told = answer.headers.get("sync-version").map(http::HeaderValue::as_bytes);
+            let result = answer.headers.get("sync-version").map(http::HeaderValue::as_bytes);
             must(
-                told.is_none_or(|told| told == after.0.to_string().as_bytes()),
+                result.is_none_or(|result| result == after.0.to_string().as_bytes()),
                 "Sync-Version is the version of the data",
             )?;
         }
@@ -565,9 +566,9 @@ impl Talk {
             return Err("digests are of the present version".into());
         }
         for (table, digest) in held {
-            let told = json!({ "count": digest.count, "root": format!("{:016x}", digest.root) });
-            if tables.get(&table) != Some(&told) {
-                return Err(format!("the digest of {table} is that of its rows: {told}"));
+            let result = json!({ "count": digest.count, "root": format!("{:016x}", digest.root) });
+            if tables.get(&table) != Some(&result) {
+                return Err(format!("the digest of {table} is that of its rows: {result}"));
             }
         }
         Ok(())
@@ -576,16 +577,16 @@ impl Talk {
     /// What holds for every report of phase 2.
     fn check_report(&self, answer: &Answer, sent: &Json, owner: Owner) -> Checked {
         for operation in ["add", "update", "delete"] {
-            let told = answer.body[operation].as_object().ok_or(format!("the report has {operation}"))?;
+            let result = answer.body[operation].as_object().ok_or(format!("the report has {operation}"))?;
             for table in self.app.schema.tables() {
                 let rows = sent[operation].get(&table.name);
-                if rows.is_some() != told.contains_key(&table.name) {
+                if rows.is_some() != result.contains_key(&table.name) {
                     return Err(format!(
                         "{operation} names the tables that the request named: {}",
                         table.name
                     ));
                 }
-                let (Some(rows), Some(verdicts)) = (rows, told.get(&table.name)) else { continue };
+                let (Some(rows), Some(verdicts)) = (rows, result.get(&table.name)) else { continue };
                 let key_of = |row: &Json| row.get(&table.key).unwrap_or(row).as_str().map(str::to_lowercase);
                 let keys: Vec<_> = rows.as_array().into_iter().flatten().map(key_of).collect();
                 let verdicts = verdicts.as_array().ok_or("verdicts are a list")?;
@@ -594,11 +595,11 @@ impl Talk {
                     return Err(format!("every row of {operation} {} has its verdict, in order", table.name));
                 }
                 for verdict in verdicts {
-                    let told = verdict["verdict"].as_str().ok_or("every verdict is named")?;
-                    if (told == "rejected") != verdict["error"]["code"].is_string() {
+                    let result = verdict["verdict"].as_str().ok_or("every verdict is named")?;
+                    if (result == "rejected") != verdict["error"]["code"].is_string() {
                         return Err("what is rejected, and that alone, has an error".into());
                     }
-                    if told == "kept" && !verdict["row"].is_object() {
+                    if result == "kept" && !verdict["row"].is_object() {
                         return Err("the row that won comes along".into());
                     }
                     if let Some(id) = verdict["conflict"].as_str().filter(|_| sent["dry_run"] != json!(true))
@@ -651,16 +652,16 @@ impl Talk {
         }
         let schema = Arc::clone(&self.app.schema);
         for table in schema.tables() {
-            let told = &manifest[&table.name];
-            let keys: Vec<Json> = told.iter().map(|entry| entry[&table.key].clone()).collect();
+            let result = &manifest[&table.name];
+            let keys: Vec<Json> = result.iter().map(|entry| entry[&table.key].clone()).collect();
             let body = json!({ "get": { &table.name: keys } }).to_string();
             let answer = self.ask(&device, "POST /synchronise", &[], Some(&body)).await?;
             let rows = answer.body["get"][&table.name].as_array().cloned().unwrap_or_default();
             let same = |(row, entry): (&Json, &Json)| {
                 row[&table.key] == entry[&table.key] && row["last_update"] == entry["last_update"]
             };
-            if rows.len() != told.len() || !rows.iter().zip(told).all(same) {
-                return Err(format!("fetch and get do not agree on {}: {told:?}, {rows:?}", table.name));
+            if rows.len() != result.len() || !rows.iter().zip(result).all(same) {
+                return Err(format!("fetch and get do not agree on {}: {result:?}, {rows:?}", table.name));
             }
             match tables.get(&table.name) {
                 Some(Held::Count(count)) if rows.len() == *count => {}
@@ -700,7 +701,7 @@ fn writes(report: &Json) -> bool {
     let sets = ["add", "update", "delete"].into_iter().filter_map(|operation| report[operation].as_object());
     let verdicts = sets.flat_map(Map::values).filter_map(Json::as_array).flatten();
     verdicts
-        .filter_map(|told| told["verdict"].as_str())
+        .filter_map(|result| result["verdict"].as_str())
         .any(|verdict| ["added", "updated", "merged", "deleted"].contains(&verdict))
 }
 

@@ -6,9 +6,9 @@ use rollcall::digest::Digest;
 use rollcall::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
 use rollcall::schema::TableId;
 use rollcall::storage::{
-    AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
-    LeaseState, OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, StorageResult, Walked, WantedConflicts,
-    WriteTxn,
+    ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation, LeaseState, OwnerState,
+    PastBytes, PurgeTerms, Purged, ReadTxn, ResponsesMax, StorageResult, StoredResponse, Walked,
+    WantedConflicts, WriteTxn,
 };
 use uuid::Uuid;
 
@@ -45,7 +45,7 @@ impl<'a> Counting<'a> {
 
 impl ReadTxn for Counting<'_> {
     forward!(
-        state manifest walk digests changes given_answer counter installations delete_windows conflicts conflict
+        state manifest walk digests changes stored_response counter installations delete_windows conflicts conflict
         count_past
     );
 
@@ -75,7 +75,7 @@ impl ReadTxn for Counting<'_> {
 
 impl WriteTxn for Counting<'_> {
     forward!(
-        lease advance show_ahead remember put_delete_window note_restored keep_answer acknowledge
+        lease advance show_ahead remember put_delete_window note_restored store_response acknowledge
         forget_device raise_installation add_installation forget_installation purge make_room set_past
     );
 

@@ -91,11 +91,11 @@ pub fn run_again(module: &str, settings: &[(&str, &str)]) {
     again.args(module.split_once("::").map(|(_, module)| format!("{module}::")));
     again.args(["--skip", "again_", "--test-threads", "4"]).envs(settings.iter().copied());
     let output = again.env("ROLLCALL_TEST_ENGINE", "postgres").output().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(told.contains("test result: ok. ") || !output.status.success(), "{told}");
+    let result = String::from_utf8_lossy(&output.stdout);
+    assert!(result.contains("test result: ok. ") || !output.status.success(), "{result}");
     assert!(
         output.status.success(),
-        "on the engine postgres, {settings:?}:\n{told}\n{}",
+        "on the engine postgres, {settings:?}:\n{result}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
 }

@@ -84,15 +84,15 @@ pub const TABLES: [&str; 5] = ["newest", "server", "client", "merge", "manual"];
 
 /// A time that only the test moves.
 #[derive(Clone)]
-pub struct Hands(Arc<AtomicI64>);
+pub struct TestClock(Arc<AtomicI64>);
 
-impl Default for Hands {
+impl Default for TestClock {
     fn default() -> Self {
         Self(Arc::new(AtomicI64::new(NOON_MS)))
     }
 }
 
-impl Hands {
+impl TestClock {
     pub fn clock(&self) -> Clock {
         let ms = Arc::clone(&self.0);
         Clock::from_fn(move || Timestamp::from_ms(ms.load(Ordering::SeqCst)))
@@ -108,7 +108,7 @@ impl Hands {
 
     /// The time `ms` from now, as a body spells it.
     pub fn at(&self, ms: i64) -> String {
-        Timestamp::from_ms(self.ms() + ms).spelt(rollcall::model::Precision::Milliseconds).to_string()
+        Timestamp::from_ms(self.ms() + ms).format(rollcall::model::Precision::Milliseconds).to_string()
     }
 }
 
@@ -141,7 +141,7 @@ pub fn terms(device: DeviceId, now: Timestamp) -> Terms {
 pub struct World {
     pub schema: Arc<Schema>,
     pub app: Arc<App>,
-    pub hands: Hands,
+    pub hands: TestClock,
     pub address: SocketAddr,
     agent: ureq::Agent,
     stop: Option<oneshot::Sender<()>>,
@@ -209,7 +209,7 @@ impl World {
     ) -> Self {
         let schema = Arc::new(Schema::parse(schema).unwrap_or_else(|error| panic!("{error}")));
         let mut store = Store::new();
-        let hands = Hands::default();
+        let hands = TestClock::default();
         let mut settings = Settings::default();
         settings.limits.logins_per_account_per_min = 0;
         settings.limits.logins_per_account_per_hour = 0;
@@ -445,13 +445,13 @@ impl Copy {
         for set in ["add", "update", "delete"] {
             for (table, list) in of_tables(&answer[set]) {
                 let key_column = key_column(schema, table);
-                for (place, told) in list.iter().enumerate() {
-                    let key = (table.clone(), told[key_column].as_str().unwrap().to_owned());
-                    if let Some(row) = told.get("row") {
+                for (place, result) in list.iter().enumerate() {
+                    let key = (table.clone(), result[key_column].as_str().unwrap().to_owned());
+                    if let Some(row) = result.get("row") {
                         self.rows.insert(key, row.clone());
                         continue;
                     }
-                    match told["verdict"].as_str().unwrap() {
+                    match result["verdict"].as_str().unwrap() {
                         "gone" | "deleted" | "absent" => {
                             self.rows.remove(&key);
                         }
@@ -465,7 +465,7 @@ impl Copy {
                             let declared = schema.table(table).unwrap();
                             let row = self.rows.entry(key).or_insert_with(|| {
                                 let mut row = Map::new();
-                                row.insert(key_column.to_owned(), told[key_column].clone());
+                                row.insert(key_column.to_owned(), result[key_column].clone());
                                 let empty = declared.columns.iter().map(|it| (it.name.clone(), Json::Null));
                                 row.extend(empty);
                                 Json::Object(row)
@@ -475,7 +475,7 @@ impl Copy {
                                     row[name.as_str()] = value.clone();
                                 }
                             }
-                            row["last_update"] = told["last_update"].clone();
+                            row["last_update"] = result["last_update"].clone();
                         }
                     }
                 }

@@ -28,11 +28,11 @@ macro_rules! forward {
     (@ changes) => {
         fn changes(
             &mut self,
-            after: ChangeMark,
-            upto: Version,
+            after: FeedPosition,
+            until: Version,
             each: &mut ChangeSink<'_>,
         ) -> StorageResult<()> {
-            self.inner.changes(after, upto, each)
+            self.inner.changes(after, until, each)
         }
     };
     (@ earlier) => {
@@ -40,9 +40,9 @@ macro_rules! forward {
             self.inner.earlier(table, key)
         }
     };
-    (@ given_answer) => {
-        fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
-            self.inner.given_answer(device, key)
+    (@ stored_response) => {
+        fn stored_response(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<StoredResponse>> {
+            self.inner.stored_response(device, key)
         }
     };
     (@ counter) => {
@@ -122,8 +122,8 @@ macro_rules! forward {
         }
     };
     (@ show_ahead) => {
-        fn show_ahead(&mut self, upto: Version) -> StorageResult<()> {
-            self.inner.show_ahead(upto)
+        fn show_ahead(&mut self, until: Version) -> StorageResult<()> {
+            self.inner.show_ahead(until)
         }
     };
     (@ remember) => {
@@ -151,15 +151,15 @@ macro_rules! forward {
             self.inner.note_restored(id, at)
         }
     };
-    (@ keep_answer) => {
-        fn keep_answer(
+    (@ store_response) => {
+        fn store_response(
             &mut self,
             device: DeviceId,
             key: &str,
-            answer: &GivenAnswer,
-            most: AnswersMax,
+            answer: &StoredResponse,
+            most: ResponsesMax,
         ) -> StorageResult<()> {
-            self.inner.keep_answer(device, key, answer, most)
+            self.inner.store_response(device, key, answer, most)
         }
     };
     (@ acknowledge) => {

@@ -161,11 +161,11 @@ impl Journal {
         let deleted = self.sent[id].rows.iter().filter(|(_, effect)| **effect == Effect::Deleted);
         self.deleted.extend(deleted.map(|(row, _)| *row));
         self.settle(id, Fate::Acknowledged)?;
-        self.told_version(self.sent[id].version);
+        self.show_version(self.sent[id].version);
         Ok(())
     }
 
-    pub fn told_version(&mut self, version: u64) {
+    pub fn show_version(&mut self, version: u64) {
         self.top = self.top.max(version);
     }
 
@@ -176,7 +176,7 @@ impl Journal {
     }
 
     /// Notes a fence; those of a later life of the server must be higher.
-    pub fn told_fence(&mut self, life: u64, fence: u64) -> Result<(), Wrong> {
+    pub fn show_fence(&mut self, life: u64, fence: u64) -> Result<(), Wrong> {
         let range = self.fences.entry(life).or_insert((fence, fence));
         *range = (range.0.min(fence), range.1.max(fence));
         let before = self.fences.range(..life).next_back();

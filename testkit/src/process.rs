@@ -57,11 +57,11 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        let (told, lines) = channel();
+        let (result, lines) = channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                let _ = told.send(line);
+                let _ = result.send(line);
             }
         });
         let mut errors = child.stderr.take().unwrap();
@@ -100,14 +100,14 @@ impl Process {
 
     /// Asks it to end (SIGTERM). By its id: there may be other servers on the machine.
     pub fn terminate(&self) {
-        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(told.unwrap().success(), "the server is gone already");
+        let result = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(result.unwrap().success(), "the server is gone already");
     }
 
     /// Sends it a signal, such as `-STOP`.
     pub fn signal(&self, name: &str) {
-        let told = Command::new("kill").args([name, &self.child.id().to_string()]).status();
-        assert!(told.unwrap().success(), "the server is gone already");
+        let result = Command::new("kill").args([name, &self.child.id().to_string()]).status();
+        assert!(result.unwrap().success(), "the server is gone already");
     }
 
     /// Ends it in the middle of whatever it does (SIGKILL); gives what it logged.
@@ -119,7 +119,7 @@ impl Process {
 
     /// Waits for its end.
     pub fn wait(mut self) -> Ended {
-        let (told, ended) = channel();
+        let (result, ended) = channel();
         let waited = std::thread::scope(|scope| {
             let id = self.child.id();
             scope.spawn(move || {
@@ -128,7 +128,7 @@ impl Process {
                 }
             });
             let status = self.child.wait().unwrap();
-            let _ = told.send(());
+            let _ = result.send(());
             status
         });
         let stdout: Vec<String> = self.lines.iter().collect();

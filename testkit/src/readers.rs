@@ -63,7 +63,7 @@ pub fn body(input: &[u8]) -> String {
         assert_eq!(same.as_ref().ok(), Some(&readable), "written down once more: {again}: {same:?}");
         let json: Result<Json, _> = serde_json::from_slice(input);
         for item in &batch.unreadable {
-            let at = format!("/{}/{}/{}", item.part.name(), schema().at(item.table).name, item.place);
+            let at = format!("/{}/{}/{}", item.part.name(), schema().at(item.table).name, item.index);
             assert!(!item.fault.detail.is_empty());
             if let Ok(json) = &json {
                 assert!(json.pointer(&at).is_some() || comes_twice(input), "{at:?} points nowhere");
@@ -119,7 +119,7 @@ fn comes_twice(input: &[u8]) -> bool {
 
 /// A batch as a body.
 fn written(batch: &Batch) -> Json {
-    let at = |at: Timestamp| json!(at.spelt(Precision::Milliseconds).to_string());
+    let at = |at: Timestamp| json!(at.format(Precision::Milliseconds).to_string());
     let mut body = Map::new();
     for (name, sets) in [("add", &batch.add), ("update", &batch.update), ("delete", &batch.delete)] {
         body.insert(name.into(), sets_of(sets, name == "delete"));
@@ -151,21 +151,21 @@ fn sets_of(sets: &[Set], deletes: bool) -> Json {
 }
 
 fn row_of(table: &Table, row: &Incoming, deletes: bool) -> Json {
-    let at = |at: Timestamp| json!(at.spelt(Precision::Milliseconds).to_string());
+    let at = |at: Timestamp| json!(at.format(Precision::Milliseconds).to_string());
     if deletes && row.last_update.is_none() && row.base.is_none() {
         return json!(row.key);
     }
-    let mut told = Map::new();
-    told.insert(table.key.clone(), json!(row.key));
+    let mut result = Map::new();
+    result.insert(table.key.clone(), json!(row.key));
     for (column, value) in table.columns.iter().zip(&row.values) {
         if let Some(value) = value {
             let wire = WireValue { value, precision: Precision::Milliseconds };
-            told.insert(column.name.clone(), serde_json::to_value(wire).unwrap());
+            result.insert(column.name.clone(), serde_json::to_value(wire).unwrap());
         }
     }
-    told.extend(row.last_update.map(|time| ("last_update".into(), at(time))));
-    told.extend(row.base.map(|time| ("_base".into(), at(time))));
-    Json::Object(told)
+    result.extend(row.last_update.map(|time| ("last_update".into(), at(time))));
+    result.extend(row.base.map(|time| ("_base".into(), at(time))));
+    Json::Object(result)
 }
 
 /// What tokens are signed with.
@@ -196,15 +196,15 @@ pub fn claims(input: &[u8]) -> String {
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
     let key = EncodingKey::from_secret(SECRET);
     let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).unwrap();
-    let told = authenticated(&format!("{signed}.{signature}"));
-    if told == "taken" {
+    let result = authenticated(&format!("{signed}.{signature}"));
+    if result == "taken" {
         let read = |part: &[u8]| serde_json::from_slice::<Json>(part).unwrap();
         assert_eq!(read(header)["alg"], "HS256");
         let claims = read(claims);
         assert!(claims["sub"].as_str().is_some_and(|user| !user.is_empty()), "nobody is named");
         assert!(claims["exp"].as_f64().is_some_and(|ends| ends > 1_750_000_000.0), "it has run out");
     }
-    told
+    result
 }
 
 fn authenticated(token: &str) -> String {

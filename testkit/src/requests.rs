@@ -53,8 +53,8 @@ impl Server {
         threads::simulate(|| Duration::ZERO);
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let now_ms = Arc::new(AtomicI64::new(1_750_000_000_000));
-        let told = Arc::clone(&now_ms);
-        let clock = Clock::from_fn(move || Timestamp::from_ms(told.load(Ordering::SeqCst)));
+        let result = Arc::clone(&now_ms);
+        let clock = Clock::from_fn(move || Timestamp::from_ms(result.load(Ordering::SeqCst)));
         let mut settings = Settings::default();
         settings.sync.fetch_rows_max = 3;
         settings.sync.changes_rows_max = 3;
@@ -107,11 +107,11 @@ pub fn answer(input: &[u8]) -> String {
         server.asked += 1;
         server.now_ms.fetch_add(1_000, Ordering::SeqCst);
         let (status, body) = (server.serve)(request);
-        let told = || format!("{status} {}", String::from_utf8_lossy(&body));
-        assert!(STATUSES.contains(&status), "{}", told());
+        let result = || format!("{status} {}", String::from_utf8_lossy(&body));
+        assert!(STATUSES.contains(&status), "{}", result());
         if status >= 400 {
             let problem: Json = serde_json::from_slice(&body).unwrap_or_default();
-            assert!(problem["code"].is_string() && problem["status"] == status, "{}", told());
+            assert!(problem["code"].is_string() && problem["status"] == status, "{}", result());
         }
         status.to_string()
     })

@@ -20,7 +20,7 @@ pub fn each<T: Send>(seeds: u64, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let begun = Instant::now();
     let first =
         only.unwrap_or_else(|| if soak.is_some() { uuid::Uuid::new_v4().as_u64_pair().1 >> 20 } else { 1 });
-    let (next, failed, told) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(Vec::new()));
+    let (next, failed, result) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     println!("seeds from {first}, {threads} threads");
     std::thread::scope(|scope| {
@@ -35,7 +35,7 @@ pub fn each<T: Send>(seeds: u64, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
                 return;
             }
             match catch_unwind(AssertUnwindSafe(|| run(first + number))) {
-                Ok(one) => told.lock().push(one),
+                Ok(one) => result.lock().push(one),
                 Err(panic) => {
                     failed.store(true, Ordering::SeqCst);
                     resume_unwind(panic);
@@ -49,5 +49,5 @@ pub fn each<T: Send>(seeds: u64, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
             }
         }
     });
-    told.into_inner()
+    result.into_inner()
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rollcall::clock::Clock;
-use rollcall::device::{Answer, Http, NoAnswer, Options, Proof, Remote, Request, Store, SyncError, SyncMode};
+use rollcall::device::{
+    Http, NoResponse, Options, Proof, Remote, Request, Response, Store, SyncError, SyncMode,
+};
 use serde_json::{Map, Value as Json, json};
 
 use crate::real::Server;
@@ -247,8 +249,8 @@ fn a_copy_that_differs_is_repaired_once_and_then_reported() {
 struct Liar(Http, Arc<AtomicBool>);
 
 impl Remote for Liar {
-    fn ask(&mut self, request: &Request) -> Result<Answer, NoAnswer> {
-        let mut answer = self.0.ask(request)?;
+    fn send(&mut self, request: &Request) -> Result<Response, NoResponse> {
+        let mut answer = self.0.send(request)?;
         let mut body: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
         let tables = body.pointer_mut("/digests/tables").and_then(Json::as_object_mut);
         if let (true, Some(tables)) = (self.1.load(Ordering::Relaxed), tables) {
@@ -265,14 +267,14 @@ impl Remote for Liar {
 struct Older(Http);
 
 impl Remote for Older {
-    fn ask(&mut self, request: &Request) -> Result<Answer, NoAnswer> {
+    fn send(&mut self, request: &Request) -> Result<Response, NoResponse> {
         let pulls =
             request.body.as_ref().is_some_and(|body| String::from_utf8_lossy(body).contains("\"pull\""));
         let (status, code, at) = match request.path.split('?').next() {
             Some("changes" | "digests") => (404, "not_found", None),
             Some("synchronise") if pulls => (422, "unknown_member", Some("/pull")),
             _ => {
-                let mut answer = self.0.ask(request)?;
+                let mut answer = self.0.send(request)?;
                 if request.path == "synchronise" && answer.status == 200 {
                     let mut report: Map<String, Json> = serde_json::from_slice(&answer.body).unwrap();
                     report.remove("digests");
@@ -282,7 +284,7 @@ impl Remote for Older {
             }
         };
         let body = json!({ "code": code, "detail": code, "at": at }).to_string().into_bytes();
-        Ok(Answer { status, headers: Vec::new(), body })
+        Ok(Response { status, headers: Vec::new(), body })
     }
 }
 
@@ -377,12 +379,12 @@ struct Slow {
 }
 
 impl Remote for Slow {
-    fn ask(&mut self, request: &Request) -> Result<Answer, NoAnswer> {
+    fn send(&mut self, request: &Request) -> Result<Response, NoResponse> {
         if request.body.as_ref().is_some_and(|body| body.len() > self.body_bytes_max) {
             let body = json!({ "status": 408, "code": "timeout", "detail": "the body came too slowly" });
-            return Ok(Answer { status: 408, headers: Vec::new(), body: body.to_string().into_bytes() });
+            return Ok(Response { status: 408, headers: Vec::new(), body: body.to_string().into_bytes() });
         }
-        self.inner.ask(request)
+        self.inner.send(request)
     }
 }
 

@@ -90,7 +90,7 @@ fn a_lost_request_or_answer_changes_nothing() {
         a.remote.disturb = losing(number, fate);
         if let Err(error) = a.try_sync(attempts) {
             assert_eq!(attempts, 1, "{case}: {error}");
-            assert!(matches!(error, SyncError::Call(CallError::NoAnswer(_))), "{case}: {error}");
+            assert!(matches!(error, SyncError::Call(CallError::NoResponse(_))), "{case}: {error}");
             a.restart();
             // Life goes on before the next sync.
             a.put("items", rings, json!({ "title": "Rings of gold" }));
@@ -478,12 +478,12 @@ fn a_value_that_the_server_would_refuse_is_refused_at_once() {
     let server = Server::start();
     let mut a = phone(&server, "phone");
     let key = RowKey(Uuid::now_v7());
-    for (row, told) in [
+    for (row, result) in [
         (json!({ "amount": "many" }), "items.amount: expected an integer"),
         (json!({ "colour": "red" }), "items has no column \"colour\""),
     ] {
         let error = a.store.put("items", key, &columns(row)).unwrap_err().to_string();
-        assert!(error.starts_with(told), "{error}");
+        assert!(error.starts_with(result), "{error}");
     }
     assert!(a.store.delete("items", key).is_err());
     assert!(a.store.put("gifts", key, &columns(json!({}))).unwrap_err().to_string().contains("lists, items"));
@@ -513,6 +513,6 @@ fn offline_is_an_error_that_loses_nothing() {
     server.stop();
     let (mut waits, pauses) = noting_retries(4);
     let error = a.try_sync_with(&mut waits, Options::default()).unwrap_err();
-    assert!(matches!(error, SyncError::Call(CallError::NoAnswer(_))), "{error}");
+    assert!(matches!(error, SyncError::Call(CallError::NoResponse(_))), "{error}");
     assert_eq!(pauses.lock().len(), 3);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rollcall::clock::Clock;
 use rollcall::device::{
-    Answer, Columns, Http, LogIn, NoAnswer, Options, Remote, Request, RetryPolicy, Store, SyncError,
+    Columns, Http, LogIn, NoResponse, Options, Remote, Request, Response, RetryPolicy, Store, SyncError,
     SyncMode, SyncReport, log_in, sync,
 };
 use rollcall::model::RowKey;
@@ -48,12 +48,12 @@ pub struct Disturbed {
 }
 
 impl Remote for Disturbed {
-    fn ask(&mut self, request: &Request) -> Result<Answer, NoAnswer> {
+    fn send(&mut self, request: &Request) -> Result<Response, NoResponse> {
         let fate = (self.disturb)(request);
         if fate == Fate::LostBefore {
-            return Err(NoAnswer("lost on the way there".into()));
+            return Err(NoResponse("lost on the way there".into()));
         }
-        let answer = self.inner.ask(request)?;
+        let answer = self.inner.send(request)?;
         self.log.push((request.clone(), answer.status));
         let report: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
         let added = report["add"].as_object().into_iter().flat_map(|tables| tables.values());
@@ -62,7 +62,7 @@ impl Remote for Disturbed {
         }
         (self.answered)(request);
         if fate == Fate::LostAfter {
-            return Err(NoAnswer("lost on the way back".into()));
+            return Err(NoResponse("lost on the way back".into()));
         }
         Ok(answer)
     }

@@ -68,12 +68,12 @@ struct Attack {
     to: SocketAddr,
     token: String,
     over: Arc<AtomicBool>,
-    told: Arc<Mutex<BTreeMap<String, usize>>>,
+    result: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
 impl Attack {
     fn note(&self, what: &str, outcome: &str) {
-        *self.told.lock().unwrap().entry(format!("{what}: {outcome}")).or_default() += 1;
+        *self.result.lock().unwrap().entry(format!("{what}: {outcome}")).or_default() += 1;
     }
 
     fn goes_on(&self) -> bool {
@@ -86,12 +86,13 @@ impl Attack {
         let Ok(mut stream) = connect(self.to, [127, 0, 2, from]).await else { return };
         let sent = stream.write_all(bytes).await.is_ok();
         let seen = listen(&mut stream, TOO_LONG).await;
-        let told = statuses(&seen);
-        let shown = || format!("{what}: {told:?} {}", String::from_utf8_lossy(&seen[..seen.len().min(300)]));
-        assert!(told.iter().all(|status| allowed.contains(status)), "{}", shown());
+        let result = statuses(&seen);
+        let shown =
+            || format!("{what}: {result:?} {}", String::from_utf8_lossy(&seen[..seen.len().min(300)]));
+        assert!(result.iter().all(|status| allowed.contains(status)), "{}", shown());
         // A reset may eat the answer of whoever is still sending.
-        assert!(may_close || !told.is_empty() || !sent, "closed without an answer: {}", shown());
-        self.note(what, &told.last().map_or("closed".into(), u16::to_string));
+        assert!(may_close || !result.is_empty() || !sent, "closed without an answer: {}", shown());
+        self.note(what, &result.last().map_or("closed".into(), u16::to_string));
     }
 
     /// Drips a byte at a time until the server has had enough; says how it ended.
@@ -109,9 +110,9 @@ impl Attack {
                 Err(_) => {}
             }
         }
-        let told = statuses(&seen);
-        assert!(told.iter().all(|status| allowed.contains(status)), "{what}: {told:?}");
-        self.note(what, &told.last().map_or("closed".into(), u16::to_string));
+        let result = statuses(&seen);
+        assert!(result.iter().all(|status| allowed.contains(status)), "{what}: {result:?}");
+        self.note(what, &result.last().map_or("closed".into(), u16::to_string));
     }
 }
 
@@ -258,7 +259,7 @@ async fn honest_clients_are_answered_while_others_attack() {
     };
     let mut quiet = honest_for(length / 4).await;
 
-    let attack = Attack { to, token: attacker.token, over: Arc::default(), told: Arc::default() };
+    let attack = Attack { to, token: attacker.token, over: Arc::default(), result: Arc::default() };
     let mut attackers = Vec::new();
     for (from, (what, bytes, allowed, may_close)) in (1..).zip(salvos(&attack.token)) {
         let attack = attack.clone();
@@ -320,7 +321,7 @@ async fn honest_clients_are_answered_while_others_attack() {
     for attacker in attackers {
         attacker.await.unwrap();
     }
-    for (what, times) in attack.told.lock().unwrap().iter() {
+    for (what, times) in attack.result.lock().unwrap().iter() {
         println!("{times:>6} {what}");
     }
     let opened = opened.load(Ordering::Relaxed);

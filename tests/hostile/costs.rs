@@ -226,8 +226,8 @@ impl Lab {
             let body = json!({ "add": { "lists": [{ "lid": key(1), "title": "x" }] } });
             server.sync(&device, body).await.ok();
         }
-        let told = server.get("/conflicts?limit=1").of(&phone).send().await.ok();
-        let conflict = told["conflicts"][0]["id"].as_str().unwrap().to_owned();
+        let result = server.get("/conflicts?limit=1").of(&phone).send().await.ok();
+        let conflict = result["conflicts"][0]["id"].as_str().unwrap().to_owned();
         let owner = server.owner("anna").0.to_string();
         Self { server, phone, tablet, conflict, owner }
     }

@@ -225,9 +225,9 @@ fn whole_requests() {
         let mut outcomes = BTreeMap::<String, u64>::new();
         for _ in 0..count {
             let input = mutator.next();
-            let told = catch_unwind(AssertUnwindSafe(|| requests::answer(&input)));
-            let told = told.unwrap_or_else(|_| panic!("a server fails: {}", input.escape_ascii()));
-            *outcomes.entry(told).or_default() += 1;
+            let result = catch_unwind(AssertUnwindSafe(|| requests::answer(&input)));
+            let result = result.unwrap_or_else(|_| panic!("a server fails: {}", input.escape_ascii()));
+            *outcomes.entry(result).or_default() += 1;
         }
         outcomes
     });

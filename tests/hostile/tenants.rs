@@ -67,8 +67,8 @@ async fn furnish(server: &Server, user: &str, first: u64, word: &str, syncs: u64
         "items": [{ "iid": item, "title": word, "list": list }],
         "nodes": [{ "id": node, "name": word }],
     });
-    let told = server.sync(&phone, json!({ "add": rows })).await.ok();
-    let base = told["add"]["lists"][0]["last_update"].as_str().unwrap().to_owned();
+    let result = server.sync(&phone, json!({ "add": rows })).await.ok();
+    let base = result["add"]["lists"][0]["last_update"].as_str().unwrap().to_owned();
     server.turn(10_000);
     let edit = |title: &str| {
         let row = |lid: &str| json!({ "lid": lid, "title": format!("{word}{title}"), "_base": base });
@@ -130,7 +130,7 @@ struct Probe {
     alike: Option<&'static str>,
 }
 
-fn asked(what: &'static str, path: impl Into<String>) -> Probe {
+fn probe_of(what: &'static str, path: impl Into<String>) -> Probe {
     Probe { what, path: path.into(), headers: Vec::new(), body: None, alike: None }
 }
 
@@ -179,15 +179,15 @@ const NOT_THE_OPERATOR: &str = "a device's token opens no door of the console";
 fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
     let Names { list, item, node, conflict, device, owner, version, base, .. } = of;
     let (path, page, next) = (operation.split(' ').nth(1).unwrap(), &of.page, &of.next);
-    let sync = |what, body| asked(what, path).body(body);
-    let operator = |what, path: String| asked(what, path).alike(NOT_THE_OPERATOR);
+    let sync = |what, body| probe_of(what, path).body(body);
+    let operator = |what, path: String| probe_of(what, path).alike(NOT_THE_OPERATOR);
     let console = format!("/console/api/owners/{owner}");
     let mut probes = match operation {
         "GET /fetch" | "GET /fetch.json" => vec![
-            asked("a page mark", format!("{path}?page={page}")),
-            asked("a page mark without the lock", format!("{path}?lock=false&page={page}")),
-            asked("an ETag", format!("{path}?lock=false")).with("if-none-match", &of.etag),
-            asked("an ETag of a page", format!("{path}?page={page}")).with("if-none-match", &of.etag),
+            probe_of("a page mark", format!("{path}?page={page}")),
+            probe_of("a page mark without the lock", format!("{path}?lock=false&page={page}")),
+            probe_of("an ETag", format!("{path}?lock=false")).with("if-none-match", &of.etag),
+            probe_of("an ETag of a page", format!("{path}?page={page}")).with("if-none-match", &of.etag),
         ],
         "POST /synchronise" | "POST /synchronise.json" => vec![
             sync("add", json!({ "add": { "lists": [{ "lid": list, "title": "mine" }] } })),
@@ -214,40 +214,40 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
             sync("Sync-Lock", json!({ "get": {} })).with("sync-lock", of.fence),
         ],
         "GET /changes" => vec![
-            asked("since", format!("{path}?since={version}")),
-            asked("next", format!("{path}?next={next}")),
-            asked("next, as lines", format!("{path}?next={next}")).with("accept", "application/x-ndjson"),
+            probe_of("since", format!("{path}?since={version}")),
+            probe_of("next", format!("{path}?next={next}")),
+            probe_of("next, as lines", format!("{path}?next={next}")).with("accept", "application/x-ndjson"),
         ],
-        "GET /digests" => vec![asked("the seed", path).alike("names nothing")],
-        "GET /events" => vec![asked("Last-Event-ID", path).with("last-event-id", version)],
+        "GET /digests" => vec![probe_of("the seed", path).alike("names nothing")],
+        "GET /events" => vec![probe_of("Last-Event-ID", path).with("last-event-id", version)],
         "GET /conflicts" => vec![
-            asked("key", format!("{path}?key={list}")),
-            asked("key and table", format!("{path}?table=lists&key={list}")),
-            asked("page", format!("{path}?page={}", of.conflicts_page)),
-            asked("page of a row", format!("{path}?limit=1&key={}&page={}", of.conflicts_next, of.conflicts_page)),
+            probe_of("key", format!("{path}?key={list}")),
+            probe_of("key and table", format!("{path}?table=lists&key={list}")),
+            probe_of("page", format!("{path}?page={}", of.conflicts_page)),
+            probe_of("page of a row", format!("{path}?limit=1&key={}&page={}", of.conflicts_next, of.conflicts_page)),
         ],
         "POST /conflicts/{id}/restore" => vec![
-            asked("id", format!("/conflicts/{conflict}/restore")),
-            asked("Sync-Lock", format!("/conflicts/{conflict}/restore")).with("sync-lock", of.fence),
+            probe_of("id", format!("/conflicts/{conflict}/restore")),
+            probe_of("Sync-Lock", format!("/conflicts/{conflict}/restore")).with("sync-lock", of.fence),
         ],
-        "GET /lock" => vec![asked("the holder", path).alike("names nothing")],
-        "POST /lock" => vec![asked("Sync-Lock", path).with("sync-lock", of.fence)],
+        "GET /lock" => vec![probe_of("the holder", path).alike("names nothing")],
+        "POST /lock" => vec![probe_of("Sync-Lock", path).with("sync-lock", of.fence)],
         "DELETE /lock" => vec![
-            asked("give back", path).alike("names nothing"),
-            asked("break", format!("{path}?break=true")).alike("names nothing"),
+            probe_of("give back", path).alike("names nothing"),
+            probe_of("break", format!("{path}?break=true")).alike("names nothing"),
         ],
         "POST /login" => vec![
-            asked("the address, a wrong password", path)
+            probe_of("the address, a wrong password", path)
                 .body(json!({ "email": of.email, "password": "wrong horse", "device": "x" }))
                 .alike("a wrong password says nothing of the address"),
-            asked("device_id, a wrong password", path)
+            probe_of("device_id, a wrong password", path)
                 .body(json!({ "email": of.email, "password": "wrong horse", "device": "x", "device_id": device }))
                 .alike("a wrong password says nothing of the device"),
         ],
-        "POST /logout" => vec![asked("its own token", path).alike("names nothing")],
-        "GET /me" => vec![asked("its own token", path).alike("names nothing")],
-        "GET /devices" => vec![asked("the list", path).alike("names nothing")],
-        "DELETE /devices/{device_id}" => vec![asked("device_id", format!("/devices/{device}"))],
+        "POST /logout" => vec![probe_of("its own token", path).alike("names nothing")],
+        "GET /me" => vec![probe_of("its own token", path).alike("names nothing")],
+        "GET /devices" => vec![probe_of("the list", path).alike("names nothing")],
+        "DELETE /devices/{device_id}" => vec![probe_of("device_id", format!("/devices/{device}"))],
         "GET /console/api/overview" | "GET /console/api/series" => vec![operator("all", path.into())],
         "GET /console/api/owners" => vec![operator("after", format!("{path}?after={owner}&limit=1"))],
         "GET /console/api/owners/{owner}" => vec![operator("owner", console)],
@@ -271,10 +271,11 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
             ["/fetch", "/synchronise", "/restore", "POST /lock"].iter().any(|part| operation.contains(part));
         let (path, body) = (first.path.clone(), first.body.clone());
         let store = format!("{owner}.{owner}"); // a user who shares with nobody is its own owner
-        probes.push(Probe { body: body.clone(), ..asked("Sync-For", path.clone()) }.with("sync-for", store));
+        probes
+            .push(Probe { body: body.clone(), ..probe_of("Sync-For", path.clone()) }.with("sync-for", store));
         // Behind its own counter one is told another name.
         let name = format!("{}.0", of.installation);
-        let probe = Probe { body, ..asked("Sync-Device", path) }.with("sync-device", name);
+        let probe = Probe { body, ..probe_of("Sync-Device", path) }.with("sync-device", name);
         probes.push(if locks { probe.alike("the lock is another device's") } else { probe });
     }
     Some(probes)
@@ -316,7 +317,7 @@ async fn another_owners_names_are_answered_as_unknown_ones() {
     let full = base.copied(change);
     let ben = furnish(&full, &format!("ben{MARKER}"), 0x200, MARKER, 9).await;
 
-    let mut asked = 0;
+    let mut probe_of = 0;
     let mut faults = Vec::new();
     let list: Vec<String> =
         operations(&document()).into_iter().map(|(method, path)| format!("{method} {path}")).collect();
@@ -346,12 +347,12 @@ async fn another_owners_names_are_answered_as_unknown_ones() {
             let others = ask(&with, &anna.phone, operation, &probe).await;
             let unknown = ask(&without, &anna.phone, operation, &probe).await;
             let mine = ask(&own, &anna.phone, operation, &own_probe).await;
-            asked += 3;
+            probe_of += 3;
             if bytes_of(&others) != bytes_of(&unknown) {
                 faults.push(format!("{place}: {}\n--- unknown: {}", bytes_of(&others), bytes_of(&unknown)));
             }
             // The names differ, so their answers may for that alone: they are put alike first.
-            let told = |answer: &Answer, names: &Names| {
+            let result = |answer: &Answer, names: &Names| {
                 let mut text = bytes_of(answer);
                 for name in [
                     &names.conflicts_next,
@@ -367,7 +368,7 @@ async fn another_owners_names_are_answered_as_unknown_ones() {
             };
             let differs = match probe.text() == own_probe.text() {
                 true => bytes_of(&mine) != bytes_of(&others),
-                false => told(&mine, &of_anna) != told(&others, &of_ben),
+                false => result(&mine, &of_anna) != result(&others, &of_ben),
             };
             match probe.alike {
                 None if !differs => {
@@ -391,7 +392,7 @@ async fn another_owners_names_are_answered_as_unknown_ones() {
             }
         }
     }
-    println!("{asked} answers of {} operations compared", list.len());
+    println!("{probe_of} answers of {} operations compared", list.len());
     assert!(faults.is_empty(), "{} faults\n{}", faults.len(), faults.join("\n\n"));
 }
 
@@ -433,12 +434,12 @@ fn every_operation_has_its_place_in_the_matrix() {
         let own = operation.get("parameters").and_then(Value::as_array);
         for parameter in shared.into_iter().chain(own).flatten().map(|parameter| follow(&doc, parameter)) {
             let parameter_name = parameter["name"].as_str().unwrap();
-            let asked = probes.iter().any(|probe| match parameter["in"].as_str().unwrap() {
+            let probe_of = probes.iter().any(|probe| match parameter["in"].as_str().unwrap() {
                 "query" => probe.path.contains(&format!("{parameter_name}=")),
                 "header" => probe.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(parameter_name)),
                 _ => !probe.path.contains('{'),
             });
-            if !asked && !PLAIN.contains(&parameter_name) {
+            if !probe_of && !PLAIN.contains(&parameter_name) {
                 faults.push(format!("{name}: nothing is asked with {parameter_name}"));
             }
         }

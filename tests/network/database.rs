@@ -14,10 +14,10 @@ use rollcall::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Time
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore};
 use rollcall::storage::{
-    AccountStore, AnswersMax, Census, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow,
-    GivenAnswer, Installation, LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases as KeptLeases,
-    Outcome, OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, ReadWork, Storage, StorageError,
-    StorageResult, VersionListener, Walked, WantedConflicts, WriteTxn, WriteWork,
+    AccountStore, Census, ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation,
+    LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases as KeptLeases, Outcome, OwnerState, PastBytes,
+    PurgeTerms, Purged, ReadTxn, ReadWork, ResponsesMax, Storage, StorageError, StorageResult,
+    StoredResponse, VersionListener, Walked, WantedConflicts, WriteTxn, WriteWork,
 };
 use rollcall_testkit::forward;
 use uuid::Uuid;
@@ -169,7 +169,7 @@ impl Database {
 
     /// Everything of an owner, as the engine has it.
     pub fn held(&self, owner: Owner) -> (OwnerState, Rows) {
-        let from = ChangeMark { version: Version(0), within: None };
+        let from = FeedPosition { version: Version(0), within: None };
         let read = self.engine().read(owner, |txn| {
             let mut rows = Rows::new();
             txn.changes(from, Version(1 << 53), &mut |table, key, row| {
@@ -228,8 +228,8 @@ impl Line {
         Ok(work(&mut database.leases.lock(), database.clock.now()))
     }
 
-    fn told(&self, owner: Owner, lease: Option<&LeaseState>) {
-        self.database.tell(self.server, |to| to.leased.iter().for_each(|told| told(owner, lease)));
+    fn result(&self, owner: Owner, lease: Option<&LeaseState>) {
+        self.database.tell(self.server, |to| to.leased.iter().for_each(|result| result(owner, lease)));
     }
 }
 
@@ -262,7 +262,7 @@ impl Storage for Shared {
                 database.note(database.purged(owner));
             }
             if let Some(version) = moved {
-                database.tell(self.0.server, |to| to.moved.iter().for_each(|told| told(owner, version)));
+                database.tell(self.0.server, |to| to.moved.iter().for_each(|result| result(owner, version)));
             }
         }
         if breaks.is_some() { Err(StorageError::OutcomeUnknown) } else { Ok(()) }
@@ -319,7 +319,7 @@ impl LeaseStore for Line {
     ) -> StorageResult<Option<LeaseState>> {
         let taken = self.leases(|leases, now| leases.take(owner, (device, name), fence, terms, now))?;
         if let Some(lease) = taken.as_ref().filter(|lease| lease.since == lease.now) {
-            self.told(owner, Some(lease));
+            self.result(owner, Some(lease));
         }
         Ok(taken)
     }
@@ -334,7 +334,7 @@ impl LeaseStore for Line {
 
     fn give_back(&self, owner: Owner, device: DeviceId) -> StorageResult<()> {
         if self.leases(|leases, _| leases.give_back(owner, device))? {
-            self.told(owner, None);
+            self.result(owner, None);
         }
         Ok(())
     }
@@ -345,7 +345,7 @@ impl LeaseStore for Line {
 
     fn break_open(&self, owner: Owner) -> StorageResult<()> {
         self.leases(|leases, _| leases.break_open(owner))?;
-        self.told(owner, None);
+        self.result(owner, None);
         Ok(())
     }
 }
@@ -361,7 +361,7 @@ struct Watched<'a> {
 
 impl ReadTxn for Watched<'_> {
     forward!(
-        state manifest walk digests changes earlier given_answer counter installations delete_windows conflicts
+        state manifest walk digests changes earlier stored_response counter installations delete_windows conflicts
         conflict count_past referring
     );
 
@@ -414,15 +414,15 @@ impl WriteTxn for Watched<'_> {
         self.inner.note_conflict(conflict)
     }
 
-    fn keep_answer(
+    fn store_response(
         &mut self,
         device: DeviceId,
         key: &str,
-        answer: &GivenAnswer,
-        most: AnswersMax,
+        answer: &StoredResponse,
+        most: ResponsesMax,
     ) -> StorageResult<()> {
         self.done.answer = Some((device, key.to_owned(), answer.body.clone()));
-        self.inner.keep_answer(device, key, answer, most)
+        self.inner.store_response(device, key, answer, most)
     }
 
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {

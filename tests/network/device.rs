@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rollcall::device::{
-    Answer, NoAnswer, Options, Proof, Remote, Request, RetryPolicy, Store, SyncError, SyncMode, SyncReport,
-    sync,
+    NoResponse, Options, Proof, Remote, Request, Response, RetryPolicy, Store, SyncError, SyncMode,
+    SyncReport, sync,
 };
 use serde_json::json;
 use tokio::time::sleep;
@@ -27,7 +27,7 @@ enum Wish {
 
 /// What it gets.
 enum Granted {
-    Answer(Result<Answer, NoAnswer>),
+    Response(Result<Response, NoResponse>),
     Time,
 }
 
@@ -46,7 +46,7 @@ pub async fn run(world: Arc<World>, number: usize) {
     let (wishes, grant) = (wishes, grant);
     while let Ok(wish) = wishes.recv() {
         let granted = match wish {
-            Wish::Ask(request) => Granted::Answer(wire.ask(&request).await),
+            Wish::Ask(request) => Granted::Response(wire.ask(&request).await),
             Wish::Pause(time) => {
                 sleep(time).await;
                 Granted::Time
@@ -83,11 +83,11 @@ impl Heart {
         wished.is_ok() && self.granted.recv().is_ok()
     }
 
-    fn ask(&self, request: &Request) -> Result<Answer, NoAnswer> {
+    fn ask(&self, request: &Request) -> Result<Response, NoResponse> {
         let wished = self.wish.send(Wish::Ask(request.clone()));
         match wished.ok().and_then(|()| self.granted.recv().ok()) {
-            Some(Granted::Answer(answer)) => answer,
-            _ => Err(NoAnswer("the app has died".into())),
+            Some(Granted::Response(answer)) => answer,
+            _ => Err(NoResponse("the app has died".into())),
         }
     }
 }
@@ -95,7 +95,7 @@ impl Heart {
 struct Link(Rc<Heart>);
 
 impl Remote for Link {
-    fn ask(&mut self, request: &Request) -> Result<Answer, NoAnswer> {
+    fn send(&mut self, request: &Request) -> Result<Response, NoResponse> {
         self.0.ask(request)
     }
 }
@@ -182,12 +182,12 @@ fn stranger(
     file.set_token(&world.devices[(device.number + 1) % DEVICES].token()).unwrap();
     let done = sync_with(file, rng, heart, way);
     file.set_token(&device.token()).unwrap();
-    let told = done.as_ref().map_or_else(ToString::to_string, |report| format!("{report:?}"));
+    let result = done.as_ref().map_or_else(ToString::to_string, |report| format!("{report:?}"));
     world.tell(format!("device {} comes with another user's token", device.number));
     // It may not come through at all.
     let refused = matches!(done, Err(SyncError::OtherUser | SyncError::Call(_) | SyncError::Restless));
     world.note(must(refused, || {
-        format!("no device syncs with another user's token: device {}, {told}", device.number)
+        format!("no device syncs with another user's token: device {}, {result}", device.number)
     }));
 }
 
@@ -204,8 +204,8 @@ fn sync_once(
     let restores = world.database.restores();
     let done = sync_with(file, rng, heart, way);
     world.note(check_edits(world, device, file, done.as_ref().ok()));
-    let told = done.as_ref().map_or_else(ToString::to_string, |report| format!("{:?}", report.proof));
-    world.tell(format!("device {} has synced: {told}", device.number));
+    let result = done.as_ref().map_or_else(ToString::to_string, |report| format!("{:?}", report.proof));
+    world.tell(format!("device {} has synced: {result}", device.number));
     match done {
         Ok(report) => {
             // Digests of before a restore say nothing of what came after it.

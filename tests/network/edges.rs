@@ -94,7 +94,7 @@ impl World {
         for (name, items) in body["delete"].as_object().into_iter().flatten() {
             let table = self.schema.table(name).unwrap();
             for item in items.as_array().into_iter().flatten() {
-                let key = rollcall::device::answers::key(&item[&table.key]).unwrap();
+                let key = rollcall::device::responses::key(&item[&table.key]).unwrap();
                 let mut late = self.late.lock();
                 let known = late.entry((device.owner, (table.id, key))).or_default();
                 *known = until.max(*known);

@@ -126,8 +126,8 @@ impl Run {
         let stepped = self.sim.step().map_err(|error| format!("nothing panics: {error}"));
         self.world.now_ms.fetch_add(STEP_MS as i64, Ordering::SeqCst);
         stepped?;
-        if let Some(told) = PANICKED.take() {
-            return Err(format!("nothing panics: {told}"));
+        if let Some(result) = PANICKED.take() {
+            return Err(format!("nothing panics: {result}"));
         }
         self.world.database.broken.lock().take().map_or(Ok(()), Err)
     }
@@ -306,7 +306,7 @@ impl Run {
             tombstones_before: ago(5_000),
             devices_before: ago(20_000),
             conflicts_before: ago(10_000),
-            answers_before: ago(86_400_000),
+            responses_before: ago(86_400_000),
             past_bytes_max: 0,
         };
         // It may fail where the database cannot be reached.
@@ -340,9 +340,9 @@ impl Run {
             let (state, rows) = database.held(owner);
             let truth = database.truth.lock();
             truth.check_held(owner, state, &rows)?;
-            let told = database.engine().read(owner, |txn| txn.digests()).unwrap();
+            let result = database.engine().read(owner, |txn| txn.digests()).unwrap();
             if let Some(data) = truth.owners.get(&owner) {
-                for (table, digest) in self.world.schema.tables().iter().zip(told) {
+                for (table, digest) in self.world.schema.tables().iter().zip(result) {
                     let sum = data.digest(table.id);
                     must(sum == digest, || {
                         format!("digests are the sum of the rows: {sum:?}, not {digest:?}")

@@ -81,20 +81,20 @@ impl Truth {
             if before == Some(plain((&id, &row))) {
                 continue;
             }
-            let told = || format!("{id:?} was {:?}, is {row:?}, under {lease:?}", data.rows.get(&id));
+            let result = || format!("{id:?} was {:?}, is {row:?}, under {lease:?}", data.rows.get(&id));
             must(Some(row.version) == done.state.map(|state| state.version), || {
-                format!("what is written has the owner's new version: {}", told())
+                format!("what is written has the owner's new version: {}", result())
             })?;
             let rises = data.rows.get(&id).is_none_or(|before| row.last_update > before.last_update);
-            must(rises, || format!("last_update rises: {}", told()))?;
+            must(rises, || format!("last_update rises: {}", result()))?;
             let kept_out = lease.holder.is_some_and(|holder| holder != row.changed_by)
                 && lease.until.is_some_and(|until| lease.now < until);
-            must(!kept_out, || format!("nobody writes while another holds the lock: {}", told()))?;
+            must(!kept_out, || format!("nobody writes while another holds the lock: {}", result()))?;
             must(!row.is_tombstone() || !self.owed.contains(&(owner, id)), || {
-                format!("no sync deletes what nobody deleted: {}", told())
+                format!("no sync deletes what nobody deleted: {}", result())
             })?;
             if let Some(Value::Text(title)) = row.values.as_ref().and_then(|values| values.first()) {
-                must(title.starts_with(&mark), || format!("no row is another user's: {}", told()))?;
+                must(title.starts_with(&mark), || format!("no row is another user's: {}", result()))?;
                 data.seen.insert(title.clone());
             }
             data.rows.insert(id, row);
@@ -103,10 +103,10 @@ impl Truth {
         if let Some(state) = done.state {
             (data.version, data.seed) = (Some(state.version), state.seed);
             self.moves += 1;
-            for (table, told) in &done.digests {
+            for (table, result) in &done.digests {
                 let sum = data.digest(*table);
-                must(sum == *told, || {
-                    format!("digests are the sum of the rows: {sum:?}, not {told:?}, of {table:?}")
+                must(sum == *result, || {
+                    format!("digests are the sum of the rows: {sum:?}, not {result:?}, of {table:?}")
                 })?;
             }
         }
@@ -180,5 +180,5 @@ impl Data {
 
 /// A row but for who else knows it: that is no state of it.
 pub fn plain((id, row): (&Id, &Stored)) -> (Id, Stored) {
-    (*id, Stored { writers: Vec::new(), ..row.clone() })
+    (*id, Stored { aware_devices: Vec::new(), ..row.clone() })
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use rollcall::device::{Answer, NoAnswer, Request};
+use rollcall::device::{NoResponse, Request, Response};
 use rollcall::model::Fence;
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
@@ -40,7 +40,7 @@ impl Wire {
     }
 
     /// Sends a request and waits for its answer; now and then a copy of it arrives elsewhere, or late, or both.
-    pub async fn ask(&mut self, request: &Request) -> Result<Answer, NoAnswer> {
+    pub async fn ask(&mut self, request: &Request) -> Result<Response, NoResponse> {
         self.world.requests.fetch_add(1, Ordering::SeqCst);
         if let Some(key) = header(request, "idempotency-key") {
             let fence = header(request, "sync-lock").and_then(|fence| fence.parse().ok()).map(Fence);
@@ -68,7 +68,7 @@ impl Wire {
             Err(error) => {
                 tell(&self.world, &self.device, server, request, &error);
                 self.open = None;
-                Err(NoAnswer(error))
+                Err(NoResponse(error))
             }
         }
     }
@@ -102,7 +102,7 @@ fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
     request.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
 }
 
-async fn send(open: &mut Option<Connection>, server: usize, request: &Request) -> Result<Answer, String> {
+async fn send(open: &mut Option<Connection>, server: usize, request: &Request) -> Result<Response, String> {
     let failed = |error: &dyn std::fmt::Display| error.to_string();
     if open.is_none() {
         let stream =
@@ -130,11 +130,11 @@ async fn send(open: &mut Option<Connection>, server: usize, request: &Request) -
     let text = |value: &http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
     let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
     let body = body.collect().await.map_err(|error| failed(&error))?.to_bytes().to_vec();
-    Ok(Answer { status: head.status.as_u16(), headers, body })
+    Ok(Response { status: head.status.as_u16(), headers, body })
 }
 
 /// A request and its answer, for people.
-fn exchange(request: &Request, answer: &Answer) -> String {
+fn exchange(request: &Request, answer: &Response) -> String {
     let shown = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
     let Request { method, path, headers, body } = request;
     let headers: Vec<_> = headers.iter().filter(|(name, _)| *name != "authorization").collect();
@@ -143,15 +143,15 @@ fn exchange(request: &Request, answer: &Answer) -> String {
 }
 
 /// What holds of every answer.
-fn check(world: &World, device: &Device, request: &Request, answer: &Answer) -> Check {
-    let told = || format!("device {}:\n{}", device.number, exchange(request, answer));
+fn check(world: &World, device: &Device, request: &Request, answer: &Response) -> Check {
+    let result = || format!("device {}:\n{}", device.number, exchange(request, answer));
     must(STATUSES.contains(&answer.status), || {
-        format!("every answer is one that a device can be given: {}", told())
+        format!("every answer is one that a device can be given: {}", result())
     })?;
     if let Some(key) = header(request, "idempotency-key").filter(|_| answer.status == 200) {
         let truth = world.database.truth.lock();
         must(truth.has_given(key, &answer.body), || {
-            format!("an answer tells what was committed: {:?}\n  {}", truth.answers.get(key), told())
+            format!("an answer tells what was committed: {:?}\n  {}", truth.answers.get(key), result())
         })?;
     }
     Ok(())

@@ -125,7 +125,7 @@ pub struct World {
     /// Deletions that copies of requests bring again, with the time until when, ms.
     pub late: Mutex<BTreeMap<(Owner, Id), i64>>,
     /// What happened, in order, for people; and the hash of it.
-    told: Mutex<(Vec<String>, u64)>,
+    result: Mutex<(Vec<String>, u64)>,
     pub dir: TempDir,
 }
 
@@ -198,7 +198,7 @@ impl World {
             requests: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             next_token: AtomicU64::new(0),
-            told: Mutex::new((Vec::new(), 0)),
+            result: Mutex::new((Vec::new(), 0)),
             copies: AtomicU64::new(0),
             late: Mutex::default(),
             dir,
@@ -220,27 +220,27 @@ impl World {
     /// Tells what happens. Nothing random that a seed does not decide may stand in it.
     pub fn tell(&self, what: impl Into<String>) {
         let line = format!("{:>6} {}", self.now() - START_MS, what.into());
-        let mut told = self.told.lock();
+        let mut result = self.result.lock();
         for byte in line.bytes() {
-            told.1 = (told.1 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            result.1 = (result.1 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        told.0.push(line);
+        result.0.push(line);
     }
 
     /// Tells more of what was told last, for people alone.
     pub fn explain(&self, what: impl Into<String>) {
-        self.told.lock().0.push(what.into());
+        self.result.lock().0.push(what.into());
     }
 
     /// A number that two runs of a seed share.
     pub fn fingerprint(&self) -> u64 {
-        self.told.lock().1
+        self.result.lock().1
     }
 
     /// The last of what happened.
     pub fn story(&self) -> String {
-        let told = self.told.lock();
-        told.0[told.0.len().saturating_sub(100)..].join("\n")
+        let result = self.result.lock();
+        result.0[result.0.len().saturating_sub(100)..].join("\n")
     }
 
     pub fn token(&self, device: &Device) -> String {

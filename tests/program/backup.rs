@@ -1,19 +1,19 @@
 //! Copies of a database made beside a running server, and put back in a new epoch.
 
-use rollcall_testkit::house;
+use rollcall_testkit::test_server;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use house::{
-    DAY_MS, House, Served, ask, count, database, is_expired, key, number, rollcall, run, system_now_ms,
-};
 use rollcall::model::{NoEpochLeft, Timestamp, Version};
 use rollcall::storage::sqlite::{CopyError, CopyStep, OpenError, Restored, backup, restore};
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
+use test_server::{
+    DAY_MS, Served, TestServer, ask, count, database, is_expired, key, number, rollcall, run, system_now_ms,
+};
 use uuid::Uuid;
 
 const WAIT: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ trait Backups {
     fn notes(&self) -> Vec<Value>;
 }
 
-impl Backups for House {
+impl Backups for TestServer {
     fn backup(&self) -> PathBuf {
         let to = self.dir().join("app.backup");
         backup(&self.path, &to, true, WAIT, &mut go_on).unwrap();
@@ -70,10 +70,10 @@ impl Backups for House {
         let mut notes = Vec::new();
         let mut page = String::new();
         loop {
-            let (status, told) = self.changes(&phone, &page);
-            assert_eq!((status, &told["type"]), (200, &json!("full")), "{told}");
-            notes.extend(told["add"]["notes"].as_array().cloned().unwrap_or_default());
-            let Some(next) = told["next"].as_str() else { return notes };
+            let (status, result) = self.changes(&phone, &page);
+            assert_eq!((status, &result["type"]), (200, &json!("full")), "{result}");
+            notes.extend(result["add"]["notes"].as_array().cloned().unwrap_or_default());
+            let Some(next) = result["next"].as_str() else { return notes };
             page = format!("?next={next}");
         }
     }
@@ -83,11 +83,11 @@ impl Backups for House {
 /// steps of it another connection writes, the ledger and the table alike, which would make it start anew.
 #[test]
 fn a_backup_stays_in_one_snapshot() {
-    let mut house = House::new(0);
-    let anna = house.device("Anna's phone");
-    house.add(&anna, 0);
-    house.close();
-    let conn = house.look();
+    let mut server = TestServer::new(0);
+    let anna = server.device("Anna's phone");
+    server.add(&anna, 0);
+    server.close();
+    let conn = server.look();
     let text = "x".repeat(3_000);
     let mut last = 0_u32;
     let mut write = |rows: u32| {
@@ -107,11 +107,11 @@ fn a_backup_stays_in_one_snapshot() {
         transaction.commit().unwrap();
     };
     write(20_000);
-    let before = count(&house.look(), "notes");
-    let to = house.dir().join("app.backup");
+    let before = count(&server.look(), "notes");
+    let to = server.dir().join("app.backup");
     let mut copied = 0;
     let mut steps = 0;
-    let bytes = backup(&house.path, &to, false, WAIT, &mut |step| {
+    let bytes = backup(&server.path, &to, false, WAIT, &mut |step| {
         let CopyStep::Copied(done, of) = step else { panic!("{step:?}") };
         assert!(copied < done && done <= of, "it began anew: {copied} {step:?}");
         (copied, steps) = (done, steps + 1);
@@ -122,7 +122,7 @@ fn a_backup_stays_in_one_snapshot() {
     assert_eq!(bytes.unwrap(), to.metadata().unwrap().len());
     is_whole(&to);
     assert_eq!(count(&Connection::open(&to).unwrap(), "notes"), before);
-    assert_eq!(count(&house.look(), "notes"), before + 500 * steps);
+    assert_eq!(count(&server.look(), "notes"), before + 500 * steps);
     assert_eq!(std::fs::read(&to).unwrap()[18..20], [1, 1], "it needs no log beside it");
 }
 
@@ -130,18 +130,18 @@ fn a_backup_stays_in_one_snapshot() {
 /// whole. Method: the real program, eight devices that write all the while.
 #[test]
 fn a_backup_under_load_has_every_write_acknowledged_before_it() {
-    let mut house = House::new(0);
-    let devices: Vec<_> = (0..8).map(|n| house.device(&format!("phone {n}"))).collect();
-    let (path, dir) = (house.path.clone(), house.dir().to_owned());
-    house.close();
-    let server = Served::start(&dir, &database(&path), &[]);
+    let mut server = TestServer::new(0);
+    let devices: Vec<_> = (0..8).map(|n| server.device(&format!("phone {n}"))).collect();
+    let (path, dir) = (server.path.clone(), server.dir().to_owned());
+    server.close();
+    let served = Served::start(&dir, &database(&path), &[]);
     let acknowledged = Arc::new(Mutex::new(Vec::new()));
     let enough = Arc::new(AtomicBool::new(false));
     let made = Arc::new(AtomicU64::new(1_000));
     let writers: Vec<_> = devices
         .iter()
         .map(|device| {
-            let (url, token) = (server.url.clone(), device.token.clone());
+            let (url, token) = (served.url.clone(), device.token.clone());
             let (acknowledged, enough, made) = (acknowledged.clone(), enough.clone(), made.clone());
             std::thread::spawn(move || {
                 while !enough.load(Ordering::SeqCst) {
@@ -157,7 +157,7 @@ fn a_backup_under_load_has_every_write_acknowledged_before_it() {
             })
         })
         .collect();
-    let many = |rows| house::until("writes", || acknowledged.lock().unwrap().len() >= rows);
+    let many = |rows| test_server::until("writes", || acknowledged.lock().unwrap().len() >= rows);
     many(100);
     let before = acknowledged.lock().unwrap().clone();
     let to = dir.join("app.backup");
@@ -168,8 +168,8 @@ fn a_backup_under_load_has_every_write_acknowledged_before_it() {
     for writer in writers {
         writer.join().unwrap();
     }
-    let cursor = server.ask(&devices[0].token, "GET", "/changes", None).1["version"].as_u64().unwrap();
-    drop(server);
+    let cursor = served.ask(&devices[0].token, "GET", "/changes", None).1["version"].as_u64().unwrap();
+    drop(served);
     is_whole(&to);
 
     let ended = run(rollcall("restore").arg("--from").arg(&to).args(["--database", &database(&path)]));
@@ -180,137 +180,137 @@ fn a_backup_under_load_has_every_write_acknowledged_before_it() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.out.contains("what was there is kept as"), "{ended:?}");
     is_whole(&path);
-    let server = Served::start(&dir, &database(&path), &[]);
+    let served = Served::start(&dir, &database(&path), &[]);
     let token = &devices[0].token;
-    let (status, told) = server.ask(token, "GET", &format!("/changes?since={cursor}"), None);
-    assert_eq!((status, &told["code"]), (410, &json!("cursor_expired")), "{told}");
-    let (_, told) = server.ask(token, "GET", "/changes", None);
-    let notes = told["add"]["notes"].as_array().unwrap();
+    let (status, result) = served.ask(token, "GET", &format!("/changes?since={cursor}"), None);
+    assert_eq!((status, &result["code"]), (410, &json!("cursor_expired")), "{result}");
+    let (_, result) = served.ask(token, "GET", "/changes", None);
+    let notes = result["add"]["notes"].as_array().unwrap();
     for key in &before {
         assert!(notes.iter().any(|note| note["id"] == json!(key)), "{key} was acknowledged and is lost");
     }
-    let (_, fetched) = server.ask(token, "GET", "/fetch", None);
+    let (_, fetched) = served.ask(token, "GET", "/fetch", None);
     assert_eq!(fetched["notes"].as_array().unwrap().len(), notes.len());
 }
 
 #[test]
 fn a_device_of_before_or_of_the_lost_future_is_told_so() {
-    let mut house = House::new(0);
-    let anna = house.device("Anna's phone");
-    let made = house.add(&anna, 1);
-    house.since(&anna, made);
-    house.purge(); // writes the cursor down
-    let kept = house.add(&anna, 2);
+    let mut server = TestServer::new(0);
+    let anna = server.device("Anna's phone");
+    let made = server.add(&anna, 1);
+    server.since(&anna, made);
+    server.purge(); // writes the cursor down
+    let kept = server.add(&anna, 2);
     let once = json!({"add": {"notes": [{"id": key(3), "text": "note"}]}});
     let given =
-        |house: &House| house.ask_with(&anna, "POST", "/synchronise", Some(once.clone()), Some("k")).0;
-    assert_eq!(given(&house), 200);
+        |server: &TestServer| server.ask_with(&anna, "POST", "/synchronise", Some(once.clone()), Some("k")).0;
+    assert_eq!(given(&server), 200);
     let last = kept + 1;
-    let fence = |house: &House| {
-        let (status, lock) = house.ask(&anna, "POST", "/lock", None);
+    let fence = |server: &TestServer| {
+        let (status, lock) = server.ask(&anna, "POST", "/lock", None);
         assert_eq!(status, 200, "{lock}");
         lock["fence"].as_u64().unwrap()
     };
-    let from = house.backup();
-    let lost: Vec<u64> = (4..8).map(|number| house.add(&anna, number)).collect();
-    let fence_before = fence(&house);
-    let revoked = house.device("a phone that was lost");
-    assert_eq!(house.notes().len(), 7);
-    house.close();
+    let from = server.backup();
+    let lost: Vec<u64> = (4..8).map(|number| server.add(&anna, number)).collect();
+    let fence_before = fence(&server);
+    let revoked = server.device("a phone that was lost");
+    assert_eq!(server.notes().len(), 7);
+    server.close();
 
-    let restored = house.restore(&from).unwrap();
+    let restored = server.restore(&from).unwrap();
     let first = Version::first(EPOCH_OF_NOW).0;
     assert_eq!((restored.epoch, restored.owners, restored.knew_replaced), (EPOCH_OF_NOW, 1, true));
-    assert_eq!(house.count("rollcall_answer") + house.count("rollcall_ack"), 0);
+    assert_eq!(server.count("rollcall_answer") + server.count("rollcall_ack"), 0);
     let old = restored.kept.unwrap();
     assert!(
         old.file_name().unwrap().to_str().unwrap().starts_with("app.db.before-restore-2026-03-01-000000")
     );
     is_whole(&old);
     assert_eq!(count(&Connection::open(&old).unwrap(), "notes"), 7);
-    house.open();
+    server.open();
 
     for cursor in [1, made, kept, last].into_iter().chain(lost) {
-        is_expired(&house.since(&anna, cursor), first, first);
+        is_expired(&server.since(&anna, cursor), first, first);
         let edit = json!({"base": cursor, "update": {"notes": [{"id": key(1), "text": "mine"}]}});
-        is_expired(&house.ask(&anna, "POST", "/synchronise", Some(edit)), first, first);
+        is_expired(&server.ask(&anna, "POST", "/synchronise", Some(edit)), first, first);
     }
-    assert_eq!(house.notes().len(), 3);
-    let (_, fetched) = house.ask(&anna, "GET", "/fetch?lock=false", None);
+    assert_eq!(server.notes().len(), 3);
+    let (_, fetched) = server.ask(&anna, "GET", "/fetch?lock=false", None);
     assert_eq!(fetched["notes"].as_array().unwrap().len(), 3);
-    assert_eq!(house.ask(&revoked, "GET", "/changes", None).0, 401, "it logged in after the backup");
+    assert_eq!(server.ask(&revoked, "GET", "/changes", None).0, 401, "it logged in after the backup");
 
-    assert!(fence(&house) > fence_before);
-    assert_eq!(given(&house), 200);
-    assert_eq!(house.add(&anna, 4), first + 1, "the same row again changed nothing; a new one does");
-    let (status, told) = house.since(&anna, first);
-    assert_eq!((status, &told["add"]["notes"][0]["id"]), (200, &json!(key(4))));
-    house.pass_days(200);
-    house.delete(&anna, 1..2);
-    house.pass_days(200);
-    assert_eq!(house.purge().tombstones, 1);
+    assert!(fence(&server) > fence_before);
+    assert_eq!(given(&server), 200);
+    assert_eq!(server.add(&anna, 4), first + 1, "the same row again changed nothing; a new one does");
+    let (status, result) = server.since(&anna, first);
+    assert_eq!((status, &result["add"]["notes"][0]["id"]), (200, &json!(key(4))));
+    server.pass_days(200);
+    server.delete(&anna, 1..2);
+    server.pass_days(200);
+    assert_eq!(server.purge().tombstones, 1);
 }
 
 #[test]
 fn epochs_rise_over_all_that_were_given_out() {
-    let mut house = House::new(0);
-    let anna = house.device("Anna's phone");
-    house.add(&anna, 1);
-    let from = house.backup();
-    house.close();
-    assert_eq!(house.restore(&from).unwrap().epoch, EPOCH_OF_NOW);
+    let mut server = TestServer::new(0);
+    let anna = server.device("Anna's phone");
+    server.add(&anna, 1);
+    let from = server.backup();
+    server.close();
+    assert_eq!(server.restore(&from).unwrap().epoch, EPOCH_OF_NOW);
     // The same backup on the same day: the database that it replaces has used the day's epoch up.
-    assert_eq!(house.restore(&from).unwrap().epoch, EPOCH_OF_NOW + 1);
-    let names = files(house.dir());
+    assert_eq!(server.restore(&from).unwrap().epoch, EPOCH_OF_NOW + 1);
+    let names = files(server.dir());
     let kept = "app.db.before-restore-2026-03-01-000000";
     assert_eq!(names, ["app.backup", "app.db", kept, &format!("{kept}-2")]);
 
     // A backup of the restored one, and a day that says less.
-    let later = house.backup();
-    std::fs::remove_file(&house.path).unwrap();
+    let later = server.backup();
+    std::fs::remove_file(&server.path).unwrap();
     let early = Timestamp::from_ms(NOW.ms() - 1_000 * DAY_MS);
-    let restored = restore(&later, &house.path, false, early, &mut go_on).unwrap();
+    let restored = restore(&later, &server.path, false, early, &mut go_on).unwrap();
     assert_eq!((restored.epoch, restored.kept, restored.knew_replaced), (EPOCH_OF_NOW + 2, None, true));
 
-    let conn = house.look();
+    let conn = server.look();
     conn.execute("UPDATE rollcall_meta SET value = 8190 WHERE name = 'epoch'", []).unwrap();
     drop(conn);
-    let restored = house.restore(&from).unwrap();
+    let restored = server.restore(&from).unwrap();
     assert_eq!(restored.epoch, 8_191);
-    house.open();
-    assert_eq!(house.add(&house.device("Anna's phone"), 2), Version::first(8_191).next().0);
-    house.close();
-    let refused = house.restore(&from);
+    server.open();
+    assert_eq!(server.add(&server.device("Anna's phone"), 2), Version::first(8_191).next().0);
+    server.close();
+    let refused = server.restore(&from);
     assert!(matches!(refused, Err(CopyError::NoEpochLeft(NoEpochLeft(8_192)))), "{refused:?}");
     assert_eq!(refused.unwrap_err().to_string(), "epoch 8192 would be needed, and 8191 is the last one");
-    is_whole(&house.path);
-    assert_eq!(count(&house.look(), "notes"), 2);
+    is_whole(&server.path);
+    assert_eq!(count(&server.look(), "notes"), 2);
 }
 
 #[test]
 fn a_restore_that_must_not_be_touches_nothing() {
-    let mut house = House::new(0);
-    let anna = house.device("Anna's phone");
+    let mut server = TestServer::new(0);
+    let anna = server.device("Anna's phone");
     for number in 1..200 {
-        house.add(&anna, number);
+        server.add(&anna, number);
     }
-    let from = house.backup();
-    let dir = house.dir().to_owned();
-    let served = house.restore(&from);
+    let from = server.backup();
+    let dir = server.dir().to_owned();
+    let served = server.restore(&from);
     assert!(matches!(served, Err(CopyError::Open(OpenError::Served(_)))), "{served:?}");
-    house.close();
+    server.close();
 
-    let there = restore(&from, &house.path, false, NOW, &mut go_on);
+    let there = restore(&from, &server.path, false, NOW, &mut go_on);
     assert!(matches!(there, Err(CopyError::Exists(_))), "{there:?}");
-    let itself = house.restore(&house.path);
+    let itself = server.restore(&server.path);
     assert!(matches!(itself, Err(CopyError::Itself(_))), "{itself:?}");
-    let nothing = house.restore(&dir.join("no.backup"));
+    let nothing = server.restore(&dir.join("no.backup"));
     assert!(matches!(nothing, Err(CopyError::Open(OpenError::File { .. }))), "{nothing:?}");
 
-    let looker = house.look();
+    let looker = server.look();
     let snapshot = looker.unchecked_transaction().unwrap();
     assert_eq!(count(&snapshot, "notes"), 199);
-    let used = house.restore(&from);
+    let used = server.restore(&from);
     assert!(matches!(used, Err(CopyError::InUse(_))), "{used:?}");
     drop(snapshot);
     drop(looker);
@@ -325,89 +325,89 @@ fn a_restore_that_must_not_be_touches_nothing() {
         .collect();
     for bytes in [&flipped[..], &whole[..cut]] {
         std::fs::write(&bad, bytes).unwrap();
-        let damaged = house.restore(&bad);
+        let damaged = server.restore(&bad);
         assert!(matches!(damaged, Err(CopyError::Damaged { .. })), "{damaged:?}");
     }
     std::fs::write(&bad, "no database at all, but a text that is long enough to look at").unwrap();
-    let text = house.restore(&bad);
+    let text = server.restore(&bad);
     assert!(text.is_err(), "{text:?}");
     std::fs::remove_file(&bad).unwrap();
     Connection::open(&bad).unwrap().execute_batch("CREATE TABLE notes (id)").unwrap();
-    let not_ours = house.restore(&bad);
+    let not_ours = server.restore(&bad);
     assert!(matches!(not_ours, Err(CopyError::NotOurs(_))), "{not_ours:?}");
     std::fs::write(&bad, &whole).unwrap();
     let newer = "UPDATE rollcall_meta SET value = 1000 WHERE name = 'migrations'";
     Connection::open(&bad).unwrap().execute(newer, []).unwrap();
-    let newer = house.restore(&bad);
+    let newer = server.restore(&bad);
     assert!(matches!(newer, Err(CopyError::Open(OpenError::FromNewerRelease { .. }))), "{newer:?}");
 
     for stop_at in 1..4 {
         let mut heard = 0;
-        let stopped = restore(&from, &house.path, true, NOW, &mut |_| {
+        let stopped = restore(&from, &server.path, true, NOW, &mut |_| {
             heard += 1;
             heard < stop_at
         });
         assert!(matches!(stopped, Err(CopyError::Interrupted)), "{stopped:?}");
     }
     assert_eq!(files(&dir), ["app.backup", "app.db", "bad.backup"]);
-    is_whole(&house.path);
-    house.open();
-    assert_eq!(house.notes().len(), 199);
-    assert_eq!(number(&house.look(), "SELECT value FROM rollcall_meta WHERE name = 'epoch'"), 0);
+    is_whole(&server.path);
+    server.open();
+    assert_eq!(server.notes().len(), 199);
+    assert_eq!(number(&server.look(), "SELECT value FROM rollcall_meta WHERE name = 'epoch'"), 0);
 }
 
 /// Goal: what cannot be read any more is kept all the same, its log too, and does not spoil what takes its place.
 #[test]
 fn a_damaged_database_is_kept_and_replaced() {
-    let mut house = House::new(0);
-    let anna = house.device("Anna's phone");
-    house.add(&anna, 1);
-    let from = house.backup();
-    house.close();
-    std::fs::write(&house.path, "rubbish".repeat(1_000)).unwrap();
-    let log = house.dir().join("app.db-wal");
+    let mut server = TestServer::new(0);
+    let anna = server.device("Anna's phone");
+    server.add(&anna, 1);
+    let from = server.backup();
+    server.close();
+    std::fs::write(&server.path, "rubbish".repeat(1_000)).unwrap();
+    let log = server.dir().join("app.db-wal");
     std::fs::write(&log, "an old log").unwrap();
-    let restored = house.restore(&from).unwrap();
+    let restored = server.restore(&from).unwrap();
     assert!(!restored.knew_replaced);
     let kept = restored.kept.unwrap();
     assert_eq!(std::fs::read_to_string(&kept).unwrap().len(), 7_000);
     assert!(!log.exists());
-    is_whole(&house.path);
+    is_whole(&server.path);
 
     // A log alone, of a database that somebody deleted.
-    std::fs::remove_file(&house.path).unwrap();
+    std::fs::remove_file(&server.path).unwrap();
     std::fs::write(&log, "an old log").unwrap();
-    let there = restore(&from, &house.path, false, NOW, &mut go_on);
+    let there = restore(&from, &server.path, false, NOW, &mut go_on);
     assert!(matches!(there, Err(CopyError::Exists(_))), "{there:?}");
-    let kept = house.restore(&from).unwrap().kept.unwrap();
+    let kept = server.restore(&from).unwrap().kept.unwrap();
     let kept_log = format!("{}-wal", kept.display());
     assert_eq!(std::fs::read_to_string(kept_log).unwrap(), "an old log");
-    house.open();
-    assert_eq!(house.notes().len(), 1);
+    server.open();
+    assert_eq!(server.notes().len(), 1);
 }
 
 #[test]
 fn a_backup_appears_whole_or_not_at_all() {
-    let house = House::new(0);
-    let anna = house.device("Anna's phone");
-    house.add(&anna, 1);
-    let dir = house.dir().to_owned();
+    let server = TestServer::new(0);
+    let anna = server.device("Anna's phone");
+    server.add(&anna, 1);
+    let dir = server.dir().to_owned();
     let to = dir.join("app.backup");
-    let stopped = backup(&house.path, &to, false, WAIT, &mut |_| false);
+    let stopped = backup(&server.path, &to, false, WAIT, &mut |_| false);
     assert!(matches!(stopped, Err(CopyError::Interrupted)), "{stopped:?}");
     assert_eq!(files(&dir), ["app.db"]);
 
     // What a killed run leaves.
     std::fs::write(dir.join("app.backup.partial"), "half".repeat(10_000)).unwrap();
     std::fs::write(dir.join("app.backup.partial-journal"), "half").unwrap();
-    backup(&house.path, &to, false, WAIT, &mut go_on).unwrap();
+    backup(&server.path, &to, false, WAIT, &mut go_on).unwrap();
     assert_eq!(files(&dir), ["app.backup", "app.db"]);
     is_whole(&to);
 
-    house.add(&anna, 2);
+    server.add(&anna, 2);
     let command = |flags: &[&str]| {
         let mut backup = rollcall("backup");
-        run(backup.args(["--database", &database(&house.path), "--to"]).arg(&to).args(flags))
+        run(backup.args(["--database", &database(&server.path), "--to"]).arg(&to).args(flags))
     };
     let ended = command(&[]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -418,45 +418,45 @@ fn a_backup_appears_whole_or_not_at_all() {
     assert_eq!(count(&Connection::open(&to).unwrap(), "notes"), 2);
 
     let linked = dir.join("link.db");
-    std::os::unix::fs::symlink(&house.path, &linked).unwrap();
-    for itself in [&house.path, &linked, &dir.join("app.db-wal")] {
-        let refused = backup(&house.path, itself, true, WAIT, &mut go_on);
+    std::os::unix::fs::symlink(&server.path, &linked).unwrap();
+    for itself in [&server.path, &linked, &dir.join("app.db-wal")] {
+        let refused = backup(&server.path, itself, true, WAIT, &mut go_on);
         assert!(matches!(refused, Err(CopyError::Itself(_))), "{refused:?}");
     }
     let holder = std::fs::File::create(dir.join("b.partial")).unwrap();
     holder.lock().unwrap();
-    let claimed = backup(&house.path, &dir.join("b"), false, WAIT, &mut go_on);
+    let claimed = backup(&server.path, &dir.join("b"), false, WAIT, &mut go_on);
     assert!(matches!(claimed, Err(CopyError::Claimed(_))), "{claimed:?}");
-    assert_eq!(house.notes().len(), 2);
+    assert_eq!(server.notes().len(), 2);
 }
 
 /// Goal: a restore that is killed leaves a database, the old one or the new one. Method: kill -9 after ever
 /// longer times, until one comes through.
 #[test]
 fn a_killed_restore_leaves_a_database() {
-    let mut house = House::new(0);
-    let anna = house.device("Anna's phone");
+    let mut server = TestServer::new(0);
+    let anna = server.device("Anna's phone");
     let text = "x".repeat(10_000);
     for lot in 0..10 {
         let rows: Vec<Value> =
             (0..200).map(|row| json!({"id": key(lot * 200 + row), "text": text})).collect();
-        house.sync(&anna, json!({"add": {"notes": rows}}));
+        server.sync(&anna, json!({"add": {"notes": rows}}));
     }
-    let from = house.backup();
-    house.add(&anna, 5_000);
-    house.close();
+    let from = server.backup();
+    server.add(&anna, 5_000);
+    server.close();
     let mut killed = 0;
     for wait_ms in (0..).step_by(7) {
         let mut restore = rollcall("restore");
-        restore.arg("--from").arg(&from).args(["--database", &database(&house.path), "--replace"]);
+        restore.arg("--from").arg(&from).args(["--database", &database(&server.path), "--replace"]);
         let mut child = restore.spawn().unwrap();
         std::thread::sleep(Duration::from_millis(wait_ms));
         let came_through = child.try_wait().unwrap().is_some();
         let _ = child.kill();
         child.wait().unwrap();
-        is_whole(&house.path);
-        let epoch = number(&house.look(), "SELECT value FROM rollcall_meta WHERE name = 'epoch'");
-        assert_eq!(count(&house.look(), "notes"), if epoch == 0 { 2_001 } else { 2_000 });
+        is_whole(&server.path);
+        let epoch = number(&server.look(), "SELECT value FROM rollcall_meta WHERE name = 'epoch'");
+        assert_eq!(count(&server.look(), "notes"), if epoch == 0 { 2_001 } else { 2_000 });
         if came_through {
             assert!(epoch > 0);
             break;
@@ -464,10 +464,10 @@ fn a_killed_restore_leaves_a_database() {
         killed += 1;
     }
     assert!(killed > 0, "none was killed");
-    house.open();
-    assert_eq!(house.notes().len(), 2_000);
+    server.open();
+    assert_eq!(server.notes().len(), 2_000);
     let day = (system_now_ms() - 1_735_689_600_000) / DAY_MS;
-    let epoch = number(&house.look(), "SELECT value FROM rollcall_meta WHERE name = 'epoch'");
+    let epoch = number(&server.look(), "SELECT value FROM rollcall_meta WHERE name = 'epoch'");
     assert!(epoch >= day, "{epoch} {day}");
 }
 
@@ -548,11 +548,14 @@ fn what_a_restore_loses_the_devices_put_back() {
             }
             let server = serve();
             if how != "restored" {
-                house::until("a warning", || log().contains("put back without rollcall restore"));
+                test_server::until("a warning", || log().contains("put back without rollcall restore"));
             }
             for name in ["tablet", "phone", "tablet"] {
-                let told = sync(&server, name);
-                assert!(told.contains(" 0 dropped") && told.contains("proved equal"), "{way} {how}: {told}");
+                let result = sync(&server, name);
+                assert!(
+                    result.contains(" 0 dropped") && result.contains("proved equal"),
+                    "{way} {how}: {result}"
+                );
             }
             assert_eq!((list(&server, "phone"), list(&server, "tablet")), (all.clone(), all), "{way} {how}");
             let (status, said) = server.stop();

@@ -434,17 +434,20 @@ fn schema_check_says_what_a_server_would_do() {
         names
     };
     let before = names();
-    let told = good(check("schema.toml", None));
-    assert!(told.contains("budget: key bid, 7 columns") && told.contains("schema.toml: good"), "{told}");
-    let told = good(check("schema.toml", Some("sqlite:app.db")));
-    assert!(told.contains("create table budget"), "{told}");
+    let result = good(check("schema.toml", None));
+    assert!(
+        result.contains("budget: key bid, 7 columns") && result.contains("schema.toml: good"),
+        "{result}"
+    );
+    let result = good(check("schema.toml", Some("sqlite:app.db")));
+    assert!(result.contains("create table budget"), "{result}");
     assert_eq!(names(), before, "it only looks");
 
     stop(serve(folder.path(), &[]).0);
     let mut before = names();
     before.retain(|name| name != "app.db-wal" && name != "app.db-shm"); // left by an unlucky stop, and swept up
-    let told = good(check("schema.toml", Some("sqlite:app.db")));
-    assert!(told.contains("fits app.db as it is"), "{told}");
+    let result = good(check("schema.toml", Some("sqlite:app.db")));
+    assert!(result.contains("fits app.db as it is"), "{result}");
 
     let text = std::fs::read_to_string(folder.path().join("schema.toml")).unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
@@ -452,8 +455,8 @@ fn schema_check_says_what_a_server_would_do() {
     write("less.toml", &text.replace("colour = \"text\"\n", ""));
     write("text.db", "this is a letter, and no database at all");
     let before = [before, vec!["less.toml".into(), "more.toml".into(), "text.db".into()]].concat();
-    let told = good(check("more.toml", Some("sqlite:app.db")));
-    assert!(told.contains("add column invitation_categories.icon (text)"), "{told}");
+    let result = good(check("more.toml", Some("sqlite:app.db")));
+    assert!(result.contains("add column invitation_categories.icon (text)"), "{result}");
     let output = check("less.toml", Some("sqlite:app.db"));
     assert!(String::from_utf8_lossy(&output.stdout).contains("refused: invitation_categories.colour"));
     assert!(bad(output).contains("nothing was changed"));
@@ -493,8 +496,8 @@ fn variables_do_for_flags() {
     let address = server.address();
     assert!(folder.path().join("env.db").exists());
     let limits = call(address, "GET /limits", None, None).json();
-    for told in ["\"lease_ms\":1234", "\"rows_max\":9"] {
-        assert!(limits.to_string().contains(told), "{limits}");
+    for result in ["\"lease_ms\":1234", "\"rows_max\":9"] {
+        assert!(limits.to_string().contains(result), "{limits}");
     }
     let user = json!({ "email": "anna@example.com", "password": PASSWORD });
     assert_eq!(call(address, "POST /register", None, Some(&user)).status, 403);
@@ -626,16 +629,16 @@ fn sorted(mut roll_call: Value) -> Value {
 fn the_demo_works_as_printed() {
     let folder = tempfile::tempdir().unwrap();
     let demo = Demo::start(folder.path(), &[]);
-    let told = demo.try_out(&BASH, folder.path());
+    let result = demo.try_out(&BASH, folder.path());
 
-    let (listed, refused) = told[1].split_once('\n').unwrap();
+    let (listed, refused) = result[1].split_once('\n').unwrap();
     assert_eq!(sorted(parse(listed)), sorted(fixture("fetch.json")), "step 1 is the seed's manifest");
     let (head, problem) = refused.split_once("\r\n\r\n").or_else(|| refused.split_once("\n\n")).unwrap();
     assert!(head.starts_with("HTTP/1.1 423 "), "{head}");
     let problem = parse(problem);
     assert_eq!((&problem["code"], &problem["holder"]), (&json!("sync_in_progress"), &json!("Clara's phone")));
 
-    let report = parse(&told[2]);
+    let report = parse(&result[2]);
     let sent = fixture("synchronise.json");
     for set in ["add", "update", "delete"] {
         let count = |body: &Value| body[set]["budget"].as_array().unwrap().len();
@@ -652,7 +655,7 @@ fn the_demo_works_as_printed() {
     let found = |member: &str| report[member]["budget"].as_array().unwrap().len();
     assert_eq!(found("get") + found("missing"), asked);
 
-    let (listed, rows) = told[3].split_once('\n').unwrap();
+    let (listed, rows) = result[3].split_once('\n').unwrap();
     let (listed, rows) = (parse(listed), parse(rows));
     let listed: Vec<_> = listed["budget"].as_array().unwrap().iter().map(|row| &row["bid"]).collect();
     let rows = rows["get"]["budget"].as_array().unwrap();
@@ -670,7 +673,7 @@ fn the_demo_works_as_printed() {
         assert!(listed.contains(&&row["bid"]));
     }
 
-    let sums: Vec<_> = told[4].lines().collect();
+    let sums: Vec<_> = result[4].lines().collect();
     assert_eq!(sums.len(), 2, "{sums:?}");
     assert_eq!(sums[0], sums[1], "both hold the same rows");
 
@@ -683,8 +686,8 @@ fn the_demo_works_as_printed() {
     stop(demo.server);
     let demo = Demo::start(folder.path(), &["--keep"]);
     assert_eq!(version(demo.address, &token), before, "the token of the last run still works");
-    let told = demo.try_out(&ZSH, folder.path());
-    let report = parse(&told[2]);
+    let result = demo.try_out(&ZSH, folder.path());
+    let report = parse(&result[2]);
     let update = report["update"]["budget"].as_array().unwrap();
     assert!(update.iter().all(|row| row["verdict"] == "same"), "{report}");
     assert_eq!(version(demo.address, &demo.token('B')), before, "the same rows moved nothing");

@@ -118,9 +118,9 @@ impl Broken {
     fn shows(&self) -> Value {
         let answer = self.ask("GET /changes", None);
         assert_eq!(answer.status, 200, "{}", answer.text());
-        let mut told = answer.json();
-        told.as_object_mut().unwrap().remove("digests");
-        told
+        let mut result = answer.json();
+        result.as_object_mut().unwrap().remove("digests");
+        result
     }
 }
 
@@ -169,8 +169,8 @@ fn other(broken: &Broken, n: i32, device: &str) -> String {
 }
 
 fn owner(broken: &Broken) -> String {
-    let told = broken.operator("GET /console/api/owners");
-    told.json()["owners"][0]["owner"].as_str().unwrap_or_else(|| panic!("{}", told.text())).to_owned()
+    let result = broken.operator("GET /console/api/owners");
+    result.json()["owners"][0]["owner"].as_str().unwrap_or_else(|| panic!("{}", result.text())).to_owned()
 }
 
 /// A row as its device has it after the edit of that number, each a second after the one before. Without a time
@@ -183,12 +183,12 @@ fn edited(row: i32, n: i32) -> Value {
 /// A conflict over a row of its own.
 fn conflict(broken: &Broken, n: i32) -> String {
     let title = |text: &str| json!({ "id": key(20_000 + n), "title": format!("{text}{n}") });
-    let told = broken.ask("POST /synchronise", Some(&json!({ "add": { "todo": [title("a")] } }))).json();
-    let base = told["version"].as_u64().unwrap();
+    let result = broken.ask("POST /synchronise", Some(&json!({ "add": { "todo": [title("a")] } }))).json();
+    let base = result["version"].as_u64().unwrap();
     broken.ask("POST /synchronise", Some(&json!({ "update": { "todo": [title("b")] } })));
     let late = json!({ "base": base, "update": { "todo": [title("c")] } });
-    let told = call(broken.address, "POST /synchronise", Some(&broken.tablet), Some(&late)).json();
-    told["update"]["todo"][0]["conflict"].as_str().unwrap_or_else(|| panic!("{told}")).to_owned()
+    let result = call(broken.address, "POST /synchronise", Some(&broken.tablet), Some(&late)).json();
+    result["update"]["todo"][0]["conflict"].as_str().unwrap_or_else(|| panic!("{result}")).to_owned()
 }
 
 /// Every request that looks into the database or writes to it; its status when it is done, and when it comes again.
@@ -239,8 +239,9 @@ const REQUESTS: [(u16, u16, Make); 23] = [
     }),
     (200, 200, |broken, _| {
         let owner = owner(broken);
-        let told = broken.operator(&format!("GET /console/api/owners/{owner}")).json();
-        let device = told["devices"][0]["device_id"].as_str().unwrap_or_else(|| panic!("{told}")).to_owned();
+        let result = broken.operator(&format!("GET /console/api/owners/{owner}")).json();
+        let device =
+            result["devices"][0]["device_id"].as_str().unwrap_or_else(|| panic!("{result}")).to_owned();
         let path = format!("GET /console/api/owners/{owner}/why?table=todo&key={}&device={device}", key(1));
         Sent { token: OPERATOR.into(), ..sent(broken, &path, None) }
     }),

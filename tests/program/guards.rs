@@ -387,7 +387,7 @@ fn every_change_of_who_may_come_in_leaves_a_line() {
     assert_eq!(call(address, "POST /logout", Some(&phone), None).status, 204);
     let lines = stop(server);
     let audit: Vec<&Value> = lines.iter().filter(|line| line["target"] == "audit").collect();
-    let told: Vec<(&str, &str, &str)> = audit
+    let result: Vec<(&str, &str, &str)> = audit
         .iter()
         .map(|line| {
             let text = |name: &str| line[name].as_str().unwrap_or("");
@@ -399,7 +399,7 @@ fn every_change_of_who_may_come_in_leaves_a_line() {
     let there = "203.0.113.9";
     let wrong = ("log_in", there, "wrong password");
     assert_eq!(
-        told,
+        result,
         [
             ("registration", here, ""),
             ("registration", here, "the email is taken"),

@@ -78,8 +78,8 @@ fn one_after_another(seed: u64, kills: u64) {
     let folder = tempfile::tempdir().unwrap().keep();
     println!("ROLLCALL_SEED={seed} ROLLCALL_KILLS={kills}, in {}", folder.display());
     let begun = Instant::now();
-    let told = Run::prepare(&folder, seed).run(kills);
-    println!("{told}, in {} s", begun.elapsed().as_secs());
+    let result = Run::prepare(&folder, seed).run(kills);
+    println!("{result}, in {} s", begun.elapsed().as_secs());
     std::fs::remove_dir_all(folder).unwrap();
 }
 
@@ -301,7 +301,8 @@ impl Ledger {
                     assert_eq!(row.get_unwrap::<_, String>(6), twin(&token), "{table} {}: half a row", id(0));
                     Effect::Live(token)
                 };
-                let last_update = Timestamp::from_ms(row.get_unwrap(2)).spelt(Precision::Seconds).to_string();
+                let last_update =
+                    Timestamp::from_ms(row.get_unwrap(2)).format(Precision::Seconds).to_string();
                 let held = Held {
                     version: row.get_unwrap::<_, i64>(1) as u64,
                     last_update,
@@ -466,7 +467,7 @@ impl Device {
     }
 
     /// The version that an answer tells, which never falls.
-    fn told_version(&mut self, answer: &Answer) -> u64 {
+    fn show_version(&mut self, answer: &Answer) -> u64 {
         let version = answer.number("sync-version");
         assert!(version >= self.version, "device {}: version {version} after {}", self.id, self.version);
         self.version = version;
@@ -490,13 +491,13 @@ impl Device {
                 423 => return Err(Cut::Later),
                 _ => panic!("device {}: {answer:?}", self.id),
             }
-            let (version, fence) = (self.told_version(&answer), answer.number("sync-lock"));
+            let (version, fence) = (self.show_version(&answer), answer.number("sync-lock"));
             assert!(version >= acknowledged, "version {version} after {acknowledged} was acknowledged");
             let life = self.life;
             let listed = listed(&answer.json());
             let whole = !self.has_checked;
             self.journal(|journal| {
-                journal.told_fence(life, fence)?;
+                journal.show_fence(life, fence)?;
                 let rows = if whole { journal.rows() } else { listed.keys().copied().collect() };
                 rows.into_iter().try_for_each(|row| {
                     let seen = listed.get(&row).map_or(Seen::Absent, |stamp| Seen::Listed(stamp));
@@ -545,7 +546,7 @@ impl Device {
     }
 
     fn check_got(&mut self, answer: &Answer, asked: usize) {
-        let (version, body) = (self.told_version(answer), answer.json());
+        let (version, body) = (self.show_version(answer), answer.json());
         let got = rows_of(&body["get"]);
         assert_eq!(got.len(), asked, "{body}");
         let mut rows = Vec::new();
@@ -579,7 +580,7 @@ impl Device {
         let Batch { body, rows } = batch;
         if rows.is_empty() {
             let answer = self.synchronise(client, fence, &body)?;
-            assert_eq!(self.told_version(&answer), version, "nothing was sent, and the version moved");
+            assert_eq!(self.show_version(&answer), version, "nothing was sent, and the version moved");
             return Ok(());
         }
         let id = self.journal(|journal| Ok(journal.send(self.id, version + 1, rows.clone())));
@@ -603,10 +604,10 @@ impl Device {
             }
             _ => panic!("device {}: {} {}", self.id, answer.status, answer.text()),
         }
-        let told = verdicts(&answer.json());
+        let result = verdicts(&answer.json());
         let mut stamps = HashMap::new();
         for (row, effect) in &rows {
-            let (verdict, stamp) = told.get(row).unwrap_or_else(|| panic!("no verdict for {row:?}"));
+            let (verdict, stamp) = result.get(row).unwrap_or_else(|| panic!("no verdict for {row:?}"));
             let is_expected = match effect {
                 Effect::Deleted => verdict == "deleted",
                 Effect::Live(_) => verdict == "added" || verdict == "updated",
@@ -614,8 +615,8 @@ impl Device {
             assert!(is_expected, "device {}: {row:?} {effect:?} is told {verdict}", self.id);
             stamps.insert(*row, stamp.clone());
         }
-        assert_eq!(told.len(), rows.len());
-        assert_eq!(self.told_version(&answer), version + 1, "one request is one version");
+        assert_eq!(result.len(), rows.len());
+        assert_eq!(self.show_version(&answer), version + 1, "one request is one version");
         self.journal(|journal| journal.acknowledge(id, stamps));
         self.check_got(&answer, asked(&body));
         Ok(())
@@ -656,7 +657,7 @@ impl Device {
         for (row, (verdict, _)) in verdicts(&answer.json()) {
             assert_eq!(verdict, "same", "device {}: {row:?} of a write that is there", self.id);
         }
-        assert_eq!(self.told_version(&answer), version, "a repetition moved the version");
+        assert_eq!(self.show_version(&answer), version, "a repetition moved the version");
         Ok(true)
     }
 
@@ -819,8 +820,8 @@ fn listed(body: &Value) -> HashMap<RowId, String> {
 fn verdicts(body: &Value) -> HashMap<RowId, (String, String)> {
     let mut found = HashMap::new();
     for set in ["add", "update", "delete"] {
-        for (row, told) in rows_of(&body[set]) {
-            let text = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
+        for (row, result) in rows_of(&body[set]) {
+            let text = |name: &str| result[name].as_str().unwrap_or_default().to_owned();
             found.insert(row, (text("verdict"), text("last_update")));
         }
     }

@@ -24,7 +24,7 @@ fn ran(args: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn told(output: &Output) -> String {
+fn result(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap()
 }
@@ -51,7 +51,7 @@ fn a_new_epoch_ends_every_cursor_of_before() {
     drop(server);
 
     let epochs = [0, 1].map(|_| {
-        let line = told(&ran(&["epoch", "--database", &database.url]));
+        let line = result(&ran(&["epoch", "--database", &database.url]));
         let mut words = line.split_whitespace();
         assert!(line.starts_with("epoch ") && line.contains(" begins for 1 owners;"), "{line:?}");
         words.nth(1).unwrap().parse::<u64>().unwrap()
@@ -106,7 +106,7 @@ fn a_database_that_was_put_back_unsaid_is_noticed() {
         served(&database.url).address();
         assert_eq!(epoch(), last, "{sign}: once is enough");
     }
-    told(&ran(&["epoch", "--database", &database.url]));
+    result(&ran(&["epoch", "--database", &database.url]));
     last = epoch();
     served(&database.url).address();
     assert_eq!(epoch(), last, "whoever said so is not told again");
@@ -149,9 +149,9 @@ fn each_table_is_distributed_once() {
         let rows = client.query("SELECT what FROM asked ORDER BY at", &[]).unwrap();
         rows.iter().map(|row| row.get(0)).collect()
     };
-    let listed = told(&ran(&["distribute", "--schema", SCHEMA]));
+    let listed = result(&ran(&["distribute", "--schema", SCHEMA]));
     assert_eq!(asked(), Vec::<String>::new());
-    assert_eq!(told(&ran(&apply)), listed);
+    assert_eq!(result(&ran(&apply)), listed);
     let all = asked();
     assert_eq!(all.len(), listed.lines().count());
     let place = |what: &str| {
@@ -166,12 +166,12 @@ fn each_table_is_distributed_once() {
     let parent = place("\"invitation_categories\" by _owner beside rollcall_owner");
     assert!(first < parent && parent < place("\"invitations\" by _owner beside rollcall_owner"));
 
-    assert_eq!(told(&ran(&apply)), "");
+    assert_eq!(result(&ran(&apply)), "");
     assert_eq!(asked(), all);
     // One that was broken off, or a table that came later.
     let mut client = postgres::Client::connect(&database.url, NoTls).unwrap();
     client.batch_execute("DELETE FROM pg_dist_partition WHERE logicalrelid = 'todo'::regclass").unwrap();
-    let again = told(&ran(&apply));
+    let again = result(&ran(&apply));
     assert_eq!(again.lines().count(), 1, "{again}");
     assert_eq!(asked().last().unwrap(), "\"todo\" by _owner beside rollcall_owner");
 }

@@ -38,8 +38,8 @@ fn add(key: &str) -> Value {
 }
 
 fn keys(answer: &Answer) -> Vec<String> {
-    let told = answer.json();
-    let rows = told["todo"].as_array().unwrap().iter();
+    let result = answer.json();
+    let rows = result["todo"].as_array().unwrap().iter();
     rows.map(|row| row["id"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -91,10 +91,10 @@ fn what_one_server_wrote_the_other_never_calls_unchanged() {
         let key = Uuid::now_v7().to_string();
         let writer = round % 2;
         assert_eq!(pair.ask(writer, &pair.tablet, "POST /synchronise", &[], Some(&add(&key))).status, 200);
-        let told = look(&etag);
-        assert_eq!(told.status, 200, "round {round}: an answer of before the write");
-        assert!(keys(&told).contains(&key), "round {round}");
-        etag = told.header("etag").unwrap().to_owned();
+        let result = look(&etag);
+        assert_eq!(result.status, 200, "round {round}: an answer of before the write");
+        assert!(keys(&result).contains(&key), "round {round}");
+        etag = result.header("etag").unwrap().to_owned();
         assert_eq!(look(&etag).status, 304);
     }
 }
@@ -299,7 +299,7 @@ fn killed_servers_and_a_crashing_database_lose_nothing() {
     println!("{kills} kills and as many crashes, {all} acknowledged writes in {seconds:.0} s");
     let address = stage.lock().unwrap()[1].unwrap();
     for (owner, devices) in tokens.chunks(2).enumerate() {
-        let mut told = BTreeMap::new();
+        let mut result = BTreeMap::new();
         for token in devices {
             let full = call(address, "GET /changes?limit=5000", Some(token), None);
             assert_eq!(full.status, 200, "{}", full.text());
@@ -307,8 +307,8 @@ fn killed_servers_and_a_crashing_database_lose_nothing() {
             for key in acknowledged[owner * 2].iter().chain(&acknowledged[owner * 2 + 1]) {
                 assert!(held.contains(key), "owner {owner} has lost {key}");
             }
-            told.insert(full.json()["digests"].to_string(), ());
+            result.insert(full.json()["digests"].to_string(), ());
         }
-        assert_eq!(told.len(), 1, "owner {owner}: its devices are told different things");
+        assert_eq!(result.len(), 1, "owner {owner}: its devices are told different things");
     }
 }

@@ -554,9 +554,9 @@ fn every_account_error_has_its_place_in_the_contract() {
         (AccountError::Internal("no".into()), 500, "internal"),
     ];
     for (error, status, code) in cases {
-        let told = format!("{error:?}");
+        let result = format!("{error:?}");
         let (got_status, got_code) = ApiError::from(error).status_and_code();
-        assert_eq!((got_status.as_u16(), got_code), (status, code), "{told}");
+        assert_eq!((got_status.as_u16(), got_code), (status, code), "{result}");
     }
     let invalid = AccountError::Invalid { member: "password", reason: "no" };
     assert!(matches!(ApiError::from(invalid), ApiError::InvalidBody { at, .. } if at == "/password"));

@@ -12,7 +12,7 @@ use rollcall::model::{DeviceId, Owner, RowKey, Timestamp, Value, Version};
 use rollcall::reconcile::{Incoming, RejectionCode, Resolution, Verdict};
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::{Conflict, Storage, WantedConflicts};
-use rollcall::synchronise::{self, Answered, AnsweredSet, Batch, Refusal, Report, Terms};
+use rollcall::synchronise::{self, Batch, ItemResult, Refusal, Report, TableItemResults, Terms};
 use support::engine::Store;
 use support::{NOON_MS, open, terms};
 use uuid::Uuid;
@@ -162,12 +162,12 @@ impl Ground {
     }
 }
 
-fn settled(sets: &[AnsweredSet]) -> Vec<&synchronise::Told> {
-    sets.iter().flat_map(|(_, list)| list).filter_map(Answered::settled).collect()
+fn settled(sets: &[TableItemResults]) -> Vec<&synchronise::RowResult> {
+    sets.iter().flat_map(|(_, list)| list).filter_map(ItemResult::settled).collect()
 }
 
-fn verdicts(sets: &[AnsweredSet]) -> std::collections::BTreeMap<&'static str, usize> {
-    tally(settled(sets).iter().map(|told| told.verdict.name()))
+fn verdicts(sets: &[TableItemResults]) -> std::collections::BTreeMap<&'static str, usize> {
+    tally(settled(sets).iter().map(|result| result.verdict.name()))
 }
 
 /// Goal: a row costs once, however often a batch names it, and its contents come back once. Method: some thousand stale
@@ -180,9 +180,13 @@ fn a_row_costs_once_however_often_it_is_named() {
     let edits = (0..mentions).map(|n| edit(0, vec![text(&format!("mine {n}")), None])).collect();
     let (report, counts) = ground.run(2, &stale(ground.update("notes", edits)));
     assert_eq!(verdicts(&report.update), [("kept", mentions)].into());
-    let told = settled(&report.update);
-    assert_eq!(tally(told.iter().map(|told| told.conflict.unwrap())).len(), 1, "one conflict, named by all");
-    let rows: Vec<_> = (0..mentions).filter(|place| told[*place].row.is_some()).collect();
+    let result = settled(&report.update);
+    assert_eq!(
+        tally(result.iter().map(|result| result.conflict.unwrap())).len(),
+        1,
+        "one conflict, named by all"
+    );
+    let rows: Vec<_> = (0..mentions).filter(|place| result[*place].row.is_some()).collect();
     assert_eq!(rows, [0], "the row comes with its first verdict");
     assert!(report.weight() < BIG + mentions * 200, "{}", report.weight());
     let Counts { loaded, pasts, conflicts, conflict_bytes, put, .. } = counts;
@@ -191,7 +195,7 @@ fn a_row_costs_once_however_often_it_is_named() {
     let noted = ground.conflicts();
     assert_eq!(noted.len(), 1);
     assert_eq!(noted[0].incoming.values.as_ref().unwrap()[0], text(&format!("mine {}", mentions - 1)));
-    assert_eq!(Some(noted[0].id), told[0].conflict);
+    assert_eq!(Some(noted[0].id), result[0].conflict);
 }
 
 /// Goal: what a device sent of a row in one request is one edit in the conflict. Method: columns that
@@ -306,7 +310,7 @@ fn referrers_cost_as_much_as_the_batch() {
         let batch = Batch { update, ..ground.delete("parents", (0..size).map(|_| 0)) };
         let (report, counts) = ground.run(1, &batch);
         assert_eq!(verdicts(&report.delete), [("rejected", size as usize)].into());
-        let codes = settled(&report.delete).into_iter().map(|told| told.rejection.as_ref().unwrap().code);
+        let codes = settled(&report.delete).into_iter().map(|result| result.rejection.as_ref().unwrap().code);
         assert!(codes.into_iter().all(|code| code == RejectionCode::StillReferenced));
         looked_at.push(counts.referring);
         assert!(counts.referring_asked <= 2, "{counts:?}");
@@ -361,8 +365,8 @@ fn referrers_are_those_of_the_batch() {
         ..Batch::default()
     };
     let (report, _) = ground.run(1, &batch);
-    let told: Vec<_> = report.delete[1].1.iter().map(|told| told.verdict().name()).collect();
-    assert_eq!(told, ["deleted", "deleted", "rejected", "rejected"]);
+    let result: Vec<_> = report.delete[1].1.iter().map(|result| result.verdict().name()).collect();
+    assert_eq!(result, ["deleted", "deleted", "rejected", "rejected"]);
 }
 
 /// Goal: work that nobody waits for ends between two rows, and leaves nothing. Method: somebody who stops waiting after

@@ -65,7 +65,7 @@ fn every_conflict() -> WantedConflicts {
     }
 }
 
-fn told(answer: &Json, set: &str, table: &str) -> Json {
+fn result(answer: &Json, set: &str, table: &str) -> Json {
     answer[set][table][0].clone()
 }
 
@@ -77,9 +77,9 @@ fn edits_of_different_columns_both_stay_under_merge() {
     // The whole row, as most apps send it: the old title is in it.
     let whole = json!({ "title": "base", "body": "b's", "n": 10, "tags": ["base"] });
     let answer = b.push(&world, &edit("merge", &whole));
-    let told = told(&answer, "update", "merge");
-    assert_eq!((&told["verdict"], &told["row"]["title"]), (&json!("merged"), &json!("a's")));
-    assert_eq!(told.get("conflict"), None, "nobody lost");
+    let result = result(&answer, "update", "merge");
+    assert_eq!((&result["verdict"], &result["row"]["title"]), (&json!("merged"), &json!("a's")));
+    assert_eq!(result.get("conflict"), None, "nobody lost");
     agree(&world, &mut [&mut a, &mut b]);
     let row = row(&world, &a, "merge").unwrap();
     assert_eq!((&row["title"], &row["body"]), (&json!("a's"), &json!("b's")));
@@ -101,7 +101,7 @@ fn every_column_rule_joins_what_both_changed() {
     let mine =
         json!({ "n": 11, "high": 9, "low": 3, "paid": "1.35", "tags": ["y", "x", "b"], "title": "mine" });
     let answer = b.push(&world, &edit("merge", &mine));
-    let joined = &told(&answer, "update", "merge")["row"];
+    let joined = &result(&answer, "update", "merge")["row"];
     let wanted =
         json!({ "n": 16, "high": 9, "low": 3, "paid": "2.45", "tags": ["x", "a", "b"], "title": "mine" });
     for (name, value) in wanted.as_object().unwrap() {
@@ -119,8 +119,8 @@ fn the_same_column_goes_to_the_later_edit_and_the_other_is_kept_for_review() {
         a.push(&world, &edit("merge", &json!({ "title": "a's", "body": "a's", "last_update": at })));
         let at = world.hands.at(if later { -1_000 } else { -3_000 });
         let answer = b.push(&world, &edit("merge", &json!({ "title": "b's", "n": 11, "last_update": at })));
-        let told = told(&answer, "update", "merge");
-        assert_eq!(told["verdict"], "merged");
+        let result = result(&answer, "update", "merge");
+        assert_eq!(result["verdict"], "merged");
         let row = row(&world, &a, "merge").unwrap();
         assert_eq!(
             (&row["title"], &row["body"], &row["n"]),
@@ -128,7 +128,7 @@ fn the_same_column_goes_to_the_later_edit_and_the_other_is_kept_for_review() {
         );
         let noted = conflicts(&world, &a.device);
         assert_eq!(noted.len(), 1);
-        assert_eq!(told["conflict"], noted[0]["id"]);
+        assert_eq!(result["conflict"], noted[0]["id"]);
         assert_eq!(noted[0]["outcome"], "merged");
         assert_eq!(noted[0]["base"]["title"], "base");
         assert_eq!(noted[0]["incoming"]["row"], json!({ "id": key(1), "title": "b's", "n": 11 }));
@@ -160,14 +160,14 @@ fn a_merge_whose_answer_was_lost_is_not_undone_by_sending_again() {
         };
         // Sent, and the answer lost: b goes on from where it was.
         let first = world.sync(&b.device, &after(11, "b's", -5_000)).ok();
-        assert_eq!(told(&first, "update", "merge")["verdict"], "merged");
+        assert_eq!(result(&first, "update", "merge")["verdict"], "merged");
         let version = world.version(&b.device);
         let again = world.sync(&b.device, &after(11, "b's", -5_000)).ok();
-        let told_again = told(&again, "update", "merge");
+        let told_again = result(&again, "update", "merge");
         assert_eq!(told_again["verdict"], "same");
         assert_eq!(
             told_again["row"],
-            told(&first, "update", "merge")["row"],
+            result(&first, "update", "merge")["row"],
             "b does not hold the joined row"
         );
         assert_eq!(world.version(&b.device), version);
@@ -215,15 +215,15 @@ fn without_the_ancestor_every_column_goes_to_the_later_edit() {
     let whole = json!({ "title": "base", "body": "b's", "n": 11, "last_update": world.hands.at(0) });
     let answer = b.push(&world, &edit("merge", &whole));
     assert_eq!(
-        told(&answer, "update", "merge")["verdict"],
+        result(&answer, "update", "merge")["verdict"],
         "kept",
         "the server's is the later, to the millisecond"
     );
     world.hands.advance_ms(1_000);
     let whole = json!({ "title": "base", "body": "b's", "n": 11, "last_update": world.hands.at(0) });
     let answer = b.push(&world, &edit("merge", &whole));
-    let told = told(&answer, "update", "merge");
-    assert!(told["conflict"].is_string());
+    let result = result(&answer, "update", "merge");
+    assert!(result["conflict"].is_string());
     let row = row(&world, &a, "merge").unwrap();
     assert_eq!(
         (&row["title"], &row["n"]),
@@ -248,7 +248,7 @@ fn an_earlier_life_is_no_ancestor() {
     world.hands.advance_ms(1_000);
     // "base" is what the row held in its first life; to b, who saw it deleted, it is a new row all the same.
     let answer = b.push(&world, &again("base"));
-    assert!(told(&answer, "add", "merge")["conflict"].is_string());
+    assert!(result(&answer, "add", "merge")["conflict"].is_string());
     assert_eq!(row(&world, &a, "merge").unwrap()["title"], "base", "b's is the later");
     assert_eq!(conflicts(&world, &a.device)[0]["base"], Json::Null);
     agree(&world, &mut [&mut a, &mut b]);
@@ -265,7 +265,7 @@ fn every_policy_has_its_winner_and_its_loser_comes_back() {
             a.push(&world, &edit(table, &json!({ "title": "a's", "last_update": at("a") })));
             let base = b.rows[&(table.to_owned(), key(1))].clone();
             let answer = b.push(&world, &edit(table, &json!({ "title": "b's", "last_update": at("b") })));
-            let told = told(&answer, "update", table);
+            let result = result(&answer, "update", table);
             let b_wins = match table {
                 "newest" | "merge" => later == "b",
                 "client" => true,
@@ -276,14 +276,14 @@ fn every_policy_has_its_winner_and_its_loser_comes_back() {
                 (_, true) => ("updated", "overwritten"),
                 (_, false) => ("kept", "kept"),
             };
-            assert_eq!(told["verdict"], verdict, "{table}, later: {later}");
+            assert_eq!(result["verdict"], verdict, "{table}, later: {later}");
             assert_eq!(row(&world, &a, table).unwrap()["title"], if b_wins { "b's" } else { "a's" });
             agree(&world, &mut [&mut a, &mut b]);
 
             let noted = conflicts(&world, &a.device);
             assert_eq!(noted.len(), 1, "{table}");
             let conflict = &noted[0];
-            assert_eq!(told["conflict"], conflict["id"]);
+            assert_eq!(result["conflict"], conflict["id"]);
             assert_eq!((&conflict["table"], &conflict["key"]), (&json!(table), &json!(key(1))));
             assert_eq!((&conflict["policy"], &conflict["outcome"]), (&json!(table), &json!(outcome)));
             assert_eq!(conflict["base"]["title"], base["title"]);
@@ -321,7 +321,7 @@ fn a_deleted_row_and_a_deletion_are_brought_back() {
     let (mut a, mut b) = two(&world, "server");
     a.push(&world, &json!({ "delete": { "server": [key(1)] } }));
     let answer = b.push(&world, &edit("server", &json!({ "body": "b's" })));
-    assert_eq!(told(&answer, "update", "server")["verdict"], "gone");
+    assert_eq!(result(&answer, "update", "server")["verdict"], "gone");
     let conflict = conflicts(&world, &b.device).remove(0);
     assert_eq!((&conflict["outcome"], &conflict["stored"]["row"]), (&json!("kept"), &Json::Null));
     agree(&world, &mut [&mut a, &mut b]);
@@ -350,7 +350,7 @@ fn a_deleted_row_and_a_deletion_are_brought_back() {
     let (mut a, mut b) = two(&world, "manual");
     a.push(&world, &edit("manual", &json!({ "body": "a's" })));
     let answer = b.push(&world, &json!({ "delete": { "manual": [key(1)] } }));
-    assert_eq!(told(&answer, "delete", "manual")["verdict"], "kept");
+    assert_eq!(result(&answer, "delete", "manual")["verdict"], "kept");
     agree(&world, &mut [&mut a, &mut b]);
     let conflict = conflicts(&world, &b.device).remove(0);
     let restored = restore(&world, &b.device, &conflict);
@@ -416,14 +416,14 @@ fn under_manual_the_device_settles_by_sending_again() {
     let (mut a, mut b) = two(&world, "manual");
     a.push(&world, &edit("manual", &json!({ "title": "a's" })));
     let answer = b.push(&world, &edit("manual", &json!({ "title": "b's" })));
-    let told_b = told(&answer, "update", "manual");
+    let told_b = result(&answer, "update", "manual");
     assert_eq!((&told_b["verdict"], &told_b["row"]["title"]), (&json!("kept"), &json!("a's")));
     assert!(told_b["conflict"].is_string());
     // Asked, the user joins both; the row is sent with the `_base` that came with the answer.
     let settled = json!({ "title": "a's and b's", "_base": told_b["last_update"] });
     let answer = b.push(&world, &edit("manual", &settled));
-    assert_eq!(told(&answer, "update", "manual")["verdict"], "updated");
-    assert_eq!(told(&answer, "update", "manual").get("conflict"), None);
+    assert_eq!(result(&answer, "update", "manual")["verdict"], "updated");
+    assert_eq!(result(&answer, "update", "manual").get("conflict"), None);
     agree(&world, &mut [&mut a, &mut b]);
     assert_eq!(conflicts(&world, &a.device).len(), 1);
 }
@@ -440,7 +440,7 @@ fn the_same_loser_sent_twice_is_one_conflict() {
         world.hands.advance_ms(1_000);
         let before = world.version(&b.device);
         let again = world.sync(&b.device, &body).ok();
-        assert_eq!(told(&first, "update", table), told(&again, "update", table));
+        assert_eq!(result(&first, "update", table), result(&again, "update", table));
         assert_eq!(world.version(&b.device), before, "no version moves");
         assert_eq!(conflicts(&world, &a.device).len(), 1, "{table}");
         body["update"][table][0]["title"] = json!("b's other");
@@ -460,7 +460,7 @@ fn a_loss_by_merge_sent_twice_is_one_conflict_and_another_loss_is_another() {
     let lost = |title: &str| {
         let columns =
             json!({ "title": title, "body": "b's", "_base": seen, "last_update": world.hands.at(-5_000) });
-        [(); 2].map(|()| told(&world.sync(&b.device, &edit("merge", &columns)).ok(), "update", "merge"))
+        [(); 2].map(|()| result(&world.sync(&b.device, &edit("merge", &columns)).ok(), "update", "merge"))
     };
     let [first, again] = lost("b's first");
     assert_eq!((&first["verdict"], &again["verdict"]), (&json!("merged"), &json!("kept")));
@@ -711,14 +711,14 @@ fn a_dry_run_tells_all_and_changes_nothing() {
             assert_ne!(world.dump(), before);
             assert!(!conflicts(&world, &a.device).is_empty());
             let ids: Vec<_> = conflicts(&world, &a.device).iter().map(|it| it["id"].clone()).collect();
-            let told: Vec<_> = ["add", "update", "delete"]
+            let result: Vec<_> = ["add", "update", "delete"]
                 .iter()
                 .flat_map(|set| TABLES.map(|table| real[set][table].clone()))
                 .flat_map(|list| list.as_array().unwrap().clone())
-                .filter_map(|told| told.get("conflict").cloned())
+                .filter_map(|result| result.get("conflict").cloned())
                 .collect();
-            assert_eq!(told.len(), ids.len());
-            assert!(told.iter().all(|id| ids.contains(id)));
+            assert_eq!(result.len(), ids.len());
+            assert!(result.iter().all(|id| ids.contains(id)));
         }
     }
 }

@@ -110,13 +110,16 @@ async fn the_overview_counts_everyone() {
     server.sync(&ben, list(9, "y")).await.ok();
     server.fetch(&ben, "").await.ok();
 
-    let told = get(&server, "overview").await;
-    assert_eq!((&told["owners"], &told["rows"], &told["engine"]), (&json!(2), &json!(3), &json!("sqlite")));
-    assert_eq!(told["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(told["tables"][1], json!({ "table": "lists", "rows": 3, "tombstones": null }));
-    assert_eq!(told["tables"].as_array().unwrap().len(), server.app.schema.tables().len());
-    assert!(told["totals"]["commits"].as_u64().unwrap() >= 5, "{told}");
-    let locks = told["locks"].as_array().unwrap();
+    let result = get(&server, "overview").await;
+    assert_eq!(
+        (&result["owners"], &result["rows"], &result["engine"]),
+        (&json!(2), &json!(3), &json!("sqlite"))
+    );
+    assert_eq!(result["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(result["tables"][1], json!({ "table": "lists", "rows": 3, "tombstones": null }));
+    assert_eq!(result["tables"].as_array().unwrap().len(), server.app.schema.tables().len());
+    assert!(result["totals"]["commits"].as_u64().unwrap() >= 5, "{result}");
+    let locks = result["locks"].as_array().unwrap();
     assert_eq!(locks.len(), 1, "{locks:?}");
     assert_eq!(
         (&locks[0]["device"], &locks[0]["owner"]),
@@ -164,22 +167,22 @@ async fn owners_come_in_pages_and_one_by_one() {
     server.ask("DELETE", &format!("/devices/{}", lost.id)).of(&phone).send().await;
     server.fetch(&tablet, "").await.ok();
     let owner = server.owner("anna").0;
-    let told = get(&server, &format!("owners/{owner}")).await;
-    assert_eq!((&told["version"], &told["rows"]), (&json!(base + 1), &json!(2)));
-    assert_eq!(told["tables"][1], json!({ "table": "lists", "rows": 2 }));
-    assert_eq!(told["lock"]["device"], "tablet");
-    let of = |id: &str| told["devices"].as_array().unwrap().iter().find(|device| device["device_id"] == id);
+    let result = get(&server, &format!("owners/{owner}")).await;
+    assert_eq!((&result["version"], &result["rows"]), (&json!(base + 1), &json!(2)));
+    assert_eq!(result["tables"][1], json!({ "table": "lists", "rows": 2 }));
+    assert_eq!(result["lock"]["device"], "tablet");
+    let of = |id: &str| result["devices"].as_array().unwrap().iter().find(|device| device["device_id"] == id);
     let seen = of(&phone.id).unwrap();
     assert_eq!((&seen["acknowledged"], &seen["behind"]), (&json!(base), &json!(1)));
     assert_eq!((&seen["device"], &seen["seen_at"]), (&json!("phone"), &json!(server.time(0))));
     let unseen = of(&tablet.id).unwrap();
     assert_eq!((&unseen["acknowledged"], &unseen["signed_in"]), (&Value::Null, &json!(true)));
-    assert!(of(&lost.id).is_none() && of(&old.id).is_some(), "{told}");
+    assert!(of(&lost.id).is_none() && of(&old.id).is_some(), "{result}");
 
     // What was noted in memory is written down now and then: both count.
     server.app.acks.flush(&*server.app.storage, &mut || true).unwrap();
     let again = get(&server, &format!("owners/{owner}")).await;
-    assert_eq!(again["devices"], told["devices"]);
+    assert_eq!(again["devices"], result["devices"]);
     for unknown in ["01900000-0000-7000-8000-000000000001", "x"] {
         let refused = ask(&server, "GET", &format!("owners/{unknown}")).send().await;
         assert_eq!(refused.problem(), (404, "not_found".into()), "{unknown}");
@@ -200,8 +203,8 @@ async fn conflicts_and_locks_can_be_settled_from_here() {
     assert_eq!(verdicts(&server.sync(&tablet, late).await.ok(), "update", "lists"), ["kept"]);
 
     let owner = server.owner("anna").0;
-    let told = get(&server, &format!("owners/{owner}/conflicts")).await;
-    let id = told["conflicts"][0]["id"].as_str().unwrap();
+    let result = get(&server, &format!("owners/{owner}/conflicts")).await;
+    let id = result["conflicts"][0]["id"].as_str().unwrap();
     let restore = || ask(&server, "POST", &format!("owners/{owner}/conflicts/{id}/restore"));
     server.fetch(&phone, "").await.ok();
     let busy: Answer = restore().send().await;
@@ -238,12 +241,12 @@ async fn why_a_row_is_not_on_a_device() {
     server.sync(&tablet, json!({ "base": base, "pull": true })).await.ok();
     server.sync(&phone, list(2, "y")).await.ok();
 
-    let told = why(2, &tablet.id).await;
-    assert!(told["answer"].as_str().unwrap().contains("1 version behind"), "{told}");
-    assert_eq!(told["facts"]["row"]["alive"], true);
-    assert_eq!(told["facts"]["row"]["made_by"], phone.id.as_str());
+    let result = why(2, &tablet.id).await;
+    assert!(result["answer"].as_str().unwrap().contains("1 version behind"), "{result}");
+    assert_eq!(result["facts"]["row"]["alive"], true);
+    assert_eq!(result["facts"]["row"]["made_by"], phone.id.as_str());
     assert_eq!(
-        told["facts"]["device"],
+        result["facts"]["device"],
         json!({ "device": "tablet", "acknowledged": base, "seen_at": server.time(0) })
     );
     for (number, device, words) in [
@@ -253,8 +256,8 @@ async fn why_a_row_is_not_on_a_device() {
         (2, &phone.id, "this device itself"),
         (2, &key(99), "No device with this id"),
     ] {
-        let told = why(number, device).await;
-        assert!(told["answer"].as_str().unwrap().contains(words), "{words}: {told}");
+        let result = why(number, device).await;
+        assert!(result["answer"].as_str().unwrap().contains(words), "{words}: {result}");
     }
     assert_eq!(why(7, &key(99)).await["facts"], json!({ "row": null, "device": null }));
     server.sync(&phone, json!({ "delete": { "lists": [key(2)] } })).await.ok();

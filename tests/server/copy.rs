@@ -14,7 +14,7 @@ use process::{Answer, Client, Process, bearer, call, log_in, rollcall};
 use rollcall::clock::Clock;
 use rollcall::copy::{self, CopyError, Step};
 use rollcall::digest::Digest;
-use rollcall::model::{Claim, DeviceId, Life, Owner, RowKey, Stored, Timestamp, Value, Version};
+use rollcall::model::{Claim, DeviceId, Lifetime, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall::schema::Schema;
 use rollcall::storage::OwnerState;
 use rollcall::storage::postgres::PostgresWhole;
@@ -100,8 +100,8 @@ impl Move {
 
 #[track_caller]
 fn refused(output: &Output, why: &str) {
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && told.contains(why), "{output:?}");
+    let result = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && result.contains(why), "{output:?}");
 }
 
 fn serve(schema: &Path, database: &str) -> Command {
@@ -217,9 +217,9 @@ fn devices_go_on_over_the_copy() {
     let schema = moved.schema(&retired());
     let mut server = Process::start(&mut serve(&schema, &moved.from.url()));
     let old = server.address();
-    let told = moved.copied(&schema, &[]);
-    assert!(told.contains("1 of them were copied now"), "{told}");
-    assert!(told.contains("the server still runs"), "{told}");
+    let result = moved.copied(&schema, &[]);
+    assert!(result.contains("1 of them were copied now"), "{result}");
+    assert!(result.contains("the server still runs"), "{result}");
     let begun = Process::start(&mut serve(&schema, &moved.to.url())).wait();
     assert!(begun.stderr.contains("is not complete: run rollcall copy to its end first"), "{begun:?}");
 
@@ -245,9 +245,9 @@ fn devices_go_on_over_the_copy() {
     }
     let rest = |device: &Device, address| {
         let next = format!("GET /changes?limit=2&next={}", device.page);
-        let told = call(address, &next, Some(&device.token), None);
-        assert_eq!(told.status, if device.page.is_empty() { 400 } else { 200 }, "{}", told.text());
-        told.json()["add"].to_string()
+        let result = call(address, &next, Some(&device.token), None);
+        assert_eq!(result.status, if device.page.is_empty() { 400 } else { 200 }, "{}", result.text());
+        result.json()["add"].to_string()
     };
     let devices = [&phone, &tablet, &bert];
     let before: Vec<_> = devices.iter().map(|device| (device.sees(old), rest(device, old))).collect();
@@ -255,10 +255,10 @@ fn devices_go_on_over_the_copy() {
     server.terminate();
     assert!(server.wait().status.success());
 
-    let told = moved.copied(&schema, &[]);
-    assert!(told.starts_with("2 owners with 9 rows are the same on both sides"), "{told}");
-    assert!(told.contains("2 of them were copied now"), "{told}");
-    assert!(told.contains("the copy is complete"), "{told}");
+    let result = moved.copied(&schema, &[]);
+    assert!(result.starts_with("2 owners with 9 rows are the same on both sides"), "{result}");
+    assert!(result.contains("2 of them were copied now"), "{result}");
+    assert!(result.contains("the copy is complete"), "{result}");
     assert!(moved.copied(&schema, &["--check"]).starts_with("2 owners with 9 rows are the same"));
     refused(&moved.command(&schema, &[]).output().unwrap(), "holds data already: copy into an empty one");
 
@@ -283,9 +283,9 @@ fn devices_go_on_over_the_copy() {
     let wrote =
         tablet.sync(new, json!({"base": tablet.cursor, "add": {"notes": [note(9, "new")]}, "pull": true}));
     assert_eq!(wrote["changes"]["update"], json!({}), "{wrote}");
-    let told = phone.see(new);
-    assert_eq!(told["add"]["notes"][0]["nid"], json!(key(9)), "{told}");
-    assert_eq!((&told["update"], &told["delete"]), (&json!({}), &json!({})), "{told}");
+    let result = phone.see(new);
+    assert_eq!(result["add"]["notes"][0]["nid"], json!(key(9)), "{result}");
+    assert_eq!((&result["update"], &result["delete"]), (&json!({}), &json!({})), "{result}");
     assert_eq!(bert.see(new)["version"], json!(bert.cursor));
     // The retired column stays what it was, should the app want it back.
     drop(server);
@@ -293,8 +293,8 @@ fn devices_go_on_over_the_copy() {
     let row = client(&moved).query_one(sql, &[&Uuid::from_u128(1)]).unwrap();
     let held = (row.get::<_, String>(0), row.get::<_, String>(1));
     assert_eq!(held, ("kept".to_owned(), "-1.5".to_owned()));
-    let told = moved.command(&schema, &["--check"]).output().unwrap();
-    refused(&told, "rollcall_ledger: 9 rows in the source, 10 in the copy");
+    let result = moved.command(&schema, &["--check"]).output().unwrap();
+    refused(&result, "rollcall_ledger: 9 rows in the source, 10 in the copy");
 }
 
 fn now() -> Timestamp {
@@ -324,8 +324,8 @@ fn fill(from: &Store, owners: u128, rows: u128) -> Arc<Schema> {
             },
             made_by: DeviceId(Uuid::from_u128(number)),
             changed_by: DeviceId(Uuid::from_u128(at.unsigned_abs().into())),
-            lives: vec![Life { made: Version(1), deleted: version }],
-            writers: vec![DeviceId(Uuid::max())],
+            lifetimes: vec![Lifetime { made: Version(1), deleted: version }],
+            aware_devices: vec![DeviceId(Uuid::max())],
             values: Some(vec![Value::Text("list".into())]),
         };
         let written = storage.write(whose, |txn| {
@@ -448,11 +448,11 @@ fn a_killed_copy_goes_on() {
         std::thread::sleep(Duration::from_millis(wait_ms));
         let came_through = child.try_wait().unwrap();
         let _ = child.kill();
-        let told = child.wait_with_output().unwrap().stderr;
+        let result = child.wait_with_output().unwrap().stderr;
         if let Some(status) = came_through {
             // The one before may have been killed with nothing left to do.
-            let told = String::from_utf8_lossy(&told);
-            assert!(status.success() || told.contains("a copy that was completed"), "{told}");
+            let result = String::from_utf8_lossy(&result);
+            assert!(status.success() || result.contains("a copy that was completed"), "{result}");
             break;
         }
         (kills, wait_ms) = (kills + 1, wait_ms * 5 / 4 + 20);
@@ -486,9 +486,9 @@ fn a_spoilt_row_is_found() {
          CREATE TRIGGER spoil BEFORE INSERT ON notes FOR EACH ROW EXECUTE FUNCTION spoil()",
         owner(2)
     ));
-    let told = copy::copy(&from, &deployment, &to, &mut |_| true).unwrap_err().to_string();
+    let result = copy::copy(&from, &deployment, &to, &mut |_| true).unwrap_err().to_string();
     let line = format!("owner {}, notes: 20 rows on both sides, and they are not the same", owner(2));
-    assert!(told.contains(&line) && told.starts_with("1 of the copy's parts"), "{told}");
+    assert!(result.contains(&line) && result.starts_with("1 of the copy's parts"), "{result}");
     drop((from, to));
     let file = moved.schema(SCHEMA);
     refused(&moved.command(&file, &[]).output().unwrap(), &line);
@@ -512,8 +512,8 @@ fn a_spoilt_row_is_found() {
         ("DELETE FROM rollcall_ack", None, "rollcall_ack"),
     ] {
         sql(&change.replace("{}", &key(3)));
-        let told = moved.command(&file, &["--check"]).output().unwrap();
-        refused(&told, &format!("owner {}, {table}: ", owner(1)));
+        let result = moved.command(&file, &["--check"]).output().unwrap();
+        refused(&result, &format!("owner {}, {table}: ", owner(1)));
         back.into_iter().for_each(&sql);
     }
 }
@@ -547,11 +547,11 @@ fn what_must_not_be_mixed_up_is_refused() {
     let other = mixed.schema(&SCHEMA.replace("title = \"text\"", "title = \"text\"\nnew = \"text\""));
     refused(&mixed.command(&other, &[]).output().unwrap(), "add column lists.new (text)");
     let file = mixed.schema(SCHEMA);
-    for (change, told) in [(-1, "one of an older release"), (2, "is from a newer release of rollcall")] {
+    for (change, result) in [(-1, "one of an older release"), (2, "is from a newer release of rollcall")] {
         let conn = rusqlite::Connection::open(mixed.from.path()).unwrap();
         let sql = "UPDATE rollcall_meta SET value = value + ?1 WHERE name = 'migrations'";
         conn.execute(sql, [change]).unwrap();
-        refused(&mixed.command(&file, &[]).output().unwrap(), told);
+        refused(&mixed.command(&file, &[]).output().unwrap(), result);
     }
     let nothing = Move::new();
     refused(&nothing.command(&file, &[]).output().unwrap(), "there is no database");

@@ -61,7 +61,7 @@ impl Live {
     /// The value of a line of the metrics.
     fn count(&self, line: &str) -> String {
         let text = self.server.app.metrics.written();
-        let found = text.lines().find_map(|told| told.strip_prefix(line)?.strip_prefix(' '));
+        let found = text.lines().find_map(|result| result.strip_prefix(line)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("{line} is not in\n{text}")).to_owned()
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Method;
-use rollcall::changes::{self, Asked, Feed};
+use rollcall::changes::{self, Feed, FeedFilter};
 use rollcall::model::{DeviceId, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall::reconcile::{Incoming, NetChange};
 use rollcall::schema::{Schema, TableId};
@@ -31,7 +31,7 @@ struct Reader {
     tables: Vec<TableId>,
     cursor: Option<Version>,
     rows: BTreeMap<(TableId, RowKey), (Version, Vec<Value>)>,
-    told: HashSet<(TableId, RowKey, Version)>,
+    result: HashSet<(TableId, RowKey, Version)>,
     pulls: usize,
 }
 
@@ -42,13 +42,13 @@ impl Reader {
         let mut feed = storage
             .read(owner, |txn| Ok::<_, StorageError>(Feed::begin(txn.state(), since).unwrap()))
             .unwrap();
-        let upto = feed.upto;
-        assert!(since.is_none_or(|since| upto >= since), "the version fell");
+        let until = feed.until;
+        assert!(since.is_none_or(|since| until >= since), "the version fell");
         let mut last = since.unwrap_or(Version(0));
         loop {
             let (rows_max, entries_max) = (dice.below(30) as usize + 1, dice.below(60) as usize + 1);
             let (device, tables, bytes_max) = (self.device, &self.tables, usize::MAX);
-            let asked = Asked { device, tables, rows_max, bytes_max, entries_max };
+            let asked = FeedFilter { device, tables, rows_max, bytes_max, entries_max };
             let mut page: Vec<(NetChange, TableId, RowKey, Stored)> = Vec::new();
             let read = storage
                 .read(owner, |txn| {
@@ -65,10 +65,10 @@ impl Reader {
             assert!(read.next.is_none() || is_cut, "a short page in the middle");
             for (net, table, key, row) in page {
                 assert!(self.tables.contains(&table));
-                assert!(last <= row.version && row.version <= upto, "out of order");
+                assert!(last <= row.version && row.version <= until, "out of order");
                 assert!(since.is_none_or(|since| row.version > since), "told of before the cursor");
                 last = row.version;
-                assert!(self.told.insert((table, key, row.version)), "told twice at one version");
+                assert!(self.result.insert((table, key, row.version)), "told twice at one version");
                 match net {
                     NetChange::Delete => drop(self.rows.remove(&(table, key))),
                     NetChange::Add | NetChange::Update => {
@@ -84,7 +84,7 @@ impl Reader {
                 std::thread::sleep(Duration::from_millis(dice.below(10)));
             }
         }
-        self.cursor = Some(upto);
+        self.cursor = Some(until);
         self.pulls += 1;
     }
 }
@@ -134,7 +134,7 @@ fn eight_writers_and_four_readers_agree() {
                             tables: tables.to_vec(),
                             cursor: None,
                             rows: BTreeMap::new(),
-                            told: HashSet::new(),
+                            result: HashSet::new(),
                             pulls: 0,
                         };
                         loop {
@@ -160,10 +160,10 @@ fn eight_writers_and_four_readers_agree() {
             assert_eq!(reader.rows, held, "{engine}: reader {place}");
             assert!(!held.is_empty() && reader.pulls > 2, "{engine}: reader {place} proved nothing");
         }
-        let told: usize = readers.iter().map(|reader| reader.told.len()).sum();
+        let result: usize = readers.iter().map(|reader| reader.result.len()).sum();
         let pulls: usize = readers.iter().map(|reader| reader.pulls).sum();
         let writes = writes.into_inner();
-        println!("{engine}: {seconds} s, {writes} write transactions, {pulls} feeds, {told} rows told");
+        println!("{engine}: {seconds} s, {writes} write transactions, {pulls} feeds, {result} rows told");
     }
 }
 
@@ -246,7 +246,7 @@ fn purge(world: &World, device: &Device) -> Purged {
         tombstones_before: late,
         devices_before: late,
         conflicts_before: Timestamp::from_ms(0),
-        answers_before: Timestamp::from_ms(0),
+        responses_before: Timestamp::from_ms(0),
         past_bytes_max: 0,
     };
     world.app.storage.write(device.owner, |txn| txn.purge(&terms, 1_000)).unwrap()
@@ -266,10 +266,10 @@ fn a_row_pushed_ahead_of_the_cursor_leaves_no_ghost() {
     b.pull(&world);
     b.push(&world, &deletes("newest", 2..3));
 
-    let told = world.get(&a.device, &format!("/changes?since={}", a.cursor.unwrap())).ok();
-    assert_eq!(told["delete"], json!({ "newest": [key(2)] }));
-    let told = world.get(&c.device, &format!("/changes?since={}", c.cursor.unwrap())).ok();
-    assert_eq!(told["delete"], json!({}), "c never knew the row");
+    let result = world.get(&a.device, &format!("/changes?since={}", a.cursor.unwrap())).ok();
+    assert_eq!(result["delete"], json!({ "newest": [key(2)] }));
+    let result = world.get(&c.device, &format!("/changes?since={}", c.cursor.unwrap())).ok();
+    assert_eq!(result["delete"], json!({}), "c never knew the row");
     for copy in [&mut a, &mut b, &mut c] {
         copy.pull(&world);
         assert_eq!(copy.rows, world.rows(&copy.device));
@@ -316,15 +316,15 @@ fn a_row_told_ahead_of_the_cursor_leaves_no_ghost() {
                 continue; // without a base this is no conflict
             }
             let before = world.version(&a.device);
-            let told = world.sync(&a.device, &body).ok();
+            let result = world.sync(&a.device, &body).ok();
             assert_eq!(world.version(&a.device), before, "{title}: nothing changed");
             if verdict.is_empty() {
-                assert_eq!(told["get"][table][0]["id"], key(1));
-                a.rows.insert((table.into(), key(1)), told["get"][table][0].clone());
+                assert_eq!(result["get"][table][0]["id"], key(1));
+                a.rows.insert((table.into(), key(1)), result["get"][table][0].clone());
             } else {
-                assert_eq!(told["add"][table][0]["verdict"], verdict, "{title}");
+                assert_eq!(result["add"][table][0]["verdict"], verdict, "{title}");
                 let cursor = a.cursor;
-                a.learn(&world.schema, &body, &told);
+                a.learn(&world.schema, &body, &result);
                 a.cursor = cursor;
             }
             assert!(a.rows.contains_key(&(table.to_owned(), key(1))), "{title}: a knows the row");
@@ -339,15 +339,15 @@ fn a_row_told_ahead_of_the_cursor_leaves_no_ghost() {
 #[test]
 fn a_row_that_was_got_without_a_base_leaves_no_ghost_in_any_life() {
     let world = World::start(POLICIES);
-    for lives in 1..4 {
+    for lifetimes in 1..4 {
         let [mut a, mut b, c] =
-            ["a", "b", "c"].map(|name| Copy::new(world.device(&format!("owner-{lives}"), name)));
+            ["a", "b", "c"].map(|name| Copy::new(world.device(&format!("owner-{lifetimes}"), name)));
         a.push(&world, &adds("client", 0..1));
         a.pull(&world);
         b.push(&world, &adds("newest", 1..3));
-        let told = world.sync(&a.device, &json!({ "get": { "newest": [key(1)] } })).ok();
-        a.rows.insert(("newest".into(), key(1)), told["get"]["newest"][0].clone());
-        for life in 0..lives {
+        let result = world.sync(&a.device, &json!({ "get": { "newest": [key(1)] } })).ok();
+        a.rows.insert(("newest".into(), key(1)), result["get"]["newest"][0].clone());
+        for life in 0..lifetimes {
             if life > 0 {
                 b.push(&world, &adds("newest", 1..2));
             }
@@ -356,10 +356,10 @@ fn a_row_that_was_got_without_a_base_leaves_no_ghost_in_any_life() {
         // Nobody was shown this one.
         b.push(&world, &adds("newest", 7..8));
         b.push(&world, &deletes("newest", 7..8));
-        let told = world.get(&a.device, &format!("/changes?since={}", a.cursor.unwrap())).ok();
-        assert_eq!(told["delete"], json!({ "newest": [key(1)] }), "{lives} lives");
+        let result = world.get(&a.device, &format!("/changes?since={}", a.cursor.unwrap())).ok();
+        assert_eq!(result["delete"], json!({ "newest": [key(1)] }), "{lifetimes} lives");
         a.pull(&world);
-        assert_eq!(a.rows, world.rows(&c.device), "{lives} lives");
+        assert_eq!(a.rows, world.rows(&c.device), "{lifetimes} lives");
     }
 }
 
@@ -385,11 +385,11 @@ fn tombstones_that_nobody_is_told_of_are_walked_in_bounded_pages() {
     };
     let asked =
         json!({ "pull": true, "base": b.cursor, "update": { "newest": [{ "id": key(0), "body": "b's" }] } });
-    let told = world.sync(&b.device, &asked).ok();
+    let result = world.sync(&b.device, &asked).ok();
     assert_eq!(cost(), ENTRIES_MAX);
-    assert_eq!((&told["changes"]["more"], &told["changes"]["delete"]), (&json!(true), &json!({})));
-    assert_eq!(told["version"], json!(b.cursor), "a cursor must not pass what is still to be told");
-    let (mut page, mut pages) = (told["changes"].clone(), 1);
+    assert_eq!((&result["changes"]["more"], &result["changes"]["delete"]), (&json!(true), &json!({})));
+    assert_eq!(result["version"], json!(b.cursor), "a cursor must not pass what is still to be told");
+    let (mut page, mut pages) = (result["changes"].clone(), 1);
     while let Some(next) = page["next"].as_str() {
         page = world.get(&b.device, &format!("/changes?next={next}")).ok();
         assert!(cost() <= ENTRIES_MAX);
@@ -401,10 +401,10 @@ fn tombstones_that_nobody_is_told_of_are_walked_in_bounded_pages() {
 
     let lines = [("accept", "application/x-ndjson")];
     let since = format!("/changes?since={}", b.cursor.unwrap());
-    let told = world.call(&b.device, Method::GET, &since, &lines, None);
-    assert_eq!(told.status, 200);
-    let lines: Vec<Json> = told.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((lines.len(), &lines[1]["op"]), (2, &json!("end")), "{}", told.text());
+    let result = world.call(&b.device, Method::GET, &since, &lines, None);
+    assert_eq!(result.status, 200);
+    let lines: Vec<Json> = result.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), &lines[1]["op"]), (2, &json!("end")), "{}", result.text());
     b.pull(&world);
     assert_eq!(b.rows, world.rows(&b.device));
 }
@@ -417,9 +417,9 @@ fn a_row_of_a_pull_that_was_not_whole_leaves_no_ghost() {
     a.push(&world, &adds("newest", 0..1));
     a.pull(&world);
     b.push(&world, &adds("newest", 1..8));
-    let told = world.sync(&a.device, &json!({ "pull": true, "base": a.cursor })).ok();
-    assert_eq!(told["changes"]["more"], true);
-    take(&world.schema, &mut a.rows, &told["changes"]);
+    let result = world.sync(&a.device, &json!({ "pull": true, "base": a.cursor })).ok();
+    assert_eq!(result["changes"]["more"], true);
+    take(&world.schema, &mut a.rows, &result["changes"]);
     assert!(a.rows.contains_key(&("newest".to_owned(), key(1))));
     b.push(&world, &deletes("newest", 1..2));
     a.pull(&world);
@@ -546,30 +546,30 @@ fn pull_tells_what_others_wrote_and_not_what_was_just_sent() {
     let base = a.cursor;
 
     // Without pull the cursor stays: others wrote in between.
-    let told = a.push(&world, &adds("newest", 4..5));
-    assert_eq!(told.get("changes"), None);
+    let result = a.push(&world, &adds("newest", 4..5));
+    assert_eq!(result.get("changes"), None);
     assert_eq!(a.cursor, base);
 
     // With it everything is told, and the cursor moves past its own write too.
     let mut body = adds("newest", 5..6);
     body["pull"] = json!(true);
-    let told = a.push(&world, &body);
-    let changes = &told["changes"];
+    let result = a.push(&world, &body);
+    let changes = &result["changes"];
     assert_eq!((&changes["type"], &changes["more"]), (&json!("diff"), &json!(false)));
     assert_eq!(changes.get("digests"), None);
     let added: Vec<_> =
         changes["add"]["newest"].as_array().unwrap().iter().map(|row| row["id"].clone()).collect();
     assert_eq!(added, [key(2), key(3), key(4)], "its earlier write is told, the one of this request is not");
     assert_eq!(changes["delete"], json!({ "newest": [key(0)] }));
-    assert_eq!(told["version"], world.version(&a.device));
-    assert_eq!(told["digests"]["as_of"], told["version"]);
+    assert_eq!(result["version"], world.version(&a.device));
+    assert_eq!(result["digests"]["as_of"], result["version"]);
     assert_eq!(a.rows, world.rows(&a.device));
 
     // Alone, its own write moves its cursor by itself.
-    let told = a.push(&world, &adds("newest", 6..7));
-    assert_eq!(told["version"], world.version(&a.device));
-    let told = a.push(&world, &json!({ "pull": true }));
-    let changes = &told["changes"];
+    let result = a.push(&world, &adds("newest", 6..7));
+    assert_eq!(result["version"], world.version(&a.device));
+    let result = a.push(&world, &json!({ "pull": true }));
+    let changes = &result["changes"];
     assert_eq!(
         (&changes["add"], &changes["update"], &changes["delete"]),
         (&json!({}), &json!({}), &json!({}))
@@ -578,9 +578,9 @@ fn pull_tells_what_others_wrote_and_not_what_was_just_sent() {
     // Without a base everything is told, the row just sent too: what is not mentioned is dropped.
     let mut body = adds("newest", 7..8);
     body["pull"] = json!(true);
-    let told = world.sync(&a.device, &body).ok();
-    assert_eq!(told["changes"]["type"], "full");
-    assert_eq!(told["changes"]["add"]["newest"].as_array().unwrap().len(), world.rows(&a.device).len());
+    let result = world.sync(&a.device, &body).ok();
+    assert_eq!(result["changes"]["type"], "full");
+    assert_eq!(result["changes"]["add"]["newest"].as_array().unwrap().len(), world.rows(&a.device).len());
 }
 
 #[test]
@@ -592,14 +592,14 @@ fn a_pull_that_is_not_whole_goes_on_and_moves_no_cursor() {
     b.push(&world, &adds("newest", 1..8));
     let mut body = adds("newest", 8..10);
     body["pull"] = json!(true);
-    let told = a.push(&world, &body);
-    assert_eq!(told["version"], json!(a.cursor), "not everything was told");
-    assert_ne!(told["version"], world.version(&a.device));
+    let result = a.push(&world, &body);
+    assert_eq!(result["version"], json!(a.cursor), "not everything was told");
+    assert_ne!(result["version"], world.version(&a.device));
     assert_eq!(
-        (&told["changes"]["more"], told["changes"]["version"].as_u64()),
+        (&result["changes"]["more"], result["changes"]["version"].as_u64()),
         (&json!(true), Some(world.version(&a.device)))
     );
-    let mut page = told["changes"].clone();
+    let mut page = result["changes"].clone();
     let mut seen: Vec<Json> = Vec::new();
     loop {
         seen.extend(page["add"]["newest"].as_array().into_iter().flatten().map(|row| row["id"].clone()));
@@ -615,8 +615,8 @@ fn a_pull_that_is_not_whole_goes_on_and_moves_no_cursor() {
 
     // A device without a cursor that stores it all the same begins anew, and misses nothing.
     let c = world.device("anna", "c");
-    let told = world.sync(&c, &json!({ "pull": true })).ok();
-    assert_eq!((&told["changes"]["more"], &told["version"]), (&json!(true), &json!(1)));
+    let result = world.sync(&c, &json!({ "pull": true })).ok();
+    assert_eq!((&result["changes"]["more"], &result["version"]), (&json!(true), &json!(1)));
     let since = world.get(&c, "/changes?since=1").ok();
     assert_eq!(since["add"]["newest"][0]["id"], json!(key(0)));
 }
@@ -660,11 +660,11 @@ fn the_stream_tells_what_the_pages_tell() {
         loop {
             let page = world.get(&a, &path).ok();
             let mut counted = 0;
-            let mut told: BTreeMap<(String, String), Vec<Json>> = BTreeMap::new();
+            let mut result: BTreeMap<(String, String), Vec<Json>> = BTreeMap::new();
             for op in ["add", "update", "delete"] {
                 for (table, rows) in page[op].as_object().unwrap() {
                     counted += rows.as_array().unwrap().len();
-                    told.insert((op.into(), table.clone()), rows.as_array().unwrap().clone());
+                    result.insert((op.into(), table.clone()), rows.as_array().unwrap().clone());
                 }
             }
             let mut streamed: BTreeMap<(String, String), Vec<Json>> = BTreeMap::new();
@@ -674,7 +674,7 @@ fn the_stream_tells_what_the_pages_tell() {
                 let list = streamed.entry((op.into(), line["table"].as_str().unwrap().into())).or_default();
                 list.push(what.clone());
             }
-            assert_eq!(streamed, told, "{query}");
+            assert_eq!(streamed, result, "{query}");
             place += counted;
             assert_eq!(page["type"], end["type"]);
             assert_eq!(page["version"], end["version"]);

@@ -810,7 +810,7 @@ fn keys_of_no_use_are_left_out_and_do_no_harm() {
 
 #[test]
 fn settings_that_cannot_be_right_are_refused_at_start() {
-    let told = |change: &dyn Fn(&mut AuthSettings)| {
+    let result = |change: &dyn Fn(&mut AuthSettings)| {
         let mut settings = settings();
         change(&mut settings);
         JwtAccounts::open(&settings, Clock::system()).err().map(|error| error.to_string()).unwrap_or_default()
@@ -820,21 +820,21 @@ fn settings_that_cannot_be_right_are_refused_at_start() {
     let (_c, keys) = file_with(jwks(&["provider-ed"]).to_string().as_bytes());
     let keys = keys.to_str().unwrap();
 
-    assert_eq!(told(&|s| s.jwt_secret_file = Some(secret.clone())), "");
-    assert!(told(&|_| ()).contains("--jwt-secret-file"));
-    let both = told(&|s| (s.jwt_secret_file, s.jwt_keys) = (Some(secret.clone()), Some(keys.into())));
+    assert_eq!(result(&|s| s.jwt_secret_file = Some(secret.clone())), "");
+    assert!(result(&|_| ()).contains("--jwt-secret-file"));
+    let both = result(&|s| (s.jwt_secret_file, s.jwt_keys) = (Some(secret.clone()), Some(keys.into())));
     assert!(both.contains("either"), "{both}");
-    let too_short = told(&|s| s.jwt_secret_file = Some(short.clone()));
+    let too_short = result(&|s| s.jwt_secret_file = Some(short.clone()));
     assert!(too_short.contains("31 bytes") && !too_short.contains("only thirty"), "{too_short}");
-    assert!(told(&|s| s.jwt_secret_file = Some("no such file".into())).contains("no such file"));
-    assert!(told(&|s| s.jwt_keys = Some(keys.into())).contains("--jwt-issuer"));
-    let claim = told(&|s| (s.jwt_secret_file, s.jwt_user_claim) = (Some(secret.clone()), String::new()));
+    assert!(result(&|s| s.jwt_secret_file = Some("no such file".into())).contains("no such file"));
+    assert!(result(&|s| s.jwt_keys = Some(keys.into())).contains("--jwt-issuer"));
+    let claim = result(&|s| (s.jwt_secret_file, s.jwt_user_claim) = (Some(secret.clone()), String::new()));
     assert!(claim.contains("claim"), "{claim}");
     for place in ["ftp://example.org/keys", "file:///keys", "https://", "no such file", "http://a b/"] {
         let with = |s: &mut AuthSettings| {
             (s.jwt_keys, s.jwt_issuer) = (Some(place.to_owned()), Some(ISSUER.to_owned()));
         };
-        assert_ne!(told(&with), "", "{place}");
+        assert_ne!(result(&with), "", "{place}");
     }
 }
 

@@ -52,13 +52,13 @@ fn change(world: &World, style: Style, set: &str, table: &str, title: Option<&st
 #[track_caller]
 fn send(world: &World, device: &Device, body: &Json) -> (String, Json, Json) {
     let answer = world.sync(device, body).ok();
-    let told = ["add", "update", "delete"]
+    let result = ["add", "update", "delete"]
         .into_iter()
         .flat_map(|set| answer[set].as_object().unwrap().values())
         .flat_map(|list| list.as_array().unwrap())
         .next()
         .unwrap();
-    (told["verdict"].as_str().unwrap().to_owned(), told["last_update"].clone(), told.clone())
+    (result["verdict"].as_str().unwrap().to_owned(), result["last_update"].clone(), result.clone())
 }
 
 fn title(world: &World, device: &Device, table: &str) -> Option<String> {
@@ -88,21 +88,21 @@ fn a_late_copy_never_undoes_the_next_change() {
         for style in styles().filter(|style| style.seconds == seconds) {
             for table in TABLES {
                 let device = world.device(&owner(table, style), "phone");
-                let told = |sent: &Json| send(&world, &device, sent);
+                let result = |sent: &Json| send(&world, &device, sent);
                 let write = |set: &str, title: Option<&str>, base: &Json| {
                     world.hands.advance_ms(1_500);
                     change(&world, style, set, table, title, base)
                 };
-                let (_, at, _) = told(&write("add", Some("0"), &Json::Null));
+                let (_, at, _) = result(&write("add", Some("0"), &Json::Null));
                 let first = write("update", Some("1"), &at);
-                let (verdict, at, _) = told(&first);
+                let (verdict, at, _) = result(&first);
                 assert_eq!(verdict, "updated");
-                assert_eq!(told(&first).0, "same", "{table} {style:?}");
+                assert_eq!(result(&first).0, "same", "{table} {style:?}");
                 let second = write("update", Some("2"), &at);
-                let (verdict, at, _) = told(&second);
+                let (verdict, at, _) = result(&second);
                 assert_eq!(verdict, "updated");
 
-                let (verdict, _, answer) = told(&first);
+                let (verdict, _, answer) = result(&first);
                 assert_eq!(
                     (verdict.as_str(), &answer["row"]["title"]),
                     ("kept", &json!("2")),
@@ -110,26 +110,26 @@ fn a_late_copy_never_undoes_the_next_change() {
                 );
                 assert_eq!(answer.get("conflict"), None, "{table} {style:?}");
                 assert_eq!(title(&world, &device, table).as_deref(), Some("2"));
-                assert_eq!(told(&second).0, "same");
+                assert_eq!(result(&second).0, "same");
 
                 let deletion = write("delete", None, &at);
-                let (verdict, at, _) = told(&deletion);
+                let (verdict, at, _) = result(&deletion);
                 assert_eq!(verdict, "deleted");
                 for late in [&first, &second] {
-                    let (verdict, _, answer) = told(late);
+                    let (verdict, _, answer) = result(late);
                     assert_eq!(
                         (verdict.as_str(), answer.get("conflict")),
                         ("gone", None),
                         "{table} {style:?}"
                     );
                 }
-                assert_eq!(told(&deletion).0, "same");
+                assert_eq!(result(&deletion).0, "same");
 
-                assert_eq!(told(&write("add", Some("3"), &at)).0, "added", "{table} {style:?}");
+                assert_eq!(result(&write("add", Some("3"), &at)).0, "added", "{table} {style:?}");
                 for (late, verdict) in [(&deletion, "kept"), (&second, "kept")] {
-                    let told = told(late);
+                    let result = result(late);
                     assert_eq!(
-                        (told.0.as_str(), told.2.get("conflict")),
+                        (result.0.as_str(), result.2.get("conflict")),
                         (verdict, None),
                         "{table} {style:?}"
                     );
@@ -160,8 +160,8 @@ fn all_edits_of_one_second_are_applied() {
         assert_eq!(title(&world, &device, table).as_deref(), Some("4"));
         // An old time is an old edit, and says so.
         let old = json!({ "update": { table: [{ "id": key(1), "title": "old", "last_update": world.hands.at(-1_000) }] } });
-        let (verdict, _, told) = send(&world, &device, &old);
-        assert_eq!((verdict.as_str(), told["conflict"].is_string()), ("kept", true));
+        let (verdict, _, result) = send(&world, &device, &old);
+        assert_eq!((verdict.as_str(), result["conflict"].is_string()), ("kept", true));
         assert!(lost(&world, &device).contains(&json!("old")));
     }
 }
@@ -213,12 +213,12 @@ fn fast_edits_do_not_beat_a_later_one() {
     let mut refused = None;
     let mut taken = 0;
     for n in 0..300 {
-        let (verdict, at, told) = send(&world, &a, &edit(&format!("a {n}")));
+        let (verdict, at, result) = send(&world, &a, &edit(&format!("a {n}")));
         let ahead = rollcall::model::Timestamp::parse(at.as_str().unwrap()).unwrap().ms() - world.hands.ms();
         assert!(ahead <= 60_000, "{ahead}");
         if verdict == "rejected" {
-            assert_eq!(told["error"]["code"], "too_many_edits");
-            assert_eq!(told["error"]["retry_after_s"], 1);
+            assert_eq!(result["error"]["code"], "too_many_edits");
+            assert_eq!(result["error"]["retry_after_s"], 1);
             refused = Some(n);
         } else {
             taken += 1;
@@ -244,13 +244,13 @@ fn all_edits_of_one_request_share_one_time() {
     let row = |n: usize| json!({ "id": key(1), "title": n.to_string(), "last_update": world.hands.at(0) });
     let rows: Vec<_> = (0..100).map(row).collect();
     let answer = world.sync(&device, &json!({ "add": { "newest": rows }, "delete": { "newest": [] } })).ok();
-    let told = answer["add"]["newest"].as_array().unwrap();
-    assert_eq!(told.len(), 100);
-    for told in told {
-        assert_eq!(told["last_update"], "2024-05-01 12:00:00", "{told}");
+    let result = answer["add"]["newest"].as_array().unwrap();
+    assert_eq!(result.len(), 100);
+    for result in result {
+        assert_eq!(result["last_update"], "2024-05-01 12:00:00", "{result}");
     }
     assert_eq!(title(&world, &device, "newest").as_deref(), Some("99"));
-    let at = &told[0]["last_update"];
+    let at = &result[0]["last_update"];
     let next = json!({ "update": { "newest": [{ "id": key(1), "title": "next", "_base": at }] } });
     assert_eq!(send(&world, &device, &next).1, "2024-05-01 12:00:01");
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 async fn count(server: &Server, line: &str) -> f64 {
     let answer = server.get("/metrics").send().await;
     let text = String::from_utf8(answer.bytes).unwrap();
-    let found = text.lines().find_map(|told| told.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
+    let found = text.lines().find_map(|result| result.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
     found.unwrap_or_else(|| panic!("{line} is not in\n{text}"))
 }
 
@@ -22,7 +22,7 @@ async fn what_happens_is_counted_once() {
     let before = count(&server, "rollcall_commits_total").await;
     let add =
         json!({ "add": { "lists": [{ "lid": key(1), "title": "x" }, { "lid": key(2), "title": "y" }] } });
-    let told = server.sync(&phone, add.clone()).await.ok();
+    let result = server.sync(&phone, add.clone()).await.ok();
     assert_eq!(count(&server, "rollcall_commits_total").await, before + 1.0);
     assert_eq!(count(&server, "rollcall_verdicts_total{verdict=\"added\"}").await, 2.0);
 
@@ -32,7 +32,7 @@ async fn what_happens_is_counted_once() {
     assert_eq!(count(&server, "rollcall_verdicts_total{verdict=\"added\"}").await, 2.0, "a rehearsal");
 
     // The tablet never saw the row that it changes: a conflict, which it loses by its time.
-    let base = told["version"].as_u64().unwrap() - 1;
+    let base = result["version"].as_u64().unwrap() - 1;
     let late = json!({ "base": base, "update": { "lists": [{ "lid": key(1), "title": "z", "last_update": "2020-01-01T00:00:00.000Z" }] } });
     assert_eq!(server.sync(&tablet, late).await.ok()["update"]["lists"][0]["verdict"], "kept");
     assert_eq!(count(&server, "rollcall_verdicts_total{verdict=\"kept\"}").await, 1.0);

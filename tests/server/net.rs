@@ -5,7 +5,7 @@ use rollcall_testkit::feed as support;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rollcall::changes::{self, Asked, Feed};
+use rollcall::changes::{self, Feed, FeedFilter};
 use rollcall::model::{DeviceId, Owner, Precision, RowKey, Stored, Timestamp, Value, Version};
 use rollcall::reconcile::{
     Context, Decision, Incoming, NetChange, Operation, RowHistory, net_change, settle,
@@ -26,7 +26,7 @@ struct Case {
     title: String,
     before: String,
     after: String,
-    told: BTreeMap<String, Option<NetChange>>,
+    result: BTreeMap<String, Option<NetChange>>,
 }
 
 /// Every case, with the file that it stands in.
@@ -109,12 +109,12 @@ fn every_case_holds_by_the_rule_alone() {
         let at = version;
         live(&case.after, &mut row, &mut version);
         let row = row.unwrap();
-        for (who, told) in &case.told {
+        for (who, result) in &case.result {
             let since = cursor(who, at);
             // A feed looks only at what changed since the cursor.
             let changed = since.is_none_or(|since| row.version > since);
             let got = if changed { net_change(&row, since, device(who), Version(0)) } else { None };
-            assert_eq!(got, *told, "{}: {who} ({file})", case.title);
+            assert_eq!(got, *result, "{}: {who} ({file})", case.title);
         }
     }
 }
@@ -133,10 +133,10 @@ fn every_case_holds_over_every_engine() {
             let mut version = live(&*storage, &schema, owner, key, &case.before, &case.title);
             let at = version;
             version = version.max(live(&*storage, &schema, owner, key, &case.after, &case.title));
-            for (who, told) in &case.told {
+            for (who, result) in &case.result {
                 let since = cursor(who, at);
                 let got = ask(&*storage, &schema, owner, since, device(who), version);
-                let wanted: Vec<_> = told.iter().map(|net| (*net, key)).collect();
+                let wanted: Vec<_> = result.iter().map(|net| (*net, key)).collect();
                 assert_eq!(got, wanted, "{engine}: {}: {who} ({file})", case.title);
             }
         }
@@ -153,7 +153,7 @@ fn live(
 ) -> Version {
     let table = schema.tables()[0].id;
     for (by, operation) in writes(list) {
-        let told = storage
+        let result = storage
             .write(owner, |txn| {
                 let base = txn.state().version;
                 let (operation, incoming) = write_of(operation, key, base.0.cast_signed());
@@ -169,7 +169,7 @@ fn live(
                 Ok::<_, Refusal>(report.version)
             })
             .unwrap();
-        assert!(told > Version::first(0), "{title}");
+        assert!(result > Version::first(0), "{title}");
     }
     storage.read(owner, |txn| Ok::<_, StorageError>(txn.state().version)).unwrap()
 }
@@ -184,18 +184,18 @@ fn ask(
     version: Version,
 ) -> Vec<(NetChange, RowKey)> {
     let tables: Vec<TableId> = schema.tables().iter().map(|table| table.id).collect();
-    let told = |rows_max| {
-        let mut told = Vec::new();
+    let result = |rows_max| {
+        let mut result = Vec::new();
         let mut feed =
             storage.read(owner, |txn| Ok::<_, StorageError>(Feed::begin(txn.state(), since).unwrap()));
         while let Ok(next) = feed {
-            assert_eq!(next.upto, version);
+            assert_eq!(next.until, version);
             let (bytes_max, entries_max) = (usize::MAX, usize::MAX);
-            let asked = Asked { device, tables: &tables, rows_max, bytes_max, entries_max };
+            let asked = FeedFilter { device, tables: &tables, rows_max, bytes_max, entries_max };
             let goes_on = storage
                 .read(owner, |txn| {
                     changes::run(txn, next, &asked, &mut |net, _, key, _| {
-                        told.push((net, key));
+                        result.push((net, key));
                         std::ops::ControlFlow::Continue(())
                     })
                 })
@@ -205,9 +205,9 @@ fn ask(
                 None => break,
             }
         }
-        told
+        result
     };
-    let whole = told(100);
-    assert_eq!(told(1), whole);
+    let whole = result(100);
+    assert_eq!(result(1), whole);
     whole
 }

@@ -129,7 +129,7 @@ fn the_problems_are_those_of_the_library() {
 }
 
 fn the_problems_of(doc: &Value) {
-    let mut told = BTreeSet::new();
+    let mut result = BTreeSet::new();
     for (place, status, response) in responses(doc) {
         let Some(media) = response["content"].get("application/problem+json") else { continue };
         let mut codes = BTreeSet::new();
@@ -141,14 +141,14 @@ fn the_problems_of(doc: &Value) {
             assert_eq!(problem["title"].as_str(), title, "{place}, {name}");
             assert_eq!(status, given.to_string(), "{place}, {name}");
             codes.insert(code);
-            told.insert((given, code.to_owned()));
+            result.insert((given, code.to_owned()));
         }
         assert_eq!(codes, codes_in_prose(response["description"].as_str().unwrap()), "{place}");
     }
     let ours: BTreeSet<_> =
         CODES.iter().map(|(status, code)| (status.as_u16(), (*code).to_owned())).collect();
     assert_eq!(ours.len(), CODES.len(), "no code comes twice");
-    assert_eq!(told, ours);
+    assert_eq!(result, ours);
 
     let listed = doc["components"]["schemas"]["Code"]["enum"].as_array().unwrap();
     let listed: BTreeSet<_> = listed.iter().filter_map(Value::as_str).collect();
@@ -159,7 +159,7 @@ fn the_problems_of(doc: &Value) {
 fn the_limits_are_those_of_the_settings() {
     let doc = document();
     let schema = &doc["components"]["schemas"]["Limits"];
-    let told: BTreeSet<_> = members(schema, "properties").map(|(name, _)| name.as_str()).collect();
+    let result: BTreeSet<_> = members(schema, "properties").map(|(name, _)| name.as_str()).collect();
     let required = schema["required"].as_array().unwrap();
     let required: BTreeSet<_> = required.iter().filter_map(Value::as_str).collect();
     let mut settings = serde_json::to_value(Limits::default()).unwrap();
@@ -167,7 +167,7 @@ fn the_limits_are_those_of_the_settings() {
     settings.as_object_mut().unwrap().extend(of_sync.as_object().unwrap().clone());
     let mut ours: BTreeSet<_> = settings.as_object().unwrap().keys().map(String::as_str).collect();
     ours.extend(["time_precision", "auth"]);
-    assert_eq!(told, ours);
+    assert_eq!(result, ours);
     assert_eq!(required, ours);
 
     let example =
@@ -284,7 +284,7 @@ fn every_path_of_the_routes_is_in_the_document() {
 /// Goal: the validation of answers in other tests is worth something. Method: answers that break the contract.
 #[test]
 fn an_answer_that_breaks_the_contract_is_found() {
-    let told = |status: u16, headers: &[(&str, &str)], body: Value| {
+    let result = |status: u16, headers: &[(&str, &str)], body: Value| {
         let headers: http::HeaderMap = headers
             .iter()
             .map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap()))
@@ -297,24 +297,24 @@ fn an_answer_that_breaks_the_contract_is_found() {
     let json_type = ("content-type", "application/json");
     let problem_type = ("content-type", "application/problem+json");
     let problem = |status: u16, code: &str| json!({ "type": "about:blank", "title": "x", "status": status, "code": code, "detail": "x" });
-    told(200, &[json_type], json!({ "held": false })).unwrap();
-    told(401, &[problem_type, ("www-authenticate", "Bearer")], problem(401, "unauthorized")).unwrap();
+    result(200, &[json_type], json!({ "held": false })).unwrap();
+    result(401, &[problem_type, ("www-authenticate", "Bearer")], problem(401, "unauthorized")).unwrap();
     for (what, outcome) in [
-        ("a member missing", told(200, &[json_type], json!({}))),
-        ("a member too many", told(200, &[json_type], json!({ "held": false, "extra": 1 }))),
-        ("a member of another type", told(200, &[json_type], json!({ "held": "no" }))),
-        ("another content type", told(200, &[problem_type], json!({ "held": false }))),
-        ("a header too many", told(200, &[json_type, ("x-extra", "1")], json!({ "held": false }))),
-        ("another status", told(418, &[problem_type], problem(418, "unauthorized"))),
-        ("a status of another call", told(409, &[problem_type], problem(409, "lock_lost"))),
-        ("a header missing", told(401, &[problem_type], problem(401, "unauthorized"))),
+        ("a member missing", result(200, &[json_type], json!({}))),
+        ("a member too many", result(200, &[json_type], json!({ "held": false, "extra": 1 }))),
+        ("a member of another type", result(200, &[json_type], json!({ "held": "no" }))),
+        ("another content type", result(200, &[problem_type], json!({ "held": false }))),
+        ("a header too many", result(200, &[json_type, ("x-extra", "1")], json!({ "held": false }))),
+        ("another status", result(418, &[problem_type], problem(418, "unauthorized"))),
+        ("a status of another call", result(409, &[problem_type], problem(409, "lock_lost"))),
+        ("a header missing", result(401, &[problem_type], problem(401, "unauthorized"))),
         (
             "another code",
-            told(401, &[problem_type, ("www-authenticate", "Bearer")], problem(401, "forbidden")),
+            result(401, &[problem_type, ("www-authenticate", "Bearer")], problem(401, "forbidden")),
         ),
         (
             "another status within",
-            told(401, &[problem_type, ("www-authenticate", "Bearer")], problem(403, "unauthorized")),
+            result(401, &[problem_type, ("www-authenticate", "Bearer")], problem(403, "unauthorized")),
         ),
     ] {
         assert!(outcome.is_err(), "{what}: not found");

@@ -143,21 +143,21 @@ impl Ground {
     /// Two edits of one row, of which the second is `device`'s and its base is older: a conflict. Gives the base.
     fn edited_twice(&self, n: u64) -> String {
         let rows = json!({ "lists": [{ "lid": key(10 * n + 1), "title": "a" }, { "lid": key(10 * n + 2), "title": "b" }] });
-        let told = self.sync(&self.phone, json!({ "add": rows }));
+        let result = self.sync(&self.phone, json!({ "add": rows }));
         self.server.turn(10);
         self.sync(
             &self.tablet,
             json!({ "update": { "lists": [{ "lid": key(10 * n + 1), "title": "theirs" }] } }),
         );
         self.server.turn(10);
-        told["add"]["lists"][0]["last_update"].as_str().unwrap().to_owned()
+        result["add"]["lists"][0]["last_update"].as_str().unwrap().to_owned()
     }
 
     fn conflict(&self, n: u64) -> String {
         let base = self.edited_twice(n);
         let row = json!({ "lid": key(10 * n + 1), "title": "mine", "_base": base });
-        let told = self.sync(&self.phone, json!({ "update": { "lists": [row] } }));
-        told["update"]["lists"][0]["conflict"].as_str().unwrap_or_else(|| panic!("{told}")).to_owned()
+        let result = self.sync(&self.phone, json!({ "update": { "lists": [row] } }));
+        result["update"]["lists"][0]["conflict"].as_str().unwrap_or_else(|| panic!("{result}")).to_owned()
     }
 
     /// A user of that number, with a device.
@@ -201,7 +201,7 @@ impl Ground {
         let place = format!("{}, statement {statement} ({struck:?}), {fault:?}", case.operation);
         self.tried.set(self.tried.get() + 1);
         let (status, code) = answer.problem();
-        let told = format!("{place}: {status} {}", String::from_utf8_lossy(&answer.bytes));
+        let result = format!("{place}: {status} {}", String::from_utf8_lossy(&answer.bytes));
         let is_done = status == case.done;
         let known = match fault {
             _ if is_done => true,
@@ -212,25 +212,25 @@ impl Ground {
             // All else is tried again, but for work that only reads: it may have told something already.
             _ => struck.as_ref().is_some_and(|struck| struck.reading) && (status, &*code) == (503, "busy"),
         };
-        assert!(known, "{told}");
+        assert!(known, "{result}");
         if !is_done {
-            assert_eq!(before, after, "what was refused has written nothing: {told}");
+            assert_eq!(before, after, "what was refused has written nothing: {result}");
         }
         let again = self.send(ask);
         let wanted = if is_done { case.again } else { case.done };
         assert_eq!(
             again.status,
             wanted,
-            "the next request: {told}\n{}",
+            "the next request: {result}\n{}",
             String::from_utf8_lossy(&again.bytes)
         );
         if let Some(moves) = case.moves {
-            assert_eq!(self.held().1, version + moves, "it has one effect: {told}");
+            assert_eq!(self.held().1, version + moves, "it has one effect: {result}");
             if again.header("idempotency-replayed").is_some() {
-                assert_eq!(again.bytes, answer.bytes, "and one answer: {told}");
+                assert_eq!(again.bytes, answer.bytes, "and one answer: {result}");
             }
         } else {
-            assert_eq!(self.held().0, before, "it only reads: {told}");
+            assert_eq!(self.held().0, before, "it only reads: {result}");
         }
         struck.map(|struck| self.struck.borrow_mut().insert(struck.sql)).is_some()
     }

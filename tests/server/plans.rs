@@ -13,7 +13,7 @@ use rollcall::model::{DeviceId, Owner, RowKey, Timestamp, Value, Version};
 use rollcall::reconcile::Incoming;
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::postgres::statements::{self, Statements};
-use rollcall::storage::{ChangeMark, Storage, StorageError};
+use rollcall::storage::{FeedPosition, Storage, StorageError};
 use rollcall::synchronise::{self, Batch, Refusal};
 use support::engine::{Engine, Store};
 use support::{NOON_MS, open, terms};
@@ -124,7 +124,7 @@ impl Growing {
         let report = report.map_err(|refusal: Refusal| format!("{refusal:?}")).unwrap();
         let settled = [&report.add, &report.update, &report.delete].into_iter().flatten();
         let done = settled.flat_map(|(_, rows)| rows).filter(|row| {
-            let verdict = row.settled().map(|told| told.verdict.name());
+            let verdict = row.settled().map(|result| result.verdict.name());
             matches!(verdict, Some("added" | "updated" | "deleted"))
         });
         let done = done.count();
@@ -174,8 +174,8 @@ const OPERATIONS: [(&str, Operation); 6] = [
         growing
             .storage
             .read(growing.owner, |txn| {
-                let (mut seen, upto) = (0, txn.state().version);
-                txn.changes(ChangeMark { version: base, within: None }, upto, &mut |of, _, _| {
+                let (mut seen, until) = (0, txn.state().version);
+                txn.changes(FeedPosition { version: base, within: None }, until, &mut |of, _, _| {
                     seen += usize::from(of == table);
                     true
                 })?;

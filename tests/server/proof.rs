@@ -30,8 +30,8 @@ fn recomputed(world: &World, seed: &str, rows: &Rows) -> Json {
 }
 
 fn seed_of(world: &World, device: &Device) -> String {
-    let told = world.get(device, "/digests").ok();
-    let seed = told["seed"].as_str().unwrap().to_owned();
+    let result = world.get(device, "/digests").ok();
+    let seed = result["seed"].as_str().unwrap().to_owned();
     assert!(seed.len() == 32 && seed.bytes().all(|byte| byte.is_ascii_hexdigit()));
     seed
 }
@@ -145,9 +145,9 @@ fn a_seed_is_its_owners_alone() {
     for (device, answer) in devices.iter().zip(&answers) {
         let others = ["/changes", "/fetch", "/conflicts", "/lock", "/limits", "/devices"]
             .map(|path| world.get(device, path));
-        for told in others.iter().chain([answer]) {
-            let headers = format!("{:?}", told.headers);
-            assert!(seeds.iter().all(|seed| !told.text().contains(seed) && !headers.contains(seed)));
+        for result in others.iter().chain([answer]) {
+            let headers = format!("{:?}", result.headers);
+            assert!(seeds.iter().all(|seed| !result.text().contains(seed) && !headers.contains(seed)));
         }
     }
     let nobody = Device { token: "rc_nobody".into(), ..devices[0].clone() };

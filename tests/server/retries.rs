@@ -202,10 +202,11 @@ fn without_a_key_a_request_sent_again_changes_nothing() {
             holder.let_go();
         }
         wait_until(|| world.version(&device) == before + 1);
-        let told = world.sync(&device, &body).ok();
+        let result = world.sync(&device, &body).ok();
         for set in ["add", "update", "delete"] {
-            for told in told[set].as_object().unwrap().values().flat_map(|list| list.as_array().unwrap()) {
-                assert_eq!(told["verdict"], "same", "{cut:?}: {told}");
+            for result in result[set].as_object().unwrap().values().flat_map(|list| list.as_array().unwrap())
+            {
+                assert_eq!(result["verdict"], "same", "{cut:?}: {result}");
             }
         }
         assert_eq!(world.version(&device), before + 1, "{cut:?}");

@@ -32,13 +32,13 @@ fn every_faulty_schema_is_refused_as_its_file_says() {
     let cases = cases("faults");
     for (path, text) in &cases {
         let expected: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("#! ")).collect();
-        let told = match Schema::parse(text) {
+        let result = match Schema::parse(text) {
             Ok(_) => "no fault".to_owned(),
             Err(error) => error.to_string(),
         };
-        if told.lines().ne(expected.iter().copied()) {
+        if result.lines().ne(expected.iter().copied()) {
             wrong.push_str(&format!("{}\n", path.display()));
-            told.lines().for_each(|line| wrong.push_str(&format!("#! {line}\n")));
+            result.lines().for_each(|line| wrong.push_str(&format!("#! {line}\n")));
         }
     }
     assert!(wrong.is_empty(), "these files are told something else:\n{wrong}");
@@ -68,7 +68,7 @@ fn rows(conn: &Connection, sql: &str) -> String {
     let mut statement = conn.prepare(sql).unwrap_or_else(|error| panic!("{error}: {sql}"));
     let width = statement.column_count();
     let mut found = statement.query([]).unwrap();
-    let mut told = String::new();
+    let mut result = String::new();
     while let Some(row) = found.next().unwrap() {
         let line: Vec<_> = (0..width)
             .map(|at| match row.get_ref(at).unwrap() {
@@ -79,10 +79,10 @@ fn rows(conn: &Connection, sql: &str) -> String {
                 ValueRef::Blob(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
             })
             .collect();
-        told.push_str(&line.join("|"));
-        told.push('\n');
+        result.push_str(&line.join("|"));
+        result.push('\n');
     }
-    told
+    result
 }
 
 fn dump(conn: &Connection) -> String {
@@ -118,9 +118,9 @@ fn every_change_of_a_schema_ends_as_its_file_says() {
 
         let new = schema(path, part(text, "new").unwrap());
         let plan = tables::plan(&conn, &new).unwrap();
-        let told: String = plan.describe().iter().map(|line| format!("{line}\n")).collect();
-        if told.trim() != part(text, "plan").unwrap().trim() {
-            wrong.push_str(&format!("{}\n== plan\n{told}", path.display()));
+        let result: String = plan.describe().iter().map(|line| format!("{line}\n")).collect();
+        if result.trim() != part(text, "plan").unwrap().trim() {
+            wrong.push_str(&format!("{}\n== plan\n{result}", path.display()));
         }
         assert_eq!(dump(&conn), before, "{}: planning changed something", path.display());
         let applied = tables::apply(&plan, &conn, now());
@@ -162,19 +162,19 @@ fn in_postgres(sql: &str) -> String {
         sql = sql.replace(&format!("({owner}, "), &id);
     }
     let mut parts = sql.split("x'");
-    let mut told = parts.next().unwrap().to_owned();
+    let mut result = parts.next().unwrap().to_owned();
     for part in parts {
         let (key, rest) = part.split_once('\'').unwrap();
-        told.push_str(&format!("'{key:0>32}'{rest}"));
+        result.push_str(&format!("'{key:0>32}'{rest}"));
     }
-    told
+    result
 }
 
 /// A query's rows as [`rows`] tells them, keys in full where they are longer than two digits.
 fn rows_of_postgres(client: &mut pg::Client, sql: &str) -> String {
-    let told = client.simple_query(sql).unwrap_or_else(|error| panic!("{error}: {sql}"));
+    let result = client.simple_query(sql).unwrap_or_else(|error| panic!("{error}: {sql}"));
     let mut lines = String::new();
-    for row in told {
+    for row in result {
         let postgres::SimpleQueryMessage::Row(row) = row else { continue };
         let values: Vec<_> = (0..row.len())
             .map(|at| match row.get(at) {
@@ -218,11 +218,11 @@ fn every_change_of_a_schema_ends_so_on_postgres() {
         client.batch_execute(&sql).unwrap_or_else(|error| panic!("{}: {error}: {sql}", path.display()));
 
         let new = part(text, "new").unwrap();
-        let told = plan(&schema(path, new));
-        if told.trim() != part_of_postgres(text, "plan").unwrap().trim() {
-            wrong.push_str(&format!("{}\n== plan on postgres\n{told}", path.display()));
+        let result = plan(&schema(path, new));
+        if result.trim() != part_of_postgres(text, "plan").unwrap().trim() {
+            wrong.push_str(&format!("{}\n== plan on postgres\n{result}", path.display()));
         }
-        let refusals: Vec<_> = told.lines().filter_map(|line| line.strip_prefix("refused: ")).collect();
+        let refusals: Vec<_> = result.lines().filter_map(|line| line.strip_prefix("refused: ")).collect();
         match serve(path, new) {
             Ok(()) => {
                 assert!(refusals.is_empty(), "{}: carried out, though refused", path.display());
@@ -233,7 +233,7 @@ fn every_change_of_a_schema_ends_so_on_postgres() {
                 assert!(refusals.iter().all(|line| error.contains(line)), "{}: {error}", path.display());
                 assert_eq!(
                     plan(&schema(path, new)),
-                    told,
+                    result,
                     "{}: a refused plan changed something",
                     path.display()
                 );

@@ -185,8 +185,8 @@ impl Client {
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let mut headers = HashMap::new();
         for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
-            let told = headers.entry(name.to_lowercase()).or_insert_with(String::new);
-            *told = if told.is_empty() { value.to_owned() } else { format!("{told}, {value}") };
+            let result = headers.entry(name.to_lowercase()).or_insert_with(String::new);
+            *result = if result.is_empty() { value.to_owned() } else { format!("{result}, {value}") };
         }
         let mut answer = Answer { status, headers, body: Vec::new() };
         if answer.header("transfer-encoding") == Some("chunked") {

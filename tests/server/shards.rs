@@ -304,8 +304,8 @@ fn four_databases_do_for_shards() {
                         claim: Claim::default(),
                         made_by: DeviceId(Uuid::nil()),
                         changed_by: DeviceId(Uuid::nil()),
-                        lives: Vec::new(),
-                        writers: Vec::new(),
+                        lifetimes: Vec::new(),
+                        aware_devices: Vec::new(),
                         values: Some(vec![Value::Text(owner.to_string())]),
                     };
                     txn.put(parents, &[(RowKey(Uuid::from_u128(n)), &row)])?;
@@ -334,11 +334,11 @@ fn four_databases_do_for_shards() {
 #[test]
 fn the_statements_for_citus_spread_every_table() {
     let schema = Schema::parse(SCHEMA).unwrap();
-    let told = rollcall::storage::postgres::distribution(&schema);
-    let place = |name: &str| told.iter().position(|(table, _)| table == name).unwrap();
-    assert_eq!(told.len(), 17);
+    let result = rollcall::storage::postgres::distribution(&schema);
+    let place = |name: &str| result.iter().position(|(table, _)| table == name).unwrap();
+    assert_eq!(result.len(), 17);
     assert!(place("parents") < place("children"), "a table comes after those that it refers to");
-    assert!(told[place("parents")].1.contains("'\"parents\"', 'whose', colocate_with => 'rollcall_owner'"));
-    assert!(REFERENCE.iter().all(|name| told[place(name)].1.contains("create_reference_table")));
+    assert!(result[place("parents")].1.contains("'\"parents\"', 'whose', colocate_with => 'rollcall_owner'"));
+    assert!(REFERENCE.iter().all(|name| result[place(name)].1.contains("create_reference_table")));
     let _ = pg::binaries();
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use rollcall::model::{
-    Claim, DeviceId, EarlierState, Life, Owner, RowKey, Stored, Timestamp, Value, Version,
+    Claim, DeviceId, EarlierState, Lifetime, Owner, RowKey, Stored, Timestamp, Value, Version,
 };
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::accounts::{Device, User};
@@ -165,8 +165,8 @@ fn row(version: Version, values: Option<Vec<Value>>) -> Stored {
         claim: Claim::default(),
         made_by: device(1),
         changed_by: device(1),
-        lives: Vec::new(),
-        writers: Vec::new(),
+        lifetimes: Vec::new(),
+        aware_devices: Vec::new(),
         values,
     }
 }
@@ -245,12 +245,12 @@ fn a_reader_sees_one_snapshot() {
             .storage
             .read(owner(1), |txn| {
                 assert_eq!(txn.state().version, first);
-                let (told, done) = channel();
+                let (result, done) = channel();
                 std::thread::scope(|scope| {
                     scope.spawn(|| {
                         ground.write(owner(1), &[(1, "new"), (3, "comes")]);
                         ground.bury(owner(1), 2);
-                        told.send(()).unwrap();
+                        result.send(()).unwrap();
                     });
                     let waited = done.recv_timeout(Duration::from_secs(10));
                     waited.expect("a writer waits for a reader");
@@ -499,13 +499,13 @@ fn load_answers_in_the_order_asked() {
     on_every_engine(|ground| {
         ground.write(owner(1), &[(1, "a"), (2, "b"), (3, "c")]);
         let buried = ground.bury(owner(1), 2);
-        let told: Vec<_> = ground
+        let result: Vec<_> = ground
             .load(owner(1), "parents", &[3, 9, 2, 1, 3, 9])
             .into_iter()
             .map(|row| row.map(|row| if row.is_tombstone() { "buried".into() } else { title_of(&row) }))
             .collect();
         let expected = [Some("c"), None, Some("buried"), Some("a"), Some("c"), None];
-        assert_eq!(told, expected.map(|title| title.map(str::to_owned)));
+        assert_eq!(result, expected.map(|title| title.map(str::to_owned)));
         let gone = ground.load(owner(1), "parents", &[2])[0].clone().unwrap();
         assert_eq!(gone, tombstone(buried));
         assert_eq!(ground.load(owner(1), "parents", &[]), []);
@@ -521,7 +521,7 @@ fn the_manifest_goes_by_key() {
         let mut expected: Vec<_> = numbers.iter().filter(|n| **n != 3).map(|n| key(*n)).collect();
         expected.sort_unstable();
         let table = ground.table("parents");
-        let told = |after, rows_max| {
+        let result = |after, rows_max| {
             let mut keys = Vec::new();
             ground
                 .storage
@@ -534,18 +534,18 @@ fn the_manifest_goes_by_key() {
                 .unwrap();
             keys
         };
-        assert_eq!(told(None, usize::MAX), expected);
+        assert_eq!(result(None, usize::MAX), expected);
         for (place, after) in expected.iter().enumerate() {
             for rows_max in [0, 1, 2, 100] {
                 let rest = &expected[place + 1..];
                 assert_eq!(
-                    told(Some(*after), rows_max),
+                    result(Some(*after), rows_max),
                     rest[..rest.len().min(rows_max)],
                     "{place} {rows_max}"
                 );
             }
         }
-        assert_eq!(told(Some(key(3)), 100)[0], key(5), "after a key that is not there");
+        assert_eq!(result(Some(key(3)), 100)[0], key(5), "after a key that is not there");
     });
 }
 
@@ -638,8 +638,8 @@ fn a_row_comes_back_as_it_was_put() {
             },
             made_by: device(3),
             changed_by: device(4),
-            lives: vec![Life { made: Version(1), deleted: Version(3) }],
-            writers: vec![device(5), device(6)],
+            lifetimes: vec![Lifetime { made: Version(1), deleted: Version(3) }],
+            aware_devices: vec![device(5), device(6)],
             values,
         };
         let rows = [

@@ -238,8 +238,8 @@ async fn the_work_under_the_lock_ends_with_the_answer() {
     assert_eq!(running.server.sync(&tablet, row.clone()).await.status, 423);
     let (body, whole) = slow.rest().await;
     assert!(whole);
-    let told: Value = serde_json::from_slice(&body).unwrap();
-    assert_eq!(told["ours"].as_array().unwrap().len() as u64, SMALL_ROWS);
+    let result: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(result["ours"].as_array().unwrap().len() as u64, SMALL_ROWS);
     running.server.turn(1_000);
     running.server.sync(&tablet, row).await.ok();
 }
@@ -286,19 +286,19 @@ async fn a_ready_answer_is_never_old() {
     for round in 0..20 {
         let mut bodies = Vec::new();
         for _ in 0..3 {
-            let told = running.server.fetch(&phone, "?lock=false").await;
-            let tag = told.header("etag").unwrap().to_owned();
+            let result = running.server.fetch(&phone, "?lock=false").await;
+            let tag = result.header("etag").unwrap().to_owned();
             let known = running.server.get("/fetch?lock=false").of(&phone).header("if-none-match", &tag);
             assert_eq!(known.send().await.status, 304);
-            let since = told.version();
+            let since = result.version();
             let nothing = running.server.get(&format!("/changes?since={since}")).of(&phone).send().await.ok();
             assert_eq!((&nothing["add"], &nothing["version"]), (&json!({}), &json!(since)));
-            bodies.push((told.bytes, tag, since));
+            bodies.push((result.bytes, tag, since));
         }
         assert!(bodies.windows(2).all(|two| two[0] == two[1]));
         let (bytes, tag, since) = &bodies[0];
-        let told = serde_json::from_slice::<Value>(bytes).unwrap()["ours"].as_array().unwrap().len();
-        assert_eq!(told as u64, rows + round);
+        let result = serde_json::from_slice::<Value>(bytes).unwrap()["ours"].as_array().unwrap().len();
+        assert_eq!(result as u64, rows + round);
 
         let row = json!({ "id": key(round), "title": "y" });
         running.server.sync(&tablet, json!({ "add": { "ours": [row] } })).await.ok();

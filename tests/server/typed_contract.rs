@@ -27,7 +27,7 @@ fn faults(doc: &Value, schema: &Value, instance: &Value) -> Vec<String> {
 
 /// What a client meets of an operation but for the schemas of bodies: everything that must not change.
 fn outline(doc: &Value) -> BTreeMap<String, Value> {
-    let mut told = BTreeMap::new();
+    let mut result = BTreeMap::new();
     for ((method, path), operation) in operation_objects(doc) {
         let shared = doc["paths"][&path].get("parameters").and_then(Value::as_array);
         let own = operation.get("parameters").and_then(Value::as_array);
@@ -68,9 +68,9 @@ fn outline(doc: &Value) -> BTreeMap<String, Value> {
         });
         let rest = ["operationId", "tags", "summary", "description", "security"];
         let rest = rest.map(|name| operation.get(name).cloned().unwrap_or(Value::Null));
-        told.insert(format!("{method} {path}"), json!([rest, parameters, body, responses]));
+        result.insert(format!("{method} {path}"), json!([rest, parameters, body, responses]));
     }
-    told
+    result
 }
 
 #[test]
@@ -133,13 +133,17 @@ fn whatever_fits_a_typed_schema_fits_the_general_one() {
                 (validator(&doc, &component(name)), validator(&general, &component(wanted)));
             for _ in 0..50 {
                 let instance = instances.make(&component(name));
-                let told =
+                let result =
                     |faults: Vec<String>| format!("{schema}, {name}: {instance}: {}", faults.join("\n"));
-                assert!(of_typed.is_valid(&instance), "{}", told(faults(&doc, &component(name), &instance)));
+                assert!(
+                    of_typed.is_valid(&instance),
+                    "{}",
+                    result(faults(&doc, &component(name), &instance))
+                );
                 assert!(
                     of_general.is_valid(&instance),
                     "{}",
-                    told(faults(&general, &component(wanted), &instance))
+                    result(faults(&general, &component(wanted), &instance))
                 );
                 seen += 1;
             }
@@ -149,7 +153,7 @@ fn whatever_fits_a_typed_schema_fits_the_general_one() {
 }
 
 /// The one spelling of a set that a typed document has: no `{}` for none, deletions as objects.
-fn spelt_typed(body: &mut Value, keys: &BTreeMap<String, String>) {
+fn typed_request(body: &mut Value, keys: &BTreeMap<String, String>) {
     for set in ["add", "update", "delete", "get"] {
         let Some(tables) = body.get_mut(set).and_then(Value::as_object_mut) else { continue };
         tables.retain(|_, rows| rows.is_array());
@@ -179,20 +183,20 @@ fn the_wedding_planners_bodies_fit_its_contract() {
     let bodies = [("Manifest", read("fetch")), ("Batch", read("rows")), ("Batch", read("synchronise"))];
     for (of, mut body) in bodies {
         assert_eq!(faults(&general, &component(of), &body), [""; 0], "{of}");
-        spelt_typed(&mut body, &keys);
+        typed_request(&mut body, &keys);
         assert_eq!(faults(&doc, &component(of), &body), [""; 0], "{of}");
     }
     let mut checked = 0;
-    for (told, made) in exemplified(&general).into_iter().zip(exemplified(&doc)) {
-        assert_eq!(told.place, made.place);
-        for (name, example) in told.examples {
+    for (result, made) in exemplified(&general).into_iter().zip(exemplified(&doc)) {
+        assert_eq!(result.place, made.place);
+        for (name, example) in result.examples {
             let mut example = example.clone();
-            if told.place == "POST /synchronise, application/json" {
-                spelt_typed(&mut example, &keys);
+            if result.place == "POST /synchronise, application/json" {
+                typed_request(&mut example, &keys);
             }
             let faults = faults(&doc, made.schema, &example);
-            let spelling = told.place.starts_with("POST /synchronise.json, application");
-            assert!(faults.is_empty() || spelling, "{}, {name}: {}", told.place, faults.join("\n"));
+            let spelling = result.place.starts_with("POST /synchronise.json, application");
+            assert!(faults.is_empty() || spelling, "{}, {name}: {}", result.place, faults.join("\n"));
             checked += 1;
         }
     }

@@ -1,6 +1,6 @@
 //! The network between one device and the server, for the time of one sync.
 
-use rollcall::device::{Answer, NoAnswer, Remote, Request};
+use rollcall::device::{NoResponse, Remote, Request, Response};
 
 use crate::ops::Rng;
 use crate::world::World;
@@ -17,8 +17,8 @@ pub struct Link<'a> {
 }
 
 impl Remote for Link<'_> {
-    fn ask(&mut self, request: &Request) -> Result<Answer, NoAnswer> {
-        let lost = |what: &str| Err(NoAnswer(what.into()));
+    fn send(&mut self, request: &Request) -> Result<Response, NoResponse> {
+        let lost = |what: &str| Err(NoResponse(what.into()));
         if self.dead || self.world.broken.is_some() {
             return lost("the app has died");
         }

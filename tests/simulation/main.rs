@@ -69,9 +69,9 @@ fn shrunk(ops: &[Op], failure: (usize, String), until: Instant) -> (Vec<Op>, Str
             let mut fewer = ops.clone();
             fewer.drain(at..(at + lot).min(ops.len()));
             match run(&fewer, true) {
-                Err((last, told)) if kind(&told) == wanted => {
+                Err((last, result)) if kind(&result) == wanted => {
                     fewer.truncate(last + 1);
-                    (ops, what) = (fewer, told);
+                    (ops, what) = (fewer, result);
                 }
                 _ => at += lot,
             }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rollcall::model::{DeviceId, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall::reconcile::Operation;
 use rollcall::schema::{Policy, Schema, TableId};
-use rollcall::storage::{ChangeMark, OwnerState, Storage, StorageError};
+use rollcall::storage::{FeedPosition, OwnerState, Storage, StorageError};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
@@ -74,7 +74,7 @@ impl Shadow {
     /// Every row of the owner, by the other way that the engine has.
     fn all(&self, storage: &dyn Storage) -> Check<Rows> {
         let mut rows = Rows::new();
-        let from = ChangeMark { version: Version(0), within: None };
+        let from = FeedPosition { version: Version(0), within: None };
         let read = storage.read(self.owner, |txn| {
             txn.changes(from, Version(1 << 53), &mut |table, key, row| {
                 rows.insert((table, key), row.clone());
@@ -136,20 +136,20 @@ impl Shadow {
         named: &[Named],
         id: Id,
     ) -> Check {
-        let told = || format!("{id:?} was {before:?}, is {after:?}");
+        let result = || format!("{id:?} was {before:?}, is {after:?}");
         must(after.version == state.version && state.version > self.version, || {
-            format!("what is written has the owner's new version {}: {}", state.version, told())
+            format!("what is written has the owner's new version {}: {}", state.version, result())
         })?;
-        must(after.changed_by == device, || format!("the sender is who changed it: {}", told()))?;
+        must(after.changed_by == device, || format!("the sender is who changed it: {}", result()))?;
         let Some(before) = before else { return Ok(()) };
-        must(after.last_update > before.last_update, || format!("last_update rises: {}", told()))?;
+        must(after.last_update > before.last_update, || format!("last_update rises: {}", result()))?;
         if before.is_tombstone() && !after.is_tombstone() {
             let by = |named: &&Named| named.id == id && named.operation != Operation::Delete;
             let meant = named.iter().filter(by).any(|named| {
                 named.last_update.is_some() || named.base.is_some_and(|base| base == before.last_update)
             });
             let client = schema.at(id.0).policy == Policy::Client;
-            must(meant || client, || format!("a deleted row returns only if it is meant to: {}", told()))?;
+            must(meant || client, || format!("a deleted row returns only if it is meant to: {}", result()))?;
         }
         Ok(())
     }
@@ -251,5 +251,5 @@ impl Shadow {
 
 /// A row but for who else knows it: that is no state of it.
 fn plain(row: &Stored) -> Stored {
-    Stored { writers: Vec::new(), ..row.clone() }
+    Stored { aware_devices: Vec::new(), ..row.clone() }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rollcall::accounts::installations::{copy_of, device_of};
-use rollcall::device::{Answer, Request, answers};
+use rollcall::device::{Request, Response, responses};
 use rollcall::model::{DeviceId, InstallationName, Owner, Precision, RowKey, Stored, Timestamp, Value};
 use rollcall::reconcile::Operation;
 use rollcall::schema::{Policy, Schema, Table};
@@ -24,14 +24,14 @@ const DAY_MS: i64 = Timestamp::DAY_MS;
 
 impl World {
     /// Brings a request of a device to the server, and looks at the answer and at what came of it.
-    pub fn serve(&mut self, device: usize, request: &Request) -> Answer {
+    pub fn serve(&mut self, device: usize, request: &Request) -> Response {
         self.requests += 1;
         let answer = self.server().ask(request);
         let check = self.check_answer(device, request, &answer).map_err(|what| {
             let sent = String::from_utf8_lossy(request.body.as_deref().unwrap_or_default());
-            let told = String::from_utf8_lossy(&answer.body);
+            let result = String::from_utf8_lossy(&answer.body);
             format!(
-                "{what}\n  device {device}: {} /{} {:?} {sent}\n  {} {told}",
+                "{what}\n  device {device}: {} /{} {:?} {sent}\n  {} {result}",
                 request.method, request.path, request.headers, answer.status
             )
         });
@@ -50,7 +50,7 @@ impl World {
         answer
     }
 
-    fn check_answer(&mut self, device: usize, request: &Request, answer: &Answer) -> Check {
+    fn check_answer(&mut self, device: usize, request: &Request, answer: &Response) -> Check {
         let owner = self.devices[device].owner;
         must(STATUSES.contains(&answer.status), || "every answer is one that a device can be given".into())?;
         for other in (0..OWNERS).filter(|other| *other != owner) {
@@ -63,7 +63,7 @@ impl World {
         let id = named_by(request, self.shadows[owner].owner, storage).unwrap_or(self.devices[device].id);
         let body: Json =
             request.body.as_deref().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
-        let told: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let result: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
         let named = match request.path.as_str() {
             "synchronise" => named(schema, &body),
             path if path.ends_with("/restore") => every(schema),
@@ -80,24 +80,25 @@ impl World {
             must(!replayed || changed.is_empty(), || "a replay changes nothing".into())?;
             if !replayed {
                 let base = body["base"].as_u64().map(rollcall::model::Version);
-                let noted = check_verdicts(shadow, schema, (id, base), &named, &told, &changed, storage)?;
+                let noted = check_verdicts(shadow, schema, (id, base), &named, &result, &changed, storage)?;
                 shadow.seen.extend(noted);
-                check_digests(shadow, schema, &told)?;
+                check_digests(shadow, schema, &result)?;
             }
         } else if !request.path.ends_with("/restore") {
             must(changed.is_empty(), || "whoever is not told of a change has made none".into())?;
         }
         if answer.status == 200 && request.path.starts_with("changes") {
-            check_told(shadow, schema, &told)?;
+            check_feed(shadow, schema, &result)?;
         }
-        if let Some(changes) = told.get("changes").filter(|_| answer.header("idempotency-replayed").is_none())
+        if let Some(changes) =
+            result.get("changes").filter(|_| answer.header("idempotency-replayed").is_none())
         {
-            check_told(shadow, schema, changes)?;
+            check_feed(shadow, schema, changes)?;
         }
         Ok(())
     }
 
-    fn ask(&mut self, device: usize, method: &'static str, path: &str, body: Option<&Json>) -> Answer {
+    fn ask(&mut self, device: usize, method: &'static str, path: &str, body: Option<&Json>) -> Response {
         self.ask_with(device, method, path, body, None)
     }
 
@@ -108,7 +109,7 @@ impl World {
         path: &str,
         body: Option<&Json>,
         fence: Option<&str>,
-    ) -> Answer {
+    ) -> Response {
         let mut headers = vec![("authorization", format!("Bearer {}", self.devices[device].token))];
         headers.extend(fence.map(|fence| ("sync-lock", fence.to_owned())));
         let body = body.map(|body| body.to_string().into_bytes());
@@ -126,13 +127,13 @@ impl World {
         // An answer is kept for a day by the server's clock, which steps with every request.
         if self.now() - at < DAY_MS - 60_000 {
             self.note(must((again.status, &again.body) == (200, &answer.body), || {
-                let told = |answer: &Answer| String::from_utf8_lossy(&answer.body).into_owned();
+                let result = |answer: &Response| String::from_utf8_lossy(&answer.body).into_owned();
                 format!(
                     "the same request gets the same answer: {} {}, then {} {}",
                     answer.status,
-                    told(&answer),
+                    result(&answer),
                     again.status,
-                    told(&again)
+                    result(&again)
                 )
             }));
         }
@@ -151,7 +152,7 @@ impl World {
         let held = self.shadows[owner].rows.get(&(declared.id, slot_key(table, slot)));
         let older = if rng.often(300) { rng.below(100_000) as i64 } else { 0 };
         if let Some(held) = held.filter(|_| rng.often(700)) {
-            let base = held.last_update.shifted(-older).spelt(Precision::Milliseconds).to_string();
+            let base = held.last_update.shifted(-older).format(Precision::Milliseconds).to_string();
             row.insert("_base".into(), json!(base));
         }
         let operation = if rng.often(300) { "add" } else { "update" };
@@ -170,8 +171,8 @@ impl World {
         let again = self.ask(device, "POST", "synchronise", Some(&body));
         let after = self.shadows[self.devices[device].owner].version;
         self.note(must(before == after, || {
-            let told = |answer: &Answer| String::from_utf8_lossy(&answer.body).into_owned();
-            format!("sent again, nothing more is written: {body}\n  {}\n  {}", told(&first), told(&again))
+            let result = |answer: &Response| String::from_utf8_lossy(&answer.body).into_owned();
+            format!("sent again, nothing more is written: {body}\n  {}\n  {}", result(&first), result(&again))
         }));
     }
 
@@ -193,8 +194,8 @@ impl World {
             let again = self.ask(device, "POST", "synchronise", Some(late));
             let after = self.shadows[self.devices[device].owner].version;
             self.note(must((before == after && again.status == 200) || (late == &first && !named), || {
-                let told = String::from_utf8_lossy(&again.body).into_owned();
-                format!("a late copy changes nothing: {first}, {second}, then {late}: {told}")
+                let result = String::from_utf8_lossy(&again.body).into_owned();
+                format!("a late copy changes nothing: {first}, {second}, then {late}: {result}")
             }));
         }
     }
@@ -212,7 +213,7 @@ impl World {
         let owner = self.devices[device].owner;
         let declared = self.server().app.schema.table(TABLES[table]).unwrap().clone();
         let held = self.shadows[owner].rows.get(&(declared.id, slot_key(table, slot)));
-        let present = held.map(|row| json!(row.last_update.spelt(Precision::Milliseconds).to_string()));
+        let present = held.map(|row| json!(row.last_update.format(Precision::Milliseconds).to_string()));
         let (base, deletes) = on.map_or((present, false), |(base, deletes)| (Some(base), deletes));
         let mut rng = Rng(draw);
         let mut row = Map::new();
@@ -237,12 +238,12 @@ impl World {
         };
         let body = json!({ set: { TABLES[table]: [row] } });
         let answer = self.ask(device, "POST", "synchronise", Some(&body));
-        let told: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let told = &told[set][TABLES[table]][0];
-        let verdict = told["verdict"].as_str();
+        let result: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let result = &result[set][TABLES[table]][0];
+        let verdict = result["verdict"].as_str();
         let taken = matches!(verdict, Some("added" | "updated" | "deleted"));
         (answer.status == 200 && verdict != Some("rejected"))
-            .then(|| (body, told["last_update"].clone(), taken))
+            .then(|| (body, result["last_update"].clone(), taken))
     }
 
     /// Two phones share a token, and both change what they have seen; or one deletes it. Neither edit vanishes.
@@ -288,12 +289,12 @@ impl World {
             row.insert("last_update".into(), at.clone());
             let answer =
                 self.ask(device, "POST", "synchronise", Some(&json!({ "update": { TABLES[table]: [row] } })));
-            let told: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
-            let told = &told["update"][TABLES[table]][0];
-            let verdict = told["verdict"].as_str();
+            let result: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+            let result = &result["update"][TABLES[table]][0];
+            let verdict = result["verdict"].as_str();
             if taken && answer.status == 200 {
                 let right = verdict == Some("updated") || verdict == Some("rejected");
-                self.note(must(right, || format!("all edits of one moment are taken: {told}")));
+                self.note(must(right, || format!("all edits of one moment are taken: {result}")));
             }
             taken = matches!(verdict, Some("added" | "updated"));
         }
@@ -319,10 +320,10 @@ impl World {
         let gone = self.shadows[owner].rows.get(&(declared.id, key)).is_none_or(Stored::is_tombstone);
         let feed = self.ask(device, "GET", &format!("changes?since={since}"), None);
         if gone && feed.status == 200 {
-            let told: Json = serde_json::from_slice(&feed.body).unwrap_or_default();
-            let keys = told["delete"][TABLES[table]].as_array();
-            let right = keys.is_some_and(|keys| keys.contains(&json!(key))) || told["more"] == json!(true);
-            self.note(must(right, || format!("a row that was got leaves no ghost: {key} in {told}")));
+            let result: Json = serde_json::from_slice(&feed.body).unwrap_or_default();
+            let keys = result["delete"][TABLES[table]].as_array();
+            let right = keys.is_some_and(|keys| keys.contains(&json!(key))) || result["more"] == json!(true);
+            self.note(must(right, || format!("a row that was got leaves no ghost: {key} in {result}")));
         }
     }
 
@@ -349,9 +350,9 @@ impl World {
 
     /// A device was paused while it held the lock, and another has had it since.
     pub fn stale(&mut self, device: usize, other: usize, table: usize, slot: usize) {
-        let fence = |answer: &Answer| {
-            let told: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
-            Some(told["fence"].as_u64()?.to_string())
+        let fence = |answer: &Response| {
+            let result: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+            Some(result["fence"].as_u64()?.to_string())
         };
         let taken = self.ask(device, "POST", "lock", None);
         let (true, Some(fence)) = (taken.status == 200, fence(&taken)) else { return };
@@ -389,8 +390,8 @@ impl World {
     /// Brings the loser of a conflict back.
     pub fn undo(&mut self, device: usize, draw: u64) {
         let answer = self.ask(device, "GET", "conflicts", None);
-        let told: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let mut noted: Vec<&Json> = told["conflicts"].as_array().into_iter().flatten().collect();
+        let result: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let mut noted: Vec<&Json> = result["conflicts"].as_array().into_iter().flatten().collect();
         // Ids are of chance, and conflicts of one moment come in their order; a seed must mean one history.
         let what = |one: &Json| {
             [&one["at"], &one["table"], &one["key"], &one["incoming"]["row"]].map(Json::to_string)
@@ -413,8 +414,8 @@ fn named(schema: &Schema, body: &Json) -> Vec<Named> {
         for (name, items) in body[member].as_object().into_iter().flatten() {
             let Some(table) = schema.table(name) else { continue };
             for item in items.as_array().into_iter().flatten() {
-                let time = |member: &str| item[member].as_str().and_then(answers::time);
-                let key = answers::key(item.get(&table.key).unwrap_or(item)).unwrap();
+                let time = |member: &str| item[member].as_str().and_then(responses::time);
+                let key = responses::key(item.get(&table.key).unwrap_or(item)).unwrap();
                 all.push(Named {
                     id: (table.id, key),
                     operation,
@@ -466,7 +467,7 @@ fn check_verdicts(
     schema: &Schema,
     sender: Sender,
     named: &[Named],
-    told: &Json,
+    result: &Json,
     changed: &BTreeMap<Id, Option<Stored>>,
     storage: &dyn rollcall::storage::Storage,
 ) -> Check<Vec<String>> {
@@ -475,16 +476,16 @@ fn check_verdicts(
     for (operation, member) in
         [(Operation::Add, "add"), (Operation::Update, "update"), (Operation::Delete, "delete")]
     {
-        for (name, items) in told[member].as_object().into_iter().flatten() {
+        for (name, items) in result[member].as_object().into_iter().flatten() {
             let table = schema.table(name).ok_or("a verdict is about a declared table")?;
             for item in items.as_array().into_iter().flatten() {
-                let key = answers::key(&item[&table.key]).ok_or("a verdict names a row")?;
+                let key = responses::key(&item[&table.key]).ok_or("a verdict names a row")?;
                 let id = (table.id, key);
                 let verdict = item["verdict"].as_str().unwrap_or_default();
                 let wrote = matches!(verdict, "added" | "updated" | "merged" | "deleted");
                 *writes.entry(id).or_default() |= wrote;
                 let row = shadow.rows.get(&id);
-                let at = item["last_update"].as_str().and_then(answers::time);
+                let at = item["last_update"].as_str().and_then(responses::time);
                 must(at == row.map(|row| row.last_update) || at.is_none(), || {
                     format!("the time that is told is the row's: {item}, {row:?}")
                 })?;
@@ -578,8 +579,8 @@ fn check_conflict(
 }
 
 /// The digests in an answer are those of the rows.
-fn check_digests(shadow: &crate::oracle::Shadow, schema: &Schema, told: &Json) -> Check {
-    let digests = &told["digests"];
+fn check_digests(shadow: &crate::oracle::Shadow, schema: &Schema, result: &Json) -> Check {
+    let digests = &result["digests"];
     must(digests["as_of"].as_u64() == Some(shadow.version.0), || format!("digests are of now: {digests}"))?;
     for table in schema.tables() {
         let count =
@@ -592,15 +593,15 @@ fn check_digests(shadow: &crate::oracle::Shadow, schema: &Schema, told: &Json) -
 }
 
 /// The rows of a feed are as they are.
-fn check_told(shadow: &crate::oracle::Shadow, schema: &Schema, feed: &Json) -> Check {
+fn check_feed(shadow: &crate::oracle::Shadow, schema: &Schema, feed: &Json) -> Check {
     for member in ["add", "update"] {
         for (name, rows) in feed[member].as_object().into_iter().flatten() {
             let table = schema.table(name).ok_or("a feed is of declared tables")?;
             for row in rows.as_array().into_iter().flatten() {
-                let key = answers::key(&row[&table.key]).ok_or("a feed's row has a key")?;
+                let key = responses::key(&row[&table.key]).ok_or("a feed's row has a key")?;
                 let held = shadow.rows.get(&(table.id, key)).filter(|held| !held.is_tombstone());
                 let same = held.zip(row.as_object()).is_some_and(|(held, row)| {
-                    row.get("last_update").and_then(Json::as_str).and_then(answers::time)
+                    row.get("last_update").and_then(Json::as_str).and_then(responses::time)
                         == Some(held.last_update)
                         && shows(table, held) == shown(table, &texts(row))
                 });
@@ -610,7 +611,7 @@ fn check_told(shadow: &crate::oracle::Shadow, schema: &Schema, feed: &Json) -> C
     }
     for (name, keys) in feed["delete"].as_object().into_iter().flatten() {
         let table = schema.table(name).ok_or("a feed is of declared tables")?;
-        for key in keys.as_array().into_iter().flatten().filter_map(answers::key) {
+        for key in keys.as_array().into_iter().flatten().filter_map(responses::key) {
             let held = shadow.rows.get(&(table.id, RowKey(key.0)));
             must(held.is_none_or(Stored::is_tombstone), || {
                 format!("a feed deletes no live row: {name} {key}")

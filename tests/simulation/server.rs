@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rollcall::accounts::{Accounts, LocalAccounts, LocalSettings};
 use rollcall::clock::Clock;
 use rollcall::config::Settings;
-use rollcall::device::{Answer, Request};
+use rollcall::device::{Request, Response};
 use rollcall::http::{App, routes, threads};
 use rollcall::model::{Owner, Timestamp};
 use rollcall::schema::Schema;
@@ -215,7 +215,7 @@ impl Storage for Trapped {
     }
 }
 
-type Serve = Box<dyn Fn(http::Request<Full<Bytes>>) -> Answer>;
+type Serve = Box<dyn Fn(http::Request<Full<Bytes>>) -> Response>;
 
 /// One life of the server.
 pub struct Server {
@@ -276,14 +276,14 @@ impl Server {
                     .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
                     .collect();
                 let body = body.collect().await.unwrap().to_bytes().to_vec();
-                Answer { status: head.status.as_u16(), headers, body }
+                Response { status: head.status.as_u16(), headers, body }
             })
         };
         let (now_ms, set_hands) = (Arc::clone(now_ms), disk.hands());
         Self { app, trap, serve: Box::new(serve), now_ms, set_hands }
     }
 
-    pub fn ask(&self, request: &Request) -> Answer {
+    pub fn ask(&self, request: &Request) -> Response {
         (self.set_hands)(self.now_ms.load(Ordering::SeqCst));
         let mut asked = http::Request::builder().method(request.method).uri(format!("/{}", request.path));
         // Who waits for the lock on the server waits by the real clock; here devices come back themselves.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rollcall::accounts::LogIn;
-use rollcall::device::{Answer, Options, Request, RetryPolicy, Store, SyncError, SyncMode, SyncReport, sync};
+use rollcall::device::{
+    Options, Request, Response, RetryPolicy, Store, SyncError, SyncMode, SyncReport, sync,
+};
 use rollcall::model::{DeviceId, Precision, RowKey, Timestamp, Version};
 use rollcall::purge;
 use serde_json::{Map, Value as Json, json};
@@ -90,7 +92,7 @@ pub struct Device {
     /// The last title that its user gave to a row, and that no sync has settled.
     tokens: BTreeMap<(usize, usize), String>,
     /// Requests that were answered well: what was sent, what came back, when.
-    pub answered: VecDeque<(Request, Answer, i64)>,
+    pub answered: VecDeque<(Request, Response, i64)>,
 }
 
 pub struct World {
@@ -629,7 +631,7 @@ impl World {
     pub fn device_time(&self, number: usize) -> String {
         // Never beyond now: a clock that is ahead and does not say so cannot be told from a later edit.
         let skew = self.devices[number].skew_ms.load(Ordering::SeqCst).min(0);
-        Timestamp::from_ms(self.now() + skew).spelt(Precision::Milliseconds).to_string()
+        Timestamp::from_ms(self.now() + skew).format(Precision::Milliseconds).to_string()
     }
 }
 

@@ -145,7 +145,7 @@ fn edit(numbers: std::ops::Range<u64>, position: u64) -> Vec<u8> {
 async fn held_s(server: &Listening) -> Result<f64> {
     const NAME: &str = "rollcall_write_turn_seconds_sum ";
     let mut connection = Connection::open(server.address).await?;
-    let told = connection.call(&driver::get("/metrics", "", &[]), true).await?;
-    let text = String::from_utf8_lossy(&told.body);
+    let result = connection.call(&driver::get("/metrics", "", &[]), true).await?;
+    let text = String::from_utf8_lossy(&result.body);
     Ok(text.lines().find_map(|line| line.strip_prefix(NAME)?.trim().parse().ok()).unwrap_or(0.0))
 }

@@ -98,9 +98,9 @@ impl Sample {
     }
 
     /// Takes over what the yardstick cost.
-    fn beside(&mut self, told: &Yield) {
-        self.yardstick_rss_peak = told.usage.rss_peak;
-        self.yardstick_cpu_s = told.usage.cpu_s;
+    fn beside(&mut self, result: &Yield) {
+        self.yardstick_rss_peak = result.usage.rss_peak;
+        self.yardstick_cpu_s = result.usage.cpu_s;
     }
 }
 
@@ -119,16 +119,16 @@ fn same_bytes(server: u64, yardstick: u64) -> Result<()> {
 /// An owner's version now.
 async fn version(server: &Listening, person: Person) -> Result<u64> {
     let mut connection = Connection::open(server.address).await?;
-    let told = connection.good(&driver::get("/digests", &person.token(0), &[]), 200, true).await?;
-    let told: serde_json::Value = serde_json::from_slice(&told.body)?;
-    told["as_of"].as_u64().ok_or_else(|| "no version".into())
+    let result = connection.good(&driver::get("/digests", &person.token(0), &[]), 200, true).await?;
+    let result: serde_json::Value = serde_json::from_slice(&result.body)?;
+    result["as_of"].as_u64().ok_or_else(|| "no version".into())
 }
 
 /// Commits so far, where the server counts them.
 async fn commits(server: &Listening) -> Result<Option<f64>> {
     const NAME: &str = "rollcall_commits_total ";
     let mut connection = Connection::open(server.address).await?;
-    let told = connection.call(&driver::get("/metrics", "", &[]), true).await?;
-    let text = String::from_utf8_lossy(&told.body);
+    let result = connection.call(&driver::get("/metrics", "", &[]), true).await?;
+    let text = String::from_utf8_lossy(&result.body);
     Ok(text.lines().find_map(|line| line.strip_prefix(NAME)?.trim().parse().ok()))
 }

@@ -115,14 +115,14 @@ async fn first(lab: &Lab, database: &Path, person: Person, rows: u64) -> Result<
     let asked = driver::get("/changes", &person.token(0), &["accept: application/x-ndjson".to_owned()]);
     let mut left = times;
     let meter = Meter::begin(&server);
-    let told = talk(connection, 200, move |_| {
+    let result = talk(connection, 200, move |_| {
         left = left.checked_sub(1)?;
         Some(asked.clone())
     })
     .await?;
     let mut sample = meter.end(&server);
     server.end().await?;
-    sample.heard(&told);
+    sample.heard(&result);
     sample.rows = rows * times;
     sample.speed = rows as f64 / median(&sample.latencies);
 
@@ -162,9 +162,9 @@ async fn delta(lab: &Lab, database: &Path, person: Person, rows: u64) -> Result<
     edit(&mut connection, person, rows, since).await?;
     let asked = driver::get(&format!("/changes?since={since}"), &person.token(1), &[]);
     let seen = connection.good(&asked, 200, true).await?;
-    let told = String::from_utf8_lossy(&seen.body).matches("\"last_update\"").count() as u64;
-    if told != EDITS {
-        return Err(format!("{EDITS} rows were changed, and {told} are told").into());
+    let result = String::from_utf8_lossy(&seen.body).matches("\"last_update\"").count() as u64;
+    if result != EDITS {
+        return Err(format!("{EDITS} rows were changed, and {result} are told").into());
     }
     let mut left = times;
     let meter = Meter::begin(&server);

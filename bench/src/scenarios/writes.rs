@@ -191,10 +191,10 @@ where
 /// Fast and wrong counts for nothing.
 pub(super) async fn holds(server: &Listening, person: Person, rows: u64) -> Result<()> {
     let mut connection = Connection::open(server.address).await?;
-    let told = connection.good(&driver::get("/digests", &person.token(0), &[]), 200, true).await?;
-    let told: serde_json::Value = serde_json::from_slice(&told.body)?;
-    if told["tables"][TABLE]["count"] != rows {
-        return Err(format!("{rows} rows were sent, and the server holds {told}").into());
+    let result = connection.good(&driver::get("/digests", &person.token(0), &[]), 200, true).await?;
+    let result: serde_json::Value = serde_json::from_slice(&result.body)?;
+    if result["tables"][TABLE]["count"] != rows {
+        return Err(format!("{rows} rows were sent, and the server holds {result}").into());
     }
     Ok(())
 }
@@ -213,11 +213,11 @@ async fn bare(lab: &Lab, people: &[Person], rows: u64, batch: u64, group: u64, k
         format!("--group={group}"),
         format!("--keys={keys}"),
     ];
-    let told = yardstick(args, None).await?;
+    let result = yardstick(args, None).await?;
     lab.discard(&database);
     let sent = people.len() as u64 * rows;
-    if told.rows != sent {
-        return Err(format!("the bare loop wrote {} rows of {sent}", told.rows).into());
+    if result.rows != sent {
+        return Err(format!("the bare loop wrote {} rows of {sent}", result.rows).into());
     }
-    Ok(told)
+    Ok(result)
 }

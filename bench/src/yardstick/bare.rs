@@ -217,7 +217,7 @@ pub fn manifest(path: &Path, person: Person, times: u64) -> Result<Yield> {
     let mut conn = open(path)?;
     conn.pragma_update(None, "query_only", true)?;
     let table = table_id(&conn)?;
-    let mut told = Yield { seconds: Vec::new(), rows: 0, bytes: 0, usage: usage("self") };
+    let mut result = Yield { seconds: Vec::new(), rows: 0, bytes: 0, usage: usage("self") };
     let mut lot = Vec::with_capacity(2 * LOT_BYTES);
     for _ in 0..times {
         let began = Instant::now();
@@ -231,14 +231,14 @@ pub fn manifest(path: &Path, person: Person, times: u64) -> Result<Yield> {
             lot.extend_from_slice(b"\",\"last_update\":\"");
             write_time(&mut lot, row.get(1)?);
             lot.extend_from_slice(b"\"},");
-            told.rows += 1;
-            give_away(&mut lot, &mut told, LOT_BYTES);
+            result.rows += 1;
+            give_away(&mut lot, &mut result, LOT_BYTES);
         }
-        give_away(&mut lot, &mut told, 0);
-        told.seconds.push(began.elapsed().as_secs_f64());
+        give_away(&mut lot, &mut result, 0);
+        result.seconds.push(began.elapsed().as_secs_f64());
     }
-    told.usage = usage("self");
-    Ok(told)
+    result.usage = usage("self");
+    Ok(result)
 }
 
 /// Reads what changed since a version, with the rows, and spells it as the server's lines. Each piece of work is
@@ -247,7 +247,7 @@ pub fn changes(path: &Path, person: Person, since: u64, times: u64) -> Result<Yi
     let mut conn = open(path)?;
     conn.pragma_update(None, "query_only", true)?;
     let table = OfTable::new(&conn)?;
-    let mut told = Yield { seconds: Vec::new(), rows: 0, bytes: 0, usage: usage("self") };
+    let mut result = Yield { seconds: Vec::new(), rows: 0, bytes: 0, usage: usage("self") };
     let mut lot = Vec::with_capacity(2 * LOT_BYTES);
     for _ in 0..times {
         let began = Instant::now();
@@ -268,20 +268,20 @@ pub fn changes(path: &Path, person: Person, since: u64, times: u64) -> Result<Yi
             lot.extend_from_slice(b",\"last_update\":\"");
             write_time(&mut lot, row.get(2)?);
             lot.extend_from_slice(b"\"}}\n");
-            told.rows += 1;
-            give_away(&mut lot, &mut told, LOT_BYTES);
+            result.rows += 1;
+            give_away(&mut lot, &mut result, LOT_BYTES);
         }
-        give_away(&mut lot, &mut told, 0);
-        told.seconds.push(began.elapsed().as_secs_f64());
+        give_away(&mut lot, &mut result, 0);
+        result.seconds.push(began.elapsed().as_secs_f64());
     }
-    told.usage = usage("self");
-    Ok(told)
+    result.usage = usage("self");
+    Ok(result)
 }
 
 /// Where a server would send what it has.
-fn give_away(lot: &mut Vec<u8>, told: &mut Yield, when: usize) {
+fn give_away(lot: &mut Vec<u8>, result: &mut Yield, when: usize) {
     if lot.len() >= when {
-        told.bytes += std::hint::black_box(&lot).len() as u64;
+        result.bytes += std::hint::black_box(&lot).len() as u64;
         lot.clear();
     }
 }
@@ -294,7 +294,7 @@ fn write_key(lot: &mut Vec<u8>, key: ValueRef<'_>) -> Result<()> {
 }
 
 fn write_time(lot: &mut Vec<u8>, ms: i64) {
-    lot.extend_from_slice(Timestamp::from_ms(ms).spelt(Precision::Milliseconds).as_str().as_bytes());
+    lot.extend_from_slice(Timestamp::from_ms(ms).format(Precision::Milliseconds).as_str().as_bytes());
 }
 
 /// Begins after the key, within its quotes.

@@ -78,7 +78,7 @@ enum Work {
 impl Yardstick {
     /// Works, and prints what it measured as JSON.
     pub fn run(self) -> Done {
-        let told = match self.work {
+        let result = match self.work {
             Work::Fixed { log } => return fixed::run(log),
             Work::Write { database, writing } => bare::write(&database, writing),
             Work::Sync { syncing } => postgres::sync(&syncing),
@@ -87,7 +87,7 @@ impl Yardstick {
                 bare::changes(&database, Person(person), since, times)
             }
         };
-        println!("{}", serde_json::to_string(&told.map_err(|error| error.to_string())?)?);
+        println!("{}", serde_json::to_string(&result.map_err(|error| error.to_string())?)?);
         Ok(())
     }
 }

@@ -58,9 +58,9 @@ impl Clock {
         )
     }
 
-    /// A clock that asks `tell` for the time of day, and whose ticks go along with it.
-    pub fn from_fn(tell: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        let now: Arc<dyn Fn() -> Timestamp + Send + Sync> = Arc::new(tell);
+    /// A clock that asks `now_fn` for the time of day, and whose ticks go along with it.
+    pub fn from_fn(now_fn: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        let now: Arc<dyn Fn() -> Timestamp + Send + Sync> = Arc::new(now_fn);
         let ticks = Arc::clone(&now);
         Self { now, tick: Arc::new(move || Tick(ticks().ms())) }
     }

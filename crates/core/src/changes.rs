@@ -6,7 +6,7 @@ use crate::broken;
 use crate::model::{DeviceId, RowKey, Stored, Timestamp, Version};
 use crate::reconcile::{NetChange, net_change};
 use crate::schema::TableId;
-use crate::storage::{ChangeMark, OwnerState, ReadTxn, StorageResult};
+use crate::storage::{FeedPosition, OwnerState, ReadTxn, StorageResult};
 
 /// How far a device has been told what changed.
 ///
@@ -17,11 +17,11 @@ pub struct Feed {
     /// The device's cursor; without one it is told everything.
     pub since: Option<Version>,
     /// What the device's cursor is once it has the last page.
-    pub upto: Version,
+    pub until: Version,
     /// Leave out what the device itself wrote at this version: the request that the feed began with.
-    pub but: Option<Version>,
+    pub exclude: Option<Version>,
     /// Up to where it has been told.
-    pub told: ChangeMark,
+    pub position: FeedPosition,
 }
 
 /// The cursor is of no use: purged, of another epoch, or ahead of the server.
@@ -35,7 +35,7 @@ pub struct Expired {
 
 /// Whose feed it is and what it is about.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct FeedFilter<'a> {
     /// Who asks.
     pub device: DeviceId,
     /// Only these tables.
@@ -61,14 +61,14 @@ impl Feed {
     /// Begins a feed at a device's cursor.
     pub fn begin(state: OwnerState, since: Option<Version>) -> Result<Self, Expired> {
         check(state, since)?;
-        let told = ChangeMark { version: since.unwrap_or(Version(0)), within: None };
-        Ok(Self { since, upto: state.version, but: None, told })
+        let position = FeedPosition { version: since.unwrap_or(Version(0)), within: None };
+        Ok(Self { since, until: state.version, exclude: None, position })
     }
 
     /// Goes on with a feed whose earlier pages were told.
     pub fn resume(self, state: OwnerState) -> Result<Self, Expired> {
         check(state, self.since)?;
-        check(state, Some(self.upto))?;
+        check(state, Some(self.until))?;
         Ok(self)
     }
 }
@@ -93,32 +93,33 @@ pub fn check(state: OwnerState, cursor: Option<Version>) -> Result<(), Expired> 
 pub fn run(
     txn: &mut dyn ReadTxn,
     feed: Feed,
-    asked: &Asked<'_>,
+    filter: &FeedFilter<'_>,
     each: &mut dyn FnMut(NetChange, TableId, RowKey, &Stored) -> ControlFlow<()>,
 ) -> StorageResult<Page> {
     let shown_ahead = txn.state().shown_ahead;
-    let (mut left, mut bytes_left) = (asked.rows_max.max(1), asked.bytes_max);
-    let mut told = feed.told;
+    let (mut left, mut bytes_left) = (filter.rows_max.max(1), filter.bytes_max);
+    let mut position = feed.position;
     let (mut more, mut looked) = (false, 0);
-    let entries_max = if broken::is("pull_unbounded") { usize::MAX } else { asked.entries_max.max(1) };
+    let entries_max = if broken::is("pull_unbounded") { usize::MAX } else { filter.entries_max.max(1) };
     let seen_until = if broken::is("cursor_by_time") { newest_at(txn, feed.since)? } else { None };
     // What is left out is nearly always the newest version as a whole: then it is not even read.
-    let upto = if feed.but == Some(feed.upto) { Version(feed.upto.0.saturating_sub(1)) } else { feed.upto };
-    txn.changes(feed.told, upto, &mut |table, key, row| {
+    let until =
+        if feed.exclude == Some(feed.until) { Version(feed.until.0.saturating_sub(1)) } else { feed.until };
+    txn.changes(feed.position, until, &mut |table, key, row| {
         if looked == entries_max {
             more = true; // perhaps only entries that do not concern the device: the last page may be empty
             return false;
         }
         looked += 1;
-        let wanted = asked.tables.contains(&table)
-            && feed.but != Some(row.version)
+        let wanted = filter.tables.contains(&table)
+            && feed.exclude != Some(row.version)
             && seen_until.is_none_or(|at| row.last_update > at);
-        let change = if wanted { net_change(row, feed.since, asked.device, shown_ahead) } else { None };
+        let change = if wanted { net_change(row, feed.since, filter.device, shown_ahead) } else { None };
         if change.is_some() && left == 0 {
             more = true;
             return false;
         }
-        told = ChangeMark { version: row.version, within: Some((table, key)) };
+        position = FeedPosition { version: row.version, within: Some((table, key)) };
         if let Some(change) = change {
             left -= 1;
             bytes_left = bytes_left.saturating_sub(row.weight());
@@ -129,13 +130,13 @@ pub fn run(
         }
         true
     })?;
-    Ok(Page { next: more.then_some(Feed { told, ..feed }), looked })
+    Ok(Page { next: more.then_some(Feed { position, ..feed }), looked })
 }
 
 /// A fault: the time that a cursor by time would stand at.
 fn newest_at(txn: &mut dyn ReadTxn, since: Option<Version>) -> StorageResult<Option<Timestamp>> {
     let mut newest = None;
-    let from = ChangeMark { version: Version(0), within: None };
+    let from = FeedPosition { version: Version(0), within: None };
     txn.changes(from, since.unwrap_or(Version(0)), &mut |_, _, row| {
         newest = newest.max(Some(row.last_update));
         true

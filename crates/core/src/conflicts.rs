@@ -7,7 +7,7 @@ use crate::reconcile::{Incoming, Merged, Operation, Resolution, Verdict, merge};
 use crate::schema::{Policy, Schema, Table};
 use crate::storage::records::write_columns;
 use crate::storage::{Conflict, Side, StorageError, WriteTxn};
-use crate::synchronise::{self, Answered, Batch, LiveRow, Refusal, StillWanted, Terms, Told};
+use crate::synchronise::{self, Batch, ItemResult, LiveRow, Refusal, RowResult, StillWanted, Terms};
 
 /// Names a conflict. The name follows from what it is about: a device that sends the same loser again, since it did
 /// not get the answer, makes no second conflict.
@@ -79,7 +79,7 @@ pub struct Restored {
     /// The conflict as it is now.
     pub conflict: Conflict,
     /// What became of the row.
-    pub told: Told,
+    pub result: RowResult,
     /// The row as it is now, unless it was the deletion that was brought back.
     pub row: Option<LiveRow>,
     /// The owner's version now.
@@ -126,16 +126,19 @@ pub fn restore(
     let unguarded = Terms { mass_delete_rows: usize::MAX, ..*terms };
     let mut report = synchronise::run_while(wanted, txn, schema, &batch, &unguarded)?;
     let sets = [&mut report.add, &mut report.update, &mut report.delete];
-    let told =
-        sets.into_iter().flatten().flat_map(|(_, told)| told.drain(..)).find_map(Answered::into_settled);
-    let told = told.ok_or_else(|| StorageError::Engine("a restored row got no verdict".into()))?;
-    if !matches!(told.verdict, Verdict::Added | Verdict::Updated | Verdict::Deleted | Verdict::Same) {
+    let result = sets
+        .into_iter()
+        .flatten()
+        .flat_map(|(_, result)| result.drain(..))
+        .find_map(ItemResult::into_settled);
+    let result = result.ok_or_else(|| StorageError::Engine("a restored row got no verdict".into()))?;
+    if !matches!(result.verdict, Verdict::Added | Verdict::Updated | Verdict::Deleted | Verdict::Same) {
         return Err(RestoreError::TooLittleKnown);
     }
     txn.note_restored(id, terms.now)?;
     conflict.restored_at = Some(terms.now);
     let row = report.get.into_iter().flat_map(|(_, rows)| rows).next();
-    Ok(Some(Restored { conflict, told, row, version: report.current }))
+    Ok(Some(Restored { conflict, result, row, version: report.current }))
 }
 
 /// Why a loser cannot be brought back.
@@ -157,10 +160,10 @@ impl From<StorageError> for RestoreError {
 
 /// A whole row from part of one: what was not lost is as the merge or the other side has it, or as at the start.
 fn completed(conflict: &Conflict, merged: Option<&Merged>, lost: &[Option<Value>]) -> Vec<Option<Value>> {
-    let column = |(place, value): (usize, &Option<Value>)| {
-        let of_merge = || merged.map(|merged| merged.values[place].clone());
-        let of_other = || conflict.stored.values.as_ref().and_then(|values| values[place].clone());
-        let of_base = || conflict.base.as_ref().map(|values| values[place].clone());
+    let column = |(index, value): (usize, &Option<Value>)| {
+        let of_merge = || merged.map(|merged| merged.values[index].clone());
+        let of_other = || conflict.stored.values.as_ref().and_then(|values| values[index].clone());
+        let of_base = || conflict.base.as_ref().map(|values| values[index].clone());
         value.clone().or_else(of_merge).or_else(of_other).or_else(of_base)
     };
     lost.iter().enumerate().map(column).collect()

@@ -9,13 +9,13 @@ use crate::storage::{ReadTxn, StorageError};
 
 /// Where a page of the roll call begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Mark {
+pub struct PageToken {
     /// The version that the first page was of.
     pub version: Version,
     /// The place of the table among those asked for.
     pub table: usize,
     /// How many rows of that table were told.
-    pub told: u64,
+    pub rows_before: u64,
     /// The last key told of that table.
     pub after: Option<RowKey>,
 }
@@ -24,11 +24,11 @@ pub struct Mark {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
     /// Where it begins, and of which version it is.
-    pub from: Mark,
+    pub from: PageToken,
     /// How many rows it tells.
     pub rows: u64,
     /// Where the next one begins.
-    pub next: Option<Mark>,
+    pub next: Option<PageToken>,
 }
 
 /// How far a page has been told.
@@ -59,12 +59,12 @@ pub enum FetchError {
     VersionMoved,
     /// The page begins at a place that no page ends at.
     #[error("no page ends where this one begins")]
-    NoSuchMark,
+    NoSuchPage,
     /// The rows are not as many as the owner's digests say.
-    #[error("{told} rows of a page of {rows}: the ledger and the digests disagree")]
+    #[error("{found} rows of a page of {rows}: the ledger and the digests disagree")]
     Miscounted {
         /// Rows that were there.
-        told: u64,
+        found: u64,
         /// Rows that were announced.
         rows: u64,
     },
@@ -93,13 +93,13 @@ pub struct PageMax {
 /// - Source: the seed post, Step 1; `openapi.yaml`, path `/fetch`.
 pub fn page(
     txn: &mut dyn ReadTxn,
-    asked: &[TableId],
-    from: Option<Mark>,
+    tables: &[TableId],
+    from: Option<PageToken>,
     most: PageMax,
 ) -> Result<Page, FetchError> {
     let state = txn.state();
     let version = state.version;
-    let from = from.unwrap_or(Mark { version, table: 0, told: 0, after: None });
+    let from = from.unwrap_or(PageToken { version, table: 0, rows_before: 0, after: None });
     if from.version != version {
         return Err(FetchError::VersionMoved);
     }
@@ -110,15 +110,20 @@ pub fn page(
     // An owner that has few tombstones cannot have many on a page, and nothing needs to be counted.
     let is_bounded = state.past.tombstones_max().is_none_or(|max| max > most.tombstones as u64);
     let mut entries_left = rows_max + most.tombstones as u64;
-    for (place, table) in asked.iter().enumerate().skip(from.table) {
-        let (told, after) = if place == from.table { (from.told, from.after) } else { (0, None) };
-        let left = count(table).saturating_sub(told);
+    for (index, table) in tables.iter().enumerate().skip(from.table) {
+        let (rows_before, after) =
+            if index == from.table { (from.rows_before, from.after) } else { (0, None) };
+        let left = count(table).saturating_sub(rows_before);
         let room = rows_max - rows;
         if is_bounded && !broken::is("fetch_unbounded") {
             let walked = txn.walk(*table, after, entries_left)?;
             if walked.entries == entries_left && walked.live <= room {
-                let next =
-                    Mark { version, table: place, told: told + walked.live, after: walked.last.or(after) };
+                let next = PageToken {
+                    version,
+                    table: index,
+                    rows_before: rows_before + walked.live,
+                    after: walked.last.or(after),
+                };
                 return Ok(Page { from, rows: rows + walked.live, next: Some(next) });
             }
             entries_left -= walked.entries;
@@ -126,7 +131,8 @@ pub fn page(
         if left > room {
             // Only the key that the page ends with is looked up: to read its rows twice would be dear.
             let last = if room == 0 { after } else { txn.nth_after(*table, after, room)? };
-            let next = Some(Mark { version, table: place, told: told + room, after: last });
+            let next =
+                Some(PageToken { version, table: index, rows_before: rows_before + room, after: last });
             return Ok(Page { from, rows: rows_max, next });
         }
         rows += left;
@@ -134,10 +140,10 @@ pub fn page(
     Ok(Page { from, rows, next: None })
 }
 
-impl Mark {
+impl PageToken {
     /// Whether it is of a page behind the first.
     fn is_later(&self) -> bool {
-        self.table > 0 || self.told > 0 || self.after.is_some()
+        self.table > 0 || self.rows_before > 0 || self.after.is_some()
     }
 }
 
@@ -152,11 +158,11 @@ impl Page {
 ///
 /// - Shape: every asked table, in the order asked, those without rows on this page too.
 /// - Errors: [`FetchError::VersionMoved`] if the owner has moved since the page was laid out;
-///   [`FetchError::NoSuchMark`] if it does not begin where another ends: to fetch from the start tells whether it is the mark
+///   [`FetchError::NoSuchPage`] if it does not begin where another ends: to fetch from the start tells whether it is the mark
 ///   or the data that is wrong.
 pub fn run(
     txn: &mut dyn ReadTxn,
-    asked: &[TableId],
+    tables: &[TableId],
     page: &Page,
     progress: &mut Progress,
     sink: &mut dyn Sink,
@@ -165,7 +171,7 @@ pub fn run(
     if txn.state().version != from.version {
         return Err(FetchError::VersionMoved);
     }
-    while let Some(table) = asked.get(progress.table) {
+    while let Some(table) = tables.get(progress.table) {
         if !progress.begun {
             sink.table(*table);
             progress.begun = true;
@@ -194,7 +200,7 @@ pub fn run(
     }
     // A mark comes from a client, who may have changed it. What is wrong with the first page is wrong with the data.
     if page.from.is_later() {
-        return Err(FetchError::NoSuchMark);
+        return Err(FetchError::NoSuchPage);
     }
-    Err(FetchError::Miscounted { told: progress.rows, rows: page.rows })
+    Err(FetchError::Miscounted { found: progress.rows, rows: page.rows })
 }

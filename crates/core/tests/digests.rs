@@ -100,7 +100,7 @@ fn both_spellings_of_a_time_are_the_number_that_is_hashed() {
                     let Some(text) = text else { continue };
                     let read = Timestamp::parse(&text).unwrap_or_else(|error| panic!("{at}: {error}"));
                     assert_eq!(read.ms(), row.ms, "{at}");
-                    assert_eq!(read.spelt(precision).to_string(), text, "{at}");
+                    assert_eq!(read.format(precision).to_string(), text, "{at}");
                 }
             }
         }

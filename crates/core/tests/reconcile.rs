@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use rollcall_core::model::{
-    Claim, DeviceId, EarlierState, Life, Precision, RowKey, Stored, Timestamp, Value, Version,
+    Claim, DeviceId, EarlierState, Lifetime, Precision, RowKey, Stored, Timestamp, Value, Version,
 };
 use rollcall_core::reconcile::{
     AHEAD_UNITS_MAX, Context, Decision, ForeignEdits, Incoming, Operation, Rejection, RejectionCode,
@@ -240,8 +240,8 @@ impl Case {
                 },
                 made_by: device(&held.made_by),
                 changed_by: device(&held.by),
-                lives: lives(&held.lives),
-                writers: held.writers.iter().map(|name| device(name)).collect(),
+                lifetimes: lives(&held.lives),
+                aware_devices: held.writers.iter().map(|name| device(name)).collect(),
                 values: state(&table, precision, held.row.as_ref(), held.deleted)?,
             })
         });
@@ -322,10 +322,10 @@ impl Case {
         if expected.made_at.is_some_and(|at| row.true_time() != at.0) {
             return Err(format!("expected another true time than {:?}", row.true_time()));
         }
-        if expected.lives.as_ref().is_some_and(|expected| row.lives != lives(expected)) {
-            return Err(format!("expected other lives than {:?}", row.lives));
+        if expected.lives.as_ref().is_some_and(|expected| row.lifetimes != lives(expected)) {
+            return Err(format!("expected other lives than {:?}", row.lifetimes));
         }
-        let mut writers = row.writers.clone();
+        let mut writers = row.aware_devices.clone();
         writers.sort_unstable_by_key(|writer| writer.0);
         let expected = expected.writers.as_ref().map(|names| {
             let mut writers: Vec<_> = names.iter().map(|name| device(name)).collect();
@@ -346,8 +346,11 @@ impl Ready {
     }
 }
 
-fn lives(versions: &[(u64, u64)]) -> Vec<Life> {
-    versions.iter().map(|(made, deleted)| Life { made: Version(*made), deleted: Version(*deleted) }).collect()
+fn lives(versions: &[(u64, u64)]) -> Vec<Lifetime> {
+    versions
+        .iter()
+        .map(|(made, deleted)| Lifetime { made: Version(*made), deleted: Version(*deleted) })
+        .collect()
 }
 
 /// A whole row, or `None` for a tombstone; columns left out are empty.
@@ -408,7 +411,7 @@ impl Outcome {
                 Self { conflict: *conflict, ..plain(*verdict, *echo) }
             }
             Err(rejection) => {
-                let column = rejection.column.map(|place| table.columns[place].name.clone());
+                let column = rejection.column.map(|index| table.columns[index].name.clone());
                 Self { error: Some((rejection.code, column)), ..plain(Verdict::Rejected, false) }
             }
         }
@@ -419,7 +422,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.verdict)?;
         if let Some((at, values)) = &self.written {
-            let at = at.spelt(Precision::Milliseconds);
+            let at = at.format(Precision::Milliseconds);
             match values {
                 Some(values) => write!(f, ", written at {at}: {values:?}")?,
                 None => write!(f, ", a tombstone at {at}")?,
@@ -818,8 +821,8 @@ prop_compose! {
                 made_by: devices[2],
                 // What this very request wrote was written by who sent it.
                 changed_by: if version == WRITING.0 { devices[0] } else { devices[by] },
-                lives: Vec::new(),
-                writers: Vec::new(),
+                lifetimes: Vec::new(),
+                aware_devices: Vec::new(),
                 values: live.then_some(values),
             }
         });

@@ -57,7 +57,7 @@ fn rows_hold_every_entry_of_the_fetch_body_with_its_time() {
             }
             RowKey::parse(entry[&table.key].as_str().unwrap()).unwrap();
             let at = Timestamp::parse(entry["last_update"].as_str().unwrap()).unwrap();
-            assert_eq!(at.spelt(schema.precision).to_string(), entry["last_update"]);
+            assert_eq!(at.format(schema.precision).to_string(), entry["last_update"]);
         }
     }
     assert_eq!(entries, 29);

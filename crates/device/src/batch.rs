@@ -6,7 +6,7 @@ use std::ops::Not;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::answers::Limits;
+use super::responses::Limits;
 use super::row::Row;
 use super::store::{Outstanding, SentRow, Store, StoreResult, names, remember, writing};
 use super::text::Columns;
@@ -109,7 +109,7 @@ impl Body {
             "get" => return self.get.get(&table.name)?.get(place).copied(),
             _ => return None,
         };
-        super::answers::key_in(table, tables.get(&table.name)?.get(place)?)
+        super::responses::key_in(table, tables.get(&table.name)?.get(place)?)
     }
 }
 
@@ -208,7 +208,7 @@ impl Outstanding {
         if self.stamps.len() >= STAMPS_MAX {
             self.stamps.remove(0);
         }
-        self.stamps.push(now.spelt(Precision::Milliseconds).to_string());
+        self.stamps.push(now.format(Precision::Milliseconds).to_string());
         self.stamped(self.stamps.len() - 1)
     }
 

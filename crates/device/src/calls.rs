@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::answers::{self, Changes, Limits, Report};
 use super::batch::Body;
-use super::remote::{Answer, NoAnswer, Remote, Request};
+use super::remote::{NoResponse, Remote, Request, Response};
+use super::responses::{self, Changes, Limits, Report};
 use super::retry::RetryPolicy;
 use super::text::{Columns, JsonText};
 use rollcall_core::model::{InstallationName, Precision, RowKey, Timestamp, Version};
@@ -20,7 +20,7 @@ use rollcall_core::schema::{Schema, TableId};
 pub enum CallError {
     /// The server cannot be reached, or did not answer however often it was asked.
     #[error(transparent)]
-    NoAnswer(#[from] NoAnswer),
+    NoResponse(#[from] NoResponse),
     /// The server said no.
     #[error("{0}")]
     Refused(Box<Problem>),
@@ -66,7 +66,7 @@ impl std::fmt::Display for Problem {
 
 /// What the roll call told.
 #[derive(Clone, Debug)]
-pub struct RollCall {
+pub struct Manifest {
     /// Every live row of every declared table; `None` if nothing changed since the `ETag` that was named.
     pub tables: Option<BTreeMap<TableId, BTreeMap<RowKey, Timestamp>>>,
     /// Of which version.
@@ -88,7 +88,7 @@ pub struct Session {
 
 /// What the last answers said of the server, and of the installation that asks.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Said {
+pub struct ServerFacts {
     /// The epoch of the server's data.
     pub epoch: Option<u64>,
     /// How the installation is to name itself.
@@ -122,7 +122,7 @@ impl<'a> Calls<'a> {
     /// `POST /register`
     pub fn register(&mut self, email: &str, password: &str) -> Result<(), CallError> {
         let body = json!({ "email": email, "password": password });
-        self.ask(|_| post("register", &body)).map(|_| ())
+        self.send(|_| post("register", &body)).map(|_| ())
     }
 
     /// `POST /login`; `device_id` makes the new token the old device's.
@@ -137,7 +137,7 @@ impl<'a> Calls<'a> {
         if let Some(id) = device_id {
             body["device_id"] = json!(id);
         }
-        read("POST /login", &self.ask(|_| post("login", &body))?)
+        read("POST /login", &self.send(|_| post("login", &body))?)
     }
 
     /// `GET /me`: the user and the owner of the token, as `Sync-For` says them; `None` from a server that is older.
@@ -147,18 +147,18 @@ impl<'a> Calls<'a> {
             user: Uuid,
             owner: Uuid,
         }
-        match self.ask(|_| get("me")) {
+        match self.send(|_| get("me")) {
             Err(CallError::Refused(problem)) if problem.status == 404 => Ok(None),
-            answer => {
-                let Body { user, owner } = read("GET /me", &answer?)?;
+            response => {
+                let Body { user, owner } = read("GET /me", &response?)?;
                 Ok(Some(format!("{user}.{owner}")))
             }
         }
     }
 
     /// What the last answers said of the server and of this installation.
-    pub fn said(&self) -> Said {
-        Said { epoch: self.epoch, installation: self.installation }
+    pub fn server_facts(&self) -> ServerFacts {
+        ServerFacts { epoch: self.epoch, installation: self.installation }
     }
 
     /// An answer of `POST /synchronise` has been applied, and with it the counter was raised in the file.
@@ -174,7 +174,7 @@ impl<'a> Calls<'a> {
             limits: Limits,
             time_precision: String,
         }
-        let body: Body = read("GET /limits", &self.ask(|_| get("limits"))?)?;
+        let body: Body = read("GET /limits", &self.send(|_| get("limits"))?)?;
         let seconds = body.time_precision == "seconds";
         Ok((body.limits, if seconds { Precision::Seconds } else { Precision::Milliseconds }))
     }
@@ -185,22 +185,22 @@ impl<'a> Calls<'a> {
         struct Body {
             seed: String,
         }
-        match self.ask(|_| get("digests")) {
+        match self.send(|_| get("digests")) {
             Err(CallError::Refused(problem)) if problem.status == 404 => Ok(None),
-            answer => Ok(Some(read::<Body>("GET /digests", &answer?)?.seed)),
+            response => Ok(Some(read::<Body>("GET /digests", &response?)?.seed)),
         }
     }
 
     /// `GET /fetch`: the whole roll call, under the lock, however many pages it has.
     ///
     /// Errors: `version_moved` if somebody wrote between two pages; begin again.
-    pub fn fetch(&mut self, schema: &Schema, known: Option<&str>) -> Result<RollCall, CallError> {
+    pub fn fetch(&mut self, schema: &Schema, known: Option<&str>) -> Result<Manifest, CallError> {
         let names: Vec<&str> = schema.tables().iter().map(|table| table.name.as_str()).collect();
         let mut path = format!("fetch?tables={}", names.join(","));
         let mut tables: BTreeMap<TableId, BTreeMap<RowKey, Timestamp>> = BTreeMap::new();
-        let mut first: Option<RollCall> = None;
+        let mut first: Option<Manifest> = None;
         loop {
-            let answer = self.ask(|_| {
+            let response = self.send(|_| {
                 let mut request = prefer_wait(get(&path));
                 // Only the first page can be left out: the others are then as they were.
                 if let (Some(known), None) = (known, &first) {
@@ -208,27 +208,27 @@ impl<'a> Calls<'a> {
                 }
                 request
             })?;
-            let header = |name: &str| answer.header(name).map(str::to_owned);
+            let header = |name: &str| response.header(name).map(str::to_owned);
             let version = header("sync-version").and_then(|text| text.parse().ok()).map(Version);
             let version = version.ok_or_else(|| garbled("GET /fetch", "no Sync-Version"))?;
             let (fence, etag) = (header("sync-lock"), header("etag"));
-            let told = first.get_or_insert(RollCall { tables: None, version, fence, etag });
-            if answer.status == 304 {
+            let told = first.get_or_insert(Manifest { tables: None, version, fence, etag });
+            if response.status == 304 {
                 return Ok(told.clone());
             }
-            let mut page: BTreeMap<String, JsonText> = read("GET /fetch", &answer)?;
+            let mut page: BTreeMap<String, JsonText> = read("GET /fetch", &response)?;
             for table in schema.tables() {
                 let entries = tables.entry(table.id).or_default();
                 let Some(listed) = page.remove(&table.name) else { continue };
                 let listed: Vec<Columns> = serde_json::from_str(listed.as_str())
                     .map_err(|error| garbled("GET /fetch", &error.to_string()))?;
                 for row in listed {
-                    let row = answers::parts(table, row);
+                    let row = responses::parts(table, row);
                     let (key, at, _) = row.ok_or_else(|| garbled("GET /fetch", "not an entry"))?;
                     entries.insert(key, at);
                 }
             }
-            match answer.header("link").and_then(next_query) {
+            match response.header("link").and_then(next_query) {
                 Some(query) => path = format!("fetch?{query}"),
                 None => {
                     let mut told = told.clone();
@@ -248,7 +248,7 @@ impl<'a> Calls<'a> {
         fence: Option<&str>,
         mut body: impl FnMut() -> Body,
     ) -> Result<Report, CallError> {
-        let answer = self.ask(|attempt| {
+        let response = self.send(|attempt| {
             let mut request = prefer_wait(post("synchronise", &body()));
             request.headers.push(("idempotency-key", key.to_string()));
             if let (Some(fence), 0) = (fence, attempt) {
@@ -256,7 +256,7 @@ impl<'a> Calls<'a> {
             }
             request
         })?;
-        read("POST /synchronise", &answer)
+        read("POST /synchronise", &response)
     }
 
     /// `GET /changes`: a page of what changed since a cursor, or of everything.
@@ -267,32 +267,32 @@ impl<'a> Calls<'a> {
             (None, None) => String::new(),
         };
         let path = if query.is_empty() { "changes".into() } else { format!("changes?{query}") };
-        read("GET /changes", &self.ask(|_| get(&path))?)
+        read("GET /changes", &self.send(|_| get(&path))?)
     }
 
     /// `DELETE /lock`. Whether it works does not matter: leases end by themselves.
     pub fn give_lock_back(&mut self) {
         let request = Request { method: "DELETE", path: "lock".into(), headers: self.who(), body: None };
-        let _ = self.remote.ask(&request);
+        let _ = self.remote.send(&request);
     }
 
     /// Asks until there is an answer that counts. `make` is told how many attempts have failed.
-    fn ask(&mut self, mut make: impl FnMut(u32) -> Request) -> Result<Answer, CallError> {
+    fn send(&mut self, mut make: impl FnMut(u32) -> Request) -> Result<Response, CallError> {
         let (mut failed, mut waited_ms) = (0, 0);
         loop {
             let mut request = make(failed);
             request.headers.extend(self.who());
-            let answer = self.remote.ask(&request);
-            let (pause, error) = match answer {
-                Ok(answer) if answer.status < 400 => {
-                    let adopted = answer.header("sync-device").and_then(InstallationName::read);
+            let response = self.remote.send(&request);
+            let (pause, error) = match response {
+                Ok(response) if response.status < 400 => {
+                    let adopted = response.header("sync-device").and_then(InstallationName::read);
                     self.installation = adopted.or(self.installation);
                     self.epoch =
-                        answer.header("sync-epoch").and_then(|text| text.parse().ok()).or(self.epoch);
-                    return Ok(answer);
+                        response.header("sync-epoch").and_then(|text| text.parse().ok()).or(self.epoch);
+                    return Ok(response);
                 }
-                Ok(answer) => {
-                    let problem = problem(&answer);
+                Ok(response) => {
+                    let problem = problem(&response);
                     let pause = match problem.status {
                         423 => {
                             self.retries.lock_pause_ms(waited_ms, problem.retry_after_s).inspect(|pause| {
@@ -341,8 +341,8 @@ fn prefer_wait(mut request: Request) -> Request {
     request
 }
 
-fn read<T: serde::de::DeserializeOwned>(call: &'static str, answer: &Answer) -> Result<T, CallError> {
-    serde_json::from_slice(&answer.body).map_err(|error| garbled(call, &error.to_string()))
+fn read<T: serde::de::DeserializeOwned>(call: &'static str, response: &Response) -> Result<T, CallError> {
+    serde_json::from_slice(&response.body).map_err(|error| garbled(call, &error.to_string()))
 }
 
 fn garbled(call: &'static str, reason: &str) -> CallError {
@@ -350,10 +350,10 @@ fn garbled(call: &'static str, reason: &str) -> CallError {
 }
 
 /// The problem that an answer is, also if a proxy wrote it.
-fn problem(answer: &Answer) -> Problem {
-    let mut problem: Problem = serde_json::from_slice(&answer.body).unwrap_or_default();
-    problem.status = answer.status;
-    let retry_after = answer.header("retry-after").and_then(|text| text.trim().parse().ok());
+fn problem(response: &Response) -> Problem {
+    let mut problem: Problem = serde_json::from_slice(&response.body).unwrap_or_default();
+    problem.status = response.status;
+    let retry_after = response.header("retry-after").and_then(|text| text.trim().parse().ok());
     problem.retry_after_s = problem.retry_after_s.or(retry_after);
     if problem.code.is_empty() {
         problem.code = "unknown".into();

@@ -148,7 +148,7 @@ pub enum Epoch {
 /// Compares what a device remembers of its last complete look at the server with what the server says now. Each is an
 /// epoch and a version of the owner; `None` is a server that does not say its epoch.
 ///
-/// `known` is `None` if the device holds nothing of any server.
+/// `declared_tables` is `None` if the device holds nothing of any server.
 pub fn past(known: Option<(Option<u64>, Version)>, now: (Option<u64>, Version)) -> Epoch {
     match known {
         _ if rollcall_core::broken::is("absence_is_deletion_after_restore") => Epoch::Same,
@@ -273,7 +273,7 @@ pub enum Entry {
 
 /// What becomes of a row of which the server tells a state. An edit that is not settled always stays.
 pub fn apply(local: Option<&Local>, entry: Entry, epoch: Epoch) -> Outcome {
-    let told = match entry {
+    let result = match entry {
         Entry::Row(at) => Some(at),
         Entry::Deleted => None,
     };
@@ -281,20 +281,20 @@ pub fn apply(local: Option<&Local>, entry: Entry, epoch: Epoch) -> Outcome {
         // Its user has not changed it, or it is not there at all.
         let held = local.and_then(Local::held);
         let may_be_lost = epoch == Epoch::Earlier || local.is_some_and(Local::is_put_back);
-        return match told {
-            Some(at) if may_be_lost && held > told => {
+        return match result {
+            Some(at) if may_be_lost && held > result => {
                 Outcome::of(Local::put_back(held, Some(at)), Contents::Mine)
             }
-            Some(_) => Outcome::of(Local::clean(told), Contents::Theirs),
+            Some(_) => Outcome::of(Local::clean(result), Contents::Theirs),
             None => Outcome::DROP,
         };
     };
-    if local.state == State::Deleted && told.is_none() {
+    if local.state == State::Deleted && result.is_none() {
         return Outcome::DROP; // both deleted it
     }
-    let mut kept = Local { last_update: told, ..*local };
+    let mut kept = Local { last_update: result, ..*local };
     let doubtful = epoch == Epoch::Earlier || local.last_update.is_none();
-    if doubtful && local.state == State::Edited && local.base == told {
+    if doubtful && local.state == State::Edited && local.base == result {
         // The edit may not have been made on what the server holds under that time. If all of the row goes up,
         // both sides are the same afterwards, whatever it was.
         kept.last_update = None;
@@ -333,16 +333,16 @@ pub struct RowResult {
 }
 
 /// What becomes of a row after its verdict. It settles what was sent; what the user did since stays.
-pub fn obey(local: &Local, sent: Sent, told: RowResult) -> Outcome {
+pub fn apply_verdict(local: &Local, sent: Sent, result: RowResult) -> Outcome {
     use Operation::{Add, Delete, Update};
-    let at = told.last_update;
-    let theirs = if told.row { Contents::Theirs } else { Contents::Mine };
-    let over = if told.row { Contents::MineOverTheirs } else { Contents::Mine };
+    let at = result.last_update;
+    let theirs = if result.row { Contents::Theirs } else { Contents::Mine };
+    let over = if result.row { Contents::MineOverTheirs } else { Contents::Mine };
     let onward = if local.state == State::Deleted { State::Deleted } else { State::Edited };
-    match (sent.operation, told.verdict) {
+    match (sent.operation, result.verdict) {
         // It had arrived before, and the answer was lost that said what the server filled in. The row is there
         // and nobody has told us what it is: ask, as for any other.
-        (Add, Verdict::Same) if !told.row && !sent.complete && !sent.edited_since => {
+        (Add, Verdict::Same) if !result.row && !sent.complete && !sent.edited_since => {
             Outcome::of(Local::unsure(at), Contents::Mine)
         }
         // The server holds what was sent.
@@ -354,7 +354,7 @@ pub fn obey(local: &Local, sent: Sent, told: RowResult) -> Outcome {
             }
         }
         // The server's row won. An edit made since did not know that row, so its base stays the old one.
-        (_, Verdict::Kept) if told.row => {
+        (_, Verdict::Kept) if result.row => {
             if sent.edited_since {
                 let base = local.base.or(at);
                 Outcome::of(Local { state: onward, last_update: at, base, ..*local }, over)
@@ -395,7 +395,7 @@ pub fn obey(local: &Local, sent: Sent, told: RowResult) -> Outcome {
         // It stays here as it is, for its user to mend. A live row always comes along, a tombstone never. So does a
         // row that is put back and that the server cannot take, say since what it refers to is lost as well.
         (_, Verdict::Rejected) => {
-            let last_update = at.filter(|_| told.row);
+            let last_update = at.filter(|_| result.row);
             Outcome::of(Local { last_update, ..*local }, Contents::Mine)
         }
         // No server says this; losing nothing is the safe reading.
@@ -406,7 +406,7 @@ pub fn obey(local: &Local, sent: Sent, told: RowResult) -> Outcome {
 /// When a row that the server rejected may go up again as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Again {
+pub enum RetryWhen {
     /// In a while, and its user has nothing to mend. Until then it waits like any other.
     Later,
     /// In this sync or a later one: the rows that it is about may have changed.
@@ -416,11 +416,11 @@ pub enum Again {
 }
 
 /// Reads off a rejection's `code` and `retry_after_s` when the row may go up again.
-pub fn again(code: &str, retry_after_s: Option<u64>) -> Again {
+pub fn retry_when(code: &str, retry_after_s: Option<u64>) -> RetryWhen {
     match code {
-        _ if retry_after_s.is_some() => Again::Later,
-        "reference_missing" | "still_referenced" => Again::WithOthers,
-        _ => Again::Edited,
+        _ if retry_after_s.is_some() => RetryWhen::Later,
+        "reference_missing" | "still_referenced" => RetryWhen::WithOthers,
+        _ => RetryWhen::Edited,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 
-use super::answers::Digest;
+use super::responses::Digest;
 use super::store::{Store, StoreResult};
 use rollcall_core::model::{RowKey, Timestamp};
 

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use serde::de::DeserializeSeed;
 
 use super::decide::{Local, State};
-use super::row::{Row, Which};
+use super::row::{Row, RowFilter};
 use super::store::{Store, StoreError, StoreResult, names, outstanding, recall, remember, writing};
 use super::text::{Columns, JsonText};
 use rollcall_core::model::RowKey;
@@ -108,12 +108,12 @@ impl Store {
 
     /// Every row of a table that is not deleted, by key.
     pub fn list(&self, table: &str) -> StoreResult<Vec<Row>> {
-        Row::load_all(&self.conn, self.table(table)?, Which::Shown)
+        Row::load_all(&self.conn, self.table(table)?, RowFilter::Shown)
     }
 
     /// Every row of a table that was deleted here and that the server may still have, by key.
     pub fn deleted(&self, table: &str) -> StoreResult<Vec<Row>> {
-        Row::load_all(&self.conn, self.table(table)?, Which::Deleted)
+        Row::load_all(&self.conn, self.table(table)?, RowFilter::Deleted)
     }
 
     /// What waits for the next sync.
@@ -139,7 +139,7 @@ impl Store {
     pub fn rejected(&self) -> StoreResult<Vec<(String, RowKey, String)>> {
         let mut all = Vec::new();
         for table in self.schema().tables() {
-            let rows = Row::load_all(&self.conn, table, Which::Rejected)?;
+            let rows = Row::load_all(&self.conn, table, RowFilter::Rejected)?;
             all.extend(
                 rows.into_iter().map(|row| (table.name.clone(), row.key, row.error.unwrap_or_default())),
             );

@@ -19,7 +19,6 @@
 //! # }
 //! ```
 
-pub mod answers;
 mod batch;
 pub mod calls;
 pub mod decide;
@@ -29,6 +28,7 @@ mod login;
 mod proof;
 mod push;
 mod remote;
+pub mod responses;
 mod retry;
 mod row;
 mod settle;
@@ -40,7 +40,7 @@ pub use digest::Seed;
 pub use edits::Pending;
 pub use login::{LogIn, LoginError, log_in, take_token};
 pub use proof::Proof;
-pub use remote::{Answer, Http, NoAnswer, Remote, Request};
+pub use remote::{Http, NoResponse, Remote, Request, Response};
 pub use retry::RetryPolicy;
 pub use row::Row;
 pub use settle::Tally;

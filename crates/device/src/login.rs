@@ -84,7 +84,7 @@ pub fn take_token(
         }
     }
     match me(token) {
-        Err(CallError::NoAnswer(_)) => {}
+        Err(CallError::NoResponse(_)) => {}
         owner => bind(store, owner?)?,
     }
     Ok(store.remember(names::TOKEN, token)?)

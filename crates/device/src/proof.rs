@@ -1,7 +1,7 @@
 //! The proof at the end of a sync: what the device knows gives the digests that the server tells.
 
-use super::answers::Digests;
 use super::digest::Seed;
+use super::responses::Digests;
 use super::store::names;
 use super::sync::{Progress, SyncError, Syncing};
 

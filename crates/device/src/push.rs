@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use uuid::Uuid;
 
-use super::answers;
 use super::batch::{Queue, RequestOptions};
 use super::calls::{CallError, Problem};
-use super::decide::{Again, CursorEvent};
+use super::decide::{CursorEvent, RetryWhen};
+use super::responses;
 use super::row::Row;
 use super::store::{Outstanding, names};
 use super::sync::{Progress, SyncError, Syncing};
@@ -56,7 +56,7 @@ impl Syncing<'_> {
             confirm_deletes = None;
             let (version, digests) = (report.version, report.digests.clone());
             self.hold_back(&sending, &report);
-            let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
+            let mut settling = self.store.settling(&mut self.report.tally, self.calls.server_facts())?;
             let changes = settling.report(&sending, report)?;
             if changes.is_none() {
                 let complete = base.is_some() && (mode != PushMode::Manifest || queue.is_empty());
@@ -90,21 +90,21 @@ impl Syncing<'_> {
         &mut self,
         sending: &Outstanding,
         fence: Option<&str>,
-    ) -> Result<(Outstanding, answers::Report), SyncError> {
+    ) -> Result<(Outstanding, responses::Report), SyncError> {
         let mut sending = sending.clone();
         for _ in 0..2 {
             let (store, clock) = (&*self.store, self.store.clock());
             let mut kept = Ok(());
-            let answer = self.calls.synchronise(sending.key, fence, || {
+            let response = self.calls.synchronise(sending.key, fence, || {
                 let body = sending.stamp(clock.now());
                 kept = std::mem::replace(&mut kept, Ok(())).and_then(|()| store.send_next(&sending));
                 body
             });
             kept?;
-            match answer {
+            match response {
                 Ok(report) => return Ok((sending, report)),
                 Err(error) if error.code() == "idempotency_key_reused" => {
-                    if let Some(report) = self.answer_given(&sending)? {
+                    if let Some(report) = self.stored_report(&sending)? {
                         return Ok((sending, report));
                     }
                     // It was answered in words that we no longer know. The rows say themselves what is new:
@@ -127,12 +127,12 @@ impl Syncing<'_> {
 
     /// The answer that the server gave to one of the earlier sendings, said again. An earlier sending has
     /// come, then: no clock is measured by it any more.
-    fn answer_given(&mut self, sending: &Outstanding) -> Result<Option<answers::Report>, SyncError> {
+    fn stored_report(&mut self, sending: &Outstanding) -> Result<Option<responses::Report>, SyncError> {
         let last = sending.stamps.len().saturating_sub(1);
         for place in (0..last).rev() {
             match self.calls.synchronise(sending.key, None, || sending.stamped(place)) {
                 Err(error) if error.code() == "idempotency_key_reused" => {}
-                answer => return Ok(Some(answer?)),
+                response => return Ok(Some(response?)),
             }
         }
         Ok(None)
@@ -168,7 +168,7 @@ impl Syncing<'_> {
         };
         let sent = sending.sent.iter().find(|sent| sent.table == table.name && sent.key == key);
         self.refused.insert((table.id, key), sent.map_or(0, |sent| sent.edit));
-        let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
+        let mut settling = self.store.settling(&mut self.report.tally, self.calls.server_facts())?;
         settling.refused(table, key, &problem.detail)?;
         settling.commit()?;
         queue.put_back(&schema, sending);
@@ -177,17 +177,17 @@ impl Syncing<'_> {
     }
 
     /// Remembers the rejected rows that would only be rejected again.
-    fn hold_back(&mut self, sending: &Outstanding, report: &answers::Report) {
+    fn hold_back(&mut self, sending: &Outstanding, report: &responses::Report) {
         let schema = self.store.schema();
         for lists in [&report.add, &report.update, &report.delete] {
             for (table, item) in lists.iter().flat_map(|(name, items)| {
                 let table = schema.table(name);
                 items.iter().filter_map(move |item| Some((table?, item)))
             }) {
-                if item.error.as_ref().is_none_or(|error| error.again() == Again::WithOthers) {
+                if item.error.as_ref().is_none_or(|error| error.retry_when() == RetryWhen::WithOthers) {
                     continue;
                 }
-                let Some(key) = item.others.get(&table.key).and_then(answers::key) else { continue };
+                let Some(key) = item.others.get(&table.key).and_then(responses::key) else { continue };
                 let sent = sending.sent.iter().find(|sent| sent.table == table.name && sent.key == key);
                 self.refused.insert((table.id, key), sent.map_or(0, |sent| sent.edit));
             }

@@ -23,7 +23,7 @@ macro_rules! columns {
 
 /// Which rows of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum RowFilter {
     /// Those that the user sees.
     Shown,
     /// Those that the user deleted, and whose deletion waits.
@@ -108,7 +108,7 @@ impl Row {
         let (at, base) = if local.is_put_back() { (local.base, None) } else { (local.edited_at, local.base) };
         for (name, at) in [("last_update", at), ("_base", base)] {
             if let Some(at) = at {
-                item.insert(name.into(), text(at.spelt(Precision::Milliseconds).to_string()));
+                item.insert(name.into(), text(at.format(Precision::Milliseconds).to_string()));
             }
         }
         (operation, item)
@@ -132,12 +132,12 @@ impl Row {
     }
 
     /// Reads some rows of a table, by key.
-    pub fn load_all(conn: &Connection, table: &Table, which: Which) -> StoreResult<Vec<Self>> {
+    pub fn load_all(conn: &Connection, table: &Table, which: RowFilter) -> StoreResult<Vec<Self>> {
         let mut statement = conn.prepare_cached(match which {
-            Which::Shown => concat!(columns!(), " AND state <> 'deleted' ORDER BY key"),
-            Which::Deleted => concat!(columns!(), " AND state = 'deleted' ORDER BY key"),
-            Which::Rejected => concat!(columns!(), " AND error IS NOT NULL ORDER BY key"),
-            Which::Unmentioned => concat!(columns!(), " AND mentioned = 0 ORDER BY key"),
+            RowFilter::Shown => concat!(columns!(), " AND state <> 'deleted' ORDER BY key"),
+            RowFilter::Deleted => concat!(columns!(), " AND state = 'deleted' ORDER BY key"),
+            RowFilter::Rejected => concat!(columns!(), " AND error IS NOT NULL ORDER BY key"),
+            RowFilter::Unmentioned => concat!(columns!(), " AND mentioned = 0 ORDER BY key"),
         })?;
         let rows = statement.query_map([&table.name], read)?;
         rows.map(|row| row?).collect()
@@ -157,7 +157,7 @@ impl Row {
         statement.execute(named_params! {
             ":table": table.name,
             ":key": self.key.to_string(),
-            ":state": spelt(self.local.state),
+            ":state": state_text(self.local.state),
             ":last_update": ms(self.local.last_update),
             ":base": ms(self.local.base),
             ":edited_at": ms(self.local.edited_at),
@@ -200,7 +200,7 @@ pub fn locals(conn: &Connection, table: &Table) -> StoreResult<BTreeMap<RowKey, 
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-const fn spelt(state: State) -> &'static str {
+const fn state_text(state: State) -> &'static str {
     match state {
         State::Clean => "clean",
         State::Added => "added",

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rusqlite::Transaction;
 
-use super::answers::{self, Changes, Kind, Report, VerdictItem};
-use super::calls::Said;
+use super::calls::ServerFacts;
 use super::decide::{
-    self, Again, Contents, CursorEvent, Entry, Epoch, Local, Outcome, Plan, RowResult, Sent,
+    self, Contents, CursorEvent, Entry, Epoch, Local, Outcome, Plan, RetryWhen, RowResult, Sent,
 };
-use super::row::{self, Row, Which};
+use super::responses::{self, Changes, Kind, Report, VerdictItem};
+use super::row::{self, Row, RowFilter};
 use super::store::{Outstanding, SentRow, Store, StoreResult, names, outstanding, recall, remember, writing};
 use super::text::Columns;
 use rollcall_core::model::{InstallationName, RowKey, Version};
@@ -47,10 +47,10 @@ pub struct Settling<'a> {
 }
 
 impl Store {
-    /// Begins to apply an answer; `said` is what it said of the server and of this installation.
-    pub fn settling<'a>(&'a mut self, tally: &'a mut Tally, said: Said) -> StoreResult<Settling<'a>> {
+    /// Begins to apply an answer; `server_facts` is what it said of the server and of this installation.
+    pub fn settling<'a>(&'a mut self, tally: &'a mut Tally, facts: ServerFacts) -> StoreResult<Settling<'a>> {
         let (conn, schema) = self.parts();
-        let Said { epoch, installation } = said;
+        let ServerFacts { epoch, installation } = facts;
         let settling = Settling {
             txn: writing(conn)?,
             schema,
@@ -79,9 +79,9 @@ impl Settling<'_> {
         for (operation, lists) in
             [(Operation::Add, add), (Operation::Update, update), (Operation::Delete, delete)]
         {
-            for (table, items) in answers::known(self.schema, lists) {
+            for (table, items) in responses::declared_tables(self.schema, lists) {
                 for mut item in items {
-                    let key = item.others.get(&table.key).and_then(answers::key);
+                    let key = item.others.get(&table.key).and_then(responses::key);
                     let sent = key.and_then(|key| sent.get(&(table.name.as_str(), operation, key)));
                     if let Some(sent) = sent {
                         item.row = item.row.or_else(|| got.remove(&(table.name.clone(), sent.key)));
@@ -90,7 +90,7 @@ impl Settling<'_> {
                 }
             }
         }
-        for (table, rows) in answers::known(self.schema, get) {
+        for (table, rows) in responses::declared_tables(self.schema, get) {
             rows.into_iter().try_for_each(|row| self.entry(table, row))?;
         }
         // In this very transaction: a copy of the file that was made before it falls behind, and is known by that.
@@ -104,15 +104,16 @@ impl Settling<'_> {
 
     fn verdict(&mut self, table: &Table, sent: &SentRow, item: VerdictItem) -> StoreResult<()> {
         let Some(row) = Row::load(&self.txn, table, sent.key)? else { return Ok(()) };
-        let theirs = item.row.and_then(|row| answers::parts(table, row)).map(|(_, _, columns)| columns);
+        let theirs = item.row.and_then(|row| responses::parts(table, row)).map(|(_, _, columns)| columns);
         let told = RowResult {
             verdict: item.verdict,
-            last_update: item.last_update.as_deref().and_then(answers::time),
+            last_update: item.last_update.as_deref().and_then(responses::time),
             row: theirs.is_some(),
         };
         let edited_since = row.edit > sent.edit;
         let SentRow { operation, whole, complete, .. } = *sent;
-        let outcome = decide::obey(&row.local, Sent { operation, whole, complete, edited_since }, told);
+        let outcome =
+            decide::apply_verdict(&row.local, Sent { operation, whole, complete, edited_since }, told);
         if outcome.local == Some(Local::clean(None)) {
             self.forget(names::ETAG)?; // the next roll call has to list it
         }
@@ -130,7 +131,8 @@ impl Settling<'_> {
             self.tally.dropped += 1;
         }
         // An edit that came too fast waits like any other, and goes up with the next sync.
-        let error = item.error.filter(|error| error.again() != Again::Later).map(|error| error.detail);
+        let error =
+            item.error.filter(|error| error.retry_when() != RetryWhen::Later).map(|error| error.detail);
         let settled = if judged { sent.edit } else { 0 };
         // What is not the user's has nothing to be mended.
         let row = row.after(outcome, theirs, settled);
@@ -139,7 +141,7 @@ impl Settling<'_> {
 
     /// Takes a row that the server tells: asked for, or from the feed.
     fn entry(&mut self, table: &Table, told: Columns) -> StoreResult<()> {
-        let Some((key, at, theirs)) = answers::parts(table, told) else { return Ok(()) };
+        let Some((key, at, theirs)) = responses::parts(table, told) else { return Ok(()) };
         let row = Row::load(&self.txn, table, key)?;
         let outcome = decide::apply(row.as_ref().map(|row| &row.local), Entry::Row(at), self.past);
         let news = row.as_ref().is_none_or(|row| row.contents != theirs);
@@ -166,11 +168,11 @@ impl Settling<'_> {
             None => self.forget(names::NEXT)?,
         }
         for lists in [page.add, page.update] {
-            for (table, rows) in answers::known(self.schema, lists) {
+            for (table, rows) in responses::declared_tables(self.schema, lists) {
                 rows.into_iter().try_for_each(|row| self.entry(table, row))?;
             }
         }
-        for (table, keys) in answers::known(self.schema, page.delete) {
+        for (table, keys) in responses::declared_tables(self.schema, page.delete) {
             for key in keys {
                 let row = Row::load(&self.txn, table, key)?;
                 let outcome = decide::apply(row.as_ref().map(|row| &row.local), Entry::Deleted, Epoch::Same);
@@ -179,7 +181,7 @@ impl Settling<'_> {
         }
         if page.kind == Kind::Full && !page.more {
             for table in self.schema.tables() {
-                for row in Row::load_all(&self.txn, table, Which::Unmentioned)? {
+                for row in Row::load_all(&self.txn, table, RowFilter::Unmentioned)? {
                     let outcome = decide::absent(&row.local, self.past);
                     self.decided(table, row.key, Some(row), outcome)?;
                 }
@@ -326,7 +328,7 @@ fn asked_for_as_well(
     for (name, rows) in get {
         let Some(table) = schema.table(name) else { continue };
         for row in rows {
-            let key = answers::key_in(table, row);
+            let key = responses::key_in(table, row);
             if let Some(key) = key.filter(|key| sent.contains(&(name.as_str(), *key))) {
                 got.insert((name.clone(), key), row.clone());
             }

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::answers::{self, Changes, Digests, Kind, Limits};
 use super::batch::Queue;
 use super::calls::{CallError, Calls, Problem};
 use super::decide::{CursorEvent, Epoch, Pages, compare};
 use super::proof::Proof;
 use super::push::PushMode;
 use super::remote::Remote;
+use super::responses::{self, Changes, Digests, Kind, Limits};
 use super::retry::RetryPolicy;
 use super::settle::Tally;
 use super::store::{Store, StoreError, names};
@@ -173,7 +173,7 @@ impl Syncing<'_> {
         self.rest()?;
         self.verify()?;
         self.report.tally.rejected = self.store.rejected()?;
-        let now = self.store.clock().now().spelt(Precision::Milliseconds).to_string();
+        let now = self.store.clock().now().format(Precision::Milliseconds).to_string();
         Ok(self.store.remember(names::LAST_SYNC, &now)?)
     }
 
@@ -213,8 +213,8 @@ impl Syncing<'_> {
         self.report.resumed = true;
         match self.send(&sending, None) {
             Ok((sending, report)) => {
-                let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
-                settling.report(&sending, answers::Report { changes: None, ..report })?;
+                let mut settling = self.store.settling(&mut self.report.tally, self.calls.server_facts())?;
+                settling.report(&sending, responses::Report { changes: None, ..report })?;
                 settling.commit()?;
                 self.calls.applied();
                 Ok(())
@@ -246,8 +246,10 @@ impl Syncing<'_> {
         let etag = if trust_etag { self.store.recall(names::ETAG)? } else { None };
         self.store.forget(names::ETAG)?;
         let mut told = self.calls.fetch(self.store.schema(), etag.as_deref())?;
-        let past =
-            self.store.settling(&mut self.report.tally, self.calls.said())?.past(told.version, self.doubt)?;
+        let past = self
+            .store
+            .settling(&mut self.report.tally, self.calls.server_facts())?
+            .past(told.version, self.doubt)?;
         if told.tables.is_none() && past == Epoch::Earlier {
             told = self.calls.fetch(self.store.schema(), None)?; // the answer was named in another past
         }
@@ -256,7 +258,7 @@ impl Syncing<'_> {
 
         let schema = self.store.schema().clone();
         let mut queue = Queue::default();
-        let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
+        let mut settling = self.store.settling(&mut self.report.tally, self.calls.server_facts())?;
         let epoch = settling.past(told.version, self.doubt)?;
         settling.adopt(told.version)?; // what may have been forgotten is marked in this transaction
         settling.move_cursor(CursorEvent::Compared)?;
@@ -317,7 +319,7 @@ impl Syncing<'_> {
     /// The server cannot say what changed since: forgets the cursor, to hear everything. What waits here goes up
     /// as ever, each row with its own `_base`.
     fn expire(&mut self) -> Result<(), SyncError> {
-        let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
+        let mut settling = self.store.settling(&mut self.report.tally, self.calls.server_facts())?;
         settling.move_cursor(CursorEvent::Expired)?;
         Ok(settling.commit()?)
     }
@@ -347,7 +349,7 @@ impl Syncing<'_> {
     pub(super) fn pages(&mut self, mut page: Changes, mut first: bool) -> Result<(), SyncError> {
         loop {
             let (next, digests) = (page.next.clone().filter(|_| page.more), page.digests.take());
-            let mut settling = self.store.settling(&mut self.report.tally, self.calls.said())?;
+            let mut settling = self.store.settling(&mut self.report.tally, self.calls.server_facts())?;
             if first && page.kind == Kind::Full {
                 settling.begin_full(page.version)?;
             }

@@ -7,8 +7,8 @@ use rollcall_core::model::{RowKey, Timestamp, Version};
 use rollcall_core::reconcile::{Operation, Verdict};
 use rollcall_core::schema::Schema;
 use rollcall_device::decide::{
-    Again, Contents, CursorEvent, Entry, Epoch, Local, Outcome, Pages, RowResult, Sent, State, absent, again,
-    apply, compare, cursor_after, obey, past,
+    Contents, CursorEvent, Entry, Epoch, Local, Outcome, Pages, RetryWhen, RowResult, Sent, State, absent,
+    apply, apply_verdict, compare, cursor_after, past, retry_when,
 };
 use rollcall_device::{Columns, Row as DeviceRow};
 use serde::Deserialize;
@@ -42,7 +42,7 @@ enum Rule {
     },
     Apply {
         device: Option<Row>,
-        entry: Told1,
+        entry: EntryCase,
         #[serde(default)]
         epoch: Epoch,
         then: Option<Row>,
@@ -51,7 +51,7 @@ enum Rule {
     Obey {
         device: Row,
         sent: SentCase,
-        told: ToldCase,
+        told: ResultCase,
         then: Option<Row>,
         contents: Contents,
     },
@@ -69,11 +69,11 @@ enum Rule {
     },
     Rejected {
         error: Error,
-        then: Again,
+        then: RetryWhen,
     },
     Cursor {
         cursor: Option<u64>,
-        heard: HeardCase,
+        heard: CursorCase,
         then: Option<u64>,
     },
 }
@@ -125,7 +125,7 @@ struct Plan {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Told1 {
+enum EntryCase {
     Row(i64),
     Deleted,
 }
@@ -141,7 +141,7 @@ struct SentCase {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ToldCase {
+struct ResultCase {
     verdict: Verdict,
     last_update: Option<i64>,
     row: bool,
@@ -149,7 +149,7 @@ struct ToldCase {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum HeardCase {
+enum CursorCase {
     Page { version: u64, more: bool },
     Pushed { version: u64, complete: bool },
     Expired,
@@ -197,8 +197,8 @@ fn check(rule: Rule, name: &str) {
         }
         Rule::Apply { device, entry, epoch, then, contents } => {
             let entry = match entry {
-                Told1::Row(ms) => Entry::Row(Timestamp::from_ms(ms)),
-                Told1::Deleted => Entry::Deleted,
+                EntryCase::Row(ms) => Entry::Row(Timestamp::from_ms(ms)),
+                EntryCase::Deleted => Entry::Deleted,
             };
             let got = apply(device.map(Row::local).as_ref(), entry, epoch);
             assert_eq!(got, outcome(then, contents), "{name}");
@@ -207,7 +207,7 @@ fn check(rule: Rule, name: &str) {
             let SentCase { operation, whole, complete, edited_since } = sent;
             let last_update = told.last_update.map(Timestamp::from_ms);
             let told = RowResult { verdict: told.verdict, last_update, row: told.row };
-            let got = obey(&device.local(), Sent { operation, whole, complete, edited_since }, told);
+            let got = apply_verdict(&device.local(), Sent { operation, whole, complete, edited_since }, told);
             assert_eq!(got, outcome(then, contents), "{name}");
         }
         Rule::Send { columns, device, row, changed, then } => {
@@ -226,16 +226,16 @@ fn check(rule: Rule, name: &str) {
             assert_eq!(mine.local.is_put_back(), then.put_back, "{name}");
         }
         Rule::Rejected { error, then } => {
-            assert_eq!(again(&error.code, error.retry_after_s), then, "{name}");
+            assert_eq!(retry_when(&error.code, error.retry_after_s), then, "{name}");
         }
         Rule::Cursor { cursor, heard, then } => {
             let heard = match heard {
-                HeardCase::Page { version, more } => CursorEvent::Page { version: Version(version), more },
-                HeardCase::Pushed { version, complete } => {
+                CursorCase::Page { version, more } => CursorEvent::Page { version: Version(version), more },
+                CursorCase::Pushed { version, complete } => {
                     CursorEvent::Pushed { version: Version(version), complete }
                 }
-                HeardCase::Expired => CursorEvent::Expired,
-                HeardCase::Compared => CursorEvent::Compared,
+                CursorCase::Expired => CursorEvent::Expired,
+                CursorCase::Compared => CursorEvent::Compared,
             };
             assert_eq!(cursor_after(cursor.map(Version), heard), then.map(Version), "{name}");
         }
@@ -287,7 +287,7 @@ fn an_edit_made_since_survives_every_verdict() {
                     let base = at.filter(|_| state == State::Edited);
                     let local = Local { state, last_update: base, base, edited_at: at };
                     let sent = Sent { operation, whole, complete: false, edited_since: true };
-                    let outcome = obey(&local, sent, RowResult { verdict, last_update, row });
+                    let outcome = apply_verdict(&local, sent, RowResult { verdict, last_update, row });
                     let case = format!("{state:?} {operation:?} {verdict:?}");
                     assert!(outcome.local.is_some_and(|local| local.is_dirty()), "{case}");
                     assert_ne!(outcome.contents, Contents::Theirs, "{case}");

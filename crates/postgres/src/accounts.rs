@@ -5,8 +5,8 @@ use postgres::types::Type;
 use uuid::Uuid;
 
 use super::connections::Connections;
+use super::notify;
 use super::session::Param;
-use super::watch;
 use crate::failure::failed;
 use rollcall_core::model::{DeviceId, Owner, Timestamp};
 use rollcall_core::storage::accounts::{
@@ -139,7 +139,7 @@ impl AccountStore for Connections {
     }
 
     fn on_signed_out(&self, listener: SignOutListener) {
-        self.watch.on_signed_out(listener);
+        self.notify.on_signed_out(listener);
     }
 }
 
@@ -147,8 +147,8 @@ impl Connections {
     /// Tells the other servers. At once and not by the thread that tells of versions: a command has none, and ends.
     fn signed_out(&self, who: SignedOut) {
         let told = self.looking_up(|session| {
-            let note = self.watch.note_of(who);
-            session.query(watch::NOTIFY, &[(&note, Type::TEXT)])
+            let note = self.notify.message_of(who);
+            session.query(notify::NOTIFY, &[(&note, Type::TEXT)])
         });
         if let Err(error) = told {
             tracing::warn!(%error, "could not tell the other servers of a sign-out; they know in token_known_s");

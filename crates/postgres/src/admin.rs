@@ -130,7 +130,7 @@ impl Connections {
     }
 
     fn next_epoch(&self, above: u16, now: Timestamp) -> StorageResult<u16> {
-        self.judged(|session| {
+        self.with_retry(|session| {
             let transaction = session.begin(Purpose::Write)?;
             let row = transaction.session.row(EPOCH, &[])?;
             let last = row.map_or(Ok(0), |row| row.try_get::<_, i64>(0)).map_err(failed)?;
@@ -144,7 +144,7 @@ impl Connections {
 
     fn begin_epoch_of(&self, owner: Owner, epoch: u16) -> StorageResult<()> {
         let first = Version::first(epoch).0.cast_signed();
-        self.judged(|session| {
+        self.with_retry(|session| {
             let transaction = session.begin(Purpose::Write)?;
             let fences = i64::from(epoch) << 32;
             let params: [Param<'_>; 3] =

@@ -26,7 +26,7 @@ impl Census for Postgres {
     }
 
     fn totals(&self) -> StorageResult<Totals> {
-        self.connections.judged(|session| {
+        self.connections.with_retry(|session| {
             let transaction = session.begin(Purpose::Read)?; // one moment for both
             let Some(row) = transaction.session.row(statements::TOTALS, &[])? else {
                 return Ok(Totals::default());
@@ -40,7 +40,7 @@ impl Census for Postgres {
     }
 
     fn newest_time(&self) -> StorageResult<Option<Timestamp>> {
-        self.connections.judged(|session| {
+        self.connections.with_retry(|session| {
             let mut newest = None;
             for (sql, unit_ms) in TIMES {
                 let row = session.row(sql, &[])?;
@@ -58,12 +58,12 @@ impl Census for Postgres {
 
     fn tombstones(&self, owner: Owner) -> StorageResult<Vec<u64>> {
         let params: [Param<'_>; 1] = [(&owner.0, Type::UUID)];
-        self.connections.judged(|session| self.by_table(session, statements::TOMBSTONES, &params))
+        self.connections.with_retry(|session| self.by_table(session, statements::TOMBSTONES, &params))
     }
 
     fn acknowledged(&self, owner: Owner) -> StorageResult<Vec<(DeviceId, Version, Timestamp)>> {
         let params: [Param<'_>; 1] = [(&owner.0, Type::UUID)];
-        let rows = self.connections.judged(|session| session.query(statements::ACKNOWLEDGED, &params))?;
+        let rows = self.connections.with_retry(|session| session.query(statements::ACKNOWLEDGED, &params))?;
         rows.iter()
             .map(|row| {
                 let version = Version(row.try_get::<_, i64>(1).map_err(failed)?.cast_unsigned());
@@ -97,7 +97,7 @@ impl Connections {
         };
         let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
         let params: [Param<'_>; 2] = [(&from, Type::UUID), (&limit, Type::INT8)];
-        let rows = self.judged(|session| session.query(statements::STATES, &params))?;
+        let rows = self.with_retry(|session| session.query(statements::STATES, &params))?;
         rows.iter().map(|row| Ok((Owner(row.try_get(18).map_err(failed)?), txn::state_of(row)?))).collect()
     }
 }

@@ -5,8 +5,8 @@ use postgres::types::Type;
 
 use super::address::Address;
 use super::failure::Failure;
+use super::notify::Notifier;
 use super::session::{Session, Timeouts};
-use super::watch::Watch;
 use super::{OpenError, VERSION_MIN, migrate, statements};
 use crate::failure::failed;
 use rollcall_core::model::Owner;
@@ -39,7 +39,7 @@ pub struct Connections {
     /// What is done for an owner comes through here, so that the pool always has some for accounts and tokens.
     gate: Gate,
     /// News of this database's owners.
-    pub(super) watch: Arc<Watch>,
+    pub(super) notify: Arc<Notifier>,
     busy_wait: Duration,
     tries_max: u32,
 }
@@ -76,14 +76,14 @@ impl Connections {
             .min_idle(Some(1))
             .connection_timeout(terms.busy_wait)
             .test_on_check_out(false)
-            .error_handler(Box::new(Noted))
+            .error_handler(Box::new(LogErrors))
             .build(manager)
             .map_err(OpenError::Pool)?;
         let tries_max = TRIES_MAX + terms.connections_max;
-        let watch = Watch::new(address.clone());
+        let notify = Notifier::new(address.clone());
         let gate =
             Gate::new(terms.connections_max.max(2).saturating_sub(terms.for_accounts), terms.busy_wait);
-        Ok(Self { pool: Some(pool), gate, watch, busy_wait: terms.busy_wait, tries_max })
+        Ok(Self { pool: Some(pool), gate, notify, busy_wait: terms.busy_wait, tries_max })
     }
 
     /// One connection, to look at the database or to prepare it.
@@ -132,7 +132,7 @@ impl Connections {
 
     /// The same, where any failure that may pass is worth another try. Outside of a transaction each statement is
     /// one.
-    pub(super) fn judged<T>(
+    pub(super) fn with_retry<T>(
         &self,
         mut work: impl FnMut(&mut Session) -> StorageResult<T>,
     ) -> StorageResult<T> {
@@ -163,7 +163,7 @@ impl Connections {
             },
         };
         let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
-        let rows = self.judged(|session| {
+        let rows = self.with_retry(|session| {
             session.query(statements::OWNERS, &[(&from, Type::UUID), (&limit, Type::INT8)])
         })?;
         rows.iter().map(|row| Ok(Owner(row.try_get(0).map_err(failed)?))).collect()
@@ -173,7 +173,7 @@ impl Connections {
 impl Drop for Connections {
     /// Wherever the last user of the database goes, even where asynchronous work runs.
     fn drop(&mut self) {
-        self.watch.end();
+        self.notify.end();
         if let Some(pool) = self.pool.take() {
             let _ = std::thread::spawn(move || drop(pool)).join();
         }
@@ -229,9 +229,9 @@ impl r2d2::ManageConnection for Manager {
 }
 
 #[derive(Debug)]
-struct Noted;
+struct LogErrors;
 
-impl r2d2::HandleError<postgres::Error> for Noted {
+impl r2d2::HandleError<postgres::Error> for LogErrors {
     fn handle_error(&self, error: postgres::Error) {
         tracing::warn!(%error, "cannot connect to the database");
     }

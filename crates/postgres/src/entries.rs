@@ -9,7 +9,7 @@ use super::{statements, values};
 use crate::failure::failed;
 use rollcall_core::model::{Claim, DeviceId, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Column, Table};
-use rollcall_core::storage::ledger::{lives, writers};
+use rollcall_core::storage::ledger::{aware_devices, lifetimes};
 use rollcall_core::storage::{StorageResult, Walked};
 
 /// How many columns a ledger entry has, its key first, and which of them says that it is a tombstone.
@@ -27,8 +27,8 @@ pub(super) fn entry(row: &Row) -> StorageResult<Stored> {
         last_update: Timestamp::from_ms(row.try_get(3).map_err(failed)?),
         made_by: DeviceId(row.try_get(5).map_err(failed)?),
         changed_by: DeviceId(row.try_get(6).map_err(failed)?),
-        lives: lives(row.try_get::<_, Option<&[u8]>>(7).map_err(failed)?.unwrap_or_default()),
-        writers: writers(row.try_get::<_, Option<&[u8]>>(8).map_err(failed)?.unwrap_or_default()),
+        lifetimes: lifetimes(row.try_get::<_, Option<&[u8]>>(7).map_err(failed)?.unwrap_or_default()),
+        aware_devices: aware_devices(row.try_get::<_, Option<&[u8]>>(8).map_err(failed)?.unwrap_or_default()),
         made_at: time(9).map_err(failed)?,
         claim: Claim {
             at: time(10).map_err(failed)?,

@@ -18,7 +18,7 @@ pub(super) const RAISE: &str = "UPDATE rollcall_installation \
 pub(super) const ADD: &str = "INSERT INTO rollcall_installation \
      (owner, device, user_id, token_device, counter, seen_at) VALUES ($1, $2, $3, $4, $5, $6)";
 const FORGET: &str = "DELETE FROM rollcall_installation WHERE owner = $1 AND device = $2";
-const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
+const FORGET_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
      RETURNING (octet_length(body) + octet_length(key) + 200)::bigint";
 /// A purge's: the few of an owner are read for it.
 pub(super) const FORGET_OLD: &str = "DELETE FROM rollcall_installation WHERE owner = $1 AND seen_at < $2";
@@ -62,5 +62,5 @@ pub(super) fn forget(session: &mut Session, owner: Uuid, device: DeviceId) -> St
     for sql in [FORGET, statements::FORGET_DEVICE, deletions::FORGET] {
         session.execute(sql, &params)?;
     }
-    Ok(forgotten(session, FORGET_ANSWERS, &params)?.1)
+    Ok(forgotten(session, FORGET_RESPONSES, &params)?.1)
 }

@@ -14,7 +14,7 @@ use rollcall_core::storage::{LeaseListener, LeaseState, LeaseStore, LeaseTerms, 
 
 impl LeaseStore for Connections {
     fn look(&self, owner: Owner) -> StorageResult<Option<LeaseState>> {
-        self.judged(|session| {
+        self.with_retry(|session| {
             let now = session.now()?;
             let row = session.row(statements::LEASE, &[(&owner.0, Type::UUID)])?;
             row.map(|row| lease(&row, now)).transpose()
@@ -23,7 +23,7 @@ impl LeaseStore for Connections {
 
     fn held_now(&self, leases_max: usize) -> StorageResult<Vec<(Owner, LeaseState)>> {
         let limit = i64::try_from(leases_max).unwrap_or(i64::MAX);
-        self.judged(|session| {
+        self.with_retry(|session| {
             let now = session.now()?;
             let rows = session.query(statements::LEASES, &[(&limit, Type::INT8), (&now, Type::INT8)])?;
             rows.iter().map(|row| Ok((Owner(row.try_get(5).map_err(failed)?), lease(row, now)?))).collect()
@@ -39,7 +39,7 @@ impl LeaseStore for Connections {
         terms: LeaseTerms,
     ) -> StorageResult<Option<LeaseState>> {
         let fence = fence.map(|fence| fence.0.cast_signed());
-        let taken = self.judged(|session| {
+        let taken = self.with_retry(|session| {
             let now = session.now()?;
             let params: [Param<'_>; 7] = [
                 (&owner.0, Type::UUID),
@@ -61,12 +61,12 @@ impl LeaseStore for Connections {
         taken
             .iter()
             .filter(|lease| lease.since == lease.now)
-            .for_each(|lease| self.watch.taken(owner, lease));
+            .for_each(|lease| self.notify.taken(owner, lease));
         Ok(taken)
     }
 
     fn renew(&self, owner: Owner, device: DeviceId, terms: LeaseTerms, below_ms: i64) -> StorageResult<()> {
-        self.judged(|session| {
+        self.with_retry(|session| {
             let now = session.now()?;
             let params: [Param<'_>; 6] = [
                 (&owner.0, Type::UUID),
@@ -82,7 +82,7 @@ impl LeaseStore for Connections {
     }
 
     fn cut(&self, owner: Owner, lease_ms: i64) -> StorageResult<()> {
-        self.judged(|session| {
+        self.with_retry(|session| {
             let now = session.now()?;
             let params: [Param<'_>; 3] =
                 [(&owner.0, Type::UUID), (&lease_ms, Type::INT8), (&now, Type::INT8)];
@@ -101,14 +101,14 @@ impl LeaseStore for Connections {
     }
 
     fn on_changed(&self, listener: LeaseListener) {
-        self.watch.on_leased(listener);
+        self.notify.on_leased(listener);
     }
 }
 
 impl Connections {
     fn ended(&self, owner: Owner, sql: &str, params: &[Param<'_>]) -> StorageResult<()> {
-        if self.judged(|session| session.execute(sql, params))? > 0 {
-            self.watch.freed(owner);
+        if self.with_retry(|session| session.execute(sql, params))? > 0 {
+            self.notify.freed(owner);
         }
         Ok(())
     }

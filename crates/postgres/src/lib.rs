@@ -16,6 +16,7 @@ mod installations;
 mod leases;
 mod many;
 mod migrate;
+mod notify;
 mod owner;
 mod past;
 mod purge;
@@ -28,7 +29,6 @@ pub mod statements;
 mod tables;
 mod txn;
 mod values;
-mod watch;
 mod whole;
 
 #[doc(hidden)] // for the test of their plans; the others are in `statements`
@@ -37,7 +37,7 @@ pub mod planned {
     pub use super::deletions::{
         FORGET as FORGET_WINDOWS, FORGET_OLD as FORGET_OLD_WINDOWS, PUT as PUT_WINDOW, WINDOWS,
     };
-    pub use super::quota::{COUNTS, FORGET_ANSWER, FORGET_STATES, OLDEST_ANSWERS, OLDEST_STATES};
+    pub use super::quota::{COUNTS, FORGET_RESPONSE, FORGET_STATES, OLDEST_RESPONSES, OLDEST_STATES};
 }
 
 use std::sync::Arc;
@@ -214,31 +214,33 @@ const VERSION_MIN: i32 = 13;
 
 impl OpenError {
     fn connecting(address: &Address, error: &postgres::Error) -> Self {
-        let (told, user) = (address.to_string(), address.user().to_owned());
-        let reason = spelt(error);
+        let (shown, user) = (address.to_string(), address.user().to_owned());
+        let reason = server_message(error);
         match error.code() {
             Some(code) if *code == SqlState::INVALID_CATALOG_NAME => {
-                Self::NoDatabase { address: told, database: address.database().to_owned() }
+                Self::NoDatabase { address: shown, database: address.database().to_owned() }
             }
-            Some(code) if code.code().starts_with("28") => Self::Refused { address: told, user, reason },
-            Some(_) => Self::Database { address: told, reason },
+            Some(code) if code.code().starts_with("28") => Self::Refused { address: shown, user, reason },
+            Some(_) => Self::Database { address: shown, reason },
             // The system's own failures, but for those that a check of the certificate ends in.
-            None if is_io(error) || error.is_closed() => Self::Unreachable { address: told, reason },
-            None => Self::Disagreed { address: told, reason },
+            None if is_io(error) || error.is_closed() => Self::Unreachable { address: shown, reason },
+            None => Self::Disagreed { address: shown, reason },
         }
     }
 
     fn database(address: &Address, error: &StorageError) -> Self {
-        let told = address.to_string();
+        let shown = address.to_string();
         let StorageError::Engine(cause) = error else {
-            return Self::Database { address: told, reason: error.to_string() };
+            return Self::Database { address: shown, reason: error.to_string() };
         };
         match cause.downcast_ref::<postgres::Error>() {
-            Some(cause) if cause.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-                Self::NotPermitted { address: told, user: address.user().to_owned(), reason: spelt(cause) }
-            }
-            Some(cause) => Self::Database { address: told, reason: spelt(cause) },
-            None => Self::Database { address: told, reason: cause.to_string() },
+            Some(cause) if cause.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Self::NotPermitted {
+                address: shown,
+                user: address.user().to_owned(),
+                reason: server_message(cause),
+            },
+            Some(cause) => Self::Database { address: shown, reason: server_message(cause) },
+            None => Self::Database { address: shown, reason: cause.to_string() },
         }
     }
 }
@@ -249,7 +251,7 @@ fn is_io(error: &postgres::Error) -> bool {
 }
 
 /// What the server, or the system, says of an error.
-fn spelt(error: &postgres::Error) -> String {
+fn server_message(error: &postgres::Error) -> String {
     match (error.as_db_error(), std::error::Error::source(error)) {
         (Some(error), _) => error.message().to_owned(),
         (None, Some(cause)) => cause.to_string(),
@@ -329,7 +331,7 @@ fn table_id(session: &mut Session, name: &str) -> StorageResult<i32> {
 }
 
 /// What must be known of a transaction to find out whether it was kept, should nobody hear of its end.
-struct Sent {
+struct CommitRecord {
     id: Uuid,
     before: Version,
     after: Version,
@@ -337,28 +339,28 @@ struct Sent {
 }
 
 /// How a write ended.
-enum Ended {
+enum WriteEnd {
     /// As its work wanted; the owner's version moved there.
-    Well(Option<Version>),
+    Done(Option<Version>),
     /// The commit failed. The transaction may have been kept all the same.
-    Unheard(Sent, Failure, StorageError),
+    Unknown(CommitRecord, Failure, StorageError),
 }
 
 impl Postgres {
     fn write_in_turn(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
         for _ in 0..3 {
-            match self.connections.judged(|session| self.write_once(session, owner, work))? {
-                Ended::Well(moved) => {
+            match self.connections.with_retry(|session| self.write_once(session, owner, work))? {
+                WriteEnd::Done(moved) => {
                     self.observer.committed(1);
-                    moved.inspect(|version| self.connections.watch.moved(owner, *version));
+                    moved.inspect(|version| self.connections.notify.moved(owner, *version));
                     return Ok(());
                 }
-                Ended::Unheard(sent, failure, error) => {
+                WriteEnd::Unknown(sent, failure, error) => {
                     tracing::warn!(%owner, %error, "a commit failed; looking whether it was kept");
                     // Whatever keeps us from knowing it: the device sends the request again.
-                    let kept = self.was_kept(owner, &sent).map_err(|_| StorageError::OutcomeUnknown)?;
+                    let kept = self.was_committed(owner, &sent).map_err(|_| StorageError::OutcomeUnknown)?;
                     if kept {
-                        self.connections.watch.moved(owner, sent.after);
+                        self.connections.notify.moved(owner, sent.after);
                         return Ok(());
                     }
                     if failure == Failure::Lasting {
@@ -370,14 +372,19 @@ impl Postgres {
         Err(StorageError::Busy)
     }
 
-    fn write_once(&self, session: &mut Session, owner: Owner, work: WriteWork<'_>) -> StorageResult<Ended> {
+    fn write_once(
+        &self,
+        session: &mut Session,
+        owner: Owner,
+        work: WriteWork<'_>,
+    ) -> StorageResult<WriteEnd> {
         let transaction = session.begin(Purpose::Write)?;
         let mut txn = Txn::begin_write(transaction.session, &self.schema, &self.statements, owner)?;
         let before = txn.state().version;
         let outcome = work(&mut txn).and_then(|outcome| {
             if outcome == Outcome::Commit { txn.finish().map(|()| outcome) } else { Ok(outcome) }
         });
-        let sent = Sent { id: txn.id(), before, after: txn.state().version, kept: txn.kept.take() };
+        let sent = CommitRecord { id: txn.id(), before, after: txn.state().version, kept: txn.kept.take() };
         // The work may have taken a failure for an outcome of its own: it is the engine that knows.
         match transaction.session.failure() {
             Some(failure) if failure.may_pass() => return Err(StorageError::Busy),
@@ -385,14 +392,14 @@ impl Postgres {
             _ => {}
         }
         if outcome? == Outcome::Rollback {
-            return Ok(Ended::Well(None));
+            return Ok(WriteEnd::Done(None));
         }
         let moved = (sent.after != sent.before).then_some(sent.after);
         match transaction.commit() {
-            Ok(()) => Ok(Ended::Well(moved)),
+            Ok(()) => Ok(WriteEnd::Done(moved)),
             Err(error) => {
                 let failure = session.failure().copied().unwrap_or(Failure::Lasting);
-                Ok(Ended::Unheard(sent, failure, error))
+                Ok(WriteEnd::Unknown(sent, failure, error))
             }
         }
     }
@@ -401,13 +408,13 @@ impl Postgres {
     ///
     /// Whoever was at work on it for the lost connection still holds the owner's row, so it has ended once the row
     /// is ours.
-    fn was_kept(&self, owner: Owner, sent: &Sent) -> StorageResult<bool> {
+    fn was_committed(&self, owner: Owner, sent: &CommitRecord) -> StorageResult<bool> {
         if sent.after == sent.before {
             return Ok(false); // such work may well be done twice
         }
-        self.connections.judged(|session| {
+        self.connections.with_retry(|session| {
             let transaction = session.begin(Purpose::Write)?;
-            let known = txn::known(transaction.session, owner, statements::LOCK_OWNER)?;
+            let known = txn::load_owner(transaction.session, owner, statements::LOCK_OWNER)?;
             let Some(known) = known else { return Ok(false) };
             if known.written == Some(sent.id) {
                 return Ok(true);
@@ -416,7 +423,7 @@ impl Postgres {
                 return Ok(false);
             }
             let (device, key) = sent.kept.as_ref().ok_or(StorageError::OutcomeUnknown)?;
-            let given = records::given_answer(transaction.session, owner.0, *device, key)?;
+            let given = records::stored_response(transaction.session, owner.0, *device, key)?;
             Ok(given.is_some_and(|given| given.version == sent.after))
         })
     }
@@ -458,11 +465,13 @@ impl Storage for Postgres {
     }
 
     fn on_moved(&self, listener: VersionListener) {
-        self.connections.watch.on_moved(listener);
+        self.connections.notify.on_moved(listener);
     }
 
     fn ready(&self) -> StorageResult<()> {
-        self.connections.judged(|session| session.query("SELECT 1 FROM rollcall_meta LIMIT 1", &[])).map(drop)
+        self.connections
+            .with_retry(|session| session.query("SELECT 1 FROM rollcall_meta LIMIT 1", &[]))
+            .map(drop)
     }
 
     fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
@@ -489,9 +498,9 @@ impl Forgetful for Connections {
     }
 
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
-        self.judged(|session| {
+        self.with_retry(|session| {
             let transaction = session.begin(Purpose::Write)?;
-            let known = txn::known(transaction.session, owner, statements::LOCK_OWNER)?;
+            let known = txn::load_owner(transaction.session, owner, statements::LOCK_OWNER)?;
             let Some(mut known) = known else { return Ok(Purged::default()) };
             let written = known.state;
             let purged = purge::purge(transaction.session, owner.0, &mut known.state, terms, rows_max)?;

@@ -53,7 +53,7 @@ fn step(session: &mut Session, address: &Address) -> Result<bool, OpenError> {
 }
 
 /// How many steps there are.
-pub(super) fn known() -> usize {
+pub(super) fn migrations_known() -> usize {
     STEPS.len()
 }
 

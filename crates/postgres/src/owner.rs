@@ -13,7 +13,7 @@ use rollcall_core::model::{Owner, Version};
 use rollcall_core::storage::{LeaseState, OwnerState, StorageError, StorageResult};
 
 /// What is known of an owner that is there.
-pub(super) struct Known {
+pub(super) struct OwnerRow {
     pub state: OwnerState,
     pub lease: LeaseState,
     /// Which transaction raised the version last.
@@ -23,10 +23,10 @@ pub(super) struct Known {
 }
 
 /// The owner by one of the two statements that read it; `None` while nothing was ever written for it.
-pub(super) fn known(session: &mut Session, owner: Owner, sql: &str) -> StorageResult<Option<Known>> {
+pub(super) fn load_owner(session: &mut Session, owner: Owner, sql: &str) -> StorageResult<Option<OwnerRow>> {
     let now = session.now()?;
     let Some(row) = session.row(sql, &[(&owner.0, Type::UUID)])? else { return Ok(None) };
-    Ok(Some(Known {
+    Ok(Some(OwnerRow {
         lease: leases::lease(&row, now)?,
         state: state_of(&row)?,
         written: row.try_get(10).map_err(failed)?,
@@ -51,9 +51,9 @@ pub(super) fn state_of(row: &Row) -> StorageResult<OwnerState> {
 }
 
 /// Waits until nobody else writes for the owner, who is made if nobody ever did.
-pub(super) fn lock(session: &mut Session, owner: Owner) -> StorageResult<Known> {
+pub(super) fn lock(session: &mut Session, owner: Owner) -> StorageResult<OwnerRow> {
     for _ in 0..3 {
-        if let Some(known) = known(session, owner, statements::LOCK_OWNER)? {
+        if let Some(known) = load_owner(session, owner, statements::LOCK_OWNER)? {
             return Ok(known);
         }
         make(session, owner)?;

@@ -41,7 +41,7 @@ pub(super) fn purge(
     purged.tombstones = old.len() as u64;
     for (sql, before, sum) in [
         (statements::FORGET_CONFLICTS, terms.conflicts_before, &mut state.past.conflicts),
-        (statements::FORGET_OLD_ANSWERS, terms.answers_before, &mut state.past.answers),
+        (statements::FORGET_OLD_RESPONSES, terms.responses_before, &mut state.past.responses),
     ] {
         let params: [Param<'_>; 3] = [(&owner, Type::UUID), (&before.ms(), Type::INT8), (&limit, Type::INT8)];
         let (entries, bytes) = forgotten(session, sql, &params)?;

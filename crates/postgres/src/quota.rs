@@ -20,10 +20,10 @@ pub const FORGET_STATES: &str =
     "DELETE FROM rollcall_history WHERE owner = $1 AND (version, tbl, key) <= ($2, $3, $4)";
 
 /// The oldest kept answers, and what each takes. Those of one owner are few, and sorted.
-pub const OLDEST_ANSWERS: &str = "SELECT device, key, (octet_length(body) + octet_length(key) + 200)::bigint FROM rollcall_answer \
+pub const OLDEST_RESPONSES: &str = "SELECT device, key, (octet_length(body) + octet_length(key) + 200)::bigint FROM rollcall_answer \
      WHERE owner = $1 ORDER BY at, version LIMIT $2";
 /// One of those answers.
-pub const FORGET_ANSWER: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key = $3";
+pub const FORGET_RESPONSE: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key = $3";
 
 /// One statement a kind, each over all that an owner has of it.
 pub const COUNTS: [&str; 4] = [
@@ -42,8 +42,8 @@ pub(super) fn count(session: &mut Session, owner: Uuid) -> StorageResult<PastByt
         let row = session.row(sql, &[(&owner, Type::UUID)])?;
         *sum = row.map_or(Ok(0), |row| row.try_get(0)).map_err(failed)?;
     }
-    let [tombstones, history, conflicts, answers] = sums;
-    Ok(PastBytes { is_counted: true, tombstones, history, conflicts, answers })
+    let [tombstones, history, conflicts, responses] = sums;
+    Ok(PastBytes { is_counted: true, tombstones, history, conflicts, responses })
 }
 
 /// Runs a statement that returns a size for each entry that it forgets; returns how many those are, and what they took.
@@ -89,7 +89,7 @@ pub(super) fn put_state(
         (&past.tombstones, Type::INT8),
         (&past.history, Type::INT8),
         (&past.conflicts, Type::INT8),
-        (&past.answers, Type::INT8),
+        (&past.responses, Type::INT8),
         (&counted, Type::INT8),
         (&before, Type::INT8),
     ];
@@ -113,7 +113,7 @@ pub(super) fn past_of(row: &Row, at: usize, version: i64) -> StorageResult<PastB
         tombstones: row.try_get(at).map_err(failed)?,
         history: row.try_get(at + 1).map_err(failed)?,
         conflicts: row.try_get(at + 2).map_err(failed)?,
-        answers: row.try_get(at + 3).map_err(failed)?,
+        responses: row.try_get(at + 3).map_err(failed)?,
     })
 }
 
@@ -161,9 +161,10 @@ impl Past for OwnPast<'_> {
         Ok(entries)
     }
 
-    fn forget_answers(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
+    fn forget_responses(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
         let limit = i64::try_from(entries_max).unwrap_or(i64::MAX);
-        let found = self.session.query(OLDEST_ANSWERS, &[(&self.owner, Type::UUID), (&limit, Type::INT8)])?;
+        let found =
+            self.session.query(OLDEST_RESPONSES, &[(&self.owner, Type::UUID), (&limit, Type::INT8)])?;
         let sizes = found.iter().map(|row| row.try_get::<_, i64>(2));
         let sizes: Vec<i64> = sizes.collect::<Result<_, _>>().map_err(failed)?;
         let (entries, freed) = enough(sizes.into_iter(), bytes);
@@ -172,9 +173,9 @@ impl Past for OwnPast<'_> {
                 (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
             let params: [Param<'_>; 3] =
                 [(&self.owner, Type::UUID), (&device, Type::UUID), (&key, Type::TEXT)];
-            self.session.execute(FORGET_ANSWER, &params)?;
+            self.session.execute(FORGET_RESPONSE, &params)?;
         }
-        self.bytes.answers -= freed;
+        self.bytes.responses -= freed;
         Ok(entries)
     }
 }
@@ -182,17 +183,17 @@ impl Past for OwnPast<'_> {
 impl Connections {
     /// Counts what an owner's past takes, over one snapshot and beside writers, and writes it down.
     pub(super) fn count_past(&self, owner: Owner) -> StorageResult<()> {
-        let counted = self.judged(|session| {
+        let counted = self.with_retry(|session| {
             let transaction = session.begin(Purpose::Read)?;
-            let Some(known) = txn::known(transaction.session, owner, statements::OWNER)? else {
+            let Some(known) = txn::load_owner(transaction.session, owner, statements::OWNER)? else {
                 return Ok(None);
             };
             Ok(Some((known.state.past, count(transaction.session, owner.0)?)))
         })?;
         let Some((before, counted)) = counted else { return Ok(()) };
-        self.judged(|session| {
+        self.with_retry(|session| {
             let transaction = session.begin(Purpose::Write)?;
-            let Some(mut known) = txn::known(transaction.session, owner, statements::LOCK_OWNER)? else {
+            let Some(mut known) = txn::load_owner(transaction.session, owner, statements::LOCK_OWNER)? else {
                 return Ok(());
             };
             known.state.past = known.state.past.corrected(&before, &counted);

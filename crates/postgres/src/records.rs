@@ -18,7 +18,7 @@ use rollcall_core::storage::records::{
     write_columns,
 };
 use rollcall_core::storage::{
-    AnswersMax, Conflict, ConflictPage, GivenAnswer, Side, StorageError, StorageResult, WantedConflicts,
+    Conflict, ConflictPage, ResponsesMax, Side, StorageError, StorageResult, StoredResponse, WantedConflicts,
 };
 
 /// Conflicts that come in one go: each may have two rows in it, and their common ancestor.
@@ -219,31 +219,31 @@ impl Records<'_> {
     }
 
     /// Returns by how many bytes the kept answers have grown.
-    pub fn keep_answer(
+    pub fn store_response(
         &mut self,
         device: DeviceId,
         key: &str,
-        answer: &GivenAnswer,
-        most: AnswersMax,
+        response: &StoredResponse,
+        most: ResponsesMax,
     ) -> StorageResult<i64> {
         let shared: [Param<'_>; 3] = [(&self.owner, Type::UUID), (&device.0, Type::UUID), (&key, Type::TEXT)];
-        let others_max: [Param<'_>; 1] = [(&(most.answers.saturating_sub(1) as i64), Type::INT8)];
+        let others_max: [Param<'_>; 1] = [(&(most.responses.saturating_sub(1) as i64), Type::INT8)];
         let params: Vec<_> = shared.iter().chain(&others_max).cloned().collect();
-        let (_, mut gone) = forgotten(self.session, statements::FORGET_ANSWERS, &params)?;
+        let (_, mut gone) = forgotten(self.session, statements::FORGET_RESPONSES, &params)?;
         let kept: [Param<'_>; 4] = [
-            (&answer.at.ms(), Type::INT8),
-            (&answer.version.0.cast_signed(), Type::INT8),
-            (&&answer.body_hash[..], Type::BYTEA),
-            (&answer.body, Type::BYTEA),
+            (&response.at.ms(), Type::INT8),
+            (&response.version.0.cast_signed(), Type::INT8),
+            (&&response.body_hash[..], Type::BYTEA),
+            (&response.body, Type::BYTEA),
         ];
         let params: Vec<_> = shared.iter().chain(&kept).cloned().collect();
-        self.session.execute(statements::KEEP_ANSWER, &params)?;
-        if most.is_long(answer) {
-            let beside: [Param<'_>; 1] = [(&most.bytes_beside(answer), Type::INT8)];
+        self.session.execute(statements::STORE_RESPONSE, &params)?;
+        if most.is_long(response) {
+            let beside: [Param<'_>; 1] = [(&most.bytes_beside(response), Type::INT8)];
             let params: Vec<_> = shared.iter().chain(&beside).cloned().collect();
-            gone += forgotten(self.session, statements::FORGET_LONG_ANSWERS, &params)?.1;
+            gone += forgotten(self.session, statements::FORGET_LONG_RESPONSES, &params)?.1;
         }
-        Ok(answer.record_bytes(key) - gone)
+        Ok(response.record_bytes(key) - gone)
     }
 }
 
@@ -255,17 +255,17 @@ fn stored_bytes(row: &Row) -> StorageResult<usize> {
 }
 
 /// An answer under an idempotency key.
-pub(super) fn given_answer(
+pub(super) fn stored_response(
     session: &mut Session,
     owner: Uuid,
     device: DeviceId,
     key: &str,
-) -> StorageResult<Option<GivenAnswer>> {
+) -> StorageResult<Option<StoredResponse>> {
     let params: [Param<'_>; 3] = [(&owner, Type::UUID), (&device.0, Type::UUID), (&key, Type::TEXT)];
-    let Some(row) = session.row(statements::ANSWER, &params)? else { return Ok(None) };
+    let Some(row) = session.row(statements::RESPONSE, &params)? else { return Ok(None) };
     let hash: Vec<u8> = row.try_get(0).map_err(failed)?;
     let hash = hash.try_into().map_err(|_| StorageError::Engine("a hash of another size".into()))?;
-    Ok(Some(GivenAnswer {
+    Ok(Some(StoredResponse {
         body_hash: hash,
         body: row.try_get(1).map_err(failed)?,
         version: Version(row.try_get::<_, i64>(2).map_err(failed)?.cast_unsigned()),

@@ -266,18 +266,18 @@ pub const CONFLICTS_OF_KEY: &str = concat!(
 );
 
 /// Answers under idempotency keys.
-pub const ANSWER: &str =
+pub const RESPONSE: &str =
     "SELECT body_hash, body, version, at FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key = $3";
 /// All but the newest, and the one of the key given: a new one comes in its place.
-pub const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
+pub const FORGET_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
      AND (key = $3 OR key IN (SELECT key FROM rollcall_answer WHERE owner = $1 AND device = $2 \
      AND key <> $3 ORDER BY at DESC, version DESC OFFSET $4)) \
      RETURNING (octet_length(body) + octet_length(key) + 200)::bigint";
-pub const KEEP_ANSWER: &str = "INSERT INTO rollcall_answer \
+pub const STORE_RESPONSE: &str = "INSERT INTO rollcall_answer \
      (owner, device, key, at, version, body_hash, body) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 /// The answers that exceed the bytes allowed, summed from the newest on. Never the one of the key given.
-pub const FORGET_LONG_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
+pub const FORGET_LONG_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
      AND key IN (SELECT key FROM (SELECT key, sum(length(body)) OVER (ORDER BY at DESC, version DESC \
      ROWS UNBOUNDED PRECEDING) AS bytes FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key <> $3) \
      AS kept WHERE bytes > $4) RETURNING (octet_length(body) + octet_length(key) + 200)::bigint";
@@ -301,7 +301,7 @@ pub const FORGET_CONFLICTS: &str = "DELETE FROM rollcall_conflict WHERE owner = 
      (SELECT id FROM rollcall_conflict WHERE owner = $1 AND at < $2 ORDER BY at LIMIT $3) \
      RETURNING (coalesce(octet_length(base), 0) + coalesce(octet_length(stored), 0) \
      + coalesce(octet_length(incoming), 0) + 200)::bigint";
-pub const FORGET_OLD_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND (device, key) IN \
+pub const FORGET_OLD_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND (device, key) IN \
      (SELECT device, key FROM rollcall_answer WHERE owner = $1 AND at < $2 LIMIT $3) \
      RETURNING (octet_length(body) + octet_length(key) + 200)::bigint";
 pub const FORGET_DAYS: &str = "DELETE FROM rollcall_day WHERE owner = $1 AND day < $2";

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::entries::{DELETED, ENTRY_COLUMNS, columns, entry, stored, unsigned};
 use super::many::as_a_list;
 use super::owner::first_version;
-pub(super) use super::owner::{known, lock, make, state_of};
+pub(super) use super::owner::{load_owner, lock, make, state_of};
 use super::quota::OwnPast;
 use super::records::{self, Records};
 use super::session::{Param, Session};
@@ -17,12 +17,12 @@ use crate::failure::failed;
 use rollcall_core::digest::Digest;
 use rollcall_core::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Schema, Table, TableId};
-use rollcall_core::storage::ledger::{day, lives_bytes, writers_bytes};
+use rollcall_core::storage::ledger::{aware_devices_bytes, day, lifetimes_bytes};
 use rollcall_core::storage::quota::RECORD_BYTES;
 use rollcall_core::storage::{
-    AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
-    LeaseState, OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, Walked,
-    WantedConflicts, WriteTxn,
+    ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation, LeaseState, OwnerState,
+    PastBytes, PurgeTerms, Purged, ReadTxn, ResponsesMax, StorageError, StorageResult, StoredResponse,
+    Walked, WantedConflicts, WriteTxn,
 };
 
 /// One owner's rows inside one transaction.
@@ -57,7 +57,7 @@ impl<'a> Txn<'a> {
         statements: &'a Statements,
         owner: Owner,
     ) -> StorageResult<Self> {
-        let (state, lease) = match known(session, owner, statements::OWNER)? {
+        let (state, lease) = match load_owner(session, owner, statements::OWNER)? {
             Some(known) => (known.state, Some(known.lease)),
             None => {
                 let first = first_version(session)?;
@@ -244,19 +244,24 @@ impl ReadTxn for Txn<'_> {
         Ok(self.digests.insert(digests).clone())
     }
 
-    fn changes(&mut self, after: ChangeMark, upto: Version, each: &mut ChangeSink<'_>) -> StorageResult<()> {
+    fn changes(
+        &mut self,
+        after: FeedPosition,
+        until: Version,
+        each: &mut ChangeSink<'_>,
+    ) -> StorageResult<()> {
         let mut mark = (after.version.0.cast_signed(), i32::MAX, Uuid::nil());
         if let Some((table, key)) = after.within {
             mark = (mark.0, self.statements.of(table).id, key.0);
         }
-        let (upto, limit) = (upto.0.cast_signed(), ROWS_AT_ONCE as i64);
+        let (until, limit) = (until.0.cast_signed(), ROWS_AT_ONCE as i64);
         loop {
             let params: [Param<'_>; 6] = [
                 (&self.owner, Type::UUID),
                 (&mark.0, Type::INT8),
                 (&mark.1, Type::INT4),
                 (&mark.2, Type::UUID),
-                (&upto, Type::INT8),
+                (&until, Type::INT8),
                 (&limit, Type::INT8),
             ];
             let rows = self.session.query(statements::CHANGES, &params)?;
@@ -297,8 +302,8 @@ impl ReadTxn for Txn<'_> {
         self.records().earlier(table, key)
     }
 
-    fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
-        records::given_answer(self.session, self.owner, device, key)
+    fn stored_response(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<StoredResponse>> {
+        records::stored_response(self.session, self.owner, device, key)
     }
 
     fn counter(&mut self, device: DeviceId) -> StorageResult<Option<u64>> {
@@ -361,8 +366,8 @@ impl WriteTxn for Txn<'_> {
             bound.push((Box::new(row.is_tombstone()), Type::BOOL));
             bound.push((Box::new(row.made_by.0), Type::UUID));
             bound.push((Box::new(row.changed_by.0), Type::UUID));
-            bound.push((Box::new(lives_bytes(&row.lives)), Type::BYTEA));
-            bound.push((Box::new(writers_bytes(&row.writers)), Type::BYTEA));
+            bound.push((Box::new(lifetimes_bytes(&row.lifetimes)), Type::BYTEA));
+            bound.push((Box::new(aware_devices_bytes(&row.aware_devices)), Type::BYTEA));
             bound.push((Box::new(row.made_at.map(Timestamp::ms)), Type::INT8));
             bound.push((Box::new(row.claim.at.map(Timestamp::ms)), Type::INT8));
             bound.push((Box::new(row.claim.row_base.map(Timestamp::ms)), Type::INT8));
@@ -412,10 +417,10 @@ impl WriteTxn for Txn<'_> {
         Ok(())
     }
 
-    fn show_ahead(&mut self, upto: Version) -> StorageResult<()> {
-        let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&upto.0.cast_signed(), Type::INT8)];
+    fn show_ahead(&mut self, until: Version) -> StorageResult<()> {
+        let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&until.0.cast_signed(), Type::INT8)];
         self.session.execute(statements::SHOW_AHEAD, &params)?;
-        (self.state.shown_ahead, self.written.shown_ahead) = (upto, upto);
+        (self.state.shown_ahead, self.written.shown_ahead) = (until, until);
         Ok(())
     }
 
@@ -441,15 +446,17 @@ impl WriteTxn for Txn<'_> {
         self.records().note_restored(id, at)
     }
 
-    fn keep_answer(
+    fn store_response(
         &mut self,
         device: DeviceId,
         key: &str,
-        answer: &GivenAnswer,
-        most: AnswersMax,
+        response: &StoredResponse,
+        most: ResponsesMax,
     ) -> StorageResult<()> {
         self.kept = Some((device, key.to_owned()));
-        self.records().keep_answer(device, key, answer, most).map(|bytes| self.state.past.answers += bytes)
+        self.records()
+            .store_response(device, key, response, most)
+            .map(|bytes| self.state.past.responses += bytes)
     }
 
     fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {
@@ -486,7 +493,7 @@ impl WriteTxn for Txn<'_> {
     }
 
     fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()> {
-        self.state.past.answers -= installations::forget(self.session, self.owner, device)?;
+        self.state.past.responses -= installations::forget(self.session, self.owner, device)?;
         Ok(())
     }
 

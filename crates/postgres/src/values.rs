@@ -59,9 +59,9 @@ impl ToSql for Bound<'_> {
 }
 
 /// A moment as PostgreSQL stores it.
-struct Moment(Timestamp);
+struct PgTimestamp(Timestamp);
 
-impl FromSql<'_> for Moment {
+impl FromSql<'_> for PgTimestamp {
     fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
         let micros = i64::from_be_bytes(raw.try_into()?);
         Ok(Self(Timestamp::from_ms(micros.div_euclid(1_000).saturating_add(EPOCH_MS))))
@@ -73,9 +73,9 @@ impl FromSql<'_> for Moment {
 }
 
 /// JSON as it was written.
-struct Spelt(String);
+struct JsonAsText(String);
 
-impl FromSql<'_> for Spelt {
+impl FromSql<'_> for JsonAsText {
     fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
         Ok(Self(std::str::from_utf8(raw)?.to_owned()))
     }
@@ -101,9 +101,9 @@ pub(super) fn read(kind: ColumnType, row: &Row, at: usize) -> Result<Value, post
         ColumnType::Decimal => get(row, at, Value::Decimal),
         ColumnType::Boolean => get(row, at, Value::Boolean),
         ColumnType::Uuid => get(row, at, Value::Uuid),
-        ColumnType::Timestamp => get(row, at, |Moment(at)| Value::Timestamp(at)),
+        ColumnType::Timestamp => get(row, at, |PgTimestamp(at)| Value::Timestamp(at)),
         ColumnType::Date => get(row, at, Value::Date),
-        ColumnType::Json => get(row, at, |Spelt(text)| Value::Json(text)),
+        ColumnType::Json => get(row, at, |JsonAsText(text)| Value::Json(text)),
         ColumnType::Blob => get(row, at, Value::Blob),
     }
 }

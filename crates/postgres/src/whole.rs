@@ -77,7 +77,7 @@ impl PostgresWhole {
         let failed = |error| OpenError::database(address, &error);
         let mut session = Connections::single(address, terms)?;
         let known = migrate::is_there(&mut session).map_err(failed)?;
-        if !known || number(&mut session, MIGRATIONS).map_err(failed)? != migrate::known() as i64 {
+        if !known || number(&mut session, MIGRATIONS).map_err(failed)? != migrate::migrations_known() as i64 {
             return Err(OpenError::NoCopy { address: address.to_string() });
         }
         Self::open(address, terms, deployment)
@@ -90,7 +90,7 @@ impl PostgresWhole {
 
     /// Lets servers begin: the copy is complete, and on the disk.
     pub fn end(&self) -> StorageResult<()> {
-        self.connections.judged(|session| session.execute(END_COPYING, &[])).map(drop)
+        self.connections.with_retry(|session| session.execute(END_COPYING, &[])).map(drop)
     }
 }
 
@@ -196,7 +196,7 @@ impl Target for PostgresWhole {
         let sections = self.sections.of_part(part);
         let params: Vec<Param<'_>> =
             owner_of(&part).into_iter().map(|owner| (owner as _, Type::UUID)).collect();
-        self.connections.judged(|session| {
+        self.connections.with_retry(|session| {
             let transaction = session.begin(Purpose::Write)?;
             let session = &mut *transaction.session;
             session.batch(NOT_DURABLE_YET)?;

@@ -8,8 +8,8 @@ use rusqlite::{Connection, OpenFlags, params};
 use uuid::Uuid;
 
 use super::file::{self, Served, resolved};
-use super::known::Known;
 use super::migrate::{self, migrate};
+use super::owner_states::OwnerStateCache;
 use super::past::Beside;
 use super::writer::{Done, Work, Writer};
 use super::{OpenError, OwnerJob, accounts, statements, values};
@@ -177,8 +177,8 @@ impl Connections {
         &self.writer
     }
 
-    pub(super) fn known(&self) -> &Known {
-        &self.writer.known
+    pub(super) fn owner_states(&self) -> &OwnerStateCache {
+        &self.writer.owner_states
     }
 
     /// What is known of an owner without a transaction, and not old.

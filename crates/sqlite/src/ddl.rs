@@ -71,7 +71,7 @@ pub(super) fn fill(
     use rusqlite::types::Value as Sql;
     match default {
         DefaultValue::Now if kind == ColumnType::Date => {
-            Sql::Text(now.spelt(Precision::Seconds).to_string().chars().take("2013-05-01".len()).collect())
+            Sql::Text(now.format(Precision::Seconds).to_string().chars().take("2013-05-01".len()).collect())
         }
         DefaultValue::Now => Sql::Integer(now.truncated(precision).ms()),
         DefaultValue::Constant(value) => match value {

@@ -16,7 +16,7 @@ pub(super) const RAISE: &str = "UPDATE rollcall_installation \
 pub(super) const ADD: &str = "INSERT INTO rollcall_installation \
      (owner, device, user_id, token_device, counter, seen_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 pub(super) const FORGET: &str = "DELETE FROM rollcall_installation WHERE owner = ?1 AND device = ?2";
-pub(super) const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
+pub(super) const FORGET_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
      RETURNING octet_length(body) + octet_length(key) + 200";
 /// A purge's: the few of an owner are read for it.
 pub(super) const FORGET_OLD: &str = "DELETE FROM rollcall_installation WHERE owner = ?1 AND seen_at < ?2";
@@ -71,5 +71,5 @@ pub(super) fn forget(conn: &Connection, owner: i64, device: DeviceId) -> Storage
             .execute(params![owner, device.0.as_bytes()])
             .map_err(failed)?;
     }
-    Ok(forgotten(conn, FORGET_ANSWERS, params![owner, device.0.as_bytes()]).map_err(failed)?.1)
+    Ok(forgotten(conn, FORGET_RESPONSES, params![owner, device.0.as_bytes()]).map_err(failed)?.1)
 }

@@ -10,8 +10,8 @@ mod ddl;
 mod deletions;
 pub mod file;
 mod installations;
-mod known;
 mod migrate;
+mod owner_states;
 mod past;
 mod purge;
 mod quota;
@@ -348,12 +348,12 @@ fn table_id(conn: &Connection, name: &str) -> rusqlite::Result<i64> {
 impl Storage for Sqlite {
     fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
         self.connections.reading(|conn| {
-            let known = self.connections.known();
-            let mark = known.mark();
+            let owner_states = self.connections.owner_states();
+            let stamp = owner_states.stamp();
             // The first statement fixes the snapshot; dropping the transaction ends it.
             let transaction = conn.transaction().map_err(failed)?;
             let mut txn = Txn::begin_read(&transaction, &self.schema, &self.statements, owner)?;
-            known.note(mark, owner, txn.state());
+            owner_states.note(stamp, owner, txn.state());
             work(&mut txn)
         })
     }
@@ -373,7 +373,7 @@ impl Storage for Sqlite {
     }
 
     fn counter(&self, owner: Owner, device: DeviceId) -> StorageResult<Option<u64>> {
-        self.connections.looking_up(|conn| match txn::known(conn, owner).map_err(failed)? {
+        self.connections.looking_up(|conn| match txn::load_owner(conn, owner).map_err(failed)? {
             Some((id, _)) => installations::counter(conn, id, device),
             None => Ok(None),
         })
@@ -387,7 +387,7 @@ impl Storage for Sqlite {
 
     /// Only the server that has the file moves versions, so there is nobody else to hear of.
     fn on_moved(&self, listener: VersionListener) {
-        self.connections.known().add_listener(listener);
+        self.connections.owner_states().add_listener(listener);
     }
 
     fn log_bytes(&self) -> u64 {

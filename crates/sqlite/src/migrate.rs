@@ -40,7 +40,7 @@ pub(super) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OpenErro
 }
 
 /// How many steps there are.
-pub(super) fn known() -> usize {
+pub(super) fn migrations_known() -> usize {
     STEPS.len()
 }
 

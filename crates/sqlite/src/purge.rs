@@ -18,7 +18,7 @@ impl Forgetful for Connections {
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
         let mut purged = Purged::default();
         self.writing_for(owner, &mut |conn| {
-            let Some((id, mut state)) = txn::known(conn, owner).map_err(failed)? else {
+            let Some((id, mut state)) = txn::load_owner(conn, owner).map_err(failed)? else {
                 return Ok(Done::Rollback);
             };
             let before = state.version;
@@ -37,7 +37,7 @@ impl Forgetful for Connections {
             return Ok(());
         };
         self.writing_for(owner, &mut |conn| {
-            let Some((id, mut state)) = txn::known(conn, owner).map_err(failed)? else {
+            let Some((id, mut state)) = txn::load_owner(conn, owner).map_err(failed)? else {
                 return Ok(Done::Rollback);
             };
             state.past = state.past.corrected(&before, &counted);
@@ -92,7 +92,7 @@ pub(super) fn purge(
     purged.tombstones = old.len() as u64;
     for (sql, before, sum) in [
         (statements::FORGET_CONFLICTS, terms.conflicts_before, &mut state.past.conflicts),
-        (statements::FORGET_OLD_ANSWERS, terms.answers_before, &mut state.past.answers),
+        (statements::FORGET_OLD_RESPONSES, terms.responses_before, &mut state.past.responses),
     ] {
         let (entries, bytes) = forgotten(conn, sql, params![owner, before.ms(), limit]).map_err(failed)?;
         *sum -= bytes;

@@ -15,9 +15,9 @@ pub(super) const FORGET_STATES: &str =
     "DELETE FROM rollcall_history WHERE owner = ?1 AND (version, tbl, key) <= (?2, ?3, ?4)";
 
 /// The oldest kept answers, and what each takes. Those of one owner are few, and sorted.
-const OLDEST_ANSWERS: &str = "SELECT device, key, octet_length(body) + octet_length(key) + 200 \
+const OLDEST_RESPONSES: &str = "SELECT device, key, octet_length(body) + octet_length(key) + 200 \
      FROM rollcall_answer WHERE owner = ?1 ORDER BY at, version LIMIT ?2";
-pub(super) const FORGET_ANSWER: &str =
+pub(super) const FORGET_RESPONSE: &str =
     "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 AND key = ?3";
 
 /// One statement a kind, each over all that an owner has of it.
@@ -33,13 +33,13 @@ pub(super) const COUNTS: [&str; 4] = [
 /// Counts what an owner's past takes.
 pub(super) fn count(conn: &Connection, owner: i64) -> rusqlite::Result<PastBytes> {
     let sum = |sql| conn.query_row(sql, [owner], |row| Ok(row.get::<_, Option<i64>>(0)?.unwrap_or_default()));
-    let [tombstones, history, conflicts, answers] = COUNTS;
+    let [tombstones, history, conflicts, responses] = COUNTS;
     Ok(PastBytes {
         is_counted: true,
         tombstones: sum(tombstones)?,
         history: sum(history)?,
         conflicts: sum(conflicts)?,
-        answers: sum(answers)?,
+        responses: sum(responses)?,
     })
 }
 
@@ -69,7 +69,7 @@ pub(super) fn put_state(conn: &Connection, owner: i64, state: &OwnerState) -> St
             past.tombstones,
             past.history,
             past.conflicts,
-            past.answers,
+            past.responses,
             past.is_counted.then_some(version),
         ])
         .map_err(failed)?;
@@ -120,8 +120,8 @@ impl Past for OwnPast<'_> {
         Ok(entries)
     }
 
-    fn forget_answers(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
-        let mut oldest = self.conn.prepare_cached(OLDEST_ANSWERS).map_err(failed)?;
+    fn forget_responses(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
+        let mut oldest = self.conn.prepare_cached(OLDEST_RESPONSES).map_err(failed)?;
         let limit = i64::try_from(entries_max).unwrap_or(i64::MAX);
         let found = oldest
             .query_map(params![self.owner, limit], |row| {
@@ -130,11 +130,11 @@ impl Past for OwnPast<'_> {
             .map_err(failed)?;
         let found: Vec<(Vec<u8>, String, i64)> = found.collect::<Result<_, _>>().map_err(failed)?;
         let (entries, freed) = enough(found.iter().map(|(.., size)| *size), bytes);
-        let mut forget = self.conn.prepare_cached(FORGET_ANSWER).map_err(failed)?;
+        let mut forget = self.conn.prepare_cached(FORGET_RESPONSE).map_err(failed)?;
         for (device, key, _) in found.iter().take(entries) {
             forget.execute(params![self.owner, device, key]).map_err(failed)?;
         }
-        self.bytes.answers -= freed;
+        self.bytes.responses -= freed;
         Ok(entries)
     }
 }
@@ -143,6 +143,8 @@ impl Past for OwnPast<'_> {
 /// it.
 pub(super) fn counted(conn: &Connection, owner: Owner) -> StorageResult<Option<(PastBytes, PastBytes)>> {
     let snapshot = conn.unchecked_transaction().map_err(failed)?;
-    let Some((id, state)) = super::txn::known(&snapshot, owner).map_err(failed)? else { return Ok(None) };
+    let Some((id, state)) = super::txn::load_owner(&snapshot, owner).map_err(failed)? else {
+        return Ok(None);
+    };
     Ok(Some((state.past, count(&snapshot, id).map_err(failed)?)))
 }

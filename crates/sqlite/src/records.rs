@@ -15,7 +15,7 @@ use rollcall_core::storage::records::{
     write_columns,
 };
 use rollcall_core::storage::{
-    AnswersMax, Conflict, ConflictPage, GivenAnswer, Side, StorageResult, WantedConflicts,
+    Conflict, ConflictPage, ResponsesMax, Side, StorageResult, StoredResponse, WantedConflicts,
 };
 
 /// The records of one owner.
@@ -196,50 +196,50 @@ impl Records<'_> {
         }))
     }
 
-    pub fn given_answer(&self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
-        let mut statement = self.conn.prepare_cached(statements::ANSWER).map_err(failed)?;
-        let answer = statement.query_row(params![self.owner, device.0.as_bytes(), key], |row| {
-            Ok(GivenAnswer {
+    pub fn stored_response(&self, device: DeviceId, key: &str) -> StorageResult<Option<StoredResponse>> {
+        let mut statement = self.conn.prepare_cached(statements::RESPONSE).map_err(failed)?;
+        let response = statement.query_row(params![self.owner, device.0.as_bytes(), key], |row| {
+            Ok(StoredResponse {
                 body_hash: row.get(0)?,
                 body: row.get(1)?,
                 version: Version(row.get::<_, i64>(2)?.cast_unsigned()),
                 at: Timestamp::from_ms(row.get(3)?),
             })
         });
-        answer.optional().map_err(failed)
+        response.optional().map_err(failed)
     }
 
     /// Returns by how many bytes the kept answers have grown.
-    pub fn keep_answer(
+    pub fn store_response(
         &self,
         device: DeviceId,
         key: &str,
-        answer: &GivenAnswer,
-        most: AnswersMax,
+        response: &StoredResponse,
+        most: ResponsesMax,
     ) -> StorageResult<i64> {
         let device = device.0.as_bytes();
-        let others_max = most.answers.saturating_sub(1) as i64;
+        let others_max = most.responses.saturating_sub(1) as i64;
         let others = params![self.owner, device, key, others_max];
-        let (_, mut gone) = forgotten(self.conn, statements::FORGET_ANSWERS, others).map_err(failed)?;
+        let (_, mut gone) = forgotten(self.conn, statements::FORGET_RESPONSES, others).map_err(failed)?;
         self.conn
-            .prepare_cached(statements::KEEP_ANSWER)
+            .prepare_cached(statements::STORE_RESPONSE)
             .map_err(failed)?
             .execute(params![
                 self.owner,
                 device,
                 key,
-                answer.at.ms(),
-                answer.version.0.cast_signed(),
-                answer.body_hash,
-                answer.body,
+                response.at.ms(),
+                response.version.0.cast_signed(),
+                response.body_hash,
+                response.body,
             ])
             .map_err(failed)?;
-        if most.is_long(answer) {
-            let beside = most.bytes_beside(answer);
+        if most.is_long(response) {
+            let beside = most.bytes_beside(response);
             let others = params![self.owner, device, key, beside];
-            gone += forgotten(self.conn, statements::FORGET_LONG_ANSWERS, others).map_err(failed)?.1;
+            gone += forgotten(self.conn, statements::FORGET_LONG_RESPONSES, others).map_err(failed)?.1;
         }
-        Ok(answer.record_bytes(key) - gone)
+        Ok(response.record_bytes(key) - gone)
     }
 }
 

@@ -218,7 +218,7 @@ impl Replaced {
 }
 
 fn free_name(path: &Path, now: Timestamp) -> PathBuf {
-    let at: String = now.spelt(Precision::Seconds).to_string().replace(' ', "-").replace(':', "");
+    let at: String = now.format(Precision::Seconds).to_string().replace(' ', "-").replace(':', "");
     let name = beside(path, &format!("{BEFORE_RESTORE}{at}"));
     let taken = |name: &Path| BESIDE.iter().any(|suffix| beside(name, suffix).exists());
     if !taken(&name) {

@@ -175,17 +175,17 @@ pub const CONFLICTS_OF_KEY: &str =
     concat!(conflict!(), "WHERE owner = ?1 AND (at, id) < (?2, ?3) AND key = ?4 ORDER BY at DESC, id DESC");
 
 /// Answers under idempotency keys.
-pub const ANSWER: &str =
+pub const RESPONSE: &str =
     "SELECT body_hash, body, version, at FROM rollcall_answer WHERE owner = ?1 AND device = ?2 AND key = ?3";
 /// All but the newest, and the one of the key given: a new one comes in its place.
-pub const FORGET_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
+pub const FORGET_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
      AND (key = ?3 OR key NOT IN (SELECT key FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
      AND key <> ?3 ORDER BY at DESC, version DESC LIMIT ?4)) RETURNING octet_length(body) + octet_length(key) + 200";
-pub const KEEP_ANSWER: &str = "INSERT INTO rollcall_answer \
+pub const STORE_RESPONSE: &str = "INSERT INTO rollcall_answer \
      (owner, device, key, at, version, body_hash, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
 /// The answers that exceed the bytes allowed, summed from the newest on. Never the one of the key given.
-pub const FORGET_LONG_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
+pub const FORGET_LONG_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
      AND key IN (SELECT key FROM (SELECT key, sum(length(body)) OVER (ORDER BY at DESC, version DESC \
      ROWS UNBOUNDED PRECEDING) AS bytes FROM rollcall_answer WHERE owner = ?1 AND device = ?2 AND key <> ?3) \
      WHERE bytes > ?4) RETURNING octet_length(body) + octet_length(key) + 200";
@@ -209,7 +209,7 @@ pub const FORGET_CONFLICTS: &str = "DELETE FROM rollcall_conflict WHERE owner = 
      (SELECT id FROM rollcall_conflict WHERE owner = ?1 AND at < ?2 ORDER BY at LIMIT ?3) \
      RETURNING ifnull(octet_length(base), 0) + ifnull(octet_length(stored), 0) \
      + ifnull(octet_length(incoming), 0) + 200";
-pub const FORGET_OLD_ANSWERS: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND (device, key) IN \
+pub const FORGET_OLD_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND (device, key) IN \
      (SELECT device, key FROM rollcall_answer WHERE owner = ?1 AND at < ?2 LIMIT ?3) \
      RETURNING octet_length(body) + octet_length(key) + 200";
 pub const FORGET_DAYS: &str = "DELETE FROM rollcall_day WHERE owner = ?1 AND day < ?2";
@@ -273,13 +273,13 @@ mod tests {
                 .chain([FOLLOWING_KEY, DATE, PUT_DIGEST, CHANGES, REMEMBER, FORGET_STATES, STATES])
                 .chain([NOTE_CONFLICT, CONFLICT, CONFLICTS, CONFLICTS_OF_TABLE, CONFLICTS_OF_KEY])
                 .chain([deletions::WINDOWS, deletions::PUT, deletions::FORGET])
-                .chain([ANSWER, KEEP_ANSWER, FORGET_ANSWERS, ACKNOWLEDGE])
+                .chain([RESPONSE, STORE_RESPONSE, FORGET_RESPONSES, ACKNOWLEDGE])
                 .chain([
                     WALK,
-                    FORGET_LONG_ANSWERS,
+                    FORGET_LONG_RESPONSES,
                     quota::OLDEST_STATES,
                     quota::FORGET_STATES,
-                    quota::FORGET_ANSWER,
+                    quota::FORGET_RESPONSE,
                 ])
                 .chain([
                     ACKNOWLEDGED_BY_ALL,

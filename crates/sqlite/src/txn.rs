@@ -13,11 +13,11 @@ use rollcall_core::broken;
 use rollcall_core::digest::{Digest, Seed};
 use rollcall_core::model::{Claim, DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Column, Schema, Table, TableId};
-use rollcall_core::storage::ledger::{day, lives, lives_bytes, writers, writers_bytes};
+use rollcall_core::storage::ledger::{aware_devices, aware_devices_bytes, day, lifetimes, lifetimes_bytes};
 use rollcall_core::storage::{
-    AnswersMax, ChangeMark, ChangeSink, Conflict, ConflictPage, DeleteWindow, GivenAnswer, Installation,
-    OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, StorageError, StorageResult, Walked, WantedConflicts,
-    WriteTxn,
+    ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation, OwnerState, PastBytes,
+    PurgeTerms, Purged, ReadTxn, ResponsesMax, StorageError, StorageResult, StoredResponse, Walked,
+    WantedConflicts, WriteTxn,
 };
 
 /// One owner's rows inside one SQLite transaction.
@@ -39,7 +39,7 @@ impl<'a> Txn<'a> {
         statements: &'a Statements,
         owner: Owner,
     ) -> StorageResult<Self> {
-        let (owner, state) = match known(conn, owner).map_err(failed)? {
+        let (owner, state) = match load_owner(conn, owner).map_err(failed)? {
             Some((id, state)) => (Some(id), state),
             None => {
                 let epoch = conn
@@ -200,15 +200,20 @@ impl ReadTxn for Txn<'_> {
         Ok(digests)
     }
 
-    fn changes(&mut self, after: ChangeMark, upto: Version, each: &mut ChangeSink<'_>) -> StorageResult<()> {
+    fn changes(
+        &mut self,
+        after: FeedPosition,
+        until: Version,
+        each: &mut ChangeSink<'_>,
+    ) -> StorageResult<()> {
         let Some(owner) = self.owner else { return Ok(()) };
         let (tbl, key) = match &after.within {
             Some((table, key)) => (self.statements.of(*table).id, &key.0.as_bytes()[..]),
             None => (i64::MAX, &[][..]),
         };
-        let (after, upto) = (after.version.0.cast_signed(), upto.0.cast_signed());
+        let (after, until) = (after.version.0.cast_signed(), until.0.cast_signed());
         let mut statement = self.conn.prepare_cached(statements::CHANGES).map_err(failed)?;
-        let mut rows = statement.query(params![owner, after, tbl, key, upto]).map_err(failed)?;
+        let mut rows = statement.query(params![owner, after, tbl, key, until]).map_err(failed)?;
         // One statement and one row's room for each table that turns up, not one for each row.
         let mut places: Vec<Option<(CachedStatement<'_>, Room)>> = Vec::new();
         places.resize_with(self.schema.tables().len(), || None);
@@ -254,8 +259,8 @@ impl ReadTxn for Txn<'_> {
         self.records().map_or(Ok(Vec::new()), |records| records.earlier(self.schema.at(table), key))
     }
 
-    fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>> {
-        self.records().map_or(Ok(None), |records| records.given_answer(device, key))
+    fn stored_response(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<StoredResponse>> {
+        self.records().map_or(Ok(None), |records| records.stored_response(device, key))
     }
 
     fn counter(&mut self, device: DeviceId) -> StorageResult<Option<u64>> {
@@ -329,8 +334,8 @@ impl WriteTxn for Txn<'_> {
                     row.is_tombstone(),
                     made_by,
                     known.1,
-                    lives_bytes(&row.lives),
-                    writers_bytes(&row.writers),
+                    lifetimes_bytes(&row.lifetimes),
+                    aware_devices_bytes(&row.aware_devices),
                     row.made_at.map(Timestamp::ms),
                     row.claim.at.map(Timestamp::ms),
                     row.claim.row_base.map(Timestamp::ms),
@@ -372,10 +377,10 @@ impl WriteTxn for Txn<'_> {
         Ok(())
     }
 
-    fn show_ahead(&mut self, upto: Version) -> StorageResult<()> {
+    fn show_ahead(&mut self, until: Version) -> StorageResult<()> {
         let mut show = self.conn.prepare_cached(statements::SHOW_AHEAD).map_err(failed)?;
-        show.execute(params![self.owner, upto.0.cast_signed()]).map_err(failed)?;
-        (self.state.shown_ahead, self.written.shown_ahead) = (upto, upto);
+        show.execute(params![self.owner, until.0.cast_signed()]).map_err(failed)?;
+        (self.state.shown_ahead, self.written.shown_ahead) = (until, until);
         Ok(())
     }
 
@@ -398,14 +403,14 @@ impl WriteTxn for Txn<'_> {
         self.own_records()?.note_restored(id, at)
     }
 
-    fn keep_answer(
+    fn store_response(
         &mut self,
         device: DeviceId,
         key: &str,
-        answer: &GivenAnswer,
-        most: AnswersMax,
+        response: &StoredResponse,
+        most: ResponsesMax,
     ) -> StorageResult<()> {
-        self.state.past.answers += self.own_records()?.keep_answer(device, key, answer, most)?;
+        self.state.past.responses += self.own_records()?.store_response(device, key, response, most)?;
         Ok(())
     }
 
@@ -442,7 +447,7 @@ impl WriteTxn for Txn<'_> {
     }
 
     fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()> {
-        self.state.past.answers -= installations::forget(self.conn, self.own_records()?.owner, device)?;
+        self.state.past.responses -= installations::forget(self.conn, self.own_records()?.owner, device)?;
         Ok(())
     }
 
@@ -474,7 +479,7 @@ impl Txn<'_> {
 }
 
 /// The number and the state of an owner; `None` while nothing was ever written for it.
-pub(super) fn known(conn: &Connection, owner: Owner) -> rusqlite::Result<Option<(i64, OwnerState)>> {
+pub(super) fn load_owner(conn: &Connection, owner: Owner) -> rusqlite::Result<Option<(i64, OwnerState)>> {
     let mut statement = conn.prepare_cached(statements::OWNER)?;
     statement.query_row([owner.0.as_bytes()], |row| Ok((row.get(0)?, state(row)?))).optional()
 }
@@ -493,7 +498,7 @@ pub(super) fn state(row: &Row<'_>) -> rusqlite::Result<OwnerState> {
             tombstones: row.get(7)?,
             history: row.get(8)?,
             conflicts: row.get(9)?,
-            answers: row.get(10)?,
+            responses: row.get(10)?,
         },
     })
 }
@@ -513,8 +518,8 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Stored> {
         last_update: Timestamp::from_ms(row.get(2)?),
         made_by: DeviceId(values::uuid(row.get_ref(4)?)?),
         changed_by: DeviceId(values::uuid(row.get_ref(5)?)?),
-        lives: lives(row.get_ref(6)?.as_blob_or_null()?.unwrap_or_default()),
-        writers: writers(row.get_ref(7)?.as_blob_or_null()?.unwrap_or_default()),
+        lifetimes: lifetimes(row.get_ref(6)?.as_blob_or_null()?.unwrap_or_default()),
+        aware_devices: aware_devices(row.get_ref(7)?.as_blob_or_null()?.unwrap_or_default()),
         made_at: time(8)?,
         claim: Claim { at: time(9)?, row_base: time(10)?, base: row.get::<_, Option<i64>>(11)?.map(version) },
         values: None,

@@ -39,7 +39,7 @@ impl SqliteWhole {
     ) -> Result<(Self, Deployment), OpenError> {
         let in_file = |error| OpenError::of(path, &error);
         let conn = Connections::look(path, busy_wait)?;
-        let (done, known) = (migrate::done(&conn, path)?, migrate::known());
+        let (done, known) = (migrate::done(&conn, path)?, migrate::migrations_known());
         if done < known {
             return Err(OpenError::FromOlderRelease(path.to_owned()));
         }

@@ -5,7 +5,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::caller::bearer;
-use super::{Answer, ApiError, App, ended, json, no_content, off_reactor, spelt};
+use super::{ApiError, App, HandlerResult, ended, json, no_content, off_reactor, time_text};
 use crate::accounts::audit::{self, Subject};
 use crate::accounts::{Caller, LocalAccounts, LogIn};
 use crate::http::wire::Fields;
@@ -18,15 +18,15 @@ fn local(app: &App) -> Result<&LocalAccounts, ApiError> {
 }
 
 /// `POST /register`
-pub async fn register(app: Arc<App>, Peer(from): Peer, body: Result<Received, ApiError>) -> Answer {
+pub async fn register(app: Arc<App>, Peer(from): Peer, body: Result<Received, ApiError>) -> HandlerResult {
     local(&app)?;
     let mut fields = Fields::read(&body?.bytes)?;
     let (email, password) = (fields.text("email")?, fields.text("password")?);
     fields.end()?;
     let email = off_reactor(move || Ok(local(&app)?.register(&email, &password, from)?)).await?;
-    let mut answer = json(json!({ "email": email }))?;
-    *answer.status_mut() = StatusCode::CREATED;
-    Ok(answer)
+    let mut response = json(json!({ "email": email }))?;
+    *response.status_mut() = StatusCode::CREATED;
+    Ok(response)
 }
 
 /// `POST /login`
@@ -37,7 +37,7 @@ pub async fn log_in(
     Peer(from): Peer,
     headers: HeaderMap,
     body: Result<Received, ApiError>,
-) -> Answer {
+) -> HandlerResult {
     local(&app)?;
     let shown = bearer(&headers).ok().map(str::to_owned);
     let mut fields = Fields::read(&body?.bytes)?;
@@ -53,7 +53,7 @@ pub async fn log_in(
     json(json!({
         "token": token.token,
         "device_id": token.device_id,
-        "expires_at": spelt(token.expires_at),
+        "expires_at": time_text(token.expires_at),
     }))
 }
 
@@ -66,7 +66,7 @@ fn device_id(text: &str) -> Result<DeviceId, ApiError> {
 }
 
 /// `POST /logout`
-pub async fn log_out(app: Arc<App>, Peer(from): Peer, caller: Result<Caller, ApiError>) -> Answer {
+pub async fn log_out(app: Arc<App>, Peer(from): Peer, caller: Result<Caller, ApiError>) -> HandlerResult {
     local(&app)?;
     let caller = caller?;
     off_reactor(move || {
@@ -87,7 +87,7 @@ fn give_back(app: &App, caller: &Caller, devices: &[DeviceId]) {
 }
 
 /// `GET /devices`
-pub async fn devices(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
+pub async fn devices(app: Arc<App>, caller: Result<Caller, ApiError>) -> HandlerResult {
     local(&app)?;
     let caller = caller?;
     let (current, installation, owner) = (caller.token_device, caller.device, caller.owner);
@@ -97,31 +97,36 @@ pub async fn devices(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer 
         Ok((accounts.devices(&caller)?, installations, accounts.sightings.of_user(caller.user)?))
     })
     .await?;
-    let told = devices.iter().map(|device| {
+    let shown = devices.iter().map(|device| {
         let of_token = installations.iter().filter(|one| one.token_device == device.id);
         let of_token = of_token.map(|one| {
             json!({
                 "device_id": one.device,
-                "seen_at": spelt(one.seen_at),
+                "seen_at": time_text(one.seen_at),
                 "current": one.device == installation,
             })
         });
         json!({
             "device_id": device.id,
             "device": device.name,
-            "created_at": spelt(device.created_at),
-            "expires_at": spelt(device.expires_at),
-            "seen_at": seen.get(&device.id).map(|seen| spelt(seen.at)),
+            "created_at": time_text(device.created_at),
+            "expires_at": time_text(device.expires_at),
+            "seen_at": seen.get(&device.id).map(|seen| time_text(seen.at)),
             "seen_from": seen.get(&device.id).map(|seen| seen.from),
             "current": device.id == current,
             "installations": of_token.collect::<Vec<_>>(),
         })
     });
-    json(json!({ "devices": told.collect::<Vec<_>>() }))
+    json(json!({ "devices": shown.collect::<Vec<_>>() }))
 }
 
 /// `DELETE /devices/{device_id}`
-pub async fn revoke(app: Arc<App>, Peer(from): Peer, caller: Result<Caller, ApiError>, id: String) -> Answer {
+pub async fn revoke(
+    app: Arc<App>,
+    Peer(from): Peer,
+    caller: Result<Caller, ApiError>,
+    id: String,
+) -> HandlerResult {
     local(&app)?;
     let caller = caller?;
     // What is no id names no device.

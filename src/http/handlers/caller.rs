@@ -7,7 +7,7 @@ use http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderName, HeaderVa
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Answer, ApiError, App, json, off_reactor, with_locks};
+use super::{ApiError, App, HandlerResult, json, off_reactor, with_locks};
 use crate::accounts::Caller;
 use crate::broken;
 use crate::http::Peer;
@@ -75,18 +75,18 @@ fn named(headers: &HeaderMap) -> Result<Option<InstallationName>, ApiError> {
 }
 
 /// Answers a caller, and says what it is to call its installation if another is known by that name.
-pub async fn told<F: Future<Output = Answer>>(
+pub async fn handle_caller<F: Future<Output = HandlerResult>>(
     caller: Result<Caller, ApiError>,
     handle: impl FnOnce(Result<Caller, ApiError>) -> F,
-) -> Answer {
+) -> HandlerResult {
     let adopted = caller.as_ref().ok().and_then(Caller::adopts);
-    let mut answer = handle(caller).await?;
-    tell_installation(answer.headers_mut(), adopted);
-    Ok(answer)
+    let mut response = handle(caller).await?;
+    set_installation_header(response.headers_mut(), adopted);
+    Ok(response)
 }
 
 /// Says what the client is to call its installation.
-pub fn tell_installation(headers: &mut HeaderMap, adopted: Option<InstallationName>) {
+pub fn set_installation_header(headers: &mut HeaderMap, adopted: Option<InstallationName>) {
     if let Some(value) = adopted.and_then(|named| HeaderValue::from_str(&named.to_string()).ok()) {
         headers.insert(SYNC_DEVICE, value);
     }
@@ -147,14 +147,14 @@ fn id(text: &str) -> Option<Uuid> {
 }
 
 /// `GET /me`: whose rows the token leads to.
-pub async fn me(caller: Result<Caller, ApiError>) -> Answer {
+pub async fn me(caller: Result<Caller, ApiError>) -> HandlerResult {
     let caller = caller?;
-    let mut answer = json(json!({
+    let mut response = json(json!({
         "user": caller.user,
         "owner": caller.owner,
         "device": caller.device,
         "device_name": caller.device_name,
     }))?;
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(answer)
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
 }

@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Error as _};
 use serde_json::json;
 use warp::reply::Reply;
 
-use super::{Answer, ApiError, App, hold, json, off_reactor, tell_version};
+use super::{ApiError, App, HandlerResult, hold, json, off_reactor, set_version_headers};
 use crate::accounts::Caller;
 use crate::changes::{self, Expired, Feed};
 use crate::digest::Digest;
@@ -17,12 +17,12 @@ use crate::http::accept;
 use crate::http::memory::Permit;
 use crate::http::page_token::{self, write_feed};
 use crate::http::query::{self, Limit};
-use crate::http::ready::Question;
+use crate::http::response_cache::CacheKey;
 use crate::http::stream::{self, Body, ChunkWriter, Progress, Source};
 use crate::http::wire::{ChangeLine, ChangesBody, DigestsBody, EndLine};
 use crate::model::{Owner, Version};
 use crate::schema::TableId;
-use crate::storage::{ChangeMark, OwnerState};
+use crate::storage::{FeedPosition, OwnerState};
 use crate::synchronise::Changes;
 
 const JSON: &str = "application/json";
@@ -44,7 +44,7 @@ fn read_since<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Version>, D::
 }
 
 /// What a query asks for.
-struct Asked {
+struct ChangesRequest {
     since: Option<Version>,
     tables: Vec<TableId>,
     rows_max: usize,
@@ -57,51 +57,51 @@ pub async fn changes(
     caller: Result<Caller, ApiError>,
     headers: HeaderMap,
     query: String,
-) -> Answer {
+) -> HandlerResult {
     let caller = caller?;
-    let asked = Asked::read(&query, &app)?;
+    let request = ChangesRequest::read(&query, &app)?;
     if accept::preferred(&headers, &[JSON, NDJSON]) == NDJSON {
-        return stream(app, caller, asked).await;
+        return stream(app, caller, request).await;
     }
-    match unchanged(&app, &caller, &asked) {
-        Some(answer) => Ok(answer),
-        None => page(app, caller, asked).await,
+    match unchanged(&app, &caller, &request) {
+        Some(response) => Ok(response),
+        None => page(app, caller, request).await,
     }
 }
 
 /// That nothing changed, where the owner's version is known without a look and so is the answer at that version.
-fn unchanged(app: &App, caller: &Caller, asked: &Asked) -> Option<warp::reply::Response> {
-    let since = asked.since.filter(|_| asked.next.is_none())?;
+fn unchanged(app: &App, caller: &Caller, request: &ChangesRequest) -> Option<warp::reply::Response> {
+    let since = request.since.filter(|_| request.next.is_none())?;
     let state = app.storage.known_state(caller.owner).filter(|state| state.version == since)?;
-    let ready = app.ready.find(caller.owner, state.version, &Question::Unchanged);
+    let ready = app.responses.find(caller.owner, state.version, &CacheKey::Unchanged);
     app.metrics.looked_up("unchanged feed", ready.is_some());
     let body = ready?.chunks.first()?.clone();
-    app.acks.note(caller, asked.since, app.clock.now());
-    Some(told(body, JSON, since))
+    app.acks.note(caller, request.since, app.clock.now());
+    Some(feed_response(body, JSON, since))
 }
 
-async fn page(app: Arc<App>, caller: Caller, asked: Asked) -> Answer {
-    let place = app.readers.enter(caller.owner).await?;
+async fn page(app: Arc<App>, caller: Caller, request: ChangesRequest) -> HandlerResult {
+    let slot = app.readers.enter(caller.owner).await?;
     off_reactor(move || {
         let permit = app.memory.permit(Some(caller.owner));
-        let (changes, current, digests) = read(&app, &caller, &asked, &permit)?;
-        drop(place);
-        let next = changes.next.map(|feed| write_feed(feed, &asked.tables, &app.schema));
+        let (changes, current, digests) = read(&app, &caller, &request, &permit)?;
+        drop(slot);
+        let next = changes.next.map(|feed| write_feed(feed, &request.tables, &app.schema));
         let digests = next.is_none().then_some((current, digests.as_slice()));
         let schema = &app.schema;
         let body = ChangesBody { schema, changes: &changes, next: next.as_deref(), digests };
         let body = Bytes::from(permit.json(&body)?);
-        if asked.next.is_none() && asked.since == Some(current) {
-            let mut making = app.ready.begin();
-            making.add(&body);
-            making.keep(caller.owner, current, Question::Unchanged, None);
+        if request.next.is_none() && request.since == Some(current) {
+            let mut recorder = app.responses.begin();
+            recorder.add(&body);
+            recorder.keep(caller.owner, current, CacheKey::Unchanged, None);
         }
-        hold(told(body, JSON, changes.feed.upto), permit)
+        hold(feed_response(body, JSON, changes.feed.until), permit)
     })
     .await
 }
 
-fn told(body: Bytes, kind: &'static str, version: Version) -> warp::reply::Response {
+fn feed_response(body: Bytes, kind: &'static str, version: Version) -> warp::reply::Response {
     with_headers(Response::new(body.into()), kind, version)
 }
 
@@ -111,16 +111,16 @@ fn told(body: Bytes, kind: &'static str, version: Version) -> warp::reply::Respo
 fn read(
     app: &App,
     caller: &Caller,
-    asked: &Asked,
+    request: &ChangesRequest,
     permit: &Permit,
 ) -> Result<(Changes, Version, Vec<Digest>), ApiError> {
     let read = app.storage.read(caller.owner, |txn| {
         let state = txn.state();
-        let feed = asked.feed(state)?;
-        let wanted = changes::Asked {
+        let feed = request.feed(state)?;
+        let wanted = changes::FeedFilter {
             device: caller.device,
-            tables: &asked.tables,
-            rows_max: asked.rows_max,
+            tables: &request.tables,
+            rows_max: request.rows_max,
             bytes_max: app.settings.sync.changes_bytes_max,
             entries_max: app.settings.sync.page_entries_max,
         };
@@ -141,32 +141,32 @@ fn read(
         Ok::<_, ApiError>((changes, state.version, digests))
     })?;
     app.metrics.fed(read.0.rows.len() as u64, read.0.looked as u64);
-    app.acks.note(caller, asked.since, app.clock.now());
+    app.acks.note(caller, request.since, app.clock.now());
     Ok(read)
 }
 
 /// The whole feed, a line a row, in memory that does not grow with it.
-async fn stream(app: Arc<App>, caller: Caller, asked: Asked) -> Answer {
+async fn stream(app: Arc<App>, caller: Caller, request: ChangesRequest) -> HandlerResult {
     let readers = Arc::clone(&app.readers);
     let permit = app.memory.permit(Some(caller.owner));
     let (version, lines) =
-        stream::respond(&readers, &permit, Lines { app, caller, asked, rest: None }).await?;
-    let answer = match lines {
+        stream::respond(&readers, &permit, Lines { app, caller, request, rest: None }).await?;
+    let response = match lines {
         Body::Buffered(lines) => hold(Response::new(lines.into()), permit)?,
         Body::Streaming(coming) => {
-            let mut answer = warp::reply::stream(coming.holding(permit.clone())).into_response();
-            answer.extensions_mut().insert(permit);
-            answer
+            let mut response = warp::reply::stream(coming.holding(permit.clone())).into_response();
+            response.extensions_mut().insert(permit);
+            response
         }
     };
-    Ok(with_headers(answer, NDJSON, version))
+    Ok(with_headers(response, NDJSON, version))
 }
 
 /// A feed as lines.
 struct Lines {
     app: Arc<App>,
     caller: Caller,
-    asked: Asked,
+    request: ChangesRequest,
     /// What is still to be told, once it has begun.
     rest: Option<Feed>,
 }
@@ -182,31 +182,31 @@ impl Source for Lines {
     /// Each stretch has a snapshot of its own: a row that changes between two moves above the feed's end. It looks at
     /// as many entries as a page does, so that a walk over entries that are not returned holds a reader no longer.
     fn read(&mut self, out: &mut ChunkWriter<Version>) -> Result<Progress, ApiError> {
-        let Self { app, caller, asked, rest } = self;
+        let Self { app, caller, request, rest } = self;
         let schema = &app.schema;
         app.storage.read(caller.owner, |txn| {
             let state = txn.state();
             let feed = match rest {
                 Some(feed) => feed.resume(state)?,
                 None => {
-                    let feed = asked.feed(state)?;
-                    app.acks.note(caller, asked.since, app.clock.now());
-                    out.begin(feed.upto);
+                    let feed = request.feed(state)?;
+                    app.acks.note(caller, request.since, app.clock.now());
+                    out.begin(feed.until);
                     *rest.insert(feed)
                 }
             };
-            let (device, tables) = (caller.device, asked.tables.as_slice());
+            let (device, tables) = (caller.device, request.tables.as_slice());
             let (rows_max, bytes_max) = (usize::MAX, usize::MAX);
             let entries_max = app.settings.sync.page_entries_max;
-            let wanted = changes::Asked { device, tables, rows_max, bytes_max, entries_max };
+            let wanted = changes::FeedFilter { device, tables, rows_max, bytes_max, entries_max };
             let (mut wrong, mut rows) = (None, 0);
             let page = changes::run(txn, feed, &wanted, &mut |net, table, key, row| {
                 let written = line(&mut out.buf, &ChangeLine { schema, net, table, key, row });
                 wrong = written.err();
                 rows += 1;
                 // In step with what is written: work that is run again goes on from here.
-                let told = ChangeMark { version: row.version, within: Some((table, key)) };
-                *rest = Some(Feed { told, ..feed });
+                let position = FeedPosition { version: row.version, within: Some((table, key)) };
+                *rest = Some(Feed { position, ..feed });
                 if wrong.is_some() { ControlFlow::Break(()) } else { out.flush_if_full() }
             })?;
             app.metrics.fed(rows, page.looked as u64);
@@ -231,19 +231,19 @@ fn line(buf: &mut Vec<u8>, line: &impl serde::Serialize) -> Result<(), ApiError>
 }
 
 fn with_headers(
-    mut answer: warp::reply::Response,
+    mut response: warp::reply::Response,
     kind: &'static str,
     version: Version,
 ) -> warp::reply::Response {
-    let headers = answer.headers_mut();
+    let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    tell_version(headers, version);
-    answer
+    set_version_headers(headers, version);
+    response
 }
 
 /// `GET /digests`: what each table holds, and the secret to check it by.
-pub async fn digests(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
+pub async fn digests(app: Arc<App>, caller: Result<Caller, ApiError>) -> HandlerResult {
     let caller = caller?;
     off_reactor(move || {
         let held = app.storage.read(caller.owner, |txn| Ok::<_, ApiError>((txn.state(), txn.digests()?)))?;
@@ -254,23 +254,23 @@ pub async fn digests(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer 
             }
             held => held,
         };
-        let told = DigestsBody { schema: &app.schema, as_of: state.version, digests: &digests };
+        let feed_response = DigestsBody { schema: &app.schema, as_of: state.version, digests: &digests };
         let mut body = json!({ "seed": state.seed.map(|seed| seed.to_string()) });
-        if let (Some(body), Ok(serde_json::Value::Object(told))) =
-            (body.as_object_mut(), serde_json::to_value(told))
+        if let (Some(body), Ok(serde_json::Value::Object(feed_response))) =
+            (body.as_object_mut(), serde_json::to_value(feed_response))
         {
-            body.extend(told);
+            body.extend(feed_response);
         }
-        let mut answer = json(body)?;
-        let headers = answer.headers_mut();
+        let mut response = json(body)?;
+        let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store")); // the seed is a secret
-        tell_version(headers, state.version);
-        Ok(answer)
+        set_version_headers(headers, state.version);
+        Ok(response)
     })
     .await
 }
 
-impl Asked {
+impl ChangesRequest {
     /// The feed that is asked for, from its beginning or from where a page ended.
     fn feed(&self, state: OwnerState) -> Result<Feed, Expired> {
         match self.next {
@@ -281,7 +281,7 @@ impl Asked {
 
     fn read(query: &str, app: &App) -> Result<Self, ApiError> {
         let ChangesQuery { since, tables, limit, next } = query::read(query)?;
-        let mut asked = Self {
+        let mut request = Self {
             // 0 is before everything: most libraries begin with it.
             since: since.filter(|since| since.0 > 0),
             tables: query::tables(tables.as_deref(), &app.schema)?,
@@ -293,8 +293,8 @@ impl Asked {
         let goes_on = next.map(|token| read(token).ok_or_else(invalid)).transpose()?;
         // A page goes on with the feed that it belongs to, whatever else the query says.
         if let Some((feed, tables)) = goes_on {
-            (asked.next, asked.since, asked.tables) = (Some(feed), feed.since, tables);
+            (request.next, request.since, request.tables) = (Some(feed), feed.since, tables);
         }
-        Ok(asked)
+        Ok(request)
     }
 }

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::patience::{Patience, Waiting};
 use super::synchronise::explain;
 use super::{
-    Answer, ApiError, App, Hold, ended, fence, hold, json, json_bytes, lock_for_work, off_reactor, refused,
-    tell_version,
+    ApiError, App, HandlerResult, Hold, ended, fence, hold, json, json_bytes, lock_for_work, off_reactor,
+    refused, set_version_headers,
 };
 use crate::accounts::Caller;
 use crate::conflicts::{self, RestoreError};
@@ -20,7 +20,7 @@ use crate::model::RowKey;
 use crate::storage::WantedConflicts;
 
 /// `GET /conflicts`: what was lost, newest first.
-pub async fn list(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> Answer {
+pub async fn list(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> HandlerResult {
     let caller = caller?;
     let wanted = read_wanted(&query, &app)?;
     let place = app.readers.enter(caller.owner).await?;
@@ -62,7 +62,7 @@ pub async fn restore(
     app: Arc<App>,
     caller: Result<Caller, ApiError>,
     headers: HeaderMap,
-) -> Answer {
+) -> HandlerResult {
     let caller = caller?;
     // The row, what the conflict holds of it, and the answer.
     let permit = app.memory.permit(Some(caller.owner));
@@ -88,9 +88,9 @@ pub async fn restore(
         // It is an edit, not a sync: a lock that the device had before stays its own.
         ended(work.end(work.had_lock()));
         let restored = restored?;
-        let mut answer = json(RestoredBody { schema: &app.schema, restored: &restored })?;
-        tell_version(answer.headers_mut(), restored.version);
-        hold(answer, permit)
+        let mut response = json(RestoredBody { schema: &app.schema, restored: &restored })?;
+        set_version_headers(response.headers_mut(), restored.version);
+        hold(response, permit)
     })
     .await
 }

@@ -8,16 +8,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Answer, ApiError, App, conflicts, json, no_content, off_reactor, refused, spelt};
+use super::{ApiError, App, HandlerResult, conflicts, json, no_content, off_reactor, refused, time_text};
 use crate::accounts::Caller;
 use crate::config::AuthMode;
+use crate::explain::{self, Facts, SignedIn};
 use crate::http::console::Operator;
 use crate::http::query::{self, Limit};
 use crate::locks::Lease;
 use crate::metrics::series::STEP_S;
 use crate::model::{DeviceId, Owner, RowKey, Timestamp, Version};
 use crate::storage::{OwnerState, PastBytes};
-use crate::why::{self, Facts, SignedIn};
 
 /// Owners on a page, unless it asks for fewer.
 const OWNERS_MAX: usize = 100;
@@ -31,7 +31,7 @@ const CONSOLE: DeviceId = DeviceId(Uuid::from_u128(0x726f_6c6c_6361_8c6c_8000_63
 type Admitted = Result<Operator, ApiError>;
 
 /// `GET /console/api/overview`
-pub async fn overview(app: Arc<App>, operator: Admitted) -> Answer {
+pub async fn overview(app: Arc<App>, operator: Admitted) -> HandlerResult {
     operator?;
     off_reactor(move || {
         let totals = app.console.totals(&*app.storage, app.clock.now())?;
@@ -50,14 +50,14 @@ pub async fn overview(app: Arc<App>, operator: Admitted) -> Answer {
         let metrics = &app.metrics;
         json(json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "started_at": spelt(app.console.started_at),
+            "started_at": time_text(app.console.started_at),
             "engine": app.storage.census().engine(),
             "owners": totals.count.owners,
             "rows": totals.count.rows,
             "bytes": totals.count.bytes,
-            "counted_at": spelt(totals.at),
+            "counted_at": time_text(totals.at),
             "tables": tables.collect::<Vec<_>>(),
-            "tombstones_counted_at": tombstones.as_ref().map(|counted| spelt(counted.at)),
+            "tombstones_counted_at": tombstones.as_ref().map(|counted| time_text(counted.at)),
             "locks": locks.collect::<Vec<_>>(),
             "totals": {
                 "commits": metrics.commits.get(),
@@ -75,29 +75,29 @@ fn lock(lease: &Lease) -> Value {
     json!({
         "device_id": lease.device,
         "device": lease.device_name,
-        "since": spelt(lease.since),
-        "until": spelt(lease.until),
+        "since": time_text(lease.since),
+        "until": time_text(lease.until),
     })
 }
 
 /// `GET /console/api/series`
-pub async fn series(app: Arc<App>, operator: Admitted) -> Answer {
+pub async fn series(app: Arc<App>, operator: Admitted) -> HandlerResult {
     operator?;
-    let told = app.metrics.series.report();
-    let ago_ms = i64::try_from(told.began.as_millis()).unwrap_or(i64::MAX);
-    let verdicts: BTreeMap<_, _> = told.verdicts.into_iter().collect();
+    let shown = app.metrics.series.report();
+    let ago_ms = i64::try_from(shown.began.as_millis()).unwrap_or(i64::MAX);
+    let verdicts: BTreeMap<_, _> = shown.verdicts.into_iter().collect();
     // To two places: what is behind them is not known.
     let ms = |steps: Vec<Option<f64>>| -> Vec<Option<f64>> {
         steps.into_iter().map(|ms| ms.map(|ms| (ms * 100.0).round() / 100.0)).collect()
     };
     json(json!({
         "step_s": STEP_S,
-        "since": spelt(app.clock.now().shifted(ago_ms.saturating_neg())),
-        "syncs": told.syncs,
-        "p50_ms": ms(told.p50_ms),
-        "p99_ms": ms(told.p99_ms),
+        "since": time_text(app.clock.now().shifted(ago_ms.saturating_neg())),
+        "syncs": shown.syncs,
+        "p50_ms": ms(shown.p50_ms),
+        "p99_ms": ms(shown.p99_ms),
         "verdicts": verdicts,
-        "refused": told.refused,
+        "refused": shown.refused,
     }))
 }
 
@@ -109,7 +109,7 @@ struct OwnersQuery {
 }
 
 /// `GET /console/api/owners`
-pub async fn owners(app: Arc<App>, operator: Admitted, query: String) -> Answer {
+pub async fn owners(app: Arc<App>, operator: Admitted, query: String) -> HandlerResult {
     operator?;
     let OwnersQuery { after, limit } = query::read(&query)?;
     let owner_of =
@@ -132,7 +132,7 @@ pub async fn owners(app: Arc<App>, operator: Admitted, query: String) -> Answer 
 }
 
 fn about(app: &App, owner: Owner, state: OwnerState) -> Value {
-    let mut told = json!({
+    let mut shown = json!({
         "owner": owner.0,
         "version": state.version,
         "horizon": state.horizon,
@@ -142,9 +142,9 @@ fn about(app: &App, owner: Owner, state: OwnerState) -> Value {
     });
     // A lock that nobody can tell of now is left out.
     if let Ok(Some(lease)) = app.locks.holder(owner) {
-        told["lock"] = lock(&lease);
+        shown["lock"] = lock(&lease);
     }
-    told
+    shown
 }
 
 /// What the past of an owner takes, once it is counted.
@@ -155,12 +155,12 @@ fn past(bytes: u64, past: &PastBytes) -> Value {
         "tombstones": bytes_of(past.tombstones),
         "history_bytes": bytes_of(past.history),
         "conflicts_bytes": bytes_of(past.conflicts),
-        "answers_bytes": bytes_of(past.answers),
+        "answers_bytes": bytes_of(past.responses),
     })
 }
 
 /// `GET /console/api/owners/{owner}`
-pub async fn owner(id: String, app: Arc<App>, operator: Admitted) -> Answer {
+pub async fn owner(id: String, app: Arc<App>, operator: Admitted) -> HandlerResult {
     operator?;
     let owner = owner_of(&id)?;
     off_reactor(move || {
@@ -170,11 +170,11 @@ pub async fn owner(id: String, app: Arc<App>, operator: Admitted) -> Answer {
         if state.seed.is_none() && devices.is_empty() {
             return Err(ApiError::no_such_owner());
         }
-        let mut told = about(&app, owner, state);
+        let mut shown = about(&app, owner, state);
         let tables = app.schema.tables().iter();
         let tables =
             tables.map(|table| json!({ "table": table.name, "rows": digests[table.id.index()].count }));
-        told["tables"] = tables.collect();
+        shown["tables"] = tables.collect();
         let devices = devices.iter().map(|(id, device)| {
             let seen = device.seen.filter(|(version, _)| version.epoch() == state.version.epoch());
             json!({
@@ -182,12 +182,12 @@ pub async fn owner(id: String, app: Arc<App>, operator: Admitted) -> Answer {
                 "device": device.name,
                 "acknowledged": device.seen.map(|(version, _)| version),
                 "behind": seen.map(|(version, _)| state.version.0.saturating_sub(version.0)),
-                "seen_at": device.seen.map(|(_, at)| spelt(at)),
+                "seen_at": device.seen.map(|(_, at)| time_text(at)),
                 "signed_in": device.signed_in,
             })
         });
-        told["devices"] = devices.collect();
-        json(told)
+        shown["devices"] = devices.collect();
+        json(shown)
     })
     .await
 }
@@ -199,17 +199,17 @@ fn owner_of(id: &str) -> Result<Owner, ApiError> {
 
 /// A device of an owner, as far as it is known.
 #[derive(Default)]
-struct Known {
+struct KnownDevice {
     name: Option<String>,
     seen: Option<(Version, Timestamp)>,
     signed_in: bool,
 }
 
 /// Every device that is signed in for the owner, or has shown a cursor.
-fn devices(app: &App, owner: Owner) -> Result<BTreeMap<Uuid, Known>, ApiError> {
+fn devices(app: &App, owner: Owner) -> Result<BTreeMap<Uuid, KnownDevice>, ApiError> {
     let census = app.storage.census();
     let now = app.clock.now();
-    let mut devices: BTreeMap<Uuid, Known> = BTreeMap::new();
+    let mut devices: BTreeMap<Uuid, KnownDevice> = BTreeMap::new();
     for device in census.signed_in(owner)? {
         let known = devices.entry(device.id.0).or_default();
         (known.name, known.signed_in) = (Some(device.name), now < device.expires_at);
@@ -239,7 +239,7 @@ fn caller(owner: Owner) -> Caller {
 }
 
 /// `GET /console/api/owners/{owner}/conflicts`
-pub async fn list_conflicts(id: String, app: Arc<App>, operator: Admitted, query: String) -> Answer {
+pub async fn list_conflicts(id: String, app: Arc<App>, operator: Admitted, query: String) -> HandlerResult {
     operator?;
     let owner = owner_of(&id)?;
     conflicts::list(app, Ok(caller(owner)), query).await
@@ -252,14 +252,14 @@ pub async fn restore(
     app: Arc<App>,
     operator: Admitted,
     headers: HeaderMap,
-) -> Answer {
+) -> HandlerResult {
     operator?;
     let owner = owner_of(&id)?;
     conflicts::restore(conflict, app, Ok(caller(owner)), headers).await
 }
 
 /// `DELETE /console/api/owners/{owner}/lock`
-pub async fn break_lock(id: String, app: Arc<App>, operator: Admitted) -> Answer {
+pub async fn break_lock(id: String, app: Arc<App>, operator: Admitted) -> HandlerResult {
     operator?;
     let owner = owner_of(&id)?;
     off_reactor(move || {
@@ -279,7 +279,7 @@ struct WhyQuery {
 }
 
 /// `GET /console/api/owners/{owner}/why`: why is this row not on that device?
-pub async fn why(id: String, app: Arc<App>, operator: Admitted, query: String) -> Answer {
+pub async fn why(id: String, app: Arc<App>, operator: Admitted, query: String) -> HandlerResult {
     operator?;
     let owner = owner_of(&id)?;
     let WhyQuery { table, key, device } = query::read(&query)?;
@@ -309,12 +309,12 @@ pub async fn why(id: String, app: Arc<App>, operator: Admitted, query: String) -
             acknowledged: seen,
             knows_devices: app.settings.auth.auth == AuthMode::Local,
         };
-        let told = row.as_ref().map(|row| {
+        let shown = row.as_ref().map(|row| {
             json!({
                 "alive": !row.is_tombstone(),
                 "version": row.version,
                 "created": row.created,
-                "last_update": spelt(row.last_update),
+                "last_update": time_text(row.last_update),
                 "made_by": row.made_by,
                 "changed_by": row.changed_by,
             })
@@ -324,10 +324,10 @@ pub async fn why(id: String, app: Arc<App>, operator: Admitted, query: String) -
             json!({
                 "device": signed_in.as_ref().map(|device| &device.name),
                 "acknowledged": seen.map(|(version, _)| version),
-                "seen_at": seen.map(|(_, at)| spelt(at)),
+                "seen_at": seen.map(|(_, at)| time_text(at)),
             })
         });
-        json(json!({ "answer": why::answer(&facts), "facts": { "row": told, "device": device } }))
+        json(json!({ "answer": explain::explain(&facts), "facts": { "row": shown, "device": device } }))
     })
     .await
 }

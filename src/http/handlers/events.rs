@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep_until};
 use warp::reply::Reply;
 
 use super::caller::bearer;
-use super::{Answer, ApiError, App, off_reactor, refused, spelt, with_locks};
+use super::{ApiError, App, HandlerResult, off_reactor, refused, time_text, with_locks};
 use crate::accounts::{AccountError, Caller};
 use crate::http::Unavailable;
-use crate::http::events::{End, News, Seat};
+use crate::http::events::{End, PendingEvents, Subscription};
 use crate::locks::Lease;
 use crate::model::{Fence, Owner, Version};
 
@@ -29,7 +29,7 @@ pub async fn events(
     caller: Result<Caller, ApiError>,
     headers: HeaderMap,
     method: Method,
-) -> Answer {
+) -> HandlerResult {
     let caller = caller?;
     let token = bearer(&headers)?.to_owned();
     if app.draining.is_set() {
@@ -44,23 +44,23 @@ pub async fn events(
     }
     let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
     // First a place to hear news, then a look at how things are: in between nothing is missed.
-    let seat = app.events.listen(caller.owner, caller.token_device)?;
+    let subscription = app.events.listen(caller.owner, caller.token_device)?;
     let version = version(&app, caller.owner).await?;
     let lock = holder(&app, caller.owner).await?;
     let period = Duration::from_secs(app.settings.limits.event_heartbeat_s.max(1));
     let listening = Listening {
         version,
         lock,
-        lock_news: 0,
-        told_version: seen.map(Version),
-        told_lock: None,
+        lock_changes: 0,
+        sent_version: seen.map(Version),
+        sent_lock: None,
         beat: Instant::now() + period,
         period,
         over: false,
         app,
         caller,
         token,
-        seat,
+        subscription,
     };
     let events = stream::unfold(listening, |mut listening| async move {
         let event = listening.next().await?;
@@ -72,12 +72,12 @@ pub async fn events(
 fn event_stream(
     events: impl Stream<Item = Result<Bytes, Infallible>> + Send + Sync + 'static,
 ) -> warp::reply::Response {
-    let mut answer = warp::reply::stream(events).into_response();
-    let headers = answer.headers_mut();
+    let mut response = warp::reply::stream(events).into_response();
+    let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    answer
+    response
 }
 
 async fn version(app: &Arc<App>, owner: Owner) -> Result<Version, ApiError> {
@@ -98,14 +98,14 @@ struct Listening {
     app: Arc<App>,
     caller: Caller,
     token: String,
-    seat: Seat,
+    subscription: Subscription,
     version: Version,
     lock: Option<Lease>,
     /// Which change of the lock `lock` takes in.
-    lock_news: u64,
-    told_version: Option<Version>,
+    lock_changes: u64,
+    sent_version: Option<Version>,
     /// The fence of the holder that was told of; `None` inside for nobody.
-    told_lock: Option<Option<Fence>>,
+    sent_lock: Option<Option<Fence>>,
     beat: Instant,
     period: Duration,
     over: bool,
@@ -115,7 +115,7 @@ impl Listening {
     /// The next piece of the stream, once there is one; `None` after the last.
     async fn next(&mut self) -> Option<String> {
         while !self.over {
-            if let Some(text) = self.news() {
+            if let Some(text) = self.pending() {
                 return Some(text);
             }
             let lease_ends = self.lease_ends();
@@ -123,7 +123,7 @@ impl Listening {
             tokio::select! {
                 biased;
                 () = draining.begun() => return Some(self.end(End::ShuttingDown)),
-                () = self.seat.changed() => {}
+                () = self.subscription.changed() => {}
                 () = sleep_until(self.beat) => {
                     self.beat = Instant::now() + self.period;
                     self.ask_again().await;
@@ -132,7 +132,7 @@ impl Listening {
                 // Nobody tells of a lease that runs out, or is renewed.
                 () = sleep_until(lease_ends.unwrap_or(self.beat)), if lease_ends.is_some() => {
                     if let Ok(lock) = holder(&self.app, self.caller.owner).await
-                        && self.seat.news().lock.0 == self.lock_news
+                        && self.subscription.pending().lock.0 == self.lock_changes
                     {
                         self.lock = lock;
                     }
@@ -143,32 +143,32 @@ impl Listening {
     }
 
     /// What is to be told now.
-    fn news(&mut self) -> Option<String> {
-        let News { version, lock: (lock_news, lock), ended } = self.seat.news();
+    fn pending(&mut self) -> Option<String> {
+        let PendingEvents { version, lock: (lock_changes, lock), ended } = self.subscription.pending();
         if let Some(end) = ended {
             return Some(self.end(end));
         }
         // What was looked up at the beginning may be newer than the first that was heard.
         self.version = version.map_or(self.version, |version| version.max(self.version));
-        if lock_news > self.lock_news {
-            (self.lock_news, self.lock) = (lock_news, lock);
+        if lock_changes > self.lock_changes {
+            (self.lock_changes, self.lock) = (lock_changes, lock);
         }
         let mut text = String::new();
-        if self.told_version != Some(self.version) {
-            self.told_version = Some(self.version);
+        if self.sent_version != Some(self.version) {
+            self.sent_version = Some(self.version);
             let version = self.version;
             text = format!("event: version\nid: {version}\ndata: {{\"version\":{version}}}\n\n");
         }
         let fence = self.lock.as_ref().map(|lease| lease.fence);
-        if self.told_lock != Some(fence) {
-            self.told_lock = Some(fence);
+        if self.sent_lock != Some(fence) {
+            self.sent_lock = Some(fence);
             let data = match &self.lock {
                 None => json!({ "held": false }),
                 Some(lease) => json!({
                     "held": true,
                     "device_id": lease.device,
                     "device": lease.device_name,
-                    "until": spelt(lease.until),
+                    "until": time_text(lease.until),
                 }),
             };
             text.push_str(&format!("event: lock\ndata: {data}\n\n"));
@@ -186,7 +186,7 @@ impl Listening {
             self.version = version.max(self.version);
         }
         if let Ok(lock) = holder(&self.app, owner).await
-            && self.seat.news().lock.0 == self.lock_news
+            && self.subscription.pending().lock.0 == self.lock_changes
         {
             self.lock = lock;
         }

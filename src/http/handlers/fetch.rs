@@ -9,11 +9,14 @@ use http::{Method, Response, StatusCode};
 use serde::Deserialize;
 use warp::reply::Reply;
 
-use super::{Answer, ApiError, App, Hold, hold, json_bytes, lock_for_work, tell_lease, tell_version};
+use super::{
+    ApiError, App, HandlerResult, Hold, hold, json_bytes, lock_for_work, set_lease_headers,
+    set_version_headers,
+};
 use crate::accounts::Caller;
-use crate::fetch::{self, FetchError, Mark, Page, PageMax, Progress};
+use crate::fetch::{self, FetchError, Page, PageMax, PageToken, Progress};
 use crate::http::memory::Permit;
-use crate::http::ready::{self, Making, Question, Sending};
+use crate::http::response_cache::{self, BodyRecorder, CacheKey, CachedStream};
 use crate::http::stream::{self, ChunkWriter, Source};
 use crate::http::wire::Manifest;
 use crate::http::{etag, page_token, query};
@@ -30,12 +33,12 @@ struct FetchQuery {
 
 /// What a query asks for.
 #[derive(Clone, Debug)]
-struct Asked {
+struct FetchRequest {
     tables: Vec<TableId>,
     /// As the query spells it, for the link to the next page.
     tables_given: Option<String>,
     lock: bool,
-    page: Option<Mark>,
+    page: Option<PageToken>,
 }
 
 /// `GET /fetch`, phase 1.
@@ -48,10 +51,10 @@ pub async fn fetch(
     headers: HeaderMap,
     method: Method,
     query: String,
-) -> Answer {
+) -> HandlerResult {
     let caller = caller?;
-    let asked = Asked::read(&query, &app.schema)?;
-    let takes_lock = asked.lock && method != Method::HEAD; // who only looks begins no sync
+    let request = FetchRequest::read(&query, &app.schema)?;
+    let takes_lock = request.lock && method != Method::HEAD; // who only looks begins no sync
     // A sync begins here: whatever hold of the lock the caller had before is no condition.
     let work = if takes_lock {
         Some(lock_for_work(&app, &caller, Hold::Lease, None, &headers).await?)
@@ -60,63 +63,63 @@ pub async fn fetch(
     };
     let lease = work.as_ref().and_then(|work| work.lease().cloned());
 
-    let (head, body) = match from_memory(&app, &caller, &asked, &headers)? {
-        Some(known) => known,
+    let (head, body) = match from_memory(&app, &caller, &request, &headers)? {
+        Some(given_tags) => given_tags,
         None => {
-            let known = headers.get_all(IF_NONE_MATCH).iter().cloned().collect();
-            let asked = Asked { lock: takes_lock, ..asked.clone() };
+            let given_tags = headers.get_all(IF_NONE_MATCH).iter().cloned().collect();
+            let request = FetchRequest { lock: takes_lock, ..request.clone() };
             let (app, owner) = (Arc::clone(&app), caller.owner);
             let readers = Arc::clone(&app.readers);
-            let source = RollCall {
+            let source = ManifestSource {
                 app: Arc::clone(&app),
                 owner,
-                asked,
-                known,
+                request,
+                given_tags,
                 at: None,
                 manifest: Manifest::default(),
             };
             let permit = app.memory.permit(Some(owner));
-            let (head, told) = stream::respond(&readers, &permit, source).await?;
-            (head, Body::Read(told, permit))
+            let (head, read) = stream::respond(&readers, &permit, source).await?;
+            (head, Body::Read(read, permit))
         }
     };
-    let mut answer = match body {
+    let mut response = match body {
         Body::Unchanged => {
-            let mut answer = Response::new(Vec::new().into());
-            *answer.status_mut() = StatusCode::NOT_MODIFIED;
-            answer
+            let mut response = Response::new(Vec::new().into());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
         }
         Body::Read(stream::Body::Buffered(_), _) if head.unchanged => {
-            let mut answer = Response::new(Vec::new().into());
-            *answer.status_mut() = StatusCode::NOT_MODIFIED;
-            answer
+            let mut response = Response::new(Vec::new().into());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
         }
         Body::Read(stream::Body::Buffered(body), permit) => hold(json_bytes(body), permit)?,
         Body::Read(stream::Body::Streaming(coming), permit) => {
-            let mut answer = json_stream(coming.holding((work, permit.clone())));
-            answer.extensions_mut().insert(permit);
-            answer
+            let mut response = json_stream(coming.holding((work, permit.clone())));
+            response.extensions_mut().insert(permit);
+            response
         }
-        Body::Ready(ready) => {
+        Body::Cached(ready) => {
             let bytes = HeaderValue::from(ready.bytes);
-            let mut answer = json_stream(Sending::new(ready));
-            answer.headers_mut().insert(CONTENT_LENGTH, bytes);
+            let mut response = json_stream(CachedStream::new(ready));
+            response.headers_mut().insert(CONTENT_LENGTH, bytes);
             // Its bytes are counted where they are kept; only what compresses them is drawn for.
-            answer.extensions_mut().insert(app.memory.permit(Some(caller.owner)));
-            answer
+            response.extensions_mut().insert(app.memory.permit(Some(caller.owner)));
+            response
         }
     };
-    let headers = answer.headers_mut();
+    let headers = response.headers_mut();
     if let Some(next) = head.next {
-        headers.insert(LINK, header(&asked.link(next))?);
+        headers.insert(LINK, header(&request.link(next))?);
     }
     headers.insert(ETAG, header(&head.etag)?);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    tell_version(headers, head.version);
+    set_version_headers(headers, head.version);
     if let Some(lease) = lease {
-        tell_lease(headers, &lease);
+        set_lease_headers(headers, &lease);
     }
-    Ok(answer)
+    Ok(response)
 }
 
 fn json_stream<S, E>(chunks: S) -> warp::reply::Response
@@ -124,9 +127,9 @@ where
     S: futures_util::Stream<Item = Result<bytes::Bytes, E>> + Send + Sync + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
 {
-    let mut answer = warp::reply::stream(chunks).into_response();
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer
+    let mut response = warp::reply::stream(chunks).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// What is known of an answer before its first byte.
@@ -134,12 +137,12 @@ struct Head {
     version: Version,
     etag: String,
     unchanged: bool,
-    next: Option<Mark>,
+    next: Option<PageToken>,
 }
 
 enum Body {
     Unchanged,
-    Ready(Arc<ready::Answer>),
+    Cached(Arc<response_cache::CachedBody>),
     Read(stream::Body, Permit),
 }
 
@@ -147,37 +150,37 @@ enum Body {
 fn from_memory(
     app: &App,
     caller: &Caller,
-    asked: &Asked,
+    request: &FetchRequest,
     headers: &HeaderMap,
 ) -> Result<Option<(Head, Body)>, ApiError> {
     let Some(state) = app.storage.known_state(caller.owner) else { return Ok(None) };
     let version = state.version;
-    if asked.page.is_some_and(|page| page.version != version) {
+    if request.page.is_some_and(|page| page.version != version) {
         return Err(ApiError::VersionMoved);
     }
-    let tag = etag_of(caller.owner, version, asked, &app.schema);
+    let tag = etag_of(caller.owner, version, request, &app.schema);
     if etag::matches(headers.get_all(IF_NONE_MATCH), &tag) {
         return Ok(Some((Head { version, etag: tag, unchanged: true, next: None }, Body::Unchanged)));
     }
-    let ready = app.ready.find(caller.owner, version, &asked.question());
+    let ready = app.responses.find(caller.owner, version, &request.cache_key());
     app.metrics.looked_up("roll call", ready.is_some());
     Ok(ready
-        .map(|ready| (Head { version, etag: tag, unchanged: false, next: ready.next }, Body::Ready(ready))))
+        .map(|ready| (Head { version, etag: tag, unchanged: false, next: ready.next }, Body::Cached(ready))))
 }
 
 /// A page of the roll call, read from storage.
-struct RollCall {
+struct ManifestSource {
     app: Arc<App>,
     owner: Owner,
-    asked: Asked,
+    request: FetchRequest,
     /// The tags that the caller has.
-    known: Vec<HeaderValue>,
+    given_tags: Vec<HeaderValue>,
     /// What is being told, and how far it is told.
     at: Option<(Page, Progress)>,
     manifest: Manifest,
 }
 
-impl Source for RollCall {
+impl Source for ManifestSource {
     type Head = Head;
 
     fn owner(&self) -> Owner {
@@ -185,7 +188,7 @@ impl Source for RollCall {
     }
 
     fn read(&mut self, out: &mut ChunkWriter<Head>) -> Result<stream::Progress, ApiError> {
-        let Self { app, owner, asked, known, at, manifest } = self;
+        let Self { app, owner, request, given_tags, at, manifest } = self;
         app.storage.read(*owner, |txn| {
             let state = txn.state();
             // The work may be run again from its start, and the page is laid out once.
@@ -193,25 +196,25 @@ impl Source for RollCall {
                 Some(at) => at,
                 None => {
                     let version = state.version;
-                    let moved = asked.page.is_some_and(|page| page.version != version);
-                    let tag = etag_of(*owner, version, asked, &app.schema);
-                    if !moved && etag::matches(known.iter(), &tag) {
+                    let moved = request.page.is_some_and(|page| page.version != version);
+                    let tag = etag_of(*owner, version, request, &app.schema);
+                    if !moved && etag::matches(given_tags.iter(), &tag) {
                         out.begin(Head { version, etag: tag, unchanged: true, next: None });
                         return Ok(stream::Progress::Finished);
                     }
                     let sync = &app.settings.sync;
                     let most = PageMax { rows: sync.fetch_rows_max, tombstones: sync.page_entries_max };
-                    let page = fetch::page(txn, &asked.tables, asked.page, most)?;
+                    let page = fetch::page(txn, &request.tables, request.page, most)?;
                     out.begin(Head { version, etag: tag, unchanged: false, next: page.next });
                     let all_bytes = state.rows.saturating_mul(Manifest::ROW_BYTES);
-                    if all_bytes <= app.ready.owner_bytes_max() as u64 {
-                        out.making = Some(app.ready.begin());
+                    if all_bytes <= app.responses.owner_bytes_max() as u64 {
+                        out.recorder = Some(app.responses.begin());
                     }
                     at.insert((page, page.begin()))
                 }
             };
-            let mut writing = Writing { schema: &app.schema, manifest, out };
-            if !fetch::run(txn, &asked.tables, page, progress, &mut writing)? {
+            let mut writer = ManifestWriter { schema: &app.schema, manifest, out };
+            if !fetch::run(txn, &request.tables, page, progress, &mut writer)? {
                 return Ok(stream::Progress::Paused);
             }
             manifest.end(&mut out.buf);
@@ -220,24 +223,24 @@ impl Source for RollCall {
     }
 
     fn needs_one_snapshot(&self) -> bool {
-        !self.asked.lock // under the lock nobody else moves the version
+        !self.request.lock // under the lock nobody else moves the version
     }
 
-    fn finish(&mut self, made: Option<Making>) {
+    fn finish(&mut self, made: Option<BodyRecorder>) {
         if let (Some(made), Some((page, _))) = (made, &self.at) {
-            made.keep(self.owner, page.from.version, self.asked.question(), page.next);
+            made.keep(self.owner, page.from.version, self.request.cache_key(), page.next);
         }
     }
 }
 
 /// The roll call on its way into the lots of an answer.
-struct Writing<'a> {
+struct ManifestWriter<'a> {
     schema: &'a Schema,
     manifest: &'a mut Manifest,
     out: &'a mut ChunkWriter<Head>,
 }
 
-impl fetch::Sink for Writing<'_> {
+impl fetch::Sink for ManifestWriter<'_> {
     fn table(&mut self, table: TableId) {
         self.manifest.table(self.schema, &mut self.out.buf, table);
     }
@@ -251,7 +254,7 @@ impl fetch::Sink for Writing<'_> {
     }
 }
 
-impl Asked {
+impl FetchRequest {
     fn read(query: &str, schema: &Schema) -> Result<Self, ApiError> {
         let FetchQuery { tables: tables_given, lock, page } = query::read(query)?;
         let tables = query::tables(tables_given.as_deref(), schema)?;
@@ -260,12 +263,12 @@ impl Asked {
         Ok(Self { tables, tables_given, lock: lock.unwrap_or(true), page })
     }
 
-    fn question(&self) -> Question {
-        Question::RollCall(self.tables.clone(), self.page)
+    fn cache_key(&self) -> CacheKey {
+        CacheKey::Manifest(self.tables.clone(), self.page)
     }
 
     /// The next page. Without a path, as a proxy may show this one under another.
-    fn link(&self, next: Mark) -> String {
+    fn link(&self, next: PageToken) -> String {
         let mut query = vec![("page", page_token::write_manifest(next))];
         if let Some(tables) = &self.tables_given {
             query.insert(0, ("tables", tables.clone()));
@@ -287,10 +290,10 @@ fn bad_page() -> ApiError {
 ///
 /// Weak, since a proxy may compress it. The owner is in it, or a browser that changed accounts could keep
 /// the other's.
-fn etag_of(owner: Owner, version: Version, asked: &Asked, schema: &Schema) -> String {
+fn etag_of(owner: Owner, version: Version, request: &FetchRequest, schema: &Schema) -> String {
     let mut hasher = DefaultHasher::new();
-    let names: Vec<_> = asked.tables.iter().map(|table| &schema.at(*table).name).collect();
-    (owner, names, asked.page.map(page_token::write_manifest)).hash(&mut hasher);
+    let names: Vec<_> = request.tables.iter().map(|table| &schema.at(*table).name).collect();
+    (owner, names, request.page.map(page_token::write_manifest)).hash(&mut hasher);
     format!("W/\"{version}-{:016x}\"", hasher.finish())
 }
 
@@ -302,7 +305,7 @@ impl From<FetchError> for ApiError {
     fn from(error: FetchError) -> Self {
         match error {
             FetchError::VersionMoved => Self::VersionMoved,
-            FetchError::NoSuchMark => bad_page(),
+            FetchError::NoSuchPage => bad_page(),
             error @ FetchError::Miscounted { .. } => Self::Internal(Box::new(error)),
             FetchError::Storage(error) => error.into(),
         }

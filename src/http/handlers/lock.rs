@@ -5,14 +5,14 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    Answer, ApiError, App, Hold, fence, json, lock_for_work, no_content, refused, spelt, tell_lease,
-    with_locks,
+    ApiError, App, HandlerResult, Hold, fence, json, lock_for_work, no_content, refused, set_lease_headers,
+    time_text, with_locks,
 };
 use crate::accounts::Caller;
 use crate::http::query;
 
 /// `GET /lock`: who holds it.
-pub async fn tell(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
+pub async fn show(app: Arc<App>, caller: Result<Caller, ApiError>) -> HandlerResult {
     let caller = caller?;
     let holder = with_locks(&app, move |locks| locks.holder(caller.owner)).await?;
     let holder = holder.map_err(|error| refused(error, &app.clock))?;
@@ -22,8 +22,8 @@ pub async fn tell(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
         "held": true,
         "mine": mine,
         "holder": { "device_id": lease.device, "device": lease.device_name },
-        "since": spelt(lease.since),
-        "until": spelt(lease.until),
+        "since": time_text(lease.since),
+        "until": time_text(lease.until),
     });
     if mine {
         body["fence"] = json!(lease.fence);
@@ -32,17 +32,17 @@ pub async fn tell(app: Arc<App>, caller: Result<Caller, ApiError>) -> Answer {
 }
 
 /// `POST /lock`: take or renew it.
-pub async fn take(app: Arc<App>, caller: Result<Caller, ApiError>, headers: HeaderMap) -> Answer {
+pub async fn take(app: Arc<App>, caller: Result<Caller, ApiError>, headers: HeaderMap) -> HandlerResult {
     let caller = caller?;
     let work = lock_for_work(&app, &caller, Hold::Lease, fence(&headers)?, &headers).await?;
     let lease = work.lease().ok_or(ApiError::LockLost)?;
-    let mut answer = json(json!({
+    let mut response = json(json!({
         "fence": lease.fence,
-        "expires_at": spelt(lease.until),
+        "expires_at": time_text(lease.until),
         "lease_ms": app.settings.sync.lease_ms,
     }))?;
-    tell_lease(answer.headers_mut(), lease);
-    Ok(answer)
+    set_lease_headers(response.headers_mut(), lease);
+    Ok(response)
 }
 
 #[derive(Deserialize)]
@@ -53,7 +53,7 @@ struct EndQuery {
 }
 
 /// `DELETE /lock`: give it back, or break it whoever holds it.
-pub async fn end(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> Answer {
+pub async fn end(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> HandlerResult {
     let caller = caller?;
     let EndQuery { breaks } = query::read(&query)?;
     let ended =

@@ -37,7 +37,7 @@ pub(super) const SYNC_LOCK: HeaderName = HeaderName::from_static("sync-lock");
 pub(super) const SYNC_LOCK_EXPIRES: HeaderName = HeaderName::from_static("sync-lock-expires");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-type Answer = Result<warp::reply::Response, ApiError>;
+type HandlerResult = Result<warp::reply::Response, ApiError>;
 
 /// Runs blocking work off the reactor, in the request's tracing span.
 ///
@@ -52,48 +52,48 @@ async fn off_reactor<T: Send + 'static>(
     ended.unwrap_or_else(|panicked| Err(ApiError::Internal(Box::new(panicked))))
 }
 
-fn json(body: impl Serialize) -> Answer {
+fn json(body: impl Serialize) -> HandlerResult {
     let body = serde_json::to_vec(&body).map_err(|error| ApiError::Internal(Box::new(error)))?;
     Ok(json_bytes(body))
 }
 
 fn json_bytes(body: impl Into<Bytes>) -> warp::reply::Response {
-    let mut answer = Response::new(body.into().into());
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer
+    let mut response = Response::new(body.into().into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// Keeps the memory of an answer until it has left; all else that the request drew is given back.
 ///
 /// Errors: 503 `busy` where the answer itself was not drawn for, and there is no room.
-fn hold(mut answer: warp::reply::Response, permit: Permit) -> Answer {
-    let bytes = answer.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+fn hold(mut response: warp::reply::Response, permit: Permit) -> HandlerResult {
+    let bytes = response.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
     if let Some(bytes) = bytes.filter(|bytes| *bytes > 0) {
         permit.settle(bytes)?;
-        answer.extensions_mut().insert(permit);
+        response.extensions_mut().insert(permit);
     }
-    Ok(answer)
+    Ok(response)
 }
 
 fn no_content() -> warp::reply::Response {
-    let mut answer = Response::new(Vec::new().into());
-    *answer.status_mut() = StatusCode::NO_CONTENT;
-    answer
+    let mut response = Response::new(Vec::new().into());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 /// Times outside of rows are always told alike.
-fn spelt(at: Timestamp) -> String {
-    at.spelt(Precision::Milliseconds).to_string()
+fn time_text(at: Timestamp) -> String {
+    at.format(Precision::Milliseconds).to_string()
 }
 
-fn tell_version(headers: &mut HeaderMap, version: Version) {
+fn set_version_headers(headers: &mut HeaderMap, version: Version) {
     headers.insert(SYNC_VERSION, HeaderValue::from(version.0));
     headers.insert(SYNC_EPOCH, HeaderValue::from(version.epoch()));
 }
 
-fn tell_lease(headers: &mut HeaderMap, lease: &Lease) {
+fn set_lease_headers(headers: &mut HeaderMap, lease: &Lease) {
     headers.insert(SYNC_LOCK, HeaderValue::from(lease.fence.0));
-    if let Ok(until) = HeaderValue::from_str(&spelt(lease.until)) {
+    if let Ok(until) = HeaderValue::from_str(&time_text(lease.until)) {
         headers.insert(SYNC_LOCK_EXPIRES, until);
     }
 }

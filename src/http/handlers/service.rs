@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::caller::bearer;
 use super::fetch::header;
-use super::{Answer, ApiError, App, hold, json, json_bytes, off_reactor};
+use super::{ApiError, App, HandlerResult, hold, json, json_bytes, off_reactor};
 use crate::config::{AuthMode, Limits, SyncSettings};
 use crate::contract;
 use crate::http::Unavailable;
@@ -17,12 +17,12 @@ use crate::metrics;
 use crate::model::Precision;
 
 /// `GET /healthz`: the process answers.
-pub async fn healthz() -> Answer {
+pub async fn healthz() -> HandlerResult {
     json(json!({ "status": "ok" }))
 }
 
 /// `GET /readyz`: send requests here.
-pub async fn readyz(app: Arc<App>) -> Answer {
+pub async fn readyz(app: Arc<App>) -> HandlerResult {
     if app.draining.is_set() {
         return Err(ApiError::Unavailable {
             code: Unavailable::ShuttingDown,
@@ -35,7 +35,7 @@ pub async fn readyz(app: Arc<App>) -> Answer {
 }
 
 /// `GET /limits`: what a client may ask for.
-pub async fn limits(app: Arc<App>) -> Answer {
+pub async fn limits(app: Arc<App>) -> HandlerResult {
     let precision = match app.schema.precision {
         Precision::Milliseconds => "milliseconds",
         Precision::Seconds => "seconds",
@@ -64,7 +64,7 @@ struct LimitsBody<'a> {
 }
 
 /// `GET /metrics`: what the server has counted.
-pub async fn metrics(app: Arc<App>, headers: HeaderMap) -> Answer {
+pub async fn metrics(app: Arc<App>, headers: HeaderMap) -> HandlerResult {
     if let Some(token) = &app.settings.operator.metrics_token
         && !token.is(bearer(&headers)?)
     {
@@ -72,34 +72,34 @@ pub async fn metrics(app: Arc<App>, headers: HeaderMap) -> Answer {
     }
     let permit = app.memory.permit(None);
     let text = off_reactor(move || Ok(app.metrics.written())).await?;
-    let mut answer = Response::new(text.into());
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
-    hold(answer, permit)
+    let mut response = Response::new(text.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+    hold(response, permit)
 }
 
 /// `GET /openapi.json`: the contract of the declared tables.
-pub async fn typed_contract(app: Arc<App>, asked: HeaderMap) -> Answer {
+pub async fn typed_contract(app: Arc<App>, asked: HeaderMap) -> HandlerResult {
     let permit = app.memory.permit(None);
     let document = match app.contract.get() {
         Some(document) => document.clone(),
         None => off_reactor(move || app.contract()).await?,
     };
     let known = etag::matches(asked.get_all(IF_NONE_MATCH), &document.etag);
-    let mut answer = json_bytes(if known { Bytes::new() } else { document.text.clone() });
+    let mut response = json_bytes(if known { Bytes::new() } else { document.text.clone() });
     if known {
-        *answer.status_mut() = StatusCode::NOT_MODIFIED;
-        answer.headers_mut().remove(CONTENT_TYPE);
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response.headers_mut().remove(CONTENT_TYPE);
     }
-    let headers = answer.headers_mut();
+    let headers = response.headers_mut();
     headers.insert(ETAG, header(&document.etag)?);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    answer.extensions_mut().insert(permit); // for the compressor; the document itself is there once
-    Ok(answer)
+    response.extensions_mut().insert(permit); // for the compressor; the document itself is there once
+    Ok(response)
 }
 
 /// `GET /openapi.yaml`: the general contract.
-pub async fn general_contract() -> Answer {
-    let mut answer = Response::new(contract::GENERAL.into());
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
-    Ok(answer)
+pub async fn general_contract() -> HandlerResult {
+    let mut response = Response::new(contract::GENERAL.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
+    Ok(response)
 }

@@ -83,8 +83,8 @@ pub fn pages(
     let built = Arc::new(Built { pages, build: build() });
     warp::method().and(warp::path::full()).and(warp::header::headers_cloned()).and(peer()).and_then(
         move |method: Method, path: FullPath, headers: HeaderMap, peer: Peer| {
-            let answer = built.answer(&method, path.as_str(), &headers, peer);
-            async move { answer.ok_or_else(reject::not_found) }
+            let response = built.response(&method, path.as_str(), &headers, peer);
+            async move { response.ok_or_else(reject::not_found) }
         },
     )
 }
@@ -110,25 +110,25 @@ struct Built {
 
 impl Built {
     /// The answer, unless the path is none of the pages'.
-    fn answer(
+    fn response(
         &self,
         method: &Method,
         path: &str,
         headers: &HeaderMap,
         peer: Peer,
     ) -> Option<warp::reply::Response> {
-        let answer = self.get(path, headers, peer)?;
+        let response = self.get(path, headers, peer)?;
         if !matches!(*method, Method::GET | Method::HEAD) {
             return Some(ApiError::MethodNotAllowed { allow: "GET, HEAD" }.into_response());
         }
-        Some(answer)
+        Some(response)
     }
 
     fn get(&self, path: &str, headers: &HeaderMap, peer: Peer) -> Option<warp::reply::Response> {
         if let Some(accounts) = &self.pages.demo {
             match path {
                 "/" => return Some(see_other("/demo")),
-                "/demo/account.json" => return is_local(headers, peer).then(|| told(accounts)),
+                "/demo/account.json" => return is_local(headers, peer).then(|| account_json(accounts)),
                 _ => {}
             }
         }
@@ -153,19 +153,19 @@ impl Built {
     /// A page itself: asked for anew each time, so that it names the files of the build that serves it.
     fn page(&self, file: &File, headers: &HeaderMap) -> warp::reply::Response {
         let html = String::from_utf8_lossy(file.bytes).replace(FOLDER, &self.build);
-        let mut answer = self.unless_known(headers, file, || html.into());
-        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        answer.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
-        answer.headers_mut().insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
-        answer
+        let mut response = self.unless_known(headers, file, || html.into());
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
+        response.headers_mut().insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
+        response
     }
 
     /// What a page is made of: its path has the build's name, so it never changes.
     fn asset(&self, file: &'static File, headers: &HeaderMap) -> warp::reply::Response {
-        let mut answer = self.unless_known(headers, file, || file.bytes.into());
+        let mut response = self.unless_known(headers, file, || file.bytes.into());
         let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
-        answer.headers_mut().insert(CACHE_CONTROL, forever);
-        answer
+        response.headers_mut().insert(CACHE_CONTROL, forever);
+        response
     }
 
     fn unless_known(
@@ -176,16 +176,16 @@ impl Built {
     ) -> warp::reply::Response {
         let tag = format!("W/\"{}\"", self.build);
         let is_known = etag::matches(headers.get_all(IF_NONE_MATCH), &tag);
-        let mut answer = if is_known { Response::default() } else { Response::new(body().into()) };
+        let mut response = if is_known { Response::default() } else { Response::new(body().into()) };
         if is_known {
-            *answer.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
         }
         if let Ok(tag) = HeaderValue::try_from(tag) {
-            answer.headers_mut().insert(ETAG, tag);
+            response.headers_mut().insert(ETAG, tag);
         }
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(file.kind));
-        answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        answer
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(file.kind));
+        response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        response
     }
 }
 
@@ -202,12 +202,12 @@ fn front_page(has_console: bool) -> warp::reply::Response {
          <li><a href=\"readyz\">Health</a>: whether the server can reach its database</li>\n{console}</ul>\n",
         version = env!("CARGO_PKG_VERSION")
     );
-    let mut answer = Response::new(html.into());
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    answer.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
-    answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    answer
+    let mut response = Response::new(html.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
+    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
 }
 
 fn file(path: &str) -> Option<&'static File> {
@@ -224,15 +224,15 @@ fn is_local(headers: &HeaderMap, peer: Peer) -> bool {
     peer.0.is_loopback() && ["localhost", "127.0.0.1", "[::1]"].contains(&name)
 }
 
-fn told(accounts: &DemoAccounts) -> warp::reply::Response {
-    let mut answer = warp::reply::json(accounts).into_response();
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
+fn account_json(accounts: &DemoAccounts) -> warp::reply::Response {
+    let mut response = warp::reply::json(accounts).into_response();
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
-fn see_other(place: &'static str) -> warp::reply::Response {
-    let mut answer = Response::default();
-    *answer.status_mut() = StatusCode::SEE_OTHER;
-    answer.headers_mut().insert(LOCATION, HeaderValue::from_static(place));
-    answer
+fn see_other(location: &'static str) -> warp::reply::Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static(location));
+    response
 }

@@ -35,7 +35,7 @@ impl Manifest {
             b"\":\"",
             key.as_bytes(),
             b"\",\"last_update\":\"",
-            last_update.spelt(schema.precision).as_bytes(),
+            last_update.format(schema.precision).as_bytes(),
             b"\"}",
         ] {
             body.extend_from_slice(part);

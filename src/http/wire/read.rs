@@ -239,7 +239,7 @@ impl fmt::Display for Step<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Member(name) => write!(f, "/{}", name.replace('~', "~0").replace('/', "~1")),
-            Self::Item(place) => write!(f, "/{place}"),
+            Self::Item(index) => write!(f, "/{index}"),
         }
     }
 }
@@ -423,14 +423,14 @@ impl<'de, I: Item> Visitor<'de> for SetSeed<'_, '_, I> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
         let Self { reader, part, table, item } = self;
         let mut read = Vec::new();
-        let mut place = 0;
+        let mut index = 0;
         loop {
-            let seed = ItemSeed { reader, part, table, place, item };
-            match reader.at(Step::Item(place), || items.next_element_seed(seed))? {
+            let seed = ItemSeed { reader, part, table, index, item };
+            match reader.at(Step::Item(index), || items.next_element_seed(seed))? {
                 Some(one) => read.extend(one),
                 None => return Ok(Some(read)),
             }
-            place += 1;
+            index += 1;
         }
     }
 
@@ -452,14 +452,14 @@ struct ItemSeed<'r, 'a, I> {
     reader: &'r Reader<'a>,
     part: Part,
     table: Option<&'a Table>,
-    place: usize,
+    index: usize,
     item: I,
 }
 
 impl<'de, I: Item> DeserializeSeed<'de> for ItemSeed<'_, '_, I> {
     type Value = Option<I::Read>;
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        let Self { reader, part, table, place, item } = self;
+        let Self { reader, part, table, index, item } = self;
         let Some(table) = table else {
             reader.path.borrow_mut().pop(); // the table is at fault, not its first row
             return Err(no_such_table(reader));
@@ -469,7 +469,7 @@ impl<'de, I: Item> DeserializeSeed<'de> for ItemSeed<'_, '_, I> {
             return item.read(reader, table, json).map(Some);
         }
         let raw = <&RawValue>::deserialize(json)?;
-        unreadable::read_item(reader, (part, table, place), raw.get(), item)
+        unreadable::read_item(reader, (part, table, index), raw.get(), item)
     }
 }
 
@@ -491,15 +491,15 @@ pub(super) fn malformed(error: &serde_json::Error) -> ApiError {
     ApiError::MalformedJson { reason: reason(error), line: error.line(), column: error.column() }
 }
 
-fn not_utf8(body: &[u8], place: usize) -> ApiError {
-    let before = &body[..place];
+fn not_utf8(body: &[u8], index: usize) -> ApiError {
+    let before = &body[..index];
     let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-    ApiError::MalformedJson { reason: "it is not UTF-8".into(), line, column: place - line_start + 1 }
+    ApiError::MalformedJson { reason: "it is not UTF-8".into(), line, column: index - line_start + 1 }
 }
 
 /// serde_json ends its sentence with the place, which the problem tells in members of its own.
 pub(super) fn reason(error: &serde_json::Error) -> String {
-    let told = error.to_string();
-    told.rsplit_once(" at line ").map_or(told.as_str(), |(reason, _)| reason).to_owned()
+    let message = error.to_string();
+    message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _)| reason).to_owned()
 }

@@ -179,8 +179,8 @@ impl<'de> Visitor<'de> for RowVisitor<'_, '_> {
                         return Err(twice(known("_base")));
                     }
                 }
-                Name::Column(place) if columns => {
-                    let column = &table.columns[place];
+                Name::Column(index) if columns => {
+                    let column = &table.columns[index];
                     let (precision, json_depth_max) = (reader.schema.precision, reader.limits.json_depth_max);
                     let seed = ValueSeed { column, precision, json_depth_max };
                     let value = reader.at(known(&column.name), || match column.kind {
@@ -188,13 +188,13 @@ impl<'de> Visitor<'de> for RowVisitor<'_, '_> {
                         _ => map.next_value_seed(seed),
                     })?;
                     reader.weigh(value.weight())?;
-                    if values[place].replace(value).is_some() {
+                    if values[index].replace(value).is_some() {
                         return Err(twice(known(&column.name)));
                     }
                 }
-                Name::Column(place) => {
+                Name::Column(index) => {
                     let reason = "a deletion takes the key, last_update and _base";
-                    return Err(unknown(known(&table.columns[place].name), reason.into()));
+                    return Err(unknown(known(&table.columns[index].name), reason.into()));
                 }
                 Name::Other(name) => {
                     return Err(unknown(member(name), format!("{} has no such column", table.name)));

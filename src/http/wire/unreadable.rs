@@ -23,7 +23,7 @@ const DETAIL_BYTES_MAX: usize = 200;
 /// Reads one row or key from its JSON text. If the row is at fault it is noted, and gives `None`.
 pub(super) fn read_item<'a, I: Item, E: Error>(
     reader: &Reader<'a>,
-    (part, table, place): (Part, &'a Table, usize),
+    (part, table, index): (Part, &'a Table, usize),
     raw: &str,
     item: I,
 ) -> Result<Option<I::Read>, E> {
@@ -70,7 +70,7 @@ pub(super) fn read_item<'a, I: Item, E: Error>(
     reader.bytes.set(bytes);
     reader.weigh(size_of::<UnreadableItem>() + detail.len() + key.weight())?;
     let fault = ValueFault { code, member, detail };
-    reader.unreadable.borrow_mut().push(UnreadableItem { part, table: table.id, place, key, fault });
+    reader.unreadable.borrow_mut().push(UnreadableItem { part, table: table.id, index, key, fault });
     Ok(None)
 }
 
@@ -86,12 +86,12 @@ pub(super) fn sentence(error: &serde_json::Error) -> String {
 
 /// What JSON can say and no value holds. The library has no codes for it.
 fn unheld(error: &serde_json::Error) -> Option<&'static str> {
-    let told = reason(error);
-    if told.contains("surrogate") || told.contains("hex escape") {
+    let message = reason(error);
+    if message.contains("surrogate") || message.contains("hex escape") {
         Some("expected text, not half of a surrogate pair (\\ud800 to \\udfff)")
-    } else if told.contains("recursion") {
+    } else if message.contains("recursion") {
         Some("expected fewer arrays and objects inside one another")
-    } else if told.contains("out of range") {
+    } else if message.contains("out of range") {
         Some("expected a number that 64 bits can hold")
     } else {
         None

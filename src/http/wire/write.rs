@@ -9,7 +9,7 @@ use crate::model::{Precision, RowKey, Stored, Timestamp, Value, Version};
 use crate::reconcile::NetChange;
 use crate::schema::{Schema, Table, TableId, WireValue};
 use crate::storage::{Conflict, Side};
-use crate::synchronise::{Answered, Changes, LiveRow, Part, Report, SentKey, Unreadable, Why};
+use crate::synchronise::{Changes, ItemResult, LiveRow, Part, Report, SentKey, Unreadable, Why};
 
 /// The answer of phase 2.
 pub struct ReportBody<'a> {
@@ -28,7 +28,7 @@ impl Serialize for ReportBody<'_> {
         for (part, sets) in
             [(Part::Add, &report.add), (Part::Update, &report.update), (Part::Delete, &report.delete)]
         {
-            let verdicts = tables(schema, sets, |table, told| Verdicts { schema, table, told, part });
+            let verdicts = tables(schema, sets, |table, result| Verdicts { schema, table, result, part });
             map.serialize_entry(part.name(), &verdicts)?;
         }
         let rows = tables(schema, &report.get, |table, rows| Rows { schema, table, rows });
@@ -82,15 +82,15 @@ impl<'a, T, L: Serialize, F: Fn(&'a Table, &'a [T]) -> L> Serialize for Tables<'
 struct Verdicts<'a> {
     schema: &'a Schema,
     table: &'a Table,
-    told: &'a [Answered],
+    result: &'a [ItemResult],
     part: Part,
 }
 
 impl Serialize for Verdicts<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut list = to.serialize_seq(Some(self.told.len()))?;
-        for (place, told) in self.told.iter().enumerate() {
-            list.serialize_element(&VerdictBody { list: self, place, told })?;
+        let mut list = to.serialize_seq(Some(self.result.len()))?;
+        for (index, result) in self.result.iter().enumerate() {
+            list.serialize_element(&VerdictBody { list: self, index, result })?;
         }
         list.end()
     }
@@ -98,20 +98,20 @@ impl Serialize for Verdicts<'_> {
 
 struct VerdictBody<'a> {
     list: &'a Verdicts<'a>,
-    place: usize,
-    told: &'a Answered,
+    index: usize,
+    result: &'a ItemResult,
 }
 
 impl Serialize for VerdictBody<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let Verdicts { schema, table, part, .. } = *self.list;
         let mut map = to.serialize_map(None)?;
-        let (last_update, conflict) = match self.told {
-            Answered::Settled(told) => {
-                map.serialize_entry(&table.key, &told.key)?;
-                (told.last_update, told.conflict)
+        let (last_update, conflict) = match self.result {
+            ItemResult::Settled(result) => {
+                map.serialize_entry(&table.key, &result.key)?;
+                (result.last_update, result.conflict)
             }
-            Answered::Unreadable(Unreadable { key, last_update, .. }) => {
+            ItemResult::Unreadable(Unreadable { key, last_update, .. }) => {
                 match key {
                     SentKey::Read(key) => map.serialize_entry(&table.key, key)?,
                     SentKey::Text(text) => map.serialize_entry(&table.key, text)?,
@@ -120,15 +120,15 @@ impl Serialize for VerdictBody<'_> {
                 (*last_update, None)
             }
         };
-        map.serialize_entry("verdict", &self.told.verdict())?;
+        map.serialize_entry("verdict", &self.result.verdict())?;
         if let Some(at) = last_update {
             map.serialize_entry("last_update", &Time(schema, at))?;
         }
-        if let Some(row) = self.told.row() {
+        if let Some(row) = self.result.row() {
             map.serialize_entry("row", &RowBody { schema, table, row })?;
         }
-        if let Some(why) = self.told.why() {
-            map.serialize_entry("error", &rejection_body(table, part, self.place, &why))?;
+        if let Some(why) = self.result.why() {
+            map.serialize_entry("error", &rejection_body(table, part, self.index, &why))?;
         }
         if let Some(conflict) = conflict {
             map.serialize_entry("conflict", &conflict)?;
@@ -141,7 +141,7 @@ impl Serialize for VerdictBody<'_> {
 pub(in crate::http) fn rejection_body(
     table: &Table,
     part: Part,
-    place: usize,
+    index: usize,
     why: &Why,
 ) -> serde_json::Value {
     let (code, member, detail) = match why {
@@ -151,7 +151,7 @@ pub(in crate::http) fn rejection_body(
         }
         Why::Value(fault) => (fault.code, fault.member.as_deref(), &fault.detail),
     };
-    let row = format!("/{}/{}/{place}", part.name(), table.name);
+    let row = format!("/{}/{}/{index}", part.name(), table.name);
     let mut body = serde_json::json!({ "code": code });
     if let Some(member) = member {
         body["column"] = member.into();
@@ -171,13 +171,13 @@ struct RejectedKeys<'a> {
 
 impl Serialize for RejectedKeys<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.keys.iter().map(|(place, one)| {
+        to.collect_seq(self.keys.iter().map(|(index, one)| {
             let mut body = serde_json::json!({});
             if let SentKey::Text(text) = &one.key {
                 body["key"] = text.as_str().into();
             }
             let why = Why::Value(one.fault.clone());
-            body["error"] = rejection_body(self.table, Part::Get, *place, &why);
+            body["error"] = rejection_body(self.table, Part::Get, *index, &why);
             body
         }))
     }
@@ -213,7 +213,7 @@ struct Time<'a>(&'a Schema, Timestamp);
 
 impl Serialize for Time<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(self.1.spelt(self.0.precision).as_str())
+        to.serialize_str(self.1.format(self.0.precision).as_str())
     }
 }
 
@@ -234,7 +234,7 @@ impl Serialize for ChangesBody<'_> {
         let Self { schema, changes, next, digests } = *self;
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("type", feed_type(&changes.feed))?;
-        map.serialize_entry("version", &changes.feed.upto)?;
+        map.serialize_entry("version", &changes.feed.until)?;
         map.serialize_entry("more", &next.is_some())?;
         if let Some(next) = next {
             map.serialize_entry("next", next)?;
@@ -350,7 +350,7 @@ impl Serialize for EndLine<'_> {
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("op", "end")?;
         map.serialize_entry("type", feed_type(self.feed))?;
-        map.serialize_entry("version", &self.feed.upto)?;
+        map.serialize_entry("version", &self.feed.until)?;
         map.serialize_entry("digests", &DigestsBody { schema: self.schema, as_of, digests })?;
         map.end()
     }
@@ -381,8 +381,9 @@ impl Serialize for DigestTables<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let tables = self.0.schema.tables().iter().zip(self.0.digests);
         to.collect_map(tables.map(|(table, digest)| {
-            let told = serde_json::json!({ "count": digest.count, "root": format!("{:016x}", digest.root) });
-            (&table.name, told)
+            let result =
+                serde_json::json!({ "count": digest.count, "root": format!("{:016x}", digest.root) });
+            (&table.name, result)
         }))
     }
 }
@@ -400,7 +401,7 @@ impl Serialize for ConflictBody<'_> {
         let Self { schema, conflict } = *self;
         let table = schema.at(conflict.table);
         let key = conflict.key;
-        let at = |at: Timestamp| at.spelt(Precision::Milliseconds).to_string();
+        let at = |at: Timestamp| at.format(Precision::Milliseconds).to_string();
         let base = conflict.base.as_ref().map(|values| values.iter().cloned().map(Some).collect());
         let side = |side| SideBody { schema, table, key, side };
         let mut map = to.serialize_map(None)?;
@@ -492,8 +493,8 @@ impl Serialize for RestoredBody<'_> {
         let table = schema.at(restored.conflict.table);
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("conflict", &ConflictBody { schema, conflict: &restored.conflict })?;
-        map.serialize_entry("verdict", &restored.told.verdict)?;
-        if let Some(at) = restored.told.last_update {
+        map.serialize_entry("verdict", &restored.result.verdict)?;
+        if let Some(at) = restored.result.last_update {
             map.serialize_entry("last_update", &Time(schema, at))?;
         }
         if let Some(row) = &restored.row {

@@ -18,16 +18,16 @@ async fn from_registration_to_log_out() {
         }
         post("/login", body)
     };
-    let device = |told: Value| Device {
-        token: told["token"].as_str().unwrap().into(),
-        id: told["device_id"].as_str().unwrap().into(),
+    let device = |result: Value| Device {
+        token: result["token"].as_str().unwrap().into(),
+        id: result["device_id"].as_str().unwrap().into(),
         name: String::new(),
     };
     let phone = device(log_in("phone", None).await.ok());
     server.turn(1_000);
-    let told = log_in("tablet", None).await.ok();
-    assert_eq!(told["expires_at"], server.time(365 * 86_400_000));
-    let tablet = device(told);
+    let result = log_in("tablet", None).await.ok();
+    assert_eq!(result["expires_at"], server.time(365 * 86_400_000));
+    let tablet = device(result);
     let list = server.get("/devices").of(&phone).send().await.ok();
     let names: Vec<_> =
         list["devices"].as_array().unwrap().iter().map(|one| (&one["device"], &one["current"])).collect();
@@ -58,8 +58,8 @@ async fn the_list_of_devices_tells_when_each_was_seen() {
     let begun = server.time(0);
     let minute = |time: &str| format!("{}:00.000Z", &time[..16]);
     let list = |server: &Server| server.get("/devices").of(&phone).send();
-    let seen = |told: Value| -> Vec<(String, Value)> {
-        let devices = told["devices"].as_array().unwrap().clone();
+    let seen = |result: Value| -> Vec<(String, Value)> {
+        let devices = result["devices"].as_array().unwrap().clone();
         devices
             .iter()
             .map(|one| (one["seen_at"].as_str().unwrap().to_owned(), one["seen_from"].clone()))
@@ -67,26 +67,26 @@ async fn the_list_of_devices_tells_when_each_was_seen() {
     };
     let commits = server.commits();
     server.turn(7_200_000);
-    let mut told = seen(list(&server).await.ok());
+    let mut result = seen(list(&server).await.ok());
     let later = minute(&server.time(0));
     let address = json!("0.0.0.0"); // no socket is involved
-    told.sort_by_key(|(at, _)| at.clone());
-    assert_eq!(told, [(minute(&begun), json!("127.0.0.1")), (later.clone(), address.clone())]);
+    result.sort_by_key(|(at, _)| at.clone());
+    assert_eq!(result, [(minute(&begun), json!("127.0.0.1")), (later.clone(), address.clone())]);
     assert_eq!(server.commits(), commits, "a request has written for it");
     let local = server.app.accounts.local().unwrap();
     app::engine::pg::apart(|| local.sightings.flush(&mut || true).unwrap());
 
     let server = server.restarted();
     server.turn(60_000);
-    let mut told = seen(server.get("/devices").of(&tablet).send().await.ok());
+    let mut result = seen(server.get("/devices").of(&tablet).send().await.ok());
     let mut expected = [(later, address.clone()), (minute(&server.time(0)), address)];
     expected.sort_by_key(|(at, _)| at.clone());
-    told.sort_by_key(|(at, _)| at.clone());
-    assert_eq!(told, expected);
+    result.sort_by_key(|(at, _)| at.clone());
+    assert_eq!(result, expected);
     // Nobody else's are told.
     let ben = server.device("ben", "phone");
-    let told = server.get("/devices").of(&ben).send().await.ok();
-    assert_eq!(told["devices"].as_array().unwrap().len(), 1);
+    let result = server.get("/devices").of(&ben).send().await.ok();
+    assert_eq!(result["devices"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]

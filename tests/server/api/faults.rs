@@ -164,17 +164,25 @@ async fn a_row_at_fault_is_rejected_where_the_fault_is() {
     for (n, (body, code, at)) in cases.iter().enumerate() {
         let good = format!(r#""add":{{"lists":[{{"lid":"{}","title":"new"}}]}}"#, key(0x1000 + n as u64));
         let body = body.replace("GOOD", &good).replace("KEY", &format!("{:?}", key(1)));
-        let told = server.ask("POST", "/synchronise").of(&anna).body(body.clone()).send().await.ok();
-        assert_eq!(verdicts(&told, "add", "lists"), ["added"], "{body}: {told}");
-        let mut rejected: Vec<&Value> =
-            told["rejected"]["lists"].as_array().into_iter().flatten().map(|told| &told["error"]).collect();
+        let result = server.ask("POST", "/synchronise").of(&anna).body(body.clone()).send().await.ok();
+        assert_eq!(verdicts(&result, "add", "lists"), ["added"], "{body}: {result}");
+        let mut rejected: Vec<&Value> = result["rejected"]["lists"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|result| &result["error"])
+            .collect();
         for part in ["update", "delete"] {
-            let list = told[part]["lists"].as_array().into_iter().flatten();
-            let errors = list.filter(|told| told["verdict"] == "rejected").map(|told| &told["error"]);
+            let list = result[part]["lists"].as_array().into_iter().flatten();
+            let errors = list.filter(|result| result["verdict"] == "rejected").map(|result| &result["error"]);
             rejected.extend(errors.filter(|error| error["code"] != "still_referenced"));
         }
-        assert_eq!(rejected.len(), 1, "{body}: {told}");
-        assert_eq!((&rejected[0]["code"], &rejected[0]["at"]), (&json!(code), &json!(at)), "{body}: {told}");
+        assert_eq!(rejected.len(), 1, "{body}: {result}");
+        assert_eq!(
+            (&rejected[0]["code"], &rejected[0]["at"]),
+            (&json!(code), &json!(at)),
+            "{body}: {result}"
+        );
     }
     server.check_whole();
 }
@@ -226,9 +234,9 @@ async fn a_value_of_another_type_is_rejected_at_its_column() {
         for value in *values {
             let row = json!({ "id": uuid, *column: value });
             let before = server.dump();
-            let told = server.sync(&anna, json!({ "add": { "things": [row] } })).await.ok();
-            let error = &told["add"]["things"][0]["error"];
-            assert_eq!(error["code"], "wrong_type", "{value}: {told}");
+            let result = server.sync(&anna, json!({ "add": { "things": [row] } })).await.ok();
+            let error = &result["add"]["things"][0]["error"];
+            assert_eq!(error["code"], "wrong_type", "{value}: {result}");
             assert_eq!(
                 (&error["at"], &error["column"]),
                 (&json!(format!("/add/things/0/{column}")), &json!(column))
@@ -263,9 +271,9 @@ async fn a_body_that_is_no_json_is_refused_with_line_and_column() {
         let ask = server.ask("POST", "/synchronise").of(&anna).body(*body);
         let answer = refused(&server, ask, &place).await;
         assert_eq!(answer.problem(), (400, "malformed_json".into()), "{place}");
-        let told = answer.json();
-        assert_eq!((&told["line"], &told["column"]), (&json!(line), &json!(column)), "{place}: {told}");
-        assert!(told.get("at").is_none(), "{place}");
+        let result = answer.json();
+        assert_eq!((&result["line"], &result["column"]), (&json!(line), &json!(column)), "{place}: {result}");
+        assert!(result.get("at").is_none(), "{place}");
     }
     // Deeper than any stack, at every place where something may nest.
     for before in [
@@ -316,8 +324,8 @@ async fn a_request_beyond_a_limit_is_refused() {
     let thing = |extra: Value| json!({ "add": { "things": [{ "id": key(1), "extra": extra }] } });
     server.sync(&anna, thing(nested(4))).await.ok();
     for deep in [nested(5), nested(100), json!({ "a": { "b": { "c": { "d": { "e": 1 } } } } })] {
-        let told = server.sync(&anna, thing(deep)).await.ok();
-        let error = &told["add"]["things"][0]["error"];
+        let result = server.sync(&anna, thing(deep)).await.ok();
+        let error = &result["add"]["things"][0]["error"];
         assert_eq!((&error["code"], &error["at"]), (&json!("invalid_value"), &json!("/add/things/0/extra")));
     }
 }
@@ -353,18 +361,18 @@ async fn another_owners_keys_are_answered_as_unknown_ones() {
     };
     let before = server.dump();
     for (batch, about) in batches(&unknown).iter().zip(batches(&theirs)) {
-        let told = server.sync(&ben, batch.clone()).await;
+        let result = server.sync(&ben, batch.clone()).await;
         let about_theirs = server.sync(&ben, about).await;
-        assert_eq!(about_theirs.status, told.status);
+        assert_eq!(about_theirs.status, result.status);
         let text = String::from_utf8(about_theirs.bytes.clone()).unwrap();
-        assert_eq!(text.replace(&theirs, &unknown), String::from_utf8(told.bytes.clone()).unwrap());
-        assert_eq!(about_theirs.headers, told.headers);
+        assert_eq!(text.replace(&theirs, &unknown), String::from_utf8(result.bytes.clone()).unwrap());
+        assert_eq!(about_theirs.headers, result.headers);
     }
     assert_eq!(server.dump(), before);
     // The same key may be two owners' row, and each writes its own.
-    let told =
+    let result =
         server.sync(&ben, json!({ "add": { "lists": [{ "lid": theirs, "title": "mine" }] } })).await.ok();
-    assert_eq!(verdicts(&told, "add", "lists"), ["added"]);
+    assert_eq!(verdicts(&result, "add", "lists"), ["added"]);
     let anna = server.device("anna", "tablet");
     assert_eq!(server.row(&anna, "lists", &theirs).await.unwrap()["title"], "Chores");
     assert_eq!(server.row(&ben, "lists", &theirs).await.unwrap()["title"], "mine");

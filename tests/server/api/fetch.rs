@@ -7,9 +7,9 @@ async fn the_roll_call_lists_what_is_held() {
     let (server, anna, ben) = furnished().await;
     let answer = server.fetch(&anna, "?lock=false").await;
     let at = server.time(0);
-    let told = answer.ok();
+    let result = answer.ok();
     assert_eq!(
-        told,
+        result,
         json!({
             "items": [{ "iid": key(1), "last_update": at }],
             "lists": [{ "lid": key(1), "last_update": at }, { "lid": key(2), "last_update": at }],
@@ -164,9 +164,10 @@ async fn pages_agree_with_one_version() {
                 for (table, number) in [("items", items), ("lists", lists)] {
                     let Some(rows) = joined.get(table) else { continue };
                     let name = if table == "items" { "iid" } else { "lid" };
-                    let told: Vec<_> = rows.as_array().unwrap().iter().map(|row| row[name].clone()).collect();
+                    let result: Vec<_> =
+                        rows.as_array().unwrap().iter().map(|row| row[name].clone()).collect();
                     let expected: Vec<_> = (0..number).map(|n| json!(key(n))).collect();
-                    assert_eq!(told, expected, "{table}");
+                    assert_eq!(result, expected, "{table}");
                 }
             }
         }
@@ -214,17 +215,17 @@ async fn pages_among_deletions_are_bounded() {
         .sync(&anna, json!({ "delete": { "lists": deleted }, "confirm_deletes": deleted.len() }))
         .await
         .ok();
-    let (mut told, mut pages) = (Vec::new(), 0);
+    let (mut result, mut pages) = (Vec::new(), 0);
     let mut next = Some("/fetch?lock=false".to_owned());
     while let Some(target) = next {
         let answer = server.get(&target).of(&anna).send().await;
         let listed = answer.ok()["lists"].as_array().unwrap().clone();
         assert!(listed.len() <= 5);
-        told.extend(listed.iter().map(|row| row["lid"].clone()));
+        result.extend(listed.iter().map(|row| row["lid"].clone()));
         next = next_of("/fetch", &answer);
         pages += 1;
     }
     let expected: Vec<Value> = (0..ROWS).filter(|n| live(*n)).map(|n| json!(key(n))).collect();
-    assert_eq!(told, expected);
+    assert_eq!(result, expected);
     assert!((ROWS / 25..ROWS / 25 + 4).contains(&pages), "{pages} pages");
 }

@@ -42,9 +42,9 @@ async fn a_copy_that_fell_behind_is_another_device() {
     for deletes in [false, true] {
         let server = Server::new();
         let anna = server.device("anna", "phone");
-        let told = sync_as(&server, &anna, &counter(ID, 0), add("old")).await;
-        assert_eq!(told.header("sync-device"), None);
-        let base = told.ok()["add"]["lists"][0]["last_update"].clone();
+        let result = sync_as(&server, &anna, &counter(ID, 0), add("old")).await;
+        assert_eq!(result.header("sync-device"), None);
+        let base = result.ok()["add"]["lists"][0]["last_update"].clone();
         sync_as(&server, &anna, &counter(ID, 1), json!({})).await.ok();
         // Here the copy is made: both are at 2.
         server.turn(10_000);
@@ -56,11 +56,11 @@ async fn a_copy_that_fell_behind_is_another_device() {
         } else {
             edit("second", &base)
         };
-        let told = sync_as(&server, &anna, &counter(ID, 2), body).await;
-        let copy = told.header("sync-device").expect("a copy is told its name").to_owned();
+        let result = sync_as(&server, &anna, &counter(ID, 2), body).await;
+        let copy = result.header("sync-device").expect("a copy is told its name").to_owned();
         assert!(copy.ends_with(".2") && !copy.contains(ID), "{copy}");
         let lost = conflicts(&server, &anna).await;
-        assert_eq!(lost.len(), 1, "deletes: {deletes}: {}", told.json());
+        assert_eq!(lost.len(), 1, "deletes: {deletes}: {}", result.json());
         let (_, first) = (&lost[0]["incoming"], &lost[0]["stored"]["row"]["title"]);
         assert_eq!(first, "first", "{lost:?}");
         assert_eq!(lost[0]["stored"]["device_id"], json!(me(&server, &anna, &counter(ID, 4)).await.0));
@@ -177,8 +177,8 @@ async fn two_installations_with_one_token_are_two_devices() {
         (&lock["mine"], &lock["holder"]["device_id"]),
         (&json!(false), &json!(me(&server, &anna, &one).await.0))
     );
-    let told = sync_as(&server, &anna, &one, add("old")).await.ok();
-    let base = told["add"]["lists"][0]["last_update"].clone();
+    let result = sync_as(&server, &anna, &one, add("old")).await.ok();
+    let base = result["add"]["lists"][0]["last_update"].clone();
     server.turn(5_000);
     sync_as(&server, &anna, &two, edit("two", &base)).await.ok();
     server.turn(5_000);
@@ -205,7 +205,7 @@ async fn installations_outlive_a_token_and_end_with_it() {
     let server = Server::new();
     let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
     let (before, _) = me(&server, &phone, &counter(ID, 0)).await;
-    let told = sync_as(&server, &phone, &counter(ID, 0), add("old")).await.ok();
+    let result = sync_as(&server, &phone, &counter(ID, 0), add("old")).await.ok();
     of(server.get("/fetch"), &phone, &counter(ID, 1)).send().await.ok();
     assert_eq!(server.fetch(&tablet, "").await.status, 423);
     assert_eq!(server.ask("DELETE", &format!("/devices/{}", before)).of(&tablet).send().await.status, 404);
@@ -219,10 +219,10 @@ async fn installations_outlive_a_token_and_end_with_it() {
 
     let again = server.device("anna", "phone again");
     assert_eq!(me(&server, &again, &counter(ID, 1)).await, (before.clone(), None));
-    let base = &told["add"]["lists"][0]["last_update"];
+    let base = &result["add"]["lists"][0]["last_update"];
     server.turn(5_000);
-    let told = sync_as(&server, &again, &counter(ID, 1), edit("mine", base)).await.ok();
-    assert_eq!(verdicts(&told, "update", "lists"), ["updated"]);
+    let result = sync_as(&server, &again, &counter(ID, 1), edit("mine", base)).await.ok();
+    assert_eq!(verdicts(&result, "update", "lists"), ["updated"]);
     assert!(conflicts(&server, &tablet).await.is_empty(), "its own edit");
     let behind = me(&server, &again, &counter(ID, 0)).await;
     assert!(behind.1.is_some(), "how far it had come is not forgotten with the token");

@@ -31,12 +31,12 @@ async fn one_device_at_a_time() {
     {
         let answer = refused(&server, ask.of(&tablet), "busy").await;
         assert_eq!(answer.problem(), (423, "sync_in_progress".into()));
-        let told = answer.json();
+        let result = answer.json();
         assert_eq!(
-            (&told["holder"], &told["since"], &told["until"]),
+            (&result["holder"], &result["since"], &result["until"]),
             (&json!("Anna's phone"), &json!(since), &json!(until))
         );
-        assert_eq!((&told["retry_after_s"], answer.header("retry-after")), (&json!(15), Some("15")));
+        assert_eq!((&result["retry_after_s"], answer.header("retry-after")), (&json!(15), Some("15")));
     }
     server.fetch(&tablet, "?lock=false").await.ok();
     server.fetch(&ben, "").await.ok();
@@ -270,8 +270,8 @@ async fn a_database_that_stays_busy_is_told() {
     assert_eq!(answer.header("retry-after"), Some("1"));
     server.fetch(&anna, "?lock=false").await.ok();
     drop(end);
-    let told = ask.send().await;
-    assert!(told.status == 200 || told.status == 503, "{told:?}");
+    let result = ask.send().await;
+    assert!(result.status == 200 || result.status == 503, "{result:?}");
 }
 
 /// Goal: no write of two devices at once is lost or torn. Method: real threads, each raising its own rows.

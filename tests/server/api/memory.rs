@@ -51,8 +51,8 @@ async fn a_body_that_would_take_too_much_memory_is_refused() {
         assert_eq!(refused.problem(), (422, code.into()), "{}", refused.json());
     }
     for (body, code) in [(wide, "row_too_large"), (many_members, "row_too_large"), (deep, "invalid_value")] {
-        let told = server.sync(&phone, body).await.ok();
-        assert_eq!(told["add"]["things"][0]["error"]["code"], code, "{told}");
+        let result = server.sync(&phone, body).await.ok();
+        assert_eq!(result["add"]["things"][0]["error"]["code"], code, "{result}");
     }
     let packed = server.ask("POST", "/synchronise").of(&phone).header("content-encoding", "gzip").body("{}");
     assert_eq!(packed.send().await.problem(), (415, "unsupported_media_type".into()));
@@ -83,8 +83,8 @@ async fn a_request_that_touches_too_much_is_refused() {
     assert_eq!(server.version_of("anna"), before);
     for keys in keys.chunks(10) {
         server.sync(&phone, touch(keys)).await.ok();
-        let told = server.sync(&phone, json!({ "get": { "things": keys } })).await.ok();
-        assert_eq!(told["get"]["things"].as_array().unwrap().len(), 10);
+        let result = server.sync(&phone, json!({ "get": { "things": keys } })).await.ok();
+        assert_eq!(result["get"]["things"].as_array().unwrap().len(), 10);
     }
 }
 
@@ -96,19 +96,19 @@ async fn a_page_of_large_rows_ends_early() {
     let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
     let rows: Vec<Value> = (0..60).map(|n| json!({ "id": key(n), "text": "x".repeat(9_000) })).collect();
     server.sync(&phone, json!({ "add": { "things": rows } })).await.ok();
-    let (mut path, mut pages, mut told) = ("/changes".to_owned(), 0, 0);
+    let (mut path, mut pages, mut result) = ("/changes".to_owned(), 0, 0);
     loop {
         let page = server.get(&path).of(&tablet).send().await;
         assert!(page.bytes.len() < 130_000, "{} bytes", page.bytes.len());
         let page = page.ok();
-        told += page["add"]["things"].as_array().unwrap().len();
+        result += page["add"]["things"].as_array().unwrap().len();
         pages += 1;
         match page["next"].as_str() {
             Some(next) => path = format!("/changes?next={next}"),
             None => break,
         }
     }
-    assert_eq!((told, pages), (60, 6));
+    assert_eq!((result, pages), (60, 6));
 }
 
 const MIB: usize = 1024 * 1024;
@@ -298,8 +298,8 @@ async fn a_row_is_told_once() {
     asked["get"] = json!({ "ours": [key(1), key(1), key(2), key(2)] });
     let answer = server.sync(&tablet, asked).await;
     assert!(answer.bytes.len() < LONG + 200 * 250, "{} bytes", answer.bytes.len());
-    let told = answer.ok();
-    assert_eq!(told["get"]["ours"].as_array().unwrap().len(), 1);
-    assert_eq!(told["missing"]["ours"], json!([key(2), key(2)]));
-    assert!(told["update"]["ours"].as_array().unwrap().iter().all(|told| told.get("row").is_none()));
+    let result = answer.ok();
+    assert_eq!(result["get"]["ours"].as_array().unwrap().len(), 1);
+    assert_eq!(result["missing"]["ours"], json!([key(2), key(2)]));
+    assert!(result["update"]["ours"].as_array().unwrap().iter().all(|result| result.get("row").is_none()));
 }

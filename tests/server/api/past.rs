@@ -31,10 +31,10 @@ async fn a_full_past_refuses_conflicts_and_nothing_else() {
         server.turn(1_000);
         let stale = server.ask("POST", "/synchronise").of(&tablet).json(&edit(noted, "mine", seen));
         let before = server.dump();
-        let told = stale.send().await;
-        if told.status != 200 {
+        let result = stale.send().await;
+        if result.status != 200 {
             assert_eq!(server.dump(), before, "nothing was written");
-            break told;
+            break result;
         }
         noted += 1;
         assert!(noted < 20, "6 kB have room for some conflicts of 500 B");

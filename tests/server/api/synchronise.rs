@@ -38,18 +38,18 @@ async fn each_rule_has_its_verdict() {
         (json!({ "delete": { "lists": [key(2)] } }), "same"),
     ];
     for (body, expected) in cases {
-        let told = twin(body.clone()).await.ok();
+        let result = twin(body.clone()).await.ok();
         let (operation, tables) = body.as_object().unwrap().iter().next().unwrap();
         let table = tables.as_object().unwrap().keys().next().unwrap();
-        assert_eq!(verdicts(&told, operation, table), [expected], "{body}\n{told}");
-        let one = &told[operation][table][0];
+        assert_eq!(verdicts(&result, operation, table), [expected], "{body}\n{result}");
+        let one = &result[operation][table][0];
         assert_eq!(one["verdict"] == "rejected", one.get("error").is_some(), "{body}");
         assert_eq!(
             one["verdict"] == "absent",
             one.get("last_update").is_none() && one.get("error").is_none()
         );
         if expected == "kept" {
-            assert!(one["row"]["title"].is_string(), "{told}");
+            assert!(one["row"]["title"].is_string(), "{result}");
         }
     }
     // Policies decide true conflicts.
@@ -60,9 +60,9 @@ async fn each_rule_has_its_verdict() {
         "ours": [{ "id": key(1), "title": "b", "_base": old, "last_update": late }],
         "theirs": [{ "id": key(1), "title": "b", "_base": old, "last_update": old }],
     } });
-    let told = twin(conflict).await.ok();
-    assert_eq!(verdicts(&told, "update", "ours"), ["kept"]);
-    assert_eq!(verdicts(&told, "update", "theirs"), ["updated"]);
+    let result = twin(conflict).await.ok();
+    assert_eq!(verdicts(&result, "update", "ours"), ["kept"]);
+    assert_eq!(verdicts(&result, "update", "theirs"), ["updated"]);
 }
 
 #[tokio::test]
@@ -83,11 +83,11 @@ async fn a_rejection_says_what_and_where() {
         "update": { "items": [{ "iid": key(1), "list": key(99) }, { "iid": key(1), "title": null }] },
         "delete": { "lists": [key(2), key(1)] },
     });
-    let told = server.sync(&anna, body.clone()).await.ok();
+    let result = server.sync(&anna, body.clone()).await.ok();
     let errors = |operation: &str, table: &str| -> Vec<(usize, Value, Value)> {
-        let list = told[operation][table].as_array().unwrap();
-        let error = |(at, told): (usize, &Value)| {
-            told.get("error").map(|error| (at, error["code"].clone(), error["at"].clone()))
+        let list = result[operation][table].as_array().unwrap();
+        let error = |(at, result): (usize, &Value)| {
+            result.get("error").map(|error| (at, error["code"].clone(), error["at"].clone()))
         };
         list.iter().enumerate().filter_map(error).collect()
     };
@@ -107,7 +107,7 @@ async fn a_rejection_says_what_and_where() {
         ]
     );
     assert_eq!(errors("delete", "lists"), [(1, json!("still_referenced"), json!("/delete/lists/1"))]);
-    assert_eq!(told["update"]["items"][0]["row"]["list"], json!(key(1)), "the row as it stays");
+    assert_eq!(result["update"]["items"][0]["row"]["list"], json!(key(1)), "the row as it stays");
 
     // The same, atomic: everything is refused, and every reason is told.
     let mut atomic = body;
@@ -115,10 +115,10 @@ async fn a_rejection_says_what_and_where() {
     atomic["add"]["lists"][0]["lid"] = json!(key(20));
     let answer = refused(&server, server.ask("POST", "/synchronise").of(&anna).json(&atomic), "atomic").await;
     assert_eq!(answer.problem(), (422, "batch_rejected".into()));
-    let told: Vec<_> =
+    let result: Vec<_> =
         answer.json()["rejections"].as_array().unwrap().iter().map(|one| one["at"].clone()).collect();
     assert_eq!(
-        told,
+        result,
         [
             "/add/lists/1/title",
             "/add/lists/2/title",
@@ -135,7 +135,7 @@ async fn references_are_settled_whatever_the_order_of_the_body() {
     let server = Server::new();
     let anna = server.device("anna", "phone");
     // A child table before its parent's, a child row before its parent's, three levels, in one request.
-    let told = server
+    let result = server
         .sync(
             &anna,
             json!({ "add": {
@@ -153,35 +153,38 @@ async fn references_are_settled_whatever_the_order_of_the_body() {
         )
         .await
         .ok();
-    assert_eq!(verdicts(&told, "add", "items"), ["added"]);
-    assert_eq!(verdicts(&told, "add", "nodes"), ["added", "added", "added", "added", "rejected", "rejected"]);
+    assert_eq!(verdicts(&result, "add", "items"), ["added"]);
+    assert_eq!(
+        verdicts(&result, "add", "nodes"),
+        ["added", "added", "added", "added", "rejected", "rejected"]
+    );
 
-    let told = server.sync(&anna, json!({ "delete": { "nodes": [key(1), key(2)] } })).await.ok();
-    assert_eq!(verdicts(&told, "delete", "nodes"), ["rejected", "rejected"], "3 stays");
-    assert_eq!(told["delete"]["nodes"][0]["error"]["code"], "still_referenced");
-    let told = server
+    let result = server.sync(&anna, json!({ "delete": { "nodes": [key(1), key(2)] } })).await.ok();
+    assert_eq!(verdicts(&result, "delete", "nodes"), ["rejected", "rejected"], "3 stays");
+    assert_eq!(result["delete"]["nodes"][0]["error"]["code"], "still_referenced");
+    let result = server
         .sync(&anna, json!({ "delete": { "lists": [key(1)], "nodes": [key(1), key(3), key(2), key(4)], "items": [key(1)] } }))
         .await
         .ok();
-    assert_eq!(verdicts(&told, "delete", "nodes"), ["deleted"; 4]);
-    assert_eq!(verdicts(&told, "delete", "lists"), ["deleted"]);
+    assert_eq!(verdicts(&result, "delete", "nodes"), ["deleted"; 4]);
+    assert_eq!(verdicts(&result, "delete", "lists"), ["deleted"]);
 
     // A parent that goes in the same request in which its child moves away.
     let rows = json!({ "add": { "nodes": [{ "id": key(10) }, { "id": key(11), "parent": key(10) }] } });
     server.sync(&anna, rows).await.ok();
-    let told = server
+    let result = server
         .sync(&anna, json!({ "update": { "nodes": [{ "id": key(11), "parent": null }] }, "delete": { "nodes": [key(10)] } }))
         .await
         .ok();
-    assert_eq!(verdicts(&told, "delete", "nodes"), ["deleted"]);
+    assert_eq!(verdicts(&result, "delete", "nodes"), ["deleted"]);
     // And a row that comes to refer to one that is deleted in the same request keeps it alive.
     let rows = json!({ "add": { "nodes": [{ "id": key(20) }, { "id": key(21) }] } });
     server.sync(&anna, rows).await.ok();
-    let told = server
+    let result = server
         .sync(&anna, json!({ "update": { "nodes": [{ "id": key(21), "parent": key(20) }] }, "delete": { "nodes": [key(20)] } }))
         .await
         .ok();
-    assert_eq!(verdicts(&told, "delete", "nodes"), ["rejected"]);
+    assert_eq!(verdicts(&result, "delete", "nodes"), ["rejected"]);
 }
 
 /// Goal: rows that name each other, as those of a doubly linked list do, can be made and deleted.
@@ -196,15 +199,15 @@ async fn rows_that_refer_to_each_other_come_and_go_together() {
         { "id": key(4), "parent": key(5) },
         { "id": key(5), "parent": key(4), "twin": key(99) },
     ] } });
-    let told = server.sync(&anna, chain).await.ok();
-    assert_eq!(verdicts(&told, "add", "nodes"), ["added", "added", "added", "rejected", "rejected"]);
-    assert_eq!(told["add"]["nodes"][3]["error"]["code"], "reference_missing");
+    let result = server.sync(&anna, chain).await.ok();
+    assert_eq!(verdicts(&result, "add", "nodes"), ["added", "added", "added", "rejected", "rejected"]);
+    assert_eq!(result["add"]["nodes"][3]["error"]["code"], "reference_missing");
 
-    let told = server.sync(&anna, json!({ "delete": { "nodes": [key(1), key(2)] } })).await.ok();
-    assert_eq!(verdicts(&told, "delete", "nodes"), ["rejected", "rejected"], "3 names 2, and 2 names 1");
-    let told =
+    let result = server.sync(&anna, json!({ "delete": { "nodes": [key(1), key(2)] } })).await.ok();
+    assert_eq!(verdicts(&result, "delete", "nodes"), ["rejected", "rejected"], "3 names 2, and 2 names 1");
+    let result =
         server.sync(&anna, json!({ "delete": { "nodes": [key(2), key(1), key(3), key(3)] } })).await.ok();
-    assert_eq!(verdicts(&told, "delete", "nodes"), ["deleted", "deleted", "deleted", "same"]);
+    assert_eq!(verdicts(&result, "delete", "nodes"), ["deleted", "deleted", "deleted", "same"]);
     assert_eq!(server.manifest(&anna).await["nodes"], json!([]));
 }
 
@@ -212,7 +215,7 @@ async fn rows_that_refer_to_each_other_come_and_go_together() {
 async fn a_key_may_come_more_than_once() {
     let server = Server::new();
     let anna = server.device("anna", "phone");
-    let told = server
+    let result = server
         .sync(&anna, json!({
             "add": { "lists": [{ "lid": key(1), "title": "a" }, { "lid": key(1), "title": "b" }, { "lid": key(1).to_uppercase(), "title": "b" }] },
             "update": { "lists": [{ "lid": key(1), "colour": "blue" }] },
@@ -221,19 +224,19 @@ async fn a_key_may_come_more_than_once() {
         }))
         .await
         .ok();
-    assert_eq!(verdicts(&told, "add", "lists"), ["added", "updated", "same"]);
-    assert_eq!(verdicts(&told, "update", "lists"), ["updated"]);
-    assert_eq!(verdicts(&told, "delete", "lists"), ["deleted", "same"]);
+    assert_eq!(verdicts(&result, "add", "lists"), ["added", "updated", "same"]);
+    assert_eq!(verdicts(&result, "update", "lists"), ["updated"]);
+    assert_eq!(verdicts(&result, "delete", "lists"), ["deleted", "same"]);
     assert_eq!(
-        (&told["get"]["lists"], &told["missing"]["lists"]),
+        (&result["get"]["lists"], &result["missing"]["lists"]),
         (&json!([]), &json!([key(1), key(1), key(2)]))
     );
     assert_eq!(server.manifest(&anna).await["lists"], json!([]));
     // All changes of a row in one request make one state, with one time.
     let times: Vec<_> = ["add", "update", "delete"]
         .iter()
-        .flat_map(|operation| told[operation]["lists"].as_array().unwrap())
-        .map(|told| told["last_update"].as_str().unwrap().to_owned())
+        .flat_map(|operation| result[operation]["lists"].as_array().unwrap())
+        .map(|result| result["last_update"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(times.len(), 6);
     assert!(times.iter().all(|time| *time == times[0]), "{times:?}");
@@ -255,11 +258,11 @@ async fn versions_and_bases() {
         body["base"] = json!(base);
         body
     };
-    let told = server.sync(&tablet, with_base(2, version + 1)).await;
-    assert_eq!((told.ok()["version"].as_u64(), told.version()), (Some(version + 2), version + 2));
-    let told = server.sync(&anna, with_base(3, version + 1)).await;
-    assert_eq!(told.ok()["version"], version + 1, "it has not seen the tablet's row");
-    assert_eq!(told.version(), version + 3);
+    let result = server.sync(&tablet, with_base(2, version + 1)).await;
+    assert_eq!((result.ok()["version"].as_u64(), result.version()), (Some(version + 2), version + 2));
+    let result = server.sync(&anna, with_base(3, version + 1)).await;
+    assert_eq!(result.ok()["version"], version + 1, "it has not seen the tablet's row");
+    assert_eq!(result.version(), version + 3);
 
     for base in [version + 4, version + (1 << 40), 1 << 52, u64::MAX] {
         let ask = server.ask("POST", "/synchronise").of(&anna).json(&with_base(9, base));
@@ -291,9 +294,9 @@ async fn most_of_a_table_is_not_deleted_unasked() {
         }
         let answer = refused(&server, ask(&body), "mass").await;
         assert_eq!(answer.fault(), (422, "mass_delete".into(), "/delete/lists".into()));
-        let told = answer.json();
+        let result = answer.json();
         assert_eq!(
-            (&told["deletes"], &told["rows"], &told["confirm_deletes"]),
+            (&result["deletes"], &result["rows"], &result["confirm_deletes"]),
             (&json!(6), &json!(8), &json!(7))
         );
     }
@@ -301,12 +304,18 @@ async fn most_of_a_table_is_not_deleted_unasked() {
     let mut absent = keys(4);
     absent.extend((100..120).map(key));
     absent.extend(keys(4));
-    let told = server.sync(&anna, json!({ "delete": { "lists": absent } })).await.ok();
-    assert_eq!(verdicts(&told, "delete", "lists").iter().filter(|verdict| **verdict == "deleted").count(), 4);
+    let result = server.sync(&anna, json!({ "delete": { "lists": absent } })).await.ok();
+    assert_eq!(
+        verdicts(&result, "delete", "lists").iter().filter(|verdict| **verdict == "deleted").count(),
+        4
+    );
     // Four of the eight are gone, and the other four are more than half with them.
     let ask_again = ask(&json!({ "delete": { "lists": keys(8) } }));
-    let told = refused(&server, ask_again, "the rest").await.json();
-    assert_eq!((&told["deletes"], &told["rows"], &told["deleted_before"]), (&json!(4), &json!(4), &json!(4)));
+    let result = refused(&server, ask_again, "the rest").await.json();
+    assert_eq!(
+        (&result["deletes"], &result["rows"], &result["deleted_before"]),
+        (&json!(4), &json!(4), &json!(4))
+    );
     server.sync(&anna, json!({ "delete": { "lists": keys(8) }, "confirm_deletes": 4 })).await.ok();
     server
         .sync(
@@ -315,9 +324,9 @@ async fn most_of_a_table_is_not_deleted_unasked() {
         )
         .await
         .ok();
-    let told =
+    let result =
         server.sync(&anna, json!({ "delete": { "theirs": keys(8) }, "confirm_deletes": 8 })).await.ok();
-    assert_eq!(verdicts(&told, "delete", "theirs"), ["deleted"; 8]);
+    assert_eq!(verdicts(&result, "delete", "theirs"), ["deleted"; 8]);
 }
 
 /// Goal: a device that takes its own loss for the user's will is stopped, however little it deletes at once. Method: 1,000
@@ -351,9 +360,9 @@ async fn many_small_deletions_are_a_mass_deletion() {
     }
     let answer = server.sync(&anna, delete(gone, json!({}))).await;
     assert_eq!(answer.fault(), (422, "mass_delete".into(), "/delete/lists".into()));
-    let told = answer.json();
+    let result = answer.json();
     assert_eq!(
-        (&told["deletes"], &told["rows"], &told["deleted_before"], &told["confirm_deletes"]),
+        (&result["deletes"], &result["rows"], &result["deleted_before"], &result["confirm_deletes"]),
         (&json!(50), &json!(500), &json!(500), &json!(50))
     );
     assert_eq!(server.sync(&anna, delete(gone, json!({ "confirm_deletes": 1_000 }))).await.status, 422);
@@ -421,7 +430,7 @@ async fn a_full_owner_may_delete_and_edit_but_not_grow() {
 async fn a_wrong_clock_is_measured_and_corrected() {
     let server = Server::new();
     let anna = server.device("anna", "phone");
-    for (off, told, stored) in [
+    for (off, result, stored) in [
         (0, 0, -60_000),
         (-1_500, 1_500, -61_500),
         (3_600_000, -3_600_000, -60_000),
@@ -432,7 +441,7 @@ async fn a_wrong_clock_is_measured_and_corrected() {
             "add": { "lists": [{ "lid": key(off.unsigned_abs()), "title": "x", "last_update": server.time(off - 60_000) }] },
         });
         let report = server.sync(&anna, body).await.ok();
-        assert_eq!(report["clock_offset_ms"], told);
+        assert_eq!(report["clock_offset_ms"], result);
         assert_eq!(report["add"]["lists"][0]["last_update"], server.time(stored), "{off}");
     }
     assert!(server.sync(&anna, json!({})).await.ok().get("clock_offset_ms").is_none());
@@ -458,8 +467,8 @@ async fn every_type_comes_back_as_it_was_sent() {
     let mut back = server.row(&tablet, "things", &key(1)).await.unwrap();
     back.as_object_mut().unwrap().remove("last_update");
     assert_eq!(back, row);
-    let told = server.sync(&tablet, json!({ "update": { "things": [back] } })).await.ok();
-    assert_eq!(verdicts(&told, "update", "things"), ["same"]);
+    let result = server.sync(&tablet, json!({ "update": { "things": [back] } })).await.ok();
+    assert_eq!(verdicts(&result, "update", "things"), ["same"]);
     let empty = server.sync(&anna, json!({ "add": { "things": [{ "id": key(2) }] } })).await.ok();
     assert_eq!(empty["add"]["things"][0]["row"]["made"], server.time(0), "a default is told");
 }
@@ -495,14 +504,14 @@ async fn a_long_chain_in_the_wrong_order_is_settled() {
     let anna = server.device("anna", "phone");
     let started = Instant::now();
     let row = |n: u64| json!({ "id": key(n), "parent": (n > 0).then(|| key(n - 1)) });
-    let told = server
+    let result = server
         .sync(&anna, json!({ "add": { "nodes": (0..5_000).rev().map(row).collect::<Vec<_>>() } }))
         .await
         .ok();
-    assert_eq!(verdicts(&told, "add", "nodes"), ["added"; 5_000]);
+    assert_eq!(verdicts(&result, "add", "nodes"), ["added"; 5_000]);
     let keys: Vec<_> = (0..5_000).map(key).collect();
-    let told =
+    let result =
         server.sync(&anna, json!({ "delete": { "nodes": keys }, "confirm_deletes": 5_000 })).await.ok();
-    assert_eq!(verdicts(&told, "delete", "nodes"), ["deleted"; 5_000]);
+    assert_eq!(verdicts(&result, "delete", "nodes"), ["deleted"; 5_000]);
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
 }

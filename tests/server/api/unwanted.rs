@@ -62,12 +62,12 @@ async fn a_restore_that_nobody_waits_for_is_undone() {
     let title = |title: &str| json!({ "ours": [{ "id": key(1), "title": title }] });
     let base = server.sync(&phone, json!({ "add": title("first") })).await.ok()["version"].clone();
     server.sync(&phone, json!({ "base": base, "update": title("second") })).await.ok();
-    let told = server.sync(&tablet, json!({ "base": base, "update": title("mine") })).await.ok();
-    let id = told["update"]["ours"][0]["conflict"].as_str().unwrap();
+    let result = server.sync(&tablet, json!({ "base": base, "update": title("mine") })).await.ok();
+    let id = result["update"]["ours"][0]["conflict"].as_str().unwrap();
     let restore = || server.ask("POST", &format!("/conflicts/{id}/restore")).of(&tablet);
     given_up(&server, restore().send()).await;
 
-    let told = restore().header("prefer", "wait=20").send().await.ok();
-    assert_eq!(told["verdict"], "updated", "it was not brought back before: {told}");
+    let result = restore().header("prefer", "wait=20").send().await.ok();
+    assert_eq!(result["verdict"], "updated", "it was not brought back before: {result}");
     server.check_whole();
 }

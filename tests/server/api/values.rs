@@ -96,23 +96,23 @@ async fn send(server: &Server, device: &Device, body: String) -> Answer {
 
 /// Fails unless a verdict (or, under `get`, an entry of `rejected`) says of the entry what the case says.
 #[track_caller]
-fn check(entry: &Entry, told: &Value, place: usize, own: &str) {
+fn check(entry: &Entry, result: &Value, place: usize, own: &str) {
     let Entry { name, part, code, column, .. } = entry;
-    let error = &told["error"];
-    assert_eq!(error["code"].as_str(), Some(code.as_str()), "{part} {name}: {told}");
+    let error = &result["error"];
+    assert_eq!(error["code"].as_str(), Some(code.as_str()), "{part} {name}: {result}");
     let row = format!("/{part}/samples/{place}");
     let at = column.as_ref().map_or(row.clone(), |column| format!("{row}/{column}"));
-    assert_eq!(error["at"].as_str(), Some(at.as_str()), "{part} {name}: {told}");
-    assert_eq!(error["column"].as_str(), column.as_deref(), "{part} {name}: {told}");
+    assert_eq!(error["at"].as_str(), Some(at.as_str()), "{part} {name}: {result}");
+    assert_eq!(error["column"].as_str(), column.as_deref(), "{part} {name}: {result}");
     let detail = error["detail"].as_str().unwrap();
-    assert!(!detail.is_empty() && detail.len() < 250, "{part} {name}: {told}");
+    assert!(!detail.is_empty() && detail.len() < 250, "{part} {name}: {result}");
     if code == "reference_missing" || *part == "get" {
         return;
     }
     match &entry.key {
-        Echo::Key => assert_eq!(told["id"].as_str(), Some(own), "{part} {name}: {told}"),
-        Echo::Text(text) => assert_eq!(told["id"].as_str(), Some(text.as_str()), "{part} {name}: {told}"),
-        Echo::Nothing => assert!(told.get("id").is_none(), "{part} {name}: {told}"),
+        Echo::Key => assert_eq!(result["id"].as_str(), Some(own), "{part} {name}: {result}"),
+        Echo::Text(text) => assert_eq!(result["id"].as_str(), Some(text.as_str()), "{part} {name}: {result}"),
+        Echo::Nothing => assert!(result.get("id").is_none(), "{part} {name}: {result}"),
     }
 }
 
@@ -148,23 +148,23 @@ async fn one_row_at_fault_costs_that_row() {
         let body = format!(r#"{{"{part}":{{"samples":[{items}]}}}}"#);
         for dry_run in ["true", "null"] {
             let body = body.replacen('{', &format!(r#"{{"dry_run":{dry_run},"#), 1);
-            let told = send(&server, &anna, body).await;
-            assert_eq!(told.status, 200, "{part} {name}: {}", told.json());
-            let told = told.json();
+            let result = send(&server, &anna, body).await;
+            assert_eq!(result.status, 200, "{part} {name}: {}", result.json());
+            let result = result.json();
             if *part == "get" {
-                let got = told["get"]["samples"].as_array().unwrap().len();
-                assert_eq!((got, &told["missing"]), (3, &json!({})), "{name}: {told}");
-                let rejected = told["rejected"]["samples"].as_array().unwrap();
-                assert_eq!(rejected.len(), 1, "{name}: {told}");
+                let got = result["get"]["samples"].as_array().unwrap().len();
+                assert_eq!((got, &result["missing"]), (3, &json!({})), "{name}: {result}");
+                let rejected = result["rejected"]["samples"].as_array().unwrap();
+                assert_eq!(rejected.len(), 1, "{name}: {result}");
                 check(entry, &rejected[0], 1, &own);
                 assert_eq!(&rejected[0]["error"], &rejections[0], "{name}");
                 continue;
             }
-            let list = &told[part]["samples"];
+            let list = &result[part]["samples"];
             let done = ["added", "updated", "deleted"]
                 [["add", "update", "delete"].iter().position(|it| it == part).unwrap()];
             assert_eq!(
-                verdicts(&told, part, "samples"),
+                verdicts(&result, part, "samples"),
                 [done, "rejected", done, done],
                 "{part} {name}: {list}"
             );
@@ -211,20 +211,20 @@ async fn a_thousand_good_rows_are_taken_beside_every_bad_one() {
         assert!(bad.next().is_none());
         let more = if part == "delete" { r#""confirm_deletes":1000,"# } else { "" };
         let body = format!(r#"{{{more}"{part}":{{"samples":[{}]}}}}"#, items.join(","));
-        let told = send(&server, &anna, body).await.ok();
+        let result = send(&server, &anna, body).await.ok();
         if part == "get" {
-            assert_eq!(told["get"]["samples"].as_array().unwrap().len(), 0);
-            assert_eq!(told["missing"]["samples"].as_array().unwrap().len(), GOOD as usize);
-            let rejected = told["rejected"]["samples"].as_array().unwrap();
+            assert_eq!(result["get"]["samples"].as_array().unwrap().len(), 0);
+            assert_eq!(result["missing"]["samples"].as_array().unwrap().len(), GOOD as usize);
+            let rejected = result["rejected"]["samples"].as_array().unwrap();
             assert_eq!(rejected.len(), places.len());
-            for ((place, entry), told) in places.iter().zip(rejected) {
-                check(entry, told, *place, "");
+            for ((place, entry), result) in places.iter().zip(rejected) {
+                check(entry, result, *place, "");
             }
             continue;
         }
-        let list = told[part]["samples"].as_array().unwrap();
+        let list = result[part]["samples"].as_array().unwrap();
         assert_eq!(list.len(), items.len());
-        let rejected = list.iter().filter(|told| told["verdict"] == "rejected").count();
+        let rejected = list.iter().filter(|result| result["verdict"] == "rejected").count();
         assert_eq!(rejected, places.len(), "{part}");
         for (place, entry) in &places {
             let own = list[*place]["id"].as_str().unwrap_or_default().to_owned();
@@ -259,8 +259,9 @@ async fn other_spellings_come_back_in_the_one() {
             let [name, column, json] = ["name", "column", "json"].map(|part| case[part].as_str().unwrap());
             let row = format!(r#"{{"id":"{}","{column}":{json}}}"#, key(n as u64 + 1));
             for (part, verdict) in [("add", "added"), ("update", "same")] {
-                let told = send(&server, &anna, format!(r#"{{"{part}":{{"samples":[{row}]}}}}"#)).await.ok();
-                assert_eq!(verdicts(&told, part, "samples"), [verdict], "{precision} {name}: {told}");
+                let result =
+                    send(&server, &anna, format!(r#"{{"{part}":{{"samples":[{row}]}}}}"#)).await.ok();
+                assert_eq!(verdicts(&result, part, "samples"), [verdict], "{precision} {name}: {result}");
             }
             let asked = json!({ "get": { "samples": [key(n as u64 + 1)] } });
             let answer = server.sync(&anna, asked).await;
@@ -285,15 +286,15 @@ async fn null_for_an_optional_member_is_absence() {
         "get": null, "base": null, "sent_at": null, "atomic": null, "dry_run": null, "pull": null,
         "keep_lock": null, "confirm_deletes": null,
     });
-    let told = server.sync(&anna, body).await.ok();
+    let result = server.sync(&anna, body).await.ok();
     let empty = server.sync(&anna, json!({})).await.ok();
-    assert_eq!(told, empty);
+    assert_eq!(result, empty);
     let row = json!({ "id": key(2), "text": null, "last_update": null, "_base": null });
-    let told = server.sync(&anna, json!({ "add": { "samples": [row] } })).await.ok();
-    assert_eq!(verdicts(&told, "add", "samples"), ["added"]);
+    let result = server.sync(&anna, json!({ "add": { "samples": [row] } })).await.ok();
+    assert_eq!(verdicts(&result, "add", "samples"), ["added"]);
     let gone = json!({ "id": key(2), "last_update": null, "_base": null });
-    let told = server.sync(&anna, json!({ "delete": { "samples": [gone] }, "update": null })).await.ok();
-    assert_eq!(verdicts(&told, "delete", "samples"), ["deleted"]);
+    let result = server.sync(&anna, json!({ "delete": { "samples": [gone] }, "update": null })).await.ok();
+    assert_eq!(verdicts(&result, "delete", "samples"), ["deleted"]);
 }
 
 /// Goal: who begins at 0 is told everything, as if it had no cursor.
@@ -316,12 +317,12 @@ async fn zero_is_the_beginning() {
         with["dry_run"] = json!(true);
         let mut without = batch;
         without["dry_run"] = json!(true);
-        let told = server.sync(&anna, with).await.ok();
-        assert_eq!(told, server.sync(&anna, without).await.ok());
+        let result = server.sync(&anna, with).await.ok();
+        assert_eq!(result, server.sync(&anna, without).await.ok());
     }
-    let told = server.sync(&anna, json!({ "base": 0, "pull": true })).await.ok();
+    let result = server.sync(&anna, json!({ "base": 0, "pull": true })).await.ok();
     assert_eq!(
-        (&told["changes"]["type"], told["changes"]["add"]["samples"].as_array().unwrap().len()),
+        (&result["changes"]["type"], result["changes"]["add"]["samples"].as_array().unwrap().len()),
         (&json!("full"), 3)
     );
 }
@@ -344,8 +345,8 @@ async fn rows_at_fault_count_and_are_told_again() {
     let long = "x".repeat(15_000);
     let row = |n: u64| format!(r#"{{"id":"{}","text":"{long}","integer":"x"}}"#, key(n));
     let body = format!(r#"{{"add":{{"samples":[{},{},{}]}}}}"#, row(1), row(2), row(3));
-    let told = post(&body).send().await.ok();
-    assert_eq!(verdicts(&told, "add", "samples"), ["rejected"; 3]);
+    let result = post(&body).send().await.ok();
+    assert_eq!(verdicts(&result, "add", "samples"), ["rejected"; 3]);
 
     let body = format!(r#"{{"add":{{"samples":[{{"id":"{}"}},{{"id":"\ud83d"}}]}}}}"#, key(1));
     let first = post(&body).header("idempotency-key", "k").send().await;
@@ -369,10 +370,11 @@ async fn a_child_of_a_row_at_fault_names_nothing() {
         { "id": key(3), "parent": key(1) },
         { "id": key(4) },
     ]);
-    let told = server.sync(&anna, json!({ "add": { "samples": rows } })).await.ok();
-    assert_eq!(verdicts(&told, "add", "samples"), ["rejected", "rejected", "rejected", "added"]);
-    let list = told["add"]["samples"].as_array().unwrap();
-    let codes: Vec<_> = list.iter().map(|told| told["error"]["code"].as_str().unwrap_or("none")).collect();
+    let result = server.sync(&anna, json!({ "add": { "samples": rows } })).await.ok();
+    assert_eq!(verdicts(&result, "add", "samples"), ["rejected", "rejected", "rejected", "added"]);
+    let list = result["add"]["samples"].as_array().unwrap();
+    let codes: Vec<_> =
+        list.iter().map(|result| result["error"]["code"].as_str().unwrap_or("none")).collect();
     assert_eq!(codes, ["reference_missing", "wrong_type", "reference_missing", "none"]);
     server.check_whole();
 }
@@ -395,9 +397,9 @@ async fn half_an_emoji_outside_of_rows_is_refused_at_its_place() {
         let answer = refused(&server, server.ask("POST", "/synchronise").of(&anna).body(body), body).await;
         assert_eq!(answer.fault(), (422, code.into(), at.into()), "{body}: {}", answer.json());
     }
-    let told =
+    let result =
         send(&server, &anna, r#"{"add":{"\ud83d":[]},"confirm_deletes":9223372036854775807}"#.into()).await;
-    assert_eq!(told.status, 200);
+    assert_eq!(result.status, 200);
     // Among rows at fault, what is no JSON is no JSON still, and told with its place.
     let body = "{\"add\":{\"samples\":[{\"id\":7},\n{\"id\":8},,]}}";
     let answer = refused(&server, server.ask("POST", "/synchronise").of(&anna).body(body), body).await;

@@ -297,7 +297,7 @@ fn a_stream_whose_cursor_expires_on_the_way_ends_without_its_last_line() {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();
     let text = String::from_utf8(rest).unwrap();
-    let told = text.matches("{\"op\":\"add\"").count();
-    assert!((500..15_000).contains(&told), "{told} rows");
+    let result = text.matches("{\"op\":\"add\"").count();
+    assert!((500..15_000).contains(&result), "{result} rows");
     assert_eq!(text.matches("{\"op\":\"end\"").count(), 0);
 }

@@ -39,8 +39,10 @@ fn work_of_many_owners_at_once_is_each_ones_own() {
     on_every_engine(|ground| {
         let (parents, children) = (ground.table("parents"), ground.table("children"));
         let moved = Arc::new(Mutex::new(Vec::new()));
-        let told = Arc::clone(&moved);
-        ground.storage.on_moved(Arc::new(move |owner, version| told.lock().unwrap().push((owner, version))));
+        let result = Arc::clone(&moved);
+        ground
+            .storage
+            .on_moved(Arc::new(move |owner, version| result.lock().unwrap().push((owner, version))));
         let kept: Vec<(Owner, u128, Version)> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..16_u128)
                 .map(|thread| {

@@ -93,7 +93,7 @@ fn what_is_known_is_not_what_was_before_another_process_wrote() {
             tombstones_before: late,
             devices_before: late,
             conflicts_before: late,
-            answers_before: late,
+            responses_before: late,
             past_bytes_max: 0,
         };
         let beside = ground.store.forgetful(BUSY_WAIT);
@@ -174,7 +174,7 @@ fn a_move_is_told_once_it_is_durable_and_in_order() {
         }
         // Commits of one owner that follow each other closely may be told as one.
         let mut rest = expected.iter();
-        assert!(heard.iter().all(|told| rest.any(|expected| expected == told)), "{heard:?}");
+        assert!(heard.iter().all(|result| rest.any(|expected| expected == result)), "{heard:?}");
         assert_eq!(heard[..4], expected[..4]);
     });
 }

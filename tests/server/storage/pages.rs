@@ -1,7 +1,7 @@
 //! Pages of the roll call among tombstones: how many entries each looks at.
 
 use rollcall::digest::Digest;
-use rollcall::fetch::{self, FetchError, Mark, Page, PageMax, Sink};
+use rollcall::fetch::{self, FetchError, Page, PageMax, PageToken, Sink};
 
 use super::*;
 
@@ -23,7 +23,7 @@ impl Sink for Taken {
 
 fn page(
     ground: &Ground,
-    from: Option<Mark>,
+    from: Option<PageToken>,
     most: PageMax,
 ) -> Result<(Page, Vec<(TableId, RowKey)>), FetchError> {
     let asked = [ground.table("parents"), ground.table("things")];
@@ -64,8 +64,8 @@ fn furnish(ground: &Ground, entries: &Entries) {
 }
 
 /// How many entries lie on a page: between its beginning and that of the next one.
-fn looked_at(entries: &Entries, from: Option<Mark>, next: Option<Mark>) -> usize {
-    let place = |mark: Mark| (mark.table, mark.after.map_or(0, |after| after.0.as_u128() + 1));
+fn looked_at(entries: &Entries, from: Option<PageToken>, next: Option<PageToken>) -> usize {
+    let place = |mark: PageToken| (mark.table, mark.after.map_or(0, |after| after.0.as_u128() + 1));
     let (from, next) = (from.map_or((0, 0), place), next.map_or((2, 0), place));
     let places =
         entries.iter().enumerate().flat_map(|(table, list)| list.iter().map(move |(n, _)| (table, *n)));
@@ -96,20 +96,20 @@ fn a_page_among_tombstones_looks_at_few_entries() {
                 .collect();
             for (rows, tombstones) in [(1, 10), (5, 20), (8, 1), (1_000, 30), (1_000, 10_000)] {
                 let most = PageMax { rows, tombstones };
-                let (mut from, mut told, mut pages) = (None, Vec::new(), 0);
+                let (mut from, mut result, mut pages) = (None, Vec::new(), 0);
                 loop {
                     let (page, taken) = page(ground, from, most).unwrap();
                     let looked = looked_at(&entries, from, page.next);
                     assert!(looked <= rows + tombstones, "{looked} entries for {most:?} from {from:?}");
                     assert!(taken.len() <= rows && taken.len() as u64 == page.rows);
-                    told.extend(taken);
+                    result.extend(taken);
                     pages += 1;
                     from = page.next;
                     if from.is_none() {
                         break;
                     }
                 }
-                assert_eq!(told, live, "{most:?}");
+                assert_eq!(result, live, "{most:?}");
                 let least = (entries[0].len() + entries[1].len()) / (rows + tombstones);
                 assert!(
                     pages >= least && pages <= least + live.len() / rows + 2,
@@ -137,7 +137,7 @@ fn a_page_is_bounded_where_nothing_is_counted_and_a_wrong_mark_is_refused() {
         let (first, taken) = page(ground, None, most).unwrap();
         assert!(taken.is_empty() && first.next.is_some_and(|next| next.after == Some(key(50))), "{first:?}");
         let next = first.next.unwrap();
-        for wrong in [Mark { told: 3, ..next }, Mark { after: Some(key(495)), ..next }] {
+        for wrong in [PageToken { rows_before: 3, ..next }, PageToken { after: Some(key(495)), ..next }] {
             let mut from = Some(wrong);
             let refused = loop {
                 match page(ground, from, most) {
@@ -145,7 +145,7 @@ fn a_page_is_bounded_where_nothing_is_counted_and_a_wrong_mark_is_refused() {
                     Err(error) => break error,
                 }
             };
-            assert!(matches!(refused, FetchError::NoSuchMark), "{refused:?}");
+            assert!(matches!(refused, FetchError::NoSuchPage), "{refused:?}");
         }
     });
 }

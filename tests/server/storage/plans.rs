@@ -68,11 +68,11 @@ fn no_statement_reads_a_whole_table_or_sorts_on_postgres() {
         planned::SIGHTINGS,
         planned::NOTE_SIGHTING,
         planned::FORGET_STATES,
-        planned::FORGET_ANSWER,
-        planned::OLDEST_ANSWERS,
+        planned::FORGET_RESPONSE,
+        planned::OLDEST_RESPONSES,
         statements::SURPLUS_STATES,
-        statements::FORGET_ANSWERS,
-        statements::FORGET_LONG_ANSWERS,
+        statements::FORGET_RESPONSES,
+        statements::FORGET_LONG_RESPONSES,
     ];
     let all = walked.iter().chain(&found).chain(&planned::COUNTS);
     for sql in all {

@@ -4,7 +4,7 @@ use rollcall::purge;
 use rollcall::reconcile::{Incoming, Resolution};
 use rollcall::schema::Policy;
 use rollcall::storage::quota::{RECORD_BYTES, TOMBSTONE_BYTES};
-use rollcall::storage::{AnswersMax, Conflict, GivenAnswer, PastBytes, PurgeTerms, Side};
+use rollcall::storage::{Conflict, PastBytes, PurgeTerms, ResponsesMax, Side, StoredResponse};
 use rollcall::synchronise::{self, Batch, Refusal, Report, Terms};
 
 use super::*;
@@ -50,7 +50,7 @@ fn recounted(ground: &Ground) -> PastBytes {
         tombstones: sum(&format!("SELECT count(*) FROM rollcall_ledger WHERE {dead}")),
         history: sum(&bytes(&["columns"], "rollcall_history")),
         conflicts: sum(&bytes(&["base", "stored", "incoming"], "rollcall_conflict")),
-        answers: sum(&bytes(&["body", "key"], "rollcall_answer")),
+        responses: sum(&bytes(&["body", "key"], "rollcall_answer")),
     }
 }
 
@@ -88,7 +88,7 @@ fn purging(now: Timestamp, days: i64, past_bytes_max: u64) -> PurgeTerms {
         tombstones_before: before,
         devices_before: before,
         conflicts_before: before,
-        answers_before: before,
+        responses_before: before,
         past_bytes_max,
     }
 }
@@ -114,8 +114,8 @@ fn conflict(ground: &Ground, id: u128, text: &str, at: Timestamp) -> Conflict {
     }
 }
 
-fn answer(bytes: usize, at: Timestamp) -> GivenAnswer {
-    GivenAnswer { body_hash: [1; 32], body: vec![b'x'; bytes], version: Version(1), at }
+fn answer(bytes: usize, at: Timestamp) -> StoredResponse {
+    StoredResponse { body_hash: [1; 32], body: vec![b'x'; bytes], version: Version(1), at }
 }
 
 fn edit(n: u128, title: &str, at: Option<Timestamp>) -> Incoming {
@@ -181,8 +181,8 @@ impl Play<'_> {
             }
             6 | 7 => {
                 let (name, bytes) = (self.rng.below(4).to_string(), self.rng.below(400) as usize);
-                let most = AnswersMax { answers: 3, bytes: 500 };
-                write(&mut |txn| txn.keep_answer(device(by), &name, &answer(bytes, now), most));
+                let most = ResponsesMax { responses: 3, bytes: 500 };
+                write(&mut |txn| txn.store_response(device(by), &name, &answer(bytes, now), most));
             }
             8 => {
                 let one = conflict(ground, u128::from(self.rng.below(4)), &"z".repeat(by as usize * 50), now);
@@ -225,7 +225,7 @@ fn the_sums_are_what_a_count_finds() {
                     (&mut seen.tombstones, sums.tombstones),
                     (&mut seen.history, sums.history),
                     (&mut seen.conflicts, sums.conflicts),
-                    (&mut seen.answers, sums.answers),
+                    (&mut seen.responses, sums.responses),
                 ] {
                     *seen = (*seen).max(sum);
                 }
@@ -237,12 +237,12 @@ fn the_sums_are_what_a_count_finds() {
                 tombstones: sum(|past| past.tombstones),
                 history: sum(|past| past.history),
                 conflicts: sum(|past| past.conflicts),
-                answers: sum(|past| past.answers),
+                responses: sum(|past| past.responses),
             };
             assert_eq!(sums, recounted(ground), "seed {seed}");
         }
         assert!(seen.tombstones > 2 && seen.history > 500, "{seen:?}");
-        assert!(seen.conflicts > 500 && seen.answers > 500, "{seen:?}");
+        assert!(seen.conflicts > 500 && seen.responses > 500, "{seen:?}");
     });
 }
 
@@ -298,13 +298,13 @@ fn a_purge_counts_owners_and_then_holds_them_to_the_bound() {
                 .storage
                 .write(owner(n), |txn| {
                     txn.note_conflict(&conflict(ground, 5, "mine", now))?;
-                    let most = AnswersMax { answers: 9, bytes: 10_000 };
-                    txn.keep_answer(device(1), "once", &answer(300, now), most)
+                    let most = ResponsesMax { responses: 9, bytes: 10_000 };
+                    txn.store_response(device(1), "once", &answer(300, now), most)
                 })
                 .unwrap();
         }
         let held = counted(ground, owner(1));
-        assert!(held.history > 1_000 && held.answers > 500 && held.conflicts > 200, "{held:?}");
+        assert!(held.history > 1_000 && held.responses > 500 && held.conflicts > 200, "{held:?}");
 
         forget_sums(ground);
         let states_left = 2;
@@ -315,7 +315,7 @@ fn a_purge_counts_owners_and_then_holds_them_to_the_bound() {
             let after = past(ground, owner(n));
             assert_eq!(after, counted(ground, owner(n)));
             assert_eq!(after.history * 2, held.history, "the oldest went, and no more");
-            assert_eq!((after.answers, after.conflicts), (held.answers, held.conflicts));
+            assert_eq!((after.responses, after.conflicts), (held.responses, held.conflicts));
         }
         let table = ground.table("parents");
         let left = ground.storage.read(owner(1), |txn| txn.earlier(table, key(1))).unwrap();
@@ -328,7 +328,7 @@ fn a_purge_counts_owners_and_then_holds_them_to_the_bound() {
         for n in [1, 2] {
             let after = past(ground, owner(n));
             assert_eq!(after, counted(ground, owner(n)));
-            assert_eq!((after.history, after.answers, after.conflicts), (0, 0, held.conflicts));
+            assert_eq!((after.history, after.responses, after.conflicts), (0, 0, held.conflicts));
         }
     });
 }
@@ -382,7 +382,9 @@ fn a_write_makes_room_in_a_full_past() {
         // Where there is no room for the conflict, nothing is written.
         let max = after.lasting() + 1;
         let before = ground.state(owner(1));
-        assert!(matches!(send(2, Some(seen), 5, false, max), Err(Refusal::PastFull(told)) if told == max));
+        assert!(
+            matches!(send(2, Some(seen), 5, false, max), Err(Refusal::PastFull(result)) if result == max)
+        );
         assert_eq!(ground.state(owner(1)), before);
         // An edit without a conflict is taken, and there is no room for its old state.
         send(1, base(ground), 5, false, max).unwrap();

@@ -1,6 +1,6 @@
 //! Searches by key: every bound of each, against a model that has no index.
 
-use rollcall::storage::ChangeMark;
+use rollcall::storage::FeedPosition;
 
 use super::*;
 
@@ -44,11 +44,11 @@ fn load_finds_what_is_held_and_nothing_else() {
                 for list in &lists {
                     let keys: Vec<RowKey> = list.iter().map(|n| key(*n)).collect();
                     let found = txn.load(table, &keys)?;
-                    let told: Vec<Option<bool>> =
+                    let result: Vec<Option<bool>> =
                         found.iter().map(|row| row.as_ref().map(Stored::is_tombstone)).collect();
                     let expected: Vec<Option<bool>> =
                         list.iter().map(|n| HELD.contains(n).then(|| BURIED.contains(n))).collect();
-                    assert_eq!(told, expected, "{list:?}");
+                    assert_eq!(result, expected, "{list:?}");
                 }
                 Ok::<_, StorageError>(())
             })
@@ -70,9 +70,9 @@ fn pages_begin_and_end_where_they_should() {
                     let rest: Vec<RowKey> =
                         live().into_iter().filter(|key| after.is_none_or(|after| *key > after)).collect();
                     for places in 0..=rest.len() + 2 {
-                        let mut told = Vec::new();
-                        txn.manifest(table, after, places, &mut |key, _| told.push(key))?;
-                        assert_eq!(told, rest[..places.min(rest.len())], "{after:?} {places}");
+                        let mut result = Vec::new();
+                        txn.manifest(table, after, places, &mut |key, _| result.push(key))?;
+                        assert_eq!(result, rest[..places.min(rest.len())], "{after:?} {places}");
                         let nth = txn.nth_after(table, after, places as u64)?;
                         let expected = places.checked_sub(1).and_then(|place| rest.get(place)).copied();
                         assert_eq!(nth, expected, "{after:?} {places}");
@@ -109,21 +109,21 @@ fn changes_begin_and_end_where_they_should() {
             assert_eq!(all.len(), n * 6);
         }
         ground.write(owner(2), &[(1, "y"), (4, "y")]);
-        let told = |after: ChangeMark, upto: Version| {
-            let mut told = Vec::new();
+        let result = |after: FeedPosition, until: Version| {
+            let mut result = Vec::new();
             ground
                 .storage
                 .read(owner(1), |txn| {
-                    txn.changes(after, upto, &mut |table, key, row| {
-                        told.push((row.version, table, key));
+                    txn.changes(after, until, &mut |table, key, row| {
+                        result.push((row.version, table, key));
                         true
                     })
                 })
                 .unwrap();
-            told
+            result
         };
         let newest = ground.state(owner(1)).version;
-        let everything = told(ChangeMark { version: Version(0), within: None }, newest);
+        let everything = result(FeedPosition { version: Version(0), within: None }, newest);
         // The order of the tables is the engine's; it is the same in every version, and the same each time.
         assert_eq!(everything.len(), all.len());
         let mut sorted = everything.clone();
@@ -134,18 +134,18 @@ fn changes_begin_and_end_where_they_should() {
         assert_eq!(sorted, all);
 
         let versions: Vec<Version> = (0..=newest.0 + 1).map(Version).collect();
-        for upto in &versions {
+        for until in &versions {
             let below = |rows: &[(Version, TableId, RowKey)]| -> Vec<_> {
-                rows.iter().filter(|(version, ..)| version <= upto).copied().collect()
+                rows.iter().filter(|(version, ..)| version <= until).copied().collect()
             };
             for (place, (version, table, key)) in everything.iter().enumerate() {
-                let mark = ChangeMark { version: *version, within: Some((*table, *key)) };
-                assert_eq!(told(mark, *upto), below(&everything[place + 1..]), "{mark:?} {upto}");
+                let mark = FeedPosition { version: *version, within: Some((*table, *key)) };
+                assert_eq!(result(mark, *until), below(&everything[place + 1..]), "{mark:?} {until}");
             }
             for version in &versions {
                 let rest: Vec<_> = everything.iter().filter(|(of, ..)| of > version).copied().collect();
-                let mark = ChangeMark { version: *version, within: None };
-                assert_eq!(told(mark, *upto), below(&rest), "{mark:?} {upto}");
+                let mark = FeedPosition { version: *version, within: None };
+                assert_eq!(result(mark, *until), below(&rest), "{mark:?} {until}");
             }
         }
     });

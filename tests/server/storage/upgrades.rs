@@ -2,7 +2,7 @@
 
 use rollcall::reconcile::Resolution;
 use rollcall::schema::Policy;
-use rollcall::storage::{AnswersMax, Conflict, GivenAnswer, PurgeTerms, Side};
+use rollcall::storage::{Conflict, PurgeTerms, ResponsesMax, Side, StoredResponse};
 
 use super::*;
 
@@ -33,7 +33,8 @@ type Seen = (OwnerState, Vec<Option<Stored>>, Vec<Option<String>>, Option<Device
 fn seen(ground: &Ground, storage: &dyn Storage) -> Seen {
     let read = storage.read(owner(1), |txn| {
         let rows = txn.load(ground.table("parents"), &[key(1), key(2), key(3)])?;
-        let answer = txn.given_answer(device(1), "once")?.map(|given| String::from_utf8(given.body).unwrap());
+        let answer =
+            txn.stored_response(device(1), "once")?.map(|given| String::from_utf8(given.body).unwrap());
         let conflict = txn.conflict(Uuid::from_u128(9))?.map(|conflict| format!("{conflict:?}"));
         // Tables that an earlier release did not have are there, and empty.
         assert!(txn.delete_windows(device(1))?.is_empty() && txn.installations()?.is_empty());
@@ -66,8 +67,8 @@ fn databases_of_earlier_releases_are_taken_over() {
             txn.note_conflict(&conflict_of(&ground))?;
             let at = Timestamp::from_ms(5_000);
             let answer =
-                GivenAnswer { body_hash: [1; 32], body: b"{}".to_vec(), version: txn.state().version, at };
-            txn.keep_answer(device(1), "once", &answer, AnswersMax { answers: 9, bytes: 1_000 })
+                StoredResponse { body_hash: [1; 32], body: b"{}".to_vec(), version: txn.state().version, at };
+            txn.store_response(device(1), "once", &answer, ResponsesMax { responses: 9, bytes: 1_000 })
         })
         .unwrap();
     let user = User {
@@ -119,7 +120,7 @@ fn count(storage: &dyn Storage) {
         tombstones_before: long_ago,
         devices_before: long_ago,
         conflicts_before: long_ago,
-        answers_before: long_ago,
+        responses_before: long_ago,
         past_bytes_max: 1 << 30,
     };
     rollcall::purge::run(storage, &terms, &mut |_, _| true).unwrap();

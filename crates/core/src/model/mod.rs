@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use installation::InstallationName;
-pub use row::{Claim, EarlierState, Life, RowKey, Stored};
-pub use time::{Precision, Spelt, TimeError, Timestamp};
+pub use row::{Claim, EarlierState, Lifetime, RowKey, Stored};
+pub use time::{Precision, TimeError, Timestamp, TimestampText};
 pub use value::Value;
 
 /// Whose data it is: the unit of sync, of locking, of versions and of sharding.

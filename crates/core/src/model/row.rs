@@ -44,10 +44,10 @@ pub struct Stored {
     /// The device that last changed it.
     pub changed_by: DeviceId,
     /// Earlier lives of a row that was deleted and made again, oldest first; nearly always none.
-    pub lives: Vec<Life>,
+    pub lifetimes: Vec<Lifetime>,
     /// Devices beside its maker and the last one to change it that wrote it, or were told of it ahead of their
     /// cursors; nearly always none.
-    pub writers: Vec<DeviceId>,
+    pub aware_devices: Vec<DeviceId>,
     /// One value for each declared column, in declared order; `None` is a tombstone.
     pub values: Option<Vec<Value>>,
 }
@@ -120,7 +120,7 @@ impl EarlierState {
 
 /// A time in which a row was there, in versions: from `made` on, until `deleted`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life {
+pub struct Lifetime {
     /// The version that made it.
     pub made: Version,
     /// The version that deleted it.
@@ -143,12 +143,12 @@ impl Stored {
     /// Where too many lives were lived to remember each, it says yes: a deletion told in vain does no harm.
     pub fn existed_at(&self, version: Version) -> bool {
         let in_this_life = self.created <= version && !(self.is_tombstone() && self.version <= version);
-        in_this_life || self.lives.iter().any(|life| life.made <= version && version < life.deleted)
+        in_this_life || self.lifetimes.iter().any(|life| life.made <= version && version < life.deleted)
     }
 
     /// Whether the row was made, in this life or an earlier one, up to a version.
     pub fn was_made_by(&self, version: Version) -> bool {
-        self.created <= version || self.lives.iter().any(|life| life.made <= version)
+        self.created <= version || self.lifetimes.iter().any(|life| life.made <= version)
     }
 
     /// Whether the device ever wrote the row or was told of it, and so may know of it ahead of its cursor.
@@ -157,13 +157,13 @@ impl Stored {
     pub fn may_be_known_to(&self, device: DeviceId) -> bool {
         self.made_by == device
             || self.changed_by == device
-            || self.writers.contains(&device)
-            || self.writers.len() >= REMEMBERED_MAX
+            || self.aware_devices.contains(&device)
+            || self.aware_devices.len() >= REMEMBERED_MAX
     }
 
     /// The writers to remember once the row is another's, made and last changed by these.
-    pub fn writers_before(&self, made_by: DeviceId, changed_by: DeviceId) -> Vec<DeviceId> {
-        let mut writers = self.writers.clone();
+    pub fn aware_devices_before(&self, made_by: DeviceId, changed_by: DeviceId) -> Vec<DeviceId> {
+        let mut writers = self.aware_devices.clone();
         for writer in [self.made_by, self.changed_by] {
             let named = writer == made_by || writer == changed_by || writers.contains(&writer);
             if !named && writers.len() < REMEMBERED_MAX {
@@ -177,20 +177,20 @@ impl Stored {
     pub fn known_to(&self, device: DeviceId) -> Self {
         let mut row = self.clone();
         if !row.may_be_known_to(device) {
-            row.writers.push(device);
+            row.aware_devices.push(device);
         }
         row
     }
 
     /// The lives to remember once this tombstone is made a row again.
-    pub fn lives_before(&self) -> Vec<Life> {
-        let mut lives = self.lives.clone();
-        lives.push(Life { made: self.created, deleted: self.version });
-        if lives.len() > REMEMBERED_MAX {
-            let second = lives.remove(1);
-            lives[0].deleted = second.deleted;
+    pub fn lifetimes_before(&self) -> Vec<Lifetime> {
+        let mut lifetimes = self.lifetimes.clone();
+        lifetimes.push(Lifetime { made: self.created, deleted: self.version });
+        if lifetimes.len() > REMEMBERED_MAX {
+            let second = lifetimes.remove(1);
+            lifetimes[0].deleted = second.deleted;
         }
-        lives
+        lifetimes
     }
 
     /// About how many bytes it takes in memory.

@@ -107,7 +107,7 @@ impl Timestamp {
     }
 
     /// Writes the instant as `precision` spells it.
-    pub fn spelt(self, precision: Precision) -> Spelt {
+    pub fn format(self, precision: Precision) -> TimestampText {
         let (year, month, day) = civil(self.0.div_euclid(Self::DAY_MS));
         let of_day = self.0.rem_euclid(Self::DAY_MS);
         let mut text = *b"0000-00-00T00:00:00.000Z";
@@ -120,20 +120,20 @@ impl Timestamp {
         match precision {
             Precision::Seconds => {
                 text[10] = b' ';
-                Spelt { text, length: 19 }
+                TimestampText { text, length: 19 }
             }
             Precision::Milliseconds => {
                 digits(&mut text[20..23], (of_day % 1_000) as u16);
-                Spelt { text, length: 24 }
+                TimestampText { text, length: 24 }
             }
         }
     }
 }
 
-/// Fills `place` with the last digits of `number`. A roll call writes a time for every row: `fmt` would take
+/// Fills `index` with the last digits of `number`. A roll call writes a time for every row: `fmt` would take
 /// most of it.
-fn digits(place: &mut [u8], mut number: u16) {
-    for digit in place.iter_mut().rev() {
+fn digits(index: &mut [u8], mut number: u16) {
+    for digit in index.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }
@@ -141,12 +141,12 @@ fn digits(place: &mut [u8], mut number: u16) {
 
 /// An instant as text.
 #[derive(Clone, Copy)]
-pub struct Spelt {
+pub struct TimestampText {
     text: [u8; 24],
     length: usize,
 }
 
-impl Spelt {
+impl TimestampText {
     /// The text: ASCII without anything that JSON would escape.
     pub fn as_bytes(&self) -> &[u8] {
         &self.text[..self.length]
@@ -158,7 +158,7 @@ impl Spelt {
     }
 }
 
-impl fmt::Display for Spelt {
+impl fmt::Display for TimestampText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -215,8 +215,8 @@ mod tests {
             assert_eq!(Timestamp::parse(text), Ok(Timestamp(1_367_422_970_343)), "{text}");
         }
         let at = Timestamp(1_367_422_970_343);
-        assert_eq!(at.spelt(Precision::Milliseconds).to_string(), "2013-05-01T15:42:50.343Z");
-        assert_eq!(at.spelt(Precision::Seconds).to_string(), "2013-05-01 15:42:50");
+        assert_eq!(at.format(Precision::Milliseconds).to_string(), "2013-05-01T15:42:50.343Z");
+        assert_eq!(at.format(Precision::Seconds).to_string(), "2013-05-01 15:42:50");
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
         ] {
             assert_eq!(Timestamp::parse(text), Ok(Timestamp(ms)), "{text}");
         }
-        assert_eq!(Timestamp(LAST).spelt(Precision::Seconds).to_string(), "9999-12-31 23:59:59");
+        assert_eq!(Timestamp(LAST).format(Precision::Seconds).to_string(), "9999-12-31 23:59:59");
         assert_eq!(Timestamp(LAST).date(), Date::constant(9999, 12, 31));
     }
 
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn bounds_print_and_read_back() {
         for ms in [Timestamp::MIN_MS, Timestamp::MAX_MS, -1, 0] {
-            let text = Timestamp(ms).spelt(Precision::Milliseconds).to_string();
+            let text = Timestamp(ms).format(Precision::Milliseconds).to_string();
             assert_eq!(Timestamp::parse(&text), Ok(Timestamp(ms)), "{text}");
         }
         assert_eq!(Timestamp(-1).truncated(Precision::Seconds).ms(), -1_000);

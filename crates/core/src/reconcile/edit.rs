@@ -51,7 +51,7 @@ pub(super) struct Edit<'a> {
 }
 
 /// How much is known of the edits that the device's own last change was merged with.
-enum Known {
+enum KnownEdits {
     /// The state that they left, and the ancestor if there was one.
     All,
     /// The state that they left, without the ancestor.
@@ -120,32 +120,36 @@ impl<'a> Edit<'a> {
         let is_contested = merged.is_contested();
         let changes_nothing = merged.values == self.values;
         let names_row_base = self.incoming.base.is_some();
-        match (self.known(), names_row_base, self.is_later()) {
-            (Known::All | Known::NoAncestor, true, _) if changes_nothing => Ok(replay(is_contested)),
-            (Known::All | Known::NoAncestor, false, Some(false) | None) if changes_nothing => {
+        match (self.known_edits(), names_row_base, self.is_later()) {
+            (KnownEdits::All | KnownEdits::NoAncestor, true, _) if changes_nothing => {
                 Ok(replay(is_contested))
             }
-            (Known::All, true, _) => {
+            (KnownEdits::All | KnownEdits::NoAncestor, false, Some(false) | None) if changes_nothing => {
+                Ok(replay(is_contested))
+            }
+            (KnownEdits::All, true, _) => {
                 self.write(Verdict::Merged, merged.values, Some(Resolution::Overwritten))
             }
-            (Known::NoAncestor | Known::Nothing, true, Some(true)) if changes_nothing => {
+            (KnownEdits::NoAncestor | KnownEdits::Nothing, true, Some(true)) if changes_nothing => {
                 Ok(Decision::kept(is_contested))
             }
-            (Known::NoAncestor | Known::Nothing, true, Some(true)) => {
+            (KnownEdits::NoAncestor | KnownEdits::Nothing, true, Some(true)) => {
                 self.write(Verdict::Merged, merged.values, is_contested.then_some(Resolution::Merged))
             }
-            (Known::NoAncestor | Known::Nothing, true, Some(false) | None) => Ok(Decision::kept(true)),
-            (Known::NoAncestor | Known::Nothing, false, Some(false)) => Ok(Decision::kept(true)),
+            (KnownEdits::NoAncestor | KnownEdits::Nothing, true, Some(false) | None) => {
+                Ok(Decision::kept(true))
+            }
+            (KnownEdits::NoAncestor | KnownEdits::Nothing, false, Some(false)) => Ok(Decision::kept(true)),
             (_, false, _) => self.overwrite(true),
         }
     }
 
-    fn known(&self) -> Known {
+    fn known_edits(&self) -> KnownEdits {
         let is_incomplete = self.history.is_incomplete(self.row, self.incoming, self.context);
         match &self.history.foreign_edits {
-            ForeignEdits::Forgotten => Known::Nothing,
-            ForeignEdits::Last(_) if is_incomplete => Known::NoAncestor,
-            ForeignEdits::Last(_) | ForeignEdits::None => Known::All,
+            ForeignEdits::Forgotten => KnownEdits::Nothing,
+            ForeignEdits::Last(_) if is_incomplete => KnownEdits::NoAncestor,
+            ForeignEdits::Last(_) | ForeignEdits::None => KnownEdits::All,
         }
     }
 
@@ -199,8 +203,8 @@ impl<'a> Edit<'a> {
             claim: incoming.claim(context),
             made_by: row.made_by,
             changed_by: context.device,
-            lives: row.lives.clone(),
-            writers: row.writers_before(row.made_by, context.device),
+            lifetimes: row.lifetimes.clone(),
+            aware_devices: row.aware_devices_before(row.made_by, context.device),
             values: Some(values),
         };
         let echo = self.misses_columns() || verdict == Verdict::Merged;

@@ -66,7 +66,7 @@ impl RowHistory {
     ) -> bool {
         match incoming.values.as_slice() {
             // A deletion leaves no state; a row that lives again was deleted once.
-            [] => !stored.lives.is_empty(),
+            [] => !stored.lifetimes.is_empty(),
             sent => states.iter().any(|state| {
                 let holds =
                     |(sent, held): (&Option<Value>, &Value)| sent.as_ref().is_none_or(|sent| sent == held);

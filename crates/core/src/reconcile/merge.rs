@@ -33,12 +33,12 @@ pub fn merge(
     row_bytes_max: usize,
 ) -> Merged {
     let mut lost = vec![None; columns.len()];
-    let join = |(place, column): (usize, &Column)| {
-        let theirs = &stored[place];
-        let Some(ours) = incoming[place].as_ref().filter(|ours| *ours != theirs) else {
+    let join = |(index, column): (usize, &Column)| {
+        let theirs = &stored[index];
+        let Some(ours) = incoming[index].as_ref().filter(|ours| *ours != theirs) else {
             return theirs.clone();
         };
-        let base = ancestor.and_then(|ancestor| ancestor.get(place));
+        let base = ancestor.and_then(|ancestor| ancestor.get(index));
         if base == Some(theirs) {
             return ours.clone();
         }
@@ -50,7 +50,7 @@ pub fn merge(
             .filter(|value| column.over_length(value).is_none());
         joined.unwrap_or_else(|| {
             let (newest, other) = if incoming_newer { (ours, theirs) } else { (theirs, ours) };
-            lost[place] = Some(other.clone());
+            lost[index] = Some(other.clone());
             newest.clone()
         })
     };
@@ -66,10 +66,10 @@ pub fn union_bytes(
     incoming: &[Option<Value>],
 ) -> usize {
     let lists = columns.iter().enumerate().filter(|(_, column)| column.merge == ColumnMerge::Union);
-    let of_column = |(place, _): (usize, &Column)| {
-        let theirs = stored.get(place)?;
-        let ours = incoming.get(place)?.as_ref().filter(|ours| *ours != theirs)?;
-        let base = ancestor.and_then(|ancestor| ancestor.get(place));
+    let of_column = |(index, _): (usize, &Column)| {
+        let theirs = stored.get(index)?;
+        let ours = incoming.get(index)?.as_ref().filter(|ours| *ours != theirs)?;
+        let base = ancestor.and_then(|ancestor| ancestor.get(index));
         let is_joined = base != Some(theirs) && base != Some(ours);
         is_joined.then(|| theirs.weight() + ours.weight() + base.map_or(0, Value::weight))
     };
@@ -137,8 +137,8 @@ fn sum(base: &Value, theirs: &Value, ours: &Value) -> Option<Value> {
 /// The same for decimals, in whole numbers of their last place: the library's own sum rounds what it cannot hold.
 fn decimal_sum(base: Decimal, theirs: Decimal, ours: Decimal) -> Option<Decimal> {
     let mut scale = base.scale().max(theirs.scale()).max(ours.scale());
-    let places = |it: Decimal| it.mantissa().checked_mul(10_i128.checked_pow(scale - it.scale())?);
-    let mut sum = places(theirs)?.checked_add(places(ours)?.checked_sub(places(base)?)?)?;
+    let indexes = |it: Decimal| it.mantissa().checked_mul(10_i128.checked_pow(scale - it.scale())?);
+    let mut sum = indexes(theirs)?.checked_add(indexes(ours)?.checked_sub(indexes(base)?)?)?;
     while scale > 0 && sum % 10 == 0 {
         (sum, scale) = (sum / 10, scale - 1);
     }
@@ -168,8 +168,8 @@ fn union_of<'a, T: Hash + Eq>(base: &[T], theirs: &'a [T], ours: &'a [T]) -> Vec
     let (in_theirs, in_ours) = (set(theirs), set(ours));
     let taken_out: HashSet<&T> =
         base.iter().filter(|item| !(in_theirs.contains(item) && in_ours.contains(item))).collect();
-    let mut told = HashSet::with_capacity(theirs.len() + ours.len());
-    theirs.iter().chain(ours).filter(|item| !taken_out.contains(item) && told.insert(*item)).collect()
+    let mut known_items = HashSet::with_capacity(theirs.len() + ours.len());
+    theirs.iter().chain(ours).filter(|item| !taken_out.contains(item) && known_items.insert(*item)).collect()
 }
 
 /// How deep the items of a list may be that another program wrote: what comes from devices is bounded already.
@@ -499,8 +499,8 @@ mod tests {
             let (ab, _) = one(&column, base.as_ref(), &a, &b, true);
             let (ba, _) = one(&column, base.as_ref(), &b, &a, false);
             prop_assert_eq!(as_set(&ab), as_set(&ba));
-            let told = [as_set(&a), as_set(&b)].concat();
-            prop_assert!(as_set(&ab).iter().all(|item| told.contains(item)), "an item out of nowhere");
+            let known_items = [as_set(&a), as_set(&b)].concat();
+            prop_assert!(as_set(&ab).iter().all(|item| known_items.contains(item)), "an item out of nowhere");
         }
 
         /// Nothing but a sum and a union is ever made up: every other value is one of the two sides'.

@@ -72,7 +72,7 @@ fn settle_delete(
         made_at: times.made_at,
         claim: incoming.claim(context),
         changed_by: context.device,
-        writers: row.writers_before(row.made_by, context.device),
+        aware_devices: row.aware_devices_before(row.made_by, context.device),
         values: None,
         ..row.clone()
     };
@@ -159,8 +159,10 @@ fn create(
         claim: incoming.claim(context),
         made_by: context.device,
         changed_by: context.device,
-        lives: tombstone.map(Stored::lives_before).unwrap_or_default(),
-        writers: tombstone.map(|row| row.writers_before(context.device, context.device)).unwrap_or_default(),
+        lifetimes: tombstone.map(Stored::lifetimes_before).unwrap_or_default(),
+        aware_devices: tombstone
+            .map(|row| row.aware_devices_before(context.device, context.device))
+            .unwrap_or_default(),
         values: Some(values),
     };
     Ok(Decision { verdict: Verdict::Added, write: Some(row), echo, conflict })

@@ -174,13 +174,13 @@ impl<'t> Reader<'t> {
                     None
                 }
             },
-            Err(told) => {
+            Err(fault) => {
                 let now = match value.get_ref().as_str() {
                     _ if clocked => ", or \"now\"",
                     Some("now") => "; only timestamp and date can begin as \"now\"",
                     _ => "",
                 };
-                self.fault(value.span(), at, format!("default: {told}{now}"));
+                self.fault(value.span(), at, format!("default: {fault}{now}"));
                 None
             }
         }

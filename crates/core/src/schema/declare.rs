@@ -154,8 +154,8 @@ impl<'t> Reader<'t> {
         let mut drafts = Vec::new();
         let mut taken = Taken::default();
         for (name, value) in tables.into_iter().flatten() {
-            if let Some(told) = names::fault(name.get_ref()) {
-                self.fault(name.span(), name.get_ref(), told);
+            if let Some(fault) = names::fault(name.get_ref()) {
+                self.fault(name.span(), name.get_ref(), fault);
             }
             if let Err(first) = taken.take(name.get_ref(), "the table") {
                 let what = format!("SQL does not tell this name from {first}; rename one of the two");
@@ -187,8 +187,8 @@ impl<'t> Reader<'t> {
             self.fault(value.span(), at, "owner_column: write the name of an SQL column");
             return None;
         };
-        if let Some(told) = names::owner_fault(name) {
-            self.fault(value.span(), at, format!("owner_column: {told}"));
+        if let Some(fault) = names::owner_fault(name) {
+            self.fault(value.span(), at, format!("owner_column: {fault}"));
         }
         Some(name)
     }
@@ -222,8 +222,8 @@ impl<'t> Reader<'t> {
                     match value.get_ref().as_str() {
                         Some(key) => {
                             table.key = key.to_owned();
-                            if let Some(told) = names::fault(key).or_else(|| names::key_fault(key)) {
-                                self.fault(value.span(), name, format!("key: {told}"));
+                            if let Some(fault) = names::fault(key).or_else(|| names::key_fault(key)) {
+                                self.fault(value.span(), name, format!("key: {fault}"));
                             }
                         }
                         None => self.fault(value.span(), name, "key: write the name of the key column"),
@@ -284,8 +284,8 @@ impl<'t> Reader<'t> {
         let mut references = Vec::new();
         for (column, value) in columns.into_iter().flatten() {
             let at = format!("{name}.{}", column.get_ref());
-            if let Some(told) = names::fault(column.get_ref()) {
-                self.fault(column.span(), &at, told);
+            if let Some(fault) = names::fault(column.get_ref()) {
+                self.fault(column.span(), &at, fault);
             }
             if let Err(first) = taken.take(column.get_ref(), "the column") {
                 let what = match first.starts_with("the key") {
@@ -467,14 +467,14 @@ mod tests {
         for at in 0..=TABLES_MAX {
             writeln!(many, "[table.t{at}]\nkey = \"id\"").unwrap();
         }
-        let told = Schema::parse(&many).unwrap_err().to_string();
-        assert_eq!(told, "line 1: 1001 tables; at most 1000 can be declared");
+        let fault = Schema::parse(&many).unwrap_err().to_string();
+        assert_eq!(fault, "line 1: 1001 tables; at most 1000 can be declared");
         let mut wide = "[table.t]\nkey = \"id\"\n[table.t.columns]\n".to_owned();
         for at in 0..=COLUMNS_MAX {
             writeln!(wide, "c{at} = \"text\"").unwrap();
         }
-        let told = Schema::parse(&wide).unwrap_err().to_string();
-        assert_eq!(told, "line 1: t: 1001 columns; a table can have at most 1000");
+        let fault = Schema::parse(&wide).unwrap_err().to_string();
+        assert_eq!(fault, "line 1: t: 1001 columns; a table can have at most 1000");
     }
 
     #[test]

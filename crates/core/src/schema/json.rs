@@ -106,8 +106,8 @@ impl<'a> Scanner<'a> {
             members.insert(name, value);
         }
         out.push('{');
-        for (place, (name, value)) in members.iter().enumerate() {
-            if place > 0 {
+        for (index, (name, value)) in members.iter().enumerate() {
+            if index > 0 {
                 out.push(',');
             }
             out.push_str(&written(name));

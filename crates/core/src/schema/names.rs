@@ -79,7 +79,7 @@ mod tests {
     fn all_others_are_refused() {
         let long = "n".repeat(64);
         for name in ["", "9a", "a-b", "a b", "é", "a\"", &long] {
-            assert!(fault(name).is_some_and(|told| told.contains("is not a name")), "{name}");
+            assert!(fault(name).is_some_and(|fault| fault.contains("is not a name")), "{name}");
         }
         for name in ["_a", "_", "rollcall_x", "SQLITE_x", "Last_Update", "ctid", "XMIN"] {
             assert!(fault(name).is_some(), "{name}");

@@ -436,8 +436,8 @@ mod tests {
             (Blob, "\"AP9=\"", "expected a string of base64"),
         ];
         for (kind, json, part) in cases {
-            let told = read(kind, json).unwrap_err();
-            assert!(told.contains(part), "{kind:?} {json}: {told}");
+            let fault = read(kind, json).unwrap_err();
+            assert!(fault.contains(part), "{kind:?} {json}: {fault}");
         }
     }
 

@@ -30,7 +30,7 @@ impl Serialize for WireValue<'_> {
             Value::Decimal(value) => to.collect_str(&value.normalize()),
             Value::Text(text) => to.serialize_str(text),
             Value::Uuid(value) => to.collect_str(value),
-            Value::Timestamp(at) => to.serialize_str(at.spelt(self.precision).as_str()),
+            Value::Timestamp(at) => to.serialize_str(at.format(self.precision).as_str()),
             Value::Date(day) => to.collect_str(day),
             // Fails only if another program wrote something else into the column.
             Value::Json(text) => {

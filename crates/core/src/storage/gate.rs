@@ -23,10 +23,10 @@ pub struct Gate {
 pub struct Inside<'a>(&'a Gate);
 
 impl Gate {
-    /// - `places`: how many may be inside, at least one.
+    /// - `permits`: how many may be inside, at least one.
     /// - `wait`: how long the next one waits.
-    pub fn new(places: u32, wait: Duration) -> Self {
-        Self { free: Mutex::new(places.max(1)), freed: Condvar::new(), wait }
+    pub fn new(permits: u32, wait: Duration) -> Self {
+        Self { free: Mutex::new(permits.max(1)), freed: Condvar::new(), wait }
     }
 
     /// Waits for a place.

@@ -39,7 +39,7 @@ pub use installations::Installation;
 pub use leases::{LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases};
 pub use observer::EngineObserver;
 pub use quota::PastBytes;
-pub use records::{AnswersMax, Conflict, GivenAnswer, Side};
+pub use records::{Conflict, ResponsesMax, Side, StoredResponse};
 
 /// What a storage call ends in.
 pub type StorageResult<T> = Result<T, StorageError>;
@@ -115,20 +115,20 @@ pub trait ReadTxn {
         each: &mut dyn FnMut(RowKey, Timestamp),
     ) -> StorageResult<()>;
 
-    /// The last of the `places` live rows of a table that follow `after`; `None` if they are fewer.
+    /// The last of the `steps` live rows of a table that follow `after`; `None` if they are fewer.
     fn nth_after(
         &mut self,
         table: TableId,
         after: Option<RowKey>,
-        places: u64,
+        steps: u64,
     ) -> StorageResult<Option<RowKey>> {
         let (mut nth, mut seen) = (None, 0);
-        let rows_max = usize::try_from(places).unwrap_or(usize::MAX);
+        let rows_max = usize::try_from(steps).unwrap_or(usize::MAX);
         self.manifest(table, after, rows_max, &mut |key, _| {
             seen += 1;
             nth = Some(key);
         })?;
-        Ok(nth.filter(|_| seen == places))
+        Ok(nth.filter(|_| seen == steps))
     }
 
     /// Walks along the entries of a table that follow `after`, tombstones too, at most `entries_max`.
@@ -140,16 +140,21 @@ pub trait ReadTxn {
     /// What each table holds, in declared order.
     fn digests(&mut self) -> StorageResult<Vec<Digest>>;
 
-    /// Tells `each` what changed after `after`, up to `upto`, until it answers `false`.
+    /// Tells `each` what changed after `after`, up to `until`, until it answers `false`.
     ///
     /// - Shape: by version, then table, then key, tombstones too; each row as it is now.
-    fn changes(&mut self, after: ChangeMark, upto: Version, each: &mut ChangeSink<'_>) -> StorageResult<()>;
+    fn changes(
+        &mut self,
+        after: FeedPosition,
+        until: Version,
+        each: &mut ChangeSink<'_>,
+    ) -> StorageResult<()>;
 
     /// The earlier states of a row that are still remembered, the latest first.
     fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>>;
 
     /// The answer that a device was given under an idempotency key.
-    fn given_answer(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<GivenAnswer>>;
+    fn stored_response(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<StoredResponse>>;
 
     /// The highest counter of an installation; `None` if it never synchronised, or was forgotten.
     fn counter(&mut self, device: DeviceId) -> StorageResult<Option<u64>>;
@@ -204,9 +209,9 @@ pub trait WriteTxn: ReadTxn {
         now: Timestamp,
     ) -> StorageResult<()>;
 
-    /// Notes that rows which were made up to `upto` may have been shown to devices ahead of their cursors. No version
+    /// Notes that rows which were made up to `until` may have been shown to devices ahead of their cursors. No version
     /// moves by it.
-    fn show_ahead(&mut self, upto: Version) -> StorageResult<()>;
+    fn show_ahead(&mut self, until: Version) -> StorageResult<()>;
 
     /// Remembers states that are about to be replaced, and forgets all but the newest `states_max` of each row.
     fn remember(
@@ -226,12 +231,12 @@ pub trait WriteTxn: ReadTxn {
     ///
     /// Bounds: `most`, of which the bytes may be passed by as much again by short answers that follow a long one. They
     /// are added up when a long answer is kept.
-    fn keep_answer(
+    fn store_response(
         &mut self,
         device: DeviceId,
         key: &str,
-        answer: &GivenAnswer,
-        most: AnswersMax,
+        response: &StoredResponse,
+        most: ResponsesMax,
     ) -> StorageResult<()>;
 
     /// Notes up to where a device has seen everything, and that it lives.
@@ -286,7 +291,7 @@ pub struct Walked {
 
 /// How far changes have been told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChangeMark {
+pub struct FeedPosition {
     /// All changes of earlier versions have been told.
     pub version: Version,
     /// Of this version, those up to here have been told; `None` is all of them.
@@ -334,7 +339,7 @@ pub struct PurgeTerms {
     /// Conflicts of before may go.
     pub conflicts_before: Timestamp,
     /// Answers of before may go.
-    pub answers_before: Timestamp,
+    pub responses_before: Timestamp,
     /// How many bytes an owner's past may take; 0 is no bound. Beyond it the oldest history may go, then answers.
     pub past_bytes_max: u64,
 }

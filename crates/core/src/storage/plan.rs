@@ -368,13 +368,13 @@ fn compare_columns<D: Database>(
     held: &Held,
 ) -> Result<Columns, D::Error> {
     let mut columns = Columns::default();
-    for (place, column) in table.columns.iter().enumerate() {
+    for (index, column) in table.columns.iter().enumerate() {
         let at = format!("{}.{}", table.name, column.name);
         if held.has(&column.name) && !records.agrees(column) {
             continue; // refused already
         }
         let (mut line, empty, only_empty) = if !held.has(&column.name) {
-            columns.added.push(place);
+            columns.added.push(index);
             let line = format!("add column {at} ({})", column.kind.name());
             (line, database.count(&quoted(&table.name))?, false)
         } else if records.required(column) == column.required {
@@ -388,7 +388,7 @@ fn compare_columns<D: Database>(
         match &column.default {
             Some(_) if empty > 0 => {
                 line.push_str(&format!(", its default filled in for {}", rows(empty)));
-                columns.after.push(Change::Fill { table: table.id, column: place, only_empty });
+                columns.after.push(Change::Fill { table: table.id, column: index, only_empty });
             }
             None if empty > 0 && column.required => plan.refuse(format!(
                 "{at}: required, but {} no value and there is no default; give it a default, or leave \
@@ -448,9 +448,9 @@ fn compare_types(plan: &mut Plan, table: &Table, records: &Records, held: &Held)
 fn compare_spelling(plan: &mut Plan, table: &Table, held: &Held) {
     let names = table.columns.iter().map(|column| &column.name).chain([&table.key, &table.owner_column]);
     for name in names {
-        if let Some(spelt) = held.spelling(name).filter(|spelt| *spelt != name) {
+        if let Some(spelling) = held.spelling(name).filter(|spelling| *spelling != name) {
             plan.refuse(format!(
-                "{}.{name}: the column is spelt {spelt:?} in the database; spell it so",
+                "{}.{name}: the column is spelt {spelling:?} in the database; spell it so",
                 table.name
             ));
         }

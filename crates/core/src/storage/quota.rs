@@ -26,16 +26,17 @@ pub struct PastBytes {
     /// Conflicts, bytes.
     pub conflicts: i64,
     /// Kept answers, bytes.
-    pub answers: i64,
+    pub responses: i64,
 }
 
 impl PastBytes {
     /// The past of an owner that nothing was ever written for.
-    pub const NOTHING: Self = Self { is_counted: true, tombstones: 0, history: 0, conflicts: 0, answers: 0 };
+    pub const NOTHING: Self =
+        Self { is_counted: true, tombstones: 0, history: 0, conflicts: 0, responses: 0 };
 
     /// All of it, bytes; `None` until it is counted.
     pub fn bytes(&self) -> Option<u64> {
-        let rest = self.history.saturating_add(self.answers).max(0).cast_unsigned();
+        let rest = self.history.saturating_add(self.responses).max(0).cast_unsigned();
         self.is_counted.then(|| self.lasting().saturating_add(rest))
     }
 
@@ -67,7 +68,7 @@ impl PastBytes {
             tombstones: sum(self.tombstones, before.tombstones, counted.tombstones),
             history: sum(self.history, before.history, counted.history),
             conflicts: sum(self.conflicts, before.conflicts, counted.conflicts),
-            answers: sum(self.answers, before.answers, counted.answers),
+            responses: sum(self.responses, before.responses, counted.responses),
         }
     }
 }
@@ -82,7 +83,7 @@ pub trait Past {
     fn forget_history(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize>;
 
     /// Does the same with kept answers.
-    fn forget_answers(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize>;
+    fn forget_responses(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize>;
 }
 
 /// Entries that are read before they are forgotten.
@@ -94,16 +95,16 @@ const ENTRIES_AT_ONCE: usize = 1_000;
 /// - Nothing is forgotten of an owner that is not counted yet, and none with a `max` of 0.
 pub fn make_room(past: &mut dyn Past, more: u64, max: u64, entries_max: usize) -> StorageResult<usize> {
     let mut gone = 0;
-    for of_answers in [false, true] {
+    for of_responses in [false, true] {
         loop {
             let excess = past.bytes().excess(more, max);
             let entries = (entries_max - gone).min(ENTRIES_AT_ONCE);
             if excess == 0 || entries == 0 || broken::is("past_unbounded") {
                 return Ok(gone);
             }
-            let forgotten = match of_answers {
+            let forgotten = match of_responses {
                 false => past.forget_history(excess, entries)?,
-                true => past.forget_answers(excess, entries)?,
+                true => past.forget_responses(excess, entries)?,
             };
             gone += forgotten;
             if forgotten == 0 {
@@ -135,13 +136,16 @@ mod tests {
     struct Held {
         sums: PastBytes,
         history: Vec<i64>,
-        answers: Vec<i64>,
+        responses: Vec<i64>,
     }
 
-    fn held(history: &[i64], answers: &[i64]) -> Held {
-        let sums =
-            PastBytes { history: history.iter().sum(), answers: answers.iter().sum(), ..PastBytes::NOTHING };
-        Held { sums, history: history.to_vec(), answers: answers.to_vec() }
+    fn held(history: &[i64], responses: &[i64]) -> Held {
+        let sums = PastBytes {
+            history: history.iter().sum(),
+            responses: responses.iter().sum(),
+            ..PastBytes::NOTHING
+        };
+        Held { sums, history: history.to_vec(), responses: responses.to_vec() }
     }
 
     impl Past for Held {
@@ -156,10 +160,10 @@ mod tests {
             Ok(entries)
         }
 
-        fn forget_answers(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
-            let (entries, freed) = enough(self.answers.iter().copied().take(entries_max), bytes);
-            self.answers.drain(..entries);
-            self.sums.answers -= freed;
+        fn forget_responses(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
+            let (entries, freed) = enough(self.responses.iter().copied().take(entries_max), bytes);
+            self.responses.drain(..entries);
+            self.sums.responses -= freed;
             Ok(entries)
         }
     }
@@ -169,9 +173,9 @@ mod tests {
         let mut past = held(&[10, 20, 30], &[40, 50]);
         assert_eq!(make_room(&mut past, 0, 150, 9).unwrap(), 0, "it fits as it is");
         assert_eq!(make_room(&mut past, 15, 150, 9).unwrap(), 2);
-        assert_eq!((&past.history[..], &past.answers[..]), (&[30][..], &[40, 50][..]));
+        assert_eq!((&past.history[..], &past.responses[..]), (&[30][..], &[40, 50][..]));
         assert_eq!(make_room(&mut past, 0, 60, 9).unwrap(), 2);
-        assert_eq!((&past.history[..], &past.answers[..]), (&[][..], &[50][..]));
+        assert_eq!((&past.history[..], &past.responses[..]), (&[][..], &[50][..]));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub struct Side {
 
 /// An answer that was given, for the device that may not have got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GivenAnswer {
+pub struct StoredResponse {
     /// SHA-256 of the request's body.
     pub body_hash: [u8; 32],
     /// The body of the answer.
@@ -65,7 +65,7 @@ pub struct GivenAnswer {
     pub at: Timestamp,
 }
 
-impl GivenAnswer {
+impl StoredResponse {
     /// What it takes beside others under its key, bytes.
     pub fn record_bytes(&self, key: &str) -> i64 {
         record_bytes([key]).saturating_add(self.body.len() as i64)
@@ -79,23 +79,23 @@ pub fn record_bytes<'a>(texts: impl IntoIterator<Item = &'a str>) -> i64 {
 
 /// How much of the answers of one device is kept beside the newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AnswersMax {
+pub struct ResponsesMax {
     /// So many answers, with the newest.
-    pub answers: usize,
+    pub responses: usize,
     /// About so many bytes of answers, with the newest.
     pub bytes: usize,
 }
 
-impl AnswersMax {
+impl ResponsesMax {
     /// Whether so many answers as long as this one would be too many bytes. While no answer is, those that are kept
     /// have at most `bytes` together, and nobody needs to add them up.
-    pub fn is_long(&self, answer: &GivenAnswer) -> bool {
-        answer.body.len() > self.bytes / self.answers.max(1)
+    pub fn is_long(&self, response: &StoredResponse) -> bool {
+        response.body.len() > self.bytes / self.responses.max(1)
     }
 
     /// What is left for the others, bytes.
-    pub fn bytes_beside(&self, answer: &GivenAnswer) -> i64 {
-        i64::try_from(self.bytes.saturating_sub(answer.body.len())).unwrap_or(i64::MAX)
+    pub fn bytes_beside(&self, response: &StoredResponse) -> i64 {
+        i64::try_from(self.bytes.saturating_sub(response.body.len())).unwrap_or(i64::MAX)
     }
 }
 
@@ -176,8 +176,8 @@ pub fn whole(values: &[Value]) -> Vec<Option<Value>> {
 /// alike. In nearly all conflicts one column differs, and the others need not be kept twice.
 pub fn write_base(table: &Table, conflict: &Conflict) -> Option<String> {
     let stored = conflict.stored.values.as_deref().unwrap_or_default();
-    let apart = |(place, value): (usize, &Value)| {
-        let is_alike = stored.get(place).is_some_and(|stored| stored.as_ref() == Some(value));
+    let apart = |(index, value): (usize, &Value)| {
+        let is_alike = stored.get(index).is_some_and(|stored| stored.as_ref() == Some(value));
         (!is_alike).then(|| value.clone())
     };
     let base = conflict.base.as_ref()?;
@@ -188,8 +188,8 @@ pub fn write_base(table: &Table, conflict: &Conflict) -> Option<String> {
 /// Reads what [`write_base`] wrote, or a whole row, as earlier releases wrote it.
 pub fn read_base(base: Option<Vec<Option<Value>>>, stored: &Side) -> Option<Vec<Value>> {
     let stored = stored.values.as_deref().unwrap_or_default();
-    let column = |(place, value): (usize, Option<Value>)| {
-        value.or_else(|| stored.get(place).cloned().flatten()).unwrap_or(Value::Null)
+    let column = |(index, value): (usize, Option<Value>)| {
+        value.or_else(|| stored.get(index).cloned().flatten()).unwrap_or(Value::Null)
     };
     base.map(|base| base.into_iter().enumerate().map(column).collect())
 }
@@ -229,11 +229,11 @@ impl<'de> Visitor<'de> for ColumnsSeed<'_> {
         let mut values = vec![None; self.0.columns.len()];
         while let Some(name) = map.next_key::<String>()? {
             match self.0.column(&name) {
-                Some(place) => {
-                    let column = &self.0.columns[place];
+                Some(index) => {
+                    let column = &self.0.columns[index];
                     let seed =
                         ValueSeed { column, precision: Precision::Milliseconds, json_depth_max: usize::MAX };
-                    values[place] = Some(map.next_value_seed(seed)?);
+                    values[index] = Some(map.next_value_seed(seed)?);
                 }
                 None => {
                     map.next_value::<IgnoredAny>()?;

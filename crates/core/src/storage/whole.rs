@@ -200,8 +200,8 @@ impl Sections {
     }
 
     /// Whether an owner's table at that place is one that the schema declares.
-    pub fn is_declared(&self, part: Part, place: usize) -> bool {
-        part != Part::Accounts && place >= self.own
+    pub fn is_declared(&self, part: Part, index: usize) -> bool {
+        part != Part::Accounts && index >= self.own
     }
 }
 

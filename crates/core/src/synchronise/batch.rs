@@ -79,7 +79,7 @@ pub struct UnreadableItem {
     /// Of which table.
     pub table: TableId,
     /// Where in the list that was sent.
-    pub place: usize,
+    pub index: usize,
     /// Which row, as far as that can be said.
     pub key: SentKey,
     /// Why.
@@ -123,7 +123,7 @@ impl Batch {
     /// How many rows it names.
     pub fn rows(&self) -> usize {
         let sent = [&self.add, &self.update, &self.delete].into_iter().flatten();
-        let asked = self.get.iter().map(|(_, keys)| keys.len());
-        sent.map(|(_, rows)| rows.len()).chain(asked).sum::<usize>() + self.unreadable.len()
+        let requested = self.get.iter().map(|(_, keys)| keys.len());
+        sent.map(|(_, rows)| rows.len()).chain(requested).sum::<usize>() + self.unreadable.len()
     }
 }

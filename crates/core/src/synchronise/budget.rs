@@ -42,7 +42,7 @@ pub(super) enum Cost {
     /// What is kept of conflicts.
     Noted,
     /// Rows in the answer.
-    Answered,
+    ItemResult,
 }
 
 /// Bytes of rows that an answer has more than once: a request that names a small row twice finds it at both places.
@@ -67,7 +67,7 @@ impl<'a> Budget<'a> {
     }
 
     /// Whether a row of so many bytes may stand in the answer once more.
-    pub fn may_tell_again(&mut self, bytes: usize) -> bool {
+    pub fn may_repeat(&mut self, bytes: usize) -> bool {
         let left = self.again_left.checked_sub(bytes);
         self.again_left = left.unwrap_or(self.again_left);
         left.is_some() || broken::is("row_told_each_time")
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn what_is_taken_is_gone() {
         let mut budget = Budget::new(10, &|| true);
-        for cost in [Cost::Held, Cost::Noted, Cost::Answered] {
+        for cost in [Cost::Held, Cost::Noted, Cost::ItemResult] {
             budget.take(cost, 7).unwrap();
             assert!(matches!(budget.take(cost, 4), Err(Refusal::TooHeavy(10))));
             budget.take(cost, 3).unwrap();
@@ -131,16 +131,16 @@ mod tests {
         let memory = Memory(5);
         let mut budget = Budget::new(10, &memory);
         budget.take(Cost::Held, 5).unwrap();
-        assert!(matches!(budget.take(Cost::Answered, 6), Err(Refusal::NoMemory)));
+        assert!(matches!(budget.take(Cost::ItemResult, 6), Err(Refusal::NoMemory)));
     }
 
     #[test]
     fn little_is_told_again() {
         let mut budget = Budget::new(10, &|| true);
-        assert!(budget.may_tell_again(TOLD_AGAIN_BYTES_MAX - 5));
-        assert!(!budget.may_tell_again(6));
-        assert!(budget.may_tell_again(5));
-        assert!(!budget.may_tell_again(1));
+        assert!(budget.may_repeat(TOLD_AGAIN_BYTES_MAX - 5));
+        assert!(!budget.may_repeat(6));
+        assert!(budget.may_repeat(5));
+        assert!(!budget.may_repeat(1));
     }
 
     #[test]

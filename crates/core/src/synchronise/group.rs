@@ -1,6 +1,6 @@
 use std::collections::{HashMap, HashSet};
 
-use super::Told;
+use super::RowResult;
 use crate::model::RowKey;
 use crate::reconcile::RejectionCode;
 
@@ -20,13 +20,14 @@ pub(super) struct Group {
 
 impl Group {
     /// The rows of a list that were rejected for what other rows are; `None` if there are none.
-    pub fn of(told: &[Told], code: RejectionCode) -> Option<Self> {
-        let waits = |told: &Told| told.rejection.as_ref().is_some_and(|rejection| rejection.code == code);
-        let rows: HashMap<_, _> = told
+    pub fn of(result: &[RowResult], code: RejectionCode) -> Option<Self> {
+        let waits =
+            |result: &RowResult| result.rejection.as_ref().is_some_and(|rejection| rejection.code == code);
+        let rows: HashMap<_, _> = result
             .iter()
             .enumerate()
-            .filter(|(_, told)| waits(told))
-            .map(|(at, told)| (at, told.key))
+            .filter(|(_, result)| waits(result))
+            .map(|(at, result)| (at, result.key))
             .collect();
         let mut keys = HashMap::new();
         for key in rows.values() {
@@ -38,30 +39,30 @@ impl Group {
     /// The same with one place for each key, for rows of which every mention needs the same.
     pub fn once_a_key(mut self) -> Self {
         let mut first: HashMap<RowKey, usize> = HashMap::new();
-        for (place, key) in &self.rows {
-            let first = first.entry(*key).or_insert(*place);
-            *first = (*first).min(*place);
+        for (index, key) in &self.rows {
+            let first = first.entry(*key).or_insert(*index);
+            *first = (*first).min(*index);
         }
-        self.rows.retain(|place, key| first.get(key) == Some(place));
+        self.rows.retain(|index, key| first.get(key) == Some(index));
         self.keys.values_mut().for_each(|mentions| *mentions = 1);
         self
     }
 
     /// The places of its rows, in the order sent.
-    pub fn places(&self) -> Vec<usize> {
-        let mut places: Vec<_> = self.rows.keys().copied().collect();
-        places.sort_unstable();
-        places
+    pub fn indexes(&self) -> Vec<usize> {
+        let mut indexes: Vec<_> = self.rows.keys().copied().collect();
+        indexes.sort_unstable();
+        indexes
     }
 
-    /// The row at `place` stays only if one of this key does.
-    pub fn needs(&mut self, place: usize, key: RowKey) {
-        self.needs.entry(key).or_default().push(place);
+    /// The row at `index` stays only if one of this key does.
+    pub fn needs(&mut self, index: usize, key: RowKey) {
+        self.needs.entry(key).or_default().push(index);
     }
 
-    /// The row at `place` does not stay.
-    pub fn leave(&mut self, place: usize) {
-        self.leaving.push(place);
+    /// The row at `index` does not stay.
+    pub fn leave(&mut self, index: usize) {
+        self.leaving.push(index);
     }
 
     /// The keys of the rows that stay, once all have left whose needs are not met.
@@ -71,8 +72,8 @@ impl Group {
                 self.leaving.extend(by);
             }
         }
-        while let Some(place) = self.leaving.pop() {
-            let Some(key) = self.rows.remove(&place) else { continue };
+        while let Some(index) = self.leaving.pop() {
+            let Some(key) = self.rows.remove(&index) else { continue };
             let left = self.keys.get_mut(&key).map(|left| {
                 *left -= 1;
                 *left

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::budget::{Budget, Cost};
 use super::working_set::WorkingSet;
-use super::{Refusal, ToldSet};
+use super::{Refusal, TableResults};
 use crate::broken;
 use crate::conflicts;
 use crate::model::{EarlierState, RowKey, Stored, Value};
@@ -20,7 +20,7 @@ use crate::storage::{Conflict, Side, WriteTxn};
 /// earlier one, and the last loss is the one that is noted.
 #[derive(Default)]
 pub(super) struct Losses {
-    places: HashMap<(TableId, RowKey), usize>,
+    indexes: HashMap<(TableId, RowKey), usize>,
     list: Vec<Loss>,
 }
 
@@ -45,8 +45,8 @@ impl Losses {
         resolution: Resolution,
         deletes: bool,
     ) {
-        let place = self.places.get(&(table, incoming.key)).copied();
-        if let Some(earlier) = place.and_then(|place| self.list.get_mut(place)) {
+        let index = self.indexes.get(&(table, incoming.key)).copied();
+        if let Some(earlier) = index.and_then(|index| self.list.get_mut(index)) {
             let beneath = std::mem::take(&mut earlier.incoming.values);
             for (sent, beneath) in incoming.values.iter_mut().zip(beneath) {
                 *sent = sent.take().or(beneath);
@@ -54,7 +54,7 @@ impl Losses {
             *earlier = Loss { table, id: Uuid::nil(), incoming, history, resolution, deletes };
             return;
         }
-        self.places.insert((table, incoming.key), self.list.len());
+        self.indexes.insert((table, incoming.key), self.list.len());
         self.list.push(Loss { table, id: Uuid::nil(), incoming, history, resolution, deletes });
     }
 
@@ -64,15 +64,15 @@ impl Losses {
         schema: &Schema,
         rows: &WorkingSet,
         context: &Context,
-        told: impl Iterator<Item = &'t mut ToldSet>,
+        result: impl Iterator<Item = &'t mut TableResults>,
     ) {
         for loss in &mut self.list {
             loss.id = loss.name(schema, rows, context);
         }
-        for (table, list) in told {
-            for told in list.iter_mut().filter(|told| told.lost) {
-                let place = self.places.get(&(*table, told.key));
-                told.conflict = place.and_then(|place| self.list.get(*place)).map(|loss| loss.id);
+        for (table, list) in result {
+            for result in list.iter_mut().filter(|result| result.lost) {
+                let index = self.indexes.get(&(*table, result.key));
+                result.conflict = index.and_then(|index| self.list.get(*index)).map(|loss| loss.id);
             }
         }
     }
@@ -146,7 +146,7 @@ impl Loss {
         let met = foreign.map(|state| state.values.as_slice()).or(stored.values.as_deref());
         let met = met.unwrap_or_default();
         let base = self.history.ancestor.iter().flatten().enumerate();
-        let apart = base.filter(|(place, value)| met.get(*place) != Some(value)).map(|(_, value)| value);
+        let apart = base.filter(|(index, value)| met.get(*index) != Some(value)).map(|(_, value)| value);
         let sent = self.incoming.values.iter().flatten();
         size_of::<Conflict>() + met.iter().chain(apart).chain(sent).map(Value::weight).sum::<usize>()
     }

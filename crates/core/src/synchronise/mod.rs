@@ -3,8 +3,6 @@
 //! One batch is settled row by row over a working copy of the rows it touches, then written in one go:
 //! each row once, in its final state, all under one new version.
 
-mod answer_rows;
-mod asked;
 mod batch;
 mod budget;
 mod deletions;
@@ -12,6 +10,8 @@ mod group;
 mod losses;
 mod quota;
 mod references;
+mod requested;
+mod response_rows;
 mod settler;
 mod unreadable;
 mod working_set;
@@ -34,7 +34,7 @@ pub use budget::StillWanted;
 use deletions::Deletions;
 pub use quota::FORGOTTEN_MAX;
 use settler::{DeviceClock, Settler};
-pub use unreadable::{Answered, AnsweredSet, RejectedKeys, RejectedRow, Unreadable, Why};
+pub use unreadable::{ItemResult, RejectedKeys, RejectedRow, TableItemResults, Unreadable, Why};
 use working_set::WorkingSet;
 
 /// Who sends a batch, when, and what it may cost.
@@ -73,11 +73,11 @@ pub struct Terms {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// A verdict for each row under `add`.
-    pub add: Vec<AnsweredSet>,
+    pub add: Vec<TableItemResults>,
     /// A verdict for each row under `update`.
-    pub update: Vec<AnsweredSet>,
+    pub update: Vec<TableItemResults>,
     /// A verdict for each key under `delete`.
-    pub delete: Vec<AnsweredSet>,
+    pub delete: Vec<TableItemResults>,
     /// The live rows that were asked for.
     pub get: Vec<(TableId, Vec<LiveRow>)>,
     /// The keys asked for that name no live row.
@@ -102,18 +102,19 @@ impl Report {
         const NAMES: usize = 100; // of a row's members, and its key and time
         let of = |values: &[Value]| NAMES + values.iter().map(Value::weight).sum::<usize>();
         let row = |row: &LiveRow| of(&row.values);
-        let told = [&self.add, &self.update, &self.delete].into_iter().flatten().flat_map(|(_, told)| told);
+        let result =
+            [&self.add, &self.update, &self.delete].into_iter().flatten().flat_map(|(_, result)| result);
         let got = self.get.iter().flat_map(|(_, rows)| rows);
         let missing = self.missing.iter().map(|(_, keys)| keys.len() * NAMES);
         let changed = self.changes.iter().flat_map(|changes| &changes.rows);
-        let faults = told.clone().map(|told| match told {
-            Answered::Unreadable(one) => one.key.weight() + one.fault.detail.len(),
-            Answered::Settled(_) => 0,
+        let faults = result.clone().map(|result| match result {
+            ItemResult::Unreadable(one) => one.key.weight() + one.fault.detail.len(),
+            ItemResult::Settled(_) => 0,
         });
         let rejected = self.rejected.iter().flat_map(|(_, keys)| keys);
         faults.sum::<usize>()
             + rejected.map(|(_, one)| NAMES + one.key.weight() + one.fault.detail.len()).sum::<usize>()
-            + told.map(|told| told.row().map_or(NAMES, row)).sum::<usize>()
+            + result.map(|result| result.row().map_or(NAMES, row)).sum::<usize>()
             + got.map(row).sum::<usize>()
             + missing.sum::<usize>()
             + changed.map(|(.., stored)| of(stored.values.as_deref().unwrap_or_default())).sum::<usize>()
@@ -134,11 +135,11 @@ pub struct Changes {
 }
 
 /// What became of the rows of one table, in the order sent.
-pub type ToldSet = (TableId, Vec<Told>);
+pub type TableResults = (TableId, Vec<RowResult>);
 
 /// What became of one row.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Told {
+pub struct RowResult {
     /// Which row.
     pub key: RowKey,
     /// What became of it.
@@ -264,7 +265,7 @@ pub fn run_while(
     let rejected = batch.rejected_keys(&rows);
 
     if batch.atomic {
-        let sets: [(Part, &[AnsweredSet]); 3] =
+        let sets: [(Part, &[TableItemResults]); 3] =
             [(Part::Add, &add), (Part::Update, &update), (Part::Delete, &delete)];
         let rejections = Report::rejections(sets, &rejected);
         if !rejections.is_empty() {
@@ -272,19 +273,19 @@ pub fn run_while(
         }
     }
     // What the answer has is weighed before anything is written.
-    answer_rows::put_rows(batch, [&mut add, &mut update, &mut delete], &rows, &mut budget)?;
-    let asked = asked::load(txn, &rows, &batch.get, &mut budget)?;
+    response_rows::put_rows(batch, [&mut add, &mut update, &mut delete], &rows, &mut budget)?;
+    let requested = requested::load(txn, &rows, &batch.get, &mut budget)?;
     let remembers = quota::make_room(txn, schema, &rows, &losses, (&context, terms, &mut budget))?;
     losses.note(txn, schema, &rows, &context, &budget)?;
     let current = write(txn, schema, &rows, &mut digests, (terms, &budget, remembers))?;
     deletions.note(txn, &digests, &rows, current, terms)?;
     let answered = [&add, &update, &delete].into_iter().flatten();
-    let told = answered.flat_map(|(table, list)| list.iter().filter_map(|one| Some((*table, one.key()?))));
-    asked::note_known(txn, &rows, told, &asked, batch.base, terms.device)?;
-    let (get, missing) = asked::found_and_missing(asked);
+    let result = answered.flat_map(|(table, list)| list.iter().filter_map(|one| Some((*table, one.key()?))));
+    requested::note_known(txn, &rows, result, &requested, batch.base, terms.device)?;
+    let (get, missing) = requested::found_and_missing(requested);
     // Whoever is told everything drops what is not mentioned, so its own rows must be.
-    let but = (current > state.version && batch.base.is_some()).then_some(current);
-    let changes = if batch.pull { Some(pull(txn, schema, batch, but, terms)?) } else { None };
+    let exclude = (current > state.version && batch.base.is_some()).then_some(current);
+    let changes = if batch.pull { Some(pull(txn, schema, batch, exclude, terms)?) } else { None };
     if changes.as_ref().is_some_and(|changes| changes.next.is_some() && !changes.rows.is_empty()) {
         // The device has rows of the first page, and its cursor stays. It should go on with the page's mark.
         txn.show_ahead(current)?;
@@ -382,22 +383,23 @@ fn write(
     Ok(after.version)
 }
 
-/// What changed since the device's base, `but` for what it has just written itself.
+/// What changed since the device's base, `exclude` for what it has just written itself.
 fn pull(
     txn: &mut dyn WriteTxn,
     schema: &Schema,
     batch: &Batch,
-    but: Option<Version>,
+    exclude: Option<Version>,
     terms: &Terms,
 ) -> Result<Changes, Refusal> {
     let feed = Feed::begin(txn.state(), batch.base).map_err(Refusal::BaseExpired)?;
-    let feed = Feed { but, ..feed };
+    let feed = Feed { exclude, ..feed };
     let tables: Vec<TableId> = schema.tables().iter().map(|table| table.id).collect();
     let (rows_max, bytes_max) = (terms.pull_rows_max, terms.pull_bytes_max);
     let entries_max = terms.pull_entries_max;
-    let asked = changes::Asked { device: terms.device, tables: &tables, rows_max, bytes_max, entries_max };
+    let requested =
+        changes::FeedFilter { device: terms.device, tables: &tables, rows_max, bytes_max, entries_max };
     let mut rows = Vec::new();
-    let page = changes::run(txn, feed, &asked, &mut |net, table, key, row| {
+    let page = changes::run(txn, feed, &requested, &mut |net, table, key, row| {
         rows.push((net, table, key, row.clone()));
         ControlFlow::Continue(())
     })?;

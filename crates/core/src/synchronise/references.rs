@@ -142,17 +142,17 @@ impl Referrers {
         &mut self,
         txn: &mut dyn WriteTxn,
         rows: &WorkingSet,
-        place: Reference,
+        index: Reference,
     ) -> StorageResult<Option<RowKey>> {
-        if let Some(known) = self.others.get(&place) {
+        if let Some(known) = self.others.get(&index) {
             return Ok(*known);
         }
-        let (child, column, key) = place;
+        let (child, column, key) = index;
         // One more than the loaded ones that it can show.
-        let rows_max = self.shown.get(&place).copied().unwrap_or(0) + 1;
+        let rows_max = self.shown.get(&index).copied().unwrap_or(0) + 1;
         let found = txn.referring(child, column, key, rows_max)?;
         let other = found.into_iter().find(|by| !rows.knows(child, *by));
-        self.others.insert(place, other);
+        self.others.insert(index, other);
         Ok(other)
     }
 }

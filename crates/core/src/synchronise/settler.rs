@@ -6,7 +6,7 @@ use super::group::Group;
 use super::losses::Losses;
 use super::references::{self, Referrers};
 use super::working_set::WorkingSet;
-use super::{Refusal, Set, Told, ToldSet};
+use super::{Refusal, RowResult, Set, TableResults};
 use crate::model::{EarlierState, RowKey, Stored, Timestamp};
 use crate::reconcile::{
     Context, Decision, Incoming, Operation, Rejection, RejectionCode, RowHistory, Skew, Verdict,
@@ -77,51 +77,51 @@ impl<'a, 'b> Settler<'a, 'b> {
     }
 
     /// Has the verdicts name the final state of each row, since nobody ever sees another, and gives what was lost.
-    pub fn finish<'t>(self, told: impl Iterator<Item = &'t mut ToldSet>) -> Losses {
-        let mut told: Vec<_> = told.collect();
-        for (table, list) in told.iter_mut().map(|set| (set.0, &mut set.1)) {
-            for told in list.iter_mut() {
-                let held = self.rows.get(table, told.key);
-                told.last_update = told.last_update.and(held.map(|row| row.last_update));
+    pub fn finish<'t>(self, result: impl Iterator<Item = &'t mut TableResults>) -> Losses {
+        let mut result: Vec<_> = result.collect();
+        for (table, list) in result.iter_mut().map(|set| (set.0, &mut set.1)) {
+            for result in list.iter_mut() {
+                let held = self.rows.get(table, result.key);
+                result.last_update = result.last_update.and(held.map(|row| row.last_update));
             }
         }
         let mut losses = self.losses;
-        losses.name(self.schema, self.rows, &self.context, told.into_iter());
+        losses.name(self.schema, self.rows, &self.context, result.into_iter());
         losses
     }
 
     /// Settles one of `add` and `update`: tables that others refer to first.
-    pub fn edits(&mut self, operation: Operation, sets: &[Set]) -> Result<Vec<ToldSet>, Refusal> {
-        let mut told: Vec<ToldSet> = sets.iter().map(|(table, _)| (*table, Vec::new())).collect();
+    pub fn edits(&mut self, operation: Operation, sets: &[Set]) -> Result<Vec<TableResults>, Refusal> {
+        let mut result: Vec<TableResults> = sets.iter().map(|(table, _)| (*table, Vec::new())).collect();
         for table in self.schema.parents_first() {
-            for (place, (_, set)) in sets.iter().enumerate().filter(|(_, (of, _))| of == table) {
-                let list = &mut told[place].1;
+            for (index, (_, set)) in sets.iter().enumerate().filter(|(_, (of, _))| of == table) {
+                let list = &mut result[index].1;
                 for incoming in set {
                     list.push(self.edit(*table, operation, incoming)?);
                 }
                 self.edit_together(*table, operation, set, list)?;
             }
         }
-        Ok(told)
+        Ok(result)
     }
 
     /// Settles `delete`: tables that refer to others first.
-    pub fn deletes(&mut self, sets: &[Set]) -> Result<Vec<ToldSet>, Refusal> {
+    pub fn deletes(&mut self, sets: &[Set]) -> Result<Vec<TableResults>, Refusal> {
         let is_parent = |table: TableId| self.schema.referrers(table).next().is_some();
         if sets.iter().any(|(table, set)| !set.is_empty() && is_parent(*table)) {
             self.referrers = Some(Referrers::of(self.schema, self.rows));
         }
-        let mut told: Vec<ToldSet> = sets.iter().map(|(table, _)| (*table, Vec::new())).collect();
+        let mut result: Vec<TableResults> = sets.iter().map(|(table, _)| (*table, Vec::new())).collect();
         for table in self.schema.parents_first().iter().rev() {
-            for (place, (_, set)) in sets.iter().enumerate().filter(|(_, (of, _))| of == table) {
-                let list = &mut told[place].1;
+            for (index, (_, set)) in sets.iter().enumerate().filter(|(_, (of, _))| of == table) {
+                let list = &mut result[index].1;
                 for incoming in set {
                     list.push(self.delete(*table, incoming)?);
                 }
                 self.delete_together(*table, set, list)?;
             }
         }
-        Ok(told)
+        Ok(result)
     }
 
     /// Settles once more the rows that name rows which come later in their list, or which name them in turn.
@@ -130,12 +130,12 @@ impl<'a, 'b> Settler<'a, 'b> {
         table: TableId,
         operation: Operation,
         set: &[Incoming],
-        told: &mut [Told],
+        result: &mut [RowResult],
     ) -> Result<(), Refusal> {
-        let Some(mut group) = Group::of(told, RejectionCode::ReferenceMissing) else { return Ok(()) };
-        for place in group.places() {
+        let Some(mut group) = Group::of(result, RejectionCode::ReferenceMissing) else { return Ok(()) };
+        for index in group.indexes() {
             self.budget.check()?;
-            let corrected = self.corrected(&set[place]);
+            let corrected = self.corrected(&set[index]);
             let history = self.history(table, &corrected)?;
             self.weigh_union(table, &corrected, &history)?;
             let stored = self.rows.get(table, corrected.key);
@@ -144,13 +144,13 @@ impl<'a, 'b> Settler<'a, 'b> {
             for (_, parent, named) in
                 references::missing(self.schema, self.rows, table, corrected.key, stored, row)
             {
-                if parent == table { group.needs(place, named) } else { group.leave(place) }
+                if parent == table { group.needs(index, named) } else { group.leave(index) }
             }
         }
-        let places = group.places();
+        let indexes = group.indexes();
         self.together = group.close();
-        for place in places {
-            told[place] = self.edit(table, operation, &set[place])?;
+        for index in indexes {
+            result[index] = self.edit(table, operation, &set[index])?;
         }
         self.together.clear();
         Ok(())
@@ -161,42 +161,47 @@ impl<'a, 'b> Settler<'a, 'b> {
         &mut self,
         table: TableId,
         set: &[Incoming],
-        told: &mut [Told],
+        result: &mut [RowResult],
     ) -> Result<(), Refusal> {
-        let Some(group) = Group::of(told, RejectionCode::StillReferenced) else { return Ok(()) };
+        let Some(group) = Group::of(result, RejectionCode::StillReferenced) else { return Ok(()) };
         let Some(mut referrers) = self.referrers.take() else { return Ok(()) };
-        let places = group.places();
+        let indexes = group.indexes();
         let mut group = group.once_a_key();
-        for place in group.places() {
+        for index in group.indexes() {
             self.budget.check()?;
-            let key = set[place].key;
+            let key = set[index].key;
             if referrers.is_among_others(self.txn, self.schema, self.rows, table, key)? {
-                group.leave(place);
+                group.leave(index);
                 continue;
             }
             for (child, by) in referrers.among_loaded(self.schema, table, key) {
-                if child == table { group.needs(place, by) } else { group.leave(place) }
+                if child == table { group.needs(index, by) } else { group.leave(index) }
             }
         }
         self.referrers = Some(referrers);
         self.together = group.close();
-        let mut rejected: HashMap<RowKey, Told> = HashMap::new();
-        for place in places {
-            let key = set[place].key;
+        let mut rejected: HashMap<RowKey, RowResult> = HashMap::new();
+        for index in indexes {
+            let key = set[index].key;
             if let Some(known) = rejected.get(&key) {
-                told[place] = known.clone();
+                result[index] = known.clone();
                 continue;
             }
-            told[place] = self.delete(table, &set[place])?;
-            if told[place].rejection.is_some() {
-                rejected.insert(key, told[place].clone()); // whatever it is that refers to the row, it stays
+            result[index] = self.delete(table, &set[index])?;
+            if result[index].rejection.is_some() {
+                rejected.insert(key, result[index].clone()); // whatever it is that refers to the row, it stays
             }
         }
         self.together.clear();
         Ok(())
     }
 
-    fn edit(&mut self, table: TableId, operation: Operation, incoming: &Incoming) -> Result<Told, Refusal> {
+    fn edit(
+        &mut self,
+        table: TableId,
+        operation: Operation,
+        incoming: &Incoming,
+    ) -> Result<RowResult, Refusal> {
         self.budget.check()?;
         let corrected = self.corrected(incoming);
         let history = self.history(table, &corrected)?;
@@ -213,7 +218,7 @@ impl<'a, 'b> Settler<'a, 'b> {
         self.tell(table, corrected, history, settled, false)
     }
 
-    fn delete(&mut self, table: TableId, incoming: &Incoming) -> Result<Told, Refusal> {
+    fn delete(&mut self, table: TableId, incoming: &Incoming) -> Result<RowResult, Refusal> {
         self.budget.check()?;
         let mut corrected = self.corrected(incoming);
         if self.clock.skew.is_some() {
@@ -315,7 +320,7 @@ impl<'a, 'b> Settler<'a, 'b> {
         history: Rc<RowHistory>,
         settled: Result<Decision, Rejection>,
         deletes: bool,
-    ) -> Result<Told, Refusal> {
+    ) -> Result<RowResult, Refusal> {
         let key = incoming.key;
         let (verdict, write, echo, lost, rejection) = match settled {
             Ok(Decision { verdict, write, echo, conflict }) => (verdict, write, echo, conflict, None),
@@ -335,7 +340,7 @@ impl<'a, 'b> Settler<'a, 'b> {
             self.rows.set(table, key, row);
         }
         let held = self.rows.get(table, key);
-        Ok(Told {
+        Ok(RowResult {
             key,
             verdict,
             last_update: held.map(|row| row.last_update),

@@ -1,21 +1,23 @@
 //! Rows of a batch that cannot be read: each gets its verdict at its place, and nothing of it is applied.
 
-use super::{Batch, LiveRow, Part, Report, SentKey, Told, ToldSet, UnreadableItem, ValueFault, WorkingSet};
+use super::{
+    Batch, LiveRow, Part, Report, RowResult, SentKey, TableResults, UnreadableItem, ValueFault, WorkingSet,
+};
 use crate::model::{RowKey, Timestamp};
 use crate::reconcile::{Rejection, Verdict};
 use crate::schema::TableId;
 
 /// What became of one row of the request.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answered {
+pub enum ItemResult {
     /// The rules have settled it.
-    Settled(Told),
+    Settled(RowResult),
     /// It could not be read.
     Unreadable(Unreadable),
 }
 
 /// What became of the rows of one table, in the order sent.
-pub type AnsweredSet = (TableId, Vec<Answered>);
+pub type TableItemResults = (TableId, Vec<ItemResult>);
 
 /// A row or key that could not be read, and what the server holds under its key.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,27 +44,27 @@ pub enum Why {
     Value(ValueFault),
 }
 
-impl Answered {
+impl ItemResult {
     /// What became of it.
     pub fn verdict(&self) -> Verdict {
         match self {
-            Self::Settled(told) => told.verdict,
+            Self::Settled(result) => result.verdict,
             Self::Unreadable(_) => Verdict::Rejected,
         }
     }
 
     /// What the rules made of it, if it could be read.
-    pub fn settled(&self) -> Option<&Told> {
+    pub fn settled(&self) -> Option<&RowResult> {
         match self {
-            Self::Settled(told) => Some(told),
+            Self::Settled(result) => Some(result),
             Self::Unreadable(_) => None,
         }
     }
 
     /// The same, to keep it.
-    pub fn into_settled(self) -> Option<Told> {
+    pub fn into_settled(self) -> Option<RowResult> {
         match self {
-            Self::Settled(told) => Some(told),
+            Self::Settled(result) => Some(result),
             Self::Unreadable(_) => None,
         }
     }
@@ -70,7 +72,7 @@ impl Answered {
     /// The server's row, where the answer has it.
     pub fn row(&self) -> Option<&LiveRow> {
         match self {
-            Self::Settled(told) => told.row.as_ref(),
+            Self::Settled(result) => result.row.as_ref(),
             Self::Unreadable(unreadable) => unreadable.row.as_ref(),
         }
     }
@@ -78,7 +80,7 @@ impl Answered {
     /// Why it was rejected, if it was.
     pub fn why(&self) -> Option<Why> {
         match self {
-            Self::Settled(told) => told.rejection.clone().map(Why::Rule),
+            Self::Settled(result) => result.rejection.clone().map(Why::Rule),
             Self::Unreadable(unreadable) => Some(Why::Value(unreadable.fault.clone())),
         }
     }
@@ -86,7 +88,7 @@ impl Answered {
     /// The row whose state the answer tells, if it tells one.
     pub fn key(&self) -> Option<RowKey> {
         match self {
-            Self::Settled(told) => Some(told.key),
+            Self::Settled(result) => Some(result.key),
             Self::Unreadable(Unreadable { key: SentKey::Read(key), .. }) => Some(*key),
             Self::Unreadable(_) => None,
         }
@@ -123,26 +125,31 @@ impl Batch {
     }
 
     /// Puts the verdicts of the rows that cannot be read between those of the others, in the order sent.
-    pub(super) fn in_order(&self, part: Part, told: Vec<ToldSet>, rows: &WorkingSet) -> Vec<AnsweredSet> {
-        let merge = |(table, told): ToldSet| {
-            let mut told = told.into_iter();
-            let mut list = Vec::with_capacity(told.len());
+    pub(super) fn in_order(
+        &self,
+        part: Part,
+        result: Vec<TableResults>,
+        rows: &WorkingSet,
+    ) -> Vec<TableItemResults> {
+        let merge = |(table, result): TableResults| {
+            let mut result = result.into_iter();
+            let mut list = Vec::with_capacity(result.len());
             for item in self.unreadable_in(part, table) {
-                let before = item.place.saturating_sub(list.len());
-                list.extend(told.by_ref().take(before).map(Answered::Settled));
-                list.push(Answered::Unreadable(Unreadable::of(item, rows)));
+                let before = item.index.saturating_sub(list.len());
+                list.extend(result.by_ref().take(before).map(ItemResult::Settled));
+                list.push(ItemResult::Unreadable(Unreadable::of(item, rows)));
             }
-            list.extend(told.map(Answered::Settled));
+            list.extend(result.map(ItemResult::Settled));
             (table, list)
         };
-        told.into_iter().map(merge).collect()
+        result.into_iter().map(merge).collect()
     }
 
     /// The keys under `get` that cannot be read.
     pub(super) fn rejected_keys(&self, rows: &WorkingSet) -> Vec<RejectedKeys> {
         let rejected = |table: TableId| {
             let items = self.unreadable_in(Part::Get, table);
-            items.map(|item| (item.place, Unreadable::of(item, rows))).collect::<Vec<_>>()
+            items.map(|item| (item.index, Unreadable::of(item, rows))).collect::<Vec<_>>()
         };
         let tables = self.get.iter().map(|(table, _)| (*table, rejected(*table)));
         tables.filter(|(_, keys)| !keys.is_empty()).collect()
@@ -157,27 +164,30 @@ pub struct RejectedRow {
     /// Of which table.
     pub table: TableId,
     /// Where in the list that was sent.
-    pub place: usize,
+    pub index: usize,
     /// Why.
     pub why: Why,
 }
 
 impl Report {
     /// Every row and key that was rejected, in the order sent.
-    pub(super) fn rejections(sets: [(Part, &[AnsweredSet]); 3], keys: &[RejectedKeys]) -> Vec<RejectedRow> {
+    pub(super) fn rejections(
+        sets: [(Part, &[TableItemResults]); 3],
+        keys: &[RejectedKeys],
+    ) -> Vec<RejectedRow> {
         let mut found = Vec::new();
         for (part, lists) in sets {
             for (table, list) in lists {
                 let rejected =
-                    list.iter().enumerate().filter_map(|(place, answered)| Some((place, answered.why()?)));
-                found.extend(rejected.map(|(place, why)| RejectedRow { part, table: *table, place, why }));
+                    list.iter().enumerate().filter_map(|(index, answered)| Some((index, answered.why()?)));
+                found.extend(rejected.map(|(index, why)| RejectedRow { part, table: *table, index, why }));
             }
         }
         for (table, keys) in keys {
-            found.extend(keys.iter().map(|(place, unreadable)| RejectedRow {
+            found.extend(keys.iter().map(|(index, unreadable)| RejectedRow {
                 part: Part::Get,
                 table: *table,
-                place: *place,
+                index: *index,
                 why: Why::Value(unreadable.fault.clone()),
             }));
         }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 
-use super::known::Known;
+use super::owner_states::OwnerStateCache;
 use super::past::Beside;
 use crate::failed;
 use rollcall_core::model::{Owner, Version};
@@ -77,7 +77,7 @@ pub(super) struct Writer<J> {
     schedule: Mutex<Schedule<J>>,
     /// The writer thread waits here.
     thread: Condvar,
-    pub known: Known,
+    pub owner_states: OwnerStateCache,
     /// What is written down beside the database.
     past: Mutex<Option<Beside>>,
     /// How long anybody waits for the writer.
@@ -101,7 +101,7 @@ impl<J: Job> Writer<J> {
             conn: Mutex::new(conn),
             schedule: Mutex::new(Schedule::new()),
             thread: Condvar::new(),
-            known: Known::new(),
+            owner_states: OwnerStateCache::new(),
             past: Mutex::new(None),
             busy_wait,
             open_max: OPEN_MAX,
@@ -178,11 +178,11 @@ impl<J: Job> Writer<J> {
 
     /// What is known of an owner without a transaction, and not old.
     pub fn known_state(&self, owner: Owner) -> Option<OwnerState> {
-        self.known.get(owner, || {
+        self.owner_states.get(owner, || {
             // If the writer is at work, its transaction looks itself.
             let Some(conn) = self.conn.try_lock() else { return };
             // The caller must not wait for a process that recovers the log.
-            let looked = conn.busy_timeout(Duration::ZERO).and_then(|()| self.known.look(&conn));
+            let looked = conn.busy_timeout(Duration::ZERO).and_then(|()| self.owner_states.look(&conn));
             if let Err(error) = looked.and(conn.busy_timeout(self.busy_wait)) {
                 tracing::debug!(%error, "could not look whether another process wrote");
             }
@@ -234,20 +234,20 @@ impl<J: Job> Writer<J> {
     fn begin(&self, conn: &Connection) -> StorageResult<()> {
         // A transaction that begins as a reader can fail at its first write, whatever the busy timeout.
         execute(conn, "BEGIN IMMEDIATE").map_err(failed)?;
-        self.known.begun(conn).map_err(|error| {
+        self.owner_states.begun(conn).map_err(|error| {
             self.roll_back(conn);
             failed(error)
         })
     }
 
     fn commit(&self, conn: &Connection, moved: &[Moved], jobs: usize) -> rusqlite::Result<()> {
-        self.known.ending();
-        self.known.committing(moved.iter().map(|(owner, ..)| *owner));
+        self.owner_states.ending();
+        self.owner_states.committing(moved.iter().map(|(owner, ..)| *owner));
         let ended = execute(conn, "COMMIT");
         if ended.is_err() {
             roll_back(conn);
         }
-        self.known.committed(if ended.is_ok() { moved } else { &[] });
+        self.owner_states.committed(if ended.is_ok() { moved } else { &[] });
         if let (Ok(()), Some(past)) = (&ended, self.past.lock().as_mut()) {
             let writes =
                 |(_, before, after): &Moved| after.version.counter().saturating_sub(before.counter());
@@ -257,7 +257,7 @@ impl<J: Job> Writer<J> {
     }
 
     fn roll_back(&self, conn: &Connection) {
-        self.known.ending();
+        self.owner_states.ending();
         roll_back(conn);
     }
 }

@@ -12,7 +12,7 @@ use crate::http::app::App;
 use crate::http::problem::ApiError;
 use crate::model::{DeviceId, Timestamp, Version};
 use crate::storage::quota::RECORD_BYTES;
-use crate::storage::{AnswersMax, GivenAnswer, ReadTxn, WriteTxn};
+use crate::storage::{ReadTxn, ResponsesMax, StoredResponse, WriteTxn};
 use crate::synchronise::FORGOTTEN_MAX;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -48,10 +48,11 @@ impl IdempotentRequest {
         txn: &mut T,
         app: &App,
         senders: impl Iterator<Item = DeviceId>,
-    ) -> Result<Option<GivenAnswer>, ApiError> {
+    ) -> Result<Option<StoredResponse>, ApiError> {
         let mut stored = None;
         for device in senders {
-            stored = stored.map_or_else(|| txn.given_answer(device, &self.key), |stored| Ok(Some(stored)))?;
+            stored =
+                stored.map_or_else(|| txn.stored_response(device, &self.key), |stored| Ok(Some(stored)))?;
         }
         let oldest = oldest_kept(app);
         match stored.filter(|stored| stored.at > oldest && !broken::is("replay_applied_twice")) {
@@ -69,18 +70,18 @@ impl IdempotentRequest {
         version: Version,
     ) -> Result<(), ApiError> {
         let response =
-            GivenAnswer { body_hash: self.body_hash, body: body.to_vec(), version, at: app.clock.now() };
+            StoredResponse { body_hash: self.body_hash, body: body.to_vec(), version, at: app.clock.now() };
         let sync = &app.settings.sync;
         // If there is too little room all the same, this response is kept: a request under its key has one effect.
         let bytes = RECORD_BYTES + (body.len() + self.key.len()) as u64;
         txn.make_room(bytes, app.settings.limits.owner_past_bytes_max, FORGOTTEN_MAX)?;
-        let most = AnswersMax { answers: sync.idempotency_keys_max, bytes: sync.idempotency_bytes_max };
-        Ok(txn.keep_answer(caller.device, &self.key, &response, most)?)
+        let most = ResponsesMax { responses: sync.idempotency_keys_max, bytes: sync.idempotency_bytes_max };
+        Ok(txn.store_response(caller.device, &self.key, &response, most)?)
     }
 }
 
 /// The response to an earlier sending of the request, sent again.
-pub(super) fn replay(stored: GivenAnswer) -> warp::reply::Response {
+pub(super) fn replay(stored: StoredResponse) -> warp::reply::Response {
     let mut response = report_response(stored.body, stored.version);
     response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     response

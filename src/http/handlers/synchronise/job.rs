@@ -8,7 +8,7 @@ use super::counts::Counts;
 use super::idempotency::replay;
 use super::reply::{ReplySender, SyncResponse};
 use super::{SyncRequest, explain};
-use crate::accounts::installations::{self, Noted};
+use crate::accounts::installations::{self, CounterOutcome};
 use crate::broken;
 use crate::http::Permit;
 use crate::http::problem::ApiError;
@@ -83,8 +83,10 @@ impl SyncJob {
         let SyncRequest { app, received, caller, idempotent, .. } = &self.request;
         let devices_max = app.settings.limits.devices_per_user_max;
         let forgotten = match installations::note(txn, caller, devices_max, app.clock.now())? {
-            Noted::Well(forgotten) => forgotten,
-            Noted::Other(other) => return Ok((SyncResponse::OtherInstallation(other), Counts::default())),
+            CounterOutcome::Well(forgotten) => forgotten,
+            CounterOutcome::Other(other) => {
+                return Ok((SyncResponse::OtherInstallation(other), Counts::default()));
+            }
         };
         if let Some(response) = self.response_of_twin(txn)? {
             return Ok((SyncResponse::Whole(response), Counts::of_replay(forgotten)));

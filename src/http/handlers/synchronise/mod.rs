@@ -14,8 +14,10 @@ use http::header::HeaderMap;
 use tokio::time::Instant;
 use tracing::Span;
 
-use super::caller::tell_installation;
-use super::{Answer, ApiError, App, Hold, ended, fence, hold, lock_for_work, off_reactor, report, timing};
+use super::caller::set_installation_header;
+use super::{
+    ApiError, App, HandlerResult, Hold, ended, fence, hold, lock_for_work, off_reactor, report, timing,
+};
 use crate::accounts::Caller;
 use crate::http::wire::{read_batch_within, rejection_body};
 use crate::http::{BodyFault, Received, Unavailable, threads};
@@ -37,7 +39,7 @@ pub async fn synchronise(
     caller: Result<Caller, ApiError>,
     headers: HeaderMap,
     body: Result<Received, ApiError>,
-) -> Answer {
+) -> HandlerResult {
     let caller = caller?;
     let due = Instant::now() + app.bounds.request;
     let body = match body {
@@ -52,7 +54,7 @@ pub async fn synchronise(
     for _ in 0..ATTEMPTS_MAX {
         match request.attempt(&headers).await? {
             Ended::Response(mut response) => {
-                tell_installation(response.headers_mut(), request.caller.adopts());
+                set_installation_header(response.headers_mut(), request.caller.adopts());
                 return hold(response, request.body.permit);
             }
             Ended::OtherInstallation(caller) => request.caller = *caller,
@@ -164,10 +166,10 @@ pub(super) fn explain(refusal: Refusal, schema: &Schema) -> ApiError {
             ApiError::MassDelete { table: schema.at(table).name.clone(), deletes, rows, confirm, before }
         }
         Refusal::Atomic(rejections) => {
-            let told = rejections.iter().map(|rejected| {
-                rejection_body(schema.at(rejected.table), rejected.part, rejected.place, &rejected.why)
+            let bodies = rejections.iter().map(|rejected| {
+                rejection_body(schema.at(rejected.table), rejected.part, rejected.index, &rejected.why)
             });
-            ApiError::BatchRejected { rejections: told.collect() }
+            ApiError::BatchRejected { rejections: bodies.collect() }
         }
         Refusal::TooHeavy(max) => {
             let reason = format!(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::super::report;
-use super::super::{Answer, json_bytes, tell_version};
+use super::super::{HandlerResult, json_bytes, set_version_headers};
 use crate::accounts::Caller;
 use crate::http::Permit;
 use crate::http::app::App;
@@ -85,13 +85,13 @@ impl ReplyReceiver {
     }
 }
 
-async fn write_report(app: &Arc<App>, report: Box<Report>, permit: &Permit) -> Answer {
+async fn write_report(app: &Arc<App>, report: Box<Report>, permit: &Permit) -> HandlerResult {
     let version = report.current;
     Ok(report_response(report::write_later(app, report, permit).await?, version))
 }
 
 pub(super) fn report_response(body: Vec<u8>, version: Version) -> warp::reply::Response {
     let mut response = json_bytes(body);
-    tell_version(response.headers_mut(), version);
+    set_version_headers(response.headers_mut(), version);
     response
 }

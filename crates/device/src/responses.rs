@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-use super::decide::{self, Again};
+use super::decide::{self, RetryWhen};
 use super::text::Columns;
 use rollcall_core::model::{RowKey, Timestamp, Version};
 use rollcall_core::reconcile::Verdict;
@@ -73,8 +73,8 @@ pub struct Rejection {
 
 impl Rejection {
     /// When the row may be sent again as it is.
-    pub fn again(&self) -> Again {
-        decide::again(&self.code, self.retry_after_s)
+    pub fn retry_when(&self) -> RetryWhen {
+        decide::retry_when(&self.code, self.retry_after_s)
     }
 }
 
@@ -175,6 +175,9 @@ pub fn time(text: &str) -> Option<Timestamp> {
 }
 
 /// The lists of tables that the device knows; a server may have more by now.
-pub fn known<T>(schema: &Schema, tables: BTreeMap<String, Vec<T>>) -> impl Iterator<Item = (&Table, Vec<T>)> {
+pub fn declared_tables<T>(
+    schema: &Schema,
+    tables: BTreeMap<String, Vec<T>>,
+) -> impl Iterator<Item = (&Table, Vec<T>)> {
     tables.into_iter().filter_map(|(name, list)| Some((schema.table(&name)?, list)))
 }

@@ -28,7 +28,7 @@ pub const EMAIL: &str = "anna@example.com";
 pub const PASSWORD: &str = "something borrowed";
 pub const DAY_MS: i64 = Timestamp::DAY_MS;
 
-pub struct House {
+pub struct TestServer {
     /// Of an SQLite store.
     pub path: PathBuf,
     pub app: Option<Arc<App>>,
@@ -54,20 +54,20 @@ pub fn key(number: u32) -> String {
     Uuid::from_u128(u128::from(number) + 1).to_string()
 }
 
-impl House {
+impl TestServer {
     /// Its clock stands `days_ago` behind the system's, so that commands find what was done here old.
     pub fn new(days_ago: i64) -> Self {
         let store = Store::new();
         let path = store.path();
         let now_ms = Arc::new(AtomicI64::new(system_now_ms() - days_ago * DAY_MS));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut house = Self { store, path, app: None, now_ms, runtime };
-        house.open();
+        let mut server = Self { store, path, app: None, now_ms, runtime };
+        server.open();
         // What looks at a file would be in the way of those who replace it.
         if !is_sqlite() {
-            house.store.look();
+            server.store.look();
         }
-        house
+        server
     }
 
     /// Starts the server.
@@ -109,9 +109,9 @@ impl House {
     }
 
     pub fn device(&self, name: &str) -> Device {
-        let asked = LogIn { email: EMAIL, password: PASSWORD, device: name, device_id: None };
+        let requested = LogIn { email: EMAIL, password: PASSWORD, device: name, device_id: None };
         let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let token = self.app().accounts.local().unwrap().log_in(asked, here).unwrap();
+        let token = self.app().accounts.local().unwrap().log_in(requested, here).unwrap();
         Device { token: token.token, id: token.device_id.0.to_string() }
     }
 

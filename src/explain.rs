@@ -38,16 +38,16 @@ pub struct SignedIn<'a> {
 }
 
 /// Why the row is not on the device, as far as the server can tell.
-pub fn answer(facts: &Facts<'_>) -> String {
+pub fn explain(facts: &Facts<'_>) -> String {
     let named = facts.signed_in.map_or("The device".to_owned(), |device| format!("\"{}\"", device.name));
     if facts.signed_in.is_some_and(|device| device.owner != facts.owner) {
         return format!("{named} is signed in for another owner, whose rows are all that it is ever told.");
     }
-    let Some(row) = facts.row else { return format!("{} {}", no_row(facts), asks_in_vain(facts)) };
-    let told = told(facts, row, &named);
+    let Some(row) = facts.row else { return format!("{} {}", no_row(facts), delivery(facts)) };
+    let story = story(facts, row, &named);
     match access(facts, &named) {
-        Some(access) => format!("{told} {access}"),
-        None => told,
+        Some(access) => format!("{story} {access}"),
+        None => story,
     }
 }
 
@@ -65,7 +65,7 @@ fn no_row(facts: &Facts<'_>) -> String {
         .into()
 }
 
-fn asks_in_vain(facts: &Facts<'_>) -> &'static str {
+fn delivery(facts: &Facts<'_>) -> &'static str {
     if facts.acknowledged.is_some() {
         "No device of this owner is told of it."
     } else {
@@ -74,7 +74,7 @@ fn asks_in_vain(facts: &Facts<'_>) -> &'static str {
 }
 
 /// What the device was told of the row.
-fn told(facts: &Facts<'_>, row: &Stored, named: &str) -> String {
+fn story(facts: &Facts<'_>, row: &Stored, named: &str) -> String {
     let version = row.version;
     let own = row.changed_by == facts.device;
     let what = match (row.is_tombstone(), own) {
@@ -164,8 +164,8 @@ mod tests {
             claim: Claim::default(),
             made_by: OTHER,
             changed_by: by,
-            lives: Vec::new(),
-            writers: Vec::new(),
+            lifetimes: Vec::new(),
+            aware_devices: Vec::new(),
             values: alive.then(Vec::new),
         }
     }
@@ -271,11 +271,11 @@ mod tests {
                 acknowledged: seen.map(|seen| (Version(seen), Timestamp::from_ms(0))),
                 knows_devices: true,
             };
-            let told = answer(&facts);
+            let story = explain(&facts);
             for word in *words {
-                assert!(told.contains(word), "{case}: {word:?} is not in {told:?}");
+                assert!(story.contains(word), "{case}: {word:?} is not in {story:?}");
             }
-            assert!(told.ends_with('.') && !told.contains("  "), "{case}: {told:?}");
+            assert!(story.ends_with('.') && !story.contains("  "), "{case}: {story:?}");
         }
     }
 
@@ -292,8 +292,8 @@ mod tests {
             acknowledged: None,
             knows_devices: false,
         };
-        let told = answer(&facts);
-        assert!(told.contains("The device has never shown a cursor"), "{told}");
-        assert!(!told.contains("signed"), "{told}");
+        let story = explain(&facts);
+        assert!(story.contains("The device has never shown a cursor"), "{story}");
+        assert!(!story.contains("signed"), "{story}");
     }
 }

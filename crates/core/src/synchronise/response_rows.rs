@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::budget::{Budget, Cost};
-use super::{Answered, AnsweredSet, Batch, LiveRow, Refusal, WorkingSet};
+use super::{Batch, ItemResult, LiveRow, Refusal, TableItemResults, WorkingSet};
 use crate::model::{RowKey, Stored};
 use crate::schema::{self, TableId};
 
@@ -16,11 +16,11 @@ const NAMES_BYTES: usize = 100;
 /// Errors: [`Refusal::TooHeavy`] where the rows take more than the budget.
 pub(super) fn put_rows(
     batch: &Batch,
-    sets: [&mut Vec<AnsweredSet>; 3],
+    sets: [&mut Vec<TableItemResults>; 3],
     rows: &WorkingSet,
     budget: &mut Budget<'_>,
 ) -> Result<(), Refusal> {
-    let mut told: HashSet<(TableId, RowKey)> =
+    let mut result: HashSet<(TableId, RowKey)> =
         batch.get.iter().flat_map(|(table, keys)| keys.iter().map(|key| (*table, *key))).collect();
     // To measure a row takes a look at each of its bytes.
     let mut lengths: HashMap<(TableId, RowKey), usize> = HashMap::new();
@@ -29,8 +29,8 @@ pub(super) fn put_rows(
             let Some(key) = one.key() else { continue };
             let Some(stored) = rows.get(*table, key).filter(|row| !row.is_tombstone()) else { continue };
             let bytes = *lengths.entry((*table, key)).or_insert_with(|| wire_len(stored));
-            if told.insert((*table, key)) || budget.may_tell_again(bytes) {
-                budget.take(Cost::Answered, bytes)?;
+            if result.insert((*table, key)) || budget.may_repeat(bytes) {
+                budget.take(Cost::ItemResult, bytes)?;
                 if let Some(row) = LiveRow::of(key, stored) {
                     one.set_row(row);
                 }
@@ -45,18 +45,18 @@ pub(super) fn wire_len(row: &Stored) -> usize {
     NAMES_BYTES + row.values.iter().flatten().map(schema::wire_len).sum::<usize>()
 }
 
-impl Answered {
+impl ItemResult {
     /// Whether the device cannot know the whole row after this verdict.
     fn wants_row(&self) -> bool {
         match self {
-            Self::Settled(told) => told.echo,
+            Self::Settled(result) => result.echo,
             Self::Unreadable(_) => true,
         }
     }
 
     fn set_row(&mut self, row: LiveRow) {
         match self {
-            Self::Settled(told) => told.row = Some(row),
+            Self::Settled(result) => result.row = Some(row),
             Self::Unreadable(unreadable) => unreadable.row = Some(row),
         }
     }

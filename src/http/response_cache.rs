@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use parking_lot::Mutex;
 
-use crate::fetch::Mark;
+use crate::fetch::PageToken;
 use crate::model::{Owner, Version};
 use crate::schema::TableId;
 
@@ -20,20 +20,20 @@ const OWNER_BYTES: usize = 256;
 
 /// What an answer is to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Question {
+pub(super) enum CacheKey {
     /// A page of the roll call of these tables.
-    RollCall(Vec<TableId>, Option<Mark>),
+    Manifest(Vec<TableId>, Option<PageToken>),
     /// What changed since the newest version: nothing.
     Unchanged,
 }
 
 /// The bytes of one answer; they count until the last one who sends them is done.
-pub(super) struct Answer {
+pub(super) struct CachedBody {
     pub chunks: Vec<Bytes>,
     pub bytes: usize,
     /// Where the next page begins.
-    pub next: Option<Mark>,
-    counted: Counted,
+    pub next: Option<PageToken>,
+    reserved: Reservation,
 }
 
 /// Answers kept in memory, those of owners who ask again longest.
@@ -41,30 +41,30 @@ pub(super) struct Answer {
 /// - Bounds: the bytes of all answers, those that are still being made or sent too, stay below `bytes_max`.
 ///   What has no room is not kept. One owner's never fill it.
 /// - An answer is of one version: it is found under no other, and goes when the owner's version moves.
-pub(super) struct Ready {
+pub(super) struct ResponseCache {
     bytes_max: usize,
-    counted: Arc<AtomicUsize>,
+    reserved: Arc<AtomicUsize>,
     owners: Mutex<Owners>,
 }
 
 #[derive(Default)]
 struct Owners {
-    by_owner: HashMap<Owner, Kept>,
+    by_owner: HashMap<Owner, OwnerBodies>,
     /// Every owner above once, the next to go first.
     queue: VecDeque<Owner>,
 }
 
-struct Kept {
+struct OwnerBodies {
     version: Version,
-    answers: HashMap<Question, Arc<Answer>>,
+    bodies: HashMap<CacheKey, Arc<CachedBody>>,
     /// Asked for since it last stood first in the queue.
-    asked_for: bool,
-    _counted: Counted,
+    was_used: bool,
+    _reserved: Reservation,
 }
 
-impl Ready {
+impl ResponseCache {
     pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, counted: Arc::default(), owners: Mutex::default() }
+        Self { bytes_max, reserved: Arc::default(), owners: Mutex::default() }
     }
 
     /// The largest sum of answers that one owner may have here; what will take more is not worth beginning.
@@ -73,20 +73,20 @@ impl Ready {
     }
 
     /// The answer to a question at a version.
-    pub fn find(&self, owner: Owner, version: Version, question: &Question) -> Option<Arc<Answer>> {
+    pub fn find(&self, owner: Owner, version: Version, key: &CacheKey) -> Option<Arc<CachedBody>> {
         let mut owners = self.owners.lock();
         let kept = owners.by_owner.get_mut(&owner).filter(|kept| kept.version == version)?;
-        let answer = kept.answers.get(question).cloned()?;
-        kept.asked_for = true;
-        Some(answer)
+        let body = kept.bodies.get(key).cloned()?;
+        kept.was_used = true;
+        Some(body)
     }
 
     /// Begins to gather an answer.
-    pub fn begin(self: &Arc<Self>) -> Making {
-        let counted = Some(Counted { sum: Arc::clone(&self.counted), bytes: 0 });
-        let mut making = Making { ready: Arc::clone(self), chunks: Vec::new(), bytes: 0, counted };
-        making.count(OWNER_BYTES + ENTRY_BYTES);
-        making
+    pub fn begin(self: &Arc<Self>) -> BodyRecorder {
+        let reserved = Some(Reservation { sum: Arc::clone(&self.reserved), bytes: 0 });
+        let mut recorder = BodyRecorder { cache: Arc::clone(self), chunks: Vec::new(), bytes: 0, reserved };
+        recorder.count(OWNER_BYTES + ENTRY_BYTES);
+        recorder
     }
 
     /// Forgets what is of another version.
@@ -94,14 +94,14 @@ impl Ready {
         if let Some(kept) = self.owners.lock().by_owner.get_mut(&owner)
             && kept.version != version
         {
-            kept.answers.clear();
+            kept.bodies.clear();
         }
     }
 
     /// Takes room for bytes, and forgets others for it; `false` if there is not enough to forget.
     fn reserve(&self, bytes: usize) -> bool {
         let within = |sum: usize| sum.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
-        while self.counted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, within).is_err() {
+        while self.reserved.fetch_update(Ordering::SeqCst, Ordering::SeqCst, within).is_err() {
             if !self.owners.lock().forget_one() {
                 return false;
             }
@@ -109,29 +109,29 @@ impl Ready {
         true
     }
 
-    fn keep(&self, owner: Owner, version: Version, question: Question, mut answer: Answer) {
+    fn keep(&self, owner: Owner, version: Version, key: CacheKey, mut body: CachedBody) {
         let mut owners = self.owners.lock();
         let Owners { by_owner, queue } = &mut *owners;
         let kept = by_owner.entry(owner).or_insert_with(|| {
             queue.push_back(owner);
-            let counted = answer.counted.split(OWNER_BYTES);
-            Kept { version, answers: HashMap::new(), asked_for: false, _counted: counted }
+            let reserved = body.reserved.split(OWNER_BYTES);
+            OwnerBodies { version, bodies: HashMap::new(), was_used: false, _reserved: reserved }
         });
         if kept.version > version {
             return; // it took long, and is of yesterday
         }
-        let others: usize = kept.answers.values().map(|other| other.bytes).sum();
+        let others: usize = kept.bodies.values().map(|other| other.bytes).sum();
         // A device that asks for its tables one by one, and then for all, begins anew.
-        if kept.version < version || others + answer.bytes > self.owner_bytes_max() {
-            kept.answers.clear();
+        if kept.version < version || others + body.bytes > self.owner_bytes_max() {
+            kept.bodies.clear();
         }
         kept.version = version;
-        kept.answers.insert(question, Arc::new(answer));
+        kept.bodies.insert(key, Arc::new(body));
     }
 
     #[cfg(test)]
     fn bytes(&self) -> usize {
-        self.counted.load(Ordering::SeqCst)
+        self.reserved.load(Ordering::SeqCst)
     }
 }
 
@@ -140,8 +140,8 @@ impl Owners {
     fn forget_one(&mut self) -> bool {
         while let Some(owner) = self.queue.pop_front() {
             match self.by_owner.get_mut(&owner) {
-                Some(kept) if kept.asked_for => {
-                    kept.asked_for = false;
+                Some(kept) if kept.was_used => {
+                    kept.was_used = false;
                     self.queue.push_back(owner);
                 }
                 _ => {
@@ -155,49 +155,49 @@ impl Owners {
 }
 
 /// An answer that is being gathered while it goes out. Dropped, it leaves nothing.
-pub(super) struct Making {
-    ready: Arc<Ready>,
+pub(super) struct BodyRecorder {
+    cache: Arc<ResponseCache>,
     chunks: Vec<Bytes>,
     bytes: usize,
     /// `None` once there was no room.
-    counted: Option<Counted>,
+    reserved: Option<Reservation>,
 }
 
-impl Making {
+impl BodyRecorder {
     /// The next bytes of the answer.
     pub fn add(&mut self, chunk: &Bytes) {
         self.count(chunk.len());
-        if self.counted.is_some() {
+        if self.reserved.is_some() {
             self.bytes += chunk.len();
             self.chunks.push(chunk.clone());
         }
     }
 
     /// Keeps what was gathered, if there was room for it.
-    pub fn keep(self, owner: Owner, version: Version, question: Question, next: Option<Mark>) {
-        let Self { ready, chunks, bytes, counted } = self;
-        if let Some(counted) = counted {
-            ready.keep(owner, version, question, Answer { chunks, bytes, next, counted });
+    pub fn keep(self, owner: Owner, version: Version, key: CacheKey, next: Option<PageToken>) {
+        let Self { cache, chunks, bytes, reserved } = self;
+        if let Some(reserved) = reserved {
+            cache.keep(owner, version, key, CachedBody { chunks, bytes, next, reserved });
         }
     }
 
     fn count(&mut self, bytes: usize) {
-        let Some(counted) = &mut self.counted else { return };
-        if self.bytes + bytes <= self.ready.owner_bytes_max() && self.ready.reserve(bytes) {
-            counted.bytes += bytes;
+        let Some(reserved) = &mut self.reserved else { return };
+        if self.bytes + bytes <= self.cache.owner_bytes_max() && self.cache.reserve(bytes) {
+            reserved.bytes += bytes;
         } else {
-            (self.counted, self.chunks) = (None, Vec::new());
+            (self.reserved, self.chunks) = (None, Vec::new());
         }
     }
 }
 
 /// Bytes that count while this lives.
-struct Counted {
+struct Reservation {
     sum: Arc<AtomicUsize>,
     bytes: usize,
 }
 
-impl Counted {
+impl Reservation {
     /// Counts a part on its own.
     fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
@@ -206,29 +206,29 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.sum.fetch_sub(self.bytes, Ordering::SeqCst);
     }
 }
 
 /// The bytes of an answer on their way.
-pub(super) struct Sending {
-    answer: Arc<Answer>,
+pub(super) struct CachedStream {
+    body: Arc<CachedBody>,
     sent: usize,
 }
 
-impl Sending {
-    pub fn new(answer: Arc<Answer>) -> Self {
-        Self { answer, sent: 0 }
+impl CachedStream {
+    pub fn new(body: Arc<CachedBody>) -> Self {
+        Self { body, sent: 0 }
     }
 }
 
-impl Stream for Sending {
+impl Stream for CachedStream {
     type Item = Result<Bytes, std::convert::Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = self.answer.chunks.get(self.sent).cloned();
+        let next = self.body.chunks.get(self.sent).cloned();
         self.sent += 1;
         Poll::Ready(next.map(Ok))
     }
@@ -245,62 +245,62 @@ mod tests {
         Owner(Uuid::from_u128(number))
     }
 
-    fn make(ready: &Arc<Ready>, number: u128, version: u64, bytes: usize) {
-        let mut making = ready.begin();
-        making.add(&Bytes::from(vec![b'x'; bytes / 2]));
-        making.add(&Bytes::from(vec![b'y'; bytes - bytes / 2]));
-        making.keep(owner(number), Version(version), Question::Unchanged, None);
+    fn make(cache: &Arc<ResponseCache>, number: u128, version: u64, bytes: usize) {
+        let mut recorder = cache.begin();
+        recorder.add(&Bytes::from(vec![b'x'; bytes / 2]));
+        recorder.add(&Bytes::from(vec![b'y'; bytes - bytes / 2]));
+        recorder.keep(owner(number), Version(version), CacheKey::Unchanged, None);
     }
 
-    fn found(ready: &Ready, number: u128, version: u64) -> bool {
-        ready.find(owner(number), Version(version), &Question::Unchanged).is_some()
+    fn found(cache: &ResponseCache, number: u128, version: u64) -> bool {
+        cache.find(owner(number), Version(version), &CacheKey::Unchanged).is_some()
     }
 
     #[test]
     fn an_answer_is_found_at_its_version_alone() {
-        let ready = Arc::new(Ready::new(10_000));
-        make(&ready, 1, 5, 100);
-        assert!(found(&ready, 1, 5) && !found(&ready, 1, 4) && !found(&ready, 1, 6) && !found(&ready, 2, 5));
-        let other = Question::RollCall(Vec::new(), None);
-        assert!(ready.find(owner(1), Version(5), &other).is_none());
-        make(&ready, 1, 4, 100);
-        assert!(found(&ready, 1, 5), "one that took long does not push out a newer one");
-        ready.moved(owner(1), Version(6));
-        assert!(!found(&ready, 1, 5));
-        assert_eq!(ready.bytes(), OWNER_BYTES);
+        let cache = Arc::new(ResponseCache::new(10_000));
+        make(&cache, 1, 5, 100);
+        assert!(found(&cache, 1, 5) && !found(&cache, 1, 4) && !found(&cache, 1, 6) && !found(&cache, 2, 5));
+        let other = CacheKey::Manifest(Vec::new(), None);
+        assert!(cache.find(owner(1), Version(5), &other).is_none());
+        make(&cache, 1, 4, 100);
+        assert!(found(&cache, 1, 5), "one that took long does not push out a newer one");
+        cache.moved(owner(1), Version(6));
+        assert!(!found(&cache, 1, 5));
+        assert_eq!(cache.bytes(), OWNER_BYTES);
     }
 
     /// Goal: the bound holds, whatever comes, and who asks stays. Method: many owners pass by one that asks
     /// again and again.
     #[test]
     fn answers_stay_below_the_bound() {
-        let ready = Arc::new(Ready::new(10_000));
-        make(&ready, 0, 1, 1_000);
+        let cache = Arc::new(ResponseCache::new(10_000));
+        make(&cache, 0, 1, 1_000);
         for number in 1..200 {
-            make(&ready, number, 1, 50 + usize::try_from(number).unwrap() * 7);
-            assert!(found(&ready, 0, 1), "{number}");
-            assert!(ready.bytes() <= 10_000, "{number}: {}", ready.bytes());
+            make(&cache, number, 1, 50 + usize::try_from(number).unwrap() * 7);
+            assert!(found(&cache, 0, 1), "{number}");
+            assert!(cache.bytes() <= 10_000, "{number}: {}", cache.bytes());
         }
-        make(&ready, 500, 1, 5_001);
-        assert!(!found(&ready, 500, 1), "one owner does not fill it");
-        assert!(ready.bytes() <= 10_000);
-        assert!(found(&ready, 0, 1));
+        make(&cache, 500, 1, 5_001);
+        assert!(!found(&cache, 500, 1), "one owner does not fill it");
+        assert!(cache.bytes() <= 10_000);
+        assert!(found(&cache, 0, 1));
     }
 
     #[test]
     fn what_is_being_sent_still_counts() {
-        let ready = Arc::new(Ready::new(10_000));
-        make(&ready, 1, 1, 4_000);
-        let sent = ready.find(owner(1), Version(1), &Question::Unchanged).unwrap();
-        make(&ready, 2, 1, 4_000);
-        make(&ready, 3, 1, 4_000); // pushes out both, and still finds no room beside what is being sent
-        assert!(ready.bytes() <= 10_000, "{}", ready.bytes());
-        assert!(ready.bytes() >= 4_000);
+        let cache = Arc::new(ResponseCache::new(10_000));
+        make(&cache, 1, 1, 4_000);
+        let sent = cache.find(owner(1), Version(1), &CacheKey::Unchanged).unwrap();
+        make(&cache, 2, 1, 4_000);
+        make(&cache, 3, 1, 4_000); // pushes out both, and still finds no room beside what is being sent
+        assert!(cache.bytes() <= 10_000, "{}", cache.bytes());
+        assert!(cache.bytes() >= 4_000);
         drop(sent);
-        make(&ready, 3, 1, 4_000);
-        assert!(found(&ready, 3, 1));
-        let before = ready.bytes();
-        drop(ready.begin());
-        assert_eq!(ready.bytes(), before, "what was only begun leaves nothing");
+        make(&cache, 3, 1, 4_000);
+        assert!(found(&cache, 3, 1));
+        let before = cache.bytes();
+        drop(cache.begin());
+        assert_eq!(cache.bytes(), before, "what was only begun leaves nothing");
     }
 }

@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 
-use super::answer_rows::wire_len;
 use super::budget::{Budget, Cost};
+use super::response_rows::wire_len;
 use super::{LiveRow, Refusal, WorkingSet};
 use crate::broken;
 use crate::model::{DeviceId, RowKey, Stored, Version};
@@ -9,7 +9,7 @@ use crate::schema::TableId;
 use crate::storage::{StorageResult, WriteTxn};
 
 /// The keys of one table that a device asked for, and what is held under each after the batch.
-pub(super) type Asked = (TableId, Vec<(RowKey, Option<Stored>)>);
+pub(super) type Requested = (TableId, Vec<(RowKey, Option<Stored>)>);
 
 type Rows = (TableId, Vec<LiveRow>);
 type Keys = (TableId, Vec<RowKey>);
@@ -22,39 +22,39 @@ pub(super) fn load(
     rows: &WorkingSet,
     wanted: &[Keys],
     budget: &mut Budget<'_>,
-) -> Result<Vec<Asked>, Refusal> {
+) -> Result<Vec<Requested>, Refusal> {
     let mut all = Vec::new();
     for (table, keys) in wanted {
         let mut seen = HashSet::with_capacity(keys.len());
         let unloaded = keys.iter().copied().filter(|key| seen.insert(*key) && !rows.knows(*table, *key));
         let unloaded: Vec<RowKey> = unloaded.collect();
-        let mut loaded = budget.load(Cost::Answered, txn, *table, &unloaded)?.into_iter();
+        let mut loaded = budget.load(Cost::ItemResult, txn, *table, &unloaded)?.into_iter();
         let mut list: Vec<(RowKey, Option<Stored>)> = Vec::with_capacity(keys.len());
         // Where each row stands in the list, and its length in an answer: to measure it takes a look at each byte.
-        let mut places: HashMap<RowKey, (usize, usize)> = HashMap::with_capacity(keys.len());
+        let mut indexes: HashMap<RowKey, (usize, usize)> = HashMap::with_capacity(keys.len());
         for key in keys {
-            let place = places.get(key).copied();
-            let row = match place.and_then(|(at, bytes)| Some((list.get(at)?.1.as_ref(), bytes))) {
+            let index = indexes.get(key).copied();
+            let row = match index.and_then(|(at, bytes)| Some((list.get(at)?.1.as_ref(), bytes))) {
                 Some((Some(row), bytes)) if !row.is_tombstone() => {
-                    if !budget.may_tell_again(bytes) {
+                    if !budget.may_repeat(bytes) {
                         continue;
                     }
-                    budget.take(Cost::Answered, row.weight())?;
+                    budget.take(Cost::ItemResult, row.weight())?;
                     Some(row.clone())
                 }
                 Some(_) => None, // it is not there, as was seen
                 None if rows.knows(*table, *key) => {
                     let known = rows.get(*table, *key);
-                    budget.take(Cost::Answered, known.map_or(0, Stored::weight))?;
+                    budget.take(Cost::ItemResult, known.map_or(0, Stored::weight))?;
                     known.cloned()
                 }
                 None => loaded.next().flatten(),
             };
             // What the row takes in memory is weighed already; its text may take more.
-            let bytes = place.map_or_else(|| row.as_ref().map_or(0, wire_len), |(_, bytes)| bytes);
+            let bytes = index.map_or_else(|| row.as_ref().map_or(0, wire_len), |(_, bytes)| bytes);
             let more = row.as_ref().map_or(0, |row| bytes.saturating_sub(row.weight()));
-            budget.take(Cost::Answered, more)?;
-            places.entry(*key).or_insert((list.len(), bytes));
+            budget.take(Cost::ItemResult, more)?;
+            indexes.entry(*key).or_insert((list.len(), bytes));
             list.push((*key, row));
         }
         all.push((*table, list));
@@ -63,9 +63,9 @@ pub(super) fn load(
 }
 
 /// What a device asked for, split into what is there and the keys that name nothing alive.
-pub(super) fn found_and_missing(asked: Vec<Asked>) -> (Vec<Rows>, Vec<Keys>) {
+pub(super) fn found_and_missing(requested: Vec<Requested>) -> (Vec<Rows>, Vec<Keys>) {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for (table, list) in asked {
+    for (table, list) in requested {
         let (mut live, mut lacking) = (Vec::new(), Vec::new());
         for (key, row) in list {
             match row.and_then(|row| Some((row.last_update, row.values?))) {
@@ -90,17 +90,17 @@ pub(super) fn found_and_missing(asked: Vec<Asked>) -> (Vec<Rows>, Vec<Keys>) {
 pub(super) fn note_known(
     txn: &mut dyn WriteTxn,
     rows: &WorkingSet,
-    told: impl Iterator<Item = (TableId, RowKey)>,
-    asked: &[Asked],
+    result: impl Iterator<Item = (TableId, RowKey)>,
+    requested: &[Requested],
     base: Option<Version>,
     device: DeviceId,
 ) -> StorageResult<()> {
     let mut knowing = Knowing { base, device, seen: HashSet::new(), table: None, rows: Vec::new(), bytes: 0 };
-    for (table, key) in told {
+    for (table, key) in result {
         knowing.note(txn, table, key, rows.get(table, key))?;
     }
     if base.is_some() {
-        for (table, list) in asked {
+        for (table, list) in requested {
             for (key, row) in list {
                 knowing.note(txn, *table, *key, row.as_ref())?;
             }
@@ -110,7 +110,7 @@ pub(super) fn note_known(
         let is_new = |row: &Stored| {
             !row.is_tombstone() && !row.may_be_known_to(device) && !row.was_made_by(shown_ahead)
         };
-        let mut shown = asked.iter().flat_map(|(_, list)| list).filter_map(|(_, row)| row.as_ref());
+        let mut shown = requested.iter().flat_map(|(_, list)| list).filter_map(|(_, row)| row.as_ref());
         if shown.any(is_new) {
             txn.show_ahead(txn.state().version)?;
         }

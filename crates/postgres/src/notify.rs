@@ -27,7 +27,7 @@ const LISTEN: &str = "LISTEN rollcall";
 pub(super) const NOTIFY: &str = "SELECT pg_notify('rollcall', $1)";
 
 /// One note carries at most 8,000 bytes.
-const NOTE_BYTES_MAX: usize = 6_000;
+const MESSAGE_BYTES_MAX: usize = 6_000;
 
 /// How soon a thread sees that the server is about to end, and how long it waits for a lost connection.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -37,7 +37,7 @@ const OWNERS_MAX: usize = 32_768;
 
 /// Something that happened to an owner.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum News {
+enum Event {
     Moved(Owner, Version),
     Taken { owner: Owner, fence: Fence, holder: DeviceId, name: String, since: i64, until: i64, now: i64 },
     Freed(Owner),
@@ -46,25 +46,26 @@ enum News {
 
 /// What one server tells the others in one go.
 #[derive(Serialize, Deserialize)]
-struct Note {
+struct Message {
     from: Uuid,
-    news: Vec<News>,
+    #[serde(rename = "news")] // as servers of earlier releases write it
+    events: Vec<Event>,
 }
 
 /// Who hears of news, of this server and of the others.
-pub(super) struct Watch {
+pub(super) struct Notifier {
     address: Address,
     /// This server, which does not listen to itself.
     id: Uuid,
     moved: RwLock<Vec<VersionListener>>,
     leases: RwLock<Vec<LeaseListener>>,
     sign_outs: RwLock<Vec<SignOutListener>>,
-    told: Mutex<HashMap<Owner, Version>>,
-    out: Mutex<Option<Sender<News>>>,
+    last_versions: Mutex<HashMap<Owner, Version>>,
+    out: Mutex<Option<Sender<Event>>>,
     over: AtomicBool,
 }
 
-impl Watch {
+impl Notifier {
     pub fn new(address: Address) -> Arc<Self> {
         Arc::new(Self {
             address,
@@ -72,38 +73,38 @@ impl Watch {
             moved: RwLock::default(),
             leases: RwLock::default(),
             sign_outs: RwLock::default(),
-            told: Mutex::default(),
+            last_versions: Mutex::default(),
             out: Mutex::default(),
             over: AtomicBool::new(false),
         })
     }
 
-    /// `told` hears of versions that move.
+    /// `last_versions` hears of versions that move.
     pub fn on_moved(self: &Arc<Self>, listener: VersionListener) {
         self.moved.write().push(listener);
         self.begin();
     }
 
-    /// `told` hears of leases that are given or end.
+    /// `last_versions` hears of leases that are given or end.
     pub fn on_leased(self: &Arc<Self>, listener: LeaseListener) {
         self.leases.write().push(listener);
         self.begin();
     }
 
-    /// `told` hears of those whom other servers signed out.
+    /// `last_versions` hears of those whom other servers signed out.
     pub fn on_signed_out(self: &Arc<Self>, listener: SignOutListener) {
         self.sign_outs.write().push(listener);
         self.begin();
     }
 
     /// What to tell the others of a sign-out of this server's.
-    pub fn note_of(&self, who: SignedOut) -> String {
-        spelt(&Note { from: self.id, news: vec![News::SignedOut(who)] })
+    pub fn message_of(&self, who: SignedOut) -> String {
+        serialise(&Message { from: self.id, events: vec![Event::SignedOut(who)] })
     }
 
     /// A version of this server's making is durable.
     pub fn moved(&self, owner: Owner, version: Version) {
-        self.happened(News::Moved(owner, version));
+        self.publish(Event::Moved(owner, version));
     }
 
     /// This server gave out a lease.
@@ -111,13 +112,13 @@ impl Watch {
         if let (Some(holder), Some(until)) = (lease.holder, lease.until) {
             let name = lease.holder_name.clone();
             let [since, until, now] = [lease.since, until, lease.now].map(Timestamp::ms);
-            self.happened(News::Taken { owner, fence: lease.fence, holder, name, since, until, now });
+            self.publish(Event::Taken { owner, fence: lease.fence, holder, name, since, until, now });
         }
     }
 
     /// This server ended a lease.
     pub fn freed(&self, owner: Owner) {
-        self.happened(News::Freed(owner));
+        self.publish(Event::Freed(owner));
     }
 
     /// Lets the threads end.
@@ -126,32 +127,32 @@ impl Watch {
         self.out.lock().take();
     }
 
-    fn happened(&self, news: News) {
-        self.hear(&news);
+    fn publish(&self, events: Event) {
+        self.deliver(&events);
         if let Some(out) = &*self.out.lock() {
-            let _ = out.send(news);
+            let _ = out.send(events);
         }
     }
 
-    fn hear(&self, news: &News) {
-        match news {
-            News::Moved(owner, version) => {
+    fn deliver(&self, events: &Event) {
+        match events {
+            Event::Moved(owner, version) => {
                 let listeners = self.moved.read();
                 if listeners.is_empty() {
                     return;
                 }
-                let mut told = self.told.lock();
-                if told.len() >= OWNERS_MAX {
-                    told.clear();
+                let mut last_versions = self.last_versions.lock();
+                if last_versions.len() >= OWNERS_MAX {
+                    last_versions.clear();
                 }
-                let last = told.entry(*owner).or_insert(Version(0));
+                let last = last_versions.entry(*owner).or_insert(Version(0));
                 if *version > *last {
                     *last = *version;
                     // Under the mutex, or a later version could be told first.
-                    listeners.iter().for_each(|listener| harmless(|| listener(*owner, *version)));
+                    listeners.iter().for_each(|listener| call_listener(|| listener(*owner, *version)));
                 }
             }
-            News::Taken { owner, fence, holder, name, since, until, now } => {
+            Event::Taken { owner, fence, holder, name, since, until, now } => {
                 let lease = LeaseState {
                     fence: *fence,
                     holder: Some(*holder),
@@ -161,14 +162,14 @@ impl Watch {
                     now: Timestamp::from_ms(*now),
                 };
                 let listeners = self.leases.read();
-                listeners.iter().for_each(|listener| harmless(|| listener(*owner, Some(&lease))));
+                listeners.iter().for_each(|listener| call_listener(|| listener(*owner, Some(&lease))));
             }
-            News::Freed(owner) => {
+            Event::Freed(owner) => {
                 let listeners = self.leases.read();
-                listeners.iter().for_each(|listener| harmless(|| listener(*owner, None)));
+                listeners.iter().for_each(|listener| call_listener(|| listener(*owner, None)));
             }
-            News::SignedOut(who) => {
-                self.sign_outs.read().iter().for_each(|listener| harmless(|| listener(*who)));
+            Event::SignedOut(who) => {
+                self.sign_outs.read().iter().for_each(|listener| call_listener(|| listener(*who)));
             }
         }
     }
@@ -182,22 +183,22 @@ impl Watch {
         let (sender, receiver) = channel();
         *out = Some(sender);
         let (talker, listener) = (Arc::clone(self), Arc::clone(self));
-        std::thread::spawn(move || talker.talk(&receiver));
+        std::thread::spawn(move || talker.send_events(&receiver));
         std::thread::spawn(move || listener.listen());
     }
 
     /// Tells the others, as much at a time as has come up meanwhile.
-    fn talk(&self, news: &Receiver<News>) {
+    fn send_events(&self, events: &Receiver<Event>) {
         let mut client: Option<Client> = None;
         let mut waiting = None;
-        while let Some(first) = waiting.take().or_else(|| news.recv().ok()) {
-            let mut note = Note { from: self.id, news: vec![first] };
-            let mut payload = spelt(&note);
-            while let Ok(next) = news.try_recv() {
-                note.news.push(next);
-                let longer = spelt(&note);
-                if longer.len() > NOTE_BYTES_MAX {
-                    waiting = note.news.pop();
+        while let Some(first) = waiting.take().or_else(|| events.recv().ok()) {
+            let mut message = Message { from: self.id, events: vec![first] };
+            let mut payload = serialise(&message);
+            while let Ok(next) = events.try_recv() {
+                message.events.push(next);
+                let longer = serialise(&message);
+                if longer.len() > MESSAGE_BYTES_MAX {
+                    waiting = message.events.pop();
                     break;
                 }
                 payload = longer;
@@ -226,15 +227,15 @@ impl Watch {
         let mut client = self.address.connect(PATIENCE * 4, None)?;
         client.batch_execute(LISTEN)?;
         loop {
-            let heard = client.notifications().timeout_iter(PATIENCE).for_each(|note| {
-                match serde_json::from_str::<Note>(note.payload()) {
-                    Ok(note) if note.from == self.id => {}
-                    Ok(note) => note.news.iter().for_each(|news| self.hear(news)),
+            let received = client.notifications().timeout_iter(PATIENCE).for_each(|message| {
+                match serde_json::from_str::<Message>(message.payload()) {
+                    Ok(message) if message.from == self.id => {}
+                    Ok(message) => message.events.iter().for_each(|events| self.deliver(events)),
                     Err(error) => tracing::debug!(%error, "a note that is none of rollcall's"),
                 }
                 Ok(())
             });
-            heard?;
+            received?;
             if self.over.load(Ordering::SeqCst) {
                 return Ok(());
             }
@@ -245,14 +246,14 @@ impl Watch {
     }
 }
 
-fn spelt(note: &Note) -> String {
+fn serialise(message: &Message) -> String {
     // A struct of strings and numbers always has a spelling.
-    serde_json::to_string(note).unwrap_or_default()
+    serde_json::to_string(message).unwrap_or_default()
 }
 
 /// A listener that fails harms nobody.
-fn harmless(tell: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(tell)).is_err() {
+fn call_listener(call: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(call)).is_err() {
         tracing::error!("a listener panicked");
     }
 }

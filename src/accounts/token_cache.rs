@@ -20,7 +20,7 @@ pub(super) fn fingerprint(token: &str) -> Fingerprint {
 
 /// How long a token is known without another look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Good {
+pub(super) struct Validity {
     /// From when on the token is refused.
     pub expires_at: Timestamp,
     /// From when on it must be looked up again.
@@ -32,18 +32,18 @@ pub(super) struct Good {
 /// Tokens by their hash.
 ///
 /// - Bounds: holds at most `tokens_max` entries.
-/// - A token that was taken back while it was being looked up is not noted: see [`Known::moment`].
-pub(super) struct Known {
-    tokens: Mutex<Cache<Fingerprint, (Caller, Good)>>,
+/// - A token that was taken back while it was being looked up is not noted: see [`TokenCache::stamp`].
+pub(super) struct TokenCache {
+    tokens: Mutex<Cache<Fingerprint, (Caller, Validity)>>,
     /// Raised whenever tokens are taken back.
     taken_back: AtomicU64,
 }
 
 /// When a look into the database began.
 #[derive(Clone, Copy)]
-pub(super) struct Moment(u64);
+pub(super) struct CacheStamp(u64);
 
-impl Known {
+impl TokenCache {
     pub fn new(tokens_max: usize) -> Self {
         Self { tokens: Mutex::new(Cache::new(tokens_max)), taken_back: AtomicU64::new(0) }
     }
@@ -56,12 +56,12 @@ impl Known {
     }
 
     /// To be asked before a token is looked up.
-    pub fn moment(&self) -> Moment {
-        Moment(self.taken_back.load(Ordering::SeqCst))
+    pub fn stamp(&self) -> CacheStamp {
+        CacheStamp(self.taken_back.load(Ordering::SeqCst))
     }
 
     /// Notes what a look that began at `since` found.
-    pub fn note(&self, token: Fingerprint, caller: &Caller, good: Good, since: Moment) {
+    pub fn note(&self, token: Fingerprint, caller: &Caller, good: Validity, since: CacheStamp) {
         let mut tokens = self.tokens.lock();
         // Read under the lock that `forget` holds: either it sees this token, or this sees that it ran.
         if self.taken_back.load(Ordering::SeqCst) == since.0 {
@@ -82,7 +82,7 @@ impl Known {
     }
 }
 
-impl Good {
+impl Validity {
     fn is_good(&self, clock: &Clock, keys: u64) -> bool {
         clock.tick() < self.until && clock.now() < self.expires_at && self.keys == keys
     }
@@ -117,58 +117,59 @@ mod tests {
         clock(ms, ms)
     }
 
-    const GOOD: Good = Good { expires_at: Timestamp::from_ms(100), until: Tick::from_ms(50), keys: 7 };
+    const GOOD: Validity =
+        Validity { expires_at: Timestamp::from_ms(100), until: Tick::from_ms(50), keys: 7 };
 
     #[test]
     fn a_token_is_known_until_it_must_be_looked_up_again() {
-        let known = Known::new(8);
+        let cache = TokenCache::new(8);
         let token = fingerprint("a");
-        assert_eq!(known.find(&token, &at(0), 7), None);
-        known.note(token, &caller(1), GOOD, known.moment());
-        assert_eq!(known.find(&token, &at(49), 7), Some(caller(1)));
+        assert_eq!(cache.find(&token, &at(0), 7), None);
+        cache.note(token, &caller(1), GOOD, cache.stamp());
+        assert_eq!(cache.find(&token, &at(49), 7), Some(caller(1)));
         let set_back = clock(-3_600_000, 49);
-        assert_eq!(known.find(&token, &set_back, 7), Some(caller(1)));
+        assert_eq!(cache.find(&token, &set_back, 7), Some(caller(1)));
         let set_back = clock(-3_600_000, 50);
         assert_eq!(
-            known.find(&token, &set_back, 7),
+            cache.find(&token, &set_back, 7),
             None,
             "the clock was set back, and time passed all the same"
         );
-        assert_eq!(known.find(&token, &at(50), 7), None);
-        assert_eq!(known.find(&token, &at(0), 8), None, "the keys are others");
-        known.note(token, &caller(1), Good { until: Tick::from_ms(1_000), ..GOOD }, known.moment());
-        assert!(known.find(&token, &at(99), 7).is_some());
-        assert_eq!(known.find(&token, &at(100), 7), None, "it has expired");
+        assert_eq!(cache.find(&token, &at(50), 7), None);
+        assert_eq!(cache.find(&token, &at(0), 8), None, "the keys are others");
+        cache.note(token, &caller(1), Validity { until: Tick::from_ms(1_000), ..GOOD }, cache.stamp());
+        assert!(cache.find(&token, &at(99), 7).is_some());
+        assert_eq!(cache.find(&token, &at(100), 7), None, "it has expired");
     }
 
     #[test]
     fn what_was_taken_back_during_a_look_is_not_noted() {
-        let known = Known::new(8);
-        let (token, since) = (fingerprint("a"), known.moment());
-        known.forget(|each| each.device == caller(2).device);
-        known.note(token, &caller(1), GOOD, since);
-        assert_eq!(known.find(&token, &at(0), 7), None);
-        known.note(token, &caller(1), GOOD, known.moment());
-        known.note(fingerprint("b"), &caller(2), GOOD, known.moment());
-        known.forget(|each| each.device == caller(2).device);
-        assert!(known.find(&token, &at(0), 7).is_some());
-        assert_eq!(known.find(&fingerprint("b"), &at(0), 7), None);
+        let cache = TokenCache::new(8);
+        let (token, since) = (fingerprint("a"), cache.stamp());
+        cache.forget(|each| each.device == caller(2).device);
+        cache.note(token, &caller(1), GOOD, since);
+        assert_eq!(cache.find(&token, &at(0), 7), None);
+        cache.note(token, &caller(1), GOOD, cache.stamp());
+        cache.note(fingerprint("b"), &caller(2), GOOD, cache.stamp());
+        cache.forget(|each| each.device == caller(2).device);
+        assert!(cache.find(&token, &at(0), 7).is_some());
+        assert_eq!(cache.find(&fingerprint("b"), &at(0), 7), None);
     }
 
     /// Goal: memory is bounded, and what is in use stays. Method: many tokens pass by one that is asked for
     /// again and again.
     #[test]
     fn however_many_tokens_come_few_are_held() {
-        let known = Known::new(8);
+        let cache = TokenCache::new(8);
         let mine = fingerprint("mine");
-        known.note(mine, &caller(1), GOOD, known.moment());
+        cache.note(mine, &caller(1), GOOD, cache.stamp());
         for number in 0..1_000 {
-            known.note(fingerprint(&number.to_string()), &caller(number), GOOD, known.moment());
-            assert!(known.find(&mine, &at(0), 7).is_some(), "{number}");
-            assert!(known.tokens.lock().len() <= 8);
+            cache.note(fingerprint(&number.to_string()), &caller(number), GOOD, cache.stamp());
+            assert!(cache.find(&mine, &at(0), 7).is_some(), "{number}");
+            assert!(cache.tokens.lock().len() <= 8);
         }
-        let none = Known::new(0);
-        none.note(mine, &caller(1), GOOD, none.moment());
+        let none = TokenCache::new(0);
+        none.note(mine, &caller(1), GOOD, none.stamp());
         assert_eq!(none.find(&mine, &at(0), 7), None);
     }
 }

@@ -23,7 +23,7 @@ const OTHERS_UNSEEN: Duration = Duration::from_millis(10);
 /// Before each COMMIT of this process the owners in it are forgotten, after it they are known anew; in between
 /// nobody vouches for them. Commits of other processes are noticed by `PRAGMA data_version` of the connection
 /// that writes, which moves for all commits but its own.
-pub(super) struct Known {
+pub(super) struct OwnerStateCache {
     states: Mutex<States>,
     listeners: RwLock<Vec<VersionListener>>,
     /// Whether a transaction of ours is open for writing: then no other process can commit.
@@ -42,9 +42,9 @@ struct States {
 
 /// A moment before a snapshot is taken.
 #[derive(Clone, Copy)]
-pub(super) struct Mark(u64);
+pub(super) struct CacheStamp(u64);
 
-impl Known {
+impl OwnerStateCache {
     pub fn new() -> Self {
         Self {
             states: Mutex::new(States { cache: Cache::new(OWNERS_MAX), moves: 0 }),
@@ -140,14 +140,14 @@ impl Known {
     }
 
     /// To be taken before a snapshot.
-    pub fn mark(&self) -> Mark {
-        Mark(self.states.lock().moves)
+    pub fn stamp(&self) -> CacheStamp {
+        CacheStamp(self.states.lock().moves)
     }
 
-    /// Notes what a snapshot showed, unless it may be old: anything was committed since `mark`, or is being.
-    pub fn note(&self, mark: Mark, owner: Owner, state: OwnerState) {
+    /// Notes what a snapshot showed, unless it may be old: anything was committed since `stamp`, or is being.
+    pub fn note(&self, stamp: CacheStamp, owner: Owner, state: OwnerState) {
         let mut states = self.states.lock();
-        if states.moves == mark.0 && mark.0.is_multiple_of(2) && states.cache.get(&owner).is_none() {
+        if states.moves == stamp.0 && stamp.0.is_multiple_of(2) && states.cache.get(&owner).is_none() {
             states.cache.insert(owner, state);
         }
     }
@@ -176,38 +176,38 @@ mod tests {
         OwnerState { horizon: Version(1), ..OwnerState::new(Version(version)) }
     }
 
-    fn known(known: &Known, n: u128) -> Option<OwnerState> {
-        known.states.lock().cache.get(&owner(n)).copied()
+    fn owner_states(owner_states: &OwnerStateCache, n: u128) -> Option<OwnerState> {
+        owner_states.states.lock().cache.get(&owner(n)).copied()
     }
 
     #[test]
     fn a_snapshot_that_may_be_old_is_not_noted() {
-        let states = Known::new();
-        let before = states.mark();
+        let states = OwnerStateCache::new();
+        let before = states.stamp();
         states.note(before, owner(1), at(1));
-        assert_eq!(known(&states, 1), Some(at(1)));
+        assert_eq!(owner_states(&states, 1), Some(at(1)));
         states.committing([owner(1)].into_iter());
-        assert_eq!(known(&states, 1), None, "nobody vouches while a COMMIT is under way");
-        let within = states.mark();
+        assert_eq!(owner_states(&states, 1), None, "nobody vouches while a COMMIT is under way");
+        let within = states.stamp();
         states.note(before, owner(1), at(1));
         states.note(within, owner(1), at(1));
-        assert_eq!(known(&states, 1), None);
+        assert_eq!(owner_states(&states, 1), None);
         states.committed(&[(owner(1), Version(1), at(2))]);
         states.note(before, owner(1), at(1));
         states.note(within, owner(2), at(1));
-        assert_eq!((known(&states, 1), known(&states, 2)), (Some(at(2)), None));
-        let after = states.mark();
+        assert_eq!((owner_states(&states, 1), owner_states(&states, 2)), (Some(at(2)), None));
+        let after = states.stamp();
         states.states.lock().clear();
         states.note(after, owner(3), at(1));
-        assert_eq!((known(&states, 1), known(&states, 3)), (None, None));
+        assert_eq!((owner_states(&states, 1), owner_states(&states, 3)), (None, None));
     }
 
     #[test]
     fn what_is_known_stays_within_its_bound_and_keeps_what_is_asked_for() {
-        let states = Known::new();
+        let states = OwnerStateCache::new();
         for n in 0..3 * OWNERS_MAX as u128 {
-            states.note(states.mark(), owner(n), at(1));
-            assert_eq!(known(&states, 0), Some(at(1)), "asked for again and again");
+            states.note(states.stamp(), owner(n), at(1));
+            assert_eq!(owner_states(&states, 0), Some(at(1)), "asked for again and again");
         }
         let states = states.states.lock();
         assert!(states.cache.len() <= OWNERS_MAX);
