@@ -1,9 +1,10 @@
-//! Deliberate faults, for the tests to find: a check that cannot fail is worth nothing.
+//! Deliberate faults. They show that the tests can fail.
 //!
-//! Only a build with the feature `broken` has them; in any other [`is`] is `false` at compile time, and nothing
-//! of a fault is left. `ROLLCALL_BROKEN` says which one is at work; `.ci/broken` shows which test finds it.
+//! Only a build with the feature `broken` contains them. In any other build [`is`] is `false` at compile
+//! time, and the compiler removes every fault. `ROLLCALL_BROKEN` selects the fault; `.ci/broken` lists which
+//! test finds it.
 
-/// Whether the build is broken in this way.
+/// Whether the build has this fault switched on.
 #[cfg(feature = "broken")]
 #[expect(clippy::disallowed_methods, reason = "only builds for tests have it")]
 pub fn is(fault: &str) -> bool {
@@ -11,7 +12,7 @@ pub fn is(fault: &str) -> bool {
     CHOSEN.get_or_init(|| std::env::var("ROLLCALL_BROKEN").unwrap_or_default()) == fault
 }
 
-/// Whether the build is broken in this way: it is not.
+/// Without the feature no fault exists.
 #[cfg(not(feature = "broken"))]
 #[inline(always)]
 pub const fn is(_: &str) -> bool {

@@ -5,9 +5,9 @@ use std::hash::Hash;
 
 /// Keeps what was looked up last.
 ///
-/// It has two generations. A new entry goes into the younger one, as does an older entry that is looked up. When the
-/// younger one is full it becomes the older one, and what was in that is dropped. So an entry costs no list of uses,
-/// and one that is in use stays.
+/// This cache has two generations. A new entry goes into the younger one, and so does an older entry that is
+/// looked up. When the younger generation is full, it becomes the older one, and the entries of the former
+/// older one are dropped. An entry in use therefore stays, and no list of uses is needed.
 #[derive(Debug)]
 pub struct Cache<K, V> {
     generation_max: usize,
@@ -21,7 +21,7 @@ impl<K: Eq + Hash + Copy, V> Cache<K, V> {
         Self { generation_max: entries_max / 2, younger: HashMap::new(), older: HashMap::new() }
     }
 
-    /// Looks an entry up, which thereby stays longer.
+    /// Looks an entry up, which keeps it in the cache longer.
     pub fn get(&mut self, key: &K) -> Option<&V> {
         if let Some(value) = self.older.remove(key) {
             self.insert(*key, value);
@@ -55,18 +55,18 @@ impl<K: Eq + Hash + Copy, V> Cache<K, V> {
         self.older.retain(|_, value| keep(value));
     }
 
-    /// Drops everything.
+    /// Drops all entries.
     pub fn clear(&mut self) {
         self.younger.clear();
         self.older.clear();
     }
 
-    /// How many entries it has.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.younger.len() + self.older.len()
     }
 
-    /// Whether it has none.
+    /// Whether the cache has no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

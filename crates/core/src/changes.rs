@@ -1,4 +1,4 @@
-//! The change feed: what changed since a device's cursor, in the very sets that phase 2 takes.
+//! The change feed: what changed since a device's cursor, in the same sets that phase 2 takes.
 
 use std::ops::ControlFlow;
 
@@ -8,52 +8,52 @@ use crate::reconcile::{NetChange, net_change};
 use crate::schema::TableId;
 use crate::storage::{FeedPosition, OwnerState, ReadTxn, StorageResult};
 
-/// How far a device has been told what changed.
+/// How far a device has read the changes.
 ///
-/// All pages of one feed run from the first page's `since` to the version that was current then: a row that
-/// changes between two pages moves above that version, and comes with the device's next feed.
+/// All pages of one feed cover the versions from the first page's `since` up to the version that was current
+/// then. A row that changes between two pages gets a higher version and is part of the device's next feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Feed {
-    /// The device's cursor; without one it is told everything.
+    /// The device's cursor; without one the feed contains every row.
     pub since: Option<Version>,
-    /// What the device's cursor is once it has the last page.
+    /// The device's cursor after the last page.
     pub until: Version,
-    /// Leave out what the device itself wrote at this version: the request that the feed began with.
+    /// Leave out what the device itself wrote at this version, in the request that began the feed.
     pub exclude: Option<Version>,
-    /// Up to where it has been told.
+    /// The position after the last row that was returned.
     pub position: FeedPosition,
 }
 
-/// The cursor is of no use: purged, of another epoch, or ahead of the server.
+/// The cursor cannot be used: it was purged, belongs to another epoch, or is ahead of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expired {
     /// What the device sent.
     pub given: Version,
-    /// The owner as it is.
+    /// The owner's state.
     pub state: OwnerState,
 }
 
-/// Whose feed it is and what it is about.
+/// Which changes to return, and how many.
 #[derive(Clone, Copy, Debug)]
 pub struct FeedFilter<'a> {
-    /// Who asks.
+    /// The device that reads the feed.
     pub device: DeviceId,
     /// Only these tables.
     pub tables: &'a [TableId],
-    /// Tell at most so many rows.
+    /// Most rows to return.
     pub rows_max: usize,
-    /// Tell no more rows once those told have so many bytes, about.
+    /// Return no more rows once the returned ones have about this many bytes.
     pub bytes_max: usize,
-    /// Look at no more entries of the ledger than these, counting those that are not passed on.
+    /// Most entries of the ledger to read, including those that are not returned.
     pub entries_max: usize,
 }
 
-/// What came of reading one page of a feed.
+/// The result of reading one page of a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The feed to go on with, or `None` after the last page.
+    /// Where the next page continues; `None` after the last page.
     pub next: Option<Feed>,
-    /// How many entries of the ledger were looked at.
+    /// How many entries of the ledger were read.
     pub looked: usize,
 }
 
@@ -65,7 +65,7 @@ impl Feed {
         Ok(Self { since, until: state.version, exclude: None, position })
     }
 
-    /// Goes on with a feed whose earlier pages were told.
+    /// Continues a feed after its earlier pages.
     pub fn resume(self, state: OwnerState) -> Result<Self, Expired> {
         check(state, self.since)?;
         check(state, Some(self.until))?;
@@ -73,7 +73,7 @@ impl Feed {
     }
 }
 
-/// Whether the server still knows what changed after `cursor`.
+/// Checks that the server still knows what changed after `cursor`.
 pub fn check(state: OwnerState, cursor: Option<Version>) -> Result<(), Expired> {
     match cursor {
         Some(given)
@@ -87,9 +87,9 @@ pub fn check(state: OwnerState, cursor: Option<Version>) -> Result<(), Expired> 
 
 /// Reads one page of a feed.
 ///
-/// - Shape: `each` gets the rows by version, then table, then key; a deleted row as its tombstone.
-/// - Bounds: `each` gets at most `rows_max` rows, and none after it asked to pause. At most `entries_max` entries are
-///   looked at, so a page may be empty and yet not be the last.
+/// - Shape: `each` receives the rows by version, then table, then key; a deleted row as its tombstone.
+/// - Bounds: `each` receives at most `rows_max` rows, and none after it has returned `Break`. At most
+///   `entries_max` entries are read, so a page may be empty and still not be the last one.
 pub fn run(
     txn: &mut dyn ReadTxn,
     feed: Feed,
@@ -102,12 +102,12 @@ pub fn run(
     let (mut more, mut looked) = (false, 0);
     let entries_max = if broken::is("pull_unbounded") { usize::MAX } else { filter.entries_max.max(1) };
     let seen_until = if broken::is("cursor_by_time") { newest_at(txn, feed.since)? } else { None };
-    // What is left out is nearly always the newest version as a whole: then it is not even read.
+    // The excluded version is nearly always the newest one. Then its rows are not even read.
     let until =
         if feed.exclude == Some(feed.until) { Version(feed.until.0.saturating_sub(1)) } else { feed.until };
     txn.changes(feed.position, until, &mut |table, key, row| {
         if looked == entries_max {
-            more = true; // perhaps only entries that do not concern the device: the last page may be empty
+            more = true; // the remaining entries may not concern the device: then the last page is empty
             return false;
         }
         looked += 1;
@@ -125,7 +125,7 @@ pub fn run(
             bytes_left = bytes_left.saturating_sub(row.weight());
             let enough = each(change, table, key, row).is_break() || bytes_left == 0;
             if enough {
-                left = 0; // whether this was the last one is still to be seen
+                left = 0; // the next entry shows whether more rows follow
             }
         }
         true
@@ -133,7 +133,7 @@ pub fn run(
     Ok(Page { next: more.then_some(Feed { position, ..feed }), looked })
 }
 
-/// A fault: the time that a cursor by time would stand at.
+/// Part of a deliberate fault: the position of a cursor that compares times.
 fn newest_at(txn: &mut dyn ReadTxn, since: Option<Version>) -> StorageResult<Option<Timestamp>> {
     let mut newest = None;
     let from = FeedPosition { version: Version(0), within: None };

@@ -1,4 +1,4 @@
-//! Conflicts: what is noted of each, and how its loser is brought back.
+//! Conflicts: what is stored of each one, and how its loser is brought back.
 
 use uuid::Uuid;
 
@@ -9,8 +9,8 @@ use crate::storage::records::write_columns;
 use crate::storage::{Conflict, Side, StorageError, WriteTxn};
 use crate::synchronise::{self, Batch, ItemResult, LiveRow, Refusal, RowResult, StillWanted, Terms};
 
-/// Names a conflict. The name follows from what it is about: a device that sends the same loser again, since it did
-/// not get the answer, makes no second conflict.
+/// Derives the id of a conflict from its contents. A device that lost the response and sends the same loser
+/// again creates no second conflict.
 pub fn id(
     table: &Table,
     key: RowKey,
@@ -23,7 +23,7 @@ pub fn id(
     Uuid::new_v5(&Uuid::NAMESPACE_OID, about.as_bytes())
 }
 
-/// What is noted of a conflict.
+/// Builds the record of a conflict.
 pub fn note(
     table: &Table,
     key: RowKey,
@@ -53,7 +53,7 @@ pub fn note(
 }
 
 impl Conflict {
-    /// The side that lost as a whole: not so where columns were merged.
+    /// The side that lost completely. Merged conflicts have none: there both sides lost columns.
     pub fn loser(&self) -> &Side {
         match self.resolution {
             Resolution::Kept | Resolution::Merged => &self.incoming,
@@ -61,7 +61,7 @@ impl Conflict {
         }
     }
 
-    /// What the merge of both sides made of the row, and what was lost of either; `None` if they were not merged.
+    /// Repeats the merge of both sides, to find what each side lost; `None` if they were not merged.
     fn merged(&self, table: &Table, row_bytes_max: usize) -> Option<Merged> {
         let merges = self.policy == Policy::Merge && self.resolution != Resolution::Overwritten;
         let stored = self.stored.values.as_ref().filter(|_| merges)?;
@@ -73,26 +73,26 @@ impl Conflict {
     }
 }
 
-/// What came of bringing a loser back.
+/// The result of bringing a loser back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Restored {
-    /// The conflict as it is now.
+    /// The conflict after the restore.
     pub conflict: Conflict,
-    /// What became of the row.
+    /// The row's result.
     pub result: RowResult,
-    /// The row as it is now, unless it was the deletion that was brought back.
+    /// The row after the restore; `None` if a deletion was brought back.
     pub row: Option<LiveRow>,
-    /// The owner's version now.
+    /// The owner's version after the restore.
     pub version: Version,
 }
 
-/// Brings the loser of a conflict back, as an edit that the calling device makes now.
+/// Brings the loser of a conflict back, as a new edit of the calling device.
 ///
-/// - Of a merge, the columns that were lost come back, whichever side had them; the others stay.
-/// - A row that is gone meanwhile is made again, from what is noted of it.
-/// - `wanted`: the work ends with [`Refusal::Unwanted`] once nobody waits for it.
-/// - `Ok(None)` if there is no such conflict.
-/// - Errors: [`RestoreError`]; the caller then undoes the transaction.
+/// - For a merge, the columns that were lost come back, whichever side had them; the others stay.
+/// - A row that has been deleted since is created again from the conflict's record.
+/// - `wanted`: the work ends with [`Refusal::Unwanted`] once no client waits for the response.
+/// - Returns `Ok(None)` if no such conflict exists.
+/// - Errors: [`RestoreError`]; the caller then rolls the transaction back.
 pub fn restore(
     wanted: &dyn StillWanted,
     txn: &mut dyn WriteTxn,
@@ -112,7 +112,8 @@ pub fn restore(
         }
         Some(lost) => (Operation::Add, completed(&conflict, merged.as_ref(), lost)),
     };
-    // Built on what is held now, so it is no conflict; without a time, so it counts as made now.
+    // The edit names the present state as its base, so it causes no conflict. It has no time, so it counts as
+    // made now.
     let incoming = Incoming { key: conflict.key, values, last_update: None, claimed_at: None, base };
     let set = vec![(conflict.table, vec![incoming])];
     let get = vec![(conflict.table, vec![conflict.key])];
@@ -122,7 +123,7 @@ pub fn restore(
         Operation::Update => batch.update = set,
         Operation::Delete => batch.delete = set,
     }
-    // A person asked for this one row, and there is no other request by which to confirm it.
+    // A person requested this one row, and this request has no way to confirm a mass deletion.
     let unguarded = Terms { mass_delete_rows: usize::MAX, ..*terms };
     let mut report = synchronise::run_while(wanted, txn, schema, &batch, &unguarded)?;
     let sets = [&mut report.add, &mut report.update, &mut report.delete];
@@ -144,10 +145,10 @@ pub fn restore(
 /// Why a loser cannot be brought back.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The row is gone, and what is noted of it is not the whole of it.
+    /// The row is deleted, and the conflict's record does not contain all of its columns.
     #[error("too little of the row is known")]
     TooLittleKnown,
-    /// The edit was refused, as any other would be; a rejected row comes as [`Refusal::Atomic`].
+    /// The edit was refused like any other; a rejected row is reported as [`Refusal::Atomic`].
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
@@ -158,7 +159,8 @@ impl From<StorageError> for RestoreError {
     }
 }
 
-/// A whole row from part of one: what was not lost is as the merge or the other side has it, or as at the start.
+/// Completes a partial row. Columns that were not lost are taken from the merge, from the other side, or from
+/// the common base.
 fn completed(conflict: &Conflict, merged: Option<&Merged>, lost: &[Option<Value>]) -> Vec<Option<Value>> {
     let column = |(index, value): (usize, &Option<Value>)| {
         let of_merge = || merged.map(|merged| merged.values[index].clone());

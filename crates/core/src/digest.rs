@@ -1,7 +1,7 @@
 //! Proof that both sides hold the same rows: a count and a sum of hashes for each table.
 //!
-//! The sum is kept up to date row by row, whatever the order, and the seed is known to the owner's devices
-//! alone, so nobody else can aim for a collision. `fixtures/digests` has vectors for client authors.
+//! The sum is updated row by row, in any order. Only the owner's devices know the seed, so nobody else can
+//! construct a collision. `fixtures/digests` has vectors for client authors.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::model::{RowKey, Timestamp};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Seed(pub [u8; 16]);
 
-/// What a table holds, in 16 bytes.
+/// A summary of a table in 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Digest {
     /// Live rows.
@@ -49,13 +49,13 @@ impl fmt::Debug for Seed {
 }
 
 impl Digest {
-    /// Takes a row in.
+    /// Adds a row.
     pub fn add(&mut self, hash: u64) {
         self.count = self.count.wrapping_add(1);
         self.root = self.root.wrapping_add(hash);
     }
 
-    /// Takes a row out that was in.
+    /// Removes a row that was added before.
     pub fn remove(&mut self, hash: u64) {
         self.count = self.count.wrapping_sub(1);
         self.root = self.root.wrapping_sub(hash);

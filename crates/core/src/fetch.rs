@@ -1,4 +1,4 @@
-//! Phase 1, the roll call: which rows the server holds and when each last changed, never their bodies.
+//! Phase 1, the manifest: which rows the server holds and when each last changed, without their columns.
 
 use std::ops::ControlFlow;
 
@@ -7,65 +7,66 @@ use crate::model::{RowKey, Timestamp, Version};
 use crate::schema::TableId;
 use crate::storage::{ReadTxn, StorageError};
 
-/// Where a page of the roll call begins.
+/// Where a page of the manifest begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PageToken {
-    /// The version that the first page was of.
+    /// The version of the first page.
     pub version: Version,
-    /// The place of the table among those asked for.
+    /// The index of the table among the requested ones.
     pub table: usize,
-    /// How many rows of that table were told.
+    /// How many rows of that table earlier pages contained.
     pub rows_before: u64,
-    /// The last key told of that table.
+    /// The last key of that table on earlier pages.
     pub after: Option<RowKey>,
 }
 
-/// One page, as it is laid out before its first row is read: what a client must know of it comes first.
+/// One page, planned before its first row is read, because the response's headers come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Where it begins, and of which version it is.
+    /// Where it begins, and its version.
     pub from: PageToken,
-    /// How many rows it tells.
+    /// How many rows it has.
     pub rows: u64,
     /// Where the next one begins.
     pub next: Option<PageToken>,
 }
 
-/// How far a page has been told.
+/// How far a page has been written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The place of the table at hand.
+    /// The index of the current table.
     table: usize,
     begun: bool,
     after: Option<RowKey>,
     rows: u64,
 }
 
-/// Takes the roll call down as it is read.
+/// Receives the manifest while it is read.
 pub trait Sink {
     /// The rows that follow are of this table.
     fn table(&mut self, table: TableId);
     /// One live row, by key ascending within its table.
     fn row(&mut self, key: RowKey, last_update: Timestamp);
-    /// Asked after every few rows: whether to go on now.
+    /// Called after every few rows; returns whether to continue now.
     fn pass_on(&mut self) -> ControlFlow<()>;
 }
 
-/// Why a page cannot be told.
+/// Why a page cannot be returned.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The owner's data changed since the page, or the first page, was begun: two versions make no whole.
+    /// The owner's data changed since the page, or the first page, was begun. Pages of two versions make no
+    /// consistent manifest.
     #[error("the version moved")]
     VersionMoved,
-    /// The page begins at a place that no page ends at.
+    /// The page begins where no other page ends.
     #[error("no page ends where this one begins")]
     NoSuchPage,
-    /// The rows are not as many as the owner's digests say.
+    /// The number of rows differs from the owner's digests.
     #[error("{found} rows of a page of {rows}: the ledger and the digests disagree")]
     Miscounted {
-        /// Rows that were there.
+        /// Rows that were read.
         found: u64,
-        /// Rows that were announced.
+        /// Rows that the digests announced.
         rows: u64,
     },
     /// Storage failed.
@@ -73,22 +74,22 @@ pub enum FetchError {
     Storage(#[from] StorageError),
 }
 
-/// Rows that are read before the sink is asked.
+/// Rows that are read before the sink is asked whether to continue.
 const ROWS_AT_A_TIME: u64 = 500;
 
-/// How long a page may be.
+/// The bounds of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageMax {
     /// Rows.
     pub rows: usize,
-    /// Tombstones that lie between them, or before them.
+    /// Tombstones that lie between the rows, or before them.
     pub tombstones: usize,
 }
 
-/// Lays out one page: how many rows it has, and where the next one begins.
+/// Plans one page: how many rows it has, and where the next one begins.
 ///
-/// - Bounds: at most `most.rows` rows; the page ends once that and `most.tombstones` entries have been looked at. So it may
-///   have few rows, or none, and yet not be the last.
+/// - Bounds: at most `most.rows` rows. The page ends after that many rows plus `most.tombstones` entries. So
+///   it may have few rows, or none, and still not be the last one.
 /// - Errors: [`FetchError::VersionMoved`] if `from` is of another version.
 /// - Source: the seed post, Step 1; `openapi.yaml`, path `/fetch`.
 pub fn page(
@@ -107,7 +108,7 @@ pub fn page(
     let count = |table: &TableId| digests.get(table.index()).map_or(0, |digest| digest.count);
     let rows_max = most.rows.max(1) as u64;
     let mut rows = 0;
-    // An owner that has few tombstones cannot have many on a page, and nothing needs to be counted.
+    // An owner with few tombstones cannot have many on a page, so the entries need not be walked.
     let is_bounded = state.past.tombstones_max().is_none_or(|max| max > most.tombstones as u64);
     let mut entries_left = rows_max + most.tombstones as u64;
     for (index, table) in tables.iter().enumerate().skip(from.table) {
@@ -129,7 +130,8 @@ pub fn page(
             entries_left -= walked.entries;
         }
         if left > room {
-            // Only the key that the page ends with is looked up: to read its rows twice would be dear.
+            // Only the key at the end of the page is looked up. Reading the rows here as well would double
+            // the cost.
             let last = if room == 0 { after } else { txn.nth_after(*table, after, room)? };
             let next =
                 Some(PageToken { version, table: index, rows_before: rows_before + room, after: last });
@@ -141,25 +143,25 @@ pub fn page(
 }
 
 impl PageToken {
-    /// Whether it is of a page behind the first.
+    /// Whether this is a page after the first.
     fn is_later(&self) -> bool {
         self.table > 0 || self.rows_before > 0 || self.after.is_some()
     }
 }
 
 impl Page {
-    /// Nothing of it is told yet.
+    /// The state of a page of which nothing has been written.
     pub fn begin(&self) -> Progress {
         Progress { table: 0, begun: false, after: None, rows: 0 }
     }
 }
 
-/// Tells a page, or goes on with it, until it is told or the sink has enough; says whether it is told.
+/// Writes a page until it is complete or the sink pauses; returns whether it is complete.
 ///
-/// - Shape: every asked table, in the order asked, those without rows on this page too.
-/// - Errors: [`FetchError::VersionMoved`] if the owner has moved since the page was laid out;
-///   [`FetchError::NoSuchPage`] if it does not begin where another ends: to fetch from the start tells whether it is the mark
-///   or the data that is wrong.
+/// - Shape: every requested table, in the order requested, including those without rows on this page.
+/// - Errors: [`FetchError::VersionMoved`] if the owner's version has changed since the page was planned;
+///   [`FetchError::NoSuchPage`] if the page does not begin where another one ends. A fetch from the start
+///   then shows whether the token or the data is wrong.
 pub fn run(
     txn: &mut dyn ReadTxn,
     tables: &[TableId],
@@ -178,7 +180,7 @@ pub fn run(
             progress.after = if progress.table == from.table { from.after } else { None };
         }
         let mut more = progress.table >= from.table;
-        // The last page takes every row there is, so that one too many is noticed as well.
+        // The last page reads every remaining row, so that a surplus row is noticed as well.
         while more && (progress.rows < page.rows || page.next.is_none()) {
             let left = if page.next.is_some() { page.rows - progress.rows } else { ROWS_AT_A_TIME };
             let lot = left.min(ROWS_AT_A_TIME);
@@ -198,7 +200,7 @@ pub fn run(
     if progress.rows == page.rows {
         return Ok(true);
     }
-    // A mark comes from a client, who may have changed it. What is wrong with the first page is wrong with the data.
+    // Clients may forge page tokens. Only a wrong first page proves that the data is wrong.
     if page.from.is_later() {
         return Err(FetchError::NoSuchPage);
     }

@@ -3,9 +3,9 @@ use uuid::Uuid;
 /// How an installation names itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstallationName {
-    /// Made by the installation, or adopted from an answer.
+    /// Created by the installation, or adopted from a response.
     pub id: Uuid,
-    /// How many of its requests were answered; within 2^53.
+    /// How many of its requests were answered with success; within 2^53.
     pub counter: u64,
 }
 
@@ -24,7 +24,7 @@ impl InstallationName {
 }
 
 impl InstallationName {
-    /// The same, after one more answer.
+    /// The name after one more response.
     pub fn next(self) -> Self {
         Self { counter: (self.counter + 1).min(COUNTER_MAX), ..self }
     }

@@ -1,4 +1,4 @@
-//! The words of the protocol as types. Known to every module, knows none.
+//! The terms of the protocol as types. Every module uses them; they use no other module.
 
 mod installation;
 mod row;
@@ -49,7 +49,7 @@ impl Version {
     /// The bits that count transactions.
     pub const COUNTER_MAX: u64 = (1 << Self::COUNTER_BITS) - 1;
     const EPOCH_MAX: u16 = (1 << 13) - 1;
-    /// 2025-01-01. Epochs count days from here where nothing better is known, which leaves 22 years.
+    /// 2025-01-01. Epochs count days from here unless a higher number is known. That leaves 22 years.
     const EPOCHS_FROM: Timestamp = Timestamp::from_ms(1_735_689_600_000);
 
     /// The first version of an owner in `epoch`.
@@ -62,9 +62,10 @@ impl Version {
         Self(self.0 + 1)
     }
 
-    /// The epoch to begin at `now` after `last`, which is the latest that is known to have been.
+    /// The epoch that begins at `now`. `last` is the highest epoch that is known to exist.
     ///
-    /// It counts days where that leads further: so it lies above those that a lost copy of the database began.
+    /// The number of days since 2025 is used if it is higher: it exceeds the epochs that a lost copy of the
+    /// database may have begun.
     pub fn epoch_after(last: u64, now: Timestamp) -> Result<u16, NoEpochLeft> {
         let today = u64::try_from(now.days_since(Self::EPOCHS_FROM)).unwrap_or(0);
         let next = last.saturating_add(1).max(today);

@@ -11,10 +11,10 @@ use super::{DeviceId, Timestamp, Value, Version};
 pub struct RowKey(pub Uuid);
 
 impl RowKey {
-    /// Reads the one spelling the wire allows: 36 characters with hyphens, either case.
+    /// Reads the one text form that the wire allows: 36 characters with hyphens, in either case.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != 36 {
-            return None; // the uuid crate also reads braces, URNs and bare hex: one row, one spelling
+            return None; // the uuid crate also reads braces, URNs and bare hex; a row must have one text form only
         }
         Uuid::try_parse(text).ok().map(Self)
     }
@@ -31,42 +31,44 @@ impl fmt::Display for RowKey {
 pub struct Stored {
     /// The version of the transaction that last changed it.
     pub version: Version,
-    /// The version of the transaction that made it (made it again, if it had been deleted).
+    /// The version of the transaction that created it, or created it again after a deletion.
     pub created: Version,
-    /// When it last changed; of a tombstone, when it was deleted. Never earlier than the states before it.
+    /// When it last changed; for a tombstone, when it was deleted. Never earlier than the states before it.
     pub last_update: Timestamp,
-    /// When the change was really made, by the corrected clock, if `last_update` had to be later than that.
+    /// When the change was really made, by the corrected clock, if `last_update` had to be later.
     pub made_at: Option<Timestamp>,
-    /// What its device said of the change that made this state.
+    /// What its device reported about the change that made this state.
     pub claim: Claim,
-    /// The device that made it.
+    /// The device that created it.
     pub made_by: DeviceId,
     /// The device that last changed it.
     pub changed_by: DeviceId,
-    /// Earlier lives of a row that was deleted and made again, oldest first; nearly always none.
+    /// Earlier lifetimes of a row that was deleted and created again, oldest first; nearly always none.
     pub lifetimes: Vec<Lifetime>,
-    /// Devices beside its maker and the last one to change it that wrote it, or were told of it ahead of their
-    /// cursors; nearly always none.
+    /// Other devices that know the row ahead of their cursors: they wrote it earlier or received it. Its
+    /// creator and its last editor are not listed. Nearly always empty.
     pub aware_devices: Vec<DeviceId>,
-    /// One value for each declared column, in declared order; `None` is a tombstone.
+    /// One value for each declared column, in declared order; `None` for a tombstone.
     pub values: Option<Vec<Value>>,
 }
 
-/// What a device said of a change when it sent it: enough to tell a late copy of a request from the next edit.
+/// What a device reported about a change when it sent it. This distinguishes a late copy of a request from
+/// the next edit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
-    /// When it made the change, by its own clock and not corrected; `None` if it did not say.
+    /// When the device made the change, by its own uncorrected clock; `None` if it did not report that.
     pub at: Option<Timestamp>,
-    /// The `last_update` that the row had when the edit began (`_base`), if it said so.
+    /// The `last_update` that the row had when the edit began (`_base`), if it was sent.
     pub row_base: Option<Timestamp>,
-    /// The version that the device's copy was built on (`base`), if it said so.
+    /// The version that the device's copy was built on (`base`), if it was sent.
     pub base: Option<Version>,
 }
 
 impl Claim {
-    /// Whether it was built on an earlier state than the other change of the same row and device.
+    /// Whether this change was built on an earlier state than the other change of the same row and device.
     ///
-    /// Row bases are compared if both have one, else versions if both have one; else nobody can tell.
+    /// Row bases are compared if both changes have one; otherwise versions, if both have one. Otherwise the
+    /// answer is `false`, since nothing can be compared.
     pub fn is_built_before(&self, other: &Self) -> bool {
         match (self.row_base, other.row_base, self.base, other.base) {
             (Some(own), Some(others), ..) => own < others,
@@ -79,17 +81,17 @@ impl Claim {
 /// A state of a row that was replaced.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EarlierState {
-    /// The version of the transaction that made it so.
+    /// The version of the transaction that made this state.
     pub version: Version,
-    /// When it became so.
+    /// When the row got this state.
     pub last_update: Timestamp,
     /// When the change was really made, if `last_update` had to be later than that.
     pub made_at: Option<Timestamp>,
-    /// When its device said that it made the change.
+    /// When the device reports to have made the change.
     pub claimed_at: Option<Timestamp>,
-    /// The device that made it so.
+    /// The device that made this state.
     pub changed_by: DeviceId,
-    /// One value for each declared column.
+    /// One value for each declared column, in declared order.
     pub values: Vec<Value>,
 }
 
@@ -104,7 +106,7 @@ impl EarlierState {
         size_of::<Self>() + self.values.iter().map(|value| size_of::<Value>() + value.weight()).sum::<usize>()
     }
 
-    /// The row as it was in this state.
+    /// The row in this state.
     pub fn over(&self, row: &Stored) -> Stored {
         Stored {
             version: self.version,
@@ -118,7 +120,7 @@ impl EarlierState {
     }
 }
 
-/// A time in which a row was there, in versions: from `made` on, until `deleted`.
+/// A period in which a row existed, in versions: from `made` on, until `deleted`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
     /// The version that made it.
@@ -127,33 +129,34 @@ pub struct Lifetime {
     pub deleted: Version,
 }
 
-/// More earlier lives, or more writers, than this are not told apart: see [`Stored::existed_at`].
+/// Most earlier lifetimes, and most aware devices, that are stored separately: see [`Stored::existed_at`].
 const REMEMBERED_MAX: usize = 16;
 
 impl Stored {
-    /// When the last change was really made, as far as the server knows: what conflicts are judged by.
+    /// When the last change was really made, as far as the server knows. Conflicts are judged by this time.
     ///
-    /// `last_update` may be later: it names a state, and so rises with every change, however fast they come.
+    /// `last_update` may be later: it identifies a state, so it rises with every change, however fast the
+    /// changes come.
     pub fn true_time(&self) -> Timestamp {
         self.made_at.unwrap_or(self.last_update)
     }
 
-    /// Whether the row was there at a version: what a device whose cursor stands there knows of.
+    /// Whether the row existed at a version, so that a device with that cursor knows it.
     ///
-    /// Where too many lives were lived to remember each, it says yes: a deletion told in vain does no harm.
+    /// Returns true if lifetimes were merged (over 16): a redundant delete is harmless.
     pub fn existed_at(&self, version: Version) -> bool {
         let in_this_life = self.created <= version && !(self.is_tombstone() && self.version <= version);
         in_this_life || self.lifetimes.iter().any(|life| life.made <= version && version < life.deleted)
     }
 
-    /// Whether the row was made, in this life or an earlier one, up to a version.
+    /// Whether the row was created, in this lifetime or an earlier one, up to a version.
     pub fn was_made_by(&self, version: Version) -> bool {
         self.created <= version || self.lifetimes.iter().any(|life| life.made <= version)
     }
 
-    /// Whether the device ever wrote the row or was told of it, and so may know of it ahead of its cursor.
+    /// Whether the device ever wrote or received the row, and so may know it ahead of its cursor.
     ///
-    /// Where too many devices did to remember each, it says yes.
+    /// Returns true for every device if too many devices know the row to store each.
     pub fn may_be_known_to(&self, device: DeviceId) -> bool {
         self.made_by == device
             || self.changed_by == device
@@ -161,7 +164,8 @@ impl Stored {
             || self.aware_devices.len() >= REMEMBERED_MAX
     }
 
-    /// The writers to remember once the row is another's, made and last changed by these.
+    /// The aware devices to store when another device changes the row; these two are its creator and its last
+    /// editor then.
     pub fn aware_devices_before(&self, made_by: DeviceId, changed_by: DeviceId) -> Vec<DeviceId> {
         let mut writers = self.aware_devices.clone();
         for writer in [self.made_by, self.changed_by] {
@@ -173,7 +177,7 @@ impl Stored {
         writers
     }
 
-    /// The same row, known to one more device.
+    /// The same row, with one more device that knows it.
     pub fn known_to(&self, device: DeviceId) -> Self {
         let mut row = self.clone();
         if !row.may_be_known_to(device) {
@@ -182,7 +186,7 @@ impl Stored {
         row
     }
 
-    /// The lives to remember once this tombstone is made a row again.
+    /// The earlier lifetimes to store when this tombstone becomes a row again.
     pub fn lifetimes_before(&self) -> Vec<Lifetime> {
         let mut lifetimes = self.lifetimes.clone();
         lifetimes.push(Lifetime { made: self.created, deleted: self.version });
@@ -199,7 +203,7 @@ impl Stored {
         size_of::<Self>() + values.iter().map(|value| size_of::<Value>() + value.weight()).sum::<usize>()
     }
 
-    /// Whether this is the memory of a deleted row.
+    /// Whether the row is deleted.
     pub fn is_tombstone(&self) -> bool {
         self.values.is_none()
     }

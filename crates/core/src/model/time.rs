@@ -20,10 +20,10 @@ pub enum Precision {
 /// Why a text is not an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
-    /// Not a time in either spelling.
+    /// The text is a time in neither format.
     #[error("expected a time such as \"2013-05-01T15:42:50.000Z\" or \"2013-05-01 15:42:50\"")]
     Spelling,
-    /// A time that the four digits of a year do not reach.
+    /// The year does not have four digits.
     #[error("expected a time between the years 0001 and 9999")]
     Range,
 }
@@ -62,23 +62,24 @@ impl Timestamp {
         self.0
     }
 
-    /// Cut down to what `precision` keeps.
+    /// The time without what is finer than `precision`.
     pub const fn truncated(self, precision: Precision) -> Self {
         let unit = precision.unit_ms();
         Self(self.0.div_euclid(unit) * unit)
     }
 
-    /// Moved by `ms`, held within bounds.
+    /// The time moved by `ms`, held within bounds.
     pub const fn shifted(self, ms: i64) -> Self {
         Self::from_ms(self.0.saturating_add(ms))
     }
 
-    /// How many whole days lie between `earlier` and this instant; below 0 if it is the later one.
+    /// How many whole days lie between `earlier` and this instant; negative if this instant is the earlier
+    /// one.
     pub const fn days_since(self, earlier: Self) -> i64 {
         (self.0 - earlier.0).div_euclid(Self::DAY_MS)
     }
 
-    /// The day it falls on, UTC.
+    /// The day of this instant, UTC.
     pub fn date(self) -> Date {
         let (year, month, day) = civil(self.0.div_euclid(Self::DAY_MS));
         Date::new(year, month, day).unwrap_or(EPOCH_DAY)
@@ -97,16 +98,17 @@ impl Timestamp {
             return Err(TimeError::Spelling);
         }
         let ms = match PARSER.parse_timestamp(text) {
-            // The library cuts towards 1970.
+            // The library truncates towards 1970, so times before 1970 need one less.
             Ok(instant) if instant.subsec_nanosecond() % 1_000_000 < 0 => instant.as_millisecond() - 1,
             Ok(instant) => instant.as_millisecond(),
-            // A text without a zone, or an instant of the last day of the year 9999, which the library has not.
+            // A text without a zone, or an instant of the last day of the year 9999, which the library does
+            // not support.
             Err(_) => ms_of_parts(text)?,
         };
         Self::try_from_ms(ms)
     }
 
-    /// Writes the instant as `precision` spells it.
+    /// Writes the instant in the format of `precision`.
     pub fn format(self, precision: Precision) -> TimestampText {
         let (year, month, day) = civil(self.0.div_euclid(Self::DAY_MS));
         let of_day = self.0.rem_euclid(Self::DAY_MS);
@@ -130,10 +132,10 @@ impl Timestamp {
     }
 }
 
-/// Fills `index` with the last digits of `number`. A roll call writes a time for every row: `fmt` would take
-/// most of it.
-fn digits(index: &mut [u8], mut number: u16) {
-    for digit in index.iter_mut().rev() {
+/// Fills `out` with the last digits of `number`. A manifest writes a time for every row, and `fmt` would take
+/// most of that time.
+fn digits(out: &mut [u8], mut number: u16) {
+    for digit in out.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }
@@ -152,7 +154,7 @@ impl TimestampText {
         &self.text[..self.length]
     }
 
-    /// The text.
+    /// The text as a string.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
@@ -166,14 +168,14 @@ impl fmt::Display for TimestampText {
 
 const EPOCH_DAY: Date = Date::constant(1970, 1, 1);
 
-/// The instant that a text names by date, time and perhaps an offset, in ms since 1970, rounded down.
+/// The instant that a text denotes by date, time and an optional offset, in ms since 1970, rounded down.
 fn ms_of_parts(text: &str) -> Result<i64, TimeError> {
     let parts = Pieces::parse(text).map_err(|_| TimeError::Spelling)?;
     let time = parts.time().ok_or(TimeError::Spelling)?;
     let offset_s = parts.to_numeric_offset().map(|offset| i64::from(offset.seconds()));
     let is_whole = offset_s.is_some() || text.len() >= "0000-00-00 00:00:00".len();
     if !is_whole || parts.time_zone_annotation().is_some() {
-        return Err(TimeError::Spelling); // the hour alone without a zone, or a named zone
+        return Err(TimeError::Spelling); // an hour without a zone, or a named zone
     }
     let days = i64::from((parts.date() - EPOCH_DAY).get_days());
     let of_day_s = i64::from(time.hour()) * 3_600 + i64::from(time.minute()) * 60 + i64::from(time.second());
@@ -181,13 +183,13 @@ fn ms_of_parts(text: &str) -> Result<i64, TimeError> {
     Ok(seconds * 1_000 + i64::from(time.millisecond()))
 }
 
-/// Year, month and day of the day that begins so many days after 1970-01-01, in the calendar that we have now.
+/// Year, month and day of the day that begins this many days after 1970-01-01, in the Gregorian calendar.
 ///
-/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`. The time library has no
-/// instant on the last day of the year 9999.
+/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`. The time library
+/// has no instant on the last day of the year 9999.
 const fn civil(days: i64) -> (i16, i8, i8) {
     let from_march = days + 719_468; // 0000-03-01: a leap day comes last in its year
-    let era = from_march.div_euclid(146_097); // of 400 years
+    let era = from_march.div_euclid(146_097); // an era has 400 years
     let day_of_era = from_march.rem_euclid(146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
@@ -252,8 +254,8 @@ mod tests {
         }
     }
 
-    /// Goal: the last day of the year 9999 is like any other. Method: every spelling of its times, which the time
-    /// library has no instants for.
+    /// Goal: the last day of the year 9999 works like any other. Method: every format of its times, for which
+    /// the time library has no instants.
     #[test]
     fn the_last_day_is_a_day() {
         const LAST: i64 = Timestamp::MAX_MS - 999;
@@ -280,7 +282,7 @@ mod tests {
         assert_eq!(Timestamp(LAST).date(), Date::constant(9999, 12, 31));
     }
 
-    /// Method: every day there is, against the time library's own count.
+    /// Method: every day of the range is compared with the time library's own count.
     #[test]
     fn days_are_counted_as_the_calendar_has_them() {
         let mut day = Date::constant(1, 1, 1);

@@ -5,8 +5,8 @@ use super::Timestamp;
 
 /// One column of one row, typed by the schema.
 ///
-/// Two values are equal when the wire would show them equal: decimals by number, times by instant,
-/// JSON by content (it is kept in one canonical spelling).
+/// Two values are equal when the wire shows them equally: decimals by number, times by instant, JSON by
+/// content, since it is stored in one canonical form.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// No value.
@@ -25,7 +25,7 @@ pub enum Value {
     Uuid(Uuid),
     /// `timestamp`
     Timestamp(Timestamp),
-    /// `date`: days as the calendar writes them.
+    /// `date`: a day of the calendar.
     Date(jiff::civil::Date),
     /// `json`: compact text with sorted keys.
     Json(String),
@@ -34,7 +34,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// Whether there is no value.
+    /// Whether this is [`Value::Null`].
     pub fn is_null(&self) -> bool {
         matches!(self, Self::Null)
     }

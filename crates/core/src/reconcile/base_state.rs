@@ -40,7 +40,8 @@ pub(super) enum Order {
 pub(super) fn base_state(row: &Stored, incoming: &Incoming, context: &Context) -> BaseState {
     let is_own = row.changed_by == context.device;
     if context.put_back {
-        // A row that was not written since the restore is as the backup had it: the device's state is older or newer.
+        // A row that was not written since the restore is as in the backup; the device's state is older or
+        // newer than that.
         let is_of_backup = row.version.epoch() < context.writing.epoch();
         return if is_of_backup || is_own { BaseState::Unknown } else { BaseState::PutBack };
     }
@@ -66,10 +67,10 @@ fn order(row: &Stored, incoming: &Incoming, context: &Context) -> Order {
     let names_base = incoming.base.is_some() || context.base.is_some();
     let order = match (incoming.claimed_at, row.claim.at) {
         (Some(own), Some(stored)) => own.cmp(&stored),
-        // No time means now. So it does not show that the device knew the stored change.
+        // No time means now, so it does not show that the device knew the stored change.
         (None, _) => return Order::Unclear,
-        // Where the stored change gave no time there is only the server's own. It decides where nothing else is
-        // known, and a doubt never takes a deletion back.
+        // If the stored change has no time of its device, only the server's own time can be compared. It
+        // decides where nothing else is known. A doubt never takes a deletion back.
         (Some(_), None) if names_base && !row.is_tombstone() => return Order::Unclear,
         (Some(own), None) => incoming.last_update.unwrap_or(own).cmp(&row.true_time()),
     };
@@ -80,15 +81,15 @@ fn order(row: &Stored, incoming: &Incoming, context: &Context) -> Order {
     }
 }
 
-/// Whether the change was made after the stored one. No time given means now, and now is later than anything stored;
-/// on a tie the server's row stays.
+/// Whether the change was made after the stored one. A change without a time counts as made now, later than
+/// anything stored. On a tie the server's row stays.
 pub(super) fn is_newer(row: &Stored, at: Option<Timestamp>) -> bool {
     let stored = if broken::is("judged_by_risen_time") { row.last_update } else { row.true_time() };
     at.is_none_or(|at| at > stored)
 }
 
 impl Incoming {
-    /// What the device says of the change.
+    /// What the device reports about the change.
     pub(super) fn claim(&self, context: &Context) -> Claim {
         let row_base = self.base.map(|base| base.truncated(context.precision));
         Claim { at: self.claimed_at, row_base, base: context.base }

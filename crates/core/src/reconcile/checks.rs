@@ -2,7 +2,7 @@ use super::{Context, Incoming, Rejection, RejectionCode};
 use crate::model::Value;
 use crate::schema::{Column, Table};
 
-/// Refuses the first value that its column cannot take, whatever the row was before.
+/// Refuses the first value that its column cannot take, whatever the row held before.
 pub(super) fn check_values(table: &Table, incoming: &Incoming) -> Result<(), Rejection> {
     for (i, (column, given)) in table.columns.iter().zip(&incoming.values).enumerate() {
         let Some(value) = given else { continue };
@@ -21,7 +21,7 @@ pub(super) fn check_values(table: &Table, incoming: &Incoming) -> Result<(), Rej
     Ok(())
 }
 
-/// The first required column that a new row would have no value for, by its index.
+/// The index of the first required column that a new row would have no value for.
 pub(super) fn missing_column(table: &Table, incoming: &Incoming) -> Option<usize> {
     table
         .columns

@@ -1,7 +1,7 @@
 use crate::broken;
 use crate::model::Timestamp;
 
-/// Differences below this are the network's, not the clock's.
+/// Smaller differences are caused by the network, not by the clock.
 pub const TOLERATED_SKEW_MS: i64 = 2_000;
 
 /// How far a device's clock is from the server's.
@@ -11,7 +11,7 @@ pub struct Skew {
 }
 
 impl Skew {
-    /// Measures by the time at which the device says that it sent the request, and at which it came.
+    /// Compares the time at which the device reports to have sent the request with the time of its arrival.
     pub fn measure(sent_at: Timestamp, received: Timestamp) -> Self {
         Self { offset_ms: received.ms() - sent_at.ms() }
     }
@@ -21,7 +21,7 @@ impl Skew {
         self.offset_ms
     }
 
-    /// A time that the device read off its clock, in the server's time.
+    /// Converts a time of the device's clock to the server's time.
     pub fn correct(self, at: Timestamp) -> Timestamp {
         if self.offset_ms.abs() < TOLERATED_SKEW_MS || broken::is("clock_not_corrected") {
             at

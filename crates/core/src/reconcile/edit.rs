@@ -1,8 +1,9 @@
-//! An edit of a row that the server holds, alive.
+//! An edit of a live row that the server holds.
 //!
-//! The table of [`ruling`](super::ruling::ruling) decides. Where it says "merge again" a second table does, since the
-//! device may or may not have seen what its own last change was merged with. The edit is merged from the start with
-//! what other devices had left before that change, so a change counts once, however often it is sent:
+//! The table of [`ruling`](super::ruling::ruling) decides. Where it has "merge again", a second table
+//! decides, since the device may or may not have seen the row that its own last change was merged into. The
+//! edit is merged again with the state that other devices had left before that change. So a change counts
+//! once, however often it is sent:
 //!
 //! | what other devices had left is | the device named | this change is | the merge changes nothing | it changes the row |
 //! | --- | --- | --- | --- | --- |
@@ -19,12 +20,12 @@
 //! | forgotten | `base` | not later | keep, note | keep, note |
 //! | forgotten | `base` | later, unclear | overwrite, note | overwrite, note |
 //!
-//! - `_base` proves that the device has not seen what came of its own change. `base` does not: the response may have
-//!   arrived, and the cursor is behind because of what others wrote in between.
-//! - A replay is in the row already, as far as it ever will be. What it lost was noted the first time, under the same
-//!   id; the note is repeated, in case this is another edit that lost as much.
-//! - What cannot be worked out again is not merged twice, since that would undo what others did. It counts as a
-//!   replay and is noted, so it is not lost if it was none.
+//! - `_base` proves that the device has not seen the result of its own change. `base` does not: the response
+//!   may have arrived, and the cursor is behind because of what others wrote in between.
+//! - A replay is in the row already, as far as it can be. What it lost was recorded the first time under the
+//!   same id. It is recorded again, in case this is another edit with the same loss.
+//! - What cannot be repeated is not merged twice, since that would undo edits of other devices. It counts as
+//!   a replay and is recorded, so that nothing is lost if it was not one.
 
 use super::base_state::{BaseState, base_state, is_newer};
 use super::checks::check_row_size;
@@ -37,7 +38,7 @@ use super::{
 use crate::model::{Stored, Timestamp, Value};
 use crate::schema::Table;
 
-/// An edit, and the live row that it meets.
+/// An edit, and the live row that it changes.
 pub(super) struct Edit<'a> {
     table: &'a Table,
     row: &'a Stored,
@@ -50,9 +51,9 @@ pub(super) struct Edit<'a> {
     base_state: BaseState,
 }
 
-/// How much is known of the edits that the device's own last change was merged with.
+/// What is known of the edits that the device's own last change was merged with.
 enum KnownEdits {
-    /// The state that they left, and the ancestor if there was one.
+    /// The state that they left, and the ancestor if one existed.
     All,
     /// The state that they left, without the ancestor.
     NoAncestor,
@@ -104,7 +105,7 @@ impl<'a> Edit<'a> {
         self.write(Verdict::Updated, values, note.then_some(Resolution::Overwritten))
     }
 
-    /// Merges with the row, whose last change is another device's.
+    /// Merges the edit with the row, whose last change is another device's.
     fn merge_with_row(&self) -> Result<Decision, Rejection> {
         let merged = self.merge_with(self.values, self.row.true_time());
         if merged.values == self.values {
@@ -114,7 +115,8 @@ impl<'a> Edit<'a> {
         self.write(Verdict::Merged, merged.values, conflict)
     }
 
-    /// The row's last change is the device's own, and stands on edits of others: the second table of this module.
+    /// The row's last change is the device's own and was merged with edits of other devices: the second table
+    /// of this module.
     fn merge_again(&self) -> Result<Decision, Rejection> {
         let merged = self.merge_with_foreign_state();
         let is_contested = merged.is_contested();
@@ -153,12 +155,13 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// Whether the change was made after the stored one of the same device; `None` if that cannot be known.
+    /// Whether the change was made after the stored one of the same device; `None` if that is unknown.
     fn is_later(&self) -> Option<bool> {
         if let Some((own, stored)) = self.incoming.claimed_at.zip(self.row.claim.at) {
             return Some(own > stored);
         }
-        // A time beyond now is of a clock that is ahead. It was cut to now, so the same edit does not show it again.
+        // A time in the future comes from a clock that is ahead. It was reduced to now, so the same edit does
+        // not show it again.
         let at = self.incoming.last_update.filter(|at| *at <= self.context.now);
         at.map(|at| at > self.row.true_time())
     }
@@ -170,13 +173,13 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// Merges what was sent with a state of the row that was made at `theirs_at`.
+    /// Merges the sent columns with a state of the row that was made at `theirs_at`.
     fn merge_with(&self, theirs: &[Value], theirs_at: Timestamp) -> Merged {
         let is_newer = self.incoming.last_update.is_none_or(|own| own > theirs_at);
         let (ancestor, sent) = (self.history.ancestor.as_deref(), &self.incoming.values);
         let row_bytes_max = self.context.row_bytes_max;
         let mut merged = merge(&self.table.columns, ancestor, theirs, sent, is_newer, row_bytes_max);
-        // A column that is not sent now stays as an earlier write has left it.
+        // A column that is not sent now keeps the value of earlier writes.
         for (i, _) in sent.iter().enumerate().filter(|(_, given)| given.is_none()) {
             merged.values[i] = self.values[i].clone();
         }
@@ -212,7 +215,7 @@ impl<'a> Edit<'a> {
     }
 }
 
-/// The row has the change already, as far as it ever will.
+/// The result of a change that the row already contains.
 fn replay(is_contested: bool) -> Decision {
     match is_contested {
         true => Decision::kept(true),

@@ -3,19 +3,19 @@ use super::{Context, Incoming};
 use crate::model::{EarlierState, Stored, Value};
 use crate::schema::Policy;
 
-/// What is still known of a row's past, for a change that was not made on the row's present state.
+/// What is still known of a row's past, for a change that was not made to its present state.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowHistory {
     /// The row that the device began its edit with; `None` if there was none, or it is no longer known.
     pub ancestor: Option<Vec<Value>>,
-    /// What other devices made of the row since, where the last change is the device's own.
+    /// What other devices changed in the row since, if the last change is the device's own.
     pub foreign_edits: ForeignEdits,
-    /// Whether the device's change is among the states that are remembered: it was in the row once, so nothing is
-    /// lost if it comes again and is not applied.
+    /// Whether the device's change is among the stored states. Then it was in the row once, and nothing is
+    /// lost if it is sent again and not applied.
     pub was_written: bool,
 }
 
-/// What other devices made of a row after a device had begun its edit, and before the device's own last change.
+/// What other devices changed after a device had begun its edit and before its own last change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum ForeignEdits {
     /// Nothing.
@@ -23,12 +23,12 @@ pub enum ForeignEdits {
     None,
     /// The row as the last of them left it.
     Last(EarlierState),
-    /// The states are forgotten.
+    /// Their states are no longer stored.
     Forgotten,
 }
 
 impl RowHistory {
-    /// Finds it in the states of a row that are still remembered, the latest first.
+    /// Builds it from the stored states of a row, the latest first.
     pub fn new(states: &[EarlierState], stored: &Stored, incoming: &Incoming, context: &Context) -> Self {
         let was_seen = |state: &EarlierState| match (incoming.base, context.base) {
             (Some(base), _) => state.last_update <= base.truncated(context.precision),
@@ -56,7 +56,7 @@ impl RowHistory {
         Self { ancestor, foreign_edits, was_written }
     }
 
-    /// Whether the device's change is among the states that are remembered. Nothing else of the past depends on the
+    /// Whether the device's change is among the stored states. No other part of the history depends on the
     /// columns and the time that the device sent.
     pub fn was_written(
         states: &[EarlierState],
@@ -65,7 +65,7 @@ impl RowHistory {
         context: &Context,
     ) -> bool {
         match incoming.values.as_slice() {
-            // A deletion leaves no state; a row that lives again was deleted once.
+            // A deletion leaves no state. A row that exists again was deleted once.
             [] => !stored.lifetimes.is_empty(),
             sent => states.iter().any(|state| {
                 let holds =
@@ -77,7 +77,7 @@ impl RowHistory {
         }
     }
 
-    /// The state that an edit is merged with under the policy `merge`, if that is not the row as it is now: where the
+    /// The state that an edit is merged with under the policy `merge`, if that is not the present row: if the
     /// row's last change is the device's own, the state that other devices had left before it.
     pub fn foreign_state(
         &self,
@@ -108,8 +108,8 @@ impl RowHistory {
         size_of::<Self>() + ancestor + foreign_edits
     }
 
-    /// Whether other devices changed the row before the device's own last change, and too little of that is known to
-    /// work out again what came of it.
+    /// Whether other devices changed the row before the device's own last change, and too little of that is
+    /// stored to repeat the merge.
     pub fn is_incomplete(&self, stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
         match self.foreign_edits {
             ForeignEdits::None => false,
@@ -119,12 +119,12 @@ impl RowHistory {
     }
 }
 
-/// Whether there was a row when the device began its edit: a device that had seen it deleted began with nothing.
+/// Whether the row existed when the device began its edit.
 fn was_there(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
     incoming.base.is_some() || context.base.is_some_and(|base| stored.existed_at(base))
 }
 
-/// Whether what becomes of an incoming row depends on the row's [`RowHistory`].
+/// Whether the result for an incoming row depends on the row's [`RowHistory`].
 pub fn needs_history(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
     matches!(base_state(stored, incoming, context), BaseState::Stale | BaseState::OwnWrite(_))
 }

@@ -8,22 +8,23 @@ use crate::broken;
 use crate::model::Value;
 use crate::schema::{Column, ColumnMerge, canonical_json};
 
-/// What a merge makes of a row.
+/// The result of a merge.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Merged {
     /// One value for each column.
     pub values: Vec<Value>,
-    /// The values that lost, where both sides had changed a column that could not be joined; each at the place of
-    /// its column.
+    /// The values that lost, where both sides had changed a column that could not be merged; each at its
+    /// column's index.
     pub lost: Vec<Option<Value>>,
 }
 
-/// Joins what two sides made of a row, column by column.
+/// Merges two sides of a row, column by column.
 ///
-/// - `ancestor`: the row that both began with. Without it nobody can tell which side changed a column, so
+/// - `ancestor`: the row that both sides began with. Without it nobody knows which side changed a column, so
 ///   every column that differs counts as changed by both.
-/// - `incoming_newer`: whether the device's edit is the later one; it decides columns that fall to `newest`.
-/// - `row_bytes_max`: the most that one row may weigh. Two lists that are longer together are not joined.
+/// - `incoming_newer`: whether the device's edit is the later one. It decides columns that are left to
+///   `newest`.
+/// - `row_bytes_max`: the most that one row may weigh. Two lists that are longer together are not merged.
 pub fn merge(
     columns: &[Column],
     ancestor: Option<&[Value]>,
@@ -45,7 +46,7 @@ pub fn merge(
         if base == Some(ours) {
             return theirs.clone();
         }
-        // A list can outgrow its column, and the row must stay one that a device may send.
+        // A merged list may be too long for its column, and the row must remain one that a device may send.
         let joined = joined(column.merge, base, theirs, ours, row_bytes_max)
             .filter(|value| column.over_length(value).is_none());
         joined.unwrap_or_else(|| {
@@ -58,7 +59,7 @@ pub fn merge(
     Merged { values, lost }
 }
 
-/// About how many bytes of memory it takes at most to join the lists of a row: see [`merge`].
+/// About how many bytes of memory merging the lists of a row takes at most: see [`merge`].
 pub fn union_bytes(
     columns: &[Column],
     ancestor: Option<&[Value]>,
@@ -76,8 +77,8 @@ pub fn union_bytes(
     lists.filter_map(of_column).sum::<usize>() * BYTES_A_LISTED_BYTE
 }
 
-/// Memory that a list takes for each byte of its text while it is joined: an item of two bytes becomes a text of its
-/// own, with a place in a set.
+/// Memory that a list takes for each byte of its text while it is merged: an item of two bytes becomes a
+/// separate text in a set.
 const BYTES_A_LISTED_BYTE: usize = 8;
 
 impl Merged {
@@ -87,7 +88,7 @@ impl Merged {
     }
 }
 
-/// What a column's own rule makes of two values; `None` leaves it to `newest`.
+/// Applies a column's own rule to two values; `None` leaves the column to `newest`.
 fn joined(
     rule: ColumnMerge,
     base: Option<&Value>,
@@ -106,7 +107,7 @@ fn joined(
 
 fn is_less(a: &Value, b: &Value) -> Option<bool> {
     Some(match (a, b) {
-        (Value::Null, _) | (_, Value::Null) => return None, // no value is neither large nor small
+        (Value::Null, _) | (_, Value::Null) => return None, // a missing value is neither large nor small
         (Value::Integer(a), Value::Integer(b)) => a < b,
         (Value::Real(a), Value::Real(b)) => a < b,
         (Value::Decimal(a), Value::Decimal(b)) => a < b,
@@ -116,7 +117,8 @@ fn is_less(a: &Value, b: &Value) -> Option<bool> {
     })
 }
 
-/// `theirs + (ours - base)`: what each side added counts once. What no longer fits its type is left to `newest`.
+/// `theirs + (ours - base)`: what each side added counts once. A sum that does not fit its type is left to
+/// `newest`.
 fn sum(base: &Value, theirs: &Value, ours: &Value) -> Option<Value> {
     Some(match (base, theirs, ours) {
         (Value::Integer(base), Value::Integer(theirs), Value::Integer(ours)) => {
@@ -134,7 +136,8 @@ fn sum(base: &Value, theirs: &Value, ours: &Value) -> Option<Value> {
     })
 }
 
-/// The same for decimals, in whole numbers of their last place: the library's own sum rounds what it cannot hold.
+/// The sum of decimals, computed with integers of their last digit. The library's own sum rounds what it
+/// cannot hold.
 fn decimal_sum(base: Decimal, theirs: Decimal, ours: Decimal) -> Option<Decimal> {
     let mut scale = base.scale().max(theirs.scale()).max(ours.scale());
     let indexes = |it: Decimal| it.mantissa().checked_mul(10_i128.checked_pow(scale - it.scale())?);
@@ -142,15 +145,16 @@ fn decimal_sum(base: Decimal, theirs: Decimal, ours: Decimal) -> Option<Decimal>
     while scale > 0 && sum % 10 == 0 {
         (sum, scale) = (sum / 10, scale - 1);
     }
-    // More digits than that no device could send back.
+    // A device could not send more digits back.
     let fits = sum.unsigned_abs() < 10_u128.pow(28);
     if fits { Decimal::try_from_i128_with_scale(sum, scale).ok() } else { None }
 }
 
-/// What either list holds, less what either side took out of the ancestor's. Theirs come first, in their order.
+/// The items of either list, without what either side removed from the ancestor's. Theirs come first, in
+/// their order.
 ///
-/// The size is checked before anything is read: the joined list may be as long as both together, and the row must stay
-/// one that a device may send.
+/// The size is checked before anything is parsed: the merged list may be as long as both together, and the
+/// row must remain one that a device may send.
 fn union(base: Option<&Value>, theirs: &Value, ours: &Value, row_bytes_max: usize) -> Option<Value> {
     if theirs.weight() + ours.weight() > row_bytes_max && !broken::is("union_unbounded") {
         return None;
@@ -161,8 +165,8 @@ fn union(base: Option<&Value>, theirs: &Value, ours: &Value, row_bytes_max: usiz
     Some(Value::Json(format!("[{}]", union.join(","))))
 }
 
-/// The same of lists of anything. Each item is looked up by its hash: lists as long as a row may be are joined in the
-/// database's one writer.
+/// The union of lists of any type. Items are looked up by hash, because lists as long as a row are merged in
+/// the database's only writer.
 fn union_of<'a, T: Hash + Eq>(base: &[T], theirs: &'a [T], ours: &'a [T]) -> Vec<&'a T> {
     let set = |list: &'a [T]| list.iter().collect::<HashSet<&T>>();
     let (in_theirs, in_ours) = (set(theirs), set(ours));
@@ -172,10 +176,10 @@ fn union_of<'a, T: Hash + Eq>(base: &[T], theirs: &'a [T], ours: &'a [T]) -> Vec
     theirs.iter().chain(ours).filter(|item| !taken_out.contains(item) && known_items.insert(*item)).collect()
 }
 
-/// How deep the items of a list may be that another program wrote: what comes from devices is bounded already.
+/// How deep items of a list may nest that another program wrote. What devices send is bounded already.
 const DEPTH_MAX: usize = 128;
 
-/// The items of a list, each in the one spelling: as text, since a double does not hold every number.
+/// The items of a list as canonical text, since a double cannot hold every number.
 fn items(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::Null => Some(Vec::new()),
@@ -206,7 +210,7 @@ mod tests {
         Schema::parse(&text).unwrap().tables()[0].columns[0].clone()
     }
 
-    /// Merges one column; `newer` says whose `newest` would be.
+    /// Merges one column; `newer` is the side that `newest` would choose.
     fn one(
         column: &Column,
         base: Option<&Value>,
@@ -232,7 +236,7 @@ mod tests {
         Value::Decimal(text.parse().unwrap())
     }
 
-    /// Base, the server's, the device's, and what comes of it if the device's edit is the earlier one.
+    /// Base, the server's value, the device's value, and the result if the device's edit is the earlier one.
     type Row<'a> = (Option<Value>, Value, Value, Value);
 
     fn holds(column: &Column, rows: &[Row<'_>]) {
@@ -315,7 +319,7 @@ mod tests {
             &[
                 (Some(INT(10)), INT(15), INT(11), INT(16)),
                 (Some(INT(10)), INT(5), INT(12), INT(7)),
-                (None, INT(15), INT(11), INT(15)), // without an ancestor nobody knows what was added
+                (None, INT(15), INT(11), INT(15)), // without an ancestor the added amount is unknown
                 (Some(Value::Null), INT(15), INT(11), INT(15)),
                 (Some(INT(10)), Value::Null, INT(11), Value::Null),
                 (Some(INT(10)), INT(11), Value::Null, INT(11)),
@@ -347,7 +351,7 @@ mod tests {
         );
     }
 
-    /// Goal: a decimal is exact or left alone, and never one that no device could send back.
+    /// Goal: a merged decimal is exact or not merged, and a device can always send it back.
     #[test]
     fn a_sum_that_is_not_exact_is_left_to_newest() {
         let column = column("decimal", ColumnMerge::Sum, "");
@@ -391,7 +395,7 @@ mod tests {
                 (None, json(r#"["a"]"#), json(r#"["b"]"#), json(r#"["a","b"]"#)),
                 (None, json(r#"[{"a":1}]"#), json(r#"[{"a":1},1,"1"]"#), json(r#"[{"a":1},1,"1"]"#)),
                 (Some(Value::Null), Value::Null, json(r#"["b"]"#), json(r#"["b"]"#)),
-                // Digit by digit: as doubles the first two were one.
+                // Compared digit by digit: as doubles the first two would be equal.
                 (
                     Some(json("[]")),
                     json("[123456789012345678901234567890,1.0]"),
@@ -400,7 +404,7 @@ mod tests {
                 ),
                 (Some(json(r#"["a"]"#)), Value::Null, json(r#"["a","b"]"#), json(r#"["b"]"#)),
                 (Some(json(r#"["a"]"#)), json(r#"["a","b"]"#), Value::Null, json(r#"["b"]"#)),
-                // What is no list is left to newest.
+                // A value that is not a list is left to newest.
                 (Some(json("[]")), json(r#"{"a":1}"#), json(r#"["b"]"#), json(r#"{"a":1}"#)),
                 (Some(json("[]")), json(r#"["a"]"#), json("7"), json(r#"["a"]"#)),
                 (Some(json("7")), json(r#"["a"]"#), json(r#"["b"]"#), json(r#"["a"]"#)),
@@ -408,7 +412,7 @@ mod tests {
         );
     }
 
-    /// Goal: a merge makes no row that the schema would refuse from a device.
+    /// Goal: a merge creates no row that the schema would refuse from a device.
     #[test]
     fn a_union_that_is_too_long_is_left_to_newest() {
         let column = column("json", ColumnMerge::Union, ", max_length = 10");
@@ -442,8 +446,8 @@ mod tests {
         }
     }
 
-    /// Goal: long lists are joined in time that grows like they do. Method: comparisons are counted, of two lists of
-    /// 20,000 and an ancestor that differ everywhere.
+    /// Goal: merging long lists takes time in proportion to their length. Method: comparisons are counted for
+    /// two lists of 20,000 and an ancestor that differ everywhere.
     #[test]
     fn a_union_compares_each_item_a_few_times() {
         let list = |numbers: std::ops::Range<u32>| numbers.map(Item).collect::<Vec<_>>();
@@ -481,12 +485,12 @@ mod tests {
     }
 
     proptest! {
-        /// Who comes first does not matter, where both have values to compare.
+        /// The order of the sides does not matter where both have values to compare.
         #[test]
         fn rules_commute(base in proptest::option::of(number()), a in number(), b in number()) {
             for rule in [ColumnMerge::Max, ColumnMerge::Min, ColumnMerge::Sum, ColumnMerge::Newest] {
                 let column = column("integer", rule, "");
-                // The later edit is b's, whoever comes second.
+                // The later edit is b's in both orders.
                 let ab = one(&column, base.as_ref(), &a, &b, true);
                 let ba = one(&column, base.as_ref(), &b, &a, false);
                 prop_assert_eq!(ab, ba, "{:?}", rule);
@@ -503,7 +507,7 @@ mod tests {
             prop_assert!(as_set(&ab).iter().all(|item| known_items.contains(item)), "an item out of nowhere");
         }
 
-        /// Nothing but a sum and a union is ever made up: every other value is one of the two sides'.
+        /// Only a sum and a union create new values: every other value comes from one of the two sides.
         #[test]
         fn no_value_is_invented(base in proptest::option::of(number()), a in number(), b in number(), newer: bool) {
             for rule in [ColumnMerge::Max, ColumnMerge::Min, ColumnMerge::Newest] {
@@ -524,7 +528,7 @@ mod tests {
             let (ba, _) = one(&column, Some(&base), &b, &a, false);
             prop_assert_eq!(&ab, &ba);
             if let Value::Decimal(sum) = &ab {
-                // What the wire reads back is what it was.
+                // The wire reads back what was written.
                 let seed = crate::schema::ValueSeed {
                     column: &column,
                     precision: crate::model::Precision::Milliseconds,

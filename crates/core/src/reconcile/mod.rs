@@ -50,25 +50,26 @@ pub enum Operation {
 pub struct Incoming {
     /// Which row.
     pub key: RowKey,
-    /// One place for each declared column; `None` was left out. Empty under `delete`.
+    /// One entry for each declared column; `None` was left out. Empty under `delete`.
     pub values: Vec<Option<Value>>,
     /// When the device made the edit, by the corrected clock; `None` means now.
     pub last_update: Option<Timestamp>,
-    /// The same by the device's own clock, as it was sent. A deletion, or an edit, without a time of its own has that
-    /// of the request, if the request gives one.
+    /// The same time by the device's own clock, as it was sent. A deletion, or an edit, without its own time
+    /// gets that of the request, if the request has one.
     pub claimed_at: Option<Timestamp>,
     /// The `last_update` that the row had when the edit began (`_base`).
     pub base: Option<Timestamp>,
 }
 
-/// What the rules need to know of the request that a row came with.
+/// What the rules need to know about the request of a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Context {
-    /// Who sent it.
+    /// The device that sent it.
     pub device: DeviceId,
     /// The version that the device's copy was built on.
     pub base: Option<Version>,
-    /// Whether the device has changed nothing: it sends states that a server gave and may have lost since.
+    /// Whether the device has changed nothing: it sends states that a server returned and may have lost
+    /// since.
     pub put_back: bool,
     /// The version that this request's own changes get.
     pub writing: Version,
@@ -80,7 +81,7 @@ pub struct Context {
     pub row_bytes_max: usize,
 }
 
-/// What became of a row, as the device is told.
+/// The result of a row, as returned to the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -88,15 +89,15 @@ pub enum Verdict {
     Added,
     /// It was changed.
     Updated,
-    /// It was joined with what somebody else had changed.
+    /// It was merged with a change of another device.
     Merged,
     /// It was deleted.
     Deleted,
-    /// Nothing changed: a replay, or the row was like this already.
+    /// Nothing changed: it is a replay, or the row already had these values.
     Same,
-    /// The server's row won; it comes with the answer.
+    /// The server's row won; the response contains it.
     Kept,
-    /// It was deleted on the server: delete yours.
+    /// It was deleted on the server: the device deletes its copy.
     Gone,
     /// The server holds nothing under this key, not even a tombstone.
     Absent,
@@ -105,7 +106,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// As the wire spells it.
+    /// The name on the wire.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Added => "added",
@@ -153,7 +154,7 @@ pub enum Resolution {
     Kept,
     /// What the device sent took its place: the server's state lost.
     Overwritten,
-    /// Both are in the row, but for columns that both had changed.
+    /// Both are in the row, except the columns that both had changed.
     Merged,
 }
 
@@ -161,7 +162,7 @@ impl Resolution {
     /// Every resolution.
     pub const ALL: [Self; 3] = [Self::Kept, Self::Overwritten, Self::Merged];
 
-    /// As the wire spells it.
+    /// The name on the wire.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kept => "kept",
@@ -171,19 +172,19 @@ impl Resolution {
     }
 }
 
-/// Which rule of the schema a row breaks.
+/// The rule of the schema that a row breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     /// The stable code on the wire.
     pub code: RejectionCode,
-    /// The column at fault, by its place.
+    /// The index of the column at fault.
     pub column: Option<usize>,
     /// For people.
     pub detail: String,
 }
 
 impl RejectionCode {
-    /// After how many seconds the same row may be taken, if time alone mends it.
+    /// After how many seconds the same row may be accepted, if waiting is enough.
     pub const fn retry_after_s(self) -> Option<u32> {
         match self {
             // One unit of time is free again after at most a second, in either precision.
@@ -197,11 +198,11 @@ impl RejectionCode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectionCode {
-    /// A value is not of its column's type, or what was sent is no row.
+    /// A value does not have its column's type, or the item is not a row.
     WrongType,
     /// The key is missing or no UUID.
     InvalidKey,
-    /// A value that no column can hold: text that is no Unicode, JSON that is too deep, a member that comes twice.
+    /// A value that no column can hold: invalid Unicode, JSON that nests too deep, a duplicate member.
     InvalidValue,
     /// A required column has no value.
     RequiredMissing,
@@ -209,7 +210,7 @@ pub enum RejectionCode {
     TooLong,
     /// The row is larger than `row_bytes_max`.
     RowTooLarge,
-    /// It refers to a row that is not there.
+    /// It refers to a row that does not exist.
     ReferenceMissing,
     /// Other rows refer to it.
     StillReferenced,

@@ -5,21 +5,21 @@ use crate::model::{DeviceId, Stored, Version};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetChange {
-    /// It was made since.
+    /// The row was created since.
     Add,
-    /// It was there, and is another now.
+    /// The row existed and changed since.
     Update,
-    /// It was there, and is no more.
+    /// The row existed and was deleted since.
     Delete,
 }
 
 /// The net change of a row from a device's cursor until now; `None` if there is nothing to return.
 ///
 /// - `since`: the device's cursor; without one it gets the rows that are there, and drops all others.
-/// - `shown_ahead`: rows that were made up to this version may have been shown to a device ahead of its cursor, and
-///   nobody noted which ones.
-/// - A row that was made and deleted since is not mentioned, unless the device may know it ahead of its cursor: it
-///   wrote to the row or was shown it, and would keep a ghost. A redundant deletion does no harm.
+/// - `shown_ahead`: rows that were created up to this version may have been returned to a device ahead of its
+///   cursor, and which ones was not recorded.
+/// - A row that was created and deleted since is not mentioned, unless the device may know it ahead of its
+///   cursor: it wrote to the row or received it, and would keep a ghost. A redundant deletion is harmless.
 pub fn net_change(
     row: &Stored,
     since: Option<Version>,

@@ -9,11 +9,11 @@ use crate::schema::{Column, DefaultValue, Policy, Table};
 
 /// Decides what becomes of one incoming row.
 ///
-/// - `stored` is what the server holds under the key, as changed by the rows of the same request that
-///   were settled before.
-/// - `history` is what is still known of the row's past, if [`super::needs_history`] says that it matters.
-/// - A stale row is no error: the protocol expects it. Only a row that breaks a rule of the schema is one.
-/// - References are not looked at here: they need other rows.
+/// - `stored` is what the server holds under the key, after the earlier rows of the same request.
+/// - `history` is what is still known of the row's past, if [`super::needs_history`] returns true.
+/// - A stale row is not an error, since the protocol expects it. Only a row that breaks a rule of the schema
+///   is one.
+/// - References are not checked here: they need other rows.
 pub fn settle(
     table: &Table,
     stored: Option<&Stored>,
@@ -37,7 +37,7 @@ pub fn settle(
 pub fn is_conflict(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
     match base_state(stored, incoming, context) {
         BaseState::Stale => true,
-        // A deletion stands, or is undone by what came after it: no edit loses.
+        // A deletion stands, or a later change undoes it: no edit is lost.
         BaseState::PutBack => !stored.is_tombstone() || is_newer(stored, incoming.last_update),
         BaseState::Current | BaseState::OwnWrite(_) | BaseState::OwnWriteUnnamed(_) | BaseState::Unknown => {
             false
@@ -60,7 +60,7 @@ fn settle_delete(
     let note = match ruling(policy, base_state(row, incoming, context), is_newer, history) {
         Ruling::Keep { note } => return Ok(Decision::kept(note)),
         Ruling::Apply { note } => note,
-        // `_base` proves that the device deletes a row which it has not seen. `base` does not.
+        // `_base` proves that the device has not seen the row that it deletes. `base` does not.
         Ruling::MergeAgain if incoming.base.is_none() => true,
         Ruling::Merge | Ruling::MergeAgain if is_newer => true,
         Ruling::Merge | Ruling::MergeAgain => return Ok(Decision::kept(true)),
@@ -91,8 +91,8 @@ fn settle_unheld(
     incoming: &Incoming,
     context: &Context,
 ) -> Result<Decision, Rejection> {
-    // An update that was built on a row of the server, or that would need made-up columns, has nothing to change.
-    // Any other is as good as an add: the seed's clients do not distinguish the two.
+    // An update that was built on a row of the server, or that would need invented columns, has nothing to
+    // change. Any other is treated as an add: the seed's clients do not distinguish the two.
     let has_nothing_to_change = operation == Operation::Update
         && (incoming.base.is_some() || missing_column(table, incoming).is_some());
     if has_nothing_to_change {
@@ -118,7 +118,7 @@ fn settle_against_tombstone(
         was_written: history.was_written,
     };
     match revival(table.policy, base_state(tombstone, incoming, context), &facts) {
-        // A partial row cannot come back: the other columns are gone.
+        // A partial row cannot be revived: the other columns are gone.
         Revival::Revive { note } if missing_column(table, incoming).is_none() => {
             let conflict = note.then_some(Resolution::Overwritten);
             create(table, operation, incoming, Some(tombstone), conflict, context)
@@ -145,8 +145,8 @@ fn create(
     let values: Vec<Value> =
         columns.map(|(given, column)| given.clone().unwrap_or_else(|| default_of(column, context))).collect();
     check_row_size(&values, context)?;
-    // What an add leaves out and has no default for is empty on the device too. Not so what an update leaves
-    // out, nor what the device still has of a row that was deleted here.
+    // A column that an add leaves out, without a default, is empty on the device too. That does not hold for
+    // an update, nor for a row that was deleted on the server.
     let is_partial = operation == Operation::Update || tombstone.is_some();
     let mut pairs = incoming.values.iter().zip(&values);
     let echo = pairs.any(|(given, made)| given.is_none() && (is_partial || !made.is_null()));

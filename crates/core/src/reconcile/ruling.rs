@@ -3,7 +3,7 @@ use super::{ForeignEdits, RowHistory};
 use crate::broken;
 use crate::schema::Policy;
 
-/// What becomes of a change to a row that the server holds, alive.
+/// The outcome of a change to a live row that the server holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ruling {
     /// The change is applied; with `note`, the state that it replaces is kept as a conflict.
@@ -43,10 +43,12 @@ pub(super) enum Ruling {
 /// 1. Nothing is noted if the history has the state that the change made: it was in the row once.
 /// 2. Merge again, if other devices changed the row before the device's own last change.
 ///
-/// - That a device made the last change itself does not prove that it knows that change: two phones may share a token.
-///   So everything that it overwrites is noted, unless it named no state and made this change later.
-/// - "Late copy", "earlier", "later" and "unclear" compare what one device said of two changes ([`Order`]). "Newer"
-///   compares the true times of changes of two devices ([`super::base_state::is_newer`]).
+/// - That a device made the last change itself does not prove that it knows that change: two phones may share
+///   a token. So everything that it overwrites is recorded, unless it named no state and made this change
+///   later.
+/// - "Late copy", "earlier", "later" and "unclear" compare what one device reported about two changes
+///   ([`Order`]). "Newer" compares the true times of changes of two devices
+///   ([`super::base_state::is_newer`]).
 pub(super) fn ruling(policy: Policy, base_state: BaseState, is_newer: bool, history: &RowHistory) -> Ruling {
     use Ruling::{Apply, Keep, Merge, MergeAgain};
     let merges = policy == Policy::Merge && !broken::is("merge_takes_last");
@@ -76,7 +78,7 @@ pub(super) fn ruling(policy: Policy, base_state: BaseState, is_newer: bool, hist
     }
 }
 
-/// What becomes of an edit of a row that was deleted.
+/// The outcome of an edit of a deleted row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Revival {
     /// The row comes back; with `note`, the deletion is kept as a conflict.
@@ -91,12 +93,12 @@ pub(super) enum Revival {
     },
 }
 
-/// What the table for deleted rows needs to know of an edit, beside [`BaseState`] and [`Policy`].
+/// What the table for deleted rows needs to know about an edit, in addition to [`BaseState`] and [`Policy`].
 pub(super) struct RevivalFacts {
-    /// The device gave a time, and it is later than the deletion. An edit without a time never beats a tombstone: it
-    /// would bring back a row that the device merely still had.
+    /// The device gave a time, and it is later than the deletion. An edit without a time never beats a
+    /// tombstone: it would revive a row that the device merely still had.
     pub is_later: bool,
-    /// The device says that it means to bring the row back: it adds the row, or names the deletion in `_base`.
+    /// The device means to revive the row: it adds the row, or names the deletion in `_base`.
     pub is_explicit: bool,
     /// The edit is an `add` with a time of its own.
     pub is_timed_add: bool,
@@ -104,7 +106,8 @@ pub(super) struct RevivalFacts {
     pub was_written: bool,
 }
 
-/// The rules for a row that was deleted, as one table: the one of [`ruling`], but a doubt leaves the row deleted.
+/// The rules for a deleted row, as one table. It is the table of [`ruling`], except that a doubt leaves the
+/// row deleted.
 ///
 /// | the device knew | deleted by | this edit is | `newest`, `merge` | `client` | `server`, `manual` |
 /// | --- | --- | --- | --- | --- | --- |
@@ -125,9 +128,10 @@ pub(super) struct RevivalFacts {
 ///
 /// 1. Nothing is noted if the history has the state that the edit made: it was in the row once.
 ///
-/// - That the deletion was its own proves nothing: this may be a request from before the deletion, sent again.
-/// - Within one unit of time, an add takes the deletion back, and an update was made before it.
-/// - A state that is put back was no edit: nothing is lost if the row stays deleted.
+/// - That the deletion was the device's own proves nothing: this may be a request from before the deletion,
+///   sent again.
+/// - Within one unit of time, an add undoes the deletion, and an update counts as made before it.
+/// - A state that is put back is not an edit: nothing is lost if the row stays deleted.
 pub(super) fn revival(policy: Policy, base_state: BaseState, edit: &RevivalFacts) -> Revival {
     let revive_if = |revives, note| match revives {
         true => Revival::Revive { note },

@@ -1,4 +1,4 @@
-//! One column of `schema.toml`: its type, and what depends on it.
+//! One column of `schema.toml`: its type, and the attributes that depend on it.
 
 use std::ops::Range;
 
@@ -10,11 +10,11 @@ use super::declare::{Name, Reader, whole_number};
 use super::{Column, ColumnMerge, ColumnType, DefaultValue, ValueSeed};
 use crate::model::{Precision, Value};
 
-/// As deep as rows may nest by default.
+/// How deep rows may nest by default.
 const DEFAULT_JSON_DEPTH_MAX: usize = 16;
 
 impl<'t> Reader<'t> {
-    /// Reads one column; beside it the table that it refers to, by name.
+    /// Reads one column, and the name of the table that it refers to.
     pub(super) fn column(
         &mut self,
         at: &str,
@@ -70,7 +70,7 @@ impl<'t> Reader<'t> {
             }
         }
         let Some(kind) = self.kind(at, span, kind) else {
-            return (column, references); // what depends on the type cannot be judged
+            return (column, references); // the attributes depend on the type and cannot be checked without it
         };
         column.kind = kind;
         if let Some(value) = max_length {
@@ -157,7 +157,7 @@ impl<'t> Reader<'t> {
         }
         let seed = ValueSeed { column, precision, json_depth_max: DEFAULT_JSON_DEPTH_MAX };
         let json = match value.get_ref() {
-            // As text, or digits that a double cannot hold would be lost.
+            // Read as text, since a double would lose digits.
             DeValue::Float(number) if column.kind == ColumnType::Decimal => {
                 Ok(number.as_str().trim_start_matches('+').into())
             }
@@ -187,7 +187,7 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// A default as JSON, so that the wire's reader can read it. TOML's own dates become their text.
+/// Converts a default to JSON, so that the wire's reader can read it. TOML's own dates become their text.
 fn json_of(value: &DeValue<'_>) -> Result<serde_json::Value, String> {
     use serde_json::Value as Json;
     Ok(match value {

@@ -1,4 +1,4 @@
-//! `schema.toml` into a [`Schema`]: checked whole, every fault told at once.
+//! Reads `schema.toml` into a [`Schema`]. The whole file is checked, and every fault is reported at once.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,9 +11,9 @@ use super::names::{self, Taken};
 use super::{ColumnMerge, Policy, Schema, Table, TableId};
 use crate::model::Precision;
 
-/// Earlier states kept of a row: enough for devices that were away for a few edits.
+/// Earlier states stored of a row: enough for devices that were away during a few edits.
 const HISTORY_DEFAULT: usize = 4;
-/// More would be an archive, and each costs a write.
+/// More would be an archive, and each state costs a write.
 const HISTORY_MAX: usize = 100;
 
 /// Most tables in a schema, and most columns in a table; SQLite itself stops at 2,000 columns.
@@ -48,14 +48,14 @@ impl fmt::Display for SchemaError {
 
 impl std::error::Error for SchemaError {}
 
-/// One thing that is wrong in a schema file, and what to do about it.
+/// One fault of a schema file, and how to correct it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The line in the file, from 1.
     pub line: usize,
     /// `table.column` or `table`; empty for the file as a whole.
     pub at: String,
-    /// What is wrong and what to do.
+    /// The fault and its correction.
     pub what: String,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Display for Fault {
 impl Schema {
     /// Reads a schema file.
     ///
-    /// - Errors: every fault at once, except that a file that is no TOML is told of that alone.
+    /// - Errors: every fault at once. A file that is not TOML has this one fault.
     pub fn parse(text: &str) -> Result<Schema, SchemaError> {
         let mut reader = Reader { text, faults: Vec::new() };
         let (document, broken) = DeTable::parse_recoverable(text);
@@ -94,23 +94,23 @@ impl Schema {
     }
 }
 
-/// A whole number from 0, as the file spells it.
+/// Reads a whole number from 0.
 pub(super) fn whole_number(value: &Spanned<DeValue<'_>>) -> Option<usize> {
     let number = value.get_ref().as_integer()?;
     usize::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
-/// A name in the file, and where it stands.
+/// A name in the file, and its place.
 pub(super) type Name<'t> = (&'t str, Range<usize>);
 
-/// What one table says, before references are resolved.
+/// One table as the file declares it, before references are resolved.
 struct Draft<'t> {
     table: Table,
-    /// For each column, the table that it names.
+    /// For each column, the name of the table that it refers to.
     references: Vec<Option<Name<'t>>>,
 }
 
-/// A walk over the file that notes every fault on its way.
+/// Reads the file and collects every fault.
 pub(super) struct Reader<'t> {
     text: &'t str,
     faults: Vec<Fault>,
@@ -323,7 +323,7 @@ impl<'t> Reader<'t> {
         Draft { table, references }
     }
 
-    /// Turns the names that references give into places.
+    /// Resolves the names of references to table ids.
     fn resolve(&mut self, drafts: &mut [Draft<'t>]) {
         let ids: HashMap<String, TableId> =
             drafts.iter().map(|draft| (draft.table.name.clone(), draft.table.id)).collect();
@@ -341,7 +341,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Every table after those that it refers to, else in declared order.
+    /// Sorts the tables: each after those that it refers to, and otherwise in declared order.
     fn parents_first(&mut self, drafts: &[Draft<'t>]) -> Vec<TableId> {
         let mut order = Vec::with_capacity(drafts.len());
         let mut seen = vec![Seen::No; drafts.len()];
@@ -405,7 +405,7 @@ mod tests {
     use crate::model::Value;
     use crate::schema::DefaultValue;
 
-    /// `fixtures/schema` has the faults; here is what a good file becomes.
+    /// `fixtures/schema` has the faults; this test shows the tables of a valid file.
     #[test]
     fn a_good_file_becomes_tables() {
         let schema = Schema::parse(

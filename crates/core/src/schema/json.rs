@@ -1,26 +1,27 @@
-//! Any JSON in one spelling. Numbers are text here: no double lies in between, so no digit is lost.
+//! JSON in one canonical form. Numbers stay text, not doubles, so no digit is lost.
 
 use std::collections::BTreeMap;
 
-/// Why a `json` column cannot hold a text that is JSON.
+/// Why a `json` column cannot hold a valid JSON text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonFault {
-    /// More arrays and objects inside one another than a row may have.
+    /// Arrays and objects nest deeper than a row allows.
     #[error("expected JSON of fewer arrays and objects inside one another")]
     TooDeep,
-    /// An escape such as `\ud83d` without its other half. It is JSON by the grammar, and no Unicode.
+    /// An escape such as `\ud83d` without its other half. The grammar allows it, but it is not Unicode.
     #[error("expected text, not half of a surrogate pair (\\ud800 to \\udfff)")]
     HalfPair,
-    /// A number beyond every double. Most JSON libraries fail on it, and with it on the whole answer.
+    /// A number beyond every double. Most JSON libraries fail on it, and so on the whole response.
     #[error("expected numbers that a double can hold")]
     HugeNumber,
 }
 
-/// Writes JSON compactly and with sorted members. Of a member that comes twice, the last counts, as in JavaScript.
-/// Numbers keep the digits that were sent: `1.0` stays `1.0`, and `1e2` stays `1e2`.
+/// Writes JSON compactly and with sorted members. Of a duplicate member the last one counts, as in
+/// JavaScript. Numbers keep the digits that were sent: `1.0` stays `1.0`, and `1e2` stays `1e2`.
 ///
-/// - `raw` is one JSON value by the grammar, such as a `RawValue` holds. Of anything else the result is some text.
-/// - Bounds: at most `levels` arrays and objects inside one another.
+/// - `raw` is one valid JSON value, such as a `RawValue` holds. For other input the result is unspecified
+///   text.
+/// - Bounds: at most `levels` nested arrays and objects.
 pub fn canonical_json(raw: &str, levels: usize) -> Result<String, JsonFault> {
     let mut out = String::with_capacity(raw.len());
     Scanner { raw, at: 0 }.value(levels, &mut out)?;
@@ -33,7 +34,7 @@ struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// The next byte that is no blank, which is not consumed.
+    /// Returns the next byte that is not a blank, without consuming it.
     fn peek(&mut self) -> Option<u8> {
         let bytes = self.raw.as_bytes();
         while matches!(bytes.get(self.at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
@@ -42,7 +43,8 @@ impl<'a> Scanner<'a> {
         bytes.get(self.at).copied()
     }
 
-    /// Consumes the opening bracket, or what separates two values; `false` at the closing bracket, which is consumed.
+    /// Consumes the opening bracket or a separator; returns `false` after it has consumed the closing
+    /// bracket.
     fn goes_on(&mut self, end: u8) -> bool {
         let next = self.peek();
         self.at += 1;
@@ -71,7 +73,7 @@ impl<'a> Scanner<'a> {
             Some(b'{') => self.object(levels.checked_sub(1).ok_or(JsonFault::TooDeep)?, out)?,
             Some(b'"') => {
                 let text = self.string();
-                // Without an escape there is one spelling only.
+                // Without an escape a text has one form only.
                 if text.contains('\\') {
                     out.push_str(&written(&unescaped(text)?))
                 } else {
@@ -83,7 +85,7 @@ impl<'a> Scanner<'a> {
                 let ends = |byte: char| matches!(byte, ',' | ']' | '}' | ' ' | '\t' | '\n' | '\r');
                 let word = rest.find(ends).map_or(rest, |end| &rest[..end]);
                 self.at += word.len();
-                // Only an exponent or many digits lead so far.
+                // Only an exponent or many digits reach such a size.
                 let may_be_huge = word.len() > 300 || word.contains(['e', 'E']);
                 if may_be_huge && word.parse::<f64>().is_ok_and(f64::is_infinite) {
                     return Err(JsonFault::HugeNumber);
@@ -118,7 +120,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// The string that begins here, with its quotes.
+    /// Reads a string with its quotes.
     fn string(&mut self) -> &'a str {
         let (raw, start) = (self.raw, self.at);
         let mut bytes = raw.as_bytes().iter().enumerate().skip(start + 1);
@@ -188,7 +190,7 @@ mod tests {
         }
     }
 
-    /// Whatever text comes, the scanner ends and does not panic.
+    /// The scanner ends without a panic for any text.
     #[test]
     fn other_text_does_no_harm() {
         for text in

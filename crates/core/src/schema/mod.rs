@@ -1,4 +1,4 @@
-//! What the apps store: `schema.toml` read into declared tables. Knows nobody but the model.
+//! The application's tables: `schema.toml` as types. Depends on the model alone.
 
 mod column;
 mod declare;
@@ -19,19 +19,19 @@ pub use write::{WireValue, wire_len};
 /// Every declared table, and how times are written.
 #[derive(Clone, Debug)]
 pub struct Schema {
-    /// How finely times are kept and how they are spelt.
+    /// How finely times are stored, and their format.
     pub precision: Precision,
     tables: Vec<Table>,
     by_name: HashMap<String, TableId>,
     parents_first: Vec<TableId>,
 }
 
-/// A declared table's place in its schema; only good with the schema that gave it.
+/// A declared table's index in its schema. It is valid only for the schema that created it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableId(usize);
 
 impl TableId {
-    /// The place in [`Schema::tables`].
+    /// The index in [`Schema::tables`].
     pub fn index(self) -> usize {
         self.0
     }
@@ -40,17 +40,17 @@ impl TableId {
 /// One declared table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
-    /// Its place in the schema.
+    /// Its index in the schema.
     pub id: TableId,
-    /// As the wire and SQL spell it.
+    /// The name on the wire and in SQL.
     pub name: String,
     /// The name of its key column (`bid`, `icid`, `id`, …).
     pub key: String,
-    /// Who wins a true conflict.
+    /// Which side wins a true conflict.
     pub policy: Policy,
-    /// How many earlier states of a row are kept, to find the common ancestor of a conflict.
+    /// How many earlier states of a row are stored, to find the common ancestor of a conflict.
     pub history: usize,
-    /// The SQL column that says whose row it is; never on the wire.
+    /// The SQL column with the owner of a row; never on the wire.
     pub owner_column: String,
     /// Without the key, in declared order.
     pub columns: Vec<Column>,
@@ -59,13 +59,13 @@ pub struct Table {
 }
 
 impl Table {
-    /// The place of a column among [`Table::columns`].
+    /// The index of a column in [`Table::columns`].
     pub fn column(&self, name: &str) -> Option<usize> {
-        // Tables have a handful of columns: a scan beats hashing.
+        // Tables have a handful of columns: a scan is faster than hashing.
         self.columns.iter().position(|column| column.name == name)
     }
 
-    /// The columns that name a row of another table (or of this one), with their places.
+    /// The columns that refer to a row of a table, with their indexes.
     pub fn references(&self) -> impl Iterator<Item = (usize, TableId)> + '_ {
         self.columns.iter().enumerate().filter_map(|(at, column)| Some((at, column.references?)))
     }
@@ -74,24 +74,24 @@ impl Table {
 /// One declared column.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
-    /// As the wire and SQL spell it.
+    /// The name on the wire and in SQL.
     pub name: String,
-    /// What it holds.
+    /// The type of its values.
     pub kind: ColumnType,
     /// Whether every row must have a value.
     pub required: bool,
-    /// What a row gets that was added without it.
+    /// The value of a row that was added without this column.
     pub default: Option<DefaultValue>,
     /// Most characters (`text`) or bytes (`json`, `blob`).
     pub max_length: Option<usize>,
     /// The table whose key it holds.
     pub references: Option<TableId>,
-    /// Who wins it under the policy `merge`.
+    /// Which side wins the column under the policy `merge`.
     pub merge: ColumnMerge,
 }
 
 impl Column {
-    /// The moment as this column holds it: what the default `now` means.
+    /// The time as this column stores it: the value of the default `now`.
     pub fn now(&self, now: Timestamp, precision: Precision) -> Value {
         match self.kind {
             ColumnType::Date => Value::Date(now.date()),
@@ -127,7 +127,7 @@ pub enum ColumnType {
 }
 
 impl ColumnType {
-    /// Every type, in the order that people are told of them.
+    /// Every type, in the order of messages and documents.
     pub const ALL: [Self; 10] = [
         Self::Text,
         Self::Integer,
@@ -141,7 +141,7 @@ impl ColumnType {
         Self::Blob,
     ];
 
-    /// As the schema file spells it.
+    /// The name in the schema file.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -158,7 +158,7 @@ impl ColumnType {
     }
 }
 
-/// What a row gets that was added without the column.
+/// The value of a row that was added without the column.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DefaultValue {
     /// When the row is added, by the server's clock.
@@ -167,7 +167,7 @@ pub enum DefaultValue {
     Constant(Value),
 }
 
-/// Who wins a true conflict.
+/// Which side wins a true conflict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
@@ -180,11 +180,11 @@ pub enum Policy {
     Client,
     /// Each column by itself, against the common ancestor.
     Merge,
-    /// Nobody yet: the server's row stays, and the device is handed both.
+    /// Neither side: the server's row stays, and the device receives both.
     Manual,
 }
 
-/// Who wins a column that both sides changed, under [`Policy::Merge`].
+/// Which side wins a column that both sides changed, under [`Policy::Merge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ColumnMerge {
@@ -197,12 +197,12 @@ pub enum ColumnMerge {
     Min,
     /// The ancestor plus what each side added to it.
     Sum,
-    /// A `json` list with what either side holds, less what either side took out.
+    /// A `json` list with the items of either side, without what either side removed.
     Union,
 }
 
 impl ColumnMerge {
-    /// As the schema file spells it.
+    /// The name in the schema file.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Newest => "newest",
@@ -213,7 +213,7 @@ impl ColumnMerge {
         }
     }
 
-    /// Whether a column of that type can be merged so.
+    /// Whether columns of that type can be merged this way.
     pub const fn takes(self, kind: ColumnType) -> bool {
         let number = matches!(kind, ColumnType::Integer | ColumnType::Real | ColumnType::Decimal);
         match self {
@@ -229,7 +229,7 @@ impl Policy {
     /// Every policy.
     pub const ALL: [Self; 5] = [Self::Newest, Self::Server, Self::Client, Self::Merge, Self::Manual];
 
-    /// As the schema file spells it.
+    /// The name in the schema file.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Newest => "newest",
@@ -252,18 +252,18 @@ impl Schema {
         self.by_name.get(name).map(|id| &self.tables[id.0])
     }
 
-    /// The table at that place.
+    /// The table with that id.
     pub fn at(&self, id: TableId) -> &Table {
         &self.tables[id.0]
     }
 
-    /// Every table, those that others refer to before those that refer to them.
+    /// Every table, parents before the tables that refer to them.
     pub fn parents_first(&self) -> &[TableId] {
         &self.parents_first
     }
 
-    /// The same schema with its retired columns declared once more, under the name and with the type that `known`
-    /// has for a table's column; one that it does not know stays away.
+    /// The same schema with its retired columns declared again. `known` returns the present name and type of
+    /// a table's column; a column that it does not return is left out.
     pub fn unretired(&self, known: impl Fn(&str, &str) -> Option<(String, ColumnType)>) -> Self {
         let mut schema = self.clone();
         for table in &mut schema.tables {
@@ -284,7 +284,7 @@ impl Schema {
         schema
     }
 
-    /// The columns anywhere that hold keys of `parent`, with their tables.
+    /// The columns that hold keys of `parent`, with their tables.
     pub fn referrers(&self, parent: TableId) -> impl Iterator<Item = (TableId, usize)> + '_ {
         self.tables.iter().flat_map(move |table| {
             table.references().filter(move |(_, to)| *to == parent).map(move |(column, _)| (table.id, column))

@@ -1,11 +1,11 @@
-//! Which names tables and columns may have: those that JSON clients, SQLite and PostgreSQL all take.
+//! Which names tables and columns may have: those that JSON clients, SQLite and PostgreSQL all accept.
 
 use std::collections::HashMap;
 
-/// What PostgreSQL keeps in every table under names of its own.
+/// Names that PostgreSQL uses in every table.
 const POSTGRES_OWN: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
 
-/// What is wrong with a name for a table, a key or a column, and what to do.
+/// What is wrong with a name for a table, a key or a column, and how to correct it.
 pub(super) fn fault(name: &str) -> Option<String> {
     if name.starts_with('_') {
         return Some(format!("names that begin with \"_\" are reserved; rename {name:?}"));
@@ -13,7 +13,7 @@ pub(super) fn fault(name: &str) -> Option<String> {
     owner_fault(name)
 }
 
-/// The same for the SQL column that says whose row it is: never on the wire, so it may begin with `_`.
+/// The same for the SQL column with the owner. It is never on the wire, so it may begin with `_`.
 pub(super) fn owner_fault(name: &str) -> Option<String> {
     let plain = name.trim_start_matches('_').starts_with(|first: char| first.is_ascii_alphabetic())
         && name.len() <= 63
@@ -26,7 +26,7 @@ pub(super) fn owner_fault(name: &str) -> Option<String> {
     reserved(name)
 }
 
-/// What is wrong with a name for a key alone: a verdict has it as a member beside others.
+/// What is wrong with a name for a key: a result contains it beside other members.
 pub(super) fn key_fault(name: &str) -> Option<String> {
     ["verdict", "row", "error", "conflict"]
         .contains(&name)
@@ -47,12 +47,12 @@ fn reserved(name: &str) -> Option<String> {
     None
 }
 
-/// Names that were taken, the way SQL compares them: whatever the case.
+/// The names in use, compared as SQL does: without regard to case.
 #[derive(Default)]
 pub(super) struct Taken(HashMap<String, String>);
 
 impl Taken {
-    /// Takes a name, or says how an equal one was spelt, and as what.
+    /// Adds a name; the error contains the equal name that is in use, and what it names.
     pub(super) fn take(&mut self, name: &str, what: &str) -> Result<(), String> {
         match self.0.insert(name.to_ascii_lowercase(), format!("{what} {name:?}")) {
             None => Ok(()),

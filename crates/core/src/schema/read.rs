@@ -1,4 +1,4 @@
-//! One value of one column, read as the schema types it: by the wire, by defaults, by fixtures.
+//! Reads one value of one column by its declared type. The wire, defaults and fixtures use it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,32 +14,32 @@ use super::json::{JsonFault, canonical_json};
 use super::{Column, ColumnType};
 use crate::model::{Precision, RowKey, TimeError, Timestamp, Value};
 
-/// Integers beyond this do not survive a double, so they travel as strings.
+/// Larger integers do not survive a double, so they travel as strings.
 pub(super) const EXACT_INTEGER_MAX: i64 = 1 << 53;
 
-/// How a message ends about text with a character that PostgreSQL cannot hold.
+/// The end of a message about text with a character that PostgreSQL cannot hold.
 pub const HAS_NUL: &str = "one with the character U+0000";
 
-/// Reads one value of a column straight into its type; `null` is [`Value::Null`] in every column.
+/// Reads one value of a column directly into its type; `null` is [`Value::Null`] in every column.
 ///
-/// - Leniency: some apps have no choice, since their database or library knows one spelling. So 0 and 1 are read for
-///   a boolean, milliseconds since 1970 for a timestamp (whatever the schema's `timestamps`), and base64 without
-///   padding or with line breaks for a blob. [`super::WireValue`] writes the one spelling.
-/// - Bounds: types and spellings only. `required` and `max_length` cost a row its verdict, not the
-///   request its answer, so they are checked where verdicts are given ([`Column::over_length`]).
+/// - Leniency: some apps depend on a database or library with one format. So 0 and 1 are read for a boolean,
+///   milliseconds since 1970 for a timestamp (whatever the schema's `timestamps`), and base64 without padding
+///   or with line breaks for a blob. [`super::WireValue`] writes one format only.
+/// - Bounds: types and formats only. `required` and `max_length` reject one row, not the whole request, so
+///   they are checked where results are made ([`Column::over_length`]).
 /// - Errors: one sentence, "expected …, not …"; it never repeats what was sent.
 #[derive(Clone, Copy, Debug)]
 pub struct ValueSeed<'a> {
     /// The column that the value is for.
     pub column: &'a Column,
-    /// How finely times are kept; finer ones are cut.
+    /// How finely times are stored; finer ones are truncated.
     pub precision: Precision,
-    /// Most arrays and objects inside one another in a `json` column.
+    /// Most nested arrays and objects in a `json` column.
     pub json_depth_max: usize,
 }
 
 impl Column {
-    /// The length of a value, if it is more than the column allows.
+    /// The length of a value, if it exceeds the column's limit.
     ///
     /// - Units: characters of `text`, bytes of `json` (compact) and `blob`.
     pub fn over_length(&self, value: &Value) -> Option<usize> {
@@ -62,7 +62,7 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
                 let raw = <Box<RawValue> as serde::Deserialize>::deserialize(deserializer)?;
                 self.json(raw.get()).map_err(D::Error::custom)
             }
-            // The digits as they were sent: a number that went through a double is no decimal.
+            // The digits as they were sent: a number that went through a double is not exact.
             ColumnType::Decimal => {
                 let raw = <Box<RawValue> as serde::Deserialize>::deserialize(deserializer)?;
                 decimal_of(raw.get()).map_err(D::Error::custom)
@@ -80,7 +80,7 @@ impl ValueSeed<'_> {
     }
 }
 
-/// What a column takes, for messages.
+/// What a column accepts, for messages.
 const fn expected(kind: ColumnType) -> &'static str {
     match kind {
         ColumnType::Text => "a string",
@@ -155,13 +155,13 @@ impl<'de> Visitor<'de> for Scalar<'_> {
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
         match self.kind() {
-            // JavaScript and Lua know one kind of number and may write 200.0.
+            // JavaScript and Lua have one type of number and may write 200.0.
             ColumnType::Integer if value.abs() > EXACT_INTEGER_MAX as f64 => {
                 Err(self.not("a number beyond 2^53"))
             }
             ColumnType::Integer if value.fract() == 0.0 => Ok(Value::Integer(value as i64)),
             ColumnType::Integer => Err(self.not("a number with a fraction")),
-            // Adding 0.0 makes -0.0 the one zero: equal values must be written equally.
+            // Adding 0.0 turns -0.0 into 0.0: equal values must be written equally.
             ColumnType::Real if value.is_finite() => Ok(Value::Real(value + 0.0)),
             ColumnType::Real => Err(self.not("an infinite one")),
             ColumnType::Boolean | ColumnType::Timestamp
@@ -206,14 +206,14 @@ impl<'de> Visitor<'de> for Scalar<'_> {
     }
 }
 
-/// Decimal digits and nothing else: what a language's own parser takes beside them is its own.
+/// Reads decimal digits only. A language's own parser may accept more.
 fn integer_of(text: &str) -> Option<i64> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     if plain { text.parse().ok() } else { None }
 }
 
-/// Base64 in the standard alphabet, with its padding or without. Android and MIME break lines.
+/// Base64 in the standard alphabet, with padding or without. Android and MIME insert line breaks.
 fn bytes_of(text: &str) -> Option<Vec<u8>> {
     let breaks = ['\r', '\n'];
     let joined =
@@ -253,7 +253,7 @@ fn decimal_of(json: &str) -> Result<Value, String> {
     }
 }
 
-/// Reads what JSON writes as a number, digit by digit; `None` if a digit would be lost.
+/// Reads a JSON number digit by digit; `None` if a digit would be lost.
 fn exact(text: &str) -> Option<Decimal> {
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => {
@@ -290,7 +290,7 @@ fn exact(text: &str) -> Option<Decimal> {
     }
     let mut number: i128 = significant.parse().ok()?;
     if exponent > 0 {
-        number *= 10_i128.pow(exponent as u32); // at most 28 digits in all: within an i128
+        number *= 10_i128.pow(exponent as u32); // at most 28 digits in all: it fits an i128
     }
     let number = if negative { -number } else { number };
     Decimal::try_from_i128_with_scale(number, exponent.min(0).unsigned_abs() as u32).ok()

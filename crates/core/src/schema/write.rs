@@ -1,4 +1,4 @@
-//! One value as the wire shows it; [`super::ValueSeed`] reads it back.
+//! Writes one value to the wire; [`super::ValueSeed`] reads it back.
 
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -8,12 +8,12 @@ use serde_json::value::RawValue;
 use super::read::EXACT_INTEGER_MAX;
 use crate::model::{Precision, Value};
 
-/// A value, to be written into an answer.
+/// A value, to be written into a response.
 #[derive(Clone, Copy, Debug)]
 pub struct WireValue<'a> {
     /// What to write.
     pub value: &'a Value,
-    /// How times are spelt.
+    /// The format of times.
     pub precision: Precision,
 }
 
@@ -32,7 +32,7 @@ impl Serialize for WireValue<'_> {
             Value::Uuid(value) => to.collect_str(value),
             Value::Timestamp(at) => to.serialize_str(at.format(self.precision).as_str()),
             Value::Date(day) => to.collect_str(day),
-            // Fails only if another program wrote something else into the column.
+            // This fails only if another program wrote something else into the column.
             Value::Json(text) => {
                 serde_json::from_str::<&RawValue>(text).map_err(S::Error::custom)?.serialize(to)
             }
@@ -41,7 +41,7 @@ impl Serialize for WireValue<'_> {
     }
 }
 
-/// At most how many bytes a value takes as [`WireValue`] writes it, beside brackets and commas.
+/// Most bytes that a value takes as [`WireValue`] writes it, without brackets and commas.
 pub fn wire_len(value: &Value) -> usize {
     match value {
         Value::Text(text) => 2 + text.bytes().map(escaped_len).sum::<usize>(),
@@ -53,7 +53,7 @@ pub fn wire_len(value: &Value) -> usize {
     }
 }
 
-/// What one byte of a text takes in JSON: a control character is `\u0001`.
+/// Bytes that one byte of a text takes in JSON: a control character is `\u0001`.
 const fn escaped_len(byte: u8) -> usize {
     match byte {
         0..0x20 => 6,
@@ -200,7 +200,7 @@ mod tests {
             ).unwrap();
             let back = read(kind, &json);
             prop_assert_eq!(&back, &value);
-            // And bit by bit: equality alone would let a second spelling through.
+            // The text is compared as well: equality of values alone would allow a second format.
             let again = serde_json::to_string(
                 &WireValue { value: &back, precision: Precision::Milliseconds }
             ).unwrap();

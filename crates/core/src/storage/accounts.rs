@@ -1,4 +1,4 @@
-//! Users and devices, as an engine keeps them. What they mean is `accounts`' business.
+//! Users and devices, as an engine stores them. The module `accounts` gives them their meaning.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use uuid::Uuid;
 use super::StorageResult;
 use crate::model::{DeviceId, Owner, Timestamp};
 
-/// One person who may log in.
+/// A person who may log in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Made when the user registered.
+    /// Created at registration.
     pub id: Uuid,
     /// Lower case; no two users share one.
     pub email: String,
@@ -27,21 +27,21 @@ pub struct User {
 /// One installation of an app that logged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Made at log-in.
+    /// Created at log-in.
     pub id: DeviceId,
-    /// Whose device it is.
+    /// The user of the device.
     pub user: Uuid,
     /// The owner of that user.
     pub owner: Owner,
-    /// As the app calls it: "Anna's phone".
+    /// The name that the app gave: "Anna's phone".
     pub name: String,
     /// When it first logged in.
     pub created_at: Timestamp,
-    /// From when on its token is refused.
+    /// The time from which its token is refused.
     pub expires_at: Timestamp,
 }
 
-/// When and where a device was seen last; both coarse.
+/// When and from where a device was last seen; both are coarse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sighting {
     /// To the minute, by the server's clock.
@@ -50,10 +50,10 @@ pub struct Sighting {
     pub from: IpAddr,
 }
 
-/// SHA-256 of a device's token: the token itself is never kept.
+/// SHA-256 of a device's token: the token itself is never stored.
 pub type TokenHash = [u8; 32];
 
-/// Whose tokens are good no more.
+/// Whose tokens are no longer valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SignedOut {
     /// A device that was removed, or given a new token.
@@ -62,10 +62,10 @@ pub enum SignedOut {
     User(Uuid),
 }
 
-/// Hears of those who were signed out.
+/// Called for each user or device that was signed out.
 pub type SignOutListener = Arc<dyn Fn(SignedOut) + Send + Sync>;
 
-/// Users and devices, as an engine keeps them.
+/// Users and devices, as an engine stores them.
 pub trait AccountStore: Send + Sync {
     /// Adds a user; `false` if the email is taken.
     fn add_user(&self, user: &User) -> StorageResult<bool>;
@@ -79,7 +79,7 @@ pub trait AccountStore: Send + Sync {
     /// Replaces a password hash.
     fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()>;
 
-    /// Removes a user with all its devices; its owner's rows stay. `false` if there is none.
+    /// Removes a user with all its devices; its owner's rows stay. Returns `false` if no such user exists.
     fn remove_user(&self, email: &str) -> StorageResult<bool>;
 
     /// Adds a device, or gives a known device of the same user a new token, name and expiry.
@@ -93,16 +93,16 @@ pub trait AccountStore: Send + Sync {
     /// A user's devices, oldest first.
     fn devices(&self, user: Uuid) -> StorageResult<Vec<Device>>;
 
-    /// Forgets a device's token; `false` if the user has no such device.
+    /// Removes a device's token; `false` if the user has no such device.
     fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool>;
 
-    /// When and where a user's devices were seen last, as far as that is written down.
+    /// When and from where a user's devices were last seen, as far as stored.
     fn sightings(&self, user: Uuid) -> StorageResult<Vec<(DeviceId, Sighting)>>;
 
-    /// Writes down when and where devices were seen; those that are gone meanwhile are passed over.
+    /// Stores when and from where devices were last seen; devices that no longer exist are skipped.
     fn note_sightings(&self, seen: &[(DeviceId, Sighting)]) -> StorageResult<()>;
 
-    /// `told` hears of those whom another server signed out, a moment later, or not at all if news was lost. Nobody
-    /// does where there is one server.
+    /// Calls the listener for each user or device that another server signed out, a moment later, or never if
+    /// the notification was lost. With one server it is never called.
     fn on_signed_out(&self, _listener: SignOutListener) {}
 }

@@ -1,13 +1,14 @@
-//! How much devices have deleted lately, as an engine keeps it. What is too much is `synchronise`'s business.
+//! How much devices have deleted recently, as an engine stores it. The module `synchronise` decides what is
+//! too much.
 
 use crate::model::{Timestamp, Version};
 
-/// What a device has deleted of one table since a moment.
+/// What a device has deleted of one table since a certain time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeleteWindow {
-    /// The moment, by the server's clock.
+    /// That time, by the server's clock.
     pub began: Timestamp,
-    /// The owner's version then: rows that were made later are not counted.
+    /// The owner's version then: rows that were created later are not counted.
     pub version: Version,
     /// Live rows of the table then.
     pub rows: u64,

@@ -1,4 +1,4 @@
-//! A share of an engine's connections: as many may work at once, the others wait.
+//! Limits how many callers use an engine's connections at once; the others wait.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,29 +9,29 @@ use parking_lot::{Condvar, Mutex};
 use super::{StorageError, StorageResult};
 use crate::model::Owner;
 
-/// Lets at most so many in at once.
+/// Admits a limited number of callers at once.
 ///
-/// Connections are a pool for everything. What may take long goes through a gate that is smaller than the pool, so
-/// that some of them are always there for what is short and must not wait: accounts and tokens.
+/// All work shares a pool of connections. Work that may take long goes through a gate that is smaller than
+/// the pool, so that connections remain free for short work that must not wait: accounts and tokens.
 pub struct Gate {
     free: Mutex<u32>,
     freed: Condvar,
     wait: Duration,
 }
 
-/// Somebody inside. Dropped, it lets the next one in.
+/// A place inside the gate. Dropping it admits the next caller.
 pub struct Inside<'a>(&'a Gate);
 
 impl Gate {
-    /// - `permits`: how many may be inside, at least one.
-    /// - `wait`: how long the next one waits.
+    /// - `permits`: how many callers may be inside, at least one.
+    /// - `wait`: how long a caller waits for a place.
     pub fn new(permits: u32, wait: Duration) -> Self {
         Self { free: Mutex::new(permits.max(1)), freed: Condvar::new(), wait }
     }
 
     /// Waits for a place.
     ///
-    /// Errors: [`StorageError::Busy`] if none became free in time.
+    /// Errors: [`StorageError::Busy`] if no place becomes free in time.
     pub fn enter(&self) -> StorageResult<Inside<'_>> {
         #[expect(clippy::disallowed_methods, reason = "a bound on waiting decides nothing about a row")]
         let until = Instant::now() + self.wait;
@@ -53,17 +53,18 @@ impl Drop for Inside<'_> {
     }
 }
 
-/// How many writes of one owner have a connection: one is at work, the next waits in the database for the first to end.
+/// How many writes of one owner have a connection: one works, the next waits in the database for the first to
+/// end.
 const WRITES_AT_ONCE: u32 = 2;
 
-/// A gate for the writes of each owner. The database does one of an owner's at a time; were the others to wait there,
-/// one owner would have all connections.
+/// A gate for the writes of each owner. The database runs one write of an owner at a time. If all of them
+/// waited there, one owner would occupy all connections.
 pub struct OwnerGates {
     gates: Mutex<HashMap<Owner, (Arc<Gate>, usize)>>,
     wait: Duration,
 }
 
-/// One that waits at its owner's gate, or is inside.
+/// A write that waits at its owner's gate, or is inside.
 struct Present<'a> {
     gates: &'a OwnerGates,
     owner: Owner,
@@ -75,9 +76,9 @@ impl OwnerGates {
         Self { gates: Mutex::default(), wait }
     }
 
-    /// Does work of an owner when its turn has come.
+    /// Runs work of an owner when its turn has come.
     ///
-    /// Errors: [`StorageError::Busy`] if that takes too long, else the work's own.
+    /// Errors: [`StorageError::Busy`] if that takes too long, otherwise the work's own.
     pub fn run<T>(&self, owner: Owner, work: impl FnOnce() -> StorageResult<T>) -> StorageResult<T> {
         let gate = {
             let mut gates = self.gates.lock();
@@ -93,7 +94,7 @@ impl OwnerGates {
 }
 
 impl Drop for Present<'_> {
-    /// Memory follows the owners who write now, not all there are.
+    /// Memory is used for the owners who write now, not for all owners.
     fn drop(&mut self) {
         let mut gates = self.gates.gates.lock();
         if let Some((_, present)) = gates.get_mut(&self.owner) {

@@ -1,14 +1,14 @@
-//! The contract between the protocol and whatever keeps the data.
+//! The contract between the protocol and the engines that store the data.
 //!
-//! What every engine promises, each with a test in `tests/server/storage.rs`:
-//! - A transaction is begun for one owner, so no statement can forget whose rows it touches.
+//! What every engine guarantees, each with a test in `tests/server/storage.rs`:
+//! - A transaction is begun for one owner, so no statement can touch rows of another.
 //! - A reader sees one snapshot, however long it takes and whatever writers do meanwhile.
-//! - A writer holds its owner alone: versions are numbered in the order of commits.
-//! - Work that ends in an error, or panics, leaves nothing behind.
+//! - A writer has its owner to itself: versions are numbered in the order of commits.
+//! - Work that returns an error, or panics, leaves nothing behind.
 //! - [`Storage::run_write`] returns after the engine made the work durable. Work of several owners may become
 //!   durable at once; if that fails, it fails for each of them.
 //!
-//! Everything here blocks; `http` calls it off the reactor.
+//! Every call here blocks; `http` calls it off the reactor.
 
 pub mod accounts;
 pub mod census;
@@ -41,50 +41,51 @@ pub use observer::EngineObserver;
 pub use quota::PastBytes;
 pub use records::{Conflict, ResponsesMax, Side, StoredResponse};
 
-/// What a storage call ends in.
+/// The result of a storage call.
 pub type StorageResult<T> = Result<T, StorageError>;
 
-/// Why storage could not do its work. An outcome that the protocol expects is no error.
+/// Why storage could not do its work. An outcome that the protocol expects is not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// Another writer held the engine for longer than `busy_wait_ms`, or the database could not be reached.
     #[error("the database stayed busy")]
     Busy,
-    /// As many writers wait already as may.
+    /// The maximum number of writers wait already.
     #[error("too many wait to write")]
     QueueFull,
-    /// The connection broke as the work was about to be made durable, and nobody can tell any more whether it was.
+    /// The connection broke during COMMIT, and it is unknown whether the work became durable.
     #[error("the connection to the database broke, and what became of the work is not known")]
     OutcomeUnknown,
     /// The disk, or the database's own limit, is full.
     #[error("the database is full: {0}")]
     Full(String),
-    /// Everything else; the cause goes to the log, never to a client.
+    /// Any other error; the cause goes to the log, never to a client.
     #[error("the database failed")]
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// What is known of one owner as a whole.
+/// The state of one owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnerState {
     /// The version of the last transaction that changed anything.
     pub version: Version,
-    /// Changes up to here may have been forgotten: older cursors have expired.
+    /// Changes up to this version may have been forgotten: older cursors have expired.
     pub horizon: Version,
     /// Live rows.
     pub rows: u64,
     /// About how many bytes the live rows take.
     pub bytes: u64,
-    /// The secret in the owner's digests; `None` until something is written for it.
+    /// The secret of the owner's digests; `None` until something is written for it.
     pub seed: Option<Seed>,
-    /// Rows that were made up to this version may have been shown to devices ahead of their cursors; 0 is none.
+    /// Rows that were created up to this version may have been returned to devices ahead of their cursors; 0
+    /// means none.
     pub shown_ahead: Version,
-    /// What its past takes, with everything that the transaction at hand has written.
+    /// What its past takes, including everything that the current transaction has written.
     pub past: PastBytes,
 }
 
 impl OwnerState {
-    /// An owner that nothing was ever written for, as of its first version.
+    /// An owner without any write, at its first version.
     pub const fn new(first: Version) -> Self {
         Self {
             version: first,
@@ -98,12 +99,12 @@ impl OwnerState {
     }
 }
 
-/// One owner's rows as of one moment.
+/// One owner's rows in one snapshot.
 pub trait ReadTxn {
-    /// The owner as of this moment.
+    /// The owner's state in this snapshot.
     fn state(&self) -> OwnerState;
 
-    /// Tells `each` the live rows of a table: phase 1, the roll call.
+    /// Calls `each` with the live rows of a table: phase 1, the manifest.
     ///
     /// - Shape: by key ascending, beginning after `after`, at most `rows_max`.
     /// - Units: `last_update` is milliseconds since 1970, UTC.
@@ -115,7 +116,7 @@ pub trait ReadTxn {
         each: &mut dyn FnMut(RowKey, Timestamp),
     ) -> StorageResult<()>;
 
-    /// The last of the `steps` live rows of a table that follow `after`; `None` if they are fewer.
+    /// The key of the `steps`-th live row of a table after `after`; `None` if fewer follow.
     fn nth_after(
         &mut self,
         table: TableId,
@@ -131,18 +132,18 @@ pub trait ReadTxn {
         Ok(nth.filter(|_| seen == steps))
     }
 
-    /// Walks along the entries of a table that follow `after`, tombstones too, at most `entries_max`.
+    /// Counts the entries of a table after `after`, including tombstones, at most `entries_max`.
     fn walk(&mut self, table: TableId, after: Option<RowKey>, entries_max: u64) -> StorageResult<Walked>;
 
-    /// What is held of each key, in the order asked; `None` where nothing ever was.
+    /// Loads the row of each key, in the order given; `None` if the key was never used.
     fn load(&mut self, table: TableId, keys: &[RowKey]) -> StorageResult<Vec<Option<Stored>>>;
 
-    /// What each table holds, in declared order.
+    /// The digest of each table, in declared order.
     fn digests(&mut self) -> StorageResult<Vec<Digest>>;
 
-    /// Tells `each` what changed after `after`, up to `until`, until it answers `false`.
+    /// Calls `each` with what changed after `after`, up to `until`, until it returns `false`.
     ///
-    /// - Shape: by version, then table, then key, tombstones too; each row as it is now.
+    /// - Shape: by version, then table, then key, including tombstones; each row in its present state.
     fn changes(
         &mut self,
         after: FeedPosition,
@@ -150,10 +151,10 @@ pub trait ReadTxn {
         each: &mut ChangeSink<'_>,
     ) -> StorageResult<()>;
 
-    /// The earlier states of a row that are still remembered, the latest first.
+    /// The stored earlier states of a row, the latest first.
     fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>>;
 
-    /// The answer that a device was given under an idempotency key.
+    /// The response that was stored for a device under an idempotency key.
     fn stored_response(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<StoredResponse>>;
 
     /// The highest counter of an installation; `None` if it never synchronised, or was forgotten.
@@ -162,7 +163,7 @@ pub trait ReadTxn {
     /// The owner's installations, by id.
     fn installations(&mut self) -> StorageResult<Vec<Installation>>;
 
-    /// What a device has deleted lately, by table: of tables in which it never deleted anything there is nothing.
+    /// What a device has deleted recently, by table. A table in which it never deleted anything is left out.
     fn delete_windows(&mut self, device: DeviceId) -> StorageResult<Vec<(TableId, DeleteWindow)>>;
 
     /// A page of conflicts, newest first.
@@ -171,10 +172,12 @@ pub trait ReadTxn {
     /// One conflict.
     fn conflict(&mut self, id: Uuid) -> StorageResult<Option<Conflict>>;
 
-    /// Counts what the owner's past takes. Looks at an entry for each part of it, so it is for the background.
+    /// Counts what the owner's past takes. It reads an entry for each part of it, so it is meant for
+    /// background work.
     fn count_past(&mut self) -> StorageResult<PastBytes>;
 
-    /// The keys of the live rows of `table` whose `column` holds `parent`, in no order, at most `rows_max`.
+    /// The keys of the live rows of `table` whose `column` holds `parent`, in no particular order, at most
+    /// `rows_max`.
     fn referring(
         &mut self,
         table: TableId,
@@ -184,24 +187,24 @@ pub trait ReadTxn {
     ) -> StorageResult<Vec<RowKey>>;
 }
 
-/// One owner's rows, held alone until the work ends.
+/// One owner's rows in a write transaction, which has the owner to itself.
 pub trait WriteTxn: ReadTxn {
-    /// The owner's lease as the transaction began with it, and as it stays until the transaction ends; `None`
-    /// where the engine keeps no leases.
+    /// The owner's lease as it was when the transaction began, and as it stays until the transaction ends;
+    /// `None` if the engine stores no leases.
     fn lease(&self) -> Option<&LeaseState> {
         None
     }
 
-    /// Writes rows and tombstones in place of what was held. A key comes at most once.
+    /// Writes rows and tombstones in place of the stored ones. Each key occurs at most once.
     ///
     /// The caller orders its calls: live rows with parents before their children, then tombstones with
     /// children before their parents. Rows of one table may refer to each other in any order.
     fn put(&mut self, table: TableId, rows: &[(RowKey, &Stored)]) -> StorageResult<()>;
 
-    /// Says what the owner is as a whole once the work is done, and its tables' digests where they changed.
+    /// Sets the owner's state after the work, and the digests of the tables that changed.
     ///
-    /// `now` dates the version, so that a purge can tell how old a tombstone is. Of `state.past` the caller counts the
-    /// tombstones; everything else in it is as [`ReadTxn::state`] returned it last.
+    /// `now` dates the version, so that a purge knows how old a tombstone is. The caller updates the number
+    /// of tombstones in `state.past`; everything else in it must be as [`ReadTxn::state`] returned it last.
     fn advance(
         &mut self,
         state: OwnerState,
@@ -209,11 +212,11 @@ pub trait WriteTxn: ReadTxn {
         now: Timestamp,
     ) -> StorageResult<()>;
 
-    /// Notes that rows which were made up to `until` may have been shown to devices ahead of their cursors. No version
-    /// moves by it.
+    /// Records that rows which were created up to `until` may have been returned to devices ahead of their
+    /// cursors. The version does not change.
     fn show_ahead(&mut self, until: Version) -> StorageResult<()>;
 
-    /// Remembers states that are about to be replaced, and forgets all but the newest `states_max` of each row.
+    /// Stores states that are about to be replaced, and forgets all but the newest `states_max` of each row.
     fn remember(
         &mut self,
         table: TableId,
@@ -221,16 +224,16 @@ pub trait WriteTxn: ReadTxn {
         states_max: usize,
     ) -> StorageResult<()>;
 
-    /// Notes a conflict; one that is noted already stays as it is.
+    /// Stores a conflict; a conflict that is stored already stays as it is.
     fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()>;
 
-    /// Notes that the loser of a conflict was brought back.
+    /// Records that the loser of a conflict was brought back.
     fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()>;
 
-    /// Keeps an answer under an idempotency key, and forgets all but the newest of the device.
+    /// Stores a response under an idempotency key, and forgets all but the newest of the device.
     ///
-    /// Bounds: `most`, of which the bytes may be passed by as much again by short answers that follow a long one. They
-    /// are added up when a long answer is kept.
+    /// Bounds: `most`. Short responses that follow a long one may exceed the bytes by as much again, since
+    /// the bytes are added up only when a long response is stored.
     fn store_response(
         &mut self,
         device: DeviceId,
@@ -239,14 +242,14 @@ pub trait WriteTxn: ReadTxn {
         most: ResponsesMax,
     ) -> StorageResult<()>;
 
-    /// Notes up to where a device has seen everything, and that it lives.
+    /// Records the version up to which a device has read everything, and that the device is active.
     fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()>;
 
-    /// Forgets up to where a device has seen everything, and what it has deleted lately: it was signed out, and holds no
-    /// tombstone back.
+    /// Forgets a device's cursor and its recent deletions. It was signed out, and no longer keeps tombstones
+    /// from being purged.
     fn forget_device(&mut self, device: DeviceId) -> StorageResult<()>;
 
-    /// Notes what a device has deleted of a table, in place of what was noted.
+    /// Stores what a device has deleted of a table, in place of the stored window.
     fn put_delete_window(
         &mut self,
         device: DeviceId,
@@ -254,93 +257,96 @@ pub trait WriteTxn: ReadTxn {
         window: &DeleteWindow,
     ) -> StorageResult<()>;
 
-    /// Writes what is known of an installation now; `false`, and nothing is written, if none of that id is there, or
-    /// its counter is higher.
+    /// Updates an installation. Returns `false` and writes nothing if no installation of that id exists, or
+    /// if its counter is higher.
     fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool>;
 
-    /// Notes an installation that is not there yet.
+    /// Stores a new installation.
     fn add_installation(&mut self, one: &Installation) -> StorageResult<()>;
 
-    /// Forgets an installation, its kept answers, and up to where it has seen everything.
+    /// Forgets an installation, its stored responses, and its cursor.
     fn forget_installation(&mut self, device: DeviceId) -> StorageResult<()>;
 
-    /// Forgets earlier states, the oldest first, then kept answers, until `more` bytes fit below `max`; returns whether
-    /// they do.
+    /// Forgets earlier states, the oldest first, then stored responses, until `more` bytes fit below `max`;
+    /// returns whether they do.
     ///
-    /// - Bounds: at most `entries_max` entries. A `max` of 0 is none.
+    /// - Bounds: at most `entries_max` entries. A `max` of 0 means no bound.
     /// - As long as the owner's past is not counted, nothing is forgotten and everything fits.
     fn make_room(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<bool>;
 
     /// Replaces the sums of the owner's past by ones that were counted.
     fn set_past(&mut self, past: PastBytes) -> StorageResult<()>;
 
-    /// Forgets what is old, at most about `rows_max` entries of each kind; says whether that was all.
+    /// Forgets what is old, at most about `rows_max` entries of each kind; the result shows whether more is
+    /// left.
     fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged>;
 }
 
-/// What lies among some entries of a table.
+/// The result of a walk over entries of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walked {
-    /// How many entries were looked at.
+    /// How many entries were read.
     pub entries: u64,
     /// How many of them are live rows.
     pub live: u64,
-    /// The last key of them; `None` if there were none.
+    /// The key of the last entry; `None` if there were no entries.
     pub last: Option<RowKey>,
 }
 
-/// How far changes have been told.
+/// A position in the sequence of changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeedPosition {
-    /// All changes of earlier versions have been told.
+    /// All changes of earlier versions were returned.
     pub version: Version,
-    /// Of this version, those up to here have been told; `None` is all of them.
+    /// The last entry of this version that was returned; `None` if all of them were.
     pub within: Option<(TableId, RowKey)>,
 }
 
-/// Looks at one changed row; answers whether to go on. The row is lent: the next one may have its place in memory.
+/// Receives one changed row; returns whether to continue. The row is borrowed: its memory may be reused for
+/// the next one.
 pub type ChangeSink<'a> = dyn FnMut(TableId, RowKey, &Stored) -> bool + 'a;
 
-/// Which conflicts to list, and how much of them at once.
+/// Which conflicts to list, and how many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WantedConflicts {
-    /// Only of this table.
+    /// List only conflicts of this table.
     pub table: Option<TableId>,
-    /// Only of this row.
+    /// List only conflicts of this row.
     pub key: Option<RowKey>,
-    /// Only those after this one.
+    /// List only conflicts after this one.
     pub after: Option<(Timestamp, Uuid)>,
-    /// At most so many.
+    /// Most conflicts to list.
     pub rows_max: usize,
-    /// Look at no more than so many, those included that are not listed.
+    /// Most conflicts to read, including those that are not listed.
     pub entries_max: usize,
-    /// List no more once those listed have so many bytes, as they are stored.
+    /// List no more once the listed ones have this many stored bytes.
     pub bytes_max: usize,
 }
 
-/// A page of conflicts. It may have fewer than were asked for, or none, and yet not be the last.
+/// A page of conflicts. It may have fewer than requested, or none, and still not be the last one.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct ConflictPage {
     /// Newest first.
     pub conflicts: Vec<Conflict>,
-    /// The next page lists what comes after this one; `None` if this was the last page.
+    /// Where the next page continues; `None` if this was the last page.
     pub next: Option<(Timestamp, Uuid)>,
 }
 
-/// What is old.
+/// What counts as old.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PurgeTerms {
-    /// Now, by the server's clock.
+    /// The current time, by the server's clock.
     pub now: Timestamp,
-    /// Tombstones of before may go, and earlier states of rows.
+    /// Older tombstones, and older earlier states of rows, may be forgotten.
     pub tombstones_before: Timestamp,
-    /// Devices that were not heard of since do not hold a tombstone back.
+    /// A device without a request since then does not keep tombstones.
     pub devices_before: Timestamp,
-    /// Conflicts of before may go.
+    /// Older conflicts may be forgotten.
     pub conflicts_before: Timestamp,
-    /// Answers of before may go.
+    /// Older stored responses may be forgotten.
     pub responses_before: Timestamp,
-    /// How many bytes an owner's past may take; 0 is no bound. Beyond it the oldest history may go, then answers.
+    /// How many bytes an owner's past may take; 0 means no bound. Beyond it the oldest history may be
+    /// forgotten, then responses.
     pub past_bytes_max: u64,
 }
 
@@ -349,21 +355,23 @@ pub struct PurgeTerms {
 pub struct Purged {
     /// Tombstones.
     pub tombstones: u64,
-    /// Earlier states, conflicts and answers.
+    /// Earlier states, conflicts and stored responses.
     pub records: u64,
-    /// Whether more is old.
+    /// Whether more old data is left.
     pub more: bool,
-    /// Whether the owner's past should be counted: it never was, or it passes its bound and nothing is left that may go.
+    /// Whether the owner's past should be counted: it never was, or it exceeds its bound and nothing more may
+    /// be forgotten.
     pub is_to_count: bool,
 }
 
 impl Purged {
-    /// Whether there was anything to forget.
+    /// Whether nothing was forgotten.
     pub const fn is_nothing(&self) -> bool {
         self.tombstones == 0 && self.records == 0
     }
 
-    /// Adds what went to make room: `entries` of `rows_max`, after which the past passes its bound by `excess` bytes.
+    /// Adds what was forgotten to make room: `entries` of `rows_max`, after which the past exceeds its bound
+    /// by `excess` bytes.
     pub fn note_room(&mut self, entries: usize, rows_max: usize, excess: u64, is_counted: bool) {
         self.records += entries as u64;
         self.more |= entries == rows_max && excess > 0;
@@ -380,64 +388,65 @@ impl std::ops::AddAssign for Purged {
     }
 }
 
-/// Whether a piece of work wants to be kept.
+/// Whether work is to be committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Make it durable.
     Commit,
-    /// Leave nothing of it.
+    /// Roll it back.
     Rollback,
 }
 
-/// Work inside a read transaction, as engines take it.
+/// Work inside a read transaction, as engines receive it.
 pub type ReadWork<'a> = &'a mut dyn FnMut(&mut dyn ReadTxn) -> StorageResult<()>;
 
-/// Work inside a write transaction, as engines take it. An engine may run it again from the start.
+/// Work inside a write transaction, as engines receive it. An engine may run it again from the start.
 pub type WriteWork<'a> = &'a mut (dyn FnMut(&mut dyn WriteTxn) -> StorageResult<Outcome> + Send);
 
-/// A write for which no thread waits.
+/// A write that no thread waits for.
 pub trait WriteJob: Send {
-    /// Does the work, as [`WriteWork`]. An engine may run it again from the start.
+    /// Does the work, like [`WriteWork`]. An engine may run it again from the start.
     fn run(&mut self, txn: &mut dyn WriteTxn) -> StorageResult<Outcome>;
 
-    /// Is called once, on any thread, when the work is durable or rolled back. Must be quick: others may wait.
+    /// Called once, on any thread, when the work is durable or rolled back. It must be fast, since others may
+    /// wait.
     fn finish(self: Box<Self>, result: StorageResult<()>);
 }
 
-/// Hears that the version of an owner has moved, and where to.
+/// Called with an owner's new version.
 pub type VersionListener = Arc<dyn Fn(Owner, Version) + Send + Sync>;
 
 /// An engine.
 pub trait Storage: Send + Sync {
-    /// Runs `work` over one snapshot; an owner never seen before has no rows and the first version.
+    /// Runs `work` over one snapshot; an owner without any write has no rows and the first version.
     fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()>;
 
-    /// Runs `work` with the owner to itself. Returns once it is durable or undone.
+    /// Runs `work` with the owner to itself. Returns once the work is durable or rolled back.
     fn run_write(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()>;
 
-    /// Has a job run as [`Self::run_write`] runs work, without keeping the caller until it is durable.
+    /// Runs a job like [`Self::run_write`], without blocking the caller until it is durable.
     ///
-    /// - Bounds: meant for small jobs. They may share a transaction, so a long one would keep the others waiting.
-    /// - The default runs the job at once, on the caller's thread. If the job panics there, so does this call, and
-    ///   `finish` is not called.
+    /// - Bounds: meant for small jobs. They may share a transaction, so a long job would delay the others.
+    /// - The default runs the job synchronously on the caller's thread. A panic propagates, and `finish` is
+    ///   not called.
     fn enqueue_write(&self, owner: Owner, mut job: Box<dyn WriteJob>) {
         let result = self.run_write(owner, &mut |txn| job.run(txn));
         job.finish(result);
     }
 
-    /// Whether [`Self::enqueue_write`] may wait for a database, and so must not be called on the reactor.
+    /// Whether [`Self::enqueue_write`] may wait for a database, so that it must not be called on the reactor.
     fn enqueue_blocks(&self) -> bool {
         true
     }
 
-    /// The owner's state, where the engine knows it without I/O and can vouch that it is not old; else `None`:
-    /// ask in a transaction.
+    /// The owner's state, if the engine knows without I/O that it is current; otherwise `None`, and the
+    /// caller must read it in a transaction.
     ///
-    /// What a write did is told once that write is durable, never before; while it is becoming durable nothing
-    /// is told of its owner.
+    /// The state of a write is returned once the write is durable, never before. While it becomes durable,
+    /// nothing is returned for its owner.
     fn known_state(&self, owner: Owner) -> Option<OwnerState>;
 
-    /// The highest counter of an installation, as [`ReadTxn::counter`] tells it.
+    /// The highest counter of an installation, as [`ReadTxn::counter`] returns it.
     fn counter(&self, owner: Owner, device: DeviceId) -> StorageResult<Option<u64>> {
         let mut found = None;
         self.run_read(owner, &mut |txn| {
@@ -447,15 +456,15 @@ pub trait Storage: Send + Sync {
         Ok(found)
     }
 
-    /// `told` hears of every owner whose version moved, once that is durable, whoever wrote it.
+    /// Calls the listener after every durable version change, local or from another server.
     ///
-    /// An owner's versions are told in order; of several that follow each other closely only the last may be told.
-    /// `told` is called from any thread, before the write that it hears of returns if this server made it, and must
-    /// be quick; it is never forgotten again. What another server wrote is told a moment later, or, should that
-    /// server end right then, not at all: who must know asks now and then.
+    /// An owner's versions are reported in order; of several in quick succession only the last may be
+    /// reported. The listener is called on any thread, for a write of this server before that write returns.
+    /// It must be fast, and it stays registered. A change of another server is reported a moment later, or
+    /// never if that server stops right then: a caller that must know has to check from time to time.
     fn on_moved(&self, listener: VersionListener);
 
-    /// Size of the write-ahead log, bytes; 0 for an engine that keeps none of its own.
+    /// Size of the write-ahead log, bytes; 0 for an engine that has none of its own.
     fn log_bytes(&self) -> u64 {
         0
     }
@@ -469,22 +478,22 @@ pub trait Storage: Send + Sync {
     /// Users and devices.
     fn accounts(&self) -> Arc<dyn AccountStore>;
 
-    /// What is known beyond one owner, for whoever runs the server.
+    /// What is known across owners, for the operator.
     fn census(&self) -> &dyn Census;
 
-    /// How leases of the sync lock are kept.
+    /// How leases of the sync lock are stored.
     fn leases(&self) -> Leases;
 }
 
-/// Whatever can forget what is old: an engine, or a database whose schema is not at hand.
+/// Something that can forget old data: an engine, or a database whose schema is not available.
 pub trait Forgetful {
     /// Every owner after `after`, by id, at most `owners_max`.
     fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>>;
 
-    /// Forgets what is old of one owner in one transaction, as [`WriteTxn::purge`] does.
+    /// Forgets old data of one owner in one transaction, like [`WriteTxn::purge`].
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged>;
 
-    /// Counts what an owner's past takes: over one snapshot, and beside writers.
+    /// Counts what an owner's past takes, over one snapshot and concurrently with writers.
     fn count(&self, owner: Owner) -> StorageResult<()>;
 }
 
@@ -522,7 +531,7 @@ impl dyn Storage + '_ {
         result.unwrap_or_else(|| Err(not_run().into()))
     }
 
-    /// Writes in one transaction: kept if `work` ends well, else undone.
+    /// Writes in one transaction: committed if `work` returns [`Ok`], otherwise rolled back.
     pub fn write<T: Send, E: From<StorageError> + Send>(
         &self,
         owner: Owner,

@@ -1,10 +1,11 @@
-//! What an engine reports of its own work.
+//! What an engine reports about its own work.
 
 use std::time::Duration;
 
-/// Receives what an engine does, as it happens. Called on the engine's threads: it must be quick, and must not block.
+/// Receives events of an engine. The methods are called on the engine's threads: they must be fast and must
+/// not block.
 ///
-/// `()` ignores everything.
+/// `()` ignores every event.
 pub trait EngineObserver: Send + Sync {
     /// One commit made the work of `jobs` jobs durable.
     fn committed(&self, jobs: usize) {
@@ -21,7 +22,7 @@ pub trait EngineObserver: Send + Sync {
         _ = held;
     }
 
-    /// A job was refused since the writer had too many of them or took too long.
+    /// A job was refused because the writer had too many of them or took too long.
     fn refused(&self) {}
 }
 

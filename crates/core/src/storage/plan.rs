@@ -1,12 +1,12 @@
-//! What makes a database fit a schema: the application's tables, made and evolved without losing data. The
-//! same on every engine; how a change is spelt in SQL is the engine's.
+//! What makes a database fit a schema: the application's tables are created and changed without losing data.
+//! The plan is the same for every engine; the engine writes it as SQL.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::model::{Precision, Timestamp};
 use crate::schema::{Column, Schema, Table, TableId};
 
-/// What makes a database fit a schema, or why nothing does without losing data.
+/// The changes that make a database fit a schema, or why none can without losing data.
 #[derive(Clone, Debug)]
 pub struct Plan {
     schema: Schema,
@@ -16,7 +16,7 @@ pub struct Plan {
 
 #[derive(Clone, Debug)]
 struct Step {
-    /// The step for people.
+    /// The same steps for people.
     lines: Vec<String>,
     changes: Vec<Change>,
 }
@@ -24,32 +24,32 @@ struct Step {
 /// One change of a database.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// The table is made.
+    /// Creates the table.
     Create(TableId),
-    /// The table gets columns, by place, none of which refers to another table.
+    /// Adds columns to the table, by index; none of them refers to another table.
     AddColumns(TableId, Vec<usize>),
-    /// The table gets columns, by place, and the references that are declared.
+    /// Adds columns to the table, by index, and the declared references.
     Refer(TableId, Vec<usize>),
-    /// A column's default is filled in: everywhere, or where it is empty.
+    /// Fills in a column's default: everywhere, or where it is empty.
     Fill {
-        /// Whose column.
+        /// The table.
         table: TableId,
-        /// Its place in the table.
+        /// The column's index in the table.
         column: usize,
-        /// Whether rows that have a value keep it.
+        /// Whether rows with a value keep it.
         only_empty: bool,
     },
-    /// What is declared is remembered, for the next comparison.
+    /// Stores a declaration, for the next comparison.
     Record(Record),
 }
 
-/// What is remembered of one column; the key and the owner column are columns too, and under no table stands
-/// how times are kept. SQL types say less: to SQLite a boolean is an integer.
+/// The stored declaration of one column, including the key and the owner column. A record without a table
+/// stores how times are kept. SQL types are less precise: to SQLite a boolean is an integer.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The table's name.
     pub table: String,
-    /// The column's name, or what else is recorded of the table.
+    /// The column's name, or the name of another record of the table.
     pub name: String,
     /// The column's type, as the schema file writes it.
     pub kind: String,
@@ -73,30 +73,31 @@ impl From<Record> for Change {
     }
 }
 
-/// The types of records that are no columns of the wire.
+/// The types of records that are not columns of the wire.
 const OWNER: &str = "owner";
 const KEY: &str = "key";
-/// How times are kept, as the schema file spells it.
+/// The key of times in the schema file.
 const PRECISION: &str = "timestamps";
 
-/// A database as a plan needs it: what is in it, and how it is changed.
+/// A database as a plan needs it: its contents, and how to change it.
 pub trait Database {
-    /// What goes wrong with it.
+    /// The database's error.
     type Error;
 
     /// Whether names that differ in case are two names.
     const CASE_MATTERS: bool;
 
-    /// Whether new references mean that the table is made anew, which no column of another program would outlive.
+    /// Whether new references require that the table is created anew, which columns of other programs would
+    /// not survive.
     const REFERENCES_MAKE_ANEW: bool;
 
-    /// Everything that is remembered of declared columns.
+    /// All stored declarations of columns.
     fn records(&mut self) -> Result<Vec<Record>, Self::Error>;
 
-    /// The kind and the spelling of whatever has that name, in any case.
+    /// The kind and the exact name of an object, found in any case.
     fn object(&mut self, name: &str) -> Result<Option<(String, String)>, Self::Error>;
 
-    /// What it has of one table.
+    /// The columns and references of one table.
     fn held(&mut self, table: &Table) -> Result<Held, Self::Error>;
 
     /// How many rows a `FROM` finds.
@@ -105,17 +106,17 @@ pub trait Database {
     /// Makes one change.
     fn change(&mut self, change: &Change, schema: &Schema, now: Timestamp) -> Result<(), Self::Error>;
 
-    /// Does all of it or nothing.
+    /// Runs all of it in one transaction.
     fn whole(
         &mut self,
         work: &mut dyn FnMut(&mut Self) -> Result<(), Self::Error>,
     ) -> Result<(), Self::Error>;
 
-    /// What a plan that is not to be carried out ends in.
+    /// The error of a plan that must not be carried out.
     fn refused(lines: &[String]) -> Self::Error;
 }
 
-/// What a database has of one table.
+/// The columns and references that a database has of one table.
 pub struct Held {
     /// Every column, the owner's and the key among them, in the table's own order.
     pub columns: Vec<String>,
@@ -133,18 +134,18 @@ impl Held {
     }
 }
 
-/// What rollcall declared of one table before.
+/// The stored declarations of one table.
 #[derive(Default)]
 pub struct Records {
     table: String,
-    /// By column name in lower case: its type and whether it was required.
+    /// By column name in lower case: its type, and whether it was required.
     columns: HashMap<String, (String, bool)>,
     owner: String,
     key: String,
 }
 
 impl Records {
-    /// By table name in lower case: names compare as SQL compares them.
+    /// The records by table name in lower case, since names are compared as SQL does.
     pub fn by_table(records: Vec<Record>) -> BTreeMap<String, Self> {
         let mut known = BTreeMap::<String, Self>::new();
         for Record { table, name, kind, required } in records {
@@ -166,7 +167,7 @@ impl Records {
         self.columns.get(&name.to_ascii_lowercase())
     }
 
-    /// Whether the column was declared before, with the type that it has now.
+    /// Whether the column was declared before with its present type.
     fn agrees(&self, column: &Column) -> bool {
         self.column(&column.name).is_some_and(|(kind, _)| kind == column.kind.name())
     }
@@ -176,13 +177,13 @@ impl Records {
         name.eq_ignore_ascii_case(&self.owner) || name.eq_ignore_ascii_case(&self.key)
     }
 
-    /// Whether every row had to have the column.
+    /// Whether every row had to have a value.
     fn required(&self, column: &Column) -> bool {
         self.column(&column.name).is_some_and(|(_, required)| *required)
     }
 }
 
-/// A name as SQL takes it, whatever it holds.
+/// Quotes a name for SQL, whatever it contains.
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -193,12 +194,12 @@ impl Plan {
         self.steps.is_empty() && self.refusals.is_empty()
     }
 
-    /// Every difference that cannot be bridged without losing data: a line each, with what to do.
+    /// Every difference that cannot be resolved without losing data, one line each, with its correction.
     pub fn refusals(&self) -> &[String] {
         &self.refusals
     }
 
-    /// The plan for people: what would be made, added, filled in and refused, a line each.
+    /// The plan for people: what would be created, added, filled in and refused, one line each.
     pub fn describe(&self) -> Vec<String> {
         let done = self.steps.iter().flat_map(|step| step.lines.iter().cloned());
         let refused = self.refusals.iter().map(|line| format!("refused: {line}"));
@@ -207,8 +208,8 @@ impl Plan {
 
     /// Carries the plan out, all of it or nothing.
     ///
-    /// - `now`: what rows get that are there already when a column with the default `now` is added.
-    /// - Errors: the database's own; and a plan with refusals is not carried out.
+    /// - `now`: the value of existing rows when a column with the default `now` is added.
+    /// - Errors: the database's own. A plan with refusals is not carried out.
     pub fn carry_out<D: Database>(&self, database: &mut D, now: Timestamp) -> Result<(), D::Error> {
         if !self.refusals.is_empty() {
             return Err(D::refused(&self.refusals));
@@ -268,7 +269,7 @@ pub fn compare<D: Database>(database: &mut D, schema: &Schema) -> Result<Plan, D
     Ok(plan)
 }
 
-/// Times grow finer without loss. Cut down, no row would have the time that devices know it by.
+/// Times become finer without loss. If they were truncated, no row would have the time that devices know.
 fn compare_precision(plan: &mut Plan, records: Option<Records>) {
     let is = match plan.schema.precision {
         Precision::Milliseconds => "milliseconds",
@@ -300,7 +301,7 @@ fn create(plan: &mut Plan, table: &Table) {
     plan.step(vec![format!("create table {}", table.name)], changes);
 }
 
-/// Plans what one table that rollcall made before needs now.
+/// Plans what an existing table of rollcall needs now.
 fn fit<D: Database>(
     plan: &mut Plan,
     database: &mut D,
@@ -349,17 +350,17 @@ fn fit<D: Database>(
     Ok(())
 }
 
-/// What becomes of a table's columns.
+/// The changes of a table's columns.
 #[derive(Default)]
 struct Columns {
     lines: Vec<String>,
-    /// By place.
+    /// By index.
     added: Vec<usize>,
-    /// What follows once they are there.
+    /// The changes that follow after the columns exist.
     after: Vec<Change>,
 }
 
-/// Plans what declared columns need: to be added, to be filled in, to be remembered otherwise.
+/// Plans what declared columns need: to be added, filled in, or recorded differently.
 fn compare_columns<D: Database>(
     plan: &mut Plan,
     database: &mut D,
@@ -401,7 +402,7 @@ fn compare_columns<D: Database>(
         columns.lines.push(line);
     }
     for name in &table.retired {
-        // Rows come without it from now on; should it return as required, they are to be counted.
+        // Rows may now lack it. If it becomes required again, they have to be counted.
         if let Some((kind, true)) = records.column(name) {
             columns.after.push(Record::named(&table.name, name, kind, false).into());
             columns.lines.push(format!("{}.{name} is no longer required, being retired", table.name));
@@ -410,7 +411,7 @@ fn compare_columns<D: Database>(
     Ok(columns)
 }
 
-/// Refuses columns of the database that the schema has forgotten.
+/// Refuses columns of the database that the schema no longer mentions.
 fn refuse_lost_columns(plan: &mut Plan, table: &Table, records: &Records, held: &Held) {
     for name in &held.columns {
         let same = |other: &String| other.eq_ignore_ascii_case(name);
@@ -425,7 +426,7 @@ fn refuse_lost_columns(plan: &mut Plan, table: &Table, records: &Records, held: 
     }
 }
 
-/// Refuses columns that hold something else than is declared now.
+/// Refuses columns whose stored type is not the declared one.
 fn compare_types(plan: &mut Plan, table: &Table, records: &Records, held: &Held) {
     let compared = |column: &&Column| held.has(&column.name) && !records.is_own(&column.name);
     for column in table.columns.iter().filter(compared) {
@@ -444,7 +445,7 @@ fn compare_types(plan: &mut Plan, table: &Table, records: &Records, held: &Held)
     }
 }
 
-/// Refuses columns whose names are spelt otherwise, where case matters to the database.
+/// Refuses columns whose names differ in case, where case matters to the database.
 fn compare_spelling(plan: &mut Plan, table: &Table, held: &Held) {
     let names = table.columns.iter().map(|column| &column.name).chain([&table.key, &table.owner_column]);
     for name in names {
@@ -457,7 +458,7 @@ fn compare_spelling(plan: &mut Plan, table: &Table, held: &Held) {
     }
 }
 
-/// Says which references of columns that are there already change; refuses those that rows violate.
+/// Lists the references of existing columns that change; refuses those that rows violate.
 fn compare_references<D: Database>(
     plan: &mut Plan,
     database: &mut D,

@@ -1,5 +1,5 @@
-//! What an owner's past takes: remembered deletions, earlier states of rows, conflicts and kept answers; and how room is
-//! made where it takes more than `owner_past_bytes_max`.
+//! What an owner's past takes: tombstones, earlier states of rows, conflicts and stored responses; and how
+//! room is made if it exceeds `owner_past_bytes_max`.
 
 use super::StorageResult;
 use crate::broken;
@@ -7,17 +7,17 @@ use crate::broken;
 /// About how many bytes a tombstone takes, with its entries in indexes.
 pub const TOMBSTONE_BYTES: u64 = 200;
 
-/// About how many bytes an earlier state, a conflict or a kept answer takes beside its columns or its body. The statements
-/// of the engines add the same number.
+/// About how many bytes an earlier state, a conflict or a stored response takes in addition to its columns or
+/// its body. The engines' statements add the same number.
 pub const RECORD_BYTES: u64 = 200;
 
-/// What an owner's past takes, as sums that each write keeps.
+/// What an owner's past takes, as sums that each write updates.
 ///
-/// An owner of an earlier release was never counted: its sums have only what was written and forgotten since, and may be
-/// negative. A count in the background adds the rest.
+/// An owner of an earlier release was never counted. Its sums contain only what was written and forgotten
+/// since, and may be negative. A count in the background adds the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PastBytes {
-    /// Whether the sums have everything.
+    /// Whether the sums are complete.
     pub is_counted: bool,
     /// Tombstones; each counts as [`TOMBSTONE_BYTES`].
     pub tombstones: i64,
@@ -25,34 +25,34 @@ pub struct PastBytes {
     pub history: i64,
     /// Conflicts, bytes.
     pub conflicts: i64,
-    /// Kept answers, bytes.
+    /// Stored responses, bytes.
     pub responses: i64,
 }
 
 impl PastBytes {
-    /// The past of an owner that nothing was ever written for.
+    /// The past of an owner without any write.
     pub const NOTHING: Self =
         Self { is_counted: true, tombstones: 0, history: 0, conflicts: 0, responses: 0 };
 
-    /// All of it, bytes; `None` until it is counted.
+    /// The total, bytes; `None` until it is counted.
     pub fn bytes(&self) -> Option<u64> {
         let rest = self.history.saturating_add(self.responses).max(0).cast_unsigned();
         self.is_counted.then(|| self.lasting().saturating_add(rest))
     }
 
-    /// How many tombstones there are at most; `None` until they are counted.
+    /// The number of tombstones, or more; `None` until they are counted.
     pub fn tombstones_max(&self) -> Option<u64> {
         self.is_counted.then(|| self.tombstones.max(0).cast_unsigned())
     }
 
-    /// What goes by age alone: tombstones and conflicts, bytes.
+    /// What is forgotten by age only: tombstones and conflicts, bytes.
     pub fn lasting(&self) -> u64 {
         let tombstones = self.tombstones.max(0).cast_unsigned().saturating_mul(TOMBSTONE_BYTES);
         tombstones.saturating_add(self.conflicts.max(0).cast_unsigned())
     }
 
-    /// By how many bytes it passes `max` once `more` bytes are added; 0 while it is not counted, and with a `max` of 0,
-    /// which is no bound.
+    /// By how many bytes the past exceeds `max` once `more` bytes are added; 0 while it is not counted, and
+    /// with a `max` of 0, which means no bound.
     pub fn excess(&self, more: u64, max: u64) -> u64 {
         match self.bytes() {
             Some(bytes) if max > 0 => bytes.saturating_add(more).saturating_sub(max),
@@ -60,7 +60,8 @@ impl PastBytes {
         }
     }
 
-    /// The sums once `counted` was found where they were `before`: what was written in between counts too.
+    /// The corrected sums: a count found `counted` when the sums were `before`. What was written in between
+    /// counts too.
     pub fn corrected(&self, before: &Self, counted: &Self) -> Self {
         let sum = |now: i64, before: i64, counted: i64| counted.saturating_add(now.saturating_sub(before));
         Self {
@@ -73,26 +74,26 @@ impl PastBytes {
     }
 }
 
-/// One owner's past, as an engine keeps it.
+/// One owner's past, as an engine stores it.
 pub trait Past {
-    /// What it takes now.
+    /// The present sums.
     fn bytes(&self) -> PastBytes;
 
-    /// Forgets the oldest earlier states, at most `entries_max`, and no more than it takes to free `bytes`; returns how
-    /// many went.
+    /// Forgets the oldest earlier states, at most `entries_max`, and no more than needed to free `bytes`;
+    /// returns how many were forgotten.
     fn forget_history(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize>;
 
-    /// Does the same with kept answers.
+    /// Does the same with stored responses.
     fn forget_responses(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize>;
 }
 
-/// Entries that are read before they are forgotten.
+/// Entries that are read at a time before they are forgotten.
 const ENTRIES_AT_ONCE: usize = 1_000;
 
-/// Forgets what may go until `more` bytes fit below `max`: the oldest history first, then kept answers.
+/// Forgets until `more` bytes fit below `max`: the oldest history first, then stored responses.
 ///
 /// - Bounds: forgets at most `entries_max` entries; returns how many.
-/// - Nothing is forgotten of an owner that is not counted yet, and none with a `max` of 0.
+/// - Nothing is forgotten for an owner that is not counted yet, or with a `max` of 0.
 pub fn make_room(past: &mut dyn Past, more: u64, max: u64, entries_max: usize) -> StorageResult<usize> {
     let mut gone = 0;
     for of_responses in [false, true] {
@@ -115,7 +116,7 @@ pub fn make_room(past: &mut dyn Past, more: u64, max: u64, entries_max: usize) -
     Ok(gone)
 }
 
-/// How many entries of a list must go, the first of it first, to free `bytes`.
+/// How many entries at the start of a list must be forgotten to free `bytes`.
 pub fn enough(sizes: impl Iterator<Item = i64>, bytes: u64) -> (usize, i64) {
     let (mut entries, mut freed) = (0, 0_i64);
     for size in sizes {

@@ -1,4 +1,4 @@
-//! What an engine keeps beside the rows: states that were replaced, conflicts, answers given.
+//! What an engine stores in addition to the rows: replaced states, conflicts, responses.
 
 use std::fmt;
 
@@ -14,92 +14,92 @@ use crate::schema::{Policy, Table, TableId, ValueSeed};
 use super::quota::RECORD_BYTES;
 use super::{ConflictPage, WantedConflicts};
 
-/// A true conflict, and how it ended.
+/// A true conflict and its outcome.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conflict {
-    /// Made from what it is about: the same loss again is not noted again.
+    /// Derived from its contents: the same loss is not stored twice.
     pub id: Uuid,
     /// When it was settled, by the server's clock.
     pub at: Timestamp,
-    /// Which table.
+    /// The table of the row.
     pub table: TableId,
-    /// Which row.
+    /// The key of the row.
     pub key: RowKey,
     /// The policy that settled it.
     pub policy: Policy,
-    /// How it ended.
+    /// Its outcome.
     pub resolution: Resolution,
     /// The row that both sides began with, if it was still known.
     pub base: Option<Vec<Value>>,
-    /// What the server held.
+    /// The server's state.
     pub stored: Side,
     /// What the device sent.
     pub incoming: Side,
     /// When the loser was brought back, if it was.
     pub restored_at: Option<Timestamp>,
-    /// When what the server held was really made, if its `last_update` is later than that.
+    /// When the server's state was really made, if its `last_update` is later.
     pub stored_made_at: Option<Timestamp>,
 }
 
 /// One side of a conflict.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Side {
-    /// The columns that were told, by place; `None` is a deletion.
+    /// The columns that the side has, by index; `None` is a deletion.
     pub values: Option<Vec<Option<Value>>>,
     /// When it was made.
     pub last_update: Timestamp,
-    /// Who made it.
+    /// The device that made it.
     pub device: DeviceId,
 }
 
-/// An answer that was given, for the device that may not have got it.
+/// A stored response, for a device that may not have received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredResponse {
     /// SHA-256 of the request's body.
     pub body_hash: [u8; 32],
-    /// The body of the answer.
+    /// The body of the response.
     pub body: Vec<u8>,
-    /// The owner's version when it was given.
+    /// The owner's version at the response.
     pub version: Version,
-    /// When it was given.
+    /// When it was sent.
     pub at: Timestamp,
 }
 
 impl StoredResponse {
-    /// What it takes beside others under its key, bytes.
+    /// Bytes that it takes in addition to others under its key.
     pub fn record_bytes(&self, key: &str) -> i64 {
         record_bytes([key]).saturating_add(self.body.len() as i64)
     }
 }
 
-/// What a record with these texts takes, bytes.
+/// Bytes that a record with these texts takes.
 pub fn record_bytes<'a>(texts: impl IntoIterator<Item = &'a str>) -> i64 {
     texts.into_iter().fold(RECORD_BYTES as i64, |sum, text| sum.saturating_add(text.len() as i64))
 }
 
-/// How much of the answers of one device is kept beside the newest.
+/// How much is stored of the responses of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponsesMax {
-    /// So many answers, with the newest.
+    /// Most responses, including the newest.
     pub responses: usize,
-    /// About so many bytes of answers, with the newest.
+    /// About how many bytes of responses, including the newest.
     pub bytes: usize,
 }
 
 impl ResponsesMax {
-    /// Whether so many answers as long as this one would be too many bytes. While no answer is, those that are kept
-    /// have at most `bytes` together, and nobody needs to add them up.
+    /// Whether this many responses of this length would exceed the bytes. While none is that long, the stored
+    /// ones have at most `bytes` together, and need not be added up.
     pub fn is_long(&self, response: &StoredResponse) -> bool {
         response.body.len() > self.bytes / self.responses.max(1)
     }
 
-    /// What is left for the others, bytes.
+    /// Bytes that are left for the other responses.
     pub fn bytes_beside(&self, response: &StoredResponse) -> i64 {
         i64::try_from(self.bytes.saturating_sub(response.body.len())).unwrap_or(i64::MAX)
     }
 }
 
-/// Writes some columns of a row down as JSON, in full precision and by name: tables gain and lose columns.
+/// Writes some columns of a row as JSON, in full precision and by name, since tables gain and lose columns.
 pub fn write_columns(table: &Table, values: &[Option<Value>]) -> String {
     let mut text = Vec::new();
     let mut json = serde_json::Serializer::new(&mut text);
@@ -115,7 +115,7 @@ pub fn write_columns(table: &Table, values: &[Option<Value>]) -> String {
     written.ok().and_then(|()| String::from_utf8(text).ok()).unwrap_or_else(|| "{}".into())
 }
 
-/// Reads what [`write_columns`] wrote; a column that the table has lost is passed over.
+/// Reads what [`write_columns`] wrote; a column that the table no longer has is skipped.
 pub fn read_columns(table: &Table, text: &str) -> serde_json::Result<Vec<Option<Value>>> {
     ColumnsSeed(table).deserialize(&mut serde_json::Deserializer::from_str(text))
 }
@@ -130,12 +130,12 @@ pub struct ConflictListing<'a> {
 }
 
 impl<'a> ConflictListing<'a> {
-    /// An empty page of what is wanted.
+    /// An empty page.
     pub fn new(wanted: &'a WantedConflicts) -> Self {
         Self { wanted, page: ConflictPage::default(), looked: 0, bytes: 0, last: wanted.after }
     }
 
-    /// Whether the page ends here; a conflict that is still to come belongs to the next one.
+    /// Whether the page ends here; the next conflict belongs to the next page.
     pub fn is_full(&self) -> bool {
         let Self { wanted, page, looked, bytes, .. } = self;
         let (rows_max, entries_max) = (wanted.rows_max.max(1), wanted.entries_max.max(1));
@@ -144,8 +144,8 @@ impl<'a> ConflictListing<'a> {
             || (*bytes >= wanted.bytes_max && !page.conflicts.is_empty())
     }
 
-    /// Takes what was looked at. `conflict` is `None` where its table is no longer declared; `bytes` is its size as it
-    /// is stored.
+    /// Adds a conflict that was read. `conflict` is `None` if its table is no longer declared; `bytes` is its
+    /// stored size.
     pub fn look(&mut self, at: Timestamp, id: Uuid, bytes: usize, conflict: Option<Conflict>) {
         self.looked += 1;
         self.last = Some((at, id));
@@ -156,24 +156,24 @@ impl<'a> ConflictListing<'a> {
         }
     }
 
-    /// The conflict that was looked at last.
+    /// The conflict that was read last.
     pub fn last(&self) -> Option<(Timestamp, Uuid)> {
         self.last
     }
 
-    /// The page; `more` says whether there is at least one conflict behind it.
+    /// The page; `more` is whether at least one conflict follows it.
     pub fn end(self, more: bool) -> ConflictPage {
         ConflictPage { next: self.last.filter(|_| more), ..self.page }
     }
 }
 
-/// A row's columns, all of which are told.
+/// All columns of a row.
 pub fn whole(values: &[Value]) -> Vec<Option<Value>> {
     values.iter().cloned().map(Some).collect()
 }
 
-/// What is written of the row that both sides of a conflict began with: the columns that the stored side does not show
-/// alike. In nearly all conflicts one column differs, and the others need not be kept twice.
+/// The stored form of the row that both sides of a conflict began with: the columns that differ from the
+/// stored side. In nearly all conflicts one column differs, and the others need not be stored twice.
 pub fn write_base(table: &Table, conflict: &Conflict) -> Option<String> {
     let stored = conflict.stored.values.as_deref().unwrap_or_default();
     let apart = |(index, value): (usize, &Value)| {

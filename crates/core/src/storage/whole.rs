@@ -1,16 +1,17 @@
-//! A deployment's data as a whole, in a form that either engine gives and takes: every table row by row, as values.
+//! All data of a deployment, in a form that either engine reads and writes: every table row by row, as
+//! values.
 
 use super::plan::{Database, Record};
 use super::{Outcome, OwnerState, StorageResult};
 use crate::model::{Fence, Owner, Value};
 use crate::schema::{ColumnType, Schema};
 
-/// What is carried over in one transaction.
+/// The unit of a copy: what one transaction copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Users and devices.
     Accounts,
-    /// Everything that is kept for one owner.
+    /// Everything that is stored for one owner.
     Owner(Owner),
 }
 
@@ -19,17 +20,17 @@ pub enum Part {
 pub struct Section {
     /// Its name.
     pub table: String,
-    /// The column that says whose row it is; accounts have none.
+    /// The column with a row's owner; accounts have none.
     pub owner: Option<String>,
-    /// The columns that are carried over, and what they hold.
+    /// The columns that are copied, and their types.
     pub columns: Vec<(String, ColumnType)>,
 }
 
-/// The tables of a deployment, those that others refer to first.
+/// The tables of a deployment, parents first.
 pub struct Sections {
     accounts: Vec<Section>,
     owned: Vec<Section>,
-    /// How many of an owner's are rollcall's own.
+    /// How many of an owner's tables are rollcall's own.
     own: usize,
 }
 
@@ -56,7 +57,7 @@ const ACCOUNTS: [(&str, &[(&str, ColumnType)]); 2] = [
     ),
 ];
 
-/// What rollcall keeps for an owner beside the application's rows; the owner itself first.
+/// What rollcall stores for an owner in addition to the application's rows; the owner itself comes first.
 const OWN: [(&str, &[(&str, ColumnType)]); 10] = [
     (
         "rollcall_owner",
@@ -199,21 +200,21 @@ impl Sections {
         }
     }
 
-    /// Whether an owner's table at that place is one that the schema declares.
+    /// Whether an owner's table at that index is one that the schema declares.
     pub fn is_declared(&self, part: Part, index: usize) -> bool {
         part != Part::Accounts && index >= self.own
     }
 }
 
-/// What is known of a deployment beyond its parts.
+/// What is known of a deployment apart from its parts.
 pub struct Deployment {
-    /// The schema, with retired columns declared once more: the database still has them.
+    /// The schema, with retired columns declared again, since the database still has them.
     pub schema: Schema,
     /// The epoch of its versions.
     pub epoch: i64,
-    /// The numbers that its ledger knows tables by. A feed that is told in pages goes by them.
+    /// The numbers of tables in its ledger. The pages of a feed depend on them.
     pub tables: Vec<(i64, String)>,
-    /// Above every fence that it has given out, or will within ten years.
+    /// A fence above all that it has given out, or will within ten years.
     pub fence: Fence,
     /// Owners.
     pub owners: u64,
@@ -221,36 +222,37 @@ pub struct Deployment {
     pub rows: u64,
 }
 
-/// Takes a row of the section at that place; answers whether to go on.
+/// Receives a row of the section at that index; returns whether to continue.
 pub type RowSink<'a> = dyn FnMut(usize, &[Value]) -> bool + 'a;
 
-/// Writes a row of the section at that place.
+/// Writes a row of the section at that index.
 pub type RowPut<'a> = dyn FnMut(usize, &[Value]) -> StorageResult<()> + 'a;
 
-/// Gives all the rows of a part to be written, section by section, and says whether they are to be kept. It may be
-/// run again from the start.
+/// Writes all rows of a part, section by section, and returns whether to commit them. It may be run again
+/// from the start.
 pub type RowsOf<'a> = &'a mut dyn FnMut(&mut RowPut<'_>) -> StorageResult<Outcome>;
 
-/// A database whose data is read as a whole.
+/// A database whose data is read completely.
 pub trait Whole {
     /// Owners after `after`, by id, at most `owners_max`.
     fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<(Owner, OwnerState)>>;
 
-    /// Tells `each` the rows of a part, section by section, all as of one moment, in no order within a section.
+    /// Calls `each` with the rows of a part, section by section, all of one snapshot, in no particular order
+    /// within a section.
     fn read(&self, part: Part, each: &mut RowSink<'_>) -> StorageResult<()>;
 }
 
 /// A database that data is copied into.
 pub trait Target: Whole {
-    /// Puts rows in the place of all that is held of a part, in one transaction.
+    /// Replaces all rows of a part, in one transaction.
     ///
-    /// `fence` is what an owner's next fence lies above.
+    /// `fence` is below the owner's next fence.
     fn replace(&self, part: Part, fence: Fence, rows: RowsOf<'_>) -> StorageResult<()>;
 }
 
-/// The schema with its retired columns declared once more, each as it was.
+/// The schema with its retired columns declared again, each as it was.
 ///
-/// Columns that are retired and that nobody declared before are another program's: they are left out, and given by
+/// Retired columns that were never declared belong to another program: they are left out, and returned by
 /// name.
 pub fn unretired<D: Database>(database: &mut D, schema: &Schema) -> Result<(Schema, Vec<String>), D::Error> {
     let records = database.records()?;

@@ -5,52 +5,52 @@ use crate::schema::TableId;
 /// The rows of one table under `add`, `update` or `delete`, in the order sent.
 pub type Set = (TableId, Vec<Incoming>);
 
-/// Everything that one request of phase 2 asks for.
+/// All that one request of phase 2 contains.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// Rows to make.
+    /// Rows to create.
     pub add: Vec<Set>,
     /// Rows to change.
     pub update: Vec<Set>,
     /// Rows to delete.
     pub delete: Vec<Set>,
-    /// Rows to send.
+    /// Keys of the rows to return.
     pub get: Vec<(TableId, Vec<RowKey>)>,
     /// The version that the device's copy was built on.
     pub base: Option<Version>,
     /// The device's clock when it sent the request.
     pub sent_at: Option<Timestamp>,
-    /// Whether one rejected row undoes the whole batch.
+    /// Whether one rejected row rolls back the whole batch.
     pub atomic: bool,
-    /// Whether to answer as if, and to keep nothing.
+    /// Whether to return the results and write nothing.
     pub dry_run: bool,
-    /// Whether to send the changes since `base` along.
+    /// Whether to return the changes since `base` as well.
     pub pull: bool,
-    /// Whether the device goes on under the lock.
+    /// Whether the device keeps the lock after this request.
     pub keep_lock: bool,
-    /// Whether the rows under `add` and `update` are states that a server gave and may have lost since.
+    /// Whether the rows under `add` and `update` are states that a server returned and may have lost since.
     pub put_back: bool,
-    /// How many rows the device means to delete, where that is most of a table.
+    /// How many rows the device means to delete, if that is most of a table.
     pub confirm_deletes: Option<u64>,
-    /// What was sent among the rows and keys and cannot be read, in the order sent. The lists above do not have it.
+    /// The rows and keys that cannot be read, in the order sent. The lists above do not contain them.
     pub unreadable: Vec<UnreadableItem>,
 }
 
 /// The four sets of rows and keys that a request may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Rows to make.
+    /// Rows to create.
     Add,
     /// Rows to change.
     Update,
     /// Rows to delete.
     Delete,
-    /// Rows to send.
+    /// Keys of rows to return.
     Get,
 }
 
 impl Part {
-    /// As the wire spells it.
+    /// The name on the wire.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Add => "add",
@@ -71,18 +71,18 @@ impl From<Operation> for Part {
     }
 }
 
-/// A row or key that a request has and that cannot be read.
+/// A row or key of a request that cannot be read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnreadableItem {
-    /// In which set.
+    /// The set that contains it.
     pub part: Part,
-    /// Of which table.
+    /// Its table.
     pub table: TableId,
-    /// Where in the list that was sent.
+    /// Its index in the list that was sent.
     pub index: usize,
-    /// Which row, as far as that can be said.
+    /// The row's key, as far as it can be read.
     pub key: SentKey,
-    /// Why.
+    /// Why it cannot be read.
     pub fault: ValueFault,
 }
 
@@ -93,7 +93,7 @@ pub enum SentKey {
     Read(RowKey),
     /// It is a text that is no key.
     Text(String),
-    /// There is none, or none that could be sent back.
+    /// The key is missing, or cannot be sent back.
     None,
 }
 
@@ -120,7 +120,7 @@ pub struct ValueFault {
 }
 
 impl Batch {
-    /// How many rows it names.
+    /// How many rows the batch names.
     pub fn rows(&self) -> usize {
         let sent = [&self.add, &self.update, &self.delete].into_iter().flatten();
         let requested = self.get.iter().map(|(_, keys)| keys.len());

@@ -4,13 +4,13 @@ use crate::model::{RowKey, Stored};
 use crate::schema::TableId;
 use crate::storage::ReadTxn;
 
-/// Whether anybody still waits for what a request comes to.
+/// Whether a client still waits for the result of a request.
 pub trait StillWanted {
-    /// `false` once the client has gone or the time of its request is over. It never becomes `true` again.
+    /// `false` once the client has disconnected or the request's time is over. It never becomes `true` again.
     fn still_wanted(&self) -> bool;
 
-    /// Whether the server has memory for `bytes` more of what the request makes it load or answer with. What is granted
-    /// counts until the request is over.
+    /// Whether the server has memory for another `bytes` of rows to load or return. Granted bytes count until
+    /// the request ends.
     fn may_hold(&self, bytes: usize) -> bool {
         let _ = bytes;
         true
@@ -23,10 +23,10 @@ impl<F: Fn() -> bool> StillWanted for F {
     }
 }
 
-/// What a request may still cost: so many bytes for each [`Cost`], beside what it sends itself.
+/// The bytes that a request may still use for each [`Cost`], in addition to what it sends itself.
 ///
-/// Everything is weighed here before it is made, except what one load brings: at most [`LOADED_AT_A_TIME`] rows, or the
-/// states of one row.
+/// Everything is weighed here before it is created, except the result of one load: at most
+/// [`LOADED_AT_A_TIME`] rows, or the states of one row.
 pub(super) struct Budget<'a> {
     max: usize,
     left: [usize; 3],
@@ -34,18 +34,19 @@ pub(super) struct Budget<'a> {
     wanted: &'a dyn StillWanted,
 }
 
-/// What the bytes are taken for.
+/// What the bytes are used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cost {
-    /// What is held in memory: rows that are loaded, columns that are copied, states that are remembered.
+    /// Rows in memory: loaded rows, copied columns, stored states.
     Held,
-    /// What is kept of conflicts.
+    /// What is stored of conflicts.
     Noted,
-    /// Rows in the answer.
+    /// Rows in the response.
     ItemResult,
 }
 
-/// Bytes of rows that an answer has more than once: a request that names a small row twice finds it at both places.
+/// Bytes of rows that a response may contain more than once: a request that names a small row twice finds it
+/// at both places.
 pub(super) const TOLD_AGAIN_BYTES_MAX: usize = 16 * 1024;
 
 /// Rows that are loaded before they are weighed.
@@ -57,30 +58,30 @@ impl<'a> Budget<'a> {
         Self { max, left: [max; 3], again_left: TOLD_AGAIN_BYTES_MAX, wanted }
     }
 
-    /// Takes so many bytes.
+    /// Takes a number of bytes from the budget.
     ///
-    /// Errors: [`Refusal::TooHeavy`] where fewer are left, [`Refusal::NoMemory`] where the server has none now.
+    /// Errors: [`Refusal::TooHeavy`] if fewer are left, [`Refusal::NoMemory`] if the server has none now.
     pub fn take(&mut self, cost: Cost, bytes: usize) -> Result<(), Refusal> {
         let left = &mut self.left[cost as usize];
         *left = left.checked_sub(bytes).ok_or(Refusal::TooHeavy(self.max))?;
         if bytes == 0 || self.wanted.may_hold(bytes) { Ok(()) } else { Err(Refusal::NoMemory) }
     }
 
-    /// Whether a row of so many bytes may stand in the answer once more.
+    /// Whether the response may contain a row of this many bytes once more.
     pub fn may_repeat(&mut self, bytes: usize) -> bool {
         let left = self.again_left.checked_sub(bytes);
         self.again_left = left.unwrap_or(self.again_left);
         left.is_some() || broken::is("row_told_each_time")
     }
 
-    /// Is called between rows.
+    /// Called between rows.
     ///
-    /// Errors: [`Refusal::Unwanted`] where nobody waits for the answer any more.
+    /// Errors: [`Refusal::Unwanted`] if no client waits for the response any more.
     pub fn check(&self) -> Result<(), Refusal> {
         if self.wanted.still_wanted() { Ok(()) } else { Err(Refusal::Unwanted) }
     }
 
-    /// Loads rows as [`ReadTxn::load`] does, unless they are too heavy.
+    /// Loads rows like [`ReadTxn::load`], unless they are too heavy.
     pub fn load<T: ReadTxn + ?Sized>(
         &mut self,
         cost: Cost,

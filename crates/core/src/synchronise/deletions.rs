@@ -1,5 +1,5 @@
-//! The guard against mass deletion: it refuses what looks like a device that lost its data and takes the loss for the
-//! user's will, whether it deletes everything at once or a little in each request.
+//! The guard against mass deletion. It refuses requests of a device that seems to have lost its data and
+//! sends the loss as deletions, all at once or a few in each request.
 
 use super::working_set::WorkingSet;
 use super::{Batch, Refusal, Terms};
@@ -9,7 +9,7 @@ use crate::model::{RowKey, Version};
 use crate::schema::TableId;
 use crate::storage::{DeleteWindow, StorageResult, WriteTxn};
 
-/// What a batch would delete, and what its device has deleted lately.
+/// What a batch would delete, and what its device has deleted recently.
 pub(super) struct Deletions {
     tables: Vec<OfTable>,
     confirmed: bool,
@@ -20,15 +20,15 @@ struct OfTable {
     table: TableId,
     /// Live rows of the table now.
     rows: u64,
-    /// Live rows that would go.
+    /// Live rows that would be deleted.
     deletes: u64,
-    /// Those of them that were there when the window began.
+    /// The keys of those rows that existed when the window began.
     counted: Vec<RowKey>,
     window: DeleteWindow,
 }
 
 impl Deletions {
-    /// Counts them. Nothing is looked up for a batch that deletes no live row.
+    /// Counts the deletions. A batch that deletes no live row needs no lookup.
     pub fn count(
         txn: &mut dyn WriteTxn,
         held: &[Digest],
@@ -62,9 +62,9 @@ impl Deletions {
         Ok(Self { tables: tables.collect(), confirmed: false })
     }
 
-    /// Refuses the batch if it would delete too much and does not say that this is meant.
+    /// Refuses the batch if it would delete too much without a confirmation.
     ///
-    /// Errors: [`Refusal::MassDelete`], which names the number that must be confirmed.
+    /// Errors: [`Refusal::MassDelete`], with the number that must be confirmed.
     pub fn guard(&mut self, confirmed: Option<u64>, rows_max: usize) -> Result<(), Refusal> {
         let confirm = self.tables.iter().map(|one| one.deletes).sum();
         let Some(one) = self.tables.iter().find(|one| one.is_mass(rows_max as u64)) else { return Ok(()) };
@@ -76,9 +76,10 @@ impl Deletions {
         Err(Refusal::MassDelete { table, deletes, rows, confirm, before: one.window.deletes })
     }
 
-    /// Notes what really went. A deletion that was confirmed begins a new window: of what is left, as much may go again.
+    /// Records what was really deleted. A confirmed deletion begins a new window, in which as much may be
+    /// deleted again.
     ///
-    /// - `held`: what the tables hold after the batch.
+    /// - `held`: the digests of the tables after the batch.
     /// - `current`: the owner's version after it.
     pub fn note(
         &self,
@@ -105,8 +106,8 @@ impl Deletions {
 }
 
 impl OfTable {
-    /// Whether more than `rows_max` rows and more than half of the table would go: at once, or with what the device has
-    /// deleted before.
+    /// Whether more than `rows_max` rows and more than half of the table would be deleted, at once or
+    /// together with what the device deleted before.
     fn is_mass(&self, rows_max: u64) -> bool {
         let is_much = |deletes: u64, of: u64| deletes > rows_max && deletes * 2 > of;
         let lately = self.window.deletes + self.counted.len() as u64;
@@ -115,7 +116,8 @@ impl OfTable {
     }
 }
 
-/// Whether what was deleted in the window still counts. One that begins in the future is of a clock that was set back.
+/// Whether the deletions of the window still count. A window that begins in the future comes from a clock
+/// that was set back.
 fn is_running(window: &DeleteWindow, terms: &Terms) -> bool {
     let elapsed = terms.now.ms().saturating_sub(window.began.ms());
     (0..terms.mass_delete_window_ms).contains(&elapsed)

@@ -4,22 +4,24 @@ use super::RowResult;
 use crate::model::RowKey;
 use crate::reconcile::RejectionCode;
 
-/// Rows of one list that may be settled together though none of them may be alone: each names another.
+/// Rows of one list that may be settled together though none of them may be alone, because each names
+/// another.
 ///
-/// Finding out who may stay takes one look at each row and each need, however long the chains are: settling
-/// the list again and again would keep the writer busy for seconds over a long list in the wrong order.
+/// Finding the rows that may stay takes one look at each row and each need, however long the chains are.
+/// Settling the list again and again would occupy the writer for seconds if a long list is in the wrong
+/// order.
 pub(super) struct Group {
-    /// The rows left, by their place in the list.
+    /// The remaining rows, by their index in the list.
     rows: HashMap<usize, RowKey>,
-    /// How many of them have this key.
+    /// How many of them have each key.
     keys: HashMap<RowKey, usize>,
-    /// Who needs a row of this key to be in the group.
+    /// The rows that need a row of this key in the group.
     needs: HashMap<RowKey, Vec<usize>>,
     leaving: Vec<usize>,
 }
 
 impl Group {
-    /// The rows of a list that were rejected for what other rows are; `None` if there are none.
+    /// The rows of a list that were rejected because of other rows; `None` if there are none.
     pub fn of(result: &[RowResult], code: RejectionCode) -> Option<Self> {
         let waits =
             |result: &RowResult| result.rejection.as_ref().is_some_and(|rejection| rejection.code == code);
@@ -36,7 +38,7 @@ impl Group {
         (!rows.is_empty()).then(|| Self { rows, keys, needs: HashMap::new(), leaving: Vec::new() })
     }
 
-    /// The same with one place for each key, for rows of which every mention needs the same.
+    /// The same group with one index for each key, for rows of which every mention needs the same.
     pub fn once_a_key(mut self) -> Self {
         let mut first: HashMap<RowKey, usize> = HashMap::new();
         for (index, key) in &self.rows {
@@ -48,24 +50,24 @@ impl Group {
         self
     }
 
-    /// The places of its rows, in the order sent.
+    /// The indexes of its rows, in the order sent.
     pub fn indexes(&self) -> Vec<usize> {
         let mut indexes: Vec<_> = self.rows.keys().copied().collect();
         indexes.sort_unstable();
         indexes
     }
 
-    /// The row at `index` stays only if one of this key does.
+    /// Records that the row at `index` stays only if a row of this key does.
     pub fn needs(&mut self, index: usize, key: RowKey) {
         self.needs.entry(key).or_default().push(index);
     }
 
-    /// The row at `index` does not stay.
+    /// Records that the row at `index` does not stay.
     pub fn leave(&mut self, index: usize) {
         self.leaving.push(index);
     }
 
-    /// The keys of the rows that stay, once all have left whose needs are not met.
+    /// The keys of the rows that stay, after every row has left whose needs are not met.
     pub fn close(mut self) -> HashSet<RowKey> {
         for (key, by) in &self.needs {
             if !self.keys.contains_key(key) {

@@ -14,21 +14,21 @@ use crate::reconcile::{Context, Incoming, Resolution, RowHistory};
 use crate::schema::{Schema, TableId};
 use crate::storage::{Conflict, Side, WriteTxn};
 
-/// The losses of a batch: one for each row of which somebody lost a change.
+/// The losses of a batch: one for each row of which a device lost a change.
 ///
-/// A device that changes a row more than once in one request means the last state: its later edit is laid over its
-/// earlier one, and the last loss is the one that is noted.
+/// A device that changes a row more than once in one request means the last state. Its later edit is laid
+/// over its earlier one, and only the last loss is recorded.
 #[derive(Default)]
 pub(super) struct Losses {
     indexes: HashMap<(TableId, RowKey), usize>,
     list: Vec<Loss>,
 }
 
-/// How somebody lost a change of one row. The batch had not changed the row before.
+/// How a device lost a change of one row. The batch had not changed the row before.
 struct Loss {
     table: TableId,
     id: Uuid,
-    /// What the device sent, with its earlier edits of the request beneath.
+    /// What the device sent, over its earlier edits of the request.
     incoming: Incoming,
     history: Rc<RowHistory>,
     resolution: Resolution,
@@ -36,7 +36,7 @@ struct Loss {
 }
 
 impl Losses {
-    /// Takes note of a loss.
+    /// Records a loss.
     pub fn add(
         &mut self,
         table: TableId,
@@ -58,7 +58,7 @@ impl Losses {
         self.list.push(Loss { table, id: Uuid::nil(), incoming, history, resolution, deletes });
     }
 
-    /// Names each loss, and has the verdicts that are about one say which.
+    /// Sets the ids of the conflicts, here and in the results that belong to them.
     pub fn name<'t>(
         &mut self,
         schema: &Schema,
@@ -77,9 +77,10 @@ impl Losses {
         }
     }
 
-    /// Weighs what is kept of the losses; returns about how many bytes that takes, and whether only deletions make it so.
+    /// Weighs the records of the losses; returns about how many bytes they take, and whether all of them are
+    /// deletions.
     ///
-    /// Errors: [`Refusal::TooHeavy`] where it is more than the budget.
+    /// Errors: [`Refusal::TooHeavy`] if that exceeds the budget.
     pub fn weigh(
         &self,
         schema: &Schema,
@@ -96,7 +97,7 @@ impl Losses {
         Ok((bytes, self.list.iter().all(|loss| loss.deletes)))
     }
 
-    /// Notes each loss as a conflict.
+    /// Writes each loss as a conflict.
     pub fn note(
         self,
         txn: &mut dyn WriteTxn,
@@ -118,7 +119,8 @@ impl Losses {
 }
 
 impl Loss {
-    /// The row as the batch found it, and the state that the edit met if that was another: see [`RowHistory::foreign_state`].
+    /// The row as the batch found it, and the state that the edit was compared with if that was another: see
+    /// [`RowHistory::foreign_state`].
     fn met<'a>(
         &'a self,
         schema: &Schema,
@@ -151,7 +153,7 @@ impl Loss {
         size_of::<Conflict>() + met.iter().chain(apart).chain(sent).map(Value::weight).sum::<usize>()
     }
 
-    /// The conflict, if there was a row.
+    /// The conflict; `None` if no row existed.
     fn conflict(self, schema: &Schema, rows: &WorkingSet, context: &Context) -> Option<Conflict> {
         let (stored, foreign) = self.met(schema, rows, context)?;
         let met = foreign.map_or_else(|| Cow::Borrowed(stored), |state| Cow::Owned(state.over(stored)));

@@ -1,7 +1,7 @@
-//! Phase 2: what the device sends, and what it is told and given.
+//! Phase 2: applies what the device sends, and returns results and rows.
 //!
-//! One batch is settled row by row over a working copy of the rows it touches, then written in one go:
-//! each row once, in its final state, all under one new version.
+//! A batch is settled row by row over a working copy of its rows. Then each changed row is written once, in
+//! its final state, and all under one new version.
 
 mod batch;
 mod budget;
@@ -37,39 +37,40 @@ use settler::{DeviceClock, Settler};
 pub use unreadable::{ItemResult, RejectedKeys, RejectedRow, TableItemResults, Unreadable, Why};
 use working_set::WorkingSet;
 
-/// Who sends a batch, when, and what it may cost.
+/// The device of a batch, the times, and the limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// Who sends it.
     pub device: DeviceId,
-    /// The server's time when the request came; what it waited for since is not the device's clock.
+    /// The server's time when the request arrived. Time that the request waited afterwards does not count as
+    /// clock skew.
     pub received: Timestamp,
     /// The server's time.
     pub now: Timestamp,
-    /// One row, bytes.
+    /// Most bytes of one row.
     pub row_bytes_max: usize,
-    /// Live rows of the owner.
+    /// Most live rows of the owner.
     pub owner_rows_max: u64,
-    /// Live rows of the owner, bytes.
+    /// Most bytes of the owner's live rows.
     pub owner_bytes_max: u64,
-    /// Tombstones, earlier states, conflicts and kept answers of the owner, bytes; 0 is no bound.
+    /// Most bytes of the owner's tombstones, earlier states, conflicts and stored responses; 0 means no
+    /// bound.
     pub owner_past_bytes_max: u64,
-    /// Deletes of one table before the guard against mass deletion looks.
+    /// Deletions of one table below which the guard against mass deletion does nothing.
     pub mass_delete_rows: usize,
-    /// How long a device's deletions count together, ms.
+    /// How long a device's deletions are added up, ms.
     pub mass_delete_window_ms: i64,
-    /// Changed rows that are sent along.
+    /// Most changed rows in the response.
     pub pull_rows_max: usize,
-    /// Entries of the ledger that are looked at for them.
+    /// Most entries of the ledger that are read for them.
     pub pull_entries_max: usize,
-    /// What it makes the server load, what is kept of its conflicts, and the rows in its answer take at most so many
-    /// bytes each.
+    /// Most bytes for each of: rows loaded, conflicts stored, rows in the response.
     pub batch_bytes_max: usize,
-    /// No more rows once they have so many bytes.
+    /// Return no more changed rows once they have this many bytes.
     pub pull_bytes_max: usize,
 }
 
-/// What became of a batch; its lists mirror the batch's, in the order sent.
+/// The result of a batch; its lists mirror the batch's, in the order sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// A verdict for each row under `add`.
@@ -78,28 +79,28 @@ pub struct Report {
     pub update: Vec<TableItemResults>,
     /// A verdict for each key under `delete`.
     pub delete: Vec<TableItemResults>,
-    /// The live rows that were asked for.
+    /// The live rows that were requested.
     pub get: Vec<(TableId, Vec<LiveRow>)>,
-    /// The keys asked for that name no live row.
+    /// The requested keys that name no live row.
     pub missing: Vec<(TableId, Vec<RowKey>)>,
-    /// The keys asked for that cannot be read.
+    /// The requested keys that cannot be read.
     pub rejected: Vec<RejectedKeys>,
-    /// What the device may store as its next base.
+    /// The version that the device may store as its next base.
     pub version: Version,
     /// The owner's version now.
     pub current: Version,
-    /// What each table holds at that version, in declared order.
+    /// The digest of each table at that version, in declared order.
     pub digests: Vec<Digest>,
-    /// What changed since the device's base, if it asked; without what it has just written itself.
+    /// What changed since the device's base, if requested, without what the batch itself wrote.
     pub changes: Option<Changes>,
-    /// The server's time less the device's, where the device told its own.
+    /// The server's time minus the device's, if the device sent its own.
     pub clock_offset_ms: Option<i64>,
 }
 
 impl Report {
-    /// About how many bytes it takes to say.
+    /// About how many bytes the response takes.
     pub fn weight(&self) -> usize {
-        const NAMES: usize = 100; // of a row's members, and its key and time
+        const NAMES: usize = 100; // a row's members, its key and its time
         let of = |values: &[Value]| NAMES + values.iter().map(Value::weight).sum::<usize>();
         let row = |row: &LiveRow| of(&row.values);
         let result =
@@ -126,36 +127,37 @@ impl Report {
 pub struct Changes {
     /// The feed that it is a page of.
     pub feed: Feed,
-    /// The feed to go on with, if this is not the last page.
+    /// Where the next page continues, if this is not the last one.
     pub next: Option<Feed>,
-    /// The rows that changed: how, where, which, and what they are now.
+    /// The rows that changed: how, in which table, under which key, and their present state.
     pub rows: Vec<(NetChange, TableId, RowKey, Stored)>,
-    /// How many entries of the ledger were looked at for them.
+    /// How many entries of the ledger were read for them.
     pub looked: usize,
 }
 
-/// What became of the rows of one table, in the order sent.
+/// The results of the rows of one table, in the order sent.
 pub type TableResults = (TableId, Vec<RowResult>);
 
-/// What became of one row.
+/// The result of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowResult {
-    /// Which row.
+    /// The key of the row.
     pub key: RowKey,
-    /// What became of it.
+    /// The outcome.
     pub verdict: Verdict,
     /// When the row (or its tombstone) last changed, if the server holds one.
     pub last_update: Option<Timestamp>,
-    /// The server's row, wherever it is not what the device sent. A large row comes once in an answer: with the first
-    /// such verdict on it, or under `get` if the device asks for it there.
+    /// The server's row, if it differs from what the device sent. A response contains a large row once: with
+    /// the first such result, or under `get` if the device requests it there.
     pub row: Option<LiveRow>,
     /// Why it was rejected.
     pub rejection: Option<Rejection>,
-    /// The conflict that was noted, if somebody lost. All losses of one row are one conflict: the last one.
+    /// The conflict that was recorded, if a change was lost. All losses of one row are one conflict, the last
+    /// one.
     pub conflict: Option<Uuid>,
     /// Whether the device cannot know the whole row after this verdict.
     pub(super) echo: bool,
-    /// Whether somebody lost.
+    /// Whether a change was lost.
     pub(super) lost: bool,
 }
 
@@ -176,18 +178,18 @@ pub enum Refusal {
     /// `base` is ahead of the owner's version, behind its horizon, or of another epoch.
     #[error("the base {} has expired", .0.given)]
     BaseExpired(Expired),
-    /// It would delete most of a table and does not say that this is meant.
+    /// It would delete most of a table, and the request does not confirm that.
     #[error("{deletes} of {rows} rows would be deleted")]
     MassDelete {
         /// The table that would shrink.
         table: TableId,
-        /// Live rows of it that would go.
+        /// Live rows of it that would be deleted.
         deletes: u64,
         /// Live rows of it now.
         rows: u64,
-        /// Live rows of all tables that would go.
+        /// Live rows of all tables that would be deleted.
         confirm: u64,
-        /// Rows of the table that the device has deleted lately.
+        /// Rows of the table that the device has deleted recently.
         before: u64,
     },
     /// It is atomic, and some rows are rejected.
@@ -199,16 +201,16 @@ pub enum Refusal {
     /// The owner's rows would take more bytes than allowed.
     #[error("more than {0} bytes")]
     TooManyBytes(u64),
-    /// What it makes the server load, keep or answer with would take more bytes than allowed.
+    /// What it makes the server load, store or return would take more bytes than allowed.
     #[error("more than {0} bytes of memory")]
     TooHeavy(usize),
-    /// The server has no memory now for what it would have to load or answer with.
+    /// The server has no memory now for what it would have to load or return.
     #[error("no memory is left")]
     NoMemory,
-    /// What is kept of conflicts and deletions would pass `owner_past_bytes_max`.
+    /// The records of conflicts and deletions would exceed `owner_past_bytes_max`.
     #[error("the owner's past would take more than {0} bytes")]
     PastFull(u64),
-    /// Nobody waits for the answer any more.
+    /// No client waits for the response any more.
     #[error("nobody waits for the answer any more")]
     Unwanted,
     /// Storage failed.
@@ -219,15 +221,15 @@ pub enum Refusal {
 /// Applies a batch for one device, in the order add, update, delete, get.
 ///
 /// - Shape: see [`Report`]. A batch that changes nothing moves no version.
-/// - Errors: a [`Refusal`], upon which the caller undoes the transaction.
+/// - Errors: a [`Refusal`], upon which the caller rolls the transaction back.
 /// - Source: the seed post, Step 2; `openapi.yaml`, path `/synchronise`.
 pub fn run(txn: &mut dyn WriteTxn, schema: &Schema, batch: &Batch, terms: &Terms) -> Result<Report, Refusal> {
     run_while(&|| true, txn, schema, batch, terms)
 }
 
-/// Does the same as [`run`] for as long as somebody waits for the answer; that is looked at between rows.
+/// Works like [`run`], and checks between rows whether a client still waits for the response.
 ///
-/// Errors: [`Refusal::Unwanted`] once nobody does.
+/// Errors: [`Refusal::Unwanted`] if none does.
 pub fn run_while(
     wanted: &dyn StillWanted,
     txn: &mut dyn WriteTxn,
@@ -272,7 +274,7 @@ pub fn run_while(
             return Err(Refusal::Atomic(rejections));
         }
     }
-    // What the answer has is weighed before anything is written.
+    // The rows of the response are weighed before anything is written.
     response_rows::put_rows(batch, [&mut add, &mut update, &mut delete], &rows, &mut budget)?;
     let requested = requested::load(txn, &rows, &batch.get, &mut budget)?;
     let remembers = quota::make_room(txn, schema, &rows, &losses, (&context, terms, &mut budget))?;
@@ -283,16 +285,17 @@ pub fn run_while(
     let result = answered.flat_map(|(table, list)| list.iter().filter_map(|one| Some((*table, one.key()?))));
     requested::note_known(txn, &rows, result, &requested, batch.base, terms.device)?;
     let (get, missing) = requested::found_and_missing(requested);
-    // Whoever is told everything drops what is not mentioned, so its own rows must be.
+    // A full feed replaces the device's copy, so it must include the rows just written.
     let exclude = (current > state.version && batch.base.is_some()).then_some(current);
     let changes = if batch.pull { Some(pull(txn, schema, batch, exclude, terms)?) } else { None };
     if changes.as_ref().is_some_and(|changes| changes.next.is_some() && !changes.rows.is_empty()) {
-        // The device has rows of the first page, and its cursor stays. It should go on with the page's mark.
+        // The device receives rows of the first page and keeps its cursor. It should continue with the page's
+        // token.
         txn.show_ahead(current)?;
     }
 
-    // A device that has not seen what others wrote in between must not skip it: its cursor stays.
-    // Without a cursor it stands at the very beginning for as long as pages are to come.
+    // A device that has not seen what others wrote in between must not skip it, so its cursor stays. Without
+    // a cursor it stays at the first version of the epoch until the last page is delivered.
     let told_all = changes.as_ref().is_some_and(|changes| changes.next.is_none());
     let version = match batch.base {
         Some(base) if base < state.version && !told_all => base,
@@ -315,18 +318,19 @@ pub fn run_while(
 }
 
 impl LiveRow {
-    /// The row, unless it is a tombstone.
+    /// The row as a live row; `None` for a tombstone.
     fn of(key: RowKey, row: &Stored) -> Option<Self> {
         row.values.as_ref().map(|values| Self { key, last_update: row.last_update, values: values.clone() })
     }
 }
 
-/// Rows that are written before it is looked whether somebody still waits for the answer.
+/// Rows that are written between two checks whether a client still waits.
 const WRITTEN_AT_A_TIME: usize = 500;
 
-/// Writes what changed, under one new version, takes it into `digests`, and gives the owner's version after it.
+/// Writes the changed rows under one new version, adds them to `digests`, and returns the owner's version
+/// after it.
 ///
-/// `remembers` says whether there is room for the states that are replaced; else they are not kept.
+/// `remembers`: whether there is room for the replaced states. Otherwise they are not stored.
 fn write(
     txn: &mut dyn WriteTxn,
     schema: &Schema,
@@ -342,7 +346,7 @@ fn write(
         bytes: state.bytes.saturating_add_signed(growth.bytes),
         ..state
     };
-    // An owner above a limit that was lowered may still edit and delete, only not grow.
+    // An owner above a limit that was lowered may still edit and delete, but not grow.
     if growth.rows > 0 && after.rows > terms.owner_rows_max {
         return Err(Refusal::TooManyRows(terms.owner_rows_max));
     }
@@ -377,13 +381,13 @@ fn write(
     for (table, digest) in &changed {
         digests[table.index()] = *digest;
     }
-    let mut past = txn.state().past; // with the states that were just remembered
+    let mut past = txn.state().past; // includes the states that were just stored
     past.tombstones += growth.tombstones;
     txn.advance(OwnerState { past, ..after }, &changed, terms.now)?;
     Ok(after.version)
 }
 
-/// What changed since the device's base, `exclude` for what it has just written itself.
+/// Reads what changed since the device's base, without what the batch wrote at the version `exclude`.
 fn pull(
     txn: &mut dyn WriteTxn,
     schema: &Schema,

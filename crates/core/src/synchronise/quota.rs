@@ -1,4 +1,4 @@
-//! Room for what a batch adds to its owner's past: conflicts, and the states that it replaces.
+//! Makes room for what a batch adds to its owner's past: conflicts, and the states that it replaces.
 
 use super::losses::Losses;
 use super::working_set::WorkingSet;
@@ -9,13 +9,15 @@ use crate::schema::Schema;
 use crate::storage::WriteTxn;
 use crate::storage::quota::RECORD_BYTES;
 
-/// Entries that a batch forgets to make room for its own: some 100 ms of work. Where that is not enough, a purge goes on.
+/// Most entries that a batch forgets to make room for its own: some 100 ms of work. If that is not enough, a
+/// purge continues.
 pub const FORGOTTEN_MAX: usize = 20_000;
 
-/// Makes room for what a batch adds to the past; returns whether there is room for the states that it replaces.
+/// Makes room for what a batch adds to the past; returns whether the replaced states fit.
 ///
-/// Conflicts go by age alone. So a batch that must note one is refused where conflicts and tombstones have used the bound
-/// up. One whose losses are all of deletions may pass it by as much again, since an owner must be able to delete.
+/// Conflicts are forgotten by age only. So a batch that must record one is refused if conflicts and
+/// tombstones have used up the bound. A batch whose losses are all deletions may exceed the bound by as much
+/// again, since an owner must be able to delete.
 ///
 /// Errors: [`Refusal::TooHeavy`] as [`Losses::weigh`], [`Refusal::PastFull`].
 pub(super) fn make_room(
@@ -41,9 +43,9 @@ pub(super) fn make_room(
     Ok(txn.make_room(more, max, FORGOTTEN_MAX)?)
 }
 
-/// About how many bytes the states take that a batch replaces, as they are kept.
+/// About how many stored bytes the replaced states of a batch take.
 fn remembered(schema: &Schema, rows: &WorkingSet) -> u64 {
-    const PUNCTUATION: usize = 6; // of a column in JSON
+    const PUNCTUATION: usize = 6; // per column in JSON
     let mut bytes = 0;
     for table in schema.tables().iter().filter(|table| table.history > 0) {
         let names: usize = table.columns.iter().map(|column| column.name.len() + PUNCTUATION).sum();

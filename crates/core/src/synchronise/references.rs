@@ -6,7 +6,7 @@ use crate::reconcile::{Rejection, RejectionCode};
 use crate::schema::{Schema, TableId};
 use crate::storage::{StorageResult, WriteTxn};
 
-/// The references of a row that are new and lead to a row that is not there: column, table and key named.
+/// The new references of a row that lead to no existing row, with column, table and key.
 pub(super) fn missing<'a>(
     schema: &'a Schema,
     rows: &'a WorkingSet,
@@ -23,7 +23,7 @@ pub(super) fn missing<'a>(
     })
 }
 
-/// Why a row cannot be written.
+/// The rejection of a row with a missing reference.
 pub(super) fn is_missing(
     schema: &Schema,
     table: TableId,
@@ -39,24 +39,25 @@ pub(super) fn is_missing(
     }
 }
 
-/// A reference as an index has it: the table and column that refer, and the key that they name.
+/// A reference as an index entry: the referring table and column, and the key that they name.
 type Reference = (TableId, usize, RowKey);
 
-/// Which rows refer to which: the loaded rows as they are by now, and whether a row that is not loaded does.
+/// Which rows refer to which: the loaded rows in their present state, and whether a row that is not loaded
+/// does.
 ///
-/// To find out costs one lookup for each row that the batch names, however often it names it and however many rows
-/// refer to it: of rows that are not loaded one is enough to know, since the batch does not change it.
+/// This costs one lookup for each row of the batch, however often the batch names it and however many rows
+/// refer to it. One referring row that is not loaded is enough to know, since the batch does not change it.
 pub(super) struct Referrers {
-    /// How many loaded rows storage still shows as referring.
+    /// How many loaded rows still refer in storage.
     shown: HashMap<Reference, usize>,
-    /// The loaded rows that refer by now.
+    /// The loaded rows that refer in the working copy.
     loaded: HashMap<Reference, BTreeSet<RowKey>>,
-    /// A row that is not loaded and refers; `None` is none.
+    /// A referring row that is not loaded; `None` if there is none.
     others: HashMap<Reference, Option<RowKey>>,
 }
 
 impl Referrers {
-    /// Looks at every loaded row once.
+    /// Builds the index from every loaded row.
     pub fn of(schema: &Schema, rows: &WorkingSet) -> Self {
         let (mut shown, mut loaded) = (HashMap::new(), HashMap::<_, BTreeSet<_>>::new());
         for table in schema.tables() {
@@ -74,7 +75,7 @@ impl Referrers {
         Self { shown, loaded, others: HashMap::new() }
     }
 
-    /// Takes note that a row is about to be deleted.
+    /// Records that a row is about to be deleted.
     pub fn delete(&mut self, schema: &Schema, table: TableId, key: RowKey, row: Option<&Stored>) {
         for (column, _) in schema.at(table).references() {
             if let Some(named) = row.and_then(|row| reference(row, column))
@@ -85,8 +86,8 @@ impl Referrers {
         }
     }
 
-    /// A live row that refers to `key` and stays, the row itself aside: table, column and key. Rows of the same table
-    /// that are `together` with it do not stay.
+    /// A live row that refers to `key` and stays, except the row itself: table, column and key. Rows of the
+    /// same table that are `together` with it do not stay.
     pub fn staying(
         &mut self,
         txn: &mut dyn WriteTxn,
@@ -108,7 +109,7 @@ impl Referrers {
         Ok(None)
     }
 
-    /// The loaded rows that refer to `key` by now, the row itself aside: table and key.
+    /// The loaded rows that refer to `key` in the working copy, except the row itself: table and key.
     pub fn among_loaded(
         &self,
         schema: &Schema,
@@ -121,7 +122,7 @@ impl Referrers {
         })
     }
 
-    /// A row that refers to `key` and that is not loaded.
+    /// A referring row that is not loaded.
     pub fn is_among_others(
         &mut self,
         txn: &mut dyn WriteTxn,
@@ -148,7 +149,7 @@ impl Referrers {
             return Ok(*known);
         }
         let (child, column, key) = index;
-        // One more than the loaded ones that it can show.
+        // One more than the number of loaded rows that it can return.
         let rows_max = self.shown.get(&index).copied().unwrap_or(0) + 1;
         let found = txn.referring(child, column, key, rows_max)?;
         let other = found.into_iter().find(|by| !rows.knows(child, *by));
@@ -157,7 +158,7 @@ impl Referrers {
     }
 }
 
-/// Why a row cannot be deleted.
+/// The rejection of a row that other rows refer to.
 pub(super) fn is_referenced(schema: &Schema, child: TableId, column: usize, by: RowKey) -> Rejection {
     let child = schema.at(child);
     Rejection {

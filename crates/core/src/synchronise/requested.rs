@@ -8,15 +8,15 @@ use crate::model::{DeviceId, RowKey, Stored, Version};
 use crate::schema::TableId;
 use crate::storage::{StorageResult, WriteTxn};
 
-/// The keys of one table that a device asked for, and what is held under each after the batch.
+/// The keys of one table that a device requested, and the row of each after the batch.
 pub(super) type Requested = (TableId, Vec<(RowKey, Option<Stored>)>);
 
 type Rows = (TableId, Vec<LiveRow>);
 type Keys = (TableId, Vec<RowKey>);
 
-/// Loads what a device asks for. A large row comes once, however often the device asks for it.
+/// Loads the rows that a device requests. A large row is returned once, however often the device requests it.
 ///
-/// Errors: [`Refusal::TooHeavy`] where it takes more than the budget, in memory or in the answer.
+/// Errors: [`Refusal::TooHeavy`] if they exceed the budget, in memory or in the response.
 pub(super) fn load(
     txn: &mut dyn WriteTxn,
     rows: &WorkingSet,
@@ -30,7 +30,8 @@ pub(super) fn load(
         let unloaded: Vec<RowKey> = unloaded.collect();
         let mut loaded = budget.load(Cost::ItemResult, txn, *table, &unloaded)?.into_iter();
         let mut list: Vec<(RowKey, Option<Stored>)> = Vec::with_capacity(keys.len());
-        // Where each row stands in the list, and its length in an answer: to measure it takes a look at each byte.
+        // Each row's index in the list, and its length in a response, which takes a look at each byte to
+        // measure.
         let mut indexes: HashMap<RowKey, (usize, usize)> = HashMap::with_capacity(keys.len());
         for key in keys {
             let index = indexes.get(key).copied();
@@ -42,7 +43,7 @@ pub(super) fn load(
                     budget.take(Cost::ItemResult, row.weight())?;
                     Some(row.clone())
                 }
-                Some(_) => None, // it is not there, as was seen
+                Some(_) => None, // an earlier mention has shown that the row does not exist
                 None if rows.knows(*table, *key) => {
                     let known = rows.get(*table, *key);
                     budget.take(Cost::ItemResult, known.map_or(0, Stored::weight))?;
@@ -50,7 +51,7 @@ pub(super) fn load(
                 }
                 None => loaded.next().flatten(),
             };
-            // What the row takes in memory is weighed already; its text may take more.
+            // The row's memory is weighed already; its text may take more.
             let bytes = index.map_or_else(|| row.as_ref().map_or(0, wire_len), |(_, bytes)| bytes);
             let more = row.as_ref().map_or(0, |row| bytes.saturating_sub(row.weight()));
             budget.take(Cost::ItemResult, more)?;
@@ -62,7 +63,7 @@ pub(super) fn load(
     Ok(all)
 }
 
-/// What a device asked for, split into what is there and the keys that name nothing alive.
+/// Splits the requested keys into live rows and keys without one.
 pub(super) fn found_and_missing(requested: Vec<Requested>) -> (Vec<Rows>, Vec<Keys>) {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for (table, list) in requested {
@@ -81,12 +82,13 @@ pub(super) fn found_and_missing(requested: Vec<Requested>) -> (Vec<Rows>, Vec<Ke
     (found, missing)
 }
 
-/// Notes what the device knows from now on ahead of its cursor, though it wrote none of it: rows that were the same,
-/// that won, or that it asked for. Deleted before its cursor gets there, they would stay with it as ghosts.
+/// Records which rows the device now knows ahead of its cursor without having written them: rows that were
+/// the same, that won, or that it requested. If such a row were deleted before its cursor gets there, the
+/// device would keep it as a ghost.
 ///
-/// Rows that it sent, or asked for with a `base`, are few, and each is noted by itself. One that compares roll calls
-/// asks for thousands, and may have a cursor all the same: for those one mark is raised for the whole owner, and feeds
-/// mention a few deletions in vain.
+/// Rows that it sent, or requested with a `base`, are few, and each is recorded by itself. A device that
+/// compares manifests requests thousands, and may have a cursor as well. For those one number is raised for
+/// the whole owner, and feeds return a few redundant deletions.
 pub(super) fn note_known(
     txn: &mut dyn WriteTxn,
     rows: &WorkingSet,
@@ -118,19 +120,18 @@ pub(super) fn note_known(
     knowing.write(txn)
 }
 
-/// Rows of which is noted that a device knows them: each once, and some at a time, since each is copied for that.
+/// Collects rows that the device knows. Each is written once, some at a time, since each is copied for that.
 struct Knowing {
     base: Option<Version>,
     device: DeviceId,
     seen: HashSet<(TableId, RowKey)>,
-    /// The table of `rows`.
     table: Option<TableId>,
     rows: Vec<(RowKey, Stored)>,
     bytes: usize,
 }
 
 impl Knowing {
-    /// Rows are written once they take so many bytes.
+    /// Rows are written once they take this many bytes.
     const BYTES_MAX: usize = 1024 * 1024;
 
     fn note(

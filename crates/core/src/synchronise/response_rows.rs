@@ -5,15 +5,16 @@ use super::{Batch, ItemResult, LiveRow, Refusal, TableItemResults, WorkingSet};
 use crate::model::{RowKey, Stored};
 use crate::schema::{self, TableId};
 
-/// Bytes of a row in an answer beside its values: the key, the time, and the names of the members.
+/// Bytes of a row in a response in addition to its values: the key, the time, and the names of the members.
 const NAMES_BYTES: usize = 100;
 
-/// Puts the server's rows into the verdicts.
+/// Adds the server's rows to the results.
 ///
-/// A row comes if the device cannot know it after its verdict. A large one comes once in an answer, however often the
-/// request names it: with the first such verdict, or under `get` if the device asks for it there.
+/// A row is added if the device cannot know it after its result. A response contains a large row once,
+/// however often the request names it: with the first such result, or under `get` if the device requests it
+/// there.
 ///
-/// Errors: [`Refusal::TooHeavy`] where the rows take more than the budget.
+/// Errors: [`Refusal::TooHeavy`] if the rows exceed the budget.
 pub(super) fn put_rows(
     batch: &Batch,
     sets: [&mut Vec<TableItemResults>; 3],
@@ -22,7 +23,7 @@ pub(super) fn put_rows(
 ) -> Result<(), Refusal> {
     let mut result: HashSet<(TableId, RowKey)> =
         batch.get.iter().flat_map(|(table, keys)| keys.iter().map(|key| (*table, *key))).collect();
-    // To measure a row takes a look at each of its bytes.
+    // Measuring a row takes a look at each of its bytes.
     let mut lengths: HashMap<(TableId, RowKey), usize> = HashMap::new();
     for (table, list) in sets.into_iter().flatten() {
         for one in list.iter_mut().filter(|one| one.wants_row()) {
@@ -40,13 +41,13 @@ pub(super) fn put_rows(
     Ok(())
 }
 
-/// At most how many bytes a row takes in an answer, and about as many as it takes in memory.
+/// Most bytes that a row takes in a response; it takes about as many in memory.
 pub(super) fn wire_len(row: &Stored) -> usize {
     NAMES_BYTES + row.values.iter().flatten().map(schema::wire_len).sum::<usize>()
 }
 
 impl ItemResult {
-    /// Whether the device cannot know the whole row after this verdict.
+    /// Whether the device cannot know the whole row after this result.
     fn wants_row(&self) -> bool {
         match self {
             Self::Settled(result) => result.echo,

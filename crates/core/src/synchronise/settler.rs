@@ -15,21 +15,21 @@ use crate::reconcile::{
 use crate::schema::{Policy, Schema, TableId};
 use crate::storage::WriteTxn;
 
-/// What is known of the clock of the device that sent the batch.
+/// What is known of the clock of the sending device.
 #[derive(Clone, Copy)]
 pub(super) struct DeviceClock {
-    /// How far it is off, if the device told its time.
+    /// How far the clock is off, if the device sent its time.
     pub skew: Option<Skew>,
-    /// When the request was sent, by the device's own clock, if it said so.
+    /// When the request was sent, by the device's own clock, if it reported that.
     pub sent_at: Option<Timestamp>,
-    /// When the request came, by the server's clock.
+    /// When the request arrived, by the server's clock.
     pub received: Timestamp,
 }
 
 /// Settles the rows of a batch over the working copy.
 ///
-/// A row gets a verdict as often as the batch names it. What is looked up for it is looked up once: what the server
-/// holds ([`WorkingSet`]), its history, and who refers to it ([`Referrers`]).
+/// A row gets a result each time the batch names it, but its data is looked up once: the stored row
+/// ([`WorkingSet`]), its history, and the rows that refer to it ([`Referrers`]).
 pub(super) struct Settler<'a, 'b> {
     txn: &'a mut dyn WriteTxn,
     schema: &'a Schema,
@@ -37,16 +37,16 @@ pub(super) struct Settler<'a, 'b> {
     clock: DeviceClock,
     rows: &'a mut WorkingSet,
     budget: &'a mut Budget<'b>,
-    /// Keys of the table at hand whose rows are made together, or deleted together, with the row at hand.
+    /// Keys of the current table whose rows are created, or deleted, together with the current row.
     together: HashSet<RowKey>,
     losses: Losses,
     /// The histories of rows that the batch names more than once.
     histories: HashMap<(TableId, RowKey), KnownHistory>,
-    /// There once something is deleted that others may refer to.
+    /// Built once something is deleted that other rows may refer to.
     referrers: Option<Referrers>,
 }
 
-/// The history of a row, as a device that names `base` needs it.
+/// The history of a row, as a device that sent a `base` needs it.
 struct KnownHistory {
     states: Vec<EarlierState>,
     base: Option<Timestamp>,
@@ -76,7 +76,8 @@ impl<'a, 'b> Settler<'a, 'b> {
         }
     }
 
-    /// Has the verdicts name the final state of each row, since nobody ever sees another, and gives what was lost.
+    /// Sets the final state of each row in the results, since no other state becomes visible, and returns the
+    /// losses.
     pub fn finish<'t>(self, result: impl Iterator<Item = &'t mut TableResults>) -> Losses {
         let mut result: Vec<_> = result.collect();
         for (table, list) in result.iter_mut().map(|set| (set.0, &mut set.1)) {
@@ -90,7 +91,7 @@ impl<'a, 'b> Settler<'a, 'b> {
         losses
     }
 
-    /// Settles one of `add` and `update`: tables that others refer to first.
+    /// Settles `add` or `update`: tables that others refer to first.
     pub fn edits(&mut self, operation: Operation, sets: &[Set]) -> Result<Vec<TableResults>, Refusal> {
         let mut result: Vec<TableResults> = sets.iter().map(|(table, _)| (*table, Vec::new())).collect();
         for table in self.schema.parents_first() {
@@ -124,7 +125,7 @@ impl<'a, 'b> Settler<'a, 'b> {
         Ok(result)
     }
 
-    /// Settles once more the rows that name rows which come later in their list, or which name them in turn.
+    /// Settles again the rows that name later rows of their list, or that name each other.
     fn edit_together(
         &mut self,
         table: TableId,
@@ -156,7 +157,7 @@ impl<'a, 'b> Settler<'a, 'b> {
         Ok(())
     }
 
-    /// Settles once more the deletions of rows that others refer to which are deleted as well.
+    /// Settles again the deletions of rows whose referring rows are deleted as well.
     fn delete_together(
         &mut self,
         table: TableId,
@@ -189,7 +190,7 @@ impl<'a, 'b> Settler<'a, 'b> {
             }
             result[index] = self.delete(table, &set[index])?;
             if result[index].rejection.is_some() {
-                rejected.insert(key, result[index].clone()); // whatever it is that refers to the row, it stays
+                rejected.insert(key, result[index].clone()); // whatever refers to the row, the row stays
             }
         }
         self.together.clear();
@@ -252,7 +253,7 @@ impl<'a, 'b> Settler<'a, 'b> {
         settle(self.schema.at(table), stored, history, operation, corrected, &self.context)
     }
 
-    /// What is known of the row's history, if it matters.
+    /// The row's history, if the result depends on it.
     fn history(&mut self, table: TableId, incoming: &Incoming) -> Result<Rc<RowHistory>, Refusal> {
         let (key, context) = (incoming.key, &self.context);
         let Some(stored) = self.rows.get(table, key) else { return Ok(Rc::default()) };
@@ -276,7 +277,7 @@ impl<'a, 'b> Settler<'a, 'b> {
         Ok(history)
     }
 
-    /// Weighs the lists that an edit may be joined with, as often as the batch has that done.
+    /// Weighs the lists that an edit may be merged with, each time the batch does so.
     fn weigh_union(
         &mut self,
         table: TableId,
@@ -295,9 +296,10 @@ impl<'a, 'b> Settler<'a, 'b> {
         self.budget.take(Cost::Held, union_bytes(&table.columns, ancestor, values, &incoming.values))
     }
 
-    /// The row with its time in the server's clock; what it was built on is the server's own time already.
+    /// The row with its time converted to the server's clock. Its base is a time of the server already.
     ///
-    /// So is the time of a row that is put back: no device made it now. Without a time it counts as older than any state.
+    /// So is the time of a row that is put back, since no device made it now. Without a time it counts as
+    /// older than any state.
     fn corrected(&self, incoming: &Incoming) -> Incoming {
         if self.context.put_back {
             let held = incoming.last_update.unwrap_or(Timestamp::from_ms(0));
@@ -312,7 +314,7 @@ impl<'a, 'b> Settler<'a, 'b> {
         }
     }
 
-    /// Takes a decision over into the working copy, and gives the verdict.
+    /// Applies a decision to the working copy, and returns the result.
     fn tell(
         &mut self,
         table: TableId,
@@ -359,7 +361,7 @@ impl KnownHistory {
         Self { states, base: incoming.base, history }
     }
 
-    /// The same for another edit of the row: nothing is copied unless it names another base.
+    /// The context for another edit of the same row: nothing is copied unless it names another base.
     fn again(self, stored: &Stored, incoming: &Incoming, context: &Context) -> Self {
         let was_written = RowHistory::was_written(&self.states, stored, incoming, context);
         if self.base == incoming.base && self.history.was_written == was_written {

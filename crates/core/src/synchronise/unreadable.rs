@@ -1,4 +1,4 @@
-//! Rows of a batch that cannot be read: each gets its verdict at its place, and nothing of it is applied.
+//! Rows of a batch that cannot be read: each gets its result in its place, and none is applied.
 
 use super::{
     Batch, LiveRow, Part, Report, RowResult, SentKey, TableResults, UnreadableItem, ValueFault, WorkingSet,
@@ -7,32 +7,32 @@ use crate::model::{RowKey, Timestamp};
 use crate::reconcile::{Rejection, Verdict};
 use crate::schema::TableId;
 
-/// What became of one row of the request.
+/// The result of one row of the request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ItemResult {
-    /// The rules have settled it.
+    /// The rules have settled the row.
     Settled(RowResult),
-    /// It could not be read.
+    /// The row could not be read.
     Unreadable(Unreadable),
 }
 
-/// What became of the rows of one table, in the order sent.
+/// The results of the rows of one table, in the order sent.
 pub type TableItemResults = (TableId, Vec<ItemResult>);
 
 /// A row or key that could not be read, and what the server holds under its key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unreadable {
-    /// Which row, as far as that can be said.
+    /// The row's key, as far as it can be read.
     pub key: SentKey,
     /// When the row (or its tombstone) last changed, if the server holds one.
     pub last_update: Option<Timestamp>,
-    /// The server's row, unless it stands elsewhere in the answer.
+    /// The server's row, unless the response contains it elsewhere.
     pub row: Option<LiveRow>,
     /// Why it was rejected.
     pub fault: ValueFault,
 }
 
-/// Keys under `get` of one table that could not be read, each with its place in the list sent.
+/// Keys under `get` of one table that could not be read, each with its index in the list sent.
 pub type RejectedKeys = (TableId, Vec<(usize, Unreadable)>);
 
 /// Why a row was rejected.
@@ -45,7 +45,7 @@ pub enum Why {
 }
 
 impl ItemResult {
-    /// What became of it.
+    /// The outcome.
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Settled(result) => result.verdict,
@@ -53,7 +53,7 @@ impl ItemResult {
         }
     }
 
-    /// What the rules made of it, if it could be read.
+    /// The rules' result, if the row could be read.
     pub fn settled(&self) -> Option<&RowResult> {
         match self {
             Self::Settled(result) => Some(result),
@@ -61,7 +61,7 @@ impl ItemResult {
         }
     }
 
-    /// The same, to keep it.
+    /// The rules' result, by value.
     pub fn into_settled(self) -> Option<RowResult> {
         match self {
             Self::Settled(result) => Some(result),
@@ -69,7 +69,7 @@ impl ItemResult {
         }
     }
 
-    /// The server's row, where the answer has it.
+    /// The server's row, if the response contains it.
     pub fn row(&self) -> Option<&LiveRow> {
         match self {
             Self::Settled(result) => result.row.as_ref(),
@@ -85,7 +85,7 @@ impl ItemResult {
         }
     }
 
-    /// The row whose state the answer tells, if it tells one.
+    /// The row whose state the response shows, if it shows one.
     pub fn key(&self) -> Option<RowKey> {
         match self {
             Self::Settled(result) => Some(result.key),
@@ -116,7 +116,7 @@ impl Batch {
         self.unreadable.iter().filter(move |item| item.part == part && item.table == table)
     }
 
-    /// The keys of the rows that cannot be read, as far as those can be, to be looked up.
+    /// The keys of the rows that cannot be read, as far as the keys can be, to be looked up.
     pub(super) fn keys_of_unreadable(&self) -> impl Iterator<Item = (TableId, RowKey)> {
         self.unreadable.iter().filter(|item| item.part != Part::Get).filter_map(|item| match item.key {
             SentKey::Read(key) => Some((item.table, key)),
@@ -124,7 +124,7 @@ impl Batch {
         })
     }
 
-    /// Puts the verdicts of the rows that cannot be read between those of the others, in the order sent.
+    /// Puts the results of unreadable rows between the others, in the order sent.
     pub(super) fn in_order(
         &self,
         part: Part,
@@ -156,16 +156,16 @@ impl Batch {
     }
 }
 
-/// A row of a batch that cannot be taken: where it stands in the batch, and why.
+/// A row of a batch that was rejected, its place in the batch, and the reason.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RejectedRow {
-    /// In which set.
+    /// The set that contains it.
     pub part: Part,
-    /// Of which table.
+    /// Its table.
     pub table: TableId,
-    /// Where in the list that was sent.
+    /// Its index in the list that was sent.
     pub index: usize,
-    /// Why.
+    /// The reason.
     pub why: Why,
 }
 

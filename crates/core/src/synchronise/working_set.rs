@@ -7,10 +7,10 @@ use crate::model::{RowKey, Stored, Value};
 use crate::schema::{Schema, TableId};
 use crate::storage::WriteTxn;
 
-/// The rows that a batch touches or refers to, as they were and as the batch makes them.
+/// The rows that a batch names or refers to, as they were and in their present state.
 ///
-/// Whatever rows say of each other is answered from here, so a batch costs one load a table however
-/// often it names a row, and one write a changed row.
+/// Every question about these rows is answered from here. So a batch costs one load for each table, however
+/// often it names a row, and one write for each changed row.
 pub(super) struct WorkingSet {
     tables: BTreeMap<TableId, HashMap<RowKey, Slot>>,
     /// Rows that the batch names more than once.
@@ -32,7 +32,7 @@ pub(super) struct Growth {
 impl WorkingSet {
     /// Loads every row that the batch changes, and every row that its rows refer to.
     ///
-    /// Errors: [`Refusal::TooHeavy`] where those rows take more than the budget, though the batch takes little.
+    /// Errors: [`Refusal::TooHeavy`] if those rows exceed the budget, even if the batch itself is small.
     pub fn load(
         txn: &mut dyn WriteTxn,
         schema: &Schema,
@@ -71,18 +71,18 @@ impl WorkingSet {
         self.tables.get(&table)?.get(&key)
     }
 
-    /// Whether the row was loaded; one that was not has not been changed either.
+    /// Whether the row was loaded. A row that was not loaded has not been changed either.
     pub fn knows(&self, table: TableId, key: RowKey) -> bool {
         self.slot(table, key).is_some()
     }
 
-    /// The row as it is by now.
+    /// The row in its present state.
     pub fn get(&self, table: TableId, key: RowKey) -> Option<&Stored> {
         let slot = self.slot(table, key)?;
         slot.after.as_ref().or(slot.before.as_ref())
     }
 
-    /// Whether the row is there by now.
+    /// Whether the row exists in its present state.
     pub fn is_live(&self, table: TableId, key: RowKey) -> bool {
         self.get(table, key).is_some_and(|row| !row.is_tombstone())
     }
@@ -97,13 +97,13 @@ impl WorkingSet {
         self.named_again.contains(&(table, key))
     }
 
-    /// Changes a row.
+    /// Replaces a row.
     pub fn set(&mut self, table: TableId, key: RowKey, row: Stored) {
         let slots = self.tables.entry(table).or_default();
         slots.entry(key).or_insert(Slot { before: None, after: None }).after = Some(row);
     }
 
-    /// Every loaded row of a table: its key, the row as it was, and the row as it is by now.
+    /// Every loaded row of a table: its key, the row as it was, and its present state.
     pub fn loaded(&self, table: TableId) -> impl Iterator<Item = (RowKey, Option<&Stored>, Option<&Stored>)> {
         let slots = self.tables.get(&table).into_iter().flatten();
         slots.map(|(key, slot)| {
@@ -117,13 +117,13 @@ impl WorkingSet {
         self.slot(table, key).is_some_and(|slot| slot.after.is_some())
     }
 
-    /// The rows of a table that the batch changed, as they are by now.
+    /// The rows of a table that the batch changed, in their present state.
     fn changed(&self, table: TableId) -> impl Iterator<Item = (RowKey, &Stored)> {
         let slots = self.tables.get(&table).into_iter().flatten();
         slots.filter_map(|(key, slot)| Some((*key, slot.after.as_ref()?)))
     }
 
-    /// Those of the changed rows that are alive, or the tombstones, by key: neighbours are written together.
+    /// The changed live rows, or the tombstones, by key, since neighbours are written faster together.
     pub fn to_write(&self, table: TableId, tombstones: bool) -> Vec<(RowKey, &Stored)> {
         let mut rows: Vec<_> =
             self.changed(table).filter(|(_, row)| row.is_tombstone() == tombstones).collect();
@@ -140,7 +140,7 @@ impl WorkingSet {
             .collect()
     }
 
-    /// What the tables hold after the batch, where it changed that.
+    /// The digests of the tables after the batch, if it changed them.
     pub fn digests(&self, seed: Option<Seed>, held: &[Digest]) -> Vec<(TableId, Digest)> {
         let Some(seed) = seed else { return Vec::new() };
         let mut changed = Vec::new();
@@ -161,7 +161,7 @@ impl WorkingSet {
         changed
     }
 
-    /// By how much the batch grows its owner; `None` if it changes nothing.
+    /// How much the batch grows its owner; `None` if it changes nothing.
     pub fn growth(&self) -> Option<Growth> {
         let mut changed = false;
         let mut growth = Growth { rows: 0, bytes: 0, tombstones: 0 };
