@@ -1,7 +1,7 @@
-//! Users and devices in SQLite: one function for each promise of [`AccountStore`].
+//! Users and devices in SQLite: one function for each method of [`AccountStore`].
 //!
-//! Each is one statement, so none needs a transaction around it. The connection must have
-//! `foreign_keys` on: a removed user takes its devices along by cascade.
+//! Each function runs one statement, so none needs a transaction. The connection must have `foreign_keys` on:
+//! the devices of a removed user are deleted by cascade.
 //!
 //! [`AccountStore`]: rollcall_core::storage::AccountStore
 
@@ -22,7 +22,7 @@ const SET_PASSWORD_HASH: &str = "UPDATE rollcall_user SET password_hash = ?2 WHE
 
 const REMOVE_USER: &str = "DELETE FROM rollcall_user WHERE email = ?1";
 
-// The WHERE is what keeps one user from taking over another's device: it makes the conflict a no-op.
+// The WHERE prevents that a user takes over another user's device: it turns the conflict into a no-op.
 const PUT_DEVICE: &str = "INSERT INTO rollcall_device (id, user, name, token_hash, created_at, expires_at)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
     ON CONFLICT (id) DO UPDATE SET name = excluded.name, token_hash = excluded.token_hash,
@@ -49,7 +49,7 @@ const SIGHTINGS: &str =
 
 const NOTE_SIGHTING: &str = "UPDATE rollcall_device SET seen_at = ?2, seen_from = ?3 WHERE id = ?1";
 
-/// When and where a user's devices were seen; an address that cannot be read is passed over.
+/// When and from where a user's devices were last seen; an address that cannot be read is skipped.
 pub(super) fn sightings(conn: &Connection, user: Uuid) -> rusqlite::Result<Vec<(DeviceId, Sighting)>> {
     let mut statement = conn.prepare_cached(SIGHTINGS)?;
     let rows = statement.query_map([user.as_bytes()], |row| {
@@ -60,7 +60,7 @@ pub(super) fn sightings(conn: &Connection, user: Uuid) -> rusqlite::Result<Vec<(
     rows.filter_map(Result::transpose).map(|row| row?).collect()
 }
 
-/// Writes down when and where devices were seen.
+/// Stores when and from where devices were last seen.
 pub(super) fn note_sightings(conn: &Connection, seen: &[(DeviceId, Sighting)]) -> rusqlite::Result<()> {
     let mut statement = conn.prepare_cached(NOTE_SIGHTING)?;
     for (device, seen) in seen {
@@ -81,12 +81,10 @@ pub(super) fn add_user(conn: &Connection, user: &User) -> rusqlite::Result<bool>
     Ok(rows == 1)
 }
 
-/// The user of that (lower-case) email.
 pub(super) fn user(conn: &Connection, email: &str) -> rusqlite::Result<Option<User>> {
     conn.prepare_cached(USER)?.query_row([email], read_user).optional()
 }
 
-/// Every user, by email.
 pub(super) fn users(conn: &Connection) -> rusqlite::Result<Vec<User>> {
     conn.prepare_cached(USERS)?.query_map([], read_user)?.collect()
 }
@@ -97,14 +95,14 @@ pub(super) fn set_password_hash(conn: &Connection, user: Uuid, hash: &str) -> ru
     Ok(())
 }
 
-/// Removes a user with all its devices; `false` if there is none.
+/// Removes a user with all its devices; `false` if no such user exists.
 pub(super) fn remove_user(conn: &Connection, email: &str) -> rusqlite::Result<bool> {
     Ok(conn.prepare_cached(REMOVE_USER)?.execute([email])? == 1)
 }
 
-/// Adds a device, or gives a known one of the same user a new token, name and expiry.
+/// Adds a device, or gives a known device of the same user a new token, name and expiry.
 ///
-/// `false` if the id is another user's; a device of a user that is gone breaks the foreign key.
+/// Returns `false` if the id belongs to another user. A device of a removed user violates the foreign key.
 pub(super) fn put_device(conn: &Connection, device: &Device, token: &TokenHash) -> rusqlite::Result<bool> {
     let rows = conn.prepare_cached(PUT_DEVICE)?.execute(params![
         device.id.0.as_bytes(),
@@ -127,17 +125,15 @@ pub(super) fn devices(conn: &Connection, user: Uuid) -> rusqlite::Result<Vec<Dev
     conn.prepare_cached(DEVICES)?.query_map([user.as_bytes()], read_device)?.collect()
 }
 
-/// The devices of all users of an owner.
 pub(super) fn devices_of(conn: &Connection, owner: Owner) -> rusqlite::Result<Vec<Device>> {
     conn.prepare_cached(DEVICES_OF_OWNER)?.query_map([owner.0.as_bytes()], read_device)?.collect()
 }
 
-/// The device of that id.
 pub(super) fn device_of_id(conn: &Connection, device: DeviceId) -> rusqlite::Result<Option<Device>> {
     conn.prepare_cached(DEVICE_OF_ID)?.query_row([device.0.as_bytes()], read_device).optional()
 }
 
-/// Forgets a device; `false` if the user has no such device.
+/// Deletes a device; `false` if the user has no such device.
 pub(super) fn remove_device(conn: &Connection, user: Uuid, device: DeviceId) -> rusqlite::Result<bool> {
     Ok(conn.prepare_cached(REMOVE_DEVICE)?.execute(params![user.as_bytes(), device.0.as_bytes()])? == 1)
 }

@@ -1,4 +1,4 @@
-//! A copy of a whole database, made beside a running server.
+//! A copy of a whole database, made while a server runs.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::ErrorKind;
@@ -14,48 +14,48 @@ use super::file::{MODE, as_readable_as, beside, folder_of, give, give_new, has_o
 use super::{OpenError, migrate};
 use rollcall_core::model::NoEpochLeft;
 
-/// How far a backup or a restore is.
+/// The progress of a backup or a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyStep {
-    /// So many bytes of so many are copied.
+    /// Bytes copied, and bytes in total.
     Copied(u64, u64),
-    /// The copy is read through for damage.
+    /// The copy is being checked for damage.
     Checking,
 }
 
-/// Hears how far it is; answers whether to go on.
+/// Called with the progress; returns whether to continue.
 pub type CopySink<'a> = &'a mut dyn FnMut(CopyStep) -> bool;
 
-/// Why a database was not copied. Nothing but an unfinished copy has been touched.
+/// Why a database was not copied. Only an unfinished copy has been changed.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// What would be written is there, and was not to be replaced.
+    /// The target exists and was not to be replaced.
     #[error("{} is there already", .0.display())]
     Exists(PathBuf),
-    /// The copy would be written over what is copied.
+    /// The target is the file that is copied.
     #[error("{} is the database itself, or belongs to it", .0.display())]
     Itself(PathBuf),
-    /// Another process makes the same copy.
+    /// Another process is making the same copy.
     #[error("another process is writing {}", .0.display())]
     Claimed(PathBuf),
-    /// No rollcall keeps its data in the file.
+    /// The file is not a database of rollcall.
     #[error("{} is no database of rollcall", .0.display())]
     NotOurs(PathBuf),
-    /// The file holds something else than was written.
+    /// The file does not hold what was written.
     #[error("{} is damaged:\n{report}", .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What SQLite says of it.
+        /// SQLite's report.
         report: String,
     },
-    /// A program other than a server has the database open.
+    /// A program other than a server uses the database.
     #[error("another program has {} open", .0.display())]
     InUse(PathBuf),
     /// Versions have no room for another epoch.
     #[error(transparent)]
     NoEpochLeft(#[from] NoEpochLeft),
-    /// Whoever asked for the copy has changed their mind.
+    /// The caller stopped the copy.
     #[error("interrupted")]
     Interrupted,
     /// A database cannot be opened.
@@ -66,15 +66,15 @@ pub enum CopyError {
     Sqlite(#[from] rusqlite::Error),
 }
 
-/// Bytes that are copied between two looks at whether to go on.
+/// Bytes that are copied between two progress reports.
 const STEP_BYTES: i32 = 4 << 20;
 
-/// Copies the database `from` into the file `to`, as of one moment; gives its size in bytes.
+/// Copies a snapshot of the database `from` into the file `to`; returns its size in bytes.
 ///
-/// - Beside a running server, however much it writes: the copy is of the moment at which it began.
-/// - `to` appears complete and on the disk, or not at all. Until then `to` with `.partial` grows; what an
-///   interrupted run left of it is written over.
-/// - The copy is one file without a log beside it, and readable by whoever can read the database.
+/// - It works while a server runs, however much it writes. The copy shows the moment at which it began.
+/// - `to` appears complete and durable, or not at all. Until then the copy grows in `to` with `.partial`;
+///   leftovers of an interrupted run are overwritten.
+/// - The copy is one file without a log. Whoever can read the database can read the copy.
 pub fn backup(
     from: &Path,
     to: &Path,
@@ -99,7 +99,7 @@ pub fn backup(
         return Err(CopyError::NotOurs(from.to_owned()));
     }
     let partial = match Partial::claim(partial.clone(), Some(from)) {
-        // Whoever may read the database may keep a copy of it.
+        // A user who may read the database may keep a copy of it.
         Err(CopyError::Open(OpenError::Foreign { .. })) => Partial::claim(partial, None)?,
         claimed => claimed?,
     };
@@ -108,10 +108,10 @@ pub fn backup(
     partial.keep_as(to, Some(from))
 }
 
-/// Opens a database that is there, to read it whole.
+/// Opens an existing database to read all of it.
 pub(super) fn open(path: &Path, busy_wait: Duration) -> Result<Connection, OpenError> {
     let in_file = |error| OpenError::of(path, &error);
-    // Not read-only: whoever comes first to a write-ahead log has to write beside it.
+    // Not read-only: the first connection to a write-ahead log has to write a file beside it.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(in_file)?;
     prepare(&conn, busy_wait).map_err(in_file)?;
@@ -119,16 +119,16 @@ pub(super) fn open(path: &Path, busy_wait: Duration) -> Result<Connection, OpenE
     Ok(conn)
 }
 
-/// Copies what `source` holds now into the empty file `to`; gives it opened.
+/// Copies a snapshot of `source` into the empty file `to`; returns it opened.
 pub(super) fn copy(source: &Connection, to: &Path, each: CopySink<'_>) -> Result<Connection, CopyError> {
-    // The backup starts anew whenever another process has written between two of its steps, for ever on a
-    // busy server. With a transaction open on the connection that it reads by, it stays in that snapshot.
+    // SQLite restarts a backup whenever another process has written between two of its steps, which never
+    // ends on a busy server. A transaction on the reading connection keeps it in one snapshot.
     let snapshot = source.unchecked_transaction()?;
     snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     let page_bytes: i32 = snapshot.pragma_query_value(None, "page_size", |row| row.get(0))?;
 
     let mut copy = Connection::open(to)?;
-    // Nobody needs half a copy: it is made durable as a whole, at the end.
+    // Half a copy is useless: it is made durable as a whole, at the end.
     copy.pragma_update(None, "synchronous", "OFF")?;
     let backup = Backup::new(source, &mut copy)?;
     loop {
@@ -150,25 +150,25 @@ pub(super) fn copy(source: &Connection, to: &Path, each: CopySink<'_>) -> Result
     }
     drop(backup);
     drop(snapshot);
-    // The header came along, and says that there is a write-ahead log.
+    // The copied header declares a write-ahead log.
     copy.pragma_update(None, "journal_mode", "DELETE")?;
     Ok(copy)
 }
 
-/// A file that is being written; no other process does so at the same time. Dropped, it is deleted.
+/// A file that is being written, locked against other processes. Dropping it deletes the file.
 pub(super) struct Partial {
     pub path: PathBuf,
-    /// Locked.
+    /// The file, locked.
     file: File,
     kept: bool,
 }
 
 impl Partial {
-    /// Makes the file, or takes over what an interrupted run left of it, and gives it to whom `like` belongs to.
+    /// Creates the file, or reuses what an interrupted run left, and gives it the owner of `like`.
     pub fn claim(path: PathBuf, like: Option<&Path>) -> Result<Self, CopyError> {
         let failed = |error| OpenError::Beside { path: path.clone(), error };
         let mut options = OpenOptions::new();
-        // It will hold what tokens and passwords are checked by.
+        // The file will hold the hashes of tokens and passwords.
         let options = options.write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(&path).map_err(failed)?;
         match file.try_lock() {
@@ -183,15 +183,15 @@ impl Partial {
             Some(like) => give(file, path, like)?,
             None => give_new(file, path).map_err(|error| OpenError::Beside { path: path.clone(), error })?,
         }
-        // What an older release left may be readable by others.
+        // A file of an older release may be readable by others.
         let failed = |error| OpenError::Beside { path: path.clone(), error };
         file.set_permissions(Permissions::from_mode(MODE)).map_err(failed)?;
-        remove(&beside(path, "-journal"))?; // or it would be rolled back into the new copy
+        remove(&beside(path, "-journal"))?; // otherwise it would be rolled back into the new copy
         remove(&beside(path, "-wal"))?;
         Ok(partial)
     }
 
-    /// Makes the file durable, as readable as `like`, and gives it its name; gives its size in bytes.
+    /// Makes the file durable and as readable as `like`, and renames it; returns its size in bytes.
     pub fn keep_as(mut self, name: &Path, like: Option<&Path>) -> Result<u64, CopyError> {
         let failed = |error| OpenError::Beside { path: self.path.clone(), error };
         if let Some(like) = like {
@@ -210,20 +210,20 @@ impl Drop for Partial {
     fn drop(&mut self) {
         if !self.kept {
             for suffix in ["", "-journal", "-wal", "-shm"] {
-                let _ = std::fs::remove_file(beside(&self.path, suffix)); // the next run writes over it
+                let _ = std::fs::remove_file(beside(&self.path, suffix)); // the next run overwrites it
             }
         }
     }
 }
 
-/// A name is on the disk once its folder is.
+/// A file's name is durable once its folder is synced.
 pub(super) fn sync_folder_of(path: &Path) -> Result<(), OpenError> {
     let folder = folder_of(path);
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|error| OpenError::Beside { path: folder.to_owned(), error })
 }
 
-/// Whether both paths lead to one file.
+/// Whether both paths lead to the same file.
 pub(super) fn is_same(one: &Path, other: &Path) -> bool {
     match (one.metadata(), other.metadata()) {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),

@@ -17,14 +17,14 @@ const STATES: &str =
       past_conflicts, past_answers, past_version, owner FROM rollcall_owner
     WHERE owner > ?1 ORDER BY owner LIMIT ?2";
 
-// By key order SQLite would read every row of the owner, to have the groups sorted.
+// In key order SQLite would read every row of the owner to sort the groups.
 const TOMBSTONES: &str = "SELECT tbl, count(*) FROM rollcall_ledger INDEXED BY rollcall_ledger_tombstones
     WHERE owner = (SELECT id FROM rollcall_owner WHERE owner = ?1) AND deleted = 1 GROUP BY tbl";
 
 const ACKNOWLEDGED: &str = "SELECT device, version, at FROM rollcall_ack
     WHERE owner = (SELECT id FROM rollcall_owner WHERE owner = ?1)";
 
-/// Where the newest time is looked for, and how many milliseconds one of its units has.
+/// The columns that may hold the newest time, and the milliseconds of one of its units.
 const TIMES: [(&str, i64); 5] = [
     ("SELECT max(day) FROM rollcall_day", Timestamp::DAY_MS),
     ("SELECT max(at) FROM rollcall_ack", 1),
@@ -40,7 +40,7 @@ impl Census for Sqlite {
 
     fn totals(&self) -> StorageResult<Totals> {
         self.connections.reading(|conn| {
-            let conn = conn.transaction().map_err(failed)?; // one moment for both
+            let conn = conn.transaction().map_err(failed)?; // one snapshot for both
             let count = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(i64::cast_unsigned);
             let mut totals = conn
                 .prepare_cached(TOTALS)
@@ -141,8 +141,8 @@ mod tests {
     use super::*;
     use crate::migrate::migrate;
 
-    /// Goal: a console that is left open costs little. Method: the plans of what it asks; only the totals, which are
-    /// kept for a while, may read every owner.
+    /// Goal: a console that stays open costs little. Method: the plans of its statements; only the totals,
+    /// which are cached, may read every owner.
     #[test]
     fn what_is_asked_of_one_owner_reads_one_owner() {
         let mut conn = Connection::open_in_memory().unwrap();
@@ -154,7 +154,7 @@ mod tests {
             assert!(!steps.is_empty());
             for step in steps {
                 assert!(!step.contains("SCAN"), "{step}\n{sql}");
-                // Its groups are the tables: a few.
+                // Its groups are the tables, which are few.
                 let covering = !step.contains("rollcall_ledger") || step.contains("COVERING INDEX");
                 assert!(covering, "{step}\n{sql}");
             }

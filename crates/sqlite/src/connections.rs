@@ -20,43 +20,45 @@ use rollcall_core::storage::accounts::{AccountStore, Device, Sighting, TokenHash
 use rollcall_core::storage::gate::Gate;
 use rollcall_core::storage::{EngineObserver, OwnerState, StorageError, StorageResult, not_run};
 
-/// The connections to one SQLite file: one that writes, a pool that reads.
+/// The connections to one SQLite file: one for writing, a pool for reading.
 pub struct Connections {
-    /// SQLite admits one writer, so requests queue here and not inside SQLite, where they would poll.
+    /// SQLite allows one writer. So writers queue here and not inside SQLite, where they would poll.
     writer: Writer<OwnerJob>,
     readers: r2d2::Pool<SqliteConnectionManager>,
-    /// What reads an owner's rows comes through here, so that the pool always has some for accounts and tokens.
+    /// Reads of an owner's rows pass this gate, so that the pool always has connections for accounts and
+    /// tokens.
     gate: Gate,
-    /// Taken before the file was opened, for the server that it is opened for.
+    /// Locks the file for the server that opened it.
     pub(super) served: Option<Served>,
 }
 
-/// Connections for accounts and tokens alone, if nothing else is said.
+/// Connections that only accounts and tokens may use, by default.
 const FOR_ACCOUNTS: u32 = 2;
 
 /// Earlier libraries can corrupt a database in WAL mode (the WAL-reset race, fixed in 3.51.3).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 
-/// Statements that a connection keeps ready; a schema of 100 tables needs about 500.
+/// Statements that a connection keeps prepared; a schema of 100 tables needs about 500.
 const STATEMENTS_CACHED: usize = 512;
 
-/// How much of the database the writer remembers. By default 2 MB, less than one group of jobs changes: pages that
-/// do not fit are written to the log before the COMMIT, and once more at it.
+/// The page cache of the writer. The default of 2 MB is less than one group of jobs changes: pages that do
+/// not fit are written to the log before the COMMIT, and again at the COMMIT.
 const WRITER_CACHE_KIB: i64 = 16_384;
 
-/// The log is moved into the database once it has so many pages, 16 MB. That costs two fsyncs and a write for each
-/// page that changed, however often it did: `cargo run --release --example layouts log` has the figures.
+/// The log is moved into the database once it has this many pages, 16 MB. That costs two fsyncs and a write
+/// for each changed page, however often it changed: `cargo run --release --example layouts log` has the
+/// figures.
 const LOG_PAGES: i64 = 4_000;
 
-/// How much of the log's file is kept for the next rows once it was moved into the database, bytes: four times what
-/// it grows to on a quiet machine.
+/// How much of the log's file is kept after it was moved into the database, bytes: four times its usual size
+/// on a quiet machine.
 const LOG_BYTES_KEPT: i64 = 4 * LOG_PAGES * 4_096;
 
 impl Connections {
-    /// Opens the file for the one server that it may have, as [`Self::open`] does; `mode` is that of its files.
+    /// Opens the file for its one server, like [`Self::open`]; `mode` is the mode of its files.
     ///
-    /// - `for_accounts`: connections beside those for rows, for accounts and tokens alone.
-    /// - Errors: also [`OpenError::Served`], before the file is looked into.
+    /// - `for_accounts`: additional connections that only accounts and tokens use.
+    /// - Errors: also [`OpenError::Served`], before the file is read.
     pub fn open_to_serve(
         path: &Path,
         mode: u32,
@@ -67,17 +69,17 @@ impl Connections {
         let path = &resolved(path);
         let served = Served::lock(path, mode)?;
         let opened = Self::open_with(path, busy_wait, readers_max, for_accounts)?;
-        // Not before: a file that is no database of ours keeps its mode.
+        // Only now: a file that is not a database of rollcall keeps its mode.
         file::set_mode(path, mode);
         Ok(Self { served: Some(served), ..opened })
     }
 
-    /// Opens the file, makes it if it is not there, and brings rollcall's own tables up to date.
+    /// Opens or creates the file, and brings rollcall's own tables up to date.
     ///
-    /// - By a symbolic link it opens what the link leads to; a file with two names is refused.
-    /// - A new file can be read and written by its owner alone, in any umask.
-    /// - `busy_wait`: how long a writer waits for its turn, a reader for a connection.
-    /// - Errors: [`OpenError`] says what to do about it.
+    /// - A symbolic link is followed; a file with two names is refused.
+    /// - A new file can be read and written by its owner only, whatever the umask.
+    /// - `busy_wait`: how long a writer waits for its turn, and a reader for a connection.
+    /// - Errors: [`OpenError`] contains the remedy.
     pub fn open(path: &Path, busy_wait: Duration, readers_max: u32) -> Result<Self, OpenError> {
         Self::open_with(path, busy_wait, readers_max, FOR_ACCOUNTS)
     }
@@ -94,8 +96,8 @@ impl Connections {
         let path = &resolved(path);
         file::has_one_name(path)?;
         if !path.exists() {
-            // SQLite would make it with the mode of the umask. It gives its files beside it the mode and the owner of
-            // this one. Where it cannot be made, SQLite's own error is as good.
+            // SQLite would create the file with the mode of the umask. It gives its other files the mode and
+            // the owner of this one. If the file cannot be created, SQLite's own error is good enough.
             let _ = file::make(path, file::MODE);
         }
         let in_file = |error| OpenError::of(path, &error);
@@ -117,12 +119,12 @@ impl Connections {
         Ok(Self { writer: Writer::new(writer, busy_wait), readers, gate, served: None })
     }
 
-    /// Opens a file that is there, only to look at it.
+    /// Opens an existing file for inspection.
     pub fn look(path: &Path, busy_wait: Duration) -> Result<Connection, OpenError> {
         let path = &resolved(path);
         file::has_one_name(path)?;
         let in_file = |error| OpenError::of(path, &error);
-        // A connection that could not write would leave the files behind that it makes beside the database.
+        // A read-only connection would leave behind the files that it creates beside the database.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags).map_err(in_file)?;
         prepare(&conn, busy_wait).map_err(in_file)?;
@@ -131,7 +133,7 @@ impl Connections {
         Ok(conn)
     }
 
-    /// Works with the connection that writes before anyone else does.
+    /// Uses the writing connection before anyone else can.
     pub(super) fn preparing<T>(
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, OpenError>,
@@ -152,12 +154,12 @@ impl Connections {
         })
     }
 
-    /// Works with the connection that writes, outside of any transaction.
+    /// Uses the writing connection outside of any transaction.
     pub(super) fn outside<T>(&self, work: impl FnOnce(&mut Connection) -> T) -> StorageResult<T> {
         self.writer.outside(work)
     }
 
-    /// Works within a transaction of its own.
+    /// Runs work in a transaction of its own.
     fn writing<T>(&self, mut work: impl FnMut(&Connection) -> rusqlite::Result<T>) -> StorageResult<T> {
         let mut result = None;
         self.writer.run_alone(None, &mut |conn| {
@@ -167,12 +169,12 @@ impl Connections {
         result.ok_or_else(not_run)
     }
 
-    /// Works for an owner, as [`Self::writing`] does.
+    /// Runs work of an owner in a transaction of its own.
     pub(super) fn writing_for(&self, owner: Owner, work: Work<'_>) -> StorageResult<()> {
         self.writer.run_alone(Some(owner), work)
     }
 
-    /// The connection that writes, and the queue for it.
+    /// The writing connection and its queue.
     pub(super) fn writer(&self) -> &Writer<OwnerJob> {
         &self.writer
     }
@@ -181,29 +183,29 @@ impl Connections {
         &self.writer.owner_states
     }
 
-    /// What is known of an owner without a transaction, and not old.
+    /// An owner's current state, if it is known without a transaction.
     pub(super) fn known_state(&self, owner: Owner) -> Option<OwnerState> {
         self.writer.known_state(owner)
     }
 
-    /// Lets at most so many writers wait; further ones are refused.
+    /// Sets how many writers may wait; further ones are refused.
     #[must_use]
     pub fn queueing(mut self, writers_max: usize) -> Self {
         self.writer.queue_max = writers_max;
         self
     }
 
-    /// Writes down beside the database how many writes there have been.
+    /// Starts to record the number of writes beside the database.
     pub(super) fn note_past(&mut self, past: Beside) {
         self.writer.note_past(past);
     }
 
-    /// Counts commits, and who waits for them.
+    /// Sets the observer of commits and of the queue.
     pub(super) fn observe(&mut self, observer: Arc<dyn EngineObserver>) {
         self.writer.observer = observer;
     }
 
-    /// Works with a connection that reads, for as long as it takes.
+    /// Uses a reading connection.
     pub(super) fn reading<T>(
         &self,
         work: impl FnOnce(&mut Connection) -> StorageResult<T>,
@@ -212,7 +214,7 @@ impl Connections {
         self.looking_up(work)
     }
 
-    /// Looks up an account, a token or an installation: who makes a request. It waits for no long read.
+    /// Looks up an account, a token or an installation. It does not wait for long reads.
     pub(super) fn looking_up<T>(
         &self,
         work: impl FnOnce(&mut Connection) -> StorageResult<T>,
@@ -268,19 +270,19 @@ impl AccountStore for Connections {
     }
 }
 
-/// What a connection needs that writes, beside what every one needs.
+/// Settings of a writing connection, in addition to those of every connection.
 pub fn prepare_writer(conn: &Connection) -> rusqlite::Result<()> {
-    // FULL: an acknowledged write is on the disk.
+    // FULL makes an acknowledged write durable.
     conn.pragma_update(None, "journal_mode", "WAL")?;
     let synchronous = if broken::is("synchronous_normal") { "NORMAL" } else { "FULL" };
     conn.pragma_update(None, "synchronous", synchronous)?;
     conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
-    // A log that had to grow, since another program read for long, gives the disk back once that has ended.
+    // If another program reads for long, the log grows. This limit frees its disk space afterwards.
     conn.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
     conn.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)
 }
 
-/// What every connection needs, since SQLite remembers none of it in the file.
+/// Settings of every connection, since SQLite stores none of them in the file.
 pub(super) fn prepare(conn: &Connection, busy_wait: Duration) -> rusqlite::Result<()> {
     conn.busy_timeout(busy_wait)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);

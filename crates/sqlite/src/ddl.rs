@@ -1,10 +1,11 @@
-//! How declared tables are written in SQL. Every name is quoted; no value stands in a text.
+//! Writes the declared tables as SQL. Every name is quoted; no value is part of a statement.
 
 use rollcall_core::model::{Precision, Timestamp, Value};
 use rollcall_core::schema::{Column, ColumnType, DefaultValue, Schema, Table};
 use rollcall_core::storage::plan::quoted;
 
-/// A column with its SQL type. No `NOT NULL`: the server sees to `required`, which may be taken back.
+/// A column with its SQL type. It has no `NOT NULL`: the server checks `required`, which may be removed
+/// again.
 pub(super) fn column(name: &str, kind: ColumnType) -> String {
     let name = quoted(name);
     match kind {
@@ -20,7 +21,7 @@ pub(super) fn column(name: &str, kind: ColumnType) -> String {
 
 /// A table with its owner, its key, `columns` (as [`column`] writes them) and the declared references.
 ///
-/// The owner leads every key, so that two owners may hold the same UUID and neither learns of the other.
+/// The owner comes first in every key, so two owners may hold the same UUID, and neither learns of the other.
 pub(super) fn create_table(schema: &Schema, table: &Table, columns: &[String]) -> String {
     let (owner, key) = (quoted(&table.owner_column), quoted(&table.key));
     let mut parts = vec![
@@ -29,8 +30,8 @@ pub(super) fn create_table(schema: &Schema, table: &Table, columns: &[String]) -
     ];
     parts.extend_from_slice(columns);
     parts.push(format!("PRIMARY KEY ({owner}, {key})"));
-    // Rows of one table may refer to each other in any order, so SQLite looks at COMMIT. The pragma that says the
-    // same would have it parse every statement anew in each transaction.
+    // Rows of one table may refer to each other in any order, so SQLite checks at COMMIT. The pragma with the
+    // same effect would make it parse every statement again in each transaction.
     for (at, to) in table.references() {
         let parent = schema.at(to);
         parts.push(format!(
@@ -44,13 +45,12 @@ pub(super) fn create_table(schema: &Schema, table: &Table, columns: &[String]) -
     format!("CREATE TABLE {} (\n  {}\n) STRICT", quoted(&table.name), parts.join(",\n  "))
 }
 
-/// The name of the index that finds the rows referring to a parent. No declared name holds a dot, so
-/// that no two columns share an index.
+/// The name of the index over a reference. Declared names contain no dot, so no two columns share an index.
 pub(super) fn reference_index(table: &str, column: &str) -> String {
     format!("rollcall_ref_{table}.{column}")
 }
 
-/// The index behind one reference: without it each deletion of a parent reads the whole table.
+/// The index over one reference: without it each deletion of a parent reads the whole table.
 pub(super) fn create_index(table: &Table, column: &Column) -> String {
     format!(
         "CREATE INDEX {} ON {} ({}, {})",
@@ -61,7 +61,7 @@ pub(super) fn create_index(table: &Table, column: &Column) -> String {
     )
 }
 
-/// What a default puts into rows that are there already.
+/// Fills a default into existing rows.
 pub(super) fn fill(
     kind: ColumnType,
     default: &DefaultValue,

@@ -13,10 +13,10 @@ pub(super) const PUT: &str = "INSERT INTO rollcall_delete_window \
      ON CONFLICT (owner, device, tbl) DO UPDATE SET began = excluded.began, version = excluded.version, \
      live_rows = excluded.live_rows, deletes = excluded.deletes";
 pub(super) const FORGET: &str = "DELETE FROM rollcall_delete_window WHERE owner = ?1 AND device = ?2";
-/// A purge's: the few of an owner are read for it.
+/// For a purge, which reads the few windows of an owner.
 pub(super) const FORGET_OLD: &str = "DELETE FROM rollcall_delete_window WHERE owner = ?1 AND began < ?2";
 
-/// The windows of a device; those of tables that are no longer declared are passed over.
+/// The windows of a device; those of tables that are no longer declared are skipped.
 pub(super) fn windows(
     conn: &Connection,
     schema: &Schema,

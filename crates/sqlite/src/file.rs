@@ -1,4 +1,4 @@
-//! The database as a file: its one name, who may read it, whom it belongs to, and who serves it.
+//! The database as a file: its name, its mode, its owner, and the lock of its server.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -8,32 +8,33 @@ use std::time::{Duration, Instant};
 
 use super::OpenError;
 
-/// Who may read and write a new file: its owner alone. The database holds what passwords and tokens are checked by.
+/// The mode of a new file: only its owner reads and writes it. The database holds the hashes of passwords and
+/// tokens.
 pub const MODE: u32 = 0o600;
 
-/// What a restore calls the database that it replaced, before the time.
+/// The suffix that a restore gives to the database that it replaced, before the time.
 pub(super) const BEFORE_RESTORE: &str = ".before-restore-";
 
-/// A server that is just ending, or a process that was just started from one, has the lock a moment longer.
+/// A server that is just ending, or a process that it has just started, holds the lock a moment longer.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 
-/// How many symbolic links may lead to a file that is not there yet, as systems bound it.
+/// How many symbolic links may lead to a file that does not exist yet, as systems limit it.
 const LINKS_MAX: usize = 40;
 
-/// The file with something appended to its name.
+/// The path with a suffix.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// The file's own name, behind all symbolic links. SQLite names the files beside the database by it, and so do we:
-/// by two names of one file two servers would have two logs.
+/// The file's path after all symbolic links. SQLite names the files beside the database by it, and so does
+/// this crate: with two names for one file two servers would have two logs.
 pub(super) fn resolved(path: &Path) -> PathBuf {
     if let Ok(real) = path.canonicalize() {
         return real;
     }
-    // Nothing is there yet, or a link to nothing.
+    // The path does not exist yet, or is a link to a missing file.
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
         let Ok(target) = std::fs::read_link(&path) else { break };
@@ -50,8 +51,8 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Refuses a file that has two names, since SQLite would keep a log under each of them, and neither would know of the
-/// other's rows.
+/// Refuses a file with two names, since SQLite would keep a log under each of them, and neither would contain
+/// the rows of the other.
 pub(super) fn has_one_name(path: &Path) -> Result<(), OpenError> {
     match path.metadata() {
         Ok(file) if file.is_file() && file.nlink() > 1 => {
@@ -61,11 +62,11 @@ pub(super) fn has_one_name(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Makes an empty file unless one is there, with this mode in any umask.
+/// Creates an empty file with this mode, whatever the umask, unless the file exists.
 ///
-/// What `root` makes belongs to whom the folder belongs to: it is made for a server that runs as somebody else.
+/// If `root` creates it, it gets the folder's owner, because the server runs as another user.
 pub(super) fn make(path: &Path, mode: u32) -> io::Result<()> {
-    // Owner alone until it is known whose it is.
+    // Only the owner may read it until its final owner is known.
     let made = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path);
     let file = match made {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
@@ -75,10 +76,10 @@ pub(super) fn make(path: &Path, mode: u32) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))
 }
 
-/// Gives a new file that `root` has made to whom its folder belongs to.
+/// Gives a new file that `root` created to its folder's owner.
 pub(super) fn give_new(file: &File, path: &Path) -> io::Result<()> {
     let folder = folder_of(path).metadata()?;
-    // Everybody makes files in a folder such as /tmp.
+    // Every user creates files in a folder such as /tmp.
     if is_root() && folder.mode() & 0o1000 == 0 {
         fchown(file, Some(folder.uid()), Some(folder.gid()))
     } else {
@@ -86,7 +87,7 @@ pub(super) fn give_new(file: &File, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives a file of ours to whom `like` belongs to.
+/// Gives a file to the owner of `like`.
 ///
 /// Errors: [`OpenError::Foreign`] if this user may not do so.
 pub(super) fn give(file: &File, path: &Path, like: &Path) -> Result<(), OpenError> {
@@ -98,22 +99,23 @@ pub(super) fn give(file: &File, path: &Path, like: &Path) -> Result<(), OpenErro
     }
     match fchown(file, Some(like_file.uid()), Some(like_file.gid())) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            // A group that this user is not in is no reason to refuse: `as_readable_as` leaves the group out then.
+            // A group without this user is no reason to refuse: `as_readable_as` then leaves the group out.
             if ours.uid() == like_file.uid() { Ok(()) } else { Err(foreign(like, like_file.uid())) }
         }
         given => given.map_err(failed),
     }
 }
 
-/// Gives a file the mode of another one, which may be gone. A group that is not the other's may read nothing.
+/// Gives a file the mode of another one, which may be missing. A group that differs from the other's may read
+/// nothing.
 pub(super) fn as_readable_as(file: &File, like: &Path) -> io::Result<()> {
     let Ok(like) = like.metadata() else { return Ok(()) };
     let group = if file.metadata()?.gid() == like.gid() { 0o777 } else { 0o707 };
     file.set_permissions(Permissions::from_mode(like.mode() & group))
 }
 
-/// Whether a file belongs to somebody else than this process runs as, who may not be `root`: then that is why it
-/// cannot be read or written.
+/// An error if a file belongs to another user than this process, unless the process runs as `root`: then this
+/// is why it cannot be read or written.
 pub(super) fn belongs_to_another(path: &Path) -> Option<OpenError> {
     let file = path.metadata().ok()?;
     let is_foreign = !is_root() && file.uid() != uzers::get_effective_uid();
@@ -129,13 +131,13 @@ fn is_root() -> bool {
     uzers::get_effective_uid() == 0
 }
 
-/// The name of a user where the system has one.
+/// The name of a user, if the system knows one.
 fn user_name(id: u32) -> String {
     let user = uzers::get_user_by_uid(id);
     user.map_or_else(|| format!("user {id}"), |user| user.name().to_string_lossy().into_owned())
 }
 
-/// Gives the database, the files beside it and what restores kept of it this mode; one log line says what it was.
+/// Gives this mode to the database, the files beside it, and what restores kept of it; logs the old mode.
 pub(super) fn set_mode(path: &Path, mode: u32) {
     let mut files: Vec<PathBuf> =
         ["", "-wal", "-shm", ".lock", ".past"].map(|suffix| beside(path, suffix)).into();
@@ -169,8 +171,8 @@ fn kept_by_restores(path: &Path) -> Vec<PathBuf> {
     entries.filter(|entry| is_kept(&entry.file_name())).map(|entry| entry.path()).collect()
 }
 
-/// A restore that was killed may have left a second name of the database, which is of no use: the database is still
-/// there by its first one.
+/// Deletes the second name of the database that a killed restore may have left. The database still exists
+/// under its first name.
 fn drop_name_of_killed_restore(path: &Path) -> io::Result<()> {
     let is = path.metadata()?;
     for kept in kept_by_restores(path) {
@@ -182,21 +184,22 @@ fn drop_name_of_killed_restore(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Held by the one process that serves a database; the system frees it when the process ends, however it ends.
+/// The lock of the one process that serves a database. The system releases it when the process ends.
 #[derive(Debug)]
 pub(super) struct Served {
     /// The file beside the database, locked.
     _by_name: File,
-    /// The database itself, locked, so that no other name of it leads to a second server. Closed only after SQLite
-    /// has closed its own handles: the system drops a process's locks of a file when it closes any handle of it.
+    /// The database itself, locked, so that no other name of it leads to a second server. It is closed only
+    /// after SQLite has closed its own handles: the system releases a process's locks of a file when the
+    /// process closes any handle of it.
     _by_inode: Option<File>,
 }
 
 impl Served {
-    /// Takes the lock, and makes the database if it is not there.
+    /// Takes the lock, and creates the database if it does not exist.
     ///
     /// - `path` is [`resolved`].
-    /// - Errors: [`OpenError::Served`] if another process has it.
+    /// - Errors: [`OpenError::Served`] if another process holds it.
     pub fn lock(path: &Path, mode: u32) -> Result<Self, OpenError> {
         let by_name = Self::lock_name(path)?;
         make(path, mode).map_err(|error| refusal(path, error))?;
@@ -205,27 +208,27 @@ impl Served {
         Ok(Self { _by_name: by_name, _by_inode: lock_inode(path)? })
     }
 
-    /// The same for a database that may be gone, replaced or deleted.
+    /// Takes the lock of a database that may be missing, replaced or deleted.
     pub fn lock_if_there(path: &Path) -> Result<Self, OpenError> {
         let by_name = Self::lock_name(path)?;
         let by_inode = if path.is_file() { lock_inode(path)? } else { None };
         Ok(Self { _by_name: by_name, _by_inode: by_inode })
     }
 
-    /// Locks the file beside the database alone.
+    /// Locks only the file beside the database.
     pub fn lock_name(path: &Path) -> Result<File, OpenError> {
         if path.is_dir() {
             return Err(OpenError::no_folder(path, ""));
         }
         let beside = beside(path, ".lock");
         make(&beside, MODE).map_err(|error| refusal(path, error))?;
-        // Root may have made it for a server that runs as somebody else; reading is enough to lock.
+        // Root may have created it for a server that runs as another user; reading is enough to lock it.
         let file = File::open(&beside).map_err(|error| refusal(path, error))?;
         lock(file, &beside, path)
     }
 }
 
-/// Locks the database itself. Elsewhere than on Linux such a lock would keep SQLite's own ones out.
+/// Locks the database itself. On other systems than Linux such a lock would keep SQLite's own locks out.
 fn lock_inode(path: &Path) -> Result<Option<File>, OpenError> {
     if !cfg!(target_os = "linux") {
         return Ok(None);
@@ -250,7 +253,7 @@ fn lock(file: File, path: &Path, database: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Why a file cannot be made or opened, as the person who runs the server can act on it.
+/// Why a file cannot be created or opened, in terms that an operator can act on.
 fn refusal(path: &Path, error: io::Error) -> OpenError {
     match error.kind() {
         ErrorKind::PermissionDenied => {

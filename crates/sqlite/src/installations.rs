@@ -18,7 +18,7 @@ pub(super) const ADD: &str = "INSERT INTO rollcall_installation \
 pub(super) const FORGET: &str = "DELETE FROM rollcall_installation WHERE owner = ?1 AND device = ?2";
 pub(super) const FORGET_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
      RETURNING octet_length(body) + octet_length(key) + 200";
-/// A purge's: the few of an owner are read for it.
+/// For a purge, which reads the few installations of an owner.
 pub(super) const FORGET_OLD: &str = "DELETE FROM rollcall_installation WHERE owner = ?1 AND seen_at < ?2";
 
 pub(super) fn counter(conn: &Connection, owner: i64, device: DeviceId) -> StorageResult<Option<u64>> {
@@ -46,7 +46,7 @@ pub(super) fn all(conn: &Connection, owner: i64) -> StorageResult<Vec<Installati
     found.collect::<Result<_, _>>().map_err(failed)
 }
 
-/// Writes one by [`RAISE`] or [`ADD`]; says whether it did.
+/// Writes an installation by [`RAISE`] or [`ADD`]; returns whether it was written.
 pub(super) fn put(conn: &Connection, sql: &str, owner: i64, one: &Installation) -> StorageResult<bool> {
     let rows = conn
         .prepare_cached(sql)
@@ -63,7 +63,7 @@ pub(super) fn put(conn: &Connection, sql: &str, owner: i64, one: &Installation) 
     Ok(rows == 1)
 }
 
-/// Returns how many bytes its kept answers took.
+/// Returns how many bytes its stored responses took.
 pub(super) fn forget(conn: &Connection, owner: i64, device: DeviceId) -> StorageResult<i64> {
     for sql in [FORGET, statements::FORGET_DEVICE, deletions::FORGET] {
         conn.prepare_cached(sql)

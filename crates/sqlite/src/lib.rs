@@ -47,33 +47,34 @@ use writer::Done;
 
 pub use backup::{CopyError, CopySink, CopyStep, backup};
 pub use connections::Connections;
-#[doc(hidden)] // for rollcall-bench, too
+#[doc(hidden)] // for rollcall-bench as well
 pub use connections::prepare_writer;
 pub use restore::{Restored, restore};
 pub use whole::SqliteWhole;
 
-/// An SQLite file that a server keeps its data in.
+/// An SQLite file with a server's data.
 pub struct Sqlite {
     connections: Arc<Connections>,
     schema: Arc<Schema>,
     statements: Arc<Statements>,
     first_fence: Fence,
-    /// The write-ahead log, which is not there before the first write.
+    /// The write-ahead log, which does not exist before the first write.
     log: PathBuf,
     /// Runs the small writes of all owners.
     writer: Option<JoinHandle<()>>,
-    /// Held while the server runs: a second one on the same file would give out the same fences, and by another name
-    /// of the file it would overwrite what this one acknowledged. The last field, since it outlasts the connections.
+    /// Locks the file while the server runs. A second server on the same file would give out the same fences,
+    /// and under another name of the file it would overwrite what this one acknowledged. This field comes
+    /// last, since it must outlive the connections.
     _served: Served,
 }
 
 /// Why an SQLite file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The library is one that can lose data.
+    /// The library is a version that can lose data.
     #[error("SQLite {0} is too old: 3.51.3 or later is needed")]
     SqliteTooOld(String),
-    /// The file cannot be opened, or is no SQLite database.
+    /// The file cannot be opened, or is not an SQLite database.
     #[error("cannot open the database {}: {reason}", .path.display())]
     File {
         /// The file.
@@ -81,10 +82,10 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Nothing can be written to the file, or beside it.
+    /// The file, or its folder, cannot be written.
     #[error("cannot write the database {}: the file, its folder or the disk is read-only", .0.display())]
     ReadOnly(PathBuf),
-    /// Another program is in a transaction that does not end.
+    /// Another program holds a transaction open.
     #[error("the database {} is locked by another program", .0.display())]
     Locked(PathBuf),
     /// The file has several names, and SQLite would keep a log under each of them.
@@ -98,7 +99,7 @@ pub enum OpenError {
         /// How many names it has.
         names: u64,
     },
-    /// The file is another user's.
+    /// The file belongs to another user.
     #[error(
         "the file {} belongs to {owner}, but this command runs as {user}: run it as {owner} (sudo -u {owner}), or as root",
         .path.display()
@@ -106,7 +107,7 @@ pub enum OpenError {
     Foreign {
         /// The file.
         path: PathBuf,
-        /// The user whom it belongs to.
+        /// The file's owner.
         owner: String,
         /// The user who runs this process.
         user: String,
@@ -116,13 +117,13 @@ pub enum OpenError {
     Beside {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// Another server has the file.
+    /// Another server uses the file.
     #[error("another server uses the database {} already", .0.display())]
     Served(PathBuf),
-    /// A newer release made tables that this one does not know.
+    /// A newer release created tables that this one does not know.
     #[error(
         "the database {} is from a newer release of rollcall ({done} migrations, this release knows {known})",
         .path.display()
@@ -135,7 +136,7 @@ pub enum OpenError {
         /// Migrations of this release.
         known: usize,
     },
-    /// Servers of an older release made the tables, and none of this release has seen them.
+    /// Servers of an older release created the tables, and none of this release has served them.
     #[error(
         "the database {} is no database of rollcall, or one of an older release; serve it with this release first",
         .0.display()
@@ -152,16 +153,16 @@ pub enum OpenError {
     /// The schema file and the tables in the database disagree.
     #[error("the schema does not fit the database, and to make it fit would lose data:\n{}", .0.join("\n"))]
     SchemaMismatch(Vec<String>),
-    /// No thread for writing.
+    /// The writer thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
-    /// No connection for reading.
+    /// No connection for reading can be opened.
     #[error("cannot open the database for reading: {0}")]
     Pool(r2d2::Error),
 }
 
 impl OpenError {
-    /// What SQLite's refusal of a file means to whoever runs the server.
+    /// Explains SQLite's refusal of a file to the operator.
     pub fn of(path: &Path, error: &rusqlite::Error) -> Self {
         let path = path.to_owned();
         match error.sqlite_error_code() {
@@ -180,7 +181,7 @@ impl OpenError {
         Self::no_folder(&path, &error.to_string())
     }
 
-    /// The file cannot be there; `otherwise` is why if its folder is.
+    /// The error of a path whose folder is missing, or `otherwise` if the folder exists.
     fn no_folder(path: &Path, otherwise: &str) -> Self {
         let folder = file::folder_of(path);
         let reason = match folder {
@@ -193,16 +194,16 @@ impl OpenError {
 }
 
 impl Sqlite {
-    /// Fences of a run begin above those of all earlier runs: at the second of its start times this, which
-    /// stays within 2^53. So they do even if an older copy of the file was put back.
+    /// Fences of a run begin above those of all earlier runs: at the run's start time in seconds, multiplied
+    /// by this. The product stays within 2^53. This holds even if an older copy of the file was put back.
     const FENCES_PER_S: u64 = 1 << 20;
 
-    /// Takes an opened file for a server: locks it, and makes its tables fit the schema.
+    /// Prepares an opened file for a server: locks it, and makes its tables fit the schema.
     ///
-    /// - `path`: the file that `connections` are open on.
-    /// - `now`: what rows get that are there already when a column with the default `now` is added.
-    /// - `observer`: what the engine reports its work to.
-    /// - Errors: [`OpenError`]; the file is then as it was.
+    /// - `path`: the file of `connections`.
+    /// - `now`: the value of existing rows when a column with the default `now` is added.
+    /// - `observer`: receives the engine's events.
+    /// - Errors: [`OpenError`]; the file is then unchanged.
     pub fn serve(
         path: &Path,
         mut connections: Connections,
@@ -240,8 +241,8 @@ impl Sqlite {
 }
 
 impl Sqlite {
-    /// What a server would make, add or refuse in the file. Nothing is changed: a file that is not there counts
-    /// as an empty one.
+    /// What a server would create, add or refuse in the file. Nothing is changed; a missing file counts as an
+    /// empty one.
     pub fn compare(path: &Path, schema: &Schema, busy_wait: Duration) -> Result<Plan, OpenError> {
         let in_file = |error| OpenError::of(path, &error);
         let conn = if path.exists() {
@@ -252,11 +253,11 @@ impl Sqlite {
         tables::plan(&conn, schema).map_err(in_file)
     }
 
-    /// Deletes a database with everything in it, unless a server uses it.
+    /// Deletes a database and all files that belong to it, unless a server uses it.
     pub fn remove(path: &Path) -> Result<(), OpenError> {
         let path = &resolved(path);
         let _lock = Served::lock_if_there(path)?;
-        // The database last: a log without its database would be taken for that of the next one.
+        // The database is deleted last: a log without its database would be applied to the next one.
         for suffix in ["-wal", "-shm", past::SUFFIX, ""] {
             let file = beside(path, suffix);
             match std::fs::remove_file(&file) {
@@ -273,7 +274,7 @@ impl Sqlite {
 impl Drop for Sqlite {
     fn drop(&mut self) {
         self.connections.writer().stop();
-        // What was the last to need the engine may be a job on this very thread.
+        // The last user of the engine may be a job on the writer thread itself.
         let writer = self.writer.take().filter(|writer| writer.thread().id() != std::thread::current().id());
         if writer.is_some_and(|writer| writer.join().is_err()) {
             tracing::error!("the thread that writes panicked");
@@ -281,21 +282,21 @@ impl Drop for Sqlite {
     }
 }
 
-/// Leaves everything in the one file, so that a copy of it is whole. SQLite does so when the last connection
-/// closes, but the pool may be opening one right then.
+/// Moves the log into the database, so that a copy of the one file is complete. SQLite does this when the
+/// last connection closes, but the pool may be opening one at that moment.
 fn leave_one_file(connections: &Connections) {
     let moved = connections
         .outside(|conn| conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0)));
     match moved.and_then(|moved| moved.map_err(failed)) {
         Ok(false) => {}
-        // Another program reads. Nothing is lost: the next one to open the file goes on from the log.
+        // Another program reads. Nothing is lost: the next one to open the file continues from the log.
         Ok(true) => tracing::info!("the write-ahead log stays, since another program uses the database"),
         Err(error) => tracing::warn!(%error, "the write-ahead log could not be moved into the database"),
     }
 }
 
-/// Makes the tables fit the schema; gives their numbers in the ledger, the second that this start counts as, and what is
-/// written down beside the database.
+/// Makes the tables fit the schema. Returns their numbers in the ledger, the second that this start counts
+/// as, and the record beside the database.
 fn prepare(
     conn: &mut Connection,
     path: &Path,
@@ -324,8 +325,8 @@ fn prepare(
     let (ids, start) = numbered().map_err(in_file)?;
     let past = Beside::begin(&transaction, path, left, now)?;
     transaction.commit().map_err(in_file)?;
-    // What savepoints may have to put back stays in memory from here on: even a job of five rows changes more than the
-    // 64 KiB that go into a file otherwise. Not before, since indexes were sorted.
+    // From here on, what savepoints may have to restore stays in memory: even a job of five rows changes more
+    // than the 64 KiB beyond which SQLite uses a file. It is set only now, since indexes were sorted before.
     conn.pragma_update(None, "temp_store", "MEMORY").map_err(in_file)?;
     for line in plan.describe() {
         tracing::info!("{line}");
@@ -379,13 +380,13 @@ impl Storage for Sqlite {
         })
     }
 
-    /// - Bounds: a commit of this process is known once it is durable; one of another process that writes to
-    ///   the file (`rollcall purge`, say) goes unnoticed for at most 10 ms.
+    /// - Bounds: a commit of this process is known once it is durable. A commit of another process that
+    ///   writes to the file (such as `rollcall purge`) goes unnoticed for at most 10 ms.
     fn known_state(&self, owner: Owner) -> Option<OwnerState> {
         self.connections.known_state(owner)
     }
 
-    /// Only the server that has the file moves versions, so there is nobody else to hear of.
+    /// Only this server changes versions, so there are no events of other servers.
     fn on_moved(&self, listener: VersionListener) {
         self.connections.owner_states().add_listener(listener);
     }
@@ -417,7 +418,7 @@ impl Storage for Sqlite {
     }
 }
 
-/// Runs work for an owner inside a transaction that is under way.
+/// Runs work of an owner inside an open transaction.
 fn run(
     conn: &Connection,
     schema: &Schema,
@@ -455,7 +456,7 @@ impl writer::Job for OwnerJob {
     }
 }
 
-/// What SQLite's failure means at the contract.
+/// Converts SQLite's error to that of the storage contract.
 fn failed(error: rusqlite::Error) -> StorageError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StorageError::Busy,

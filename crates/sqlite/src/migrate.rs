@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::OpenError;
 
-/// rollcall's own tables, step by step. A step that was released never changes.
+/// The migrations of rollcall's own tables. A released migration never changes.
 const STEPS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_accounts.sql"),
@@ -18,14 +18,14 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0010_past_bytes.sql"),
 ];
 
-/// Brings rollcall's own tables up to date, each step in a transaction of its own.
+/// Brings rollcall's own tables up to date, each migration in a transaction of its own.
 ///
-/// The count of steps is kept in a table and not in `user_version`, which belongs to whichever program
-/// shares the file.
+/// Their number is stored in a table and not in `user_version`, which belongs to the program that shares the
+/// file.
 pub(super) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let in_file = |error| OpenError::of(path, &error);
     loop {
-        // Whoever else starts on this file waits here, then finds the step done.
+        // Another process that starts on this file waits here, and then finds the migration done.
         let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(in_file)?;
         let done = done(&transaction, path)?;
         let Some(step) = STEPS.get(done) else { return Ok(()) };
@@ -39,14 +39,14 @@ pub(super) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OpenErro
     }
 }
 
-/// How many steps there are.
+/// How many migrations this release has.
 pub(super) fn migrations_known() -> usize {
     STEPS.len()
 }
 
-/// How many steps have run on a file: none if rollcall never saw it.
+/// How many migrations have run on a file: none if it is new to rollcall.
 ///
-/// Errors: [`OpenError::FromNewerRelease`] if they are more than this release knows.
+/// Errors: [`OpenError::FromNewerRelease`] if there are more than this release knows.
 pub(super) fn done(conn: &Connection, path: &Path) -> Result<usize, OpenError> {
     let read = || {
         let asked = "SELECT 1 FROM sqlite_schema WHERE name = 'rollcall_meta'";
@@ -67,8 +67,8 @@ pub(super) fn done(conn: &Connection, path: &Path) -> Result<usize, OpenError> {
 mod tests {
     use super::*;
 
-    /// Goal: a file of an earlier release is taken over with what is in it. Method: one of each step, with an
-    /// owner's row in it where it has the tables for one.
+    /// Goal: a file of an earlier release keeps its contents. Method: one file for each migration, with an
+    /// owner's row if it has the tables for one.
     #[test]
     fn files_of_earlier_releases_are_taken_over() {
         let dir = tempfile::tempdir().unwrap();
@@ -105,7 +105,7 @@ mod tests {
                     "SELECT concat(count(*)) FROM sqlite_schema s, pragma_foreign_key_list(s.name)
                     WHERE s.name IN ('rollcall_ledger', 'rollcall_digest', 'rollcall_day')";
                 assert_eq!(one(looked_up), "0");
-                // Nothing may be written to the schema as if it were a table any more.
+                // The schema table must not be writable any more.
                 assert!(conn.execute("UPDATE sqlite_schema SET sql = sql", []).is_err());
             }
         }

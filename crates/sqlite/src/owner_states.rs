@@ -1,4 +1,4 @@
-//! Owners' states in memory, so that "has anything changed?" is answered without the database.
+//! Caches owners' states, so that "has anything changed?" needs no database access.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -11,24 +11,24 @@ use rollcall_core::cache::Cache;
 use rollcall_core::model::{Owner, Version};
 use rollcall_core::storage::{OwnerState, VersionListener};
 
-/// Owners whose state is remembered: about 5 MB. A second's polls of a busy server are of fewer owners, and one
-/// that was pushed out costs one read.
+/// Owners whose state is cached: about 5 MB. The polls of one second concern fewer owners, and an evicted one
+/// costs one read.
 const OWNERS_MAX: usize = 32_768;
 
-/// How old the news may be that no other process has written. A look costs a few microseconds.
+/// How long a check of other processes' commits stays valid. A check costs a few microseconds.
 const OTHERS_UNSEEN: Duration = Duration::from_millis(10);
 
-/// States of owners as of their last commit.
+/// The states of owners as of their last commit.
 ///
-/// Before each COMMIT of this process the owners in it are forgotten, after it they are known anew; in between
-/// nobody vouches for them. Commits of other processes are noticed by `PRAGMA data_version` of the connection
-/// that writes, which moves for all commits but its own.
+/// Before each COMMIT of this process, the states of its owners are removed, and after it the new ones are
+/// added; in between the cache returns nothing for them. Commits of other processes are detected by `PRAGMA
+/// data_version` on the writing connection, which changes with every commit except its own.
 pub(super) struct OwnerStateCache {
     states: Mutex<States>,
     listeners: RwLock<Vec<VersionListener>>,
-    /// Whether a transaction of ours is open for writing: then no other process can commit.
+    /// Whether this process has a write transaction open. Then no other process can commit.
     alone: AtomicBool,
-    /// `PRAGMA data_version` at the last look, and when that was, in microseconds since `began`.
+    /// `PRAGMA data_version` at the last check, and the time of that check in microseconds since `began`.
     others: AtomicI64,
     looked_us: AtomicU64,
     began: Instant,
@@ -36,11 +36,11 @@ pub(super) struct OwnerStateCache {
 
 struct States {
     cache: Cache<Owner, OwnerState>,
-    /// Rises before each COMMIT and after it: odd while one is under way.
+    /// Incremented before each COMMIT and after it: odd while one is in progress.
     moves: u64,
 }
 
-/// A moment before a snapshot is taken.
+/// The number of changes before a snapshot is taken.
 #[derive(Clone, Copy)]
 pub(super) struct CacheStamp(u64);
 
@@ -60,9 +60,9 @@ impl OwnerStateCache {
         self.listeners.write().push(listener);
     }
 
-    /// What is known of an owner; `None` is nothing, or nothing that is surely not old.
+    /// An owner's state; `None` if it is unknown or may be outdated.
     ///
-    /// `look` asks for a look at the database, if the last one is too long ago.
+    /// `look` is called to check the database if the last check is too old.
     pub fn get(&self, owner: Owner, look: impl FnOnce()) -> Option<OwnerState> {
         if !self.is_fresh() {
             look();
@@ -74,7 +74,8 @@ impl OwnerStateCache {
     }
 
     fn is_fresh(&self) -> bool {
-        // In this order: a transaction that ends in between has noted its end as a look by then.
+        // The order matters: a transaction that ends between the two reads has recorded its end as a check
+        // before.
         self.alone.load(Ordering::SeqCst)
             || self.now_us().saturating_sub(self.looked_us.load(Ordering::SeqCst))
                 <= OTHERS_UNSEEN.as_micros() as u64
@@ -84,7 +85,7 @@ impl OwnerStateCache {
         self.began.elapsed().as_micros() as u64
     }
 
-    /// Looks whether another process has committed; `conn` is the connection that writes.
+    /// Checks whether another process has committed; `conn` is the writing connection.
     pub fn look(&self, conn: &Connection) -> rusqlite::Result<()> {
         let now = self.now_us();
         let others = conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
@@ -95,14 +96,14 @@ impl OwnerStateCache {
         Ok(())
     }
 
-    /// A transaction is open for writing: looks, and vouches for what is known until it ends.
+    /// A write transaction begins: checks once, after which the cache is valid until the transaction ends.
     pub fn begun(&self, conn: &Connection) -> rusqlite::Result<()> {
         self.look(conn)?;
         self.alone.store(true, Ordering::SeqCst);
         Ok(())
     }
 
-    /// The transaction is about to end, and other processes may write again.
+    /// The transaction is about to end, after which other processes may write.
     pub fn ending(&self) {
         if self.alone.load(Ordering::SeqCst) {
             self.looked_us.fetch_max(self.now_us(), Ordering::SeqCst);
@@ -110,15 +111,15 @@ impl OwnerStateCache {
         }
     }
 
-    /// To be said before a COMMIT: nobody vouches for these owners until [`Self::committed`].
+    /// Called before a COMMIT: nothing is returned for these owners until [`Self::committed`].
     pub fn committing(&self, owners: impl Iterator<Item = Owner>) {
         let mut states = self.states.lock();
         states.moves += 1;
         owners.for_each(|owner| states.cache.remove(&owner));
     }
 
-    /// To be said after each [`Self::committing`]; `moved` are the owners of a COMMIT that went well, and the
-    /// versions that they had before it.
+    /// Called after each [`Self::committing`]; `moved` are the owners of a successful COMMIT, and their
+    /// versions before it.
     pub fn committed(&self, moved: &[(Owner, Version, OwnerState)]) {
         let mut states = self.states.lock();
         states.moves += 1;
@@ -130,7 +131,7 @@ impl OwnerStateCache {
         for (owner, before, state) in moved {
             if *before != state.version {
                 for told in listeners.iter() {
-                    // A listener's fault is no reason to hold up writers.
+                    // A listener's panic must not stop the writer.
                     if catch_unwind(AssertUnwindSafe(|| told(*owner, state.version))).is_err() {
                         tracing::error!(%owner, "a listener panicked");
                     }
@@ -139,12 +140,13 @@ impl OwnerStateCache {
         }
     }
 
-    /// To be taken before a snapshot.
+    /// Taken before a snapshot.
     pub fn stamp(&self) -> CacheStamp {
         CacheStamp(self.states.lock().moves)
     }
 
-    /// Notes what a snapshot showed, unless it may be old: anything was committed since `stamp`, or is being.
+    /// Caches the state of a snapshot, unless it may be outdated because a commit happened since `stamp` or
+    /// is in progress.
     pub fn note(&self, stamp: CacheStamp, owner: Owner, state: OwnerState) {
         let mut states = self.states.lock();
         if states.moves == stamp.0 && stamp.0.is_multiple_of(2) && states.cache.get(&owner).is_none() {
@@ -154,7 +156,7 @@ impl OwnerStateCache {
 }
 
 impl States {
-    /// Clears the cache and invalidates all marks taken before.
+    /// Clears the cache and invalidates all stamps taken before.
     fn clear(&mut self) {
         self.cache.clear();
         self.moves += 2;

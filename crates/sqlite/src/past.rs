@@ -1,9 +1,10 @@
-//! Whether the database is the one that the last server left, or an earlier copy that was put in its place.
+//! Detects whether the database is the one that the last server left, or an earlier copy that replaced it.
 //!
-//! A copy that `rollcall restore` puts back begins a new epoch. One that comes back in another way, as a file that was
-//! copied over the database or as a snapshot, does not say so. Devices would take for deleted what it lacks. So each
-//! server draws a random mark when it starts, and keeps it in the database and in a file beside it, together with the
-//! number of writes so far. An earlier copy has an earlier mark, or fewer writes.
+//! A copy that `rollcall restore` puts back begins a new epoch. A copy that returns in another way, as a file
+//! copied over the database or as a snapshot, does not. Devices would treat the rows that it lacks as
+//! deleted. So each server draws a random mark when it starts, and stores it in the database and in a file
+//! beside it, together with the number of writes so far. An earlier copy has an earlier mark, or fewer
+//! writes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read as _};
@@ -17,25 +18,25 @@ use super::file::{self, beside};
 use rollcall_core::broken;
 use rollcall_core::model::{Timestamp, Version};
 
-/// What the name of the file beside the database ends in.
+/// The suffix of the file beside the database.
 pub(super) const SUFFIX: &str = ".past";
 
-/// What is known of a database's past.
+/// The record of a database's past.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Past {
-    /// Drawn when the last server started; 0 if no server has.
+    /// Drawn when the last server started; 0 if none has started.
     mark: i64,
     /// The mark before it.
     before: i64,
     epoch: u64,
-    /// How many writes all owners have had in this epoch.
+    /// The number of writes of all owners in this epoch.
     writes: u64,
     /// The second that the last start counts as: fences begin there.
     start: i64,
 }
 
 impl Past {
-    /// What the database says. Within the transaction that decides about it.
+    /// Reads the record in the database, within the transaction that decides about it.
     fn of(conn: &Connection) -> rusqlite::Result<Self> {
         let meta = "SELECT value FROM rollcall_meta WHERE name = ?1";
         let number = |name| conn.query_row(meta, [name], |row| row.get::<_, i64>(0)).optional();
@@ -51,7 +52,7 @@ impl Past {
         Ok(Self { mark: mark.unwrap_or_default(), before: 0, epoch, writes: writes.cast_unsigned(), start })
     }
 
-    /// What the file beside the database says; `None` if there is none, or if it cannot be read.
+    /// Reads the record beside the database; `None` if it is missing or cannot be read.
     pub fn beside(path: &Path) -> Result<Option<Self>, OpenError> {
         let name = beside(path, SUFFIX);
         let mut text = String::new();
@@ -63,7 +64,7 @@ impl Past {
         }
     }
 
-    /// The epoch that the last server was in.
+    /// The epoch of the last server.
     pub fn epoch(self) -> u64 {
         self.epoch
     }
@@ -73,7 +74,7 @@ impl Past {
         self.start
     }
 
-    /// One line of always the same length, so that it is written over in place and never torn.
+    /// One line of constant length, so that it can be overwritten in place and is never torn.
     fn line(self) -> String {
         let Self { mark, before, epoch, writes, start } = self;
         format!("rollcall {mark:020} {before:020} {epoch:05} {writes:020} {start:020}\n")
@@ -87,14 +88,14 @@ impl Past {
     }
 }
 
-/// Why a database is not the one that the last server left.
+/// Why a database is not the one that the last server left; `None` if it is.
 fn surprise(database: Past, left: Option<Past>) -> Option<&'static str> {
     match left {
         _ if broken::is("restore_unnoticed") => None,
-        // The first server of a release that keeps marks, or the first at all.
+        // The first server of a release that stores marks, or the first server at all.
         None if database.mark == 0 => None,
         None => Some("the file beside it, which says what the last server left, is missing"),
-        // `rollcall restore` was here, and begins an epoch above the one that was left.
+        // `rollcall restore` has begun an epoch above the stored one.
         Some(left) if database.epoch > left.epoch => None,
         Some(left) if database.epoch < left.epoch => Some("it is from before an epoch that has begun since"),
         Some(left) if database.mark != left.mark && database.mark != left.before => {
@@ -105,7 +106,7 @@ fn surprise(database: Past, left: Option<Past>) -> Option<&'static str> {
     }
 }
 
-/// What a server writes down beside its database while it runs.
+/// The record that a server keeps beside its database while it runs.
 pub(super) struct Beside {
     path: PathBuf,
     file: File,
@@ -114,8 +115,9 @@ pub(super) struct Beside {
 }
 
 impl Beside {
-    /// Looks whether the database is the one that the last server left; if not, begins a new epoch. Then draws a new
-    /// mark. Within the transaction of a server's start, which commits afterwards; until then either mark is right.
+    /// Checks whether the database is the one that the last server left, and begins a new epoch if not. Then
+    /// it draws a new mark. It runs in the transaction of a server's start, which commits afterwards; until
+    /// then both marks are valid.
     pub fn begin(
         conn: &Connection,
         path: &Path,
@@ -152,7 +154,8 @@ impl Beside {
         Ok(Self { path: name, file, past, failed: false })
     }
 
-    /// Takes down that so many writes are durable. It may lag behind the database, never the other way round.
+    /// Records how many writes are durable. The record may lag behind the database, but must never be ahead
+    /// of it.
     pub fn count(&mut self, writes: u64) {
         if writes == 0 || self.failed {
             return;

@@ -9,7 +9,7 @@ use rollcall_core::model::{Owner, RowKey, Version};
 use rollcall_core::storage::ledger::day;
 use rollcall_core::storage::{Forgetful, OwnerState, PurgeTerms, Purged, StorageResult};
 
-/// A purge names none of the application's tables, so a command does it without their schema.
+/// A purge uses none of the application's tables, so a command can run it without their schema.
 impl Forgetful for Connections {
     fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
         self.owners(after, owners_max)
@@ -47,8 +47,9 @@ impl Forgetful for Connections {
     }
 }
 
-/// Forgets what is old, and raises the horizon of `state` over the versions whose deletions are gone. The caller writes the
-/// state down in this very transaction: a reader either finds the tombstones or learns that its cursor has expired.
+/// Forgets old data, and raises the horizon of `state` over the versions whose deletions are forgotten. The
+/// caller writes the state in the same transaction: a reader either finds the tombstones or learns that its
+/// cursor has expired.
 pub(super) fn purge(
     conn: &Connection,
     owner: i64,
@@ -112,14 +113,14 @@ pub(super) fn purge(
     Ok(purged)
 }
 
-/// The last version whose tombstones are old enough and were seen by every device that lives.
+/// The last version whose tombstones are old enough and were read by every active device.
 fn forgettable(
     conn: &Connection,
     owner: i64,
     state: &OwnerState,
     terms: &PurgeTerms,
 ) -> StorageResult<Version> {
-    // What was written before the first day that counts as young is old; if nothing was since, all is.
+    // Versions before the first recent day are old; if no write happened since, all are.
     let old: Option<i64> = conn
         .prepare_cached(statements::VERSION_BEFORE_DAY)
         .map_err(failed)?
@@ -127,7 +128,7 @@ fn forgettable(
         .optional()
         .map_err(failed)?;
     let old = old.map_or(state.version, |version| Version(version.cast_unsigned()));
-    // A cursor below the horizon has expired: its device fetches everything, and holds nothing back.
+    // A cursor below the horizon has expired: its device fetches everything and needs no tombstones.
     let seen: Option<i64> = conn
         .prepare_cached(statements::ACKNOWLEDGED_BY_ALL)
         .map_err(failed)?

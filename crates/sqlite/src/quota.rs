@@ -1,4 +1,4 @@
-//! What an owner's past takes in SQLite, and how the oldest of it is forgotten.
+//! What an owner's past takes in SQLite, and how its oldest part is forgotten.
 
 use rusqlite::{Connection, Params, params};
 
@@ -7,20 +7,20 @@ use rollcall_core::model::Owner;
 use rollcall_core::storage::quota::{Past, PastBytes, enough, make_room};
 use rollcall_core::storage::{OwnerState, StorageResult};
 
-/// The oldest earlier states, and what each takes.
+/// The oldest earlier states, and their sizes.
 pub(super) const OLDEST_STATES: &str = "SELECT version, tbl, key, octet_length(columns) + 200 \
      FROM rollcall_history WHERE owner = ?1 ORDER BY version, tbl, key LIMIT ?2";
-/// All states up to one of those.
+/// Deletes all states up to one of them.
 pub(super) const FORGET_STATES: &str =
     "DELETE FROM rollcall_history WHERE owner = ?1 AND (version, tbl, key) <= (?2, ?3, ?4)";
 
-/// The oldest kept answers, and what each takes. Those of one owner are few, and sorted.
+/// The oldest stored responses, and their sizes. An owner has few, so they are sorted.
 const OLDEST_RESPONSES: &str = "SELECT device, key, octet_length(body) + octet_length(key) + 200 \
      FROM rollcall_answer WHERE owner = ?1 ORDER BY at, version LIMIT ?2";
 pub(super) const FORGET_RESPONSE: &str =
     "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 AND key = ?3";
 
-/// One statement a kind, each over all that an owner has of it.
+/// One statement for each kind, over all entries of an owner.
 pub(super) const COUNTS: [&str; 4] = [
     "SELECT count(*) FROM rollcall_ledger INDEXED BY rollcall_ledger_tombstones \
      WHERE owner = ?1 AND deleted = 1",
@@ -43,7 +43,8 @@ pub(super) fn count(conn: &Connection, owner: i64) -> rusqlite::Result<PastBytes
     })
 }
 
-/// Runs a statement that returns a size for each entry that it forgets; returns how many those are, and what they took.
+/// Runs a statement that returns a size for each entry that it deletes; returns their number and their total
+/// size.
 pub(super) fn forgotten(conn: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<(usize, i64)> {
     let (mut entries, mut bytes) = (0, 0);
     let mut statement = conn.prepare_cached(sql)?;
@@ -54,7 +55,7 @@ pub(super) fn forgotten(conn: &Connection, sql: &str, params: impl Params) -> ru
     Ok((entries, bytes))
 }
 
-/// Writes down what an owner is.
+/// Writes an owner's state.
 pub(super) fn put_state(conn: &Connection, owner: i64, state: &OwnerState) -> StorageResult<()> {
     let past = &state.past;
     let version = state.version.0.cast_signed();
@@ -76,7 +77,7 @@ pub(super) fn put_state(conn: &Connection, owner: i64, state: &OwnerState) -> St
     Ok(())
 }
 
-/// One owner's past inside a write transaction.
+/// One owner's past in a write transaction.
 pub(super) struct OwnPast<'a> {
     pub conn: &'a Connection,
     pub owner: i64,
@@ -84,12 +85,13 @@ pub(super) struct OwnPast<'a> {
 }
 
 impl OwnPast<'_> {
-    /// Makes room as [`rollcall_core::storage::WriteTxn::make_room`] does; returns how many entries went.
+    /// Makes room like [`rollcall_core::storage::WriteTxn::make_room`]; returns how many entries were
+    /// forgotten.
     pub fn make_room(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<usize> {
         make_room(self, more, max, entries_max)
     }
 
-    /// Makes room likewise; returns whether there is enough.
+    /// Makes room in the same way; returns whether there is enough.
     pub fn fits(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<bool> {
         self.make_room(more, max, entries_max)?;
         Ok(self.bytes.excess(more, max) == 0)
@@ -139,8 +141,7 @@ impl Past for OwnPast<'_> {
     }
 }
 
-/// The sums of an owner as they stand, and what its past takes, as of one moment; `None` while nothing was ever written for
-/// it.
+/// An owner's stored sums and its counted past, in one snapshot; `None` for an owner without any write.
 pub(super) fn counted(conn: &Connection, owner: Owner) -> StorageResult<Option<(PastBytes, PastBytes)>> {
     let snapshot = conn.unchecked_transaction().map_err(failed)?;
     let Some((id, state)) = super::txn::load_owner(&snapshot, owner).map_err(failed)? else {

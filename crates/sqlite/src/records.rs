@@ -1,4 +1,4 @@
-//! What is kept beside the rows: states that were replaced, conflicts, answers given.
+//! What is stored in addition to the rows: replaced states, conflicts, responses.
 
 use rusqlite::types::{FromSqlError, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -27,7 +27,7 @@ pub(super) struct Records<'a> {
 }
 
 impl Records<'_> {
-    /// Returns by how many bytes the history has grown.
+    /// Returns how many bytes the history has grown by.
     pub fn remember(
         &self,
         table: &Table,
@@ -75,7 +75,7 @@ impl Records<'_> {
         states.collect::<Result<_, _>>().map_err(failed)
     }
 
-    /// Returns how many bytes it takes; 0 if it was noted already.
+    /// Returns how many bytes the conflict takes; 0 if it was stored already.
     pub fn note_conflict(&self, conflict: &Conflict) -> StorageResult<i64> {
         let table = self.schema.at(conflict.table);
         let side = |side: &Side| side.values.as_ref().map(|values| write_columns(table, values));
@@ -117,7 +117,7 @@ impl Records<'_> {
         let (at, id) = wanted.after.map_or((i64::MAX, Uuid::max()), |(at, id)| (at.ms(), id));
         let prepared = |sql| self.conn.prepare_cached(sql);
         let mut statement;
-        // Tables may have rows of one key in common, but not many: of those the page leaves out other tables'.
+        // Tables may share rows of one key, but few: the page leaves out those of other tables.
         let mut rows = match (wanted.key, wanted.table) {
             (Some(key), _) => {
                 statement = prepared(statements::CONFLICTS_OF_KEY).map_err(failed)?;
@@ -160,7 +160,7 @@ impl Records<'_> {
             .flatten())
     }
 
-    /// The conflict of a row; `None` if its table is no longer declared.
+    /// Reads a conflict from a row; `None` if its table is no longer declared.
     fn conflict_of(&self, row: &Row<'_>) -> rusqlite::Result<Option<Conflict>> {
         let Some(place) = self.statements.table(row.get(2)?) else { return Ok(None) };
         let table = &self.schema.tables()[place];
@@ -209,7 +209,7 @@ impl Records<'_> {
         response.optional().map_err(failed)
     }
 
-    /// Returns by how many bytes the kept answers have grown.
+    /// Returns how many bytes the stored responses have grown by.
     pub fn store_response(
         &self,
         device: DeviceId,
@@ -243,7 +243,7 @@ impl Records<'_> {
     }
 }
 
-/// How many bytes the sides of a conflict take as they are stored.
+/// How many bytes the sides of a conflict take in the database.
 fn stored_bytes(row: &Row<'_>) -> rusqlite::Result<usize> {
     const TEXTS: [usize; 3] = [6, 7, 10];
     let bytes = |at| Ok(row.get_ref(at)?.as_str_or_null()?.map_or(0, str::len));

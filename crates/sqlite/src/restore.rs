@@ -1,4 +1,4 @@
-//! A copy put back in a database's place, in a new epoch.
+//! Replaces a database by a copy, in a new epoch.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -16,26 +16,26 @@ use rollcall_core::model::{Precision, Timestamp, Version};
 /// How long the replaced database may be busy before another program counts as using it.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 
-/// What a restore did.
+/// The result of a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     /// The size of the database, bytes.
     pub bytes: u64,
-    /// Owners in it.
+    /// Its number of owners.
     pub owners: u64,
-    /// Every cursor of an earlier epoch has expired.
+    /// The new epoch. Every cursor of an earlier one has expired.
     pub epoch: u16,
-    /// Where the replaced database is kept.
+    /// The path of the replaced database.
     pub kept: Option<PathBuf>,
-    /// Whether what was replaced could be read, so that the epoch is surely above all that it gave out.
+    /// Whether the replaced database could be read, so that the new epoch is certainly above its own.
     pub knew_replaced: bool,
 }
 
-/// Puts the backup `from` in the place of the database `path`, in a new epoch.
+/// Replaces the database `path` by the backup `from`, in a new epoch.
 ///
-/// - What is at `path` is kept beside it, as `path.before-restore-` and the time.
-/// - Until the very last step, a rename, the database at `path` is what it was; after it, what was restored.
-/// - Errors: [`CopyError`]; the database at `path` is then as it was.
+/// - The old database is kept beside it, as `path.before-restore-` and the time.
+/// - The last step is a rename. Until then the database at `path` is unchanged.
+/// - Errors: [`CopyError`]; the database at `path` is then unchanged.
 pub fn restore(
     from: &Path,
     path: &Path,
@@ -56,7 +56,7 @@ pub fn restore(
     if !is_ours(&source, from)? {
         return Err(CopyError::NotOurs(from.to_owned()));
     }
-    // The new database belongs to whom the old one belongs to: its server would not be let in otherwise.
+    // The new database gets the old one's owner, since its server could not open it otherwise.
     let partial = Partial::claim(partial, path.exists().then_some(path.as_path()))?;
     let mut copy = copy(&source, &partial.path, each)?;
     drop(source);
@@ -68,7 +68,7 @@ pub fn restore(
 
     let replaced = Replaced::look(path)?;
     let mut start = Start::of(&copy)?;
-    let left = Past::beside(path)?; // what is known of the database that makes room, even if that is damaged
+    let left = Past::beside(path)?; // the record of the replaced database, even if that is damaged
     start.epoch = start.epoch.max(left.map_or(0, Past::epoch));
     if let Some(known) = replaced.start {
         start.epoch = start.epoch.max(known.epoch);
@@ -83,11 +83,11 @@ pub fn restore(
     }
     let kept = replaced.keep(path, now)?;
     let bytes = partial.keep_as(path, replaced.is_there.then_some(path.as_path()))?;
-    remove(&beside(path, SUFFIX))?; // it is about what is no more
+    remove(&beside(path, SUFFIX))?; // it describes the replaced database
     Ok(Restored { bytes, owners, epoch, kept, knew_replaced: !replaced.is_there || replaced.start.is_some() })
 }
 
-/// What a database consists of. A log that is left alone counts: SQLite would play it into any new file.
+/// The files of a database. A leftover log counts: SQLite would apply it to any new file.
 const BESIDE: [&str; 3] = ["", "-wal", "-journal"];
 
 fn is_ours(source: &Connection, from: &Path) -> Result<bool, CopyError> {
@@ -99,7 +99,7 @@ fn is_ours(source: &Connection, from: &Path) -> Result<bool, CopyError> {
     }
 }
 
-/// Reads the copy through: what is wrong with it was wrong with the backup.
+/// Checks the copy: damage in it was in the backup.
 fn check(copy: &Connection, from: &Path) -> Result<(), CopyError> {
     let damaged = |report| CopyError::Damaged { path: from.to_owned(), report };
     let report = copy.prepare("PRAGMA integrity_check(10)").and_then(|mut check| {
@@ -117,7 +117,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-/// What a database says of its epoch and its fences.
+/// A database's epoch and fences.
 #[derive(Clone, Copy)]
 struct Start {
     epoch: u64,
@@ -133,37 +133,37 @@ impl Start {
     }
 }
 
-/// Lets every version begin anew, above all that were ever given out, and every older cursor expire.
+/// Begins every owner's versions above all that were ever given out, so that every older cursor expires.
 fn begin_epoch(copy: &mut Connection, epoch: u16, fences: i64) -> rusqlite::Result<u64> {
     let transaction = copy.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute("UPDATE rollcall_meta SET value = ?1 WHERE name = 'start'", [fences])?;
-    // The next server draws one, and has nothing to compare this one with.
+    // The next server draws a mark, and has nothing to compare this one with.
     transaction.execute("DELETE FROM rollcall_meta WHERE name = 'mark'", [])?;
     let owners = raise_epoch(&transaction, epoch)?;
     transaction.commit()?;
     Ok(owners)
 }
 
-/// The part of it that every beginning of an epoch has; gives the number of owners.
+/// The part of it that every new epoch needs; returns the number of owners.
 pub(super) fn raise_epoch(conn: &Connection, epoch: u16) -> rusqlite::Result<u64> {
     conn.execute("UPDATE rollcall_meta SET value = ?1 WHERE name = 'epoch'", [epoch])?;
     let first = Version::first(epoch).0.cast_signed();
     let owners = conn.execute("UPDATE rollcall_owner SET version = ?1, horizon = ?1", [first])?;
-    // Kept answers and cursors speak of versions that are no more.
+    // Stored responses and cursors contain versions that no longer exist.
     conn.execute("DELETE FROM rollcall_answer", [])?;
     conn.execute("DELETE FROM rollcall_ack", [])?;
     Ok(owners as u64)
 }
 
-/// The database that makes room.
+/// The database that is replaced.
 struct Replaced {
     is_there: bool,
-    /// `None` if it is damaged, or none of ours.
+    /// `None` if it is damaged, or not a database of rollcall.
     start: Option<Start>,
 }
 
 impl Replaced {
-    /// Looks what is at `path`, and folds its log into it: from then on it is one file.
+    /// Inspects `path`, and moves its log into it, so that it is one file.
     ///
     /// Errors: [`CopyError::InUse`].
     fn look(path: &Path) -> Result<Self, CopyError> {
@@ -174,7 +174,7 @@ impl Replaced {
         let folded = opened.and_then(|conn| {
             prepare(&conn, BUSY_WAIT)?;
             let start = Start::of(&conn);
-            // It leaves this mode only for one who has it alone, so it also tells whether others use it.
+            // Only a connection that has the file to itself can leave this mode, so this detects other users.
             conn.pragma_update(None, "journal_mode", "DELETE")?;
             start
         });
@@ -189,11 +189,11 @@ impl Replaced {
         }
     }
 
-    /// Gives the file a second name, so that the rename of the new one over the first loses nothing and
-    /// leaves no moment without a database: a server that started in it would make an empty one.
+    /// Gives the file a second name. So the rename of the new file over the first name loses nothing, and
+    /// there is no moment without a database, in which a server could start and create an empty one.
     fn keep(&self, path: &Path, now: Timestamp) -> Result<Option<PathBuf>, CopyError> {
         let mut kept = None;
-        // A log that could not be folded goes first: beside the new file it would be played into it.
+        // A log that could not be moved is renamed first: beside the new file it would be applied to it.
         for suffix in ["-wal", "-shm", "-journal"] {
             if beside(path, suffix).exists() {
                 let name = kept.get_or_insert_with(|| free_name(path, now));
@@ -207,7 +207,7 @@ impl Replaced {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                     return Err(CopyError::Exists(name.clone()));
                 }
-                Err(_) => rename(path, name)?, // a file system without such names
+                Err(_) => rename(path, name)?, // the file system does not support such names
             }
         }
         if kept.is_some() {

@@ -1,5 +1,5 @@
-//! The statements that depend on the schema, written out once at start. Names come from the schema
-//! alone, never from a request; values are always bound.
+//! The statements that depend on the schema, built once at start. Names come from the schema only, never from
+//! a request; values are always bound.
 
 use rollcall_core::broken;
 use rollcall_core::schema::{Column, Schema, Table, TableId};
@@ -12,7 +12,7 @@ pub struct Statements {
 
 /// The statements over one application table.
 pub struct TableStatements {
-    /// The number that the ledger knows the table by.
+    /// The table's number in the ledger.
     pub id: i64,
     /// Parameters: owner, table, key.
     pub load: String,
@@ -33,7 +33,7 @@ impl Statements {
         Self { tables: tables.collect() }
     }
 
-    /// The table that the ledger knows by that number.
+    /// The index of the table with that number in the ledger.
     pub fn table(&self, id: i64) -> Option<usize> {
         self.tables.iter().position(|table| table.id == id)
     }
@@ -86,7 +86,7 @@ impl TableStatements {
     }
 }
 
-/// What a ledger entry tells of a row; `m` and `c` are its maker and its last changer.
+/// What a ledger entry stores of a row; `m` and `c` are its creator and its last editor.
 macro_rules! entry {
     () => {
         "l.version, l.created, l.last_update, l.deleted, m.device, c.device, l.lives, l.writers, l.made_at, \
@@ -95,25 +95,24 @@ macro_rules! entry {
 }
 const ENTRY: &str = entry!();
 
-/// An owner as of now.
+/// An owner's present state.
 pub const OWNER: &str = "SELECT id, version, horizon, live_rows, live_bytes, seed, shown_ahead, \
      past_tombstones, past_history, past_conflicts, past_answers, past_version \
      FROM rollcall_owner WHERE owner = ?1";
 
-/// The epoch, which versions of a new owner begin in.
+/// The epoch in which versions of a new owner begin.
 pub const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch'";
 
-/// Makes an owner.
 pub const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
      (owner, version, horizon, live_rows, live_bytes, seed, past_version) \
      VALUES (?1, ?2, ?2, 0, 0, ?3, ?2) RETURNING id";
 
-/// Says what an owner is after a write.
+/// Writes an owner's state.
 pub const ADVANCE_OWNER: &str = "UPDATE rollcall_owner SET version = ?2, horizon = ?3, live_rows = ?4, live_bytes = ?5, \
      past_tombstones = ?6, past_history = ?7, past_conflicts = ?8, past_answers = ?9, past_version = ?10 \
      WHERE id = ?1";
 
-/// Notes up to where rows were shown to devices ahead of their cursors.
+/// Records up to which version rows were returned to devices ahead of their cursors.
 pub const SHOW_AHEAD: &str = "UPDATE rollcall_owner SET shown_ahead = ?2 WHERE id = ?1";
 
 /// Dates the versions before the first write of a day.
@@ -127,13 +126,13 @@ pub const VERSION_BEFORE_DAY: &str =
 /// Owners by id.
 pub const OWNERS: &str = "SELECT owner FROM rollcall_owner WHERE owner > ?1 ORDER BY owner LIMIT ?2";
 
-/// What the tables hold.
+/// The digests of the tables.
 pub const DIGESTS: &str = "SELECT tbl, live_rows, root FROM rollcall_digest WHERE owner = ?1";
 pub const PUT_DIGEST: &str = "INSERT INTO rollcall_digest (owner, tbl, live_rows, root) \
      VALUES (?1, ?2, ?3, ?4) ON CONFLICT (owner, tbl) DO UPDATE SET live_rows = excluded.live_rows, \
      root = excluded.root";
 
-/// What changed, tombstones too.
+/// The changes, including tombstones.
 pub const CHANGES: &str = concat!(
     "SELECT ",
     entry!(),
@@ -166,7 +165,7 @@ macro_rules! conflict {
     };
 }
 pub const CONFLICT: &str = concat!(conflict!(), "WHERE owner = ?1 AND id = ?2");
-/// Each has an index that it walks along from where it begins.
+/// Each has an index in its order.
 pub const CONFLICTS: &str =
     concat!(conflict!(), "WHERE owner = ?1 AND (at, id) < (?2, ?3) ORDER BY at DESC, id DESC");
 pub const CONFLICTS_OF_TABLE: &str =
@@ -174,23 +173,24 @@ pub const CONFLICTS_OF_TABLE: &str =
 pub const CONFLICTS_OF_KEY: &str =
     concat!(conflict!(), "WHERE owner = ?1 AND (at, id) < (?2, ?3) AND key = ?4 ORDER BY at DESC, id DESC");
 
-/// Answers under idempotency keys.
+/// Responses under idempotency keys.
 pub const RESPONSE: &str =
     "SELECT body_hash, body, version, at FROM rollcall_answer WHERE owner = ?1 AND device = ?2 AND key = ?3";
-/// All but the newest, and the one of the key given: a new one comes in its place.
+/// Deletes all but the newest and the one of the given key, which is replaced.
 pub const FORGET_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
      AND (key = ?3 OR key NOT IN (SELECT key FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
      AND key <> ?3 ORDER BY at DESC, version DESC LIMIT ?4)) RETURNING octet_length(body) + octet_length(key) + 200";
 pub const STORE_RESPONSE: &str = "INSERT INTO rollcall_answer \
      (owner, device, key, at, version, body_hash, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
-/// The answers that exceed the bytes allowed, summed from the newest on. Never the one of the key given.
+/// Deletes the responses that exceed the allowed bytes, counted from the newest. The one of the given key is
+/// never deleted.
 pub const FORGET_LONG_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 \
      AND key IN (SELECT key FROM (SELECT key, sum(length(body)) OVER (ORDER BY at DESC, version DESC \
      ROWS UNBOUNDED PRECEDING) AS bytes FROM rollcall_answer WHERE owner = ?1 AND device = ?2 AND key <> ?3) \
      WHERE bytes > ?4) RETURNING octet_length(body) + octet_length(key) + 200";
 
-/// What devices have seen.
+/// The cursors of devices.
 pub const ACKNOWLEDGE: &str = "INSERT INTO rollcall_ack (owner, device, version, at) \
      VALUES (?1, ?2, ?3, ?4) ON CONFLICT (owner, device) DO UPDATE SET version = excluded.version, \
      at = excluded.at";
@@ -198,7 +198,7 @@ pub const ACKNOWLEDGED_BY_ALL: &str =
     "SELECT min(version) FROM rollcall_ack WHERE owner = ?1 AND at >= ?2 AND version >= ?3";
 pub const FORGET_DEVICE: &str = "DELETE FROM rollcall_ack WHERE owner = ?1 AND device = ?2";
 
-/// A purge.
+/// Statements of a purge.
 pub const OLD_TOMBSTONES: &str = "SELECT tbl, key, version FROM rollcall_ledger \
      WHERE owner = ?1 AND deleted = 1 AND version <= ?2 ORDER BY version LIMIT ?3";
 pub const FORGET_ENTRY: &str =
@@ -215,19 +215,19 @@ pub const FORGET_OLD_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner 
 pub const FORGET_DAYS: &str = "DELETE FROM rollcall_day WHERE owner = ?1 AND day < ?2";
 pub const FORGET_DEVICES: &str = "DELETE FROM rollcall_ack WHERE owner = ?1 AND at < ?2";
 
-/// The number of a device, made if it has none.
+/// The number of a device.
 pub const DEVICE: &str = "SELECT id FROM rollcall_writer WHERE device = ?1";
 pub const ADD_DEVICE: &str = "INSERT INTO rollcall_writer (device) VALUES (?1) RETURNING id";
 
-/// The roll call of one table.
+/// The manifest of one table.
 pub const MANIFEST: &str = "SELECT key, last_update FROM rollcall_ledger \
      WHERE owner = ?1 AND tbl = ?2 AND key > ?3 AND deleted = 0 ORDER BY key LIMIT ?4";
 
-/// How many entries of a table follow a key, how many of them are live, and the last of them.
+/// How many entries of a table follow a key, how many of them are live, and the last key.
 pub const WALK: &str = "SELECT count(*), count(*) FILTER (WHERE deleted = 0), max(key) FROM \
      (SELECT key, deleted FROM rollcall_ledger WHERE owner = ?1 AND tbl = ?2 AND key > ?3 ORDER BY key LIMIT ?4)";
 
-/// The first key of a table that is not below the one given, be its row alive or deleted.
+/// The first key of a table that is not below the given one, whether its row is live or deleted.
 pub const FOLLOWING_KEY: &str = "SELECT key FROM rollcall_ledger \
      WHERE owner = ?1 AND tbl = ?2 AND key >= ?3 ORDER BY key LIMIT 1";
 
@@ -251,7 +251,7 @@ mod tests {
     use crate::{deletions, migrate::migrate, quota, tables};
     use rollcall_core::model::Timestamp;
 
-    /// Goal: no request reads more of the database than it is about. Method: the plan of every statement that
+    /// Goal: no request reads more of the database than it concerns. Method: the plan of every statement that
     /// requests run, over tables with every kind of reference.
     #[test]
     fn no_statement_reads_a_whole_table_or_sorts() {
@@ -297,7 +297,7 @@ mod tests {
             hot.extend(table.referring.into_iter().flatten());
         }
         assert_eq!(hot.len(), of_owners + 2 * 4 + 2);
-        // What SQLite itself asks for each row that is deleted: who refers to it?
+        // The lookups that SQLite itself makes for each deleted row: which rows refer to it?
         for column in ["parent", "next"] {
             hot.push(format!("SELECT 1 FROM children WHERE _owner = 1 AND {column} = x''"));
         }
@@ -306,7 +306,7 @@ mod tests {
             let steps = plan.raw_query().mapped(|row| row.get::<_, String>(3));
             let steps: Vec<String> = steps.collect::<Result<_, _>>().unwrap();
             for step in &steps {
-                // What a search has found may be walked: it is no table.
+                // The result of a search may be scanned: it is not a table.
                 let reads_all = step.contains("SCAN") && !step.starts_with("SCAN (subquery");
                 assert!(!reads_all && !step.contains("TEMP B-TREE"), "{step}\n{sql}");
             }

@@ -1,4 +1,4 @@
-//! The application's tables in SQLite: made from the schema, and made to fit it again when it changes.
+//! The application's tables in SQLite: created from the schema, and changed to fit it.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -7,7 +7,7 @@ use rollcall_core::model::Timestamp;
 use rollcall_core::schema::{Column, ColumnType, Schema, Table};
 use rollcall_core::storage::plan::{self, Change, Database, Held, Plan, Record, Records, quoted};
 
-/// Holds a table's rows while it is made anew.
+/// Holds a table's rows while the table is created again.
 const COPY: &str = "\"rollcall_copy\"";
 
 /// What rollcall declared, by table and column.
@@ -21,15 +21,15 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS rollcall_column (
 const RECORD: &str = "INSERT INTO rollcall_column (tbl, name, type, required) VALUES (?1, ?2, ?3, ?4)
   ON CONFLICT (tbl, name) DO UPDATE SET type = excluded.type, required = excluded.required";
 
-/// Compares the database with the schema. Reads only.
+/// Compares the database with the schema, without changing it.
 pub fn plan(conn: &Connection, schema: &Schema) -> rusqlite::Result<Plan> {
     plan::compare(&mut Tables(conn), schema)
 }
 
-/// Carries a plan out, all of it or nothing; inside the caller's transaction if there is one.
+/// Carries a plan out, all of it or nothing; inside the caller's transaction if one is open.
 ///
-/// - `now`: what rows get that are there already when a column with the default `now` is added.
-/// - Errors: SQLite's own; and a plan with refusals is not carried out.
+/// - `now`: the value of existing rows when a column with the default `now` is added.
+/// - Errors: SQLite's own. A plan with refusals is not carried out.
 pub fn apply(plan: &Plan, conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
     plan.carry_out(&mut Tables(conn), now)
 }
@@ -114,7 +114,7 @@ impl Database for Tables<'_> {
     fn whole(&mut self, work: &mut dyn FnMut(&mut Self) -> rusqlite::Result<()>) -> rusqlite::Result<()> {
         self.0.execute_batch("SAVEPOINT rollcall_tables")?;
         let done = self.0.execute_batch(TABLE).and_then(|()| {
-            // A table made anew is missing for a moment; the pragma ends with the transaction.
+            // A table that is created again is missing for a moment; the pragma ends with the transaction.
             self.0.pragma_update(None, "defer_foreign_keys", true)?;
             work(self)
         });
@@ -122,7 +122,7 @@ impl Database for Tables<'_> {
             Ok(()) => "RELEASE rollcall_tables",
             Err(_) => "ROLLBACK TO rollcall_tables; RELEASE rollcall_tables",
         };
-        // RELEASE is where SQLite refuses a reference that leads nowhere, if this was the outermost.
+        // If this is the outermost savepoint, RELEASE is where SQLite refuses a broken reference.
         let ended = self.0.execute_batch(end);
         if ended.is_err() {
             let _ = self.0.execute_batch("ROLLBACK TO rollcall_tables; RELEASE rollcall_tables");
@@ -140,10 +140,10 @@ fn index_references(conn: &Connection, table: &Table) -> rusqlite::Result<()> {
     indexes.try_for_each(|index| conn.execute_batch(&index))
 }
 
-/// Makes a table anew with the same rows: SQLite cannot add a reference of two columns otherwise.
+/// Creates a table again with the same rows: SQLite cannot add a reference of two columns otherwise.
 ///
-/// The rows go out and come back, and are not renamed into place: only rows that come into a table
-/// settle the debt that SQLite noted for each reference to them when the old table went.
+/// The rows are copied out and back, and the copy is not renamed. When the old table is dropped, SQLite
+/// counts a violation for each reference to its rows, and only inserted rows reduce that count.
 fn make_anew(conn: &Connection, schema: &Schema, table: &Table, added: &[usize]) -> rusqlite::Result<()> {
     let name = quoted(&table.name);
     let held = Tables(conn).held(table)?;
@@ -162,7 +162,7 @@ fn make_anew(conn: &Connection, schema: &Schema, table: &Table, added: &[usize])
         let Column { name, kind, .. } = &table.columns[*column];
         ddl::column(name, *kind)
     }));
-    // Indexes and triggers go with a table, those of other programs too.
+    // Indexes and triggers are dropped with a table, including those of other programs.
     let mut others = conn.prepare(
         "SELECT sql FROM sqlite_schema
          WHERE tbl_name = ?1 COLLATE NOCASE AND type IN ('index', 'trigger') AND sql IS NOT NULL

@@ -25,10 +25,10 @@ pub(super) struct Txn<'a> {
     conn: &'a Connection,
     schema: &'a Schema,
     statements: &'a Statements,
-    /// The owner's number; `None` while nothing was ever written for it.
+    /// The owner's number; `None` for an owner without any write.
     owner: Option<i64>,
     state: OwnerState,
-    /// The owner's row as it is written down.
+    /// The owner's stored state.
     written: OwnerState,
 }
 
@@ -78,18 +78,18 @@ impl<'a> Txn<'a> {
         (self.schema.at(table), self.statements.of(table))
     }
 
-    /// What is kept beside the rows; `None` while nothing was ever written for the owner.
+    /// The owner's records; `None` for an owner without any write.
     fn records(&self) -> Option<Records<'a>> {
         let Self { conn, schema, statements, owner, .. } = *self;
         Some(Records { conn, schema, statements, owner: owner? })
     }
 
-    /// The same, inside a write: its owner is there.
+    /// The owner's records inside a write, where the owner exists.
     fn own_records(&self) -> StorageResult<Records<'a>> {
         self.records().ok_or_else(|| StorageError::Engine("a read transaction was asked to write".into()))
     }
 
-    /// The number of a device, made if it has none.
+    /// The number of a device, which is created if necessary.
     fn device(&self, device: DeviceId) -> StorageResult<i64> {
         let bytes = device.0.as_bytes();
         let known = self
@@ -158,8 +158,8 @@ impl ReadTxn for Txn<'_> {
         let (declared, sql) = self.table(table);
         let mut load = self.conn.prepare_cached(&sql.load).map_err(failed)?;
         let mut following = self.conn.prepare_cached(statements::FOLLOWING_KEY).map_err(failed)?;
-        // Most batches are of new rows alone, or of none. Where a row was not there, the next one's key is looked for
-        // first: the key found in its place tells of all up to it that they are not there either.
+        // Most batches contain only new rows, or none. After a key without a row, the next existing key is
+        // looked up first: all keys before it do not exist either.
         let (mut looks, mut gap) = (true, None::<(RowKey, Option<RowKey>)>);
         let mut held = Vec::with_capacity(keys.len());
         for key in keys {
@@ -214,7 +214,7 @@ impl ReadTxn for Txn<'_> {
         let (after, until) = (after.version.0.cast_signed(), until.0.cast_signed());
         let mut statement = self.conn.prepare_cached(statements::CHANGES).map_err(failed)?;
         let mut rows = statement.query(params![owner, after, tbl, key, until]).map_err(failed)?;
-        // One statement and one row's room for each table that turns up, not one for each row.
+        // One statement and one buffer for each table in the feed, not for each row.
         let mut places: Vec<Option<(CachedStatement<'_>, Room)>> = Vec::new();
         places.resize_with(self.schema.tables().len(), || None);
         while let Some(row) = rows.next().map_err(failed)? {
@@ -312,7 +312,7 @@ impl WriteTxn for Txn<'_> {
     fn put(&mut self, table: TableId, rows: &[(RowKey, &Stored)]) -> StorageResult<()> {
         let Some((_, first)) = rows.first() else { return Ok(()) };
         let (_, sql) = self.table(table);
-        // Nearly always all rows of a batch were made and changed by the device that sends it.
+        // Nearly always the sending device created and changed all rows of a batch.
         let mut known = (first.changed_by, self.device(first.changed_by)?);
         let mut entry = self.conn.prepare_cached(statements::PUT_ENTRY).map_err(failed)?;
         let mut put = self.conn.prepare_cached(&sql.put).map_err(failed)?;
@@ -468,7 +468,7 @@ impl WriteTxn for Txn<'_> {
 }
 
 impl Txn<'_> {
-    /// Writes down what the owner is by now, in one statement, if that has changed; returns it.
+    /// Writes the owner's state, in one statement, if it has changed; returns it.
     pub fn finish(&mut self) -> StorageResult<OwnerState> {
         if self.state != self.written {
             quota::put_state(self.conn, self.own_records()?.owner, &self.state)?;
@@ -478,7 +478,7 @@ impl Txn<'_> {
     }
 }
 
-/// The number and the state of an owner; `None` while nothing was ever written for it.
+/// The number and the state of an owner; `None` for an owner without any write.
 pub(super) fn load_owner(conn: &Connection, owner: Owner) -> rusqlite::Result<Option<(i64, OwnerState)>> {
     let mut statement = conn.prepare_cached(statements::OWNER)?;
     statement.query_row([owner.0.as_bytes()], |row| Ok((row.get(0)?, state(row)?))).optional()
@@ -503,11 +503,11 @@ pub(super) fn state(row: &Row<'_>) -> rusqlite::Result<OwnerState> {
     })
 }
 
-/// How many columns a ledger entry has, and which of them says that it is a tombstone.
+/// The number of columns of a ledger entry, and the index of the one that marks tombstones.
 const ENTRY_COLUMNS: usize = 12;
 const DELETED: usize = 3;
 
-/// A ledger entry, as a tombstone: a live row's columns stand elsewhere.
+/// Reads a ledger entry as a tombstone; a live row's columns are stored elsewhere.
 fn entry(row: &Row<'_>) -> rusqlite::Result<Stored> {
     let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
     let time = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(Timestamp::from_ms));
@@ -534,7 +534,7 @@ fn stored(table: &Table, row: &Row<'_>) -> rusqlite::Result<Stored> {
     Ok(stored)
 }
 
-/// A row's columns, which begin at `first`.
+/// Reads a row's columns, which begin at `first`.
 fn columns(table: &Table, row: &Row<'_>, first: usize) -> rusqlite::Result<Vec<Value>> {
     let read = |(at, column): (usize, &Column)| -> rusqlite::Result<Value> {
         Ok(values::read(column.kind, row.get_ref(first + at)?)?)

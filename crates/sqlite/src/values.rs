@@ -27,7 +27,7 @@ impl ToSql for Bound<'_> {
     }
 }
 
-/// Reads what SQLite stored for a column of that type.
+/// Reads the stored value of a column of that type.
 pub(super) fn read(kind: ColumnType, stored: ValueRef<'_>) -> Result<Value, FromSqlError> {
     let other = |error: &dyn std::fmt::Display| FromSqlError::Other(error.to_string().into());
     Ok(match (kind, stored) {
@@ -47,11 +47,11 @@ pub(super) fn read(kind: ColumnType, stored: ValueRef<'_>) -> Result<Value, From
     })
 }
 
-/// Where the columns of one row are read to, again and again: what one row leaves behind serves the next.
+/// Buffers for the columns of one row, reused from row to row.
 #[derive(Default)]
 pub(super) struct Room {
     values: Vec<Value>,
-    /// Room of texts and blobs that are null in this row.
+    /// Buffers of texts and blobs that are null in the present row.
     spare: Vec<Vec<u8>>,
 }
 
@@ -80,7 +80,7 @@ impl Room {
     }
 
     fn text(&mut self, text: &str) -> String {
-        let mut room = String::from_utf8(self.spare()).unwrap_or_default(); // it is empty
+        let mut room = String::from_utf8(self.spare()).unwrap_or_default(); // the buffer is empty
         room.push_str(text);
         room
     }
@@ -91,7 +91,7 @@ impl Room {
         room
     }
 
-    /// Shows `look` an entry with the columns that were read.
+    /// Calls `look` with an entry and the columns that were read.
     pub fn lend<T>(&mut self, entry: &mut Stored, look: impl FnOnce(&Stored) -> T) -> T {
         entry.values = Some(std::mem::take(&mut self.values));
         let told = look(entry);

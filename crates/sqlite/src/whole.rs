@@ -1,4 +1,4 @@
-//! An SQLite file read as a whole, beside a running server or without one.
+//! Reads a whole SQLite file, while a server runs or without one.
 
 use std::fs::File;
 use std::path::Path;
@@ -16,21 +16,21 @@ use rollcall_core::storage::plan::quoted;
 use rollcall_core::storage::whole::{Deployment, Part, RowSink, Section, Sections, Whole, unretired};
 use rollcall_core::storage::{OwnerState, StorageResult};
 
-/// A file whose data is copied. Nothing in it is changed.
+/// A file whose data is copied. It is not changed.
 pub struct SqliteWhole {
     conn: Connection,
     sections: Sections,
-    /// Held while no server may begin; `None` if one runs.
+    /// A lock that keeps servers from starting; `None` if one runs.
     unserved: Option<File>,
 }
 
-/// A server that has not ended ten years after a copy began may give out a fence twice.
+/// A server that still runs ten years after a copy began may give out a fence twice.
 const FENCES_AHEAD_S: u64 = 10 * 365 * 86_400;
 
 impl SqliteWhole {
     /// Opens a file that a server of this release has served with this schema.
     ///
-    /// If no server runs, none can begin until this is dropped.
+    /// If no server runs, none can start until this is dropped.
     pub fn open(
         path: &Path,
         schema: &Schema,
@@ -61,7 +61,7 @@ impl SqliteWhole {
         Ok((Self { conn, sections, unserved }, deployment))
     }
 
-    /// Whether a server is at work on the file, so that it may change still.
+    /// Whether a server uses the file, so that it may still change.
     pub fn is_served(&self) -> bool {
         self.unserved.is_none()
     }
@@ -88,7 +88,8 @@ fn deployment(conn: &Connection, schema: Schema, now: Timestamp) -> rusqlite::Re
     })
 }
 
-/// What reads a table. Integers stand in for owners everywhere but in the accounts, and for devices in the ledger.
+/// The query of a table. Integers represent owners everywhere except in the accounts, and devices in the
+/// ledger.
 fn select(section: &Section) -> String {
     let expression = |column: &str| match (section.table.as_str(), column) {
         ("rollcall_ledger", "made_by" | "changed_by") => {

@@ -1,13 +1,16 @@
 //! Group commit: the writer thread runs small jobs of many owners in one transaction.
 //!
-//! | what happens to a job | what becomes of it | of the others in the transaction |
+//! | what happens to a job | its result | the other jobs in the transaction |
 //! | --- | --- | --- |
-//! | it fails or panics | its savepoint is rolled back and it is finished at once | nothing |
-//! | it rolls back of its own will | as it wished; it is finished after the COMMIT, since what it read may not be durable | nothing |
-//! | SQLite rolls the whole transaction back in it (full disk) | finished with its error | each runs again, alone |
-//! | the same, and it ended well all the same | runs again, alone | each runs again, alone |
-//! | COMMIT fails on a reference to nothing | runs again, alone: SQLite does not say whose fault it was | the same |
-//! | COMMIT fails otherwise | finished with that error | the same |
+//! | it fails or panics | its savepoint is rolled back, and it is finished at once | unaffected |
+//! | it returns a rollback | its own; it is finished after the COMMIT, since what it read may not be durable
+//! | unaffected |
+//! | SQLite rolls the whole transaction back during the job (full disk) | its error | each runs again, alone
+//! |
+//! | the same, and the job succeeded nevertheless | runs again, alone | each runs again, alone |
+//! | COMMIT fails on a broken reference | runs again, alone: SQLite does not report which job caused it | the
+//! same |
+//! | COMMIT fails otherwise | that error | the same |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,10 +22,10 @@ use super::{Done, Job, Moved, QueuedJob, Writer, execute, finish, rolled_back_by
 use crate::failed;
 use rollcall_core::storage::{StorageError, StorageResult};
 
-/// Jobs of one COMMIT. The first ones wait for the last, so it is no more than a fsync can pay for.
+/// Most jobs of one COMMIT. The first ones wait for the last, so there are no more than one fsync is worth.
 const JOBS_MAX: usize = 128;
 
-/// A transaction that is under way, and the jobs that wait for its COMMIT.
+/// An open transaction, and the jobs that wait for its COMMIT.
 struct Group<J> {
     began: Instant,
     members: Vec<(J, Option<Moved>)>,
@@ -30,14 +33,14 @@ struct Group<J> {
 
 /// Why the jobs of a transaction did not become durable.
 enum Failed {
-    /// By one of them, or by one that is gone. Each is to run again, alone.
+    /// One of them caused it, or a job that was finished before. Each must run again, alone.
     Ambiguous,
-    /// By something that concerns all of them.
+    /// The cause concerns all of them.
     Together(StorageError),
 }
 
 impl<J: Job> Writer<J> {
-    /// What the writer thread does until [`Self::stop`].
+    /// The loop of the writer thread, until [`Self::stop`].
     pub fn run_jobs(&self) {
         while self.wait_for_jobs() {
             let conn = self.conn.lock();
@@ -49,13 +52,13 @@ impl<J: Job> Writer<J> {
         }
     }
 
-    /// Ends the writer thread once no job waits any more.
+    /// Ends the writer thread once the queue is empty.
     pub fn stop(&self) {
         self.schedule.lock().stopped = true;
         self.thread.notify_one();
     }
 
-    /// Takes the turn of the writer thread; `false` if there will be no more jobs.
+    /// Waits until jobs are queued and the writer is free; `false` if the thread must end.
     fn wait_for_jobs(&self) -> bool {
         let mut schedule = self.schedule.lock();
         loop {
@@ -82,7 +85,7 @@ impl<J: Job> Writer<J> {
         }
     }
 
-    /// Runs jobs in one transaction, and commits it; says whether the thread goes on with another.
+    /// Runs jobs in one transaction, and commits it; returns whether the thread continues with another.
     fn run_group(&self, conn: &Connection) -> bool {
         let mut group: Option<Group<J>> = None;
         while let Some(job) = self.next_job() {
@@ -125,7 +128,7 @@ impl<J: Job> Writer<J> {
         finish(late.job, Err(StorageError::Busy));
     }
 
-    /// Begins a transaction if none is under way.
+    /// Begins a transaction if none is open.
     fn join(&self, conn: &Connection, group: &mut Option<Group<J>>) -> StorageResult<()> {
         if group.is_none() {
             self.begin(conn)?;
@@ -134,7 +137,7 @@ impl<J: Job> Writer<J> {
         Ok(())
     }
 
-    /// Runs one job in the transaction that is under way; none is afterwards if SQLite rolled it back.
+    /// Runs one job in the open transaction. If SQLite rolls that back, no transaction is open afterwards.
     fn run_member(&self, conn: &Connection, group: &mut Option<Group<J>>, mut job: J) {
         let Some(Group { members, .. }) = group else { return };
         let has_company = !members.is_empty();
@@ -147,7 +150,8 @@ impl<J: Job> Writer<J> {
             match ended {
                 Err(_) => finish(job, Err(panicked())),
                 Ok(Err(error)) => finish(job, Err(error)),
-                // The job may have swallowed the error that rolled everything back, or read rows that went with it.
+                // The job may have swallowed the error that rolled everything back, or read rows that were
+                // rolled back with it.
                 Ok(Ok(_)) if has_company => self.run_again(conn, job),
                 Ok(Ok(_)) if is_kept => {
                     finish(job, Err(rolled_back_by_sqlite()));
@@ -160,7 +164,7 @@ impl<J: Job> Writer<J> {
         match ended {
             Err(_) => finish(job, Err(panicked())),
             Ok(Err(error)) => finish(job, Err(error)),
-            // What it read, and may tell its client, rests on jobs that are not durable yet.
+            // What the job read, and may return to its client, depends on jobs that are not durable yet.
             Ok(Ok(done)) => members.push((job, done.moved())),
         }
     }
@@ -185,7 +189,7 @@ impl<J: Job> Writer<J> {
         }
     }
 
-    /// Runs a job alone in a transaction of its own, whose failure is its own.
+    /// Runs a job alone in a transaction of its own, so that a failure concerns only this job.
     fn run_again(&self, conn: &Connection, mut job: J) {
         let ended = self.transact(conn, &mut |conn| job.run(conn));
         let result = ended.unwrap_or_else(|_| Err(panicked()));
@@ -193,20 +197,22 @@ impl<J: Job> Writer<J> {
     }
 }
 
-/// How a job ended, and whether SQLite rolled the whole transaction back meanwhile.
+/// A job's result, and whether SQLite rolled the whole transaction back during the job.
 struct Ran {
     ended: std::thread::Result<StorageResult<Done>>,
     is_undone: bool,
 }
 
-/// Runs a job so that nothing of it stays if it fails. The first job of a transaction needs no savepoint for that.
+/// Runs a job in a savepoint, so that nothing of it remains if it fails. The first job of a transaction needs
+/// no savepoint.
 fn run_in_savepoint<J: Job>(conn: &Connection, has_company: bool, job: &mut J) -> Ran {
     if has_company && let Err(error) = execute(conn, "SAVEPOINT rollcall_job") {
         return Ran { ended: Ok(Err(failed(error))), is_undone: conn.is_autocommit() };
     }
     let ended = catch_unwind(AssertUnwindSafe(|| job.run(conn)));
     let is_kept = matches!(&ended, Ok(Ok(done)) if done.is_kept());
-    // A full disk, a failed read or write, want of memory: SQLite rolls everything back, and savepoints with it.
+    // A full disk, an I/O error, a lack of memory: SQLite rolls the whole transaction back, including
+    // savepoints.
     let end_savepoint = || {
         if !is_kept {
             execute(conn, "ROLLBACK TO rollcall_job")?;
@@ -217,7 +223,7 @@ fn run_in_savepoint<J: Job>(conn: &Connection, has_company: bool, job: &mut J) -
     Ran { ended, is_undone }
 }
 
-/// The panic itself was reported where it happened.
+/// The error of a job that panicked. The panic itself was logged where it happened.
 fn panicked() -> StorageError {
     StorageError::Engine("the work panicked".into())
 }
@@ -226,7 +232,7 @@ fn is_broken_reference(error: &rusqlite::Error) -> bool {
     error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_CONSTRAINT_FOREIGNKEY)
 }
 
-/// The same error for one more job.
+/// Copies an error for one more job.
 fn copy_of(error: &Arc<StorageError>) -> StorageError {
     match &**error {
         StorageError::Busy => StorageError::Busy,

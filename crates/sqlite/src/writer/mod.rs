@@ -1,11 +1,12 @@
-//! The one connection that writes, and the queue for it.
+//! The writing connection and its queue.
 //!
-//! - Small jobs ([`Writer::enqueue`]) are run by one thread, many in one transaction: they share a COMMIT and its
-//!   fsync. A job runs within a savepoint, so that its failure is its own. Nobody gets an answer before the COMMIT.
-//! - Long or rare work ([`Writer::run_alone`]) takes the connection for itself, on its caller's thread, in a
+//! - Small jobs ([`Writer::enqueue`]) are run by one thread, many in one transaction: they share a COMMIT and
+//!   its fsync. Each job runs in a savepoint, so a failure concerns only this job. No client receives a
+//!   response before the COMMIT.
+//! - Long or rare work ([`Writer::run_alone`]) has the connection to itself, on its caller's thread, in a
 //!   transaction of its own.
 //!
-//! [`Schedule`] decides who is next. It is fair between owners.
+//! [`Schedule`] decides which comes next. It is fair between owners.
 
 mod group;
 mod schedule;
@@ -24,26 +25,27 @@ use rollcall_core::model::{Owner, Version};
 use rollcall_core::storage::{EngineObserver, OwnerState, StorageError, StorageResult};
 use schedule::{Next, Schedule, Waiter};
 
-/// How old a transaction may be and still take in one more job: as long as a common disk needs for a fsync.
+/// How old a transaction may be and still accept another job: about as long as a common disk needs for an
+/// fsync.
 const OPEN_MAX: Duration = Duration::from_millis(4);
 
-/// One small piece of work for the writer thread.
+/// One small write for the writer thread.
 pub(super) trait Job: Send {
-    /// Whose it is.
     fn owner(&self) -> Owner;
 
     /// Does the work. It may be run again from the start.
     fn run(&mut self, conn: &Connection) -> StorageResult<Done>;
 
-    /// Is called once, on any thread, when the work is durable or rolled back. Must be quick: others may wait.
+    /// Called once, on any thread, when the work is durable or rolled back. It must be fast, since others may
+    /// wait.
     fn finish(self, result: StorageResult<()>);
 }
 
-/// What a job leaves in its transaction.
+/// The effect of a job on its transaction.
 pub(super) enum Done {
-    /// Nothing: it is to be rolled back.
+    /// Nothing: the job must be rolled back.
     Rollback,
-    /// Something that is no owner's state.
+    /// Writes that change no owner's state.
     Keep,
     /// A new state of an owner.
     Move(Moved),
@@ -59,10 +61,10 @@ impl Done {
     }
 }
 
-/// An owner, its version before and its state after a job.
+/// An owner, its version before a job, and its state after it.
 pub(super) type Moved = (Owner, Version, OwnerState);
 
-/// Work that takes the writer alone. It runs once.
+/// Work that has the writer to itself. It runs once.
 pub(super) type Work<'a> = &'a mut dyn FnMut(&Connection) -> StorageResult<Done>;
 
 struct QueuedJob<J> {
@@ -70,25 +72,25 @@ struct QueuedJob<J> {
     since: Instant,
 }
 
-/// The one connection that writes, and the queue for it.
+/// The writing connection and its queue.
 pub(super) struct Writer<J> {
-    /// Belongs to whoever has the turn. Others only look in, and never wait for it.
+    /// Locked by the thread that has the turn. Others only try to lock it, and never wait for it.
     conn: Mutex<Connection>,
     schedule: Mutex<Schedule<J>>,
-    /// The writer thread waits here.
+    /// Wakes the writer thread.
     thread: Condvar,
     pub owner_states: OwnerStateCache,
-    /// What is written down beside the database.
+    /// The record beside the database.
     past: Mutex<Option<Beside>>,
-    /// How long anybody waits for the writer.
+    /// How long a caller or a job waits for the writer.
     busy_wait: Duration,
     open_max: Duration,
-    /// How many may wait. One owner's small jobs have half of it at most.
+    /// How many may wait. One owner's small jobs may use half of it.
     pub queue_max: usize,
     pub observer: Arc<dyn EngineObserver>,
 }
 
-/// The turn of a caller that has the writer alone. It ends when this is dropped, also by a panic.
+/// The turn of a caller that has the writer to itself. Dropping it ends the turn, also after a panic.
 struct Turn<'w, J: Job> {
     writer: &'w Writer<J>,
     owner: Option<Owner>,
@@ -110,14 +112,14 @@ impl<J: Job> Writer<J> {
         }
     }
 
-    /// Counts writes beside the database from here on.
+    /// Starts to count writes beside the database.
     pub fn note_past(&self, past: Beside) {
         *self.past.lock() = Some(past);
     }
 
-    /// Queues a job for the writer thread. Never waits.
+    /// Queues a job for the writer thread. It never blocks.
     ///
-    /// - Errors: the job is finished with [`StorageError::QueueFull`] at once if too many wait, and with
+    /// - Errors: the job is finished at once with [`StorageError::QueueFull`] if too many wait, and with
     ///   [`StorageError::Busy`] if it did not begin within `busy_wait`.
     pub fn enqueue(&self, job: J) {
         let mut schedule = self.schedule.lock();
@@ -133,11 +135,11 @@ impl<J: Job> Writer<J> {
         self.thread.notify_one();
     }
 
-    /// Takes the writer alone for work in a transaction of its own, and returns once that is durable or rolled back.
+    /// Runs work alone, in a transaction of its own, and returns once it is durable or rolled back.
     ///
-    /// - `owner`: whose work it is, so that other owners get their share of the writer.
-    /// - Errors: the work's own; [`StorageError::QueueFull`] at once; [`StorageError::Busy`] if the writer did not
-    ///   become free within `busy_wait`.
+    /// - `owner`: the owner of the work, so that other owners get their share of the writer.
+    /// - Errors: the work's own; [`StorageError::QueueFull`] at once; [`StorageError::Busy`] if the writer
+    ///   did not become free within `busy_wait`.
     pub fn run_alone(&self, owner: Option<Owner>, work: Work<'_>) -> StorageResult<()> {
         let _turn = self.take_turn(owner)?;
         let ended = self.transact(&self.conn.lock(), work);
@@ -151,7 +153,8 @@ impl<J: Job> Writer<J> {
         }
         match catch_unwind(AssertUnwindSafe(|| work(conn))) {
             Ok(Ok(done)) if done.is_kept() => {
-                // A full disk, a failed read or write, want of memory: SQLite rolls everything back by itself.
+                // A full disk, an I/O error, a lack of memory: SQLite rolls the whole transaction back by
+                // itself.
                 if conn.is_autocommit() {
                     self.roll_back(conn);
                     return Ok(Err(rolled_back_by_sqlite()));
@@ -171,15 +174,15 @@ impl<J: Job> Writer<J> {
         Ok(work(&mut self.conn.lock()))
     }
 
-    /// The connection, while nobody else can have it.
+    /// The connection, while no other thread can use it.
     pub fn conn(&mut self) -> &mut Connection {
         self.conn.get_mut()
     }
 
-    /// What is known of an owner without a transaction, and not old.
+    /// An owner's current state, if it is known without a transaction.
     pub fn known_state(&self, owner: Owner) -> Option<OwnerState> {
         self.owner_states.get(owner, || {
-            // If the writer is at work, its transaction looks itself.
+            // If the writer is busy, its transaction checks `data_version` itself.
             let Some(conn) = self.conn.try_lock() else { return };
             // The caller must not wait for a process that recovers the log.
             let looked = conn.busy_timeout(Duration::ZERO).and_then(|()| self.owner_states.look(&conn));
@@ -211,7 +214,7 @@ impl<J: Job> Writer<J> {
                 if may_go {
                     return Ok(Turn { writer: self, owner, began: now });
                 }
-                self.wake_next(&schedule, now); // the word that the writer is free may have come to this caller
+                self.wake_next(&schedule, now); // this caller may have received the wake-up for the free writer
                 self.observer.refused();
                 return Err(StorageError::Busy);
             }
@@ -272,14 +275,14 @@ impl<J: Job> Drop for Turn<'_, J> {
     }
 }
 
-/// Tells a job how it ended. Its fault is no reason to keep the answer from others.
+/// Reports the result to a job. Its panic must not keep results from other jobs.
 fn finish<J: Job>(job: J, result: StorageResult<()>) {
     if catch_unwind(AssertUnwindSafe(|| job.finish(result))).is_err() {
         tracing::error!("a write panicked while it was told its result");
     }
 }
 
-/// Work that is to be kept, but is gone.
+/// The error of work that should be committed but was rolled back by SQLite.
 fn rolled_back_by_sqlite() -> StorageError {
     StorageError::Engine("SQLite rolled the work back".into())
 }
@@ -289,7 +292,7 @@ fn execute(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
 }
 
 fn roll_back(conn: &Connection) {
-    // Where it fails there is nothing left to roll back.
+    // If this fails, nothing is left to roll back.
     if !conn.is_autocommit()
         && let Err(error) = execute(conn, "ROLLBACK")
     {
@@ -388,7 +391,7 @@ mod tests {
             Self { writer, beside: Mutex::new(open(&path)), path, counts, _dir: dir }
         }
 
-        /// What other connections see.
+        /// The rows that other connections see.
         fn done(&self) -> Vec<i64> {
             let beside = self.beside.lock();
             let mut statement = beside.prepare_cached("SELECT n FROM done ORDER BY n").unwrap();
@@ -412,7 +415,7 @@ mod tests {
             }
         }
 
-        /// Queues a job of an owner of its own.
+        /// Queues a job of a separate owner.
         fn enqueue<W>(&self, of: u128, work: W) -> Receiver<StorageResult<()>>
         where
             W: FnMut(&Connection) -> StorageResult<Done> + Send + 'static,
@@ -422,7 +425,7 @@ mod tests {
             reported
         }
 
-        /// Runs the writer thread meanwhile, and ends it even where a test fails.
+        /// Runs the writer thread during a test, and stops it even if the test fails.
         fn with_thread<'e, T>(&'e self, test: impl for<'s> FnOnce(&'s Scope<'s, 'e>) -> T) -> T {
             struct Stop<'w>(&'w Writer<TestJob>);
             impl Drop for Stop<'_> {
@@ -439,14 +442,15 @@ mod tests {
             result
         }
 
-        /// Has jobs run in one transaction, after one that inserts `first`; gives their results and that one's.
+        /// Runs jobs in one transaction, after one that inserts `first`; returns their results and that
+        /// one's.
         fn together(&self, first: i64, jobs: Vec<Work>) -> Vec<StorageResult<()>> {
             self.with_thread(|_| {
                 let (let_go, held) = channel::<()>();
                 let (tell, has_begun) = channel();
                 let mut reports = vec![self.enqueue(1_000, move |conn| {
                     let _ = tell.send(());
-                    let _ = held.recv(); // where it runs again, nobody holds it any more
+                    let _ = held.recv(); // a second run is not held
                     insert(conn, first)
                 })];
                 has_begun.recv().unwrap();
@@ -466,7 +470,7 @@ mod tests {
         Ok(Done::Keep)
     }
 
-    /// Holds the writer alone until it is let go.
+    /// Holds the writer until it is released.
     fn hold<'s, 'e>(
         scope: &'s Scope<'s, 'e>,
         test: &'e TestWriter,
@@ -539,7 +543,7 @@ mod tests {
         assert_eq!(results, ["well", "well", "full", "well", "badly", "well", "badly", "well"]);
         assert_eq!(test.done(), [0, 1, 3, 7]);
         assert_eq!(test.commits(), 1);
-        // The same where each is the first of its transaction, in the queue and alone.
+        // The same if each is the first job of its transaction, both queued and alone.
         test.with_thread(|_| {
             let ends = [
                 test.enqueue(1, move |conn| half(conn, 8).and(Err(StorageError::Busy))).recv().unwrap(),
@@ -578,7 +582,7 @@ mod tests {
         assert_eq!(test.done(), [4]);
     }
 
-    /// Method: a real one, by a limit on the file's pages. SQLite rolls everything back.
+    /// Method: a limit on the file's pages, upon which SQLite rolls everything back.
     #[test]
     fn a_full_disk_fails_the_job_that_it_has_no_room_for_and_no_other() {
         let test = TestWriter::new();
@@ -592,7 +596,7 @@ mod tests {
             conn.execute("INSERT INTO done (n, bytes) VALUES (9, zeroblob(1000000))", []).map_err(failed)?;
             Ok(Done::Keep)
         };
-        // The second job takes its failure for an outcome of its own, as `Storage::write` makes it do.
+        // The second job treats its failure as a result of its own, as `Storage::write` makes it do.
         let hidden = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&hidden);
         let hides = move |conn: &Connection| {
@@ -612,7 +616,7 @@ mod tests {
         let hidden = std::mem::take(&mut *hidden.lock());
         assert!(hidden.len() == 2 && matches!(hidden[1], Some(StorageError::Full(_))), "{hidden:?}");
         assert_eq!(test.done(), [1, 2, 3, 4, 5, 6]);
-        // Work that is to be kept although it failed is not.
+        // Work that failed is not committed, even if it says so.
         assert!(test.writer.run_alone(None, &mut |conn| too_much(conn).or(Ok(Done::Keep))).is_err());
         let results = test.together(0, vec![Box::new(move |conn| too_much(conn).or(Ok(Done::Keep)))]);
         assert_eq!(results.iter().map(outcome).collect::<Vec<_>>(), ["well", "badly"]);
@@ -621,7 +625,7 @@ mod tests {
         assert_eq!(test.done(), [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 
-    /// SQLite finds it at COMMIT, when it no longer knows whose it was.
+    /// SQLite finds it at COMMIT, when it no longer knows which job caused it.
     #[test]
     fn a_reference_to_nothing_fails_the_job_that_made_it() {
         let test = TestWriter::new();
@@ -662,7 +666,7 @@ mod tests {
         assert_eq!(test.commits(), 3);
     }
 
-    /// A caller that waits while its owner's rest begins must not miss the end of it.
+    /// A caller that waits when its owner's rest begins must not miss the end of the rest.
     #[test]
     fn callers_of_an_owner_that_rests_come_one_after_the_other() {
         let mut test = TestWriter::new();
@@ -722,8 +726,8 @@ mod tests {
         assert_eq!((refused.load(Ordering::Relaxed), waiting.load(Ordering::Relaxed)), (6, 0));
     }
 
-    /// Goal: what was acknowledged is there, and nothing else, whatever fails beside it. Method: threads whose work ends
-    /// in every way, impatient ones among them, while every seventh COMMIT fails.
+    /// Goal: exactly the acknowledged work is stored, whatever fails beside it. Method: threads whose work
+    /// ends in every way, impatient ones among them, while every seventh COMMIT fails.
     #[test]
     fn whatever_fails_what_was_acknowledged_is_what_is_kept() {
         let mut test = TestWriter::new();
@@ -755,7 +759,7 @@ mod tests {
                             }
                         };
                         let mut ended = Ok(Ok(()));
-                        // Impatient: many give up waiting, and come again.
+                        // Impatient: many stop waiting, and try again.
                         while !has_run.load(Ordering::Relaxed) {
                             let of = thread as u128 % 4;
                             ended = match thread % 2 {

@@ -1,4 +1,4 @@
-//! Who works with the writing connection next.
+//! Decides who uses the writing connection next.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,48 +9,48 @@ use parking_lot::Condvar;
 use super::{Job, QueuedJob};
 use rollcall_core::model::Owner;
 
-/// Work that took the writer for less than this does not make its owner rest.
+/// Work that used the writer for less than this causes no rest of its owner.
 pub(super) const SHORT_TURN: Duration = Duration::from_millis(5);
 
-/// An owner that took the writer for itself rests for so many times as long as it took, so that it has a third of
-/// the writer's time at most while others want it.
+/// An owner that had the writer to itself rests for this multiple of the time used. So it gets at most a
+/// third of the writer's time while others want it.
 const REST_TIMES: u32 = 2;
 
-/// The longest rest. It bounds what one very large piece of work costs its owner afterwards.
+/// The longest rest. It limits what one very large write costs its owner afterwards.
 const REST_MAX: Duration = Duration::from_secs(1);
 
-/// An owner rests only for others, and those are the owners that wanted the writer within this time.
+/// An owner rests only if another owner wanted the writer within this time.
 const OTHERS_SEEN: Duration = Duration::from_secs(1);
 
 /// The queue for the writing connection.
 ///
-/// Small jobs wait in `jobs` and are run by the writer thread, many in one transaction. Work that takes the writer
-/// alone waits in `alone`, in the threads of its callers. The two kinds take turns.
+/// Small jobs wait in `jobs` and are run by the writer thread, many in one transaction. Work that needs the
+/// writer to itself waits in `alone`, in the threads of its callers. The two kinds take turns.
 pub(super) struct Schedule<J> {
-    /// Somebody works with the connection.
+    /// Whether the connection is in use.
     pub taken: bool,
-    /// The writer thread is to end once no job waits.
+    /// Whether the writer thread must end once the queue is empty.
     pub stopped: bool,
     jobs: FairQueue<J>,
     alone: VecDeque<Arc<Waiter>>,
-    /// Whether the last turn was of work that takes the writer alone.
+    /// Whether the last turn was of work that had the writer to itself.
     last_was_alone: bool,
-    /// Until when owners that took long rest, while others want the writer.
+    /// Until when the owners of long work rest, while others want the writer.
     rests: HashMap<Owner, Instant>,
-    /// The two owners that wanted the writer last, and when.
+    /// The last two owners that wanted the writer, and when.
     active: [Option<(Owner, Instant)>; 2],
 }
 
 /// A caller that waits for the writer.
 pub(super) struct Waiter {
-    /// `None` is the server itself: it never rests.
+    /// `None` is the server itself, which never rests.
     pub owner: Option<Owner>,
-    /// It has waited long enough then, whether its owner rests or not.
+    /// From then on it has waited long enough, whether its owner rests or not.
     pub patient_until: Instant,
     pub changed: Condvar,
 }
 
-/// Whom to wake once the connection is free.
+/// Who must be woken when the connection is free.
 pub(super) enum Next {
     Thread,
     Caller(Arc<Waiter>),
@@ -91,12 +91,12 @@ impl<J: Job> Schedule<J> {
         self.jobs.pop()
     }
 
-    /// Takes out the jobs that were queued at `since` or before.
+    /// Removes the jobs that were queued at `since` or before.
     pub fn take_late(&mut self, since: Instant) -> Vec<QueuedJob<J>> {
         self.jobs.take_late(since)
     }
 
-    /// When the job was queued that waits longest.
+    /// When the oldest job was queued.
     pub fn oldest_job(&self) -> Option<Instant> {
         self.jobs.oldest()
     }
@@ -112,28 +112,28 @@ impl<J: Job> Schedule<J> {
         self.alone.retain(|other| !Arc::ptr_eq(other, waiter));
     }
 
-    /// Whether the writer thread may work now.
+    /// Whether the writer thread may use the connection now.
     pub fn thread_may_go(&self, now: Instant) -> bool {
         !self.taken && self.has_jobs() && (self.last_was_alone || self.first_rested(now).is_none())
     }
 
-    /// Whether this caller may work now.
+    /// Whether this caller may use the connection now.
     pub fn caller_may_go(&self, waiter: &Arc<Waiter>, now: Instant) -> bool {
         let jobs_first = self.last_was_alone && self.has_jobs();
         !self.taken && !jobs_first && self.first_rested(now).is_some_and(|first| Arc::ptr_eq(first, waiter))
     }
 
-    /// Whether work that takes the writer alone could begin if the connection were free.
+    /// Whether work that needs the writer to itself could begin if the connection were free.
     pub fn anyone_rested(&self, now: Instant) -> bool {
         self.first_rested(now).is_some()
     }
 
-    /// Until when a caller waits for the rest of its owner.
+    /// Until when a caller waits for the end of its owner's rest.
     pub fn rest_of(&self, waiter: &Waiter) -> Option<Instant> {
         self.rests.get(&waiter.owner?).map(|until| waiter.patient_until.min(*until))
     }
 
-    /// The connection is free again after work that took it alone.
+    /// The connection is free again after work that had it to itself.
     pub fn release_alone(&mut self, owner: Option<Owner>, began: Instant, now: Instant) {
         (self.taken, self.last_was_alone) = (false, true);
         self.rests.retain(|_, until| *until > now);
@@ -148,10 +148,10 @@ impl<J: Job> Schedule<J> {
         (self.taken, self.last_was_alone) = (false, false);
     }
 
-    /// Whom to wake now; `None` if nobody waits.
+    /// Who must be woken now; `None` if nobody waits.
     ///
-    /// If all callers wait for the rest of their owners, it is the one whose rest ends first: a rest may have begun
-    /// while it waited, so it has to set its timer anew.
+    /// If the owners of all callers rest, it is the caller whose rest ends first. Its rest may have begun
+    /// while it waited, so it has to set its timer again.
     pub fn next(&self, now: Instant) -> Option<Next> {
         if self.thread_may_go(now) {
             return Some(Next::Thread);
@@ -160,7 +160,7 @@ impl<J: Job> Schedule<J> {
         self.first_rested(now).or_else(soonest).map(|waiter| Next::Caller(Arc::clone(waiter)))
     }
 
-    /// The caller that waits longest among those whose owner does not rest.
+    /// The caller that has waited longest among those whose owner does not rest.
     fn first_rested(&self, now: Instant) -> Option<&Arc<Waiter>> {
         self.alone.iter().find(|waiter| {
             let rests = self.rest_of(waiter).is_some_and(|until| until > now);
@@ -181,7 +181,7 @@ impl<J: Job> Schedule<J> {
     }
 }
 
-/// Jobs by owner; owners take turns, so that one with many jobs does not hold up the others.
+/// Jobs by owner. Owners take turns, so that one with many jobs does not delay the others.
 struct FairQueue<J> {
     of_owners: HashMap<Owner, VecDeque<QueuedJob<J>>>,
     /// The owners with jobs, in the order of their turns.
@@ -222,7 +222,7 @@ impl<J: Job> FairQueue<J> {
     }
 
     fn oldest(&self) -> Option<Instant> {
-        // Within an owner the first is the oldest.
+        // Within an owner the first job is the oldest.
         self.of_owners.values().filter_map(|jobs| jobs.front()).map(|job| job.since).min()
     }
 
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
     use rollcall_core::storage::StorageResult;
 
-    /// A job that only says whose it is and which.
+    /// A job that has only an owner and a number.
     struct Named(Owner, u32);
 
     impl Job for Named {
@@ -328,8 +328,8 @@ mod tests {
         assert!(matches!(schedule.next(now), Some(Next::Caller(next)) if Arc::ptr_eq(&next, &second)));
     }
 
-    /// Goal: an owner that uploads without a pause has a third of the writer at most while others write, and all of
-    /// it when it is alone.
+    /// Goal: an owner that uploads without a pause gets at most a third of the writer while others write, and
+    /// all of it when it is alone.
     #[test]
     fn an_owner_that_took_long_rests_while_others_want_the_writer() {
         let (mut schedule, began) = (Schedule::<Named>::new(), Instant::now());
@@ -348,19 +348,19 @@ mod tests {
         schedule.remove_waiter(&other);
         assert!(schedule.caller_may_go(&large, at(began, 181)));
 
-        // Nor does an owner rest until it is refused for having waited too long.
+        // An owner's rest also ends before a caller would be refused for having waited too long.
         let impatient = patient(1, at(began, 90));
         schedule.remove_waiter(&large);
         schedule.push_waiter(Arc::clone(&impatient), at(began, 70));
         assert!(!schedule.caller_may_go(&impatient, at(began, 89)));
         assert!(schedule.caller_may_go(&impatient, at(began, 90)));
 
-        // The rest of the largest piece of work is bounded, and a short turn asks for none.
+        // The rest after the largest write is bounded, and a short turn causes none.
         schedule.release_alone(large.owner, began, at(began, 10_000));
         assert_eq!(schedule.rest_of(&large), Some(at(began, 11_000)));
         schedule.release_alone(other.owner, began, at(began, 4));
         assert_eq!(schedule.rest_of(&other), None);
-        // Others that have gone quiet no longer count.
+        // Others that have stopped writing no longer count.
         schedule.push_job(QueuedJob { job: Named(owner(1), 2), since: at(began, 1_200) });
         schedule.pop_job();
         schedule.remove_waiter(&impatient);
