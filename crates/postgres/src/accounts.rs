@@ -1,4 +1,4 @@
-//! Users and devices in PostgreSQL. Each promise of [`AccountStore`] is one statement.
+//! Users and devices in PostgreSQL. Each method of [`AccountStore`] runs one statement.
 
 use postgres::Row;
 use postgres::types::Type;
@@ -14,18 +14,18 @@ use rollcall_core::storage::accounts::{
 };
 use rollcall_core::storage::{StorageError, StorageResult};
 
-/// The conflict with itself is that of a user who was added just before the connection broke: that is no other's.
+/// A conflict with itself: the user was added just before the connection broke. It is not another user's.
 const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at) \
      VALUES ($1, $2, $3, $4, $5) \
      ON CONFLICT (email) DO UPDATE SET email = excluded.email WHERE rollcall_user.id = excluded.id";
 const USER: &str = "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE email = $1";
-/// By byte, as SQLite sorts: a collation would have another order on every machine.
+/// In byte order, as SQLite sorts: a collation could differ from machine to machine.
 const USERS: &str =
     "SELECT id, email, password_hash, owner, created_at FROM rollcall_user ORDER BY email COLLATE \"C\"";
 const SET_PASSWORD_HASH: &str = "UPDATE rollcall_user SET password_hash = $2 WHERE id = $1";
 const REMOVE_USER: &str = "DELETE FROM rollcall_user WHERE email = $1";
 
-// The WHERE is what keeps one user from taking over another's device: it makes the conflict a no-op.
+// The WHERE prevents that a user takes over another user's device: it turns the conflict into a no-op.
 const PUT_DEVICE: &str = "INSERT INTO rollcall_device AS d \
      (id, user_id, name, token_hash, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6) \
      ON CONFLICT (id) DO UPDATE SET name = excluded.name, token_hash = excluded.token_hash, \
@@ -35,7 +35,7 @@ const DEVICE: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.e
 const DEVICES: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
      FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id \
      WHERE d.user_id = $1 ORDER BY d.created_at, d.id";
-/// For whoever runs the server.
+/// For the operator.
 pub(super) const SIGNED_IN: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
      FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id \
      WHERE u.owner = $1 ORDER BY d.created_at, d.id";
@@ -43,10 +43,10 @@ pub(super) const BY_ID: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.creat
      FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id WHERE d.id = $1";
 const REMOVE_DEVICE: &str = "DELETE FROM rollcall_device WHERE id = $2 AND user_id = $1";
 
-/// When and from where a user's devices were seen last.
+/// When and from where a user's devices were last seen.
 pub const SIGHTINGS: &str =
     "SELECT id, seen_at, seen_from FROM rollcall_device WHERE user_id = $1 AND seen_at IS NOT NULL";
-/// Notes when and from where a device was seen.
+/// Stores when and from where a device was last seen.
 pub const NOTE_SIGHTING: &str = "UPDATE rollcall_device SET seen_at = $2, seen_from = $3 WHERE id = $1";
 
 impl AccountStore for Connections {
@@ -93,7 +93,7 @@ impl AccountStore for Connections {
         ];
         let is_put = self.looking_up(|session| Ok(session.execute(PUT_DEVICE, &params)? == 1))?;
         if is_put {
-            self.signed_out(SignedOut::Device(device.id)); // its older token ended, if it had one
+            self.signed_out(SignedOut::Device(device.id)); // its older token, if any, is no longer valid
         }
         Ok(is_put)
     }
@@ -144,7 +144,8 @@ impl AccountStore for Connections {
 }
 
 impl Connections {
-    /// Tells the other servers. At once and not by the thread that tells of versions: a command has none, and ends.
+    /// Notifies the other servers directly, not by the thread that reports versions: a command has no such
+    /// thread, and ends.
     fn signed_out(&self, who: SignedOut) {
         let told = self.looking_up(|session| {
             let note = self.notify.message_of(who);
@@ -155,17 +156,17 @@ impl Connections {
         }
     }
 
-    /// Removes one; says whether it was there.
+    /// Runs a deletion; returns whether something was deleted.
     fn removed(&self, sql: &str, params: &[Param<'_>]) -> StorageResult<bool> {
         let mut tries = 0;
         self.looking_up(|session| {
             tries += 1;
-            // An earlier try may have removed it, and lost the connection before it heard so.
+            // An earlier attempt may have deleted it, and lost the connection before the result arrived.
             Ok(session.execute(sql, params)? == 1 || tries > 1)
         })
     }
 
-    /// The devices that one id leads to.
+    /// The devices of one id.
     pub(super) fn devices_by(&self, sql: &str, id: Uuid) -> StorageResult<Vec<Device>> {
         let rows = self.looking_up(|session| session.query(sql, &[(&id, Type::UUID)]))?;
         rows.iter().map(read_device).collect()

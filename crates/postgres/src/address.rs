@@ -1,4 +1,5 @@
-//! Where the database is: `postgres://USER:PASSWORD@HOST/DATABASE?sslmode=…`, and how the way there is secured.
+//! The database's address, `postgres://USER:PASSWORD@HOST/DATABASE?sslmode=…`, and how connections to it are
+//! secured.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Where a database is. Its `Display` and `Debug` hide the password.
+/// The address of a database. Its `Display` and `Debug` hide the password.
 #[derive(Clone)]
 pub struct Address {
     config: Config,
@@ -41,7 +42,7 @@ impl Address {
         }
     }
 
-    /// The address in full, password and all: for another process only.
+    /// The complete address, including the password: only for another process.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -80,7 +81,7 @@ impl PartialEq for Address {
 
 impl Eq for Address {}
 
-/// How the connection is secured, as libpq spells it.
+/// How the connection is secured, in libpq's terms.
 enum Tls {
     Disable,
     Prefer,
@@ -110,7 +111,7 @@ impl FromStr for Address {
             }
         }
         let plain = if kept.is_empty() { place.to_owned() } else { format!("{place}?{}", kept.join("&")) };
-        // The text may hold a password, which the error does not.
+        // The text may contain a password; the error does not.
         let mut config: Config = plain.parse().map_err(|error| {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
             format!("{error}{}", cause.unwrap_or_default())
@@ -129,7 +130,7 @@ impl FromStr for Address {
         });
         let tls = match (tls, roots) {
             (Tls::Disable, _) => None,
-            // As libpq has it: who names a certificate wants it to be looked at.
+            // As in libpq: if a certificate is named, it is verified.
             (_, Some(file)) => Some(verified(named_roots(&file)?)?),
             (Tls::VerifyFull, None) => Some(verified(system_roots()?)?),
             (Tls::Prefer | Tls::Require, None) => Some(unverified()?),
@@ -138,13 +139,13 @@ impl FromStr for Address {
     }
 }
 
-/// A host that vanished does not say so, and the system would wait for it for a quarter of an hour, or for two hours
-/// where nothing is on its way. Whatever the address says of these comes first.
+/// A host that vanished sends nothing. The system would wait for it for a quarter of an hour, or for two
+/// hours if no data is in flight. Parameters of the address override these values.
 const SILENT_MAX: Duration = Duration::from_secs(15);
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 
-/// Whether one of an address's parameters has that name.
+/// Whether the address has a parameter of that name.
 fn names(given: &[&str], name: &str) -> bool {
     given.iter().any(|parameter| parameter.split('=').next() == Some(name))
 }
@@ -161,7 +162,7 @@ fn notice_death(config: &mut Config, given: &[&str]) {
     }
 }
 
-/// The bytes that `%2F` and the like stand for.
+/// Decodes `%2F` and the like.
 fn decoded(text: &str) -> String {
     let mut parts = text.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
@@ -205,7 +206,7 @@ fn verified(roots: RootCertStore) -> Result<ClientConfig, String> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Encrypted, and open to whoever can pose as the server: what `prefer` and `require` mean everywhere.
+/// Encrypted, but open to anyone who poses as the server: the usual meaning of `prefer` and `require`.
 fn unverified() -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider));

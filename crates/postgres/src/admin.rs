@@ -1,4 +1,4 @@
-//! What whoever runs the servers does to a database now and then: distribute its tables, begin a new epoch.
+//! What an operator does with a database occasionally: distribute its tables, begin a new epoch.
 
 use postgres::error::SqlState;
 use postgres::types::Type;
@@ -13,11 +13,11 @@ use rollcall_core::schema::Schema;
 use rollcall_core::storage::plan::quoted;
 use rollcall_core::storage::{StorageError, StorageResult};
 
-/// Small tables without an owner, those that others refer to first.
+/// Small tables without an owner, parents first.
 const REFERENCE: [&str; 5] =
     ["rollcall_meta", "rollcall_table", "rollcall_column", "rollcall_user", "rollcall_device"];
 
-/// rollcall's tables of owners' rows; the first decides where an owner lives.
+/// rollcall's tables of owners' rows; the first one determines where an owner is stored.
 const OWNED: [&str; 10] = [
     "rollcall_owner",
     "rollcall_ledger",
@@ -38,16 +38,17 @@ const NODES: &str = "SELECT count(*) FROM pg_dist_node WHERE isactive AND should
 
 const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch' FOR UPDATE";
 const SET_EPOCH: &str = "UPDATE rollcall_meta SET value = $1 WHERE name = 'epoch'";
-/// Fences go on far above those that the lost future may have given out, and another one before it.
+/// Fences continue far above those that may have been given out after the restored time, or in an earlier
+/// such period.
 const BEGIN_EPOCH: &str = "UPDATE rollcall_owner SET version = $2, horizon = $2, fence = greatest(fence + 1048576, $3), \
      holder = NULL, lease_until = NULL WHERE owner = $1 AND version < $2";
-/// Kept answers and cursors speak of versions that are no more.
+/// Stored responses and cursors contain versions that no longer exist.
 const FORGET: [&str; 2] =
     ["DELETE FROM rollcall_answer WHERE owner = $1", "DELETE FROM rollcall_ack WHERE owner = $1"];
 
-/// The statements that have Citus spread the tables over its nodes, each owner's rows on one of them.
+/// The statements with which Citus spreads the tables over its nodes, all rows of an owner on one node.
 ///
-/// Each comes with the table that it is about.
+/// Each has the name of its table.
 pub fn distribution(schema: &Schema) -> Vec<(String, String)> {
     let reference = REFERENCE
         .into_iter()
@@ -57,14 +58,14 @@ pub fn distribution(schema: &Schema) -> Vec<(String, String)> {
         format!("SELECT create_distributed_table('{name}', '{column}', colocate_with => '{beside}')")
     };
     let owned = OWNED.into_iter().map(|name| (name.to_owned(), distributed(name, "owner")));
-    // Declared names are letters, digits and "_": quoted, they stand in a text as they are.
+    // Declared names are letters, digits and "_": quoted, they can be part of a statement.
     let declared = schema.parents_first().iter().map(|id| schema.at(*id));
     let declared =
         declared.map(|table| (table.name.clone(), distributed(&quoted(&table.name), &table.owner_column)));
     reference.chain(owned).chain(declared).collect()
 }
 
-/// Runs those of the statements that are needed still; `told` hears of each before it runs.
+/// Runs those of the statements that are still needed; the callback is called before each one.
 pub fn distribute(
     address: &Address,
     terms: &Terms,
@@ -99,10 +100,11 @@ fn is_unknown_table(cause: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 impl Connections {
-    /// Begins a new epoch, after the database was put back to an earlier time: every older cursor has expired then.
+    /// Begins a new epoch after the database was put back to an earlier time, so that every older cursor
+    /// expires.
     ///
-    /// `above` is an epoch that is known to have been, if the database does not know: it was put back before, and that
-    /// is lost as well. Broken off, it is to be run again; `each` hears of every owner.
+    /// `above` is an epoch that has existed but that the database does not know, because it was put back once
+    /// before. An interrupted run must be repeated; `each` is called for every owner.
     pub fn begin_epoch(
         address: &Address,
         terms: &Terms,

@@ -10,8 +10,8 @@ use rollcall_core::storage::accounts::Device;
 use rollcall_core::storage::census::{Census, Totals};
 use rollcall_core::storage::{OwnerState, StorageResult};
 
-/// Where the newest time is looked for, and how many milliseconds one of its units has. One
-/// statement a table, as tables are sharded.
+/// The columns that may hold the newest time, and the milliseconds of one of its units. One statement for
+/// each table, since tables are sharded.
 const TIMES: [(&str, i64); 5] = [
     ("SELECT max(day) FROM rollcall_day", Timestamp::DAY_MS),
     ("SELECT max(at) FROM rollcall_ack", 1),
@@ -27,7 +27,7 @@ impl Census for Postgres {
 
     fn totals(&self) -> StorageResult<Totals> {
         self.connections.with_retry(|session| {
-            let transaction = session.begin(Purpose::Read)?; // one moment for both
+            let transaction = session.begin(Purpose::Read)?; // one snapshot for both
             let Some(row) = transaction.session.row(statements::TOTALS, &[])? else {
                 return Ok(Totals::default());
             };

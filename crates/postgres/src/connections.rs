@@ -16,43 +16,44 @@ use rollcall_core::storage::{StorageError, StorageResult};
 /// How a server uses its database.
 #[derive(Clone, Debug)]
 pub struct Terms {
-    /// Connections at once.
+    /// Most connections.
     pub connections_max: u32,
-    /// How many of these are for accounts and tokens alone; at least one stays for everything else.
+    /// How many of them only accounts and tokens may use; at least one remains for all other work.
     pub for_accounts: u32,
-    /// How long work waits: for a connection, for a row that another has locked, for another try.
+    /// How long work waits for a connection, for a locked row, or for another attempt.
     pub busy_wait: Duration,
     /// How long one statement may take.
     pub statement_max: Duration,
-    /// How long a transaction may be open without a word from us.
+    /// How long a transaction may stay open without a statement.
     pub idle_max: Duration,
-    /// Whether statements are prepared on a connection; not through a pooler that gives each transaction another.
+    /// Whether statements are prepared on a connection; not with a pooler that may use another connection for
+    /// each transaction.
     pub prepare: bool,
 }
 
-/// The connections to one database, made as they are needed and kept.
+/// The connections to one database, opened on demand and kept.
 ///
-/// A connection must neither be made, used nor dropped where asynchronous work runs: it waits.
+/// Opening, using and dropping a connection blocks, so none of these may happen in asynchronous code.
 pub struct Connections {
-    /// Taken out as it is dropped.
+    /// Taken out on drop.
     pool: Option<r2d2::Pool<Manager>>,
-    /// What is done for an owner comes through here, so that the pool always has some for accounts and tokens.
+    /// Work of an owner passes this gate, so that the pool always has connections for accounts and tokens.
     gate: Gate,
-    /// News of this database's owners.
+    /// Notifications of this database's owners.
     pub(super) notify: Arc<Notifier>,
     busy_wait: Duration,
     tries_max: u32,
 }
 
-/// What one try came to.
+/// The result of one attempt.
 pub(super) enum Try<T> {
     Done(StorageResult<T>),
-    /// It may go well if it is tried again; if there is no time, this is what it ends in.
+    /// Another attempt may succeed; without time for one, this error is returned.
     Again(StorageError),
 }
 
 impl<T> Try<T> {
-    /// A failure of the session's: worth another try or not.
+    /// A failure of the session, which may be worth another attempt.
     pub fn failed(session: &Session, error: StorageError) -> Self {
         match session.failure() {
             Some(failure) if failure.may_pass() => Self::Again(error),
@@ -61,13 +62,13 @@ impl<T> Try<T> {
     }
 }
 
-/// Tries beside those that dead connections use up.
+/// Attempts, not counting those that dead connections use up.
 const TRIES_MAX: u32 = 5;
 
 impl Connections {
     /// Opens the database, and brings rollcall's own tables up to date.
     ///
-    /// Errors: [`OpenError`] says what to do about it.
+    /// Errors: [`OpenError`] contains the remedy.
     pub fn open(address: &Address, terms: &Terms) -> Result<Self, OpenError> {
         migrate::migrate(&mut Self::single(address, terms)?, address)?;
         let manager = Manager { address: address.clone(), terms: terms.clone() };
@@ -86,7 +87,7 @@ impl Connections {
         Ok(Self { pool: Some(pool), gate, notify, busy_wait: terms.busy_wait, tries_max })
     }
 
-    /// One connection, to look at the database or to prepare it.
+    /// A single connection, to inspect or prepare the database.
     pub(super) fn single(address: &Address, terms: &Terms) -> Result<Session, OpenError> {
         let manager = Manager { address: address.clone(), terms: terms.clone() };
         let mut session = manager.session().map_err(|error| OpenError::connecting(address, &error))?;
@@ -97,13 +98,13 @@ impl Connections {
         Ok(session)
     }
 
-    /// Works with a connection, again and again while another may help and there is time.
+    /// Runs work with a connection, again and again while another attempt may succeed and there is time.
     pub(super) fn with<T>(&self, work: impl FnMut(&mut Session) -> Try<T>) -> StorageResult<T> {
         let _inside = self.gate.enter()?;
         self.with_any(work)
     }
 
-    /// The same, with those too that are for accounts and tokens.
+    /// The same, including connections for accounts and tokens.
     fn with_any<T>(&self, mut work: impl FnMut(&mut Session) -> Try<T>) -> StorageResult<T> {
         let begun = Instant::now();
         let mut tries = 0;
@@ -122,16 +123,16 @@ impl Connections {
             if tries >= self.tries_max || begun.elapsed() >= self.busy_wait {
                 return Err(error);
             }
-            // After a restart of the database every connection of the pool is found to be dead, one by one.
-            // A node that is away is asked ever more rarely, and holds none of our connections meanwhile.
+            // After a restart of the database every connection of the pool turns out to be dead, one by one.
+            // A node that is unavailable is tried less and less often, and occupies no connection meanwhile.
             if !was_lost {
                 std::thread::sleep(pause() * if failure == Some(Failure::Away) { tries.min(10) } else { 1 });
             }
         }
     }
 
-    /// The same, where any failure that may pass is worth another try. Outside of a transaction each statement is
-    /// one.
+    /// The same, with another attempt after any failure that may pass. Outside of a transaction each
+    /// statement is a transaction of its own.
     pub(super) fn with_retry<T>(
         &self,
         mut work: impl FnMut(&mut Session) -> StorageResult<T>,
@@ -142,7 +143,8 @@ impl Connections {
         })
     }
 
-    /// The same, to look up an account, a token or an installation, or to change one. It waits for nobody's rows.
+    /// The same, to look up or change an account, a token or an installation. It does not wait for rows of
+    /// owners.
     pub(super) fn looking_up<T>(
         &self,
         mut work: impl FnMut(&mut Session) -> StorageResult<T>,
@@ -171,7 +173,7 @@ impl Connections {
 }
 
 impl Drop for Connections {
-    /// Wherever the last user of the database goes, even where asynchronous work runs.
+    /// The last reference may be dropped anywhere, even in asynchronous code.
     fn drop(&mut self) {
         self.notify.end();
         if let Some(pool) = self.pool.take() {
@@ -180,18 +182,18 @@ impl Drop for Connections {
     }
 }
 
-/// 10 to 200 ms, so that those who were in each other's way do not meet again.
+/// 10 to 200 ms, random so that conflicting writers do not meet again.
 fn pause() -> Duration {
     let mut random = [0; 1];
     let _ = getrandom::fill(&mut random);
     Duration::from_millis(10 + u64::from(random[0]) * 190 / 255)
 }
 
-/// What a connection that statements are prepared on begins with.
+/// The settings of a connection on which statements are prepared.
 ///
-/// Statements outside of a transaction must not wait for ever either. A table that was empty when it was analysed is
-/// read from end to end by every statement that a connection then prepares, and still is when it has grown. So here
-/// each statement goes by an index; what has none is scanned all the same, and its cost must not start the compiler.
+/// Statements outside of a transaction must not wait without limit either. If a table was empty when it was
+/// analysed, every statement prepared afterwards would scan it, even when it has grown. So scans are disabled
+/// here. A statement without an index still scans, and its estimated cost must not start the JIT compiler.
 fn options(lock: Duration) -> String {
     format!("-c lock_timeout={} -c enable_seqscan=off -c jit=off", lock.as_millis())
 }

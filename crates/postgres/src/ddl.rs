@@ -1,4 +1,4 @@
-//! How declared tables are written in PostgreSQL's SQL. Every name is quoted; no value stands in a text.
+//! Writes the declared tables as PostgreSQL's SQL. Every name is quoted; no value is part of a statement.
 
 use std::fmt::Write as _;
 
@@ -9,12 +9,13 @@ use rollcall_core::model::{Precision, Timestamp, Value};
 use rollcall_core::schema::{Column, DefaultValue, Schema, Table, TableId};
 use rollcall_core::storage::plan::quoted;
 
-/// A column with its SQL type. No `NOT NULL`: the server sees to `required`, which may be taken back.
+/// A column with its SQL type. It has no `NOT NULL`: the server checks `required`, which may be removed
+/// again.
 pub(super) fn column(column: &Column) -> String {
     format!("{} {}", quoted(&column.name), sql_type(column.kind).0)
 }
 
-/// A table with its owner, its key, its columns and references; the owner leads every key.
+/// A table with its owner, its key, its columns and references; the owner comes first in every key.
 pub(super) fn create_table(schema: &Schema, table: &Table) -> String {
     let (owner, key) = (quoted(&table.owner_column), quoted(&table.key));
     let mut parts = vec![format!("{owner} UUID NOT NULL"), format!("{key} UUID NOT NULL")];
@@ -24,8 +25,8 @@ pub(super) fn create_table(schema: &Schema, table: &Table) -> String {
     format!("CREATE TABLE {} (\n  {}\n)", quoted(&table.name), parts.join(",\n  "))
 }
 
-/// The constraint behind one reference. None within a table: its rows come in any order, in several statements,
-/// and what would wait for the end of the transaction cannot be sharded. There the rules alone look.
+/// The constraint of one reference. There is none within a table: its rows are written in any order, by
+/// several statements, and a deferred constraint cannot be sharded. There only the rules check.
 pub(super) fn foreign_key(schema: &Schema, table: &Table, at: usize, to: TableId) -> Option<String> {
     let parent = schema.at(to);
     (to != table.id).then(|| {
@@ -41,8 +42,8 @@ pub(super) fn foreign_key(schema: &Schema, table: &Table, at: usize, to: TableId
     })
 }
 
-/// The name of what stands behind one reference. PostgreSQL cuts names at 63 bytes, and so would mix up two long
-/// ones.
+/// The name of an object of one reference. PostgreSQL truncates names to 63 bytes, and so would confuse two
+/// long ones.
 pub(super) fn reference_name(kind: &str, table: &Table, column: &str) -> String {
     let mut name = format!("rollcall_{kind}_");
     for byte in &Sha256::digest(format!("{}.{column}", table.name).to_ascii_lowercase())[..12] {
@@ -51,8 +52,8 @@ pub(super) fn reference_name(kind: &str, table: &Table, column: &str) -> String 
     name
 }
 
-/// The index behind one reference: without it each deletion of a parent reads the whole table. It has the rows that
-/// refer to something, so that the planner never takes it to find a row by its key.
+/// The index over one reference: without it each deletion of a parent reads the whole table. It contains only
+/// rows with a reference, so that the planner never uses it to find a row by key.
 pub(super) fn create_index(table: &Table, column: &Column) -> String {
     format!(
         "CREATE INDEX {} ON {} ({}, {column}) WHERE {column} IS NOT NULL",
@@ -63,7 +64,7 @@ pub(super) fn create_index(table: &Table, column: &Column) -> String {
     )
 }
 
-/// What a default puts into rows that are there already.
+/// Fills a default into existing rows.
 pub(super) fn fill(column: &Column, default: &DefaultValue, now: Timestamp, precision: Precision) -> Value {
     match default {
         DefaultValue::Now => column.now(now, precision),

@@ -8,20 +8,20 @@ use rollcall_core::model::{DeviceId, Timestamp, Version};
 use rollcall_core::schema::{Schema, TableId};
 use rollcall_core::storage::{DeleteWindow, StorageResult};
 
-/// What a device has deleted lately, by table.
+/// What a device has deleted recently, by table.
 pub const WINDOWS: &str = "SELECT tbl, began, version, live_rows, deletes FROM rollcall_delete_window \
      WHERE owner = $1 AND device = $2";
-/// Notes it in place of what was noted.
+/// Replaces a stored window.
 pub const PUT: &str = "INSERT INTO rollcall_delete_window \
      (owner, device, tbl, began, version, live_rows, deletes) VALUES ($1, $2, $3, $4, $5, $6, $7) \
      ON CONFLICT (owner, device, tbl) DO UPDATE SET began = excluded.began, version = excluded.version, \
      live_rows = excluded.live_rows, deletes = excluded.deletes";
-/// Forgets what a device has deleted.
+/// Deletes the windows of a device.
 pub const FORGET: &str = "DELETE FROM rollcall_delete_window WHERE owner = $1 AND device = $2";
-/// A purge's: the few of an owner are read for it.
+/// For a purge, which reads the few windows of an owner.
 pub const FORGET_OLD: &str = "DELETE FROM rollcall_delete_window WHERE owner = $1 AND began < $2";
 
-/// The windows of a device; those of tables that are no longer declared are passed over.
+/// The windows of a device; those of tables that are no longer declared are skipped.
 pub(super) fn windows(
     session: &mut Session,
     schema: &Schema,

@@ -1,4 +1,4 @@
-//! Rows of the ledger, and of an application's table, as they are read.
+//! Reads rows of the ledger and of the application's tables.
 
 use postgres::Row;
 use postgres::types::Type;
@@ -12,11 +12,11 @@ use rollcall_core::schema::{Column, Table};
 use rollcall_core::storage::ledger::{aware_devices, lifetimes};
 use rollcall_core::storage::{StorageResult, Walked};
 
-/// How many columns a ledger entry has, its key first, and which of them says that it is a tombstone.
+/// The number of columns of a ledger entry, its key first, and the index of the one that marks tombstones.
 pub(super) const ENTRY_COLUMNS: usize = 13;
 pub(super) const DELETED: usize = 4;
 
-/// A ledger entry, as a tombstone: a live row's columns stand elsewhere.
+/// Reads a ledger entry as a tombstone; a live row's columns are stored elsewhere.
 pub(super) fn entry(row: &Row) -> StorageResult<Stored> {
     let number = |at| row.try_get::<_, Option<i64>>(at);
     let time = |at| Ok::<_, postgres::Error>(number(at)?.map(Timestamp::from_ms));
@@ -47,7 +47,7 @@ pub(super) fn stored(table: &Table, row: &Row) -> StorageResult<Stored> {
     Ok(stored)
 }
 
-/// A row's columns, which begin at `first`.
+/// Reads a row's columns, which begin at `first`.
 pub(super) fn columns(table: &Table, row: &Row, first: usize) -> StorageResult<Vec<Value>> {
     let read = |(at, column): (usize, &Column)| values::read(column.kind, row, first + at);
     table.columns.iter().enumerate().map(read).collect::<Result<_, _>>().map_err(failed)
@@ -57,7 +57,7 @@ pub(super) fn unsigned(row: &Row, at: usize) -> Result<u64, postgres::Error> {
     row.try_get::<_, i64>(at).map(i64::cast_unsigned)
 }
 
-/// Walks along the entries of a table from a key on, at most `entries_max`.
+/// Counts the entries of a table from a key on, at most `entries_max`.
 pub(super) fn walk(
     session: &mut Session,
     owner: Uuid,

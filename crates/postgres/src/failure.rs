@@ -1,4 +1,4 @@
-//! What a failure means, read off its code and never off its text.
+//! What a failure means, by its code and never by its text.
 
 use std::error::Error;
 
@@ -6,16 +6,16 @@ use postgres::error::{Severity, SqlState};
 
 use rollcall_core::storage::StorageError;
 
-/// Why a statement failed, as far as it matters to what is tried next.
+/// Why a statement failed, as far as this decides what is tried next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// Another transaction was in the way: the work may go well if it is run again.
+    /// Another transaction conflicted: another attempt may succeed.
     InTheWay,
-    /// The server is well, and cannot reach a node that the statement needs: the session is as good as any other.
+    /// The server works, but cannot reach a node that the statement needs. The session remains usable.
     Away,
     /// The server takes no writes: a standby, or one that was the primary.
     ReadOnly,
-    /// The connection is gone, or the server is going.
+    /// The connection is lost, or the server is shutting down.
     Lost,
     /// It would fail again.
     Lasting,
@@ -27,12 +27,13 @@ impl Failure {
             let is_io = error.source().is_some_and(|source| source.is::<std::io::Error>());
             return if error.is_closed() || is_io { Self::Lost } else { Self::Lasting };
         };
-        // What ends the session has another severity. A node's end comes as an ERROR of the one that asked it.
+        // A failure that ends the session has another severity. A node's shutdown arrives as an ERROR of the
+        // coordinator.
         let goes_on = error.parsed_severity() == Some(Severity::Error);
         Self::of_code(error.code(), goes_on)
     }
 
-    /// By its code; `goes_on` says whether the session does after it.
+    /// Classifies a code; `goes_on` is whether the session survives.
     fn of_code(code: &SqlState, goes_on: bool) -> Self {
         let in_the_way = [
             SqlState::T_R_SERIALIZATION_FAILURE,
@@ -50,7 +51,7 @@ impl Failure {
         } else if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
             Self::ReadOnly
         } else if *code == SqlState::INVALID_SQL_STATEMENT_NAME {
-            Self::Lost // a pooler has changed the connection under our statements
+            Self::Lost // a pooler has switched the connection between statements
         } else if going.contains(code) || code.code().starts_with("08") {
             if goes_on { Self::Away } else { Self::Lost }
         } else {
@@ -62,18 +63,18 @@ impl Failure {
         matches!(self, Self::Lost | Self::ReadOnly)
     }
 
-    /// Whether the same work may go well if it is run again.
+    /// Whether another attempt may succeed.
     pub fn may_pass(self) -> bool {
         self != Self::Lasting
     }
 }
 
-/// What PostgreSQL's failure means at the contract.
+/// Converts PostgreSQL's error to that of the storage contract.
 pub(super) fn failed(error: postgres::Error) -> StorageError {
     let full = [SqlState::DISK_FULL];
     match error.code() {
         Some(code) if full.contains(code) => return StorageError::Full(error.to_string()),
-        // A statement that took longer than it may.
+        // A statement exceeded its time limit.
         Some(code) if *code == SqlState::QUERY_CANCELED => return StorageError::Busy,
         _ => {}
     }

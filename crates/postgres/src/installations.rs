@@ -20,7 +20,7 @@ pub(super) const ADD: &str = "INSERT INTO rollcall_installation \
 const FORGET: &str = "DELETE FROM rollcall_installation WHERE owner = $1 AND device = $2";
 const FORGET_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
      RETURNING (octet_length(body) + octet_length(key) + 200)::bigint";
-/// A purge's: the few of an owner are read for it.
+/// For a purge, which reads the few installations of an owner.
 pub(super) const FORGET_OLD: &str = "DELETE FROM rollcall_installation WHERE owner = $1 AND seen_at < $2";
 
 pub(super) fn counter(session: &mut Session, owner: Uuid, device: DeviceId) -> StorageResult<Option<u64>> {
@@ -43,7 +43,7 @@ pub(super) fn all(session: &mut Session, owner: Uuid) -> StorageResult<Vec<Insta
         .collect()
 }
 
-/// Writes one by [`RAISE`] or [`ADD`]; says whether it did.
+/// Writes an installation by [`RAISE`] or [`ADD`]; returns whether it was written.
 pub(super) fn put(session: &mut Session, sql: &str, owner: Uuid, one: &Installation) -> StorageResult<bool> {
     let params: [Param<'_>; 6] = [
         (&owner, Type::UUID),
@@ -56,7 +56,7 @@ pub(super) fn put(session: &mut Session, sql: &str, owner: Uuid, one: &Installat
     Ok(session.execute(sql, &params)? == 1)
 }
 
-/// Returns how many bytes its kept answers took.
+/// Returns how many bytes its stored responses took.
 pub(super) fn forget(session: &mut Session, owner: Uuid, device: DeviceId) -> StorageResult<i64> {
     let params: [Param<'_>; 2] = [(&owner, Type::UUID), (&device.0, Type::UUID)];
     for sql in [FORGET, statements::FORGET_DEVICE, deletions::FORGET] {

@@ -1,5 +1,5 @@
-//! Leases in the owners' rows. The time is read first, always from the server that the session is connected to; then
-//! each promise is one statement, which waits for whoever writes for the owner.
+//! Leases in the owners' rows. The time is read first, always from the server that the session is connected
+//! to. Then each method runs one statement, which waits for a concurrent write of the owner.
 
 use postgres::Row;
 use postgres::types::Type;
@@ -57,7 +57,7 @@ impl LeaseStore for Connections {
             }
             taken.map(|row| lease(&row, now)).transpose()
         })?;
-        // One that began before was renewed, which is no news.
+        // A lease that began before was renewed, which is not reported.
         taken
             .iter()
             .filter(|lease| lease.since == lease.now)
@@ -114,7 +114,7 @@ impl Connections {
     }
 }
 
-/// The lease in the first columns of a row, as of a time in ms.
+/// Reads the lease in the first columns of a row, at a time in ms.
 pub(super) fn lease(row: &Row, now: i64) -> StorageResult<LeaseState> {
     Ok(LeaseState {
         fence: Fence(row.try_get::<_, i64>(0).map_err(failed)?.cast_unsigned()),

@@ -1,7 +1,8 @@
 //! The PostgreSQL engine: several servers over one database, which may be sharded by owner.
 //!
-//! Every statement over an owner's rows names the owner, who leads every key; a transaction is one owner's. A
-//! writer locks its owner's row first, so versions are numbered in the order of commits.
+//! Every statement over an owner's rows names the owner, which comes first in every key; a transaction
+//! belongs to one owner. A writer locks its owner's row first, so versions are numbered in the order of
+//! commits.
 
 mod accounts;
 mod address;
@@ -66,51 +67,51 @@ pub use admin::{distribute, distribution};
 pub use connections::{Connections, Terms};
 pub use whole::PostgresWhole;
 
-/// A PostgreSQL database that servers keep their data in.
+/// A PostgreSQL database with the data of one or several servers.
 pub struct Postgres {
     connections: Arc<Connections>,
     schema: Arc<Schema>,
     statements: Statements,
     observer: Arc<dyn EngineObserver>,
-    /// Writes of one owner wait here for each other, and not over a connection.
+    /// Writes of one owner wait here for each other, without occupying connections.
     turns: OwnerGates,
 }
 
 /// Why a PostgreSQL database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Nobody answers there.
+    /// The server cannot be reached.
     #[error(
         "cannot reach the database server of {address}: {reason}; is it running, and may this machine connect to it?"
     )]
     Unreachable {
-        /// Where the database is.
+        /// The database's address.
         address: String,
-        /// What the system says.
+        /// The system's reason.
         reason: String,
     },
-    /// Somebody answers, and the connection is not secured as it is to be, or a password is missing.
+    /// The server answers, but the connection is not secured as required, or a password is missing.
     #[error(
         "cannot agree with the database server of {address} on a connection: {reason}; check sslmode, sslrootcert \
          and the password in the database's URL"
     )]
     Disagreed {
-        /// Where the database is.
+        /// The database's address.
         address: String,
         /// What is wrong.
         reason: String,
     },
-    /// The server does not let the user in.
+    /// The server rejects the user.
     #[error(
         "the database server of {address} refuses the user {user:?}: {reason}; check user, password and sslmode in \
          the database's URL, and the server's pg_hba.conf"
     )]
     Refused {
-        /// Where the database is.
+        /// The database's address.
         address: String,
-        /// Who was refused.
+        /// The rejected user.
         user: String,
-        /// What the server says.
+        /// The server's reason.
         reason: String,
     },
     /// The server has no such database.
@@ -118,98 +119,98 @@ pub enum OpenError {
         "there is no database {database:?} on the server of {address}; make it first: createdb {database}"
     )]
     NoDatabase {
-        /// Where the database should be.
+        /// The database's address.
         address: String,
         /// Its name.
         database: String,
     },
-    /// The server lacks what the engine needs.
+    /// The server's version lacks what the engine needs.
     #[error("the database server of {address} is PostgreSQL {version}; {VERSION_MIN} or later is needed")]
     TooOld {
-        /// Where the database is.
+        /// The database's address.
         address: String,
-        /// What the server says it is.
+        /// The server's version.
         version: i32,
     },
-    /// The user may not do what a server must.
+    /// The user lacks a privilege that a server needs.
     #[error(
         "the user {user:?} may not make or change tables in {address}: {reason}; let the user own the database and \
          rollcall's tables in it"
     )]
     NotPermitted {
-        /// Where the database is.
+        /// The database's address.
         address: String,
-        /// Who may not.
+        /// The user without the privilege.
         user: String,
-        /// What the server says.
+        /// The server's reason.
         reason: String,
     },
     /// The database failed.
     #[error("cannot use the database {address}: {reason}")]
     Database {
-        /// Where the database is.
+        /// The database's address.
         address: String,
-        /// What the server says.
+        /// The server's reason.
         reason: String,
     },
-    /// A newer release has taken away what this one needs.
+    /// A newer release has removed what this one needs.
     #[error(
         "the database {address} is from a newer release of rollcall (it needs {oldest} migrations known, this \
          release knows {known})"
     )]
     FromNewerRelease {
-        /// Where the database is.
+        /// The database's address.
         address: String,
         /// Migrations that a release must know to work with it.
         oldest: i64,
         /// Migrations of this release.
         known: usize,
     },
-    /// There is nothing to distribute tables with.
+    /// The database has no Citus extension.
     #[error("the database {address} has no Citus: CREATE EXTENSION citus, as its superuser, makes it one")]
     NoCitus {
-        /// Where the database is.
+        /// The database's address.
         address: String,
     },
-    /// There is no node to distribute tables to.
+    /// Citus has no node for shards.
     #[error(
         "the Citus of {address} has no node for shards: SELECT citus_set_coordinator_host(…), and \
          SELECT citus_add_node(…) for each worker, before the tables are distributed"
     )]
     NoNodes {
-        /// Where the database is.
+        /// The database's address.
         address: String,
     },
-    /// Some of its owners are there, and others are not yet.
+    /// A copy into the database was begun and not completed.
     #[error("the copy into the database {address} is not complete: run rollcall copy to its end first")]
     HalfCopied {
-        /// Where the database is.
+        /// The database's address.
         address: String,
     },
-    /// What is in the database would be mixed up with what is copied.
+    /// The database is not empty, so a copy would be mixed with its data.
     #[error(
         "the database {address} holds data already: copy into an empty one (--check tells whether this is a copy \
          that was completed)"
     )]
     HoldsData {
-        /// Where the database is.
+        /// The database's address.
         address: String,
     },
-    /// Nothing of this release was ever copied there.
+    /// No deployment was copied there.
     #[error("the database {address} holds no copy that this release of rollcall has made")]
     NoCopy {
-        /// Where the database is.
+        /// The database's address.
         address: String,
     },
     /// The schema file and the tables in the database disagree.
     #[error("the schema does not fit the database, and to make it fit would lose data:\n{}", .0.join("\n"))]
     SchemaMismatch(Vec<String>),
-    /// No connections to work with.
+    /// No connections can be opened.
     #[error("cannot open connections to the database: {0}")]
     Pool(r2d2::Error),
 }
 
-/// `ON CONFLICT`, `to_regclass` and the like are older; this is the oldest release still looked after.
+/// This is the oldest release that is still maintained; `ON CONFLICT`, `to_regclass` and the like are older.
 const VERSION_MIN: i32 = 13;
 
 impl OpenError {
@@ -222,7 +223,7 @@ impl OpenError {
             }
             Some(code) if code.code().starts_with("28") => Self::Refused { address: shown, user, reason },
             Some(_) => Self::Database { address: shown, reason },
-            // The system's own failures, but for those that a check of the certificate ends in.
+            // The system's own failures, except those of a certificate check.
             None if is_io(error) || error.is_closed() => Self::Unreachable { address: shown, reason },
             None => Self::Disagreed { address: shown, reason },
         }
@@ -250,7 +251,7 @@ fn is_io(error: &postgres::Error) -> bool {
     cause.is_some_and(|cause| !cause.get_ref().is_some_and(|within| within.is::<rustls::Error>()))
 }
 
-/// What the server, or the system, says of an error.
+/// The message of the server, or of the system.
 fn server_message(error: &postgres::Error) -> String {
     match (error.as_db_error(), std::error::Error::source(error)) {
         (Some(error), _) => error.message().to_owned(),
@@ -260,11 +261,11 @@ fn server_message(error: &postgres::Error) -> String {
 }
 
 impl Postgres {
-    /// Takes an opened database for a server: makes its tables fit the schema.
+    /// Prepares an opened database for a server: makes its tables fit the schema.
     ///
-    /// - `now`: what rows get that are there already when a column with the default `now` is added.
-    /// - `observer`: what the engine reports its work to.
-    /// - Errors: [`OpenError`]; the database is then as it was.
+    /// - `now`: the value of existing rows when a column with the default `now` is added.
+    /// - `observer`: receives the engine's events.
+    /// - Errors: [`OpenError`]; the database is then unchanged.
     pub fn serve(
         address: &Address,
         connections: Connections,
@@ -285,7 +286,7 @@ impl Postgres {
         Ok(Self { connections: Arc::new(connections), schema, statements, observer, turns })
     }
 
-    /// What a server would make, add or refuse in the database. Nothing is changed.
+    /// What a server would create, add or refuse in the database. Nothing is changed.
     pub fn compare(address: &Address, schema: &Schema, terms: &Terms) -> Result<Plan, OpenError> {
         let mut session = Connections::single(address, terms)?;
         migrate::done(&mut session, address)?;
@@ -293,7 +294,7 @@ impl Postgres {
     }
 }
 
-/// Makes the tables fit the schema; gives their numbers in the ledger.
+/// Makes the tables fit the schema; returns their numbers in the ledger.
 fn prepare(
     session: &mut Session,
     address: &Address,
@@ -330,7 +331,7 @@ fn table_id(session: &mut Session, name: &str) -> StorageResult<i32> {
     Ok(id)
 }
 
-/// What must be known of a transaction to find out whether it was kept, should nobody hear of its end.
+/// What is needed to find out whether a transaction committed, if the connection breaks during COMMIT.
 struct CommitRecord {
     id: Uuid,
     before: Version,
@@ -340,9 +341,9 @@ struct CommitRecord {
 
 /// How a write ended.
 enum WriteEnd {
-    /// As its work wanted; the owner's version moved there.
+    /// The work was committed or rolled back as requested; a commit may have changed the owner's version.
     Done(Option<Version>),
-    /// The commit failed. The transaction may have been kept all the same.
+    /// The COMMIT failed, and the transaction may have been committed nevertheless.
     Unknown(CommitRecord, Failure, StorageError),
 }
 
@@ -357,7 +358,7 @@ impl Postgres {
                 }
                 WriteEnd::Unknown(sent, failure, error) => {
                     tracing::warn!(%owner, %error, "a commit failed; looking whether it was kept");
-                    // Whatever keeps us from knowing it: the device sends the request again.
+                    // If it cannot be found out, the device sends the request again.
                     let kept = self.was_committed(owner, &sent).map_err(|_| StorageError::OutcomeUnknown)?;
                     if kept {
                         self.connections.notify.moved(owner, sent.after);
@@ -385,7 +386,7 @@ impl Postgres {
             if outcome == Outcome::Commit { txn.finish().map(|()| outcome) } else { Ok(outcome) }
         });
         let sent = CommitRecord { id: txn.id(), before, after: txn.state().version, kept: txn.kept.take() };
-        // The work may have taken a failure for an outcome of its own: it is the engine that knows.
+        // The work may have treated a failure as a result of its own. The session's failure decides.
         match transaction.session.failure() {
             Some(failure) if failure.may_pass() => return Err(StorageError::Busy),
             Some(_) if matches!(outcome, Ok(Outcome::Commit)) => return Err(spoilt()),
@@ -404,13 +405,13 @@ impl Postgres {
         }
     }
 
-    /// Finds out whether a transaction was kept whose end nobody heard of.
+    /// Finds out whether a transaction with an unknown result was committed.
     ///
-    /// Whoever was at work on it for the lost connection still holds the owner's row, so it has ended once the row
-    /// is ours.
+    /// The session of the lost connection holds the owner's row as long as it works on the transaction. So
+    /// the transaction has ended once this session has locked the row.
     fn was_committed(&self, owner: Owner, sent: &CommitRecord) -> StorageResult<bool> {
         if sent.after == sent.before {
-            return Ok(false); // such work may well be done twice
+            return Ok(false); // such work may be done twice
         }
         self.connections.with_retry(|session| {
             let transaction = session.begin(Purpose::Write)?;
@@ -444,7 +445,7 @@ impl Storage for Postgres {
                 work(&mut txn)
             });
             match done {
-                // Work that has begun is not tried again: it may have told what it read.
+                // Work that has begun is not repeated: it may have sent what it read.
                 Err(error) if !begun => Try::failed(session, error),
                 done => Try::Done(done),
             }
@@ -459,7 +460,7 @@ impl Storage for Postgres {
         self.connections.looking_up(|session| installations::counter(session, owner.0, device))
     }
 
-    /// Another server may have written a moment ago: only the database knows.
+    /// Another server may have written a moment ago, so only the database knows.
     fn known_state(&self, _: Owner) -> Option<OwnerState> {
         None
     }
@@ -491,7 +492,7 @@ impl Storage for Postgres {
     }
 }
 
-/// A purge names none of the application's tables, so a command does it without their schema.
+/// A purge uses none of the application's tables, so a command can run it without their schema.
 impl Forgetful for Connections {
     fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
         self.owners(after, owners_max)

@@ -1,5 +1,5 @@
-//! One statement over several rows. `INSERT … SELECT` from `unnest` is not taken by all that speak PostgreSQL's dialect, so
-//! there is a statement for each of several counts of rows.
+//! Statements over several rows. Not every PostgreSQL-compatible database supports `INSERT … SELECT` from
+//! multi-argument `unnest`, so there is a statement for each of several row counts.
 
 use std::fmt::Write as _;
 
@@ -8,32 +8,32 @@ use postgres::types::{ToSql, Type};
 use super::session::{Param, Session};
 use rollcall_core::storage::StorageResult;
 
-/// One statement over several rows, for several counts of rows.
+/// One statement over several rows, for several row counts.
 pub struct Put(Vec<(usize, String)>);
 
-/// What a row of such a statement has before its own parameters. The shared ones come first, and once.
+/// How the parameters of a row are numbered. Shared parameters come first, once.
 #[derive(Clone, Copy)]
 pub(super) enum Row {
-    /// So many that all rows share.
+    /// Number of parameters that all rows share.
     WithShared(usize),
-    /// Nothing; so many stand elsewhere in the statement.
+    /// The rows share none; this many parameters are elsewhere in the statement.
     WithoutShared(usize),
 }
 
-/// How many rows a statement takes. Any number of rows is a few of these; what small syncs write is one.
+/// The row counts of a statement. Any number of rows is a few of these; small syncs write one row.
 const COUNTS: [usize; 11] = [256, 64, 16, 8, 7, 6, 5, 4, 3, 2, 1];
 
-/// To send one statement more costs about as much as to look at so many entries of an index.
+/// One more statement costs about as much as reading this many entries of an index.
 const ENTRIES_PER_STATEMENT: u64 = 128;
 
-/// Whether one statement over a list of keys, which may look at all entries of the owner, costs less at worst than one
-/// statement for each key.
+/// Whether one statement over a list of keys costs less in the worst case than one statement for each key.
+/// The list may cause a scan of all entries of the owner.
 pub(super) fn as_a_list(keys: usize, entries: u64) -> bool {
     keys > 1 && entries <= ENTRIES_PER_STATEMENT * keys as u64
 }
 
 impl Put {
-    /// The rows stand between `head` and `tail`; `each` is how many parameters a row has of its own.
+    /// Builds the statements: rows between `head` and `tail`, with `each` parameters of their own.
     pub(super) fn new(head: &str, row: Row, each: usize, tail: &str) -> Self {
         let (shared, before) = match row {
             Row::WithShared(shared) => (shared, shared),
@@ -55,13 +55,13 @@ impl Put {
         Self(COUNTS.into_iter().map(statement).collect())
     }
 
-    /// The statement that takes the most of so many rows, and how many it takes.
+    /// The statement for the largest count up to this number of rows, and that count.
     pub fn for_rows(&self, rows: usize) -> (usize, &str) {
         let fits = self.0.iter().find(|(count, _)| *count <= rows).or(self.0.last());
         fits.map_or((1, ""), |(count, sql)| (*count, sql))
     }
 
-    /// Runs it over so many rows, as many at a time as it takes; returns what it returns.
+    /// Runs it over any number of rows, in parts; returns the returned rows.
     pub(super) fn run<'r>(
         &self,
         session: &mut Session,
@@ -83,5 +83,5 @@ impl Put {
     }
 }
 
-/// A value that lives as long as the statement, with its type.
+/// A value that lives as long as its statement, with its type.
 pub(super) type Bindable<'a> = (Box<dyn ToSql + Sync + 'a>, Type);

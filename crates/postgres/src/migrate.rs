@@ -6,9 +6,9 @@ use super::{OpenError, session::Param};
 use crate::failure::failed;
 use rollcall_core::storage::StorageResult;
 
-/// rollcall's own tables, step by step. A step that was released never changes. Servers of the release before go on
-/// working while it runs, and after it: a step takes away only what no release in use needs any more, and then
-/// raises `oldest`.
+/// The migrations of rollcall's own tables. A released migration never changes. Servers of the release before
+/// keep working during and after a migration: it removes only what no supported release needs any more, and
+/// then raises `oldest`.
 const STEPS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_claims.sql"),
@@ -21,25 +21,26 @@ const STEPS: &[&str] = &[
 ];
 
 const IS_THERE: &str = "SELECT to_regclass('rollcall_meta') IS NOT NULL";
-/// Whoever else starts on this database waits here, then finds the step done.
+/// Another process that starts on this database waits here, and then finds the migration done.
 const META: &str = "SELECT value FROM rollcall_meta WHERE name = $1 FOR UPDATE";
 const COUNT: &str = "UPDATE rollcall_meta SET value = $1 WHERE name = 'migrations'";
 
-/// Brings rollcall's own tables up to date, each step in a transaction of its own.
+/// Brings rollcall's own tables up to date, each migration in a transaction of its own.
 pub(super) fn migrate(session: &mut Session, address: &Address) -> Result<(), OpenError> {
     let mut tries = 0;
     loop {
         match step(session, address) {
             Ok(true) => tries = 0,
             Ok(false) => return Ok(()),
-            // Two servers that start on an empty database both make the first table; one fails, and looks again.
+            // Two servers that start on an empty database both create the first table; one fails and tries
+            // again.
             Err(OpenError::Database { .. }) if tries < 5 && is_there(session).unwrap_or(false) => tries += 1,
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Runs the next step; `false` if there is none.
+/// Runs the next migration; `false` if there is none.
 fn step(session: &mut Session, address: &Address) -> Result<bool, OpenError> {
     let failed = |error| OpenError::database(address, &error);
     let transaction = session.begin(Purpose::Write).map_err(failed)?;
@@ -52,14 +53,14 @@ fn step(session: &mut Session, address: &Address) -> Result<bool, OpenError> {
     Ok(true)
 }
 
-/// How many steps there are.
+/// How many migrations this release has.
 pub(super) fn migrations_known() -> usize {
     STEPS.len()
 }
 
-/// How many steps have run that this release knows: none if rollcall never saw the database.
+/// How many migrations that this release knows have run: none if the database is new to rollcall.
 ///
-/// Errors: [`OpenError::FromNewerRelease`] if a newer release has taken away what this one needs.
+/// Errors: [`OpenError::FromNewerRelease`] if a newer release has removed what this one needs.
 pub(super) fn done(session: &mut Session, address: &Address) -> Result<usize, OpenError> {
     let in_database = |error| OpenError::database(address, &error);
     if !is_there(session).map_err(in_database)? {

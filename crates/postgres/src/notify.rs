@@ -1,8 +1,8 @@
-//! News between the servers on one database: whose version moved, whose lock changed hands, who was signed out.
+//! Notifications between the servers on one database: changed versions, taken and ended locks, sign-outs.
 //!
-//! A server tells the others after its commit and not in the transaction: PostgreSQL lets only one transaction with
-//! a `NOTIFY` in it commit at a time, fsync and all. So news can be lost with the server that has it, and is a hint:
-//! nothing is answered from it.
+//! A server notifies the others after its commit and not in the transaction, because PostgreSQL commits only
+//! one transaction with a `NOTIFY` at a time, including the fsync. So a notification can be lost with its
+//! server. It is only a hint: no response is based on it.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,16 +26,16 @@ use rollcall_core::storage::{LeaseListener, LeaseState, VersionListener};
 const LISTEN: &str = "LISTEN rollcall";
 pub(super) const NOTIFY: &str = "SELECT pg_notify('rollcall', $1)";
 
-/// One note carries at most 8,000 bytes.
+/// PostgreSQL allows at most 8,000 bytes for a notification.
 const MESSAGE_BYTES_MAX: usize = 6_000;
 
-/// How soon a thread sees that the server is about to end, and how long it waits for a lost connection.
+/// How soon a thread notices that the server is stopping, and how long it waits after a lost connection.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Owners whose last version told is remembered, so that versions are told in order.
+/// Owners whose last reported version is stored, so that versions are reported in order.
 const OWNERS_MAX: usize = 32_768;
 
-/// Something that happened to an owner.
+/// An event of an owner.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum Event {
     Moved(Owner, Version),
@@ -44,7 +44,7 @@ enum Event {
     SignedOut(SignedOut),
 }
 
-/// What one server tells the others in one go.
+/// The events that one server sends at once.
 #[derive(Serialize, Deserialize)]
 struct Message {
     from: Uuid,
@@ -52,10 +52,10 @@ struct Message {
     events: Vec<Event>,
 }
 
-/// Who hears of news, of this server and of the others.
+/// Delivers events of this server and of the others to listeners.
 pub(super) struct Notifier {
     address: Address,
-    /// This server, which does not listen to itself.
+    /// The id of this server, which ignores its own messages.
     id: Uuid,
     moved: RwLock<Vec<VersionListener>>,
     leases: RwLock<Vec<LeaseListener>>,
@@ -79,35 +79,35 @@ impl Notifier {
         })
     }
 
-    /// `last_versions` hears of versions that move.
+    /// Adds a listener for changed versions.
     pub fn on_moved(self: &Arc<Self>, listener: VersionListener) {
         self.moved.write().push(listener);
         self.begin();
     }
 
-    /// `last_versions` hears of leases that are given or end.
+    /// Adds a listener for leases that are taken or ended.
     pub fn on_leased(self: &Arc<Self>, listener: LeaseListener) {
         self.leases.write().push(listener);
         self.begin();
     }
 
-    /// `last_versions` hears of those whom other servers signed out.
+    /// Adds a listener for sign-outs on other servers.
     pub fn on_signed_out(self: &Arc<Self>, listener: SignOutListener) {
         self.sign_outs.write().push(listener);
         self.begin();
     }
 
-    /// What to tell the others of a sign-out of this server's.
+    /// The message that notifies the other servers of a sign-out.
     pub fn message_of(&self, who: SignedOut) -> String {
         serialise(&Message { from: self.id, events: vec![Event::SignedOut(who)] })
     }
 
-    /// A version of this server's making is durable.
+    /// Reports a durable version of this server.
     pub fn moved(&self, owner: Owner, version: Version) {
         self.publish(Event::Moved(owner, version));
     }
 
-    /// This server gave out a lease.
+    /// Reports a lease that this server gave out.
     pub fn taken(&self, owner: Owner, lease: &LeaseState) {
         if let (Some(holder), Some(until)) = (lease.holder, lease.until) {
             let name = lease.holder_name.clone();
@@ -116,12 +116,12 @@ impl Notifier {
         }
     }
 
-    /// This server ended a lease.
+    /// Reports a lease that this server ended.
     pub fn freed(&self, owner: Owner) {
         self.publish(Event::Freed(owner));
     }
 
-    /// Lets the threads end.
+    /// Ends the threads.
     pub fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
         self.out.lock().take();
@@ -148,7 +148,7 @@ impl Notifier {
                 let last = last_versions.entry(*owner).or_insert(Version(0));
                 if *version > *last {
                     *last = *version;
-                    // Under the mutex, or a later version could be told first.
+                    // Called under the mutex; otherwise a later version could be reported first.
                     listeners.iter().for_each(|listener| call_listener(|| listener(*owner, *version)));
                 }
             }
@@ -174,7 +174,7 @@ impl Notifier {
         }
     }
 
-    /// Begins to talk with the other servers, once somebody listens.
+    /// Starts the threads when the first listener is added.
     fn begin(self: &Arc<Self>) {
         let mut out = self.out.lock();
         if out.is_some() || self.over.load(Ordering::SeqCst) {
@@ -187,7 +187,7 @@ impl Notifier {
         std::thread::spawn(move || listener.listen());
     }
 
-    /// Tells the others, as much at a time as has come up meanwhile.
+    /// Sends events to the other servers, as many at once as have accumulated.
     fn send_events(&self, events: &Receiver<Event>) {
         let mut client: Option<Client> = None;
         let mut waiting = None;
@@ -240,18 +240,18 @@ impl Notifier {
                 return Ok(());
             }
             if client.is_closed() {
-                return client.batch_execute(LISTEN); // which says why
+                return client.batch_execute(LISTEN); // it returns the reason
             }
         }
     }
 }
 
 fn serialise(message: &Message) -> String {
-    // A struct of strings and numbers always has a spelling.
+    // Serialising a struct of strings and numbers cannot fail.
     serde_json::to_string(message).unwrap_or_default()
 }
 
-/// A listener that fails harms nobody.
+/// Calls a listener; its panic is only logged.
 fn call_listener(call: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(call)).is_err() {
         tracing::error!("a listener panicked");

@@ -1,4 +1,4 @@
-//! An owner's row: what is known of the owner, and who may write for it.
+//! An owner's row: its state, its lease, and the lock of writers.
 
 use postgres::Row;
 use postgres::types::Type;
@@ -12,17 +12,17 @@ use rollcall_core::digest::Seed;
 use rollcall_core::model::{Owner, Version};
 use rollcall_core::storage::{LeaseState, OwnerState, StorageError, StorageResult};
 
-/// What is known of an owner that is there.
+/// The stored row of an owner.
 pub(super) struct OwnerRow {
     pub state: OwnerState,
     pub lease: LeaseState,
-    /// Which transaction raised the version last.
+    /// The transaction that last raised the version.
     pub written: Option<Uuid>,
     /// The last day whose versions are dated, if that is known.
     pub dated: Option<i64>,
 }
 
-/// The owner by one of the two statements that read it; `None` while nothing was ever written for it.
+/// Loads the owner by one of the two statements that read it; `None` for an owner without any write.
 pub(super) fn load_owner(session: &mut Session, owner: Owner, sql: &str) -> StorageResult<Option<OwnerRow>> {
     let now = session.now()?;
     let Some(row) = session.row(sql, &[(&owner.0, Type::UUID)])? else { return Ok(None) };
@@ -34,7 +34,7 @@ pub(super) fn load_owner(session: &mut Session, owner: Owner, sql: &str) -> Stor
     }))
 }
 
-/// What an owner is: the columns after its lease.
+/// The owner's state: the columns after its lease.
 pub(super) fn state_of(row: &Row) -> StorageResult<OwnerState> {
     let seed: Vec<u8> = row.try_get(9).map_err(failed)?;
     let seed: [u8; 16] =
@@ -50,7 +50,7 @@ pub(super) fn state_of(row: &Row) -> StorageResult<OwnerState> {
     })
 }
 
-/// Waits until nobody else writes for the owner, who is made if nobody ever did.
+/// Locks the owner's row, and creates it if the owner is new.
 pub(super) fn lock(session: &mut Session, owner: Owner) -> StorageResult<OwnerRow> {
     for _ in 0..3 {
         if let Some(known) = load_owner(session, owner, statements::LOCK_OWNER)? {
@@ -61,7 +61,7 @@ pub(super) fn lock(session: &mut Session, owner: Owner) -> StorageResult<OwnerRo
     Err(StorageError::Engine("an owner that was just made is not there".into()))
 }
 
-/// Makes the owner, unless somebody else has.
+/// Creates the owner, unless another server has.
 pub(super) fn make(session: &mut Session, owner: Owner) -> StorageResult<()> {
     let first = first_version(session)?.0.cast_signed();
     let mut seed = [0; 16];

@@ -1,9 +1,11 @@
-//! Whether the database is the one that the last server left, or one that was put back to an earlier time.
+//! Detects whether the database is the one that the last server left, or one that was put back to an earlier
+//! time.
 //!
-//! Whoever puts a database back is to run `rollcall epoch`. If nobody does, a server that starts still sees most ways
-//! of it from outside of the data: point-in-time recovery and a standby that took over begin a timeline of their own, a
-//! dump that is put into another cluster or database has another identity, and one that is put back in place has made
-//! the tables anew. What none of this shows, a snapshot of the whole disk, only devices can see.
+//! An operator who puts a database back should run `rollcall epoch`. If that is forgotten, a starting server
+//! still detects most cases from outside of the data. Point-in-time recovery and a promoted standby begin a
+//! new timeline. A dump that is restored into another cluster or database has another identity, and one that
+//! is restored in place has created the tables again. None of this detects a snapshot of the whole disk: only
+//! devices can.
 
 use postgres::types::Type;
 
@@ -15,7 +17,7 @@ use rollcall_core::broken;
 use rollcall_core::model::Timestamp;
 use rollcall_core::storage::StorageResult;
 
-/// What is noted of a database, each with the statement that gives it. Not every service allows each.
+/// The signs that are stored of a database, each with its statement. Not every service permits each of them.
 const SIGNS: [(&str, &str); 4] = [
     ("past_system", "SELECT system_identifier FROM pg_control_system()"),
     ("past_timeline", "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint"),
@@ -27,7 +29,7 @@ const NOTED: &str = "SELECT value FROM rollcall_meta WHERE name = $1";
 const NOTE: &str = "INSERT INTO rollcall_meta (name, value) VALUES ($1, $2) \
      ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
-/// What the database shows, as far as it can be seen: a sign that cannot is left out.
+/// The database's present signs; one that cannot be read is left out.
 fn shown(session: &mut Session) -> Vec<(&'static str, i64)> {
     let mut signs = Vec::new();
     for (name, sql) in SIGNS {
@@ -61,8 +63,8 @@ fn note(session: &mut Session, signs: &[(&'static str, i64)]) -> StorageResult<(
 }
 
 impl Connections {
-    /// Begins a new epoch if the database is not the one that the last server left. Broken off, the next server does it
-    /// again: the signs are noted last.
+    /// Begins a new epoch if the database is not the one that the last server left. If this is interrupted,
+    /// the next server does it again: the signs are stored last.
     pub(super) fn notice(address: &Address, terms: &Terms, now: Timestamp) -> Result<(), OpenError> {
         let failed = |error| OpenError::database(address, &error);
         let mut session = Self::single(address, terms)?;
@@ -78,7 +80,7 @@ impl Connections {
             return note(&mut session, &signs).map_err(failed);
         }
         drop(session);
-        // It notes the signs at its end.
+        // It stores the signs at its end.
         let (epoch, owners) = Self::begin_epoch(address, terms, None, now, &mut |_| {})?;
         tracing::warn!(
             signs = changed.join(", "),
@@ -90,7 +92,7 @@ impl Connections {
         Ok(())
     }
 
-    /// Takes the database as it is for the one that the next server is to find.
+    /// Stores the database's present signs for the next server.
     pub(super) fn note_signs(address: &Address, terms: &Terms) -> Result<(), OpenError> {
         let mut session = Self::single(address, terms)?;
         let signs = shown(&mut session);

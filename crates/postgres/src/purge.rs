@@ -11,8 +11,9 @@ use rollcall_core::model::Version;
 use rollcall_core::storage::ledger::day;
 use rollcall_core::storage::{OwnerState, PurgeTerms, Purged, StorageResult};
 
-/// Forgets what is old, and raises the horizon of `state` over the versions whose deletions are gone. The caller writes the
-/// state down in this very transaction: a reader either finds the tombstones or learns that its cursor has expired.
+/// Forgets old data, and raises the horizon of `state` over the versions whose deletions are forgotten. The
+/// caller writes the state in the same transaction: a reader either finds the tombstones or learns that its
+/// cursor has expired.
 pub(super) fn purge(
     session: &mut Session,
     owner: Uuid,
@@ -63,19 +64,19 @@ pub(super) fn purge(
     Ok(purged)
 }
 
-/// The last version whose tombstones are old enough and were seen by every device that lives.
+/// The last version whose tombstones are old enough and were read by every active device.
 fn forgettable(
     session: &mut Session,
     owner: Uuid,
     state: &OwnerState,
     terms: &PurgeTerms,
 ) -> StorageResult<Version> {
-    // What was written before the first day that counts as young is old; if nothing was since, all is.
+    // Versions before the first recent day are old; if no write happened since, all are.
     let params: [Param<'_>; 2] = [(&owner, Type::UUID), (&day(terms.tombstones_before), Type::INT8)];
     let old = session.row(statements::VERSION_BEFORE_DAY, &params)?;
     let old: Option<i64> = old.map(|row| row.try_get(0)).transpose().map_err(failed)?;
     let old = old.map_or(state.version, |version| Version(version.cast_unsigned()));
-    // A cursor below the horizon has expired: its device fetches everything, and holds nothing back.
+    // A cursor below the horizon has expired: its device fetches everything and needs no tombstones.
     let params: [Param<'_>; 3] = [
         (&owner, Type::UUID),
         (&terms.devices_before.ms(), Type::INT8),

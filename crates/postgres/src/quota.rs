@@ -1,4 +1,4 @@
-//! What an owner's past takes in PostgreSQL, and how the oldest of it is forgotten.
+//! What an owner's past takes in PostgreSQL, and how its oldest part is forgotten.
 
 use postgres::Row;
 use postgres::types::Type;
@@ -12,20 +12,20 @@ use rollcall_core::model::{Owner, Version};
 use rollcall_core::storage::quota::{Past, PastBytes, enough, make_room};
 use rollcall_core::storage::{OwnerState, StorageResult};
 
-/// The oldest earlier states, and what each takes.
+/// The oldest earlier states, and their sizes.
 pub const OLDEST_STATES: &str = "SELECT version, tbl, key, (octet_length(columns) + 200)::bigint FROM rollcall_history WHERE owner = $1 \
      ORDER BY version, tbl, key LIMIT $2";
-/// All states up to one of those.
+/// Deletes all states up to one of them.
 pub const FORGET_STATES: &str =
     "DELETE FROM rollcall_history WHERE owner = $1 AND (version, tbl, key) <= ($2, $3, $4)";
 
-/// The oldest kept answers, and what each takes. Those of one owner are few, and sorted.
+/// The oldest stored responses, and their sizes. An owner has few, so they are sorted.
 pub const OLDEST_RESPONSES: &str = "SELECT device, key, (octet_length(body) + octet_length(key) + 200)::bigint FROM rollcall_answer \
      WHERE owner = $1 ORDER BY at, version LIMIT $2";
-/// One of those answers.
+/// Deletes one of those responses.
 pub const FORGET_RESPONSE: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key = $3";
 
-/// One statement a kind, each over all that an owner has of it.
+/// One statement for each kind, over all entries of an owner.
 pub const COUNTS: [&str; 4] = [
     "SELECT count(*) FROM rollcall_ledger WHERE owner = $1 AND deleted",
     "SELECT coalesce(sum(octet_length(columns) + 200), 0)::bigint FROM rollcall_history WHERE owner = $1",
@@ -46,7 +46,8 @@ pub(super) fn count(session: &mut Session, owner: Uuid) -> StorageResult<PastByt
     Ok(PastBytes { is_counted: true, tombstones, history, conflicts, responses })
 }
 
-/// Runs a statement that returns a size for each entry that it forgets; returns how many those are, and what they took.
+/// Runs a statement that returns a size for each entry that it deletes; returns their number and their total
+/// size.
 pub(super) fn forgotten(
     session: &mut Session,
     sql: &str,
@@ -57,20 +58,21 @@ pub(super) fn forgotten(
     Ok((rows.len(), sizes.sum::<Result<i64, _>>().map_err(failed)?))
 }
 
-/// What a write that raises the version leaves in the owner's row.
+/// What a write that raises the version stores in the owner's row.
 #[derive(Clone, Copy)]
 pub(super) struct Advance {
-    /// Names the transaction.
+    /// The id of the transaction.
     pub by: Uuid,
     /// The last day whose versions are dated.
     pub dated: Option<i64>,
 }
 
-/// Writes down what an owner is, as the last statement of a transaction that has locked it at the version `before`.
+/// Writes an owner's state, as the last statement of a transaction that has locked the owner at the version
+/// `before`.
 ///
-/// - `advance`: of a transaction that raises the version; `None` leaves what the last one left.
-/// - Errors: [`StorageError::Busy`] if the owner has another version, and the session's failure is then one that may
-///   pass: the lock did not hold, and the transaction must be undone and run again.
+/// - `advance`: for a transaction that raises the version; `None` keeps the stored values.
+/// - Errors: [`StorageError::Busy`] if the owner has another version. Then the lock did not hold: the
+///   session's failure is set to one that may pass, so that the transaction is rolled back and run again.
 pub(super) fn put_state(
     session: &mut Session,
     owner: Uuid,
@@ -106,7 +108,7 @@ pub(super) fn put_state(
     Ok(())
 }
 
-/// What is known of the past of an owner's row: the columns from `at` on.
+/// The sums of an owner's past in its row: the columns from `at` on.
 pub(super) fn past_of(row: &Row, at: usize, version: i64) -> StorageResult<PastBytes> {
     Ok(PastBytes {
         is_counted: row.try_get::<_, Option<i64>>(at + 4).map_err(failed)? == Some(version),
@@ -117,7 +119,7 @@ pub(super) fn past_of(row: &Row, at: usize, version: i64) -> StorageResult<PastB
     })
 }
 
-/// One owner's past inside a write transaction.
+/// One owner's past in a write transaction.
 pub(super) struct OwnPast<'a> {
     pub session: &'a mut Session,
     pub owner: Uuid,
@@ -125,12 +127,13 @@ pub(super) struct OwnPast<'a> {
 }
 
 impl OwnPast<'_> {
-    /// Makes room as [`rollcall_core::storage::WriteTxn::make_room`] does; returns how many entries went.
+    /// Makes room like [`rollcall_core::storage::WriteTxn::make_room`]; returns how many entries were
+    /// forgotten.
     pub fn make_room(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<usize> {
         make_room(self, more, max, entries_max)
     }
 
-    /// Makes room likewise; returns whether there is enough.
+    /// Makes room in the same way; returns whether there is enough.
     pub fn fits(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<bool> {
         self.make_room(more, max, entries_max)?;
         Ok(self.bytes.excess(more, max) == 0)
@@ -181,7 +184,8 @@ impl Past for OwnPast<'_> {
 }
 
 impl Connections {
-    /// Counts what an owner's past takes, over one snapshot and beside writers, and writes it down.
+    /// Counts what an owner's past takes, over one snapshot and concurrently with writers, and stores the
+    /// result.
     pub(super) fn count_past(&self, owner: Owner) -> StorageResult<()> {
         let counted = self.with_retry(|session| {
             let transaction = session.begin(Purpose::Read)?;

@@ -1,4 +1,4 @@
-//! What is kept beside the rows: states that were replaced, conflicts, answers given.
+//! What is stored in addition to the rows: replaced states, conflicts, responses.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use rollcall_core::storage::{
     Conflict, ConflictPage, ResponsesMax, Side, StorageError, StorageResult, StoredResponse, WantedConflicts,
 };
 
-/// Conflicts that come in one go: each may have two rows in it, and their common ancestor.
+/// Conflicts that are read at once: each may contain two rows and their common ancestor.
 const CONFLICTS_AT_ONCE: usize = 25;
 
 /// The records of one owner.
@@ -33,8 +33,8 @@ pub(super) struct Records<'a> {
 }
 
 impl Records<'_> {
-    /// Keeps states that are replaced, and forgets the oldest beyond `states_max` of each row. `entries` is about how many
-    /// states the owner has. Returns by how many bytes the history has grown.
+    /// Stores states that are replaced, and forgets the oldest beyond `states_max` of each row. `entries` is
+    /// about how many states the owner has. Returns how many bytes the history has grown by.
     pub fn remember(
         &mut self,
         table: &Table,
@@ -64,7 +64,7 @@ impl Records<'_> {
         Ok(grown - self.forget_surplus(&shared, &keys, states_max, entries)?)
     }
 
-    /// Forgets the states of these rows beyond the newest; returns how many bytes they took.
+    /// Deletes the states of these rows beyond the newest; returns how many bytes they took.
     fn forget_surplus(
         &mut self,
         shared: &[Param<'_>; 2],
@@ -114,7 +114,7 @@ impl Records<'_> {
             .collect()
     }
 
-    /// Returns how many bytes it takes; 0 if it was noted already.
+    /// Returns how many bytes the conflict takes; 0 if it was stored already.
     pub fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<i64> {
         let table = self.schema.at(conflict.table);
         let side = |side: &Side| side.values.as_ref().map(|values| write_columns(table, values));
@@ -151,7 +151,7 @@ impl Records<'_> {
     pub fn conflicts(&mut self, wanted: &WantedConflicts) -> StorageResult<ConflictPage> {
         let tbl = wanted.table.map(|table| self.statements.of(table).id);
         let key = wanted.key.map(|key| key.0);
-        // Tables may have rows of one key in common, but not many: of those the page leaves out other tables'.
+        // Tables may share rows of one key, but few: the page leaves out those of other tables.
         let (sql, by): (_, Option<Param<'_>>) = match (&key, &tbl) {
             (Some(key), _) => (statements::CONFLICTS_OF_KEY, Some((key, Type::UUID))),
             (None, Some(tbl)) => (statements::CONFLICTS_OF_TABLE, Some((tbl, Type::INT4))),
@@ -187,7 +187,7 @@ impl Records<'_> {
         row.map_or(Ok(None), |row| self.conflict_of(&row))
     }
 
-    /// The conflict of a row; `None` if its table is no longer declared.
+    /// Reads a conflict from a row; `None` if its table is no longer declared.
     fn conflict_of(&self, row: &Row) -> StorageResult<Option<Conflict>> {
         let Some(place) = self.statements.table(row.try_get(2).map_err(failed)?) else { return Ok(None) };
         let table = &self.schema.tables()[place];
@@ -218,7 +218,7 @@ impl Records<'_> {
         }))
     }
 
-    /// Returns by how many bytes the kept answers have grown.
+    /// Returns how many bytes the stored responses have grown by.
     pub fn store_response(
         &mut self,
         device: DeviceId,
@@ -247,14 +247,14 @@ impl Records<'_> {
     }
 }
 
-/// How many bytes the sides of a conflict take as they are stored.
+/// How many bytes the sides of a conflict take in the database.
 fn stored_bytes(row: &Row) -> StorageResult<usize> {
     const TEXTS: [usize; 3] = [6, 7, 10];
     let bytes = |at: usize| Ok(row.try_get::<_, Option<&str>>(at).map_err(failed)?.map_or(0, str::len));
     TEXTS.into_iter().map(bytes).sum()
 }
 
-/// An answer under an idempotency key.
+/// Loads the response of an idempotency key.
 pub(super) fn stored_response(
     session: &mut Session,
     owner: Uuid,

@@ -1,4 +1,4 @@
-//! One connection: statements prepared once, and what went wrong last.
+//! One connection, with its prepared statements and its last failure.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -13,13 +13,13 @@ use super::statements;
 use crate::failure::failed;
 use rollcall_core::storage::{StorageError, StorageResult};
 
-/// A value that is bound, with the type that the statement takes it as.
+/// A bound value, with the type that the statement expects.
 pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A connection to the database.
 pub(super) struct Session {
     client: Client,
-    /// `None` where a pooler in between may answer by another connection each time.
+    /// `None` if a pooler may use another connection for each statement.
     prepared: Option<HashMap<String, Statement>>,
     timeouts: Timeouts,
     /// The first failure since the transaction began.
@@ -28,38 +28,39 @@ pub(super) struct Session {
     began_ms: Option<i64>,
 }
 
-/// How long the database may take over things.
+/// The time limits of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// A wait for a row that another transaction has locked.
+    /// Waiting for a row that another transaction has locked.
     pub lock: Duration,
     /// One statement.
     pub statement: Duration,
-    /// A transaction that we say nothing in: a server that is stopped must not hold its owner for ever.
+    /// Idle-in-transaction timeout: a frozen server must not keep its owner locked.
     pub idle: Duration,
 }
 
-/// Statements kept ready on one connection, before all are forgotten and prepared anew.
+/// Prepared statements of one connection, before all are dropped and prepared again.
 const PREPARED_MAX: usize = 2_000;
 
 /// What a transaction is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// One snapshot to read.
+    /// Reads one snapshot.
     Read,
-    /// Each statement sees what is committed: the first locks the owner, so those after it see all of the owner's.
+    /// Each statement sees what is committed. The first one locks the owner, so the following ones see all of
+    /// the owner's rows.
     Write,
 }
 
 impl Timeouts {
-    /// What begins a transaction, and returns the time.
+    /// The statement that begins a transaction and returns the time.
     pub fn begin(&self, purpose: Purpose) -> String {
         let Self { lock, statement, idle } = self;
         let level = match purpose {
             Purpose::Read => "REPEATABLE READ READ ONLY",
             Purpose::Write => "READ COMMITTED",
         };
-        // For this transaction alone: a pooler may hand the connection to somebody else after it.
+        // Limited to this transaction: a pooler may give the connection to another client afterwards.
         format!(
             "BEGIN ISOLATION LEVEL {level}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; {}",
@@ -76,7 +77,7 @@ impl Session {
         Self { client, prepared: prepare.then(HashMap::new), timeouts, failure: None, began_ms: None }
     }
 
-    /// Whether the connection is of no more use.
+    /// Whether the connection is unusable.
     pub fn is_broken(&self) -> bool {
         self.client.is_closed() || self.failure.is_some_and(Failure::breaks_the_session)
     }
@@ -85,12 +86,12 @@ impl Session {
         self.failure = None;
     }
 
-    /// Why the first statement that failed did so.
+    /// The failure of the first statement that failed.
     pub fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()
     }
 
-    /// Begins a transaction, which ends with the guard.
+    /// Begins a transaction, which ends when the guard is dropped.
     pub fn begin(&mut self, purpose: Purpose) -> StorageResult<Transaction<'_>> {
         self.failure = None;
         let begun = self.client.simple_query(&self.timeouts.begin(purpose));
@@ -102,7 +103,7 @@ impl Session {
         Ok(Transaction { session: self, ended: false })
     }
 
-    /// The time by the database's clock, ms: in a transaction, when that began, which asks for nothing.
+    /// The time by the database's clock, ms. In a transaction it is the time of its beginning, without a query.
     pub fn now(&mut self) -> StorageResult<i64> {
         if let Some(began) = self.began_ms {
             return Ok(began);
@@ -111,20 +112,20 @@ impl Session {
         row.map_or(Ok(0), |row| row.try_get(0)).map_err(failed)
     }
 
-    /// Notes that somebody else wrote for the owner although this transaction had locked it.
+    /// Records that another transaction wrote for the owner in spite of this one's lock.
     pub fn overtaken(&mut self) -> StorageError {
         tracing::warn!("an owner was written for under its lock, as when its shard moves; trying again");
         self.failure.get_or_insert(Failure::InTheWay);
         StorageError::Busy
     }
 
-    /// What the server says it is: 150004 is 15.4.
+    /// The server's version: 150004 is 15.4.
     pub fn version(&mut self) -> StorageResult<i32> {
         let row = self.row("SELECT current_setting('server_version_num')::int", &[])?;
         row.map_or(Ok(0), |row| row.try_get(0)).map_err(failed)
     }
 
-    /// Runs statements that neither take nor give values.
+    /// Runs statements without parameters and results.
     pub fn batch(&mut self, sql: &str) -> StorageResult<()> {
         let done = self.client.batch_execute(sql);
         self.noted(done)
@@ -147,7 +148,7 @@ impl Session {
         Ok(self.query(sql, params)?.into_iter().next())
     }
 
-    /// Gives how many rows were written.
+    /// Returns how many rows were written.
     pub fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> StorageResult<u64> {
         let rows = match self.statement(sql, params) {
             Ok(Some(statement)) => self.client.execute(&statement, &values(params)),
@@ -160,7 +161,7 @@ impl Session {
         self.noted(rows)
     }
 
-    /// Tells `each` row after row without keeping them, until it answers `false`.
+    /// Calls `each` with row after row, without keeping them, until it returns `false`.
     pub fn each(
         &mut self,
         sql: &str,
@@ -180,11 +181,11 @@ impl Session {
         self.noted(told)?
     }
 
-    /// Runs a `COPY … FROM STDIN` over what it is to read; gives how many rows were written.
+    /// Runs a `COPY … FROM STDIN` with its input; returns how many rows were written.
     pub fn copy_in(&mut self, sql: &str, bytes: &[u8]) -> StorageResult<u64> {
         let copied = match self.client.copy_in(sql) {
             Ok(mut writer) => {
-                // It keeps them, until the end.
+                // The writer buffers the bytes until the end.
                 writer.write_all(bytes).map_err(|error| StorageError::Engine(Box::new(error)))?;
                 writer.finish()
             }
@@ -210,7 +211,7 @@ impl Session {
     fn noted<T>(&mut self, done: Result<T, postgres::Error>) -> StorageResult<T> {
         done.map_err(|error| {
             let failure = Failure::of(&error);
-            // What comes after it only fails since the transaction has.
+            // Later failures only follow from the first one.
             self.failure.get_or_insert(failure);
             failed(error)
         })
@@ -221,14 +222,14 @@ fn values<'a>(params: &[Param<'a>]) -> Vec<&'a (dyn ToSql + Sync)> {
     params.iter().map(|(value, _)| *value).collect()
 }
 
-/// An open transaction: undone unless it is committed.
+/// An open transaction, rolled back unless it is committed.
 pub(super) struct Transaction<'a> {
     pub session: &'a mut Session,
     ended: bool,
 }
 
 impl Transaction<'_> {
-    /// Makes what was done durable.
+    /// Commits the transaction.
     pub fn commit(mut self) -> StorageResult<()> {
         self.ended = true;
         self.session.began_ms = None;
@@ -240,7 +241,7 @@ impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         self.session.began_ms = None;
         if !self.ended && !self.session.client.is_closed() {
-            // If it fails, the connection is gone, and the transaction with it.
+            // If this fails, the connection is lost, and the transaction with it.
             let _ = self.session.client.batch_execute("ROLLBACK");
         }
     }

@@ -1,5 +1,5 @@
-//! The statements of the engine. Names come from the schema alone, never from a request; values are always bound.
-//! Every statement over an owner's rows takes the owner first.
+//! The statements of the engine. Names come from the schema only, never from a request; values are always
+//! bound. In every statement over an owner's rows the owner is the first parameter.
 
 use postgres::types::Type;
 
@@ -13,17 +13,18 @@ pub struct Statements {
     tables: Vec<TableStatements>,
     /// Writes ledger entries. Parameters: owner, table; then thirteen for each row.
     pub put_entries: Put,
-    /// Keeps earlier states of rows; returns the size of each that is new. Parameters: owner, table; then seven for each.
+    /// Stores earlier states of rows; returns the size of each new one. Parameters: owner, table; then seven
+    /// for each.
     pub remember: Put,
-    /// Forgets earlier states. Parameters: owner, table; then key and version of each.
+    /// Deletes earlier states. Parameters: owner, table; then key and version of each.
     pub forget_states: Put,
 }
 
 /// The statements over one application table.
 pub struct TableStatements {
-    /// The number that the ledger knows the table by.
+    /// The table's number in the ledger.
     pub id: i32,
-    /// The entry and the columns of each key that the ledger has. Parameters: owner, table, keys.
+    /// The entry and the columns of each key in the ledger. Parameters: owner, table, keys.
     pub load: String,
     /// The key and the columns. Parameters: owner, keys.
     pub values: String,
@@ -31,7 +32,7 @@ pub struct TableStatements {
     pub put: Put,
     /// Parameters: owner, keys. May read every row of the owner.
     pub remove: String,
-    /// Reads the one row that it deletes. Parameters: owner, key.
+    /// Reads only the row that it deletes. Parameters: owner, key.
     pub remove_one: String,
     /// By column, for those that refer to another table. Parameters: owner, parent's key, most rows.
     pub referring: Vec<Option<String>>,
@@ -70,7 +71,7 @@ impl Statements {
         Self { tables: tables.collect(), put_entries, remember, forget_states }
     }
 
-    /// The table that the ledger knows by that number.
+    /// The index of the table with that number in the ledger.
     pub fn table(&self, id: i32) -> Option<usize> {
         self.tables.iter().position(|table| table.id == id)
     }
@@ -130,17 +131,18 @@ impl TableStatements {
     }
 }
 
-/// Selects `columns` of a query that runs for each of the `keys`, which it knows as `k.key`.
+/// Selects `columns` of a query that runs for each of the `keys`, under the name `k.key`.
 ///
-/// `key = ANY(…)` would be read by index or by looking at every row of the owner, as the planner estimates: without
-/// statistics it takes an owner for one row, and every index for as good as the primary key. So a query here gives both
-/// bounds of its one key, which is no equality to the planner, orders by it, and takes one row: no join changes its
-/// place, and another index would need a sort. The whole primary key is an index condition whatever the statistics are.
+/// For `key = ANY(…)` the planner chooses between an index and a scan of all rows of the owner. Without
+/// statistics it expects one row for an owner, and rates every index as good as the primary key. So the query
+/// gives both bounds of its one key, which is not an equality to the planner, orders by it, and takes one
+/// row: no join changes its place, and another index would need a sort. The whole primary key is an index
+/// condition whatever the statistics are.
 fn for_each(keys: &str, query: &str, columns: &str) -> String {
     format!("SELECT {columns} FROM unnest({keys}::uuid[]) AS k (key) CROSS JOIN LATERAL {query}")
 }
 
-/// What a ledger entry tells of a row, after its key.
+/// What a ledger entry stores of a row, after its key.
 macro_rules! entry {
     () => {
         "l.key, l.version, l.created, l.last_update, l.deleted, l.made_by, l.changed_by, l.lives, l.writers, \
@@ -149,8 +151,8 @@ macro_rules! entry {
 }
 const ENTRY: &str = entry!();
 
-/// A lease, and then what the owner is. No statement that writes reads a clock: a cluster allows no such function in
-/// RETURNING or CASE, and its nodes have clocks of their own. Time is read first, and bound.
+/// A lease, followed by the owner's state. No writing statement reads a clock: a cluster allows no such
+/// function in RETURNING or CASE, and its nodes have different clocks. The time is read first, and bound.
 macro_rules! lease {
     () => {
         "fence, holder, holder_name, lease_since, lease_until"
@@ -167,35 +169,35 @@ macro_rules! owner {
     };
 }
 
-/// The time of the server that the session is connected to, in ms. It names no table: so a cluster asks no other node,
-/// and where all servers connect to one node, all have one clock.
+/// The time of the server that the session is connected to, in ms. It names no table, so a cluster uses no
+/// other node; and if all servers connect to one node, they share one clock.
 pub const NOW: &str = "SELECT (extract(epoch FROM now()) * 1000)::bigint";
 
 pub const OWNER: &str = concat!("SELECT ", owner!(), " FROM rollcall_owner WHERE owner = $1");
-/// The same, and nobody else can write for it until the transaction ends. It changes nothing, and is an UPDATE all the
-/// same: a shard that moves waits for one, and not for `FOR UPDATE`.
+/// The same, with a lock against other writers until the transaction ends. It is an UPDATE without a change,
+/// because a shard that moves waits for an UPDATE, but not for `FOR UPDATE`.
 pub const LOCK_OWNER: &str =
     concat!("UPDATE rollcall_owner SET fence = fence WHERE owner = $1 RETURNING ", owner!());
 
-/// The epoch, which versions of a new owner begin in.
+/// The epoch in which versions of a new owner begin.
 pub const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch'";
 
-/// Makes an owner, unless somebody else has. A backup may lack one that was there before its restore: so fences too
-/// begin with the epoch, which is in the upper bits of the version.
+/// Creates an owner, unless another server has. A restored backup may lack an owner that existed. So fences
+/// too begin with the epoch, which is in the upper bits of the version.
 pub const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
      (owner, version, horizon, live_rows, live_bytes, seed, fence, past_version) \
      VALUES ($1, $2, $2, 0, 0, $3, ($2::bigint >> 40) << 32, $2) ON CONFLICT (owner) DO NOTHING";
 
-/// Says what an owner is after a write. `$8` is the version before it: if that is no longer the owner's, somebody else
-/// wrote meanwhile, and nothing is written. `$12` names the transaction.
+/// Writes an owner's state. `$8` is the version before: if it has changed, another writer was faster, and
+/// nothing is written. `$12` is the id of the transaction.
 pub const ADVANCE_OWNER: &str = "UPDATE rollcall_owner SET horizon = $2, past_tombstones = $3, \
      past_history = $4, past_conflicts = $5, past_answers = $6, past_version = $7, version = $9, live_rows = $10, \
      live_bytes = $11, written = $12, dated = $13 WHERE owner = $1 AND version = $8";
-/// The same after one that moved no version: it names no transaction.
+/// The same after a transaction that changed no version: it stores no transaction id.
 pub const PUT_PAST: &str = "UPDATE rollcall_owner SET horizon = $2, past_tombstones = $3, \
      past_history = $4, past_conflicts = $5, past_answers = $6, past_version = $7 WHERE owner = $1 AND version = $8";
 
-/// Notes up to where rows were shown to devices ahead of their cursors.
+/// Records up to which version rows were returned to devices ahead of their cursors.
 pub const SHOW_AHEAD: &str = "UPDATE rollcall_owner SET shown_ahead = $2 WHERE owner = $1";
 
 /// Dates the versions before the first write of a day.
@@ -206,7 +208,7 @@ pub const DATE: &str =
 pub const VERSION_BEFORE_DAY: &str =
     "SELECT version FROM rollcall_day WHERE owner = $1 AND day >= $2 ORDER BY day LIMIT 1";
 
-/// For whoever runs the server, across owners.
+/// For the operator, across owners.
 pub const TOTALS: &str = "SELECT count(*), coalesce(sum(live_rows), 0)::bigint, \
      coalesce(sum(live_bytes), 0)::bigint FROM rollcall_owner";
 pub const TABLES: &str = "SELECT tbl, sum(live_rows)::bigint FROM rollcall_digest GROUP BY tbl";
@@ -219,13 +221,13 @@ pub const ACKNOWLEDGED: &str = "SELECT device, version, at FROM rollcall_ack WHE
 /// Owners by id.
 pub const OWNERS: &str = "SELECT owner FROM rollcall_owner WHERE owner >= $1 ORDER BY owner LIMIT $2";
 
-/// What the tables hold.
+/// The digests of the tables.
 pub const DIGESTS: &str = "SELECT tbl, live_rows, root FROM rollcall_digest WHERE owner = $1";
 pub const PUT_DIGEST: &str = "INSERT INTO rollcall_digest (owner, tbl, live_rows, root) \
      VALUES ($1, $2, $3, $4) ON CONFLICT (owner, tbl) DO UPDATE SET live_rows = excluded.live_rows, \
      root = excluded.root";
 
-/// What changed, tombstones too.
+/// The changes, including tombstones.
 pub const CHANGES: &str = concat!(
     "SELECT ",
     entry!(),
@@ -234,7 +236,8 @@ pub const CHANGES: &str = concat!(
      ORDER BY l.version, l.tbl, l.key LIMIT $6"
 );
 
-/// The earlier states of each key beyond its newest, and what they take. Parameters: owner, table, keys, how many stay.
+/// The earlier states of each key beyond its newest, and their sizes. Parameters: owner, table, keys, how
+/// many remain.
 pub const SURPLUS_STATES: &str = "SELECT s.key, s.version, s.bytes FROM unnest($3::uuid[]) AS k (key) \
      CROSS JOIN LATERAL (SELECT key, version, (octet_length(columns) + 200)::bigint AS bytes FROM rollcall_history \
      WHERE owner = $1 AND tbl = $2 AND key >= k.key AND key <= k.key ORDER BY key DESC, version DESC OFFSET $4) AS s";
@@ -253,7 +256,7 @@ macro_rules! conflict {
     };
 }
 pub const CONFLICT: &str = concat!(conflict!(), "WHERE owner = $1 AND id = $2");
-/// Each has an index that it walks along from where it begins.
+/// Each has an index in its order.
 pub const CONFLICTS: &str =
     concat!(conflict!(), "WHERE owner = $1 AND (at, id) < ($2, $3) ORDER BY at DESC, id DESC LIMIT $4");
 pub const CONFLICTS_OF_TABLE: &str = concat!(
@@ -265,10 +268,10 @@ pub const CONFLICTS_OF_KEY: &str = concat!(
     "WHERE owner = $1 AND (at, id) < ($2, $3) AND key = $5 ORDER BY at DESC, id DESC LIMIT $4"
 );
 
-/// Answers under idempotency keys.
+/// Responses under idempotency keys.
 pub const RESPONSE: &str =
     "SELECT body_hash, body, version, at FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key = $3";
-/// All but the newest, and the one of the key given: a new one comes in its place.
+/// Deletes all but the newest and the one of the given key, which is replaced.
 pub const FORGET_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
      AND (key = $3 OR key IN (SELECT key FROM rollcall_answer WHERE owner = $1 AND device = $2 \
      AND key <> $3 ORDER BY at DESC, version DESC OFFSET $4)) \
@@ -276,13 +279,14 @@ pub const FORGET_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = $1
 pub const STORE_RESPONSE: &str = "INSERT INTO rollcall_answer \
      (owner, device, key, at, version, body_hash, body) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
-/// The answers that exceed the bytes allowed, summed from the newest on. Never the one of the key given.
+/// Deletes the responses that exceed the allowed bytes, counted from the newest. The one of the given key is
+/// never deleted.
 pub const FORGET_LONG_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 \
      AND key IN (SELECT key FROM (SELECT key, sum(length(body)) OVER (ORDER BY at DESC, version DESC \
      ROWS UNBOUNDED PRECEDING) AS bytes FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key <> $3) \
      AS kept WHERE bytes > $4) RETURNING (octet_length(body) + octet_length(key) + 200)::bigint";
 
-/// What devices have seen.
+/// The cursors of devices.
 pub const ACKNOWLEDGE: &str = "INSERT INTO rollcall_ack (owner, device, version, at) \
      VALUES ($1, $2, $3, $4) ON CONFLICT (owner, device) DO UPDATE SET version = excluded.version, \
      at = excluded.at";
@@ -290,7 +294,7 @@ pub const ACKNOWLEDGED_BY_ALL: &str =
     "SELECT min(version) FROM rollcall_ack WHERE owner = $1 AND at >= $2 AND version >= $3";
 pub const FORGET_DEVICE: &str = "DELETE FROM rollcall_ack WHERE owner = $1 AND device = $2";
 
-/// A purge.
+/// Statements of a purge.
 pub const OLD_TOMBSTONES: &str = "SELECT tbl, key, version FROM rollcall_ledger \
      WHERE owner = $1 AND deleted AND version <= $2 ORDER BY version LIMIT $3";
 pub const FORGET_ENTRIES: &str =
@@ -307,19 +311,19 @@ pub const FORGET_OLD_RESPONSES: &str = "DELETE FROM rollcall_answer WHERE owner 
 pub const FORGET_DAYS: &str = "DELETE FROM rollcall_day WHERE owner = $1 AND day < $2";
 pub const FORGET_DEVICES: &str = "DELETE FROM rollcall_ack WHERE owner = $1 AND at < $2";
 
-/// The roll call of one table.
+/// The manifest of one table.
 pub const MANIFEST: &str = "SELECT key, last_update FROM rollcall_ledger \
      WHERE owner = $1 AND tbl = $2 AND key >= $3 AND NOT deleted ORDER BY key LIMIT $4";
-/// Where a page of it ends, so that no row is sent to be counted.
+/// The last key of a page of it, without sending the rows.
 pub const NTH_KEY: &str = "SELECT key FROM rollcall_ledger \
      WHERE owner = $1 AND tbl = $2 AND key >= $3 AND NOT deleted ORDER BY key OFFSET $4 LIMIT 1";
-/// How many entries of a table there are from a key on, how many of them are live, and the last of them: only PostgreSQL 18
+/// How many entries of a table follow a key, how many of them are live, and the last key. Only PostgreSQL 18
 /// has a greatest UUID.
 pub const WALK: &str = "SELECT count(*), count(*) FILTER (WHERE NOT deleted), max(key::text COLLATE \"C\") FROM \
      (SELECT key, deleted FROM rollcall_ledger WHERE owner = $1 AND tbl = $2 AND key >= $3 ORDER BY key LIMIT $4) \
      AS walked";
 
-/// Leases. `$2` is the device throughout.
+/// Leases. `$2` is always the device.
 pub const LEASE: &str = concat!("SELECT ", lease!(), " FROM rollcall_owner WHERE owner = $1");
 /// `$2` is the time.
 pub const LEASES: &str = concat!(
@@ -327,8 +331,9 @@ pub const LEASES: &str = concat!(
     lease!(),
     ", owner FROM rollcall_owner WHERE holder IS NOT NULL AND lease_until > $2 LIMIT $1"
 );
-/// `$4` is a lease, `$6` a hold of the lock, `$7` the time. A hold begins with the lease, or with one that goes on where
-/// the last ran out a lease ago or longer; it ends no later for a clock that was set back.
+/// `$4` is a lease, `$6` a hold of the lock, `$7` the time. A hold begins with a lease, or with one that
+/// follows at least the length of a lease after the last one expired. It ends no later if the clock was set
+/// back.
 pub const TAKE_LEASE: &str = concat!(
     "UPDATE rollcall_owner SET \
      fence = CASE WHEN holder = $2 AND lease_until IS NOT NULL THEN fence ELSE fence + 1 END, \

@@ -1,4 +1,4 @@
-//! The application's tables in PostgreSQL: made from the schema, and made to fit it again when it changes.
+//! The application's tables in PostgreSQL: created from the schema, and changed to fit it.
 
 use postgres::types::Type;
 
@@ -14,7 +14,7 @@ use rollcall_core::storage::{StorageError, StorageResult};
 const RECORD: &str = "INSERT INTO rollcall_column (tbl, name, type, required) VALUES ($1, $2, $3, $4) \
      ON CONFLICT (tbl, name) DO UPDATE SET type = excluded.type, required = excluded.required";
 
-/// What is in the schema that tables are made in; others are not ours to look at.
+/// The objects in the schema in which tables are created; other schemas are ignored.
 const OBJECT: &str = "SELECT c.relkind = 'v', c.relname::text FROM pg_catalog.pg_class c \
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
      WHERE n.nspname = current_schema() AND lower(c.relname::text) = lower($1)";
@@ -24,7 +24,7 @@ const COLUMNS: &str = "SELECT a.attname::text FROM pg_catalog.pg_attribute a \
      WHERE n.nspname = current_schema() AND c.relname::text = $1 AND a.attnum > 0 AND NOT a.attisdropped \
      ORDER BY a.attnum";
 
-/// The columns that we have an index for, and the table that the constraint of the same column leads to.
+/// The columns with an index of this crate, and the table that the constraint of the same column refers to.
 const REFERENCES: &str = "SELECT i.relname::text, lower(a.attname::text), p.relname::text \
      FROM pg_catalog.pg_index x \
      JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid JOIN pg_catalog.pg_class c ON c.oid = x.indrelid \
@@ -113,7 +113,7 @@ impl Database for &mut Session {
         }
     }
 
-    /// The caller has a transaction open, and ends it.
+    /// The caller has opened a transaction, and ends it.
     fn whole(&mut self, work: &mut dyn FnMut(&mut Self) -> StorageResult<()>) -> StorageResult<()> {
         work(self)
     }
@@ -130,7 +130,7 @@ fn add_columns(session: &mut Session, table: &Table, added: &[usize]) -> Storage
     })
 }
 
-/// Takes away the references that are no longer declared, and makes those that are.
+/// Drops the references that are no longer declared, and creates the declared ones.
 fn refer(mut session: &mut Session, schema: &Schema, table: &Table) -> StorageResult<()> {
     let mut held = session.held(table)?.references;
     let name = quoted(&table.name);

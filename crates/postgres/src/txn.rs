@@ -32,22 +32,22 @@ pub(super) struct Txn<'a> {
     statements: &'a Statements,
     owner: Uuid,
     state: OwnerState,
-    /// The owner's row as it is written down.
+    /// The owner's stored state.
     written: OwnerState,
-    /// Whether this transaction has said what the owner is after it.
+    /// Whether this transaction has set the owner's new state.
     has_advanced: bool,
     lease: Option<LeaseState>,
-    /// Asked for several times in one sync; each would be a way to the database and back.
+    /// Cached, since a sync reads them several times, and each read is a round trip.
     digests: Option<Vec<Digest>>,
     /// The last day whose versions are dated.
     dated: Option<i64>,
-    /// Names this transaction in the owner's row, if it raises the version.
+    /// The id of this transaction, stored in the owner's row if the version is raised.
     id: Uuid,
-    /// An answer that this transaction keeps: its device and key.
+    /// The device and key of a response that this transaction stores.
     pub kept: Option<(DeviceId, String)>,
 }
 
-/// Rows of the ledger, or of a table, that are read in one go.
+/// Rows of the ledger, or of a table, that are read at once.
 const ROWS_AT_ONCE: usize = 1_000;
 
 impl<'a> Txn<'a> {
@@ -80,7 +80,7 @@ impl<'a> Txn<'a> {
         })
     }
 
-    /// Waits until nobody else writes for the owner, who is made at need.
+    /// Locks the owner's row, and creates it if the owner is new.
     pub fn begin_write(
         session: &'a mut Session,
         schema: &'a Schema,
@@ -117,10 +117,10 @@ impl<'a> Txn<'a> {
         Records { session, schema, statements, owner: *owner }
     }
 
-    /// Writes down what the owner is by now, in one statement, if that has changed.
+    /// Writes the owner's state, in one statement, if it has changed.
     pub fn finish(&mut self) -> StorageResult<()> {
         if self.session.failure().is_some() || (self.state == self.written && !self.has_advanced) {
-            return Ok(()); // a transaction that failed takes no statement any more
+            return Ok(()); // a failed transaction accepts no statement
         }
         let advance = self.has_advanced.then_some(quota::Advance { by: self.id, dated: self.dated });
         quota::put_state(self.session, self.owner, self.written.version, &self.state, advance)
@@ -431,7 +431,7 @@ impl WriteTxn for Txn<'_> {
         states_max: usize,
     ) -> StorageResult<()> {
         let table = self.schema.at(table);
-        // Each takes so many bytes at least.
+        // Each state takes at least this many bytes.
         let entries = self.state.past.history.max(0).cast_unsigned() / RECORD_BYTES;
         self.records()
             .remember(table, rows, states_max, entries)

@@ -23,7 +23,8 @@ pub(super) const fn sql_type(kind: ColumnType) -> (&'static str, Type) {
         ColumnType::Uuid => ("UUID", Type::UUID),
         ColumnType::Timestamp => ("TIMESTAMPTZ", Type::TIMESTAMPTZ),
         ColumnType::Date => ("DATE", Type::DATE),
-        // Not JSONB: it would spell anew what digests of clients may be made of, and refuses an escaped U+0000.
+        // Not JSONB: it changes the text that clients' digests may be computed from, and refuses an escaped
+        // U+0000.
         ColumnType::Json => ("JSON", Type::JSON),
         ColumnType::Blob => ("BYTEA", Type::BYTEA),
     }
@@ -52,13 +53,13 @@ impl ToSql for Bound<'_> {
     }
 
     fn accepts(_: &Type) -> bool {
-        true // the type is always that of the column, and the schema has looked at the value
+        true // the type is always that of the column, and the schema has checked the value
     }
 
     postgres::types::to_sql_checked!();
 }
 
-/// A moment as PostgreSQL stores it.
+/// A timestamp as PostgreSQL stores it.
 struct PgTimestamp(Timestamp);
 
 impl FromSql<'_> for PgTimestamp {
@@ -85,7 +86,7 @@ impl FromSql<'_> for JsonAsText {
     }
 }
 
-/// Reads what PostgreSQL stored for a column of that type.
+/// Reads the stored value of a column of that type.
 pub(super) fn read(kind: ColumnType, row: &Row, at: usize) -> Result<Value, postgres::Error> {
     fn get<'a, T: FromSql<'a>>(
         row: &'a Row,

@@ -1,4 +1,4 @@
-//! A PostgreSQL database read and written as a whole, while no server uses it.
+//! Reads and writes a whole PostgreSQL database, while no server uses it.
 
 use bytes::{BufMut as _, BytesMut};
 use postgres::types::{IsNull, ToSql as _, Type};
@@ -16,7 +16,7 @@ use rollcall_core::storage::plan::quoted;
 use rollcall_core::storage::whole::{Deployment, Part, RowSink, RowsOf, Section, Sections, Target, Whole};
 use rollcall_core::storage::{Outcome, OwnerState, StorageError, StorageResult};
 
-/// Stands in `rollcall_meta` from the first owner that is copied until all are: no server begins meanwhile.
+/// Exists in `rollcall_meta` while a copy is in progress: no server starts meanwhile.
 const COPYING: &str = "SELECT value FROM rollcall_meta WHERE name = 'copying'";
 const BEGIN_COPYING: &str =
     "INSERT INTO rollcall_meta (name, value) VALUES ('copying', 1) ON CONFLICT (name) DO NOTHING";
@@ -28,21 +28,21 @@ const MIGRATIONS: &str = "SELECT value FROM rollcall_meta WHERE name = 'migratio
 const ANY_DATA: &str = "SELECT count(*) FROM (SELECT owner FROM rollcall_owner UNION ALL SELECT id FROM rollcall_user LIMIT 1) held";
 const SET_FENCE: &str = "UPDATE rollcall_owner SET fence = $2 WHERE owner = $1";
 
-/// Not each owner's rows have to be on the disk before the next one's are sent: the last transaction of the copy
+/// An owner's rows need not be durable before the next owner's are sent: the last transaction of the copy
 /// waits for all of them.
 const NOT_DURABLE_YET: &str = "SET LOCAL synchronous_commit = off";
 
 /// Bytes that are sent at once.
 const BYTES_AT_ONCE: usize = 1 << 20;
 
-/// A database whose data is copied, or compared with what it was copied from.
+/// The target of a copy, or a copy that is compared with its source.
 pub struct PostgresWhole {
     connections: Connections,
     sections: Sections,
 }
 
 impl PostgresWhole {
-    /// Opens a database to copy a deployment into: an empty one, or one that such a copy was begun in.
+    /// Opens a database for a copy: an empty one, or one in which such a copy was begun.
     pub fn begin(
         address: &Address,
         terms: &Terms,
@@ -52,7 +52,7 @@ impl PostgresWhole {
         let failed = |error| OpenError::database(address, &error);
         let mut session = Connections::single(address, terms)?;
         let known = migrate::is_there(&mut session).map_err(failed)?;
-        // Nothing is touched in a database that is somebody's.
+        // A database that belongs to someone else is not touched.
         let begun = known && is_copying(&mut session).map_err(failed)?;
         if known && !begun && number(&mut session, ANY_DATA).map_err(failed)? > 0 {
             return Err(OpenError::HoldsData { address: address.to_string() });
@@ -72,7 +72,7 @@ impl PostgresWhole {
         Ok(whole)
     }
 
-    /// Opens a database that a deployment was copied into.
+    /// Opens a database with a complete copy.
     pub fn look(address: &Address, terms: &Terms, deployment: &Deployment) -> Result<Self, OpenError> {
         let failed = |error| OpenError::database(address, &error);
         let mut session = Connections::single(address, terms)?;
@@ -88,7 +88,7 @@ impl PostgresWhole {
         Ok(Self { connections, sections: Sections::of(&deployment.schema) })
     }
 
-    /// Lets servers begin: the copy is complete, and on the disk.
+    /// Lets servers start: the copy is complete and durable.
     pub fn end(&self) -> StorageResult<()> {
         self.connections.with_retry(|session| session.execute(END_COPYING, &[])).map(drop)
     }
@@ -103,7 +103,7 @@ fn number(session: &mut Session, sql: &str) -> StorageResult<i64> {
     session.row(sql, &[])?.map_or(Ok(0), |row| row.try_get(0)).map_err(failed)
 }
 
-/// Has the ledger know tables by the numbers of the source; `false` if it knows others.
+/// Gives the ledger's tables the numbers of the source; `false` if they have others.
 fn number_tables(session: &mut Session, tables: &[(i64, String)]) -> StorageResult<bool> {
     let held = session.query(TABLES, &[])?;
     let held = held.iter().map(|row| Ok((row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?)));
@@ -118,7 +118,7 @@ fn number_tables(session: &mut Session, tables: &[(i64, String)]) -> StorageResu
     Ok(true)
 }
 
-/// The SQL type of a column; tables are numbered by a smaller integer than everything else.
+/// The SQL type of a column; numbers of tables have a smaller integer type than all others.
 fn column_type(name: &str, kind: ColumnType) -> Type {
     if name == "tbl" && kind == ColumnType::Integer { Type::INT4 } else { sql_type(kind).1 }
 }
@@ -143,7 +143,7 @@ fn delete(section: &Section) -> String {
     }
 }
 
-/// Takes rows in the binary format, each with its owner first if it has one.
+/// The `COPY` statement for rows in the binary format, each with its owner first if it has one.
 fn copy(section: &Section) -> String {
     let owner = section.owner.as_deref().into_iter();
     let columns = owner.chain(section.columns.iter().map(|(name, _)| name.as_str()));
@@ -151,7 +151,7 @@ fn copy(section: &Section) -> String {
     format!("COPY {} ({}) FROM STDIN BINARY", quoted(&section.table), columns.join(", "))
 }
 
-/// The owner of a part, as statements take it: accounts have none.
+/// The owner of a part, as a parameter: accounts have none.
 fn owner_of(part: &Part) -> Option<&Uuid> {
     match part {
         Part::Accounts => None,
@@ -186,7 +186,7 @@ impl Whole for PostgresWhole {
             }
             Ok(())
         };
-        // Not again: `each` has heard some of it.
+        // No further attempt: `each` has received some rows.
         self.connections.with(|session| Try::Done(read(session)))
     }
 }
@@ -200,7 +200,7 @@ impl Target for PostgresWhole {
             let transaction = session.begin(Purpose::Write)?;
             let session = &mut *transaction.session;
             session.batch(NOT_DURABLE_YET)?;
-            // The owner first, as everywhere; where there is none there is nothing else.
+            // The owner's row is deleted first, as everywhere; without it there is nothing to delete.
             let had = session.execute(&delete(&sections[0]), &params)? > 0;
             if had || part == Part::Accounts {
                 for section in sections.iter().skip(1).rev() {
@@ -228,16 +228,16 @@ impl Target for PostgresWhole {
     }
 }
 
-/// Rows of one table on their way, as `COPY` takes them in binary.
+/// Rows of one table in the binary format of `COPY`.
 struct Lot<'a> {
     owner: Option<&'a Uuid>,
     place: usize,
     bytes: BytesMut,
 }
 
-/// What such a stream begins with: the signature, no flags, no extension.
+/// The header of such a stream: the signature, no flags, no extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-/// What it ends with.
+/// Its trailer.
 const TRAILER: i16 = -1;
 
 impl<'a> Lot<'a> {
@@ -261,7 +261,7 @@ impl<'a> Lot<'a> {
         Ok(())
     }
 
-    /// A field with its size before it; -1 is NULL.
+    /// Writes a field after its size; -1 is NULL.
     fn field(&mut self, value: &Value, kind: &Type) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let at = self.bytes.len();
         self.bytes.put_i32(-1);
