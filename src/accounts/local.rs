@@ -10,14 +10,17 @@ use uuid::Uuid;
 
 use super::attempts::{Attempts, Recent, network_of};
 use super::audit::{self, Subject};
+use super::change::check_chosen;
+use super::opaque::BYTES_MAX;
 use super::password::{Checked, Passwords};
 use super::sightings::Sightings;
 use super::token_cache::{TokenCache, Validity, fingerprint};
 use super::{AccountError, Caller, SetupError};
+use crate::broken;
 use crate::clock::Clock;
 use crate::config::{AuthSettings, Limits, Registration};
 use crate::model::{DeviceId, Owner, Timestamp};
-use crate::storage::accounts::{AccountStore, Device, SignedOut, User};
+use crate::storage::accounts::{AccountStore, Device, KeptDevices, SignedOut, User};
 
 /// What every token of ours begins with, so that people and secret scanners know it.
 const TOKEN_PREFIX: &str = "rc_";
@@ -25,9 +28,6 @@ const TOKEN_PREFIX: &str = "rc_";
 const TOKEN_TEXT_BYTES: usize = TOKEN_PREFIX.len() + 43;
 /// Longest email, bytes: what SMTP can carry.
 const EMAIL_BYTES_MAX: usize = 254;
-const PASSWORD_BYTES_MIN: usize = 8;
-/// Longest password, bytes: beyond, only someone who wants to keep us busy.
-const PASSWORD_BYTES_MAX: usize = 1_024;
 const DEVICE_NAME_CHARS_MAX: usize = 100;
 /// How long an address counts as one of an account's own after a log-in from there.
 const ADDRESS_KNOWN_MS: i64 = 30 * Timestamp::DAY_MS;
@@ -110,15 +110,15 @@ impl std::fmt::Debug for NewToken {
 
 /// Users and devices that this server keeps itself. Every method but [`LocalAccounts::known`] blocks.
 pub struct LocalAccounts {
-    store: Arc<dyn AccountStore>,
-    clock: Clock,
-    settings: LocalSettings,
-    passwords: Passwords,
-    by_address: Attempts,
-    by_account_and_place: Attempts,
+    pub(super) store: Arc<dyn AccountStore>,
+    pub(super) clock: Clock,
+    pub(super) settings: LocalSettings,
+    pub(super) passwords: Passwords,
+    pub(super) by_address: Attempts,
+    pub(super) by_account_and_place: Attempts,
     by_account: Attempts,
     known_addresses: Recent,
-    known: Arc<TokenCache>,
+    pub(super) known: Arc<TokenCache>,
     /// When and where devices were seen last.
     pub sightings: Sightings,
 }
@@ -181,7 +181,7 @@ impl LocalAccounts {
         }
         // Before the attempt is counted: a typing error should not use one up.
         let email = email_of(email)?;
-        check_password(password)?;
+        check_chosen(password, &email, "password")?;
         self.by_address.take(&network_of(from))?;
         self.add_user(email, password, None)
     }
@@ -193,7 +193,7 @@ impl LocalAccounts {
     /// Errors: `Invalid`, `EmailTaken`.
     pub fn enrol(&self, email: &str, password: &str, owner: Option<Owner>) -> Result<User, AccountError> {
         let email = email_of(email)?;
-        check_password(password)?;
+        check_chosen(password, &email, "password")?;
         let user = self.add_user(email, password, owner)?;
         audit::done("account_added", Subject::default().of_user(user.id));
         Ok(user)
@@ -204,13 +204,9 @@ impl LocalAccounts {
     /// Errors: `Invalid`.
     pub fn set_password(&self, email: &str, password: &str) -> Result<bool, AccountError> {
         let email = email_of(email)?;
-        check_password(password)?;
-        let store = &self.store;
-        let Some(user) = store.user(&email)? else { return Ok(false) };
-        store.set_password_hash(user.id, &self.passwords.hash(password)?)?;
-        for device in store.devices(user.id)? {
-            store.remove_device(user.id, device.id)?;
-        }
+        check_chosen(password, &email, "password")?;
+        let Some(user) = self.store.user(&email)? else { return Ok(false) };
+        self.store.replace_password(user.id, &self.passwords.hash(password)?, KeptDevices::None)?;
         self.known.forget(|caller| caller.user == user.id);
         audit::done("password_set", Subject::default().of_user(user.id));
         Ok(true)
@@ -275,7 +271,7 @@ impl LocalAccounts {
         let network = network_of(from);
         // The address first, so that one address cannot push the counts of others out of memory.
         self.by_address.take(&network).inspect_err(|_| found.limit = "too many attempts from the address")?;
-        if asked.password.len() > PASSWORD_BYTES_MAX {
+        if asked.password.len() > BYTES_MAX {
             return Err(WRONG);
         }
         let email = email_of(asked.email).ok();
@@ -294,14 +290,37 @@ impl LocalAccounts {
         if let (Some(counted), false) = (&counted, matches!(checked, Ok(Checked::Wrong))) {
             counted.give_back(self);
         }
-        let Some(user) = user else { return checked.and(Err(WRONG)) };
+        let Some(mut user) = user else { return checked.and(Err(WRONG)) };
         match checked? {
             Checked::Wrong => return Err(WRONG),
             Checked::Right => {}
-            Checked::Rehashed(hash) => self.store.set_password_hash(user.id, &hash)?,
+            Checked::Rehashed(hash) => {
+                self.store.set_password_hash(user.id, &user.password_hash, &hash)?;
+                user.password_hash = hash;
+            }
         }
+        let token = self.add_device(&user, name, asked.device_id)?;
+        self.confirm(&user, asked.password, &token)?;
         self.known_addresses.note(&(&user.email, network));
-        self.add_device(&user, name, asked.device_id)
+        Ok(token)
+    }
+
+    /// Takes a new device back if the password was replaced while it was being checked: whoever replaces it signs out
+    /// the devices that there are then, and this one came later.
+    fn confirm(&self, user: &User, password: &str, token: &NewToken) -> Result<(), AccountError> {
+        let is_right = match self.store.user_of(user.id)? {
+            _ if broken::is("late_log_in_kept") => true,
+            Some(now) if now.password_hash == user.password_hash => true,
+            // Another log-in may have replaced the hash by a stronger one of the same password.
+            Some(now) => !matches!(self.passwords.check(password, Some(&now.password_hash))?, Checked::Wrong),
+            None => false,
+        };
+        if is_right {
+            return Ok(());
+        }
+        self.store.remove_device(user.id, token.device_id)?;
+        self.forget(token.device_id);
+        Err(WRONG)
     }
 
     /// Counts a log-in as failed, until it is given back; or says when the next one may be tried.
@@ -479,26 +498,26 @@ struct Found {
 
 /// Where a log-in comes from, as failed ones are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Place {
+pub(super) enum Place {
     Network(IpAddr),
     Device(DeviceId),
 }
 
 /// A log-in that counts as failed.
-struct Counted {
-    email: String,
-    place: Place,
+pub(super) struct Counted {
+    pub(super) email: String,
+    pub(super) place: Place,
     /// Whether the account knows the place, so that what strangers do does not concern it.
-    is_known: bool,
+    pub(super) is_known: bool,
 }
 
 impl Counted {
-    fn by_place(&self) -> (&str, Place) {
+    pub(super) fn by_place(&self) -> (&str, Place) {
         (&self.email, self.place)
     }
 
     /// The log-in has not failed.
-    fn give_back(&self, accounts: &LocalAccounts) {
+    pub(super) fn give_back(&self, accounts: &LocalAccounts) {
         accounts.by_account_and_place.give_back(&self.by_place());
         if !self.is_known {
             accounts.by_account.give_back(&self.email);
@@ -525,7 +544,8 @@ fn is_like_a_token(text: &str) -> bool {
 }
 
 const WRONG: AccountError = AccountError::Unauthorized("Wrong email or password.");
-const NO_TOKEN: AccountError = AccountError::Unauthorized("The token is not known here. Log in again.");
+pub(super) const NO_TOKEN: AccountError =
+    AccountError::Unauthorized("The token is not known here. Log in again.");
 
 fn email_of(text: &str) -> Result<String, AccountError> {
     let email = text.trim().to_lowercase();
@@ -540,14 +560,6 @@ fn email_of(text: &str) -> Result<String, AccountError> {
             member: "email",
             reason: "An email is a name, one @ and a host, at most 254 bytes, without blanks.",
         })
-    }
-}
-
-fn check_password(password: &str) -> Result<(), AccountError> {
-    if (PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&password.len()) {
-        Ok(())
-    } else {
-        Err(AccountError::Invalid { member: "password", reason: "A password has 8 to 1024 bytes." })
     }
 }
 

@@ -3,7 +3,8 @@
 //! - `local`: this server keeps users and devices, and gives out random tokens.
 //! - `jwt`: the app's own identity provider signs the tokens; nothing is kept here. `keys`: with what; `jwks`: how
 //!   a provider publishes it.
-//! - `password`: Argon2id, and how many of it run at once. `attempts`: how often one may try.
+//! - `password`: Argon2id, and how many of it run at once. `opaque`: the one form of a password, and which may be
+//!   chosen. `change`: a password is replaced. `attempts`: how often one may try.
 //! - `audit`: a log line for everything that changes who may come in.
 //! - `installations`: which copy of an app a request comes from, where it names itself.
 //! - `known`: tokens that were found good a moment ago.
@@ -13,12 +14,14 @@
 
 mod attempts;
 pub mod audit;
+pub mod change;
 pub mod installations;
 mod jwks;
 mod jws;
 pub mod jwt;
 mod keys;
 pub mod local;
+mod opaque;
 mod password;
 pub mod sightings;
 mod token_cache;
@@ -31,6 +34,7 @@ use crate::model::{DeviceId, Owner};
 use crate::storage::{AccountStore, StorageError};
 
 pub use attempts::network_of;
+pub use change::PasswordChange;
 pub use jwt::JwtAccounts;
 pub use local::{LocalAccounts, LocalSettings, LogIn, NewToken};
 
@@ -138,6 +142,9 @@ pub enum AccountError {
         /// What it should be.
         reason: &'static str,
     },
+    /// The password that is to prove who asks is another one.
+    #[error("the password is wrong")]
+    WrongPassword,
     /// The user has no such device.
     #[error("the user has no such device")]
     NoSuchDevice,

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use parking_lot::{Condvar, Mutex};
 
-use super::AccountError;
+use super::{AccountError, opaque};
 
 /// Bytes of the salt and of the hash in a new PHC string.
 const SALT_BYTES: usize = 16;
@@ -42,32 +42,44 @@ impl Passwords {
         Ok(Self { params, nobody, gate: Gate::new(hashes_max.max(1), queue_max) })
     }
 
-    /// The PHC string of a password with a new salt.
+    /// The PHC string of a password with a new salt. It is that of the password as [`opaque::prepared`] has it.
     pub(super) fn hash(&self, password: &str) -> Result<String, AccountError> {
         let mut turn = self.gate.enter()?;
         self.hashed(password, &mut turn)
     }
 
     /// Checks a password against the stored hash, or at the same cost against nothing.
+    ///
+    /// A hash of the password as it was typed counts too: before there was one form of each password, that was hashed.
     pub(super) fn check(&self, password: &str, stored: Option<&str>) -> Result<Checked, AccountError> {
         let mut turn = self.gate.enter()?;
+        let form = opaque::prepared(password);
+        let typed = Some(password).filter(|typed| *typed != form);
         let Some(stored) = stored else {
-            let _ = is_password_of(&self.nobody, password, &mut turn);
+            let forms = std::iter::once(&*form).chain(typed);
+            for form in forms {
+                let _ = is_password_of(&self.nobody, form, &mut turn);
+            }
             return Ok(Checked::Wrong);
         };
         let stored = PasswordHash::new(stored).map_err(internal)?;
         // The parameters come from the stored hash, whatever ours are.
-        match is_password_of(&stored, password, &mut turn) {
-            Ok(true) if self.has_grown_beyond(&stored) => {
+        let is_right = is_password_of(&stored, &form, &mut turn).map_err(internal)?;
+        let is_as_typed = match typed.filter(|_| !is_right) {
+            Some(typed) => is_password_of(&stored, typed, &mut turn).map_err(internal)?,
+            None => false,
+        };
+        match is_right || is_as_typed {
+            false => Ok(Checked::Wrong),
+            true if is_as_typed || self.has_grown_beyond(&stored) => {
                 self.hashed(password, &mut turn).map(Checked::Rehashed)
             }
-            Ok(true) => Ok(Checked::Right),
-            Ok(false) => Ok(Checked::Wrong),
-            Err(error) => Err(internal(error)),
+            true => Ok(Checked::Right),
         }
     }
 
     fn hashed(&self, password: &str, turn: &mut Turn<'_>) -> Result<String, AccountError> {
+        let form = opaque::prepared(password);
         let mut made = || -> HashResult<PasswordHash> {
             let mut salt = [0_u8; SALT_BYTES];
             fill_randomly(&mut salt)?;
@@ -77,7 +89,7 @@ impl Passwords {
                 version: Some(Version::V0x13.into()),
                 params: ParamsString::try_from(&self.params)?,
                 salt: Some(Salt::new(&salt)?),
-                hash: Some(turn.run(&hash, password, &salt, HASH_BYTES)?),
+                hash: Some(turn.run(&hash, &form, &salt, HASH_BYTES)?),
             })
         };
         made().map(|hash| hash.to_string()).map_err(internal)
@@ -91,6 +103,12 @@ impl Passwords {
                 || theirs.t_cost() < ours.t_cost()
                 || theirs.p_cost() < ours.p_cost()
         })
+    }
+
+    /// How many hashes were made since the start.
+    #[cfg(test)]
+    fn made(&self) -> usize {
+        self.gate.state.lock().made
     }
 
     /// How many hashes have memory of their own now.
@@ -144,6 +162,8 @@ struct Gate {
 struct Inside {
     running: usize,
     waiting: usize,
+    #[cfg(test)]
+    made: usize,
     /// Memory of the hashes that do not run now.
     free: Vec<Vec<Block>>,
 }
@@ -178,6 +198,10 @@ impl Gate {
 impl Turn<'_> {
     /// Hashes a password into `bytes` bytes.
     fn run(&mut self, hash: &Argon2<'_>, password: &str, salt: &[u8], bytes: usize) -> HashResult<Output> {
+        #[cfg(test)]
+        {
+            self.gate.state.lock().made += 1;
+        }
         let needed = hash.params().block_count();
         // Parameters changed: memory of another size is not worth keeping.
         if self.blocks.len() != needed {
@@ -247,6 +271,31 @@ mod tests {
         let parameters = |hash: &str| hash.splitn(5, '$').take(4).collect::<Vec<_>>().join("$");
         assert_eq!(parameters(&stand_in), parameters(&real));
         assert_eq!(parameters(&real), "$argon2id$v=19$m=64,t=3,p=2");
+    }
+
+    /// Goal: an account from before there was one form of each password goes on, and unknown accounts cost as much.
+    #[test]
+    fn a_hash_of_a_password_as_typed_is_good_and_is_replaced() {
+        let passwords = cheap(1);
+        let [typed, form] = ["fru\u{308}hstu\u{308}ck", "fr\u{fc}hst\u{fc}ck"];
+        let salt = b"sixteen bytes ..";
+        let as_typed = Argon2::from(Params::new(8, 1, 1, None).unwrap())
+            .hash_password_with_salt(typed.as_bytes(), salt)
+            .unwrap()
+            .to_string();
+        let Ok(Checked::Rehashed(new)) = passwords.check(typed, Some(&as_typed)) else { panic!("refused") };
+        assert!(matches!(passwords.check(form, Some(&as_typed)), Ok(Checked::Wrong)));
+        for either in [typed, form] {
+            assert!(matches!(passwords.check(either, Some(&new)), Ok(Checked::Right)), "{either:?}");
+        }
+        for guess in ["plain ascii", "gu\u{e9}ss", "gue\u{301}ss"] {
+            let hashes = |stored| {
+                let before = passwords.made();
+                assert!(matches!(passwords.check(guess, stored), Ok(Checked::Wrong)));
+                passwords.made() - before
+            };
+            assert_eq!(hashes(None), hashes(Some(&*new)), "{guess}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::storage::AccountStore;
 use crate::storage::postgres;
 use crate::storage::sqlite::Connections;
 
-/// Add, list and remove the users who may log in
+/// Add, list and remove the users who may log in, and set their passwords
 ///
 /// Each of these works while a server runs on the same database.
 #[derive(Debug, Subcommand)]
@@ -33,6 +33,14 @@ pub(super) enum Account {
     },
     /// List every user, and the owner of the rows that each syncs
     List {
+        #[command(flatten)]
+        database: DatabaseArg,
+    },
+    /// Replace the password of a user and log out all of their devices; ask for it, or read it from standard input
+    Password {
+        /// Replace the password of the user with this email address
+        email: String,
+
         #[command(flatten)]
         database: DatabaseArg,
     },
@@ -81,6 +89,7 @@ impl Account {
         match self {
             Self::Add { email, share_with, database } => add(&email, share_with.as_deref(), &database),
             Self::List { database } => list(&database),
+            Self::Password { email, database } => set_password(&email, &database),
             Self::Remove { email, database } => remove(&email, &database),
         }
     }
@@ -108,6 +117,16 @@ fn list(database: &DatabaseArg) -> Done {
         let since = user.created_at.format(Precision::Seconds);
         writeln!(out, "{}\towner {}\tsince {since}", user.email, user.owner)?;
     }
+    Ok(())
+}
+
+fn set_password(email: &str, database: &DatabaseArg) -> Done {
+    let accounts = local(database.open()?)?;
+    let password = read_password()?;
+    if !accounts.set_password(email, &password)? {
+        return Err(format!("there is no user {email}").into());
+    }
+    println!("replaced the password of {}, and logged out all of their devices", kept(email));
     Ok(())
 }
 

@@ -25,6 +25,8 @@ pub enum ApiError {
     Unauthorized { reason: &'static str },
     #[error("{reason}")]
     Forbidden { reason: &'static str },
+    #[error("The password is wrong. Nothing was changed.")]
+    WrongPassword,
     #[error("There is {what}.")]
     NotFound { what: &'static str },
     #[error("This path takes {allow}.")]
@@ -139,6 +141,7 @@ codes! {
     Self::InvalidRequest { .. } => BAD_REQUEST "invalid_request",
     Self::Unauthorized { .. } => UNAUTHORIZED "unauthorized",
     Self::Forbidden { .. } => FORBIDDEN "forbidden",
+    Self::WrongPassword => FORBIDDEN "wrong_password",
     Self::NotFound { .. } => NOT_FOUND "not_found",
     Self::MethodNotAllowed { .. } => METHOD_NOT_ALLOWED "method_not_allowed",
     Self::BodyTooSlow { .. } => REQUEST_TIMEOUT "body_too_slow",
@@ -295,6 +298,7 @@ impl From<AccountError> for ApiError {
             AccountError::Unauthorized(reason) => Self::Unauthorized { reason },
             AccountError::RegistrationClosed => Self::Forbidden { reason: "Registration is closed here." },
             AccountError::EmailTaken => Self::EmailTaken,
+            AccountError::WrongPassword => Self::WrongPassword,
             AccountError::TooManyAttempts { retry_after_s } => {
                 Self::TooManyAttempts { reason: "Too many attempts. Try again later.", retry_after_s }
             }

@@ -150,8 +150,17 @@ pub fn routes(
         .and(with_app.clone())
         .and(peer())
         .and(headers)
-        .and(body)
+        .and(body.clone())
         .then(accounts::log_in);
+    let password = warp::path!("password")
+        .and(post())
+        .and(with_app.clone())
+        .and(peer())
+        .and(caller.clone())
+        .and(body)
+        .then(|app, peer: Peer, who: Who, body| {
+            handle_caller(who, move |who| accounts::change_password(app, peer, who, body))
+        });
     let logout = warp::path!("logout")
         .and(post())
         .and(no_body.clone())
@@ -165,6 +174,12 @@ pub fn routes(
         .and(with_app.clone())
         .and(caller.clone())
         .then(|app, who: Who| handle_caller(who, |who| accounts::devices(app, who)));
+    let devices_ended =
+        warp::path!("devices").and(delete()).and(with_app.clone()).and(peer()).and(caller.clone()).then(
+            |app, peer: Peer, who: Who| {
+                handle_caller(who, move |who| accounts::revoke_others(app, peer, who))
+            },
+        );
     let device =
         warp::path!("devices" / String).and(delete()).and(with_app.clone()).and(peer()).and(caller).then(
             |id: String, app, peer: Peer, who: Who| {
@@ -185,7 +200,8 @@ pub fn routes(
     let sync = sync.or(boxed(events)).unify();
     let locks = boxed(lock_shown).or(boxed(lock_taken)).unify().or(boxed(lock_ended)).unify();
     let people = boxed(register).or(boxed(login)).unify().or(boxed(logout)).unify().or(boxed(me)).unify();
-    let devices = boxed(devices).or(boxed(device)).unify();
+    let people = people.or(boxed(password)).unify();
+    let devices = boxed(devices).or(boxed(devices_ended)).unify().or(boxed(device)).unify();
     let about = boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(metrics)).unify();
     let about = about.or(boxed(general)).unify().or(boxed(typed)).unify();
     let sync = sync.or(console).unify();

@@ -273,6 +273,13 @@ impl Lab {
             ],
             "GET /me" => vec![of("GET /me", "")],
             "POST /logout" => vec![of("POST /logout", "")],
+            "POST /password" => vec![
+                of("POST /password", "two passwords that do not fit, in 64 KiB")
+                    .sending(json!({ "old": "x".repeat(30_000), "new": "y".repeat(30_000) })),
+                of("POST /password", "100 devices are signed out")
+                    .sending(json!({ "old": PASSWORD, "new": "battery staple", "sign_out_others": true })),
+            ],
+            "DELETE /devices" => vec![of("DELETE /devices", "100 devices are signed out")],
             "GET /devices" => vec![of("GET /devices", "100 devices")],
             "DELETE /devices/{device_id}" => {
                 vec![of("DELETE /devices/{device_id}", "").at(format!("/devices/{}", self.tablet.id))]

@@ -246,7 +246,13 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
         ],
         "POST /logout" => vec![probe_of("its own token", path).alike("names nothing")],
         "GET /me" => vec![probe_of("its own token", path).alike("names nothing")],
+        "POST /password" => vec![
+            probe_of("its own password", path)
+                .body(json!({ "old": "wrong horse", "new": "battery staple", "sign_out_others": true }))
+                .alike("names nothing"),
+        ],
         "GET /devices" => vec![probe_of("the list", path).alike("names nothing")],
+        "DELETE /devices" => vec![probe_of("its own devices", path).alike("names nothing")],
         "DELETE /devices/{device_id}" => vec![probe_of("device_id", format!("/devices/{device}"))],
         "GET /console/api/overview" | "GET /console/api/series" => vec![operator("all", path.into())],
         "GET /console/api/owners" => vec![operator("after", format!("{path}?after={owner}&limit=1"))],

@@ -375,7 +375,9 @@ fn accounts_come_and_go_under_a_running_server() {
     good(account(&shared, &format!("{PASSWORD}\r\n")));
     good(account(&["add", "carol@example.com"], PASSWORD));
     for (args, input, word) in [
-        (&["add", "anna@example.com"][..], PASSWORD, "taken"),
+        (&["password", "anna@example.com"][..], "password1", "commonest"),
+        (&["password", "nobody@example.com"], PASSWORD, "no user nobody@example.com"),
+        (&["add", "anna@example.com"], PASSWORD, "taken"),
         (&["add", "dan@example.com"], "short", "8"),
         (&["add", "dan@example.com"], "", "8"),
         (&["add", "dan"], PASSWORD, "email"),
@@ -417,6 +419,17 @@ fn accounts_come_and_go_under_a_running_server() {
     }
     assert_eq!(todo(&ben).status, 401);
     assert_eq!(todo(&anna).json()["todo"].as_array().unwrap().len(), 1, "the rows stay");
+
+    let set = good(account(&["password", "Carol@Example.com"], "battery staple\n"));
+    assert_eq!(set, "replaced the password of carol@example.com, and logged out all of their devices\n");
+    let replaced = Instant::now();
+    while todo(&carol).status == 200 {
+        assert!(replaced.elapsed() < Duration::from_secs(20), "the token lives on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let login = json!({ "email": "carol@example.com", "password": PASSWORD, "device": "phone" });
+    assert_eq!(call(address, "POST /login", None, Some(&login)).status, 401);
+    log_in(address, "carol@example.com", "battery staple", "phone");
     stop(server);
 }
 

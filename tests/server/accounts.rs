@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use argon2::Params;
 use proptest::prelude::*;
-use rollcall::accounts::{AccountError, Accounts, Caller, LocalAccounts, LocalSettings, LogIn, NewToken};
+use rollcall::accounts::{
+    AccountError, Accounts, Caller, LocalAccounts, LocalSettings, LogIn, NewToken, PasswordChange,
+};
 use rollcall::clock::Clock;
 use rollcall::config::{AuthSettings, Limits, Registration};
 use rollcall::http::ApiError;
 use rollcall::model::{DeviceId, Timestamp};
-use rollcall::storage::accounts::{Device, Sighting, TokenHash, User};
+use rollcall::storage::accounts::{Device, KeptDevices, Sighting, TokenHash, User};
 use rollcall::storage::{AccountStore, StorageError, StorageResult};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -24,6 +26,8 @@ const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 struct Memory {
     users: Mutex<Vec<User>>,
     devices: Mutex<Vec<(Device, TokenHash)>>,
+    /// What another one does just before the next device is put.
+    meanwhile: Mutex<Option<Box<dyn FnOnce(&Memory) + Send>>>,
     sightings: Mutex<std::collections::HashMap<DeviceId, Sighting>>,
     /// How many sightings were written, one after the other.
     written: std::sync::atomic::AtomicUsize,
@@ -47,11 +51,35 @@ impl AccountStore for Memory {
         Ok(self.users.lock().unwrap().clone())
     }
 
-    fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()> {
-        for each in self.users.lock().unwrap().iter_mut().filter(|each| each.id == user) {
+    fn user_of(&self, id: Uuid) -> StorageResult<Option<User>> {
+        Ok(self.users.lock().unwrap().iter().find(|user| user.id == id).cloned())
+    }
+
+    fn set_password_hash(&self, user: Uuid, was: &str, hash: &str) -> StorageResult<()> {
+        let mut users = self.users.lock().unwrap();
+        for each in users.iter_mut().filter(|each| each.id == user && each.password_hash == was) {
             each.password_hash = hash.to_owned();
         }
         Ok(())
+    }
+
+    fn replace_password(&self, user: Uuid, hash: &str, keep: KeptDevices) -> StorageResult<Vec<DeviceId>> {
+        self.users.lock().unwrap().iter_mut().filter(|each| each.id == user).for_each(|each| {
+            each.password_hash = hash.to_owned();
+        });
+        match keep {
+            KeptDevices::All => Ok(Vec::new()),
+            KeptDevices::One(device) => self.remove_other_devices(user, device),
+            KeptDevices::None => self.remove_other_devices(user, DeviceId(Uuid::nil())),
+        }
+    }
+
+    fn remove_other_devices(&self, user: Uuid, keep: DeviceId) -> StorageResult<Vec<DeviceId>> {
+        let mut devices = self.devices.lock().unwrap();
+        let goes = |device: &Device| device.user == user && device.id != keep;
+        let removed = devices.iter().map(|(device, _)| device).filter(|d| goes(d)).map(|d| d.id).collect();
+        devices.retain(|(device, _)| !goes(device));
+        Ok(removed)
     }
 
     fn remove_user(&self, email: &str) -> StorageResult<bool> {
@@ -62,6 +90,10 @@ impl AccountStore for Memory {
     }
 
     fn put_device(&self, device: &Device, token: &TokenHash) -> StorageResult<bool> {
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(act) = meanwhile {
+            act(self);
+        }
         let mut devices = self.devices.lock().unwrap();
         match devices.iter_mut().find(|(known, _)| known.id == device.id) {
             Some((known, _)) if known.user != device.user => return Ok(false),
@@ -258,7 +290,7 @@ fn what_cannot_be_an_account_is_refused_by_its_member() {
         let outcome = local.accounts.register("dora@example.org", password, HERE);
         assert_eq!(invalid_member(outcome), "password", "{} bytes", password.len());
     }
-    for password in ["12345678", &"x".repeat(1_024)] {
+    for password in ["12 45 78", &"x".repeat(1_024)] {
         let email = format!("p{}@example.org", password.len());
         local.accounts.register(&email, password, HERE).unwrap();
         assert!(local.attempt(&email, password, HERE).is_ok(), "{} bytes", password.len());
@@ -523,6 +555,52 @@ fn a_closed_registration_leaves_accounts_to_whoever_runs_the_server() {
     assert!(local.attempt("anna@example.org", "new password", HERE).is_ok());
 }
 
+/// Goal: who replaces a password has signed out everybody who knew the old one. Method: the password is replaced between
+/// the check of the old one and the writing of the device.
+#[test]
+fn a_log_in_with_the_old_password_that_is_under_way_is_taken_back() {
+    let local = Local::new();
+    let hers = local.anna("phone", None);
+    let anna = local.caller(&hers).user;
+    let theirs = local.hash("bert@example.org");
+    local.memory.meanwhile.lock().unwrap().replace(Box::new(move |memory| {
+        memory.replace_password(anna, &theirs, KeptDevices::None).unwrap();
+    }));
+    let outcome = local.attempt("anna@example.org", "correct horse", HERE);
+    assert!(matches!(outcome, Err(AccountError::Unauthorized(_))), "{outcome:?}");
+    assert_eq!(local.memory.devices(anna).unwrap(), []);
+
+    // Another log-in that makes the hash of the same password stronger is no reason.
+    let stronger = Params::new(16, 2, 1, None).unwrap();
+    let later =
+        LocalAccounts::new(local.memory.clone(), clock_of(&local.now_ms), unlimited(), stronger).unwrap();
+    local.memory.meanwhile.lock().unwrap().replace(Box::new(move |memory| {
+        let mut users = memory.users.lock().unwrap();
+        let salted_anew =
+            users.iter().find(|user| user.email == "carl@example.org").unwrap().password_hash.clone();
+        users.iter_mut().find(|user| user.id == anna).unwrap().password_hash = salted_anew;
+    }));
+    later.register("carl@example.org", "battery staple", HERE).unwrap();
+    local.attempt("anna@example.org", "battery staple", HERE).unwrap();
+}
+
+#[test]
+fn a_token_is_good_for_as_few_guesses_of_its_password_as_a_log_in() {
+    let local = Local::with(LocalSettings { logins_per_account_per_min: 3, ..unlimited() });
+    local.accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+    let caller = local.caller(&local.anna("phone", None));
+    let change = |old| {
+        let change = PasswordChange { old, new: "battery staple", signs_out_others: true };
+        local.accounts.change_password(&caller, change, HERE)
+    };
+    for _ in 0..3 {
+        assert!(matches!(change("guess guess"), Err(AccountError::WrongPassword)));
+    }
+    assert_eq!(wait_s(change("correct horse")), 20);
+    local.turn(20_000);
+    assert_eq!(change("correct horse").unwrap(), []);
+}
+
 #[test]
 fn a_log_in_strengthens_an_old_hash() {
     let local = Local::new();
@@ -546,6 +624,7 @@ fn every_account_error_has_its_place_in_the_contract() {
         (AccountError::Unauthorized("no"), 401, "unauthorized"),
         (AccountError::RegistrationClosed, 403, "forbidden"),
         (AccountError::EmailTaken, 409, "email_taken"),
+        (AccountError::WrongPassword, 403, "wrong_password"),
         (AccountError::TooManyAttempts { retry_after_s: 3 }, 429, "too_many_attempts"),
         (AccountError::Invalid { member: "email", reason: "no" }, 422, "invalid_value"),
         (AccountError::NoSuchDevice, 404, "not_found"),

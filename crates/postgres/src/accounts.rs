@@ -6,11 +6,11 @@ use uuid::Uuid;
 
 use super::connections::Connections;
 use super::notify;
-use super::session::Param;
+use super::session::{Param, Purpose, Session};
 use crate::failure::failed;
 use rollcall_core::model::{DeviceId, Owner, Timestamp};
 use rollcall_core::storage::accounts::{
-    AccountStore, Device, Sighting, SignOutListener, SignedOut, TokenHash, User,
+    AccountStore, Device, KeptDevices, Sighting, SignOutListener, SignedOut, TokenHash, User,
 };
 use rollcall_core::storage::{StorageError, StorageResult};
 
@@ -19,10 +19,16 @@ const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, own
      VALUES ($1, $2, $3, $4, $5) \
      ON CONFLICT (email) DO UPDATE SET email = excluded.email WHERE rollcall_user.id = excluded.id";
 const USER: &str = "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE email = $1";
+const USER_OF_ID: &str =
+    "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE id = $1";
 /// In byte order, as SQLite sorts: a collation could differ from machine to machine.
 const USERS: &str =
     "SELECT id, email, password_hash, owner, created_at FROM rollcall_user ORDER BY email COLLATE \"C\"";
-const SET_PASSWORD_HASH: &str = "UPDATE rollcall_user SET password_hash = $2 WHERE id = $1";
+const SET_PASSWORD_HASH: &str =
+    "UPDATE rollcall_user SET password_hash = $3 WHERE id = $1 AND password_hash = $2";
+const REPLACE_PASSWORD: &str = "UPDATE rollcall_user SET password_hash = $2 WHERE id = $1";
+/// No device has the nil id, so with it every device goes.
+const REMOVE_OTHER_DEVICES: &str = "DELETE FROM rollcall_device WHERE user_id = $1 AND id <> $2 RETURNING id";
 const REMOVE_USER: &str = "DELETE FROM rollcall_user WHERE email = $1";
 
 // The WHERE prevents that a user takes over another user's device: it turns the conflict into a no-op.
@@ -70,9 +76,40 @@ impl AccountStore for Connections {
         self.looking_up(|session| session.query(USERS, &[]))?.iter().map(read_user).collect()
     }
 
-    fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()> {
-        let params: [Param<'_>; 2] = [(&user, Type::UUID), (&hash, Type::TEXT)];
+    fn user_of(&self, id: Uuid) -> StorageResult<Option<User>> {
+        let row = self.looking_up(|session| session.row(USER_OF_ID, &[(&id, Type::UUID)]))?;
+        row.as_ref().map(read_user).transpose()
+    }
+
+    fn set_password_hash(&self, user: Uuid, was: &str, hash: &str) -> StorageResult<()> {
+        let params: [Param<'_>; 3] = [(&user, Type::UUID), (&was, Type::TEXT), (&hash, Type::TEXT)];
         self.looking_up(|session| session.execute(SET_PASSWORD_HASH, &params)).map(drop)
+    }
+
+    fn replace_password(&self, user: Uuid, hash: &str, keep: KeptDevices) -> StorageResult<Vec<DeviceId>> {
+        let replaced: [Param<'_>; 2] = [(&user, Type::UUID), (&hash, Type::TEXT)];
+        let kept = match keep {
+            KeptDevices::All => None,
+            KeptDevices::One(device) => Some(device.0),
+            KeptDevices::None => Some(Uuid::nil()),
+        };
+        self.removing(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            transaction.session.execute(REPLACE_PASSWORD, &replaced)?;
+            let removed = match &kept {
+                None => Vec::new(),
+                Some(kept) => transaction
+                    .session
+                    .query(REMOVE_OTHER_DEVICES, &[(&user, Type::UUID), (kept, Type::UUID)])?,
+            };
+            transaction.commit()?;
+            Ok(removed)
+        })
+    }
+
+    fn remove_other_devices(&self, user: Uuid, keep: DeviceId) -> StorageResult<Vec<DeviceId>> {
+        let params: [Param<'_>; 2] = [(&user, Type::UUID), (&keep.0, Type::UUID)];
+        self.removing(|session| session.query(REMOVE_OTHER_DEVICES, &params))
     }
 
     fn remove_user(&self, email: &str) -> StorageResult<bool> {
@@ -154,6 +191,19 @@ impl Connections {
         if let Err(error) = told {
             tracing::warn!(%error, "could not tell the other servers of a sign-out; they know in token_known_s");
         }
+    }
+
+    /// Removes devices and tells the other servers; returns them. An earlier try may have removed some, and lost the
+    /// connection: the other servers refuse those within `token_known_s`.
+    fn removing(
+        &self,
+        work: impl FnMut(&mut Session) -> StorageResult<Vec<Row>>,
+    ) -> StorageResult<Vec<DeviceId>> {
+        let rows = self.looking_up(work)?;
+        let removed = rows.iter().map(|row| Ok(DeviceId(row.try_get(0).map_err(failed)?)));
+        let removed: Vec<DeviceId> = removed.collect::<StorageResult<_>>()?;
+        removed.iter().for_each(|device| self.signed_out(SignedOut::Device(*device)));
+        Ok(removed)
     }
 
     /// Runs a deletion; returns whether something was deleted.

@@ -9,16 +9,25 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use rollcall_core::model::{DeviceId, Owner, Timestamp};
-use rollcall_core::storage::accounts::{Device, Sighting, TokenHash, User};
+use rollcall_core::storage::accounts::{Device, KeptDevices, Sighting, TokenHash, User};
 
 const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at)
     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (email) DO NOTHING";
 
 const USER: &str = "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE email = ?1";
 
+const USER_OF_ID: &str =
+    "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE id = ?1";
+
 const USERS: &str = "SELECT id, email, password_hash, owner, created_at FROM rollcall_user ORDER BY email";
 
-const SET_PASSWORD_HASH: &str = "UPDATE rollcall_user SET password_hash = ?2 WHERE id = ?1";
+const SET_PASSWORD_HASH: &str =
+    "UPDATE rollcall_user SET password_hash = ?3 WHERE id = ?1 AND password_hash = ?2";
+
+const REPLACE_PASSWORD: &str = "UPDATE rollcall_user SET password_hash = ?2 WHERE id = ?1";
+
+// No device has the nil id, so with it every device goes.
+const REMOVE_OTHER_DEVICES: &str = "DELETE FROM rollcall_device WHERE user = ?1 AND id <> ?2 RETURNING id";
 
 const REMOVE_USER: &str = "DELETE FROM rollcall_user WHERE email = ?1";
 
@@ -89,10 +98,47 @@ pub(super) fn users(conn: &Connection) -> rusqlite::Result<Vec<User>> {
     conn.prepare_cached(USERS)?.query_map([], read_user)?.collect()
 }
 
-/// Replaces a password hash.
-pub(super) fn set_password_hash(conn: &Connection, user: Uuid, hash: &str) -> rusqlite::Result<()> {
-    conn.prepare_cached(SET_PASSWORD_HASH)?.execute(params![user.as_bytes(), hash])?;
+/// The user of that id.
+pub(super) fn user_of(conn: &Connection, id: Uuid) -> rusqlite::Result<Option<User>> {
+    conn.prepare_cached(USER_OF_ID)?.query_row([id.as_bytes()], read_user).optional()
+}
+
+/// Replaces a password hash by another one of the same password, if it is `was` still.
+pub(super) fn set_password_hash(
+    conn: &Connection,
+    user: Uuid,
+    was: &str,
+    hash: &str,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(SET_PASSWORD_HASH)?.execute(params![user.as_bytes(), was, hash])?;
     Ok(())
+}
+
+/// Replaces a password hash, and removes the devices that are not kept. Within a transaction.
+pub(super) fn replace_password(
+    conn: &Connection,
+    user: Uuid,
+    hash: &str,
+    keep: KeptDevices,
+) -> rusqlite::Result<Vec<DeviceId>> {
+    conn.prepare_cached(REPLACE_PASSWORD)?.execute(params![user.as_bytes(), hash])?;
+    match keep {
+        KeptDevices::All => Ok(Vec::new()),
+        KeptDevices::One(device) => remove_other_devices(conn, user, device),
+        KeptDevices::None => remove_other_devices(conn, user, DeviceId(Uuid::nil())),
+    }
+}
+
+/// Removes a user's devices except one; returns them.
+pub(super) fn remove_other_devices(
+    conn: &Connection,
+    user: Uuid,
+    keep: DeviceId,
+) -> rusqlite::Result<Vec<DeviceId>> {
+    let mut statement = conn.prepare_cached(REMOVE_OTHER_DEVICES)?;
+    let removed = statement
+        .query_map(params![user.as_bytes(), keep.0.as_bytes()], |row| Ok(DeviceId(read_uuid(row, 0)?)))?;
+    removed.collect()
 }
 
 /// Removes a user with all its devices; `false` if no such user exists.
@@ -211,7 +257,9 @@ mod tests {
         assert_eq!(user(&conn, "anna@example.org").unwrap(), Some(anna()));
         assert_eq!(user(&conn, "nobody@example.org").unwrap(), None);
         assert_eq!(users(&conn).unwrap(), [anna(), bert()]);
-        set_password_hash(&conn, anna().id, "new").unwrap();
+        set_password_hash(&conn, anna().id, "$another", "late").unwrap();
+        assert_eq!(user_of(&conn, anna().id).unwrap(), Some(anna()));
+        set_password_hash(&conn, anna().id, &anna().password_hash, "new").unwrap();
         assert_eq!(user(&conn, "anna@example.org").unwrap().unwrap().password_hash, "new");
         assert_eq!(user(&conn, "bert@example.org").unwrap(), Some(bert()));
     }
@@ -249,6 +297,32 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_replaced_and_devices_go_except_those_that_are_kept() {
+        let conn = open();
+        add_user(&conn, &anna()).unwrap();
+        add_user(&conn, &bert()).unwrap();
+        let put = |id: u8, user: &User| {
+            let device = device_of(user, u128::from(id), 100);
+            put_device(&conn, &device, &[id; 32]).unwrap();
+            device.id
+        };
+        let (phone, tablet, laptop, his) =
+            (put(5, &anna()), put(6, &anna()), put(7, &anna()), put(8, &bert()));
+        let replace = |hash: &str, keep| {
+            let mut removed = replace_password(&conn, anna().id, hash, keep).unwrap();
+            removed.sort();
+            removed
+        };
+        assert_eq!(replace("second", KeptDevices::All), []);
+        assert_eq!(replace("third", KeptDevices::One(phone)), [tablet, laptop]);
+        assert_eq!(user_of(&conn, anna().id).unwrap().unwrap().password_hash, "third");
+        assert_eq!(remove_other_devices(&conn, anna().id, his).unwrap(), [phone]);
+        assert_eq!(replace("fourth", KeptDevices::None), []);
+        assert!(device(&conn, &[8; 32]).unwrap().is_some(), "another user's device is gone");
+        assert_eq!(user_of(&conn, bert().id).unwrap(), Some(bert()));
+    }
+
+    #[test]
     fn devices_come_oldest_first_and_go_with_their_user() {
         let conn = open();
         add_user(&conn, &anna()).unwrap();
@@ -273,7 +347,13 @@ mod tests {
         let conn = open();
         let statements =
             [ADD_USER, USER, SET_PASSWORD_HASH, REMOVE_USER, PUT_DEVICE, DEVICE, DEVICES, REMOVE_DEVICE];
-        for sql in statements.into_iter().chain([SIGHTINGS, NOTE_SIGHTING]) {
+        for sql in statements.into_iter().chain([
+            SIGHTINGS,
+            NOTE_SIGHTING,
+            USER_OF_ID,
+            REPLACE_PASSWORD,
+            REMOVE_OTHER_DEVICES,
+        ]) {
             let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let nothing = vec![rusqlite::types::Null; plan.parameter_count()];
             let steps: Vec<String> = plan

@@ -16,7 +16,7 @@ use super::{OpenError, OwnerJob, accounts, statements, values};
 use crate::failed;
 use rollcall_core::broken;
 use rollcall_core::model::{DeviceId, Owner};
-use rollcall_core::storage::accounts::{AccountStore, Device, Sighting, TokenHash, User};
+use rollcall_core::storage::accounts::{AccountStore, Device, KeptDevices, Sighting, TokenHash, User};
 use rollcall_core::storage::gate::Gate;
 use rollcall_core::storage::{EngineObserver, OwnerState, StorageError, StorageResult, not_run};
 
@@ -237,8 +237,20 @@ impl AccountStore for Connections {
         self.looking_up(|conn| accounts::users(conn).map_err(failed))
     }
 
-    fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()> {
-        self.writing(|conn| accounts::set_password_hash(conn, user, hash))
+    fn user_of(&self, id: Uuid) -> StorageResult<Option<User>> {
+        self.looking_up(|conn| accounts::user_of(conn, id).map_err(failed))
+    }
+
+    fn set_password_hash(&self, user: Uuid, was: &str, hash: &str) -> StorageResult<()> {
+        self.writing(|conn| accounts::set_password_hash(conn, user, was, hash))
+    }
+
+    fn replace_password(&self, user: Uuid, hash: &str, keep: KeptDevices) -> StorageResult<Vec<DeviceId>> {
+        self.writing(|conn| accounts::replace_password(conn, user, hash, keep))
+    }
+
+    fn remove_other_devices(&self, user: Uuid, keep: DeviceId) -> StorageResult<Vec<DeviceId>> {
+        self.writing(|conn| accounts::remove_other_devices(conn, user, keep))
     }
 
     fn remove_user(&self, email: &str) -> StorageResult<bool> {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::caller::bearer;
 use super::{ApiError, App, HandlerResult, ended, json, no_content, off_reactor, time_text};
 use crate::accounts::audit::{self, Subject};
-use crate::accounts::{Caller, LocalAccounts, LogIn};
+use crate::accounts::{Caller, LocalAccounts, LogIn, PasswordChange};
 use crate::http::wire::Fields;
 use crate::http::{BodyFault, Peer, Received};
 use crate::model::DeviceId;
@@ -120,6 +120,53 @@ pub async fn devices(app: Arc<App>, caller: Result<Caller, ApiError>) -> Handler
     json(json!({ "devices": shown.collect::<Vec<_>>() }))
 }
 
+/// `POST /password`
+pub async fn change_password(
+    app: Arc<App>,
+    Peer(from): Peer,
+    caller: Result<Caller, ApiError>,
+    body: Result<Received, ApiError>,
+) -> HandlerResult {
+    local(&app)?;
+    let caller = caller?;
+    let mut fields = Fields::read(&body?.bytes)?;
+    let (old, new) = (fields.text("old")?, fields.text("new")?);
+    let signs_out_others = fields.optional_flag("sign_out_others")?;
+    fields.end()?;
+    off_reactor(move || {
+        let change = PasswordChange { old: &old, new: &new, signs_out_others };
+        let removed = local(&app)?.change_password(&caller, change, from)?;
+        signed_out(&app, &caller, &removed);
+        Ok(())
+    })
+    .await?;
+    Ok(no_content())
+}
+
+/// `DELETE /devices`
+pub async fn revoke_others(
+    app: Arc<App>,
+    Peer(from): Peer,
+    caller: Result<Caller, ApiError>,
+) -> HandlerResult {
+    local(&app)?;
+    let caller = caller?;
+    off_reactor(move || {
+        let removed = local(&app)?.sign_out_others(&caller, from)?;
+        signed_out(&app, &caller, &removed);
+        Ok(())
+    })
+    .await?;
+    Ok(no_content())
+}
+
+/// Ends the streams and locks of devices that were signed out.
+fn signed_out(app: &App, caller: &Caller, devices: &[DeviceId]) {
+    for device in devices {
+        give_back(app, caller, &app.forget_device(caller.owner, *device));
+    }
+}
+
 /// `DELETE /devices/{device_id}`
 pub async fn revoke(
     app: Arc<App>,
@@ -134,7 +181,7 @@ pub async fn revoke(
     off_reactor(move || {
         local(&app)?.revoke(&caller, device)?;
         audit::done("revocation", Subject::at(from).of_user(caller.user).of_device(device));
-        give_back(&app, &caller, &app.forget_device(caller.owner, device));
+        signed_out(&app, &caller, &[device]);
         Ok(())
     })
     .await?;

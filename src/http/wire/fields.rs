@@ -47,6 +47,15 @@ impl Fields {
         }
     }
 
+    /// A truth value; `false` if it is absent or `null`.
+    pub fn optional_flag(&mut self, name: &str) -> Result<bool, ApiError> {
+        match self.0.remove(name) {
+            None | Some(Json::Null) => Ok(false),
+            Some(Json::Bool(flag)) => Ok(flag),
+            Some(_) => Err(invalid(BodyFault::WrongType, name, "expected true or false")),
+        }
+    }
+
     /// Nothing else may be there.
     pub fn end(self) -> Result<(), ApiError> {
         match self.0.keys().next() {

@@ -49,6 +49,54 @@ async fn from_registration_to_log_out() {
     assert_eq!(server.ask("POST", "/logout").of(&again).send().await.status, 401);
 }
 
+/// Goal: a password is replaced by who knows it, and the other devices go if that is wanted. Method: three devices, one
+/// of which holds the lock.
+#[tokio::test]
+async fn a_password_is_replaced_by_who_knows_it() {
+    let server = Server::new();
+    let (phone, tablet, ben) =
+        (server.device("anna", "phone"), server.device("anna", "tablet"), server.device("ben", "phone"));
+    let change = |old: &str, new: &str, others: Value| {
+        let body = json!({ "old": old, "new": new, "sign_out_others": others });
+        server.ask("POST", "/password").of(&phone).json(&body).send()
+    };
+    let log_in = |password: &str| {
+        let body = json!({ "email": "anna@example.org", "password": password, "device": "laptop" });
+        server.ask("POST", "/login").json(&body).send()
+    };
+    for (new, at) in [("password1", "/new"), ("ANNA@example.org", "/new"), ("sho\u{301}rt", "/new")] {
+        let refused = change(PASSWORD, new, json!(false)).await;
+        assert_eq!(refused.fault(), (422, "invalid_value".into(), at.into()), "{new}");
+    }
+    assert_eq!(
+        change("wrong horse", "battery staple", Value::Null).await.problem(),
+        (403, "wrong_password".into())
+    );
+    assert_eq!(
+        change(PASSWORD, "battery staple", json!(1)).await.fault(),
+        (422, "wrong_type".into(), "/sign_out_others".into())
+    );
+    assert_eq!(log_in(PASSWORD).await.status, 200, "nothing was changed");
+
+    assert_eq!(change(PASSWORD, "fru\u{308}hstu\u{308}ck", Value::Null).await.status, 204);
+    assert_eq!(log_in(PASSWORD).await.status, 401);
+    assert_eq!(log_in("fr\u{fc}hst\u{fc}ck").await.status, 200, "the same word in another form");
+    server.fetch(&tablet, "").await.ok();
+    assert_eq!(server.fetch(&phone, "").await.status, 423);
+    assert_eq!(change("fr\u{fc}hst\u{fc}ck", "battery staple", json!(true)).await.status, 204);
+    assert_eq!(server.fetch(&tablet, "").await.status, 401);
+    server.fetch(&phone, "").await.ok();
+    server.fetch(&ben, "").await.ok();
+
+    assert_eq!(log_in("battery staple").await.status, 200);
+    assert_eq!(server.get("/devices").of(&phone).send().await.ok()["devices"].as_array().unwrap().len(), 2);
+    assert_eq!(server.ask("DELETE", "/devices").of(&phone).send().await.status, 204);
+    let left = server.get("/devices").of(&phone).send().await.ok();
+    assert_eq!(left["devices"].as_array().unwrap().len(), 1);
+    assert_eq!(left["devices"][0]["current"], true);
+    server.fetch(&ben, "").await.ok();
+}
+
 /// Goal: a user sees when and from where each device was last in use, also after the server was started anew, and no
 /// request writes for it. Method: two devices, of which one goes on; what the database has written is counted.
 #[tokio::test]
@@ -184,7 +232,9 @@ async fn where_a_provider_keeps_the_accounts_their_paths_are_not_there() {
         ("POST", "/register"),
         ("POST", "/login"),
         ("POST", "/logout"),
+        ("POST", "/password"),
         ("GET", "/devices"),
+        ("DELETE", "/devices"),
         ("DELETE", &device),
     ] {
         let answer = refused(&server, server.ask(method, path).body("{}"), path).await;

@@ -62,6 +62,17 @@ pub enum SignedOut {
     User(Uuid),
 }
 
+/// Which devices of a user stay signed in when the password is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptDevices {
+    /// Every device.
+    All,
+    /// The device that replaces the password.
+    One(DeviceId),
+    /// No device.
+    None,
+}
+
 /// Called for each user or device that was signed out.
 pub type SignOutListener = Arc<dyn Fn(SignedOut) + Send + Sync>;
 
@@ -73,11 +84,22 @@ pub trait AccountStore: Send + Sync {
     /// The user of that (lower-case) email.
     fn user(&self, email: &str) -> StorageResult<Option<User>>;
 
+    /// The user of that id.
+    fn user_of(&self, id: Uuid) -> StorageResult<Option<User>>;
+
     /// Every user, by email.
     fn users(&self) -> StorageResult<Vec<User>>;
 
-    /// Replaces a password hash.
-    fn set_password_hash(&self, user: Uuid, hash: &str) -> StorageResult<()>;
+    /// Replaces the hash of a password by another hash of the same password. Does nothing if the hash is not `was` any
+    /// more: the password was changed meanwhile.
+    fn set_password_hash(&self, user: Uuid, was: &str, hash: &str) -> StorageResult<()>;
+
+    /// Replaces the hash of a password and removes all devices of the user except `keep`, in one transaction. Returns the
+    /// removed devices.
+    fn replace_password(&self, user: Uuid, hash: &str, keep: KeptDevices) -> StorageResult<Vec<DeviceId>>;
+
+    /// Removes all devices of a user except one. Returns the removed devices.
+    fn remove_other_devices(&self, user: Uuid, keep: DeviceId) -> StorageResult<Vec<DeviceId>>;
 
     /// Removes a user with all its devices; its owner's rows stay. Returns `false` if no such user exists.
     fn remove_user(&self, email: &str) -> StorageResult<bool>;
