@@ -1,21 +1,22 @@
-//! Which of several kinds of answer a client would rather have (RFC 9110, 12.5.1).
+//! Content negotiation: which of several media types a client prefers (RFC 9110, 12.5.1).
 
 use http::HeaderMap;
 use http::header::ACCEPT;
 
-/// What a header line says of one kind.
+/// The preference of a header line for one media type.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 struct Wish {
     /// From 0, never, to 1.
     quality: f32,
-    /// How exactly the kind is named: 0 for `*/*` to 2 for the kind itself.
+    /// How exactly the type is named: from 0 for `*/*` to 2 for the type itself.
     exactness: u8,
 }
 
-/// The kind of `offered` that the client prefers; the first one if it does not say, or takes none of them.
+/// The media type of `offered` that the client prefers; the first one if the client has no preference, or
+/// accepts none of them.
 ///
-/// The kind with the higher `q` wins, then the one that is named more exactly, then the one that stands first in the
-/// header, or is offered first.
+/// The type with the higher `q` wins, then the one that is named more exactly, then the one that comes first
+/// in the header, or in `offered`.
 pub(super) fn preferred<'a>(headers: &HeaderMap, offered: &[&'a str]) -> &'a str {
     let lines = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let ranges: Vec<(String, f32)> = lines.flat_map(|line| line.split(',')).filter_map(range).collect();
@@ -31,7 +32,7 @@ pub(super) fn preferred<'a>(headers: &HeaderMap, offered: &[&'a str]) -> &'a str
     best.map(|(_, _, kind)| kind).or(offered.first().copied()).unwrap_or_default()
 }
 
-/// One range of a header line, in lower case, with its `q`; other parameters say nothing here.
+/// One range of a header line, in lower case, with its `q`; other parameters are ignored.
 fn range(text: &str) -> Option<(String, f32)> {
     let mut parts = text.split(';');
     let kind = parts.next()?.trim().to_ascii_lowercase();
@@ -44,7 +45,7 @@ fn range(text: &str) -> Option<(String, f32)> {
     Some((kind, quality))
 }
 
-/// What the ranges say of a kind, and where: the one that names it most exactly counts.
+/// The preference for a type, and its position: the range that names the type most exactly counts.
 fn wish(ranges: &[(String, f32)], kind: &str) -> Option<(Wish, usize)> {
     let class = kind.split('/').next().unwrap_or_default();
     let exactness = |range: &str| match range {
@@ -55,7 +56,7 @@ fn wish(ranges: &[(String, f32)], kind: &str) -> Option<(Wish, usize)> {
     let fitting = ranges.iter().enumerate().filter_map(|(place, (range, quality))| {
         Some((Wish { quality: *quality, exactness: exactness(range)? }, place))
     });
-    // Of two that are as exact the first one counts.
+    // Of two equally exact ranges the first one counts.
     fitting.reduce(|best, next| if next.0.exactness > best.0.exactness { next } else { best })
 }
 

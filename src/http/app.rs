@@ -21,54 +21,54 @@ use crate::schema::Schema;
 use crate::storage::{Installation, LeaseTerms, Leases, Storage, StorageResult};
 use crate::synchronise::Terms;
 
-/// Everything that a request may need.
+/// All parts of a server that a request may need.
 pub struct App {
     /// The declared tables.
     pub schema: Arc<Schema>,
-    /// Where rows are kept.
+    /// The storage engine.
     pub storage: Arc<dyn Storage>,
-    /// Who reconciles now.
+    /// The sync locks.
     pub locks: Arc<dyn Locks>,
-    /// Up to where devices have seen everything.
+    /// The cursors that devices have acknowledged.
     pub acks: Acks,
-    /// Who is asking.
+    /// Users, devices and their tokens.
     pub accounts: Accounts,
-    /// How far installations have come, where no other server can say so.
+    /// The counters of installations, if no other server can raise them.
     pub counters: Option<Counters>,
-    /// Now.
+    /// The server's clock.
     pub clock: Clock,
     /// The settings of this run.
     pub settings: Settings,
-    /// Deadlines and sizes of this run.
+    /// The deadlines and sizes of this run.
     pub bounds: Arc<Bounds>,
-    /// What is counted.
+    /// The counters and gauges.
     pub metrics: Arc<Metrics>,
-    /// What is remembered for the console.
+    /// Cached values of the console.
     pub console: Console,
-    /// Who listens for events.
+    /// The listeners of event streams.
     pub events: Arc<Events>,
-    /// Answers that are ready.
+    /// The cache of response bodies.
     pub(super) responses: Arc<ResponseCache>,
-    /// The memory that requests have.
+    /// The memory budget of requests.
     pub memory: Arc<Memory>,
-    /// Who may read for long.
+    /// Limits long reads.
     pub(super) readers: Arc<Readers>,
-    /// Whether the server is about to stop.
+    /// Whether the server is stopping.
     pub draining: Draining,
-    /// The contract of the declared tables, once somebody has asked for it.
+    /// The contract of the declared tables, built on the first request.
     pub contract: OnceLock<Arc<Contract>>,
 }
 
-/// A document to be given as it stands.
+/// A document that is served unchanged.
 pub struct Contract {
     /// The document.
     pub text: Bytes,
-    /// Names it.
+    /// Its entity tag.
     pub etag: String,
 }
 
 impl App {
-    /// What a request of a device may cost that came at `received` and is at work now.
+    /// The limits and times of a device's request that arrived at `received`.
     pub fn terms(&self, device: DeviceId, received: Timestamp) -> Terms {
         let limits = &self.settings.limits;
         Terms {
@@ -88,7 +88,7 @@ impl App {
         }
     }
 
-    /// The contract of the declared tables, made the first time.
+    /// The contract of the declared tables, built on the first call.
     pub fn contract(&self) -> Result<Arc<Contract>, ApiError> {
         if let Some(made) = self.contract.get() {
             return Ok(Arc::clone(made));
@@ -103,14 +103,14 @@ impl App {
         Ok(Arc::clone(self.contract.get_or_init(|| Arc::new(Contract { text, etag }))))
     }
 
-    /// Who a caller is that names its installation.
+    /// Resolves a caller that names its installation.
     pub fn identify(&self, caller: &Caller, sent: InstallationName) -> StorageResult<Caller> {
         let mut lookup = Looking { app: self, owner: caller.owner };
         resolve(caller, sent, &mut lookup, self.settings.limits.devices_per_user_max, self.clock.now())
     }
 
-    /// Keeps in memory what a request has made durable: how far its installation has come, and which devices hold
-    /// nothing back any more.
+    /// Updates the cache after a commit: the installation's counter, and the devices that no longer keep
+    /// tombstones.
     pub fn note_installation(&self, caller: &Caller, forgotten: &[DeviceId]) {
         for device in forgotten {
             self.acks.forget(caller.owner, *device);
@@ -121,8 +121,8 @@ impl App {
         }
     }
 
-    /// Lets a device that was signed out, and the installations that came with its token, hold nothing back any more.
-    /// Returns all of them.
+    /// Forgets the cursors of a device that was signed out, and of the installations of its token. Returns
+    /// all of them.
     pub fn forget_device(&self, owner: Owner, device: DeviceId) -> Vec<DeviceId> {
         self.events.signed_out(owner, device);
         let forgotten = self.storage.write(owner, |txn| {
@@ -132,7 +132,7 @@ impl App {
             StorageResult::Ok(devices)
         });
         let devices = forgotten.unwrap_or_else(|error| {
-            // It is signed out all the same; what it has seen is forgotten after `device_days`.
+            // The device is signed out nevertheless; its cursor is forgotten after `device_days`.
             tracing::warn!(%error, %device, "could not forget what a device has seen");
             vec![device]
         });
@@ -142,7 +142,7 @@ impl App {
 
     /// Puts the parts of a server together.
     ///
-    /// Errors: [`BadSetting`] for a setting that only shows to be wrong here.
+    /// Errors: [`BadSetting`] for a setting that can only be checked here.
     pub fn new(
         schema: Arc<Schema>,
         storage: Arc<dyn Storage>,
@@ -171,7 +171,7 @@ impl App {
         let moved = Arc::clone(&responses);
         storage.on_moved(Arc::new(move |owner, version| moved.moved(owner, version)));
         let busy_wait = Duration::from_millis(settings.limits.busy_wait_ms);
-        let engine = Arc::downgrade(&storage); // which reports to the metrics, and must not live as long
+        let engine = Arc::downgrade(&storage); // it reports to the metrics and must not live as long
         metrics.at_scrape(move |metrics| {
             let bytes = engine.upgrade().map_or(0, |engine| engine.log_bytes());
             metrics.wal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -199,7 +199,7 @@ impl App {
     }
 }
 
-/// Looks installations up, in memory where that may be.
+/// Looks up installations, in the cache if possible.
 struct Looking<'a> {
     app: &'a App,
     owner: Owner,

@@ -1,4 +1,4 @@
-//! The body of a request: JSON, of bounded size, at a bearable pace.
+//! The body of a request: JSON of bounded size and with a minimum pace.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,9 +19,9 @@ use super::problem::ApiError;
 use super::socket::pace_of;
 use crate::model::Owner;
 
-/// When a request must be answered, and whose it is; the layers put it into the request's extensions.
+/// The deadline and the owner of a request; the layers put it into the request's extensions.
 ///
-/// The time of a request begins anew once its body has come: how long that takes is the network's doing.
+/// The time of a request restarts when its body has arrived: the network determines how long that takes.
 #[derive(Clone, Debug)]
 pub(super) struct Deadline(Arc<Shared>);
 
@@ -29,30 +29,31 @@ pub(super) struct Deadline(Arc<Shared>);
 struct Shared {
     request: Duration,
     at: watch::Sender<Instant>,
-    /// The caller will be refused, whatever the body holds.
+    /// Whether the request will be refused, whatever the body contains.
     refused: AtomicBool,
-    /// Whose rows the request is about.
+    /// The owner of the request's rows.
     owner: OnceLock<Owner>,
 }
 
 impl Deadline {
-    /// A request that comes now and may take `request`.
+    /// The deadline of a request that arrives now and may take `request`.
     pub(super) fn new(request: Duration) -> Self {
         let at = watch::Sender::new(Instant::now() + request);
         Self(Arc::new(Shared { request, at, refused: AtomicBool::new(false), owner: OnceLock::new() }))
     }
 
-    /// When the request must be answered, as far as that is known now; and news of it.
+    /// Watches the deadline, which may change.
     pub(super) fn watch(&self) -> watch::Receiver<Instant> {
         self.0.at.subscribe()
     }
 
-    /// Notes that the caller is refused: the body is not waited for longer than the request's own time, and not kept.
+    /// Records that the caller is refused: the body is not kept, and not awaited beyond the request's own
+    /// time.
     pub(super) fn refuse(&self) {
         self.0.refused.store(true, Ordering::Relaxed);
     }
 
-    /// Notes whose rows the request is about: the owner's share of the memory is counted.
+    /// Sets the owner, whose share of the memory is counted.
     pub(super) fn of_owner(&self, owner: Owner) {
         let _ = self.0.owner.set(owner); // a request has one caller
     }
@@ -61,26 +62,26 @@ impl Deadline {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    /// The body will have come, or been given up, by then.
+    /// Sets the latest time by which the body has arrived or is given up.
     fn body_until(&self, latest: Instant) {
         self.0.at.send_replace(latest + self.0.request);
     }
 }
 
-/// A body that has come, and the memory that its request has drawn so far.
+/// A body that has arrived, and the memory that its request has reserved so far.
 #[derive(Clone)]
 pub struct Received {
     /// The body.
     pub bytes: Bytes,
-    /// What the request goes on drawing from.
+    /// Reserves more memory for the request.
     pub permit: Permit,
 }
 
 type Reading = Result<Received, ApiError>;
 
-/// Reads the body of a request of somebody who is not known yet; see [`slow_body`].
+/// Reads the body of a request without a known caller; see [`slow_body`].
 ///
-/// It has the request's own time, and at most 64 KiB: a stranger has an address and a password to send.
+/// It may take the request's own time, and at most 64 KiB: such a caller sends an address and a password.
 pub fn body(
     bounds: Arc<Bounds>,
     memory: Arc<Memory>,
@@ -88,16 +89,17 @@ pub fn body(
     filter(bounds, memory, false)
 }
 
-/// Reads the body of a request. Rejects never: a fault is the handler's to pass on.
+/// Reads the body of a request. It never rejects: the handler reports the error.
 ///
-/// - Shape: the bytes as they came, in one piece. Whether they are JSON is for the reader to find.
-/// - Bounds: `body_bytes_max`, refused at once where `Content-Length` tells. Memory follows what has arrived, at most
-///   twice that, whatever was announced, and is drawn before it is allocated. The time is bounded by the pace of the
-///   body, and by `body_s` in all; `request_s` begins when it has come. The body of a caller who is refused anyway has
-///   `request_s`, and is empty here: it is read past.
-/// - Errors: 411, 413, 415, 400 for a body that breaks off, 503 where `memory_bytes_max` is used up. 408
-///   [`ApiError::BodyTooSlow`] for less than `body_bytes_per_s_min` on the average once `body_grace` is over, for
-///   silence of `request_s`, and for a body that takes longer than it may.
+/// - Shape: the bytes as they arrived, in one piece. Whether they are JSON is checked by the reader.
+/// - Bounds: `body_bytes_max`, refused at once if `Content-Length` exceeds it. Memory grows with the bytes
+///   that have arrived, to at most twice their number, whatever was announced, and is reserved before it is
+///   allocated. The time is bounded by the pace of the body, and by `body_s` in total; `request_s` begins
+///   when the body has arrived. The body of a caller that is refused has `request_s`, and is empty here: it
+///   is read and discarded.
+/// - Errors: 411, 413, 415, 400 for a truncated body, 503 if `memory_bytes_max` is used up. 408
+///   [`ApiError::BodyTooSlow`] for less than `body_bytes_per_s_min` on average after `body_grace`, for
+///   silence of `request_s`, and for a body that takes too long in total.
 pub fn slow_body(
     bounds: Arc<Bounds>,
     memory: Arc<Memory>,
@@ -118,7 +120,7 @@ fn filter(
     )
 }
 
-/// Reads a body, and lets the request's time begin when it has come.
+/// Reads a body, and restarts the request's time when it has arrived.
 async fn receive<S, B>(
     bounds: &Bounds,
     memory: &Arc<Memory>,
@@ -154,19 +156,19 @@ where
     read
 }
 
-/// How long a body may take in all.
+/// The time limits of a body.
 struct Clocks {
     latest: Instant,
     time: Duration,
 }
 
-/// Bytes of a body that is not wanted, read to keep the connection.
+/// Bytes of an unwanted body that are read to keep the connection.
 const UNWANTED_BYTES_MAX: usize = 4_096;
 
-/// Reads past the body of a request, of a route that takes none.
+/// Reads and discards the body of a request to a route that takes none.
 ///
-/// Some clients send an empty body in chunks, the end of it in a packet of its own. Answered before that came,
-/// the connection would be closed under the client's next request.
+/// Some clients send an empty body in chunks, with its end in a packet of its own. If the response came
+/// before that packet, the connection would be closed during the client's next request.
 pub fn no_body(bounds: Arc<Bounds>) -> impl Filter<Extract = (), Error = Rejection> + Clone {
     warp::body::stream().then(move |stream| read_past(bounds.clone(), stream)).untuple_one()
 }
@@ -179,7 +181,7 @@ where
     let mut stream = pin!(stream);
     let due = Instant::now() + bounds.body_grace;
     let mut bytes = 0;
-    // Whatever goes wrong here costs the connection, not the answer.
+    // An error here ends the connection, but the response is sent.
     while let Ok(Some(Ok(chunk))) = timeout_at(due, stream.next()).await {
         bytes += chunk.remaining();
         if bytes > UNWANTED_BYTES_MAX {
@@ -188,14 +190,14 @@ where
     }
 }
 
-/// A body that is coming in.
+/// A body that is arriving.
 struct Incoming {
     bytes_max: usize,
-    /// How long it will be, where that is known.
+    /// Its length, if known.
     expected: Option<usize>,
-    /// Whether anybody will look at it.
+    /// Whether the body will be read.
     keeps: bool,
-    /// Bytes that have come.
+    /// Bytes that have arrived.
     count: usize,
     whole: Vec<u8>,
     permit: Permit,
@@ -228,7 +230,7 @@ impl Incoming {
                 return Ok(Received { bytes, permit: self.permit });
             }
         }
-        // Without either header HTTP/1.1 has no body at all; with one, an empty body is the sender's choice.
+        // In HTTP/1.1 a request without either header has no body. With one of them, an empty body is valid.
         if self.count == 0 && announced.is_none() && !headers.contains_key(TRANSFER_ENCODING) {
             return Err(ApiError::LengthRequired);
         }
@@ -236,7 +238,7 @@ impl Incoming {
         Ok(Received { bytes: self.whole.into(), permit: self.permit })
     }
 
-    /// Takes what has come; returns the body if that is all of it, in one piece.
+    /// Adds received bytes; returns the complete body, in one piece.
     fn take(&mut self, mut chunk: impl Buf) -> Result<Option<Bytes>, ApiError> {
         let sum = self.count + chunk.remaining();
         if sum > self.bytes_max {
@@ -249,10 +251,10 @@ impl Incoming {
         }
         if is_first && self.expected == Some(sum) {
             self.permit.grow(sum)?;
-            return Ok(Some(chunk.copy_to_bytes(sum))); // as most bodies: nothing to join
+            return Ok(Some(chunk.copy_to_bytes(sum))); // most bodies arrive at once, so nothing has to be joined
         }
         if sum > self.whole.capacity() {
-            // Twice as much as before, and never more than was announced or than is allowed.
+            // Doubles the memory, but not beyond the announced or allowed length.
             let most = self.expected.unwrap_or(self.bytes_max).max(sum);
             let room = self.whole.capacity().saturating_mul(2).clamp(sum, most);
             self.permit.grow(room - self.whole.capacity())?;
@@ -273,10 +275,10 @@ impl Incoming {
 }
 
 impl Clocks {
-    /// Until when the next piece must have come, where so many bytes have.
+    /// The time by which the next bytes must arrive, after this many bytes.
     fn until(&self, bounds: &Bounds, started: Instant, count: usize) -> Instant {
         let due = pace_of(count, bounds.body_bytes_per_s_min).map(|earned| {
-            // What came fast earns no right to hold it here in silence.
+            // A fast start does not allow a long silence later.
             let silent = Instant::now() + bounds.request.max(bounds.body_grace);
             started.checked_add(bounds.body_grace + earned).map_or(silent, |due| due.min(silent))
         });
@@ -304,7 +306,7 @@ fn announced(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     }
 }
 
-/// Refuses what says that it is no plain JSON.
+/// Refuses other media types and encodings than plain JSON.
 fn is_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let essence = |value: &http::HeaderValue| {
         let text = value.to_str().unwrap_or_default();
@@ -315,7 +317,7 @@ fn is_json(headers: &HeaderMap) -> Result<(), ApiError> {
             reason: "The body must be application/json. With curl, add -H 'Content-Type: application/json'.",
         });
     }
-    // A compressed body could be a thousand times as large as it looks.
+    // A compressed body could be a thousand times larger than its length.
     if headers.get_all(CONTENT_ENCODING).iter().any(|value| essence(value) != "identity") {
         return Err(ApiError::UnsupportedMediaType {
             reason: "The body must not be compressed: leave Content-Encoding out.",

@@ -1,4 +1,4 @@
-//! What the accept loop and the layers around the handlers obey, checked once at start.
+//! The limits of the accept loop and of the layers, checked once at start.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,21 +8,21 @@ use http::{HeaderMap, HeaderValue, Uri};
 
 use crate::config::{Network, Secret, Settings};
 
-/// Longest time a setting can ask for: beyond it a sum with an instant could overflow.
+/// The longest time of a setting: a longer one could overflow when it is added to an instant.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The part of [`Settings`] that the server itself obeys, ready for use. The fields that are not told
-/// here mean what the settings of the same name say.
+/// The part of [`Settings`] that the server itself applies, in its final types. Fields without a comment have
+/// the meaning of the setting with the same name.
 #[derive(Clone, Debug)]
-#[allow(missing_docs)] // the settings of the same name have the words
+#[allow(missing_docs)] // the settings of the same name are documented
 pub struct Bounds {
     pub request: Duration,
     pub body: Duration,
     pub header_read: Duration,
     pub drain: Duration,
-    /// How long a body may take its time before `body_bytes_per_s_min` counts.
+    /// How long a body may arrive slowly before `body_bytes_per_s_min` applies.
     pub body_grace: Duration,
-    /// 0 asks for no pace.
+    /// 0 means no minimum.
     pub body_bytes_per_s_min: usize,
     pub body_bytes_max: usize,
     pub header_bytes_max: usize,
@@ -30,18 +30,18 @@ pub struct Bounds {
     pub connections_max: usize,
     pub connections_per_address_max: usize,
     pub trusted_proxies: Vec<Network>,
-    /// The web origins that may call.
+    /// The web origins that may use the API.
     pub origins: Origins,
-    /// The headers that they may send beside those of the API.
+    /// The headers that they may send in addition to those of the API.
     pub request_headers: RequestHeaders,
 }
 
 impl Bounds {
-    /// The bounds that the settings ask for.
+    /// Reads the bounds from the settings.
     ///
     /// - Bounds: a time of more than a year counts as a year.
-    /// - Errors: [`BadSetting`] for a limit of 0 that would answer nothing, and for an origin that no
-    ///   browser would send.
+    /// - Errors: [`BadSetting`] for a limit of 0 that would allow no response, and for an origin that no
+    ///   browser sends.
     pub fn from_settings(settings: &Settings) -> Result<Self, BadSetting> {
         let limits = &settings.limits;
         let at_least_one = [
@@ -85,7 +85,7 @@ impl Bounds {
         })
     }
 
-    /// Whether `address` is a proxy of ours.
+    /// Whether `address` is a trusted proxy.
     pub(super) fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(address))
     }
@@ -97,31 +97,31 @@ impl Bounds {
 pub struct BadSetting(String);
 
 impl BadSetting {
-    /// A refusal with that text.
+    /// Creates the error with that text.
     pub(super) fn new(text: String) -> Self {
         Self(text)
     }
 }
 
-/// The web origins that may call the API from a browser.
+/// The web origins that may use the API from a browser.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
-    /// No browser of another origin.
+    /// No other origin.
     None,
-    /// Every origin: nothing of ours rests on cookies, so a foreign page has no token to send.
+    /// Every origin: the API uses no cookies, so a foreign page has no token to send.
     Any,
-    /// These.
+    /// The listed origins.
     Listed(Vec<HeaderValue>),
 }
 
 impl Origins {
-    /// Reads origins as the settings list them.
+    /// Reads the origins of the settings.
     ///
-    /// - Shape: `scheme://host` or `scheme://host:port`, as browsers spell them, or `*` alone. Schemes
-    ///   are free: apps in a web view come from `capacitor://localhost` and the like. Pages out of files and sandboxes
-    ///   say `null` or `file://`.
-    /// - Errors: [`BadSetting`] where a browser would never send that text, since an origin that can
-    ///   never match looks like a broken server to whoever set it.
+    /// - Shape: `scheme://host` or `scheme://host:port`, as browsers write them, or `*` alone. Any scheme is
+    ///   allowed: apps in a web view use `capacitor://localhost` and the like. Pages from files and sandboxes
+    ///   send `null` or `file://`.
+    /// - Errors: [`BadSetting`] for a text that no browser sends, since an origin that can never match would
+    ///   look like a broken server.
     pub fn parse(given: &[String]) -> Result<Self, BadSetting> {
         match given {
             [] => Ok(Self::None),
@@ -130,7 +130,7 @@ impl Origins {
         }
     }
 
-    /// Whom an answer to this request may be told to, as browsers want it said.
+    /// The value of `Access-Control-Allow-Origin` for this request.
     pub(super) fn allowed(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         match self {
             Self::None => None,
@@ -143,19 +143,19 @@ impl Origins {
     }
 }
 
-/// Headers that a page of another origin may send beside those of the API.
+/// Headers that a page of another origin may send in addition to those of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestHeaders {
-    /// Whatever it says that it will send.
+    /// Any header.
     Any,
-    /// These.
+    /// The listed headers.
     Listed(Vec<HeaderName>),
 }
 
 impl RequestHeaders {
-    /// Reads names of headers as the settings list them, or `*` alone.
+    /// Reads header names of the settings, or `*` alone.
     ///
-    /// - Errors: [`BadSetting`] for what is no name of a header.
+    /// - Errors: [`BadSetting`] for an invalid name of a header.
     pub fn parse(given: &[String]) -> Result<Self, BadSetting> {
         match given {
             [star] if star == "*" => Ok(Self::Any),

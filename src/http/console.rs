@@ -1,4 +1,4 @@
-//! What the console needs beside the app: who may use it, and what is counted for it now and then.
+//! The state of the console: access by token, and cached counts.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,16 +16,16 @@ use crate::model::{Owner, Timestamp};
 use crate::storage::census::Totals;
 use crate::storage::{Storage, StorageResult};
 
-/// How old the totals may be. They are counted over owners, so a page that asks every second must not count.
+/// How old the totals may be. Counting reads all owners, so a page that polls every second must not cause it.
 const TOTALS_AGE: Duration = Duration::from_secs(30);
 
-/// Addresses whose failures are told apart within a minute; those beyond share one count.
+/// Addresses whose failures are counted separately within a minute; further ones share one count.
 const ADDRESSES_MAX: usize = 4_096;
 
 /// Owners that are looked up at a time.
 const OWNERS_PER_PAGE: usize = 1_000;
 
-/// What a running server remembers for the console.
+/// What a running server caches for the console.
 pub struct Console {
     /// When the server started.
     pub started_at: Timestamp,
@@ -34,31 +34,31 @@ pub struct Console {
     tombstones: Mutex<Option<Counted<Vec<u64>>>>,
 }
 
-/// What was counted, and when.
+/// A count and its time.
 #[derive(Clone, Debug)]
 pub struct Counted<T> {
-    /// When.
+    /// When it was counted.
     pub at: Timestamp,
-    /// What.
+    /// The count.
     pub count: T,
 }
 
-/// Wrong tokens of one minute.
+/// Wrong tokens within one minute.
 #[derive(Default)]
 struct Failures {
     minute: i64,
     by_address: HashMap<IpAddr, u32>,
 }
 
-/// Someone who has shown the console's token.
+/// Proves that the caller has sent the console's token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Operator;
 
 impl Operator {
-    /// Lets those in who show the token.
+    /// Admits a caller with the right token.
     ///
-    /// Errors: 404 without a console; 429 once an address has shown `logins_per_address_per_min` wrong tokens
-    /// within a minute, whatever it shows now; else 401.
+    /// Errors: 404 without a console; 429 after an address has sent `logins_per_address_per_min` wrong tokens
+    /// within a minute, even for the right one; otherwise 401.
     pub fn admit(app: &App, headers: &HeaderMap, Peer(from): Peer) -> Result<Self, ApiError> {
         let Some(token) = &app.settings.operator.console_token else { return Err(ApiError::no_such_path()) };
         let given = bearer(headers)?;
@@ -100,7 +100,7 @@ impl Failures {
 }
 
 impl Console {
-    /// Nothing is counted yet.
+    /// An empty cache.
     pub fn new(started_at: Timestamp) -> Self {
         Self {
             started_at,
@@ -110,7 +110,7 @@ impl Console {
         }
     }
 
-    /// What all owners have together, at most half a minute old. Whoever comes while it is counted waits for it.
+    /// The totals of all owners, at most half a minute old. Concurrent callers wait for one count.
     pub fn totals(&self, storage: &dyn Storage, now: Timestamp) -> StorageResult<Counted<Totals>> {
         let mut kept = self.totals.lock();
         if let Some((counted, totals)) = &*kept
@@ -123,14 +123,14 @@ impl Console {
         Ok(totals)
     }
 
-    /// Tombstones by table, as they were counted last.
+    /// The last count of tombstones by table.
     pub fn tombstones(&self) -> Option<Counted<Vec<u64>>> {
         self.tombstones.lock().clone()
     }
 
-    /// Counts the tombstones of every owner, one owner at a time, until `go_on` says no.
+    /// Counts the tombstones of every owner, one owner at a time, until `go_on` returns false.
     ///
-    /// It reads an entry for each of them: for housekeeping, not for a request.
+    /// It reads an entry for each tombstone: meant for housekeeping, not for a request.
     pub fn count_tombstones(
         &self,
         storage: &dyn Storage,
@@ -161,8 +161,8 @@ impl Console {
 mod tests {
     use super::*;
 
-    /// Goal: guessing is slow, and a right token of an address that guesses is no help. Method: one minute and the
-    /// next.
+    /// Goal: guessing is slow, and a right token from an address that guesses is refused. Method: one minute
+    /// and the next.
     #[test]
     fn an_address_may_fail_only_so_often() {
         let mut failures = Failures::default();

@@ -1,4 +1,4 @@
-//! The URL map below `/console/api`. Without a token in the settings every path of it is a 404.
+//! The routes below `/console/api`. Without a console token in the settings every path of it is a 404.
 
 use std::sync::Arc;
 
@@ -79,7 +79,7 @@ pub(super) fn console_routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
     all.or(boxed(lock)).unify().or(boxed(why)).unify().boxed()
 }
 
-/// One type for every route: the compiler would otherwise nest them all into each other.
+/// Gives every route the same type: otherwise the compiler would nest all types into each other.
 pub(super) fn boxed<T: Reply + 'static>(
     route: impl Filter<Extract = (T,), Error = Rejection> + Clone + Send + Sync + 'static,
 ) -> BoxedFilter<(Response,)> {

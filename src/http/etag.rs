@@ -1,6 +1,6 @@
 use http::HeaderValue;
 
-/// Whether one of the lines of `If-None-Match` has the tag, or `*`. Tags are compared weakly (RFC 9110, 13.1.2).
+/// Whether a line of `If-None-Match` contains the tag, or `*`. Tags are compared weakly (RFC 9110, 13.1.2).
 pub(super) fn matches<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>, etag: &str) -> bool {
     let opaque = |tag: &'a str| tag.trim().trim_start_matches("W/");
     let lines = lines.into_iter().filter_map(|line| line.to_str().ok());

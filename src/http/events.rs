@@ -1,7 +1,7 @@
-//! Who listens for events, and what there is to hear.
+//! The listeners of event streams, and the events that wait for them.
 //!
-//! A listener holds a place in memory and no more: no thread, no database connection. What it has not yet been
-//! told is not queued but replaced by newer news, so that one who reads slowly costs no memory either.
+//! A listener uses some memory, but no thread and no database connection. Events are not queued: a newer
+//! event replaces an unsent one of its kind. So a slow listener needs no more memory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,25 +16,25 @@ use crate::locks::Lease;
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner, Version};
 
-/// The newest of everything that a listener is told.
+/// The newest event of each kind.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PendingEvents {
     /// The owner's version.
     pub version: Option<Version>,
-    /// How often the lock changed hands since the listener came, and who holds it since the last time.
+    /// How often the lock changed since the listener came, and its present holder.
     pub lock: (u64, Option<Lease>),
-    /// Why there will be no more news.
+    /// Why the stream ends.
     pub ended: Option<End>,
 }
 
 /// Why a stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The token is no longer good.
+    /// The token is no longer valid.
     Unauthorized,
-    /// The server is about to stop.
+    /// The server is stopping.
     ShuttingDown,
-    /// The owner has opened more streams since than it may have.
+    /// The owner has opened more streams since than allowed.
     TooManyStreams,
 }
 
@@ -48,7 +48,7 @@ impl End {
     }
 }
 
-/// Everyone who listens.
+/// All listeners.
 pub struct Events {
     streams_max: usize,
     owner_streams_max: usize,
@@ -70,7 +70,7 @@ struct Listener {
 }
 
 impl Events {
-    /// Nobody listens yet.
+    /// Creates the registry without listeners.
     pub fn new(limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             streams_max: limits.event_streams_max,
@@ -81,11 +81,11 @@ impl Events {
         })
     }
 
-    /// A place for one more listener.
+    /// Adds a listener.
     ///
-    /// - Bounds: an owner's oldest listener makes room. It may be one that is long gone: a phone that lost its
-    ///   network says no goodbye, and must not be kept out by its own ghost.
-    /// - Errors: 503 `busy` if the server has as many as it may.
+    /// - Bounds: a new listener replaces the owner's oldest one. A phone that lost its network never closes
+    ///   its stream; the stale stream must not block the new one.
+    /// - Errors: 503 `busy` if the server has the maximum number of streams.
     pub(super) fn listen(self: &Arc<Self>, owner: Owner, device: DeviceId) -> Result<Subscription, ApiError> {
         let mut listeners = self.listeners.lock();
         let full = listeners.count >= self.streams_max;
@@ -112,17 +112,17 @@ impl Events {
         Ok(Subscription { events: Arc::clone(self), owner, id, pending: receiver })
     }
 
-    /// An owner's version has moved.
+    /// Reports an owner's new version.
     pub fn moved(&self, owner: Owner, version: Version) {
         self.update(owner, |_, pending| pending.version = Some(version));
     }
 
-    /// An owner's lock is another's now.
+    /// Reports the new holder of an owner's lock.
     pub fn locked(&self, owner: Owner, lease: Option<&Lease>) {
         self.update(owner, |_, pending| pending.lock = (pending.lock.0 + 1, lease.cloned()));
     }
 
-    /// A device's token is no longer good.
+    /// Reports that a device's token is no longer valid.
     pub fn signed_out(&self, owner: Owner, device: DeviceId) {
         self.update(owner, |of, pending| {
             if of == device {
@@ -140,7 +140,7 @@ impl Events {
     }
 }
 
-/// A listener's place; given back on drop.
+/// A registered listener; dropping it ends the registration.
 pub(super) struct Subscription {
     events: Arc<Events>,
     owner: Owner,
@@ -149,15 +149,15 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// Ends when there is news that [`Self::pending`] has not shown.
+    /// Waits until there are events that [`Self::pending`] has not returned.
     pub async fn changed(&mut self) {
         if self.pending.changed().await.is_err() {
-            // Its place went to another, and the news that it ended was shown.
+            // Another listener has replaced it, and the end was already returned.
             std::future::pending::<()>().await;
         }
     }
 
-    /// The newest of everything.
+    /// The newest event of each kind.
     pub fn pending(&mut self) -> PendingEvents {
         self.pending.borrow_and_update().clone()
     }
@@ -168,7 +168,7 @@ impl Drop for Subscription {
         let mut listeners = self.events.listeners.lock();
         let Listeners { by_owner, count } = &mut *listeners;
         let Some(own) = by_owner.get_mut(&self.owner) else { return };
-        // One that had to make room is not there any more.
+        // A replaced listener was removed already.
         let Some(index) = own.iter().position(|listener| listener.id == self.id) else { return };
         own.remove(index);
         if own.is_empty() {

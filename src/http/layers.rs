@@ -1,7 +1,7 @@
-//! What every request passes on its way to a handler and back.
+//! The layers around every handler.
 //!
-//! From the outside in: request id and log line, compression, CORS, header limits, deadline, panics. So
-//! every answer, whoever gives it, has its id, its log line and its CORS headers.
+//! From the outside in: request id and log line, compression, CORS, header limits, deadline, panics. So every
+//! response has its id, its log line and its CORS headers.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -44,22 +44,22 @@ use super::problem::{ApiError, Unavailable};
 use super::timing::timed;
 use crate::metrics::Metrics;
 
-/// Answers below this size are sent as they are, bytes: the headers of compression would eat the gain.
+/// Shorter responses are not compressed, bytes: the headers of compression would cancel the gain.
 const COMPRESS_BYTES_MIN: u64 = 1024;
 
-/// Quality for gzip and brotli alike. A roll call of 50,000 rows (4.4 MB) takes 35 ms to 1.5 or 1.7 MB; 4
-/// takes twice the time for a tenth of the bytes, and brotli's own default, 11, takes 7 s.
+/// The quality for gzip and brotli. A manifest of 50,000 rows (4.4 MB) takes 35 ms to 1.5 or 1.7 MB. Quality
+/// 4 takes twice the time for a tenth fewer bytes, and brotli's default, 11, takes 7 s.
 const COMPRESS_QUALITY: i32 = 2;
 
-/// What brotli takes for one answer at that quality, bytes; and what gzip takes.
+/// The memory of brotli for one response at that quality, bytes, and that of gzip.
 const BROTLI_BYTES: usize = 4 * 1024 * 1024;
 const GZIP_BYTES: usize = 512 * 1024;
 
-/// Marks an answer that is sent as it is, since there is no memory to compress it in.
+/// Marks a response that is not compressed, because there is no memory for it.
 #[derive(Clone, Copy)]
 struct Plain;
 
-/// Whether an answer has no such mark.
+/// Whether a response has no such mark.
 #[derive(Clone, Copy)]
 struct HasMemory;
 
@@ -69,19 +69,20 @@ impl Predicate for HasMemory {
     }
 }
 
-/// How long a browser may remember what CORS allows.
+/// How long a browser may cache CORS permissions.
 const CORS_AGE: Duration = Duration::from_secs(3600);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
 
-/// The id of a request: the caller's own if it is usable, else a new UUIDv7. An extension of the request.
+/// The id of a request: the client's own if it is valid, otherwise a new UUIDv7. It is an extension of the
+/// request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The caller's id if it is 1 to 128 visible ASCII characters: it goes into log lines.
+    /// The client's id if it has 1 to 128 visible ASCII characters, since it appears in log lines.
     fn of(headers: &HeaderMap) -> Self {
         let usable = |id: &&HeaderValue| {
             (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
@@ -142,7 +143,7 @@ fn cors(bounds: &Bounds) -> Option<CorsLayer> {
     let asked = [AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH, REQUEST_ID];
     let ours = named(&["prefer", "sync-lock", "sync-device", "sync-for", "idempotency-key", "last-event-id"]);
     let headers = match &bounds.request_headers {
-        // Browsers do not take a `*` for `Authorization`, so what they ask for is said back.
+        // Browsers do not accept a `*` for `Authorization`, so the requested headers are returned.
         RequestHeaders::Any => AllowHeaders::mirror_request(),
         RequestHeaders::Listed(more) => AllowHeaders::list([ours, asked.to_vec(), more.clone()].concat()),
     };
@@ -170,7 +171,7 @@ fn cors(bounds: &Bounds) -> Option<CorsLayer> {
     Some(layer)
 }
 
-/// Answers a request by the handlers, or without them: too many headers, out of time, a panic.
+/// Runs the handlers, or responds without them: too many headers, a timeout, a panic.
 async fn guarded<S>(
     mut service: S,
     bounds: Arc<Bounds>,
@@ -185,7 +186,7 @@ where
     let compressor_bytes = compressor_bytes(request.headers());
     let deadline = Deadline::new(bounds.request);
     request.extensions_mut().insert(deadline.clone());
-    // What a handler holds when it panics dies with it; locks are parking_lot's, which do not poison.
+    // What a handler holds when it panics is dropped; the locks are parking_lot's, which do not poison.
     let work = AssertUnwindSafe(async move { service.call(request).await }).catch_unwind();
     let failure = match in_time(&deadline, work).await {
         Some(Ok(Ok(mut response))) => {
@@ -203,7 +204,8 @@ where
     Ok(failure.into_response())
 }
 
-/// What the compressor takes that a client asks for, bytes; 0 for none. The client that takes both may get either.
+/// The memory of the compressor that a client requests, bytes; 0 for none. A client that accepts both may get
+/// either.
 fn compressor_bytes(headers: &HeaderMap) -> usize {
     let lines = || headers.get_all(ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
     let takes = |coding: &str| lines().any(|line| line.to_ascii_lowercase().contains(coding));
@@ -214,7 +216,8 @@ fn compressor_bytes(headers: &HeaderMap) -> usize {
     }
 }
 
-/// Draws what the compressor of a long answer takes. Short ones are compressed in a moment, and have no account.
+/// Reserves the compressor's memory for a long response. Short ones are compressed in a moment, without a
+/// reservation.
 fn draw_for_compression(response: &mut warp::reply::Response, bytes: usize) {
     let is_long = response.body().size_hint().exact().is_none_or(|length| length > COMPRESS_BYTES_MIN);
     let Some(permit) = response.extensions().get::<Permit>().filter(|_| is_long && bytes > 0) else { return };
@@ -223,7 +226,7 @@ fn draw_for_compression(response: &mut warp::reply::Response, bytes: usize) {
     }
 }
 
-/// What the work comes to, unless its time ends before. A body moves that on while it comes, and back once it is there.
+/// The result of the work, unless its deadline comes first. A body moves the deadline while it arrives.
 async fn in_time<T>(deadline: &Deadline, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     let mut due = deadline.watch();
@@ -232,14 +235,15 @@ async fn in_time<T>(deadline: &Deadline, work: impl Future<Output = T>) -> Optio
         tokio::select! {
             biased;
             done = work.as_mut() => return Some(done),
-            // The sender is ours, so this cannot fail.
+            // The sender is held here, so this cannot fail.
             _ = due.changed() => {}
             () = sleep_until(at) => return None,
         }
     }
 }
 
-/// Refuses a request whose target is no path: `CONNECT host:port` asks for a tunnel. warp's filters panic at it.
+/// Refuses a request whose target is not a path: `CONNECT host:port` requests a tunnel, and warp's filters
+/// panic at it.
 fn has_path<B>(request: &Request<B>) -> Result<(), ApiError> {
     if request.uri().path_and_query().is_some() && request.method() != Method::CONNECT {
         return Ok(());
@@ -248,7 +252,7 @@ fn has_path<B>(request: &Request<B>) -> Result<(), ApiError> {
     Err(ApiError::InvalidRequest { reason })
 }
 
-/// Refuses more or longer headers than the limits allow. hyper's own limits lie above these.
+/// Refuses more or longer headers than the limits allow. hyper's own limits are higher.
 fn headers_fit(headers: &HeaderMap, bounds: &Bounds) -> Result<(), ApiError> {
     if headers.len() > bounds.headers_max {
         let reason = format!("The request has more than {} headers.", bounds.headers_max);
@@ -262,16 +266,16 @@ fn headers_fit(headers: &HeaderMap, bounds: &Bounds) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// What a panic said.
+/// The message of a panic.
 fn words_of(panic: &(dyn Any + Send)) -> String {
     let literal = panic.downcast_ref::<&str>().map(ToString::to_string);
     let words = literal.or_else(|| panic.downcast_ref::<String>().cloned());
     format!("a handler panicked: {}", words.as_deref().unwrap_or("without words"))
 }
 
-/// Answers one request of one connection: the outermost layer.
+/// Handles one request of a connection: the outermost layer.
 ///
-/// `unread` is set if the client may still be sending a body that nobody reads: see `Socket`.
+/// `unread` is set if the client may still be sending a body that is not read: see `Socket`.
 pub(super) async fn respond<S, B>(
     service: S,
     bounds: Arc<Bounds>,
@@ -286,7 +290,7 @@ where
 {
     let id = RequestId::of(request.headers());
     let peer = Peer::behind(socket, request.headers(), &bounds);
-    // A span of level ERROR is there at every log level, so that no line goes without its id.
+    // A span of level ERROR exists at every log level, so that every line has its id.
     let span = tracing::error_span!("request", %id);
     let mut line = Line {
         span: span.clone(),
@@ -321,14 +325,14 @@ where
     let mut response = response.map(|body| Sent { body: Some(Box::pin(body)), line, held });
     if wants_head_only {
         let bytes = response.body().size_hint().exact();
-        response.body_mut().body = None; // and with it whoever would have written it
+        response.body_mut().body = None; // dropping the body stops its writer
         response.body_mut().held = None;
         if let Some(bytes) = bytes.filter(|_| status != StatusCode::NOT_MODIFIED) {
             response.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from(bytes));
         }
     }
     let headers = response.headers_mut();
-    // Whoever does not say otherwise answers with somebody's data, or of this moment.
+    // A response without this header contains private or current data.
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(REQUEST_ID, id.0);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -336,17 +340,18 @@ where
         headers.insert(SERVER_TIMING, timing);
     }
     if let Some(origin) = watcher {
-        headers.insert(TIMING_ALLOW_ORIGIN, origin); // or the browser hides the timing from the page
+        headers.insert(TIMING_ALLOW_ORIGIN, origin); // otherwise the browser hides the timing from the page
     }
     Ok(response)
 }
 
-/// The beginning of a path, for a log line. The query is left out: tokens end up there.
+/// The beginning of a path, for a log line. The query is left out, since it may contain tokens.
 fn beginning(path: &str) -> String {
     path.chars().take(200).collect()
 }
 
-/// The log line of one request, written and counted when its answer has gone out or its client has.
+/// The log line of one request, written and counted when its response was sent or its client has
+/// disconnected.
 struct Line {
     span: Span,
     started: Instant,
@@ -356,7 +361,7 @@ struct Line {
     metrics: Arc<Metrics>,
     peer: Peer,
     status: Option<u16>,
-    /// Whether the answer goes on for as long as the client likes: its time says nothing.
+    /// Whether the response lasts as long as the client wants, so that its time means nothing.
     lasts: bool,
     bytes: u64,
 }
@@ -376,12 +381,13 @@ impl Drop for Line {
     }
 }
 
-/// The body of an answer, counted for the log line; of an answer to `HEAD` there is none.
+/// The body of a response, counted for the log line; the response to `HEAD` has none.
 pub(super) struct Sent<B> {
     body: Option<Pin<Box<B>>>,
     line: Line,
-    /// The memory of the answer. hyper drops a body once it has the last frame, unless the body says that there may be
-    /// more; then it writes to the socket first. So the memory is given back when at most 64 KiB are left to be sent.
+    /// The memory of the response. hyper drops a body after its last frame, unless the body reports that
+    /// there may be more; then it writes to the socket first. So the memory is released when at most 64 KiB
+    /// remain to be sent.
     held: Option<Permit>,
 }
 

@@ -1,11 +1,11 @@
-//! The memory that requests have: one budget, from which each request draws before it allocates.
+//! The memory budget of requests: each request reserves memory before it allocates.
 //!
-//! A request draws for everything that it makes the server hold: its body, the rows that are read from it, the rows
-//! that are loaded for it, and its answer until the last byte has left. Where the budget is used up, the answer is
-//! 503 `busy`, and the client sends the same again.
+//! A request reserves memory for all that it makes the server hold: its body, the rows that are read from it,
+//! the rows that are loaded for it, and its response until the last byte is sent. If the budget is used up,
+//! the response is 503 `busy`, and the client sends the request again.
 //!
-//! Memory with a bound of its own is taken off the budget at the start: the answers that are kept ready
-//! (`ready_bytes_max`) and the memory in which passwords are hashed.
+//! Memory with a bound of its own is subtracted from the budget at the start: the response cache
+//! (`ready_bytes_max`) and the memory for password hashes.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,24 +21,24 @@ use crate::config::{AuthMode, Settings};
 use crate::metrics::Metrics;
 use crate::model::Owner;
 
-/// A longer body is a large one: this is some 200 small rows, more than a device usually has to send.
+/// A longer body is large: this is some 200 small rows, more than a device usually sends.
 pub(super) const SMALL_BODY_BYTES: usize = 64 * 1024;
 
-/// What a request with a small body may draw in all before it counts as a large one: its rows, what is loaded for
-/// them, and the answer.
+/// The memory of a request with a small body, beyond which it counts as large: its rows, what is loaded for
+/// them, and the response.
 const SMALL_BYTES: usize = 1024 * 1024;
 
-/// The share of small requests: one part in so many, which large requests never get.
+/// The share of small requests: one part in this many, which large requests cannot use.
 const SMALL_SHARE: usize = 4;
 
-/// Memory that one password is hashed in, bytes: Argon2 as the server uses it.
+/// Memory of one password hash, bytes: Argon2 with the server's parameters.
 const HASH_BYTES: usize = 19 * 1024 * 1024;
 
-/// The budget of all requests.
+/// The memory budget of all requests.
 ///
-/// - Bounds: together they never hold more than `bytes_max`. Large requests hold at most three quarters of it, so
-///   bodies that come in slowly never keep small requests out. One owner holds at most half of what large requests
-///   may have, or what one request may need, if that is more.
+/// - Bounds: together they never hold more than `bytes_max`. Large requests hold at most three quarters of
+///   it, so slow bodies never block small requests. One owner holds at most half of what large requests may
+///   have, or what one request may need if that is more.
 pub struct Memory {
     bytes_max: usize,
     large_max: usize,
@@ -55,9 +55,9 @@ struct Used {
 }
 
 impl Memory {
-    /// The budget that the settings give.
+    /// The budget of the settings.
     ///
-    /// Errors: [`BadSetting`] where the largest request that the limits allow could never be served.
+    /// Errors: [`BadSetting`] if the largest request within the limits could never be served.
     pub fn from_settings(settings: &Settings, metrics: Arc<Metrics>) -> Result<Arc<Self>, BadSetting> {
         let memory = &settings.memory;
         let hashes = match settings.auth.auth {
@@ -96,18 +96,18 @@ impl Memory {
         memory
     }
 
-    /// Begins the account of a request; nothing is drawn yet. `owner` is `None` for a caller who is not known.
+    /// Creates the account of a request, with nothing reserved. `owner` is `None` for an unknown caller.
     pub fn permit(self: &Arc<Self>, owner: Option<Owner>) -> Permit {
         let held = Held { bytes: 0, is_large: false, small_max: SMALL_BYTES };
         Permit(Arc::new(Account { memory: Arc::clone(self), owner, held: Mutex::new(held) }))
     }
 
-    /// Bytes that are drawn now.
+    /// The reserved bytes.
     pub fn used(&self) -> usize {
         self.used.lock().all
     }
 
-    /// Draws `bytes` more; of a request that turns large, also for what it holds already.
+    /// Reserves `bytes` more. A request that becomes large is then counted with all that it holds.
     fn draw(&self, owner: Option<Owner>, bytes: usize, large: usize) -> Result<(), ApiError> {
         let mut used = self.used.lock();
         let of_owner = owner.and_then(|owner| used.by_owner.get(&owner)).copied().unwrap_or(0);
@@ -142,8 +142,9 @@ impl Memory {
     }
 }
 
-/// The most that one request may need, bytes: its body, and `batch_bytes_max` each for the rows that it sends, for
-/// those that are loaded for it, and for its answer; beside them a page of the feed, as rows and as JSON.
+/// The most memory of one request, bytes: its body, and `batch_bytes_max` each for the rows that it sends,
+/// for those that are loaded for it, and for its response; in addition a page of the feed, as rows and as
+/// JSON.
 fn request_bytes_max(settings: &Settings) -> usize {
     let limits = &settings.limits;
     let batch = limits.batch_bytes_max.saturating_mul(3);
@@ -151,7 +152,7 @@ fn request_bytes_max(settings: &Settings) -> usize {
     limits.body_bytes_max.saturating_add(batch).saturating_add(page)
 }
 
-/// What one request has drawn. All of it is given back when the last clone is dropped.
+/// The memory that one request has reserved. All of it is released when the last clone is dropped.
 #[derive(Clone)]
 pub struct Permit(Arc<Account>);
 
@@ -164,14 +165,14 @@ struct Account {
 struct Held {
     bytes: usize,
     is_large: bool,
-    /// Beyond so many bytes the request is large.
+    /// With more bytes the request is large.
     small_max: usize,
 }
 
 impl Permit {
-    /// Draws `bytes` more, before they are allocated.
+    /// Reserves `bytes` more, before they are allocated.
     ///
-    /// Errors: 503 `busy`; nothing more is drawn then.
+    /// Errors: 503 `busy`; nothing more is reserved then.
     pub fn grow(&self, bytes: usize) -> Result<(), ApiError> {
         let Account { memory, owner, held } = &*self.0;
         let mut held = held.lock();
@@ -187,9 +188,9 @@ impl Permit {
         Ok(())
     }
 
-    /// Gives back what is beyond `bytes`, or draws what lacks.
+    /// Sets the reservation to `bytes`.
     ///
-    /// Errors: 503 `busy`; what was held before is held still.
+    /// Errors: 503 `busy`; the reservation is then unchanged.
     pub fn settle(&self, bytes: usize) -> Result<(), ApiError> {
         let more = {
             let Account { memory, owner, held } = &*self.0;
@@ -202,7 +203,7 @@ impl Permit {
         if more > 0 { self.grow(more) } else { Ok(()) }
     }
 
-    /// Draws `bytes` for as long as `work` takes.
+    /// Reserves `bytes` while `work` runs.
     pub fn during<T>(&self, bytes: usize, work: impl FnOnce() -> T) -> Result<T, ApiError> {
         self.grow(bytes)?;
         let done = work();
@@ -210,34 +211,34 @@ impl Permit {
         Ok(done)
     }
 
-    /// Gives back `bytes` of what is held.
+    /// Releases `bytes`.
     pub fn shrink(&self, bytes: usize) {
         let held = self.bytes();
-        // Giving back never fails.
+        // Releasing never fails.
         let _ = self.settle(held.saturating_sub(bytes));
     }
 
-    /// Bytes that are held.
+    /// The reserved bytes of the request.
     pub fn bytes(&self) -> usize {
         self.0.held.lock().bytes
     }
 
-    /// While the body comes in, a request is large as soon as its body is: it may take hours.
+    /// While the body arrives, a request is large as soon as its body is: it may take hours.
     ///
-    /// `announced`: how long the body will be, if that is known.
+    /// `announced`: the body's length, if known.
     pub(super) fn begin_body(&self, announced: Option<u64>) {
         let mut held = self.0.held.lock();
         held.small_max = SMALL_BODY_BYTES;
-        // Nothing is drawn yet, so nothing has to be counted anew.
+        // Nothing is reserved yet, so nothing has to be counted again.
         held.is_large = announced.is_some_and(|bytes| bytes > SMALL_BODY_BYTES as u64);
     }
 
-    /// The body has come: from now on the request is at work, and ends soon.
+    /// The body has arrived: the request is now being processed, and ends soon.
     pub(super) fn end_body(&self) {
         self.0.held.lock().small_max = SMALL_BYTES;
     }
 
-    /// Writes a value as JSON, in memory that is drawn as the text grows.
+    /// Writes a value as JSON, and reserves memory while the text grows.
     ///
     /// Errors: 503 `busy`.
     pub fn json(&self, value: &impl Serialize) -> Result<Vec<u8>, ApiError> {
@@ -257,13 +258,13 @@ impl Drop for Account {
     }
 }
 
-/// A text that draws before it grows.
+/// A text that reserves memory before it grows.
 struct Text<'a> {
     bytes: Vec<u8>,
     permit: &'a Permit,
 }
 
-/// The first memory of a text: most answers fit.
+/// The initial memory of a text: most responses fit.
 const TEXT_BYTES: usize = 512;
 
 impl io::Write for Text<'_> {
@@ -318,8 +319,8 @@ mod tests {
         assert_eq!((used.all, used.large, used.by_owner.len()), (0, 0, 0));
     }
 
-    /// Goal: bodies that trickle never keep small requests out. Method: as many large bodies as find room; then a small
-    /// request of somebody else.
+    /// Goal: slow bodies never block small requests. Method: as many large bodies as fit; then a small
+    /// request of another owner.
     #[test]
     fn large_requests_leave_room_for_small_ones() {
         let memory = memory(16);
@@ -341,7 +342,7 @@ mod tests {
         assert_eq!(small.bytes(), MIB, "what was refused is not counted");
     }
 
-    /// Goal: a body that does not say how long it is holds nothing of the small ones' share once it is long.
+    /// Goal: a body of unknown length uses nothing of the small requests' share once it is long.
     #[test]
     fn a_body_that_turns_large_is_counted_as_a_whole() {
         let memory = memory(16);

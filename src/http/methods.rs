@@ -1,9 +1,8 @@
-//! Methods of a path, and what warp's rejections become.
+//! The methods of a path, and the responses for warp's rejections.
 //!
-//! A route is a path, one of [`get`], [`post`] and [`delete`], then what its handler needs. That alone
-//! decides 404 and 405: each of these filters leaves its own mark when the path was right and the method
-//! was not, so [`shape`] can tell from the marks which methods the path has. There is no second list of
-//! paths to keep.
+//! A route is a path, then one of [`get`], [`post`] and [`delete`], then what its handler needs. This order
+//! alone determines 404 and 405: each of these filters leaves its own mark if the path matched and the method
+//! did not. From the marks [`shape`] knows which methods the path has.
 //!
 //! ```
 //! use rollcall::http::methods::{get, post, shape};
@@ -24,7 +23,7 @@ use warp::{Filter, ext};
 
 use super::problem::ApiError;
 
-/// Left by a route whose path was right; `M` stands for the method that it takes.
+/// Left by a route whose path matched; `M` stands for the method that it takes.
 #[derive(Debug)]
 struct Wants<M>(M);
 
@@ -37,8 +36,8 @@ struct Post;
 #[derive(Clone, Copy, Debug)]
 struct Delete;
 
-/// Takes `GET`, and `HEAD`, which is answered like it: the layers leave the body out. To stand right after the path,
-/// so that a wrong path is 404 and not 405.
+/// Takes `GET`, and `HEAD`, for which the layers leave the body out. It must follow the path directly, so
+/// that a wrong path is 404 and not 405.
 pub fn get() -> impl Filter<Extract = (), Error = Rejection> + Clone {
     only(&[Method::GET, Method::HEAD], Get)
 }
@@ -65,10 +64,10 @@ where
         .untuple_one()
 }
 
-/// Turns whatever no route took into a problem; for `.recover(shape)` after the last route.
+/// Converts warp's rejections to problems; for `.recover(shape)` after the last route.
 ///
-/// - Errors: 404, or 405 with `Allow` for a path that takes other methods. What warp's own filters refuse
-///   in a route is 400, 411 or 415; a rejection that nobody thought of is 500 and goes to the log.
+/// - Errors: 404, or 405 with `Allow` for a path with other methods. A refusal of warp's own filters in a
+///   route is 400, 411 or 415; an unexpected rejection is 500 and is logged.
 pub async fn shape(rejection: Rejection) -> Result<ApiError, Infallible> {
     Ok(problem(&rejection))
 }
@@ -77,7 +76,7 @@ fn problem(rejection: &Rejection) -> ApiError {
     if rejection.is_not_found() {
         return ApiError::no_such_path();
     }
-    // A refusal by what follows the method says more than the other methods of the path.
+    // A refusal by a filter after the method is more informative than the other methods of the path.
     let refusals = [
         rejection.find::<reject::InvalidQuery>().map(ToString::to_string),
         rejection.find::<reject::InvalidHeader>().map(ToString::to_string),
@@ -100,7 +99,7 @@ fn problem(rejection: &Rejection) -> ApiError {
     }
 }
 
-/// The methods of a known path, from the marks of its routes.
+/// The methods of a matching path, from the marks of its routes.
 fn allowed(rejection: &Rejection) -> Option<&'static str> {
     let get = rejection.find::<Wants<Get>>().is_some();
     let post = rejection.find::<Wants<Post>>().is_some();

@@ -1,4 +1,4 @@
-//! The protocol over HTTP. The only module that knows statuses, headers and `async`.
+//! The protocol over HTTP. Only this module uses statuses, headers and `async`.
 
 mod accept;
 mod app;

@@ -1,5 +1,5 @@
-//! Page tokens: where the next page of a list begins. Clients keep them as they are, also while the server is upgraded:
-//! what one release writes, the next ones read.
+//! Page tokens: where the next page of a list begins. Clients store them, also during an upgrade of the
+//! server: later releases read the tokens of earlier ones.
 
 use std::fmt::Display;
 
@@ -32,7 +32,8 @@ pub(super) fn read_manifest(token: &str) -> Option<PageToken> {
     Some(PageToken { version, table: table.parse().ok()?, rows_before: rows_before.parse().ok()?, after })
 }
 
-/// A page of the change feed: where the feed began and ends, what it leaves out, how far it is, and its tables.
+/// A page of the change feed: where the feed began and ends, what it leaves out, its position, and its
+/// tables.
 pub(super) fn write_feed(feed: Feed, tables: &[TableId], schema: &Schema) -> String {
     let version = |version: Option<Version>| version.map_or_else(|| "-".into(), |it| it.to_string());
     let (since, exclude) = (version(feed.since), version(feed.exclude));
@@ -88,7 +89,8 @@ fn decode(token: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Goal: a client that holds a token goes on after an upgrade. Method: tokens as an earlier release wrote them.
+    /// Goal: a client with a token can continue after an upgrade. Method: tokens as an earlier release wrote
+    /// them.
     #[test]
     fn tokens_of_earlier_releases_are_read() {
         let schema =

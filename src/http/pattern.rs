@@ -1,10 +1,10 @@
-//! The route of a request, as metrics name it: few names, whatever clients ask for.
+//! The route of a request as a label of metrics: few values, whatever clients request.
 
 use http::Method;
 
-/// The path as the contract writes it: `/devices/{device_id}`. What no route has is `other`.
+/// The path as the contract writes it: `/devices/{device_id}`. Other paths are `other`.
 ///
-/// Known before any route is tried, so that a request that was refused, timed out or hung up has one too.
+/// It is known before any route is tried, so a request that was refused, timed out or aborted has one too.
 pub(super) fn route_of(path: &str) -> &'static str {
     let mut parts = [""; 7];
     let mut count = 0;
@@ -51,7 +51,7 @@ pub(super) fn route_of(path: &str) -> &'static str {
     }
 }
 
-/// The method as metrics name it.
+/// The method as a label of metrics.
 pub(super) fn method_of(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -67,7 +67,7 @@ pub(super) fn method_of(method: &Method) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Goal: no route is left out. Method: every path of the contract has its own name, or its twin's.
+    /// Goal: no route is left out. Method: every path of the contract has its own name, or that of its alias.
     #[test]
     fn every_path_of_the_contract_has_a_name() {
         let contract = include_str!("../../openapi.yaml");

@@ -1,4 +1,4 @@
-//! Every answer that is not a success, as RFC 9457 problem documents.
+//! Every error response, as an RFC 9457 problem document.
 
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
@@ -11,9 +11,9 @@ use crate::error_chain::error_chain;
 use crate::model::{Timestamp, Version};
 use crate::storage::StorageError;
 
-/// Every answer that is not a success. Only `http` knows statuses; `openapi.yaml` lists the codes.
+/// Every error response. Only `http` uses statuses; `openapi.yaml` lists the codes.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // each variant's message says what it is
+#[allow(missing_docs)] // each variant's message describes it
 pub enum ApiError {
     #[error("The body is not JSON: {reason} at line {line}, column {column}.")]
     MalformedJson { reason: String, line: usize, column: usize },
@@ -79,16 +79,16 @@ pub enum ApiError {
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// What is wrong with a body that is JSON.
+/// What is wrong with a body that is valid JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFault {
-    /// A member that the contract does not know, or that comes twice.
+    /// A member that the contract does not have, or a duplicate.
     UnknownMember,
     /// A table that the schema does not declare.
     UnknownTable,
     /// A column that the table does not have.
     UnknownColumn,
-    /// A value of another type than the contract's.
+    /// A value of another type than in the contract.
     WrongType,
     /// More rows or keys than the limits allow.
     TooManyRows,
@@ -96,18 +96,18 @@ pub enum BodyFault {
     InvalidValue,
 }
 
-/// Why the server cannot answer right now.
+/// Why the server cannot handle a request now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
     /// The writer's queue is full, or stayed busy.
     Busy,
-    /// The connection to the database broke at the very end, and nobody knows whether the work was kept.
+    /// The connection to the database broke during the commit, and the result is unknown.
     OutcomeUnknown,
-    /// The disk is full: reads go on.
+    /// The disk is full; reads still work.
     StorageFull,
     /// The request took longer than `request_s`.
     Timeout,
-    /// The server is about to stop.
+    /// The server is stopping.
     ShuttingDown,
 }
 
@@ -117,7 +117,7 @@ macro_rules! codes {
         /// Every status and code that a problem can have, as `openapi.yaml` lists them.
         pub const CODES: &[(StatusCode, &str)] = &[$((StatusCode::$status, $code),)+];
 
-        /// What a refusal of a mass deletion says of earlier ones.
+        /// How a refusal of a mass deletion mentions earlier deletions.
 fn lately(deletes: u64) -> String {
     match deletes {
         0 => String::new(),
@@ -126,7 +126,7 @@ fn lately(deletes: u64) -> String {
 }
 
 impl ApiError {
-            /// The status and the stable code. A test holds this against `openapi.yaml`.
+            /// The status and the stable code. A test compares them with `openapi.yaml`.
             pub fn status_and_code(&self) -> (StatusCode, &'static str) {
                 match self {
                     $($error => (StatusCode::$status, $code),)+
@@ -178,7 +178,7 @@ codes! {
 const NO_MEMORY: &str = "Too many large requests are under way: the server has no memory for this one now.";
 
 impl ApiError {
-    /// How long the client should wait before it asks again, s.
+    /// How long the client should wait before it tries again, s.
     fn retry_after_s(&self) -> Option<u64> {
         match self {
             Self::SyncInProgress { retry_after_s, .. }
@@ -188,7 +188,7 @@ impl ApiError {
         }
     }
 
-    /// Members of the document beside those that every problem has.
+    /// Members of the document in addition to those of every problem.
     fn extensions(&self) -> Map<String, Value> {
         let mut members = Map::new();
         let mut insert = |name: &str, value: Value| members.insert(name.to_owned(), value);
@@ -231,12 +231,12 @@ impl ApiError {
 }
 
 impl ApiError {
-    /// The memory that requests may have is used up: see `memory_bytes_max`.
+    /// The memory budget is used up: see `memory_bytes_max`.
     pub const fn no_memory() -> Self {
         Self::Unavailable { code: Unavailable::Busy, reason: NO_MEMORY, retry_after_s: 2 }
     }
 
-    /// No route has this path, or none of this server's.
+    /// No route has this path.
     pub const fn no_such_path() -> Self {
         Self::NotFound { what: "nothing at this path" }
     }
@@ -246,7 +246,7 @@ impl ApiError {
         Self::NotFound { what: "no device of yours with this id" }
     }
 
-    /// Nothing was ever written for such an owner, and no device of it is known.
+    /// No write was ever made for this owner, and it has no known device.
     pub const fn no_such_owner() -> Self {
         Self::NotFound { what: "no owner with this id" }
     }
@@ -349,7 +349,7 @@ impl Reply for ApiError {
             Self::Unauthorized { .. } => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            // The rest of the body is on its way: reading it to its end would be the attack.
+            // The rest of the body is still arriving: reading all of it would help an attacker.
             Self::BodyTooLarge { .. } | Self::BodyTooSlow { .. } => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }

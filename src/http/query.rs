@@ -1,7 +1,7 @@
 //! Query strings. Each is read into a struct whose fields are the parameters.
 //!
-//! The structs deny unknown fields, and serde denies one that comes twice: some clients write a list as
-//! `tables=a&tables=b`, and to take one of the two would hide the other's rows.
+//! The structs deny unknown fields, and serde denies duplicates: some clients write a list as
+//! `tables=a&tables=b`, and using one of the two would hide the other's rows.
 
 use std::num::NonZeroUsize;
 
@@ -13,7 +13,7 @@ use crate::schema::{Schema, TableId};
 
 /// Reads a query string.
 ///
-/// Errors: 400 `invalid_request` where a parameter is unknown, comes twice or cannot be read.
+/// Errors: 400 `invalid_request` if a parameter is unknown, duplicate or invalid.
 pub(super) fn read<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
     serde_urlencoded::from_str(query).map_err(|error| invalid(format!("The query cannot be read: {error}.")))
 }
@@ -22,12 +22,12 @@ pub(super) fn invalid(reason: impl Into<String>) -> ApiError {
     ApiError::InvalidRequest { reason: reason.into() }
 }
 
-/// The parameter `limit`: how many entries a page has at most.
+/// The parameter `limit`: the most entries of a page.
 #[derive(Clone, Copy)]
 pub(super) struct Limit(NonZeroUsize);
 
 impl Limit {
-    /// At most `max`, which is also what it is without the parameter.
+    /// The limit, at most `max`, which is also the default.
     pub fn within(limit: Option<Self>, max: usize) -> usize {
         limit.map_or(max, |limit| limit.0.get().min(max))
     }
@@ -40,7 +40,7 @@ impl<'de> Deserialize<'de> for Limit {
     }
 }
 
-/// Tables as a query lists them, each once, in the order listed; without a list, all of them.
+/// The tables of a query, each once, in the order listed; without a list, all of them.
 pub(super) fn tables(names: Option<&str>, schema: &Schema) -> Result<Vec<TableId>, ApiError> {
     let Some(names) = names else { return Ok(schema.tables().iter().map(|table| table.id).collect()) };
     let mut tables = Vec::new();
@@ -68,7 +68,7 @@ mod tests {
         lock: bool,
     }
 
-    /// Goal: a parameter that is misspelt or repeated is never passed over. Method: queries as clients get them wrong.
+    /// Goal: a misspelt or repeated parameter is never ignored. Method: queries with common mistakes.
     #[test]
     fn what_is_not_understood_is_refused() {
         for query in

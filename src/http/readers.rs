@@ -1,7 +1,7 @@
-//! Who may read for long: so many at once, and one for each owner.
+//! Limits long reads: the number at once, and one for each owner.
 //!
-//! A long read is a page, or a stretch of an answer that flows. It needs a connection to the database and a thread; who
-//! waits for its turn has neither.
+//! A long read is a page, or one run of a streaming response. It uses a database connection and a thread; a
+//! request that waits for its turn uses neither.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -18,20 +18,20 @@ use crate::broken;
 use crate::model::Owner;
 use crate::storage::StorageError;
 
-/// How many long reads there may be at once, so that the other connections are there for short requests.
+/// How many long reads run at once, so that the other connections remain for short requests.
 pub(super) struct Readers {
     all: Arc<Line>,
     owners: Mutex<HashMap<Owner, OwnersLine>>,
     wait: Duration,
 }
 
-/// The line of one owner, and how many stand in it or read.
+/// The queue of one owner, and how many wait in it or read.
 struct OwnersLine {
     line: Arc<Line>,
     present: usize,
 }
 
-/// Places, and those who wait for one.
+/// The free slots, and the requests that wait for one.
 struct Line {
     slots: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -39,21 +39,22 @@ struct Line {
 }
 
 impl Readers {
-    /// - `readers_max`: all connections that read; long reads have half of them.
-    /// - `wait`: how long one waits for its turn.
+    /// - `readers_max`: all reading connections; long reads may use half of them.
+    /// - `wait`: how long a request waits for its turn.
     pub fn new(readers_max: u32, wait: Duration) -> Arc<Self> {
         let all = Line::new((readers_max as usize / 2).max(1));
         Arc::new(Self { all, owners: Mutex::default(), wait })
     }
 
-    /// Waits for the owner's turn, and then for a place among all owners.
+    /// Waits for the owner's turn, and then for a slot among all owners.
     ///
     /// Errors: `busy` if that takes too long.
     pub async fn enter(self: &Arc<Self>, owner: Owner) -> Result<Place, ApiError> {
         let turn = self.line_up(owner);
         let (own, all) = (Arc::clone(&turn.own), Arc::clone(&self.all));
         let both = async move {
-            // First among its owner's own, so that one owner never stands in the way of others more than once.
+            // First in the owner's own queue, so that one owner occupies at most one position in the common
+            // one.
             let of_owner = own.enter().await?;
             Some((of_owner, all.enter().await?))
         };
@@ -91,17 +92,17 @@ impl Line {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// Ends once somebody waits for a place.
+    /// Waits until a request waits for a slot.
     async fn wanted(&self) {
         let mut wanted = pin!(self.wanted.notified());
-        wanted.as_mut().enable(); // before the look, so that no call is missed
+        wanted.as_mut().enable(); // enabled before the check, so that no notification is missed
         if !self.is_wanted() {
             wanted.await;
         }
     }
 }
 
-/// One that waits; counted as long as it does.
+/// A waiting request, which is counted until this is dropped.
 struct Waiting<'a>(&'a Line);
 
 impl<'a> Waiting<'a> {
@@ -118,7 +119,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// One that stands in its owner's line, or reads.
+/// A request in its owner's queue, or one that reads.
 struct Turn {
     readers: Arc<Readers>,
     owner: Owner,
@@ -126,7 +127,7 @@ struct Turn {
 }
 
 impl Drop for Turn {
-    /// Memory follows the owners who read now, not all there are.
+    /// Memory is used for the owners who read now, not for all owners.
     fn drop(&mut self) {
         let mut owners = self.readers.owners.lock();
         if let Some(line) = owners.get_mut(&self.owner) {
@@ -138,21 +139,21 @@ impl Drop for Turn {
     }
 }
 
-/// A place among long reads. Dropped, it lets the next one in.
+/// A slot for a long read. Dropping it admits the next one.
 pub(super) struct Place {
-    // Given back before the turn, which may forget the owner's line.
+    // Released before the turn, which may remove the owner's queue.
     _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
     turn: Turn,
 }
 
 impl Place {
-    /// Who waits for this very place: another request of the owner, or anybody.
+    /// The requests that wait for this slot: another one of the owner, or any.
     pub fn rivals(&self) -> Rivals {
         Rivals { own: Arc::clone(&self.turn.own), all: Arc::clone(&self.turn.readers.all) }
     }
 }
 
-/// Those who wait for a place.
+/// The requests that wait for a slot.
 #[derive(Clone)]
 pub(super) struct Rivals {
     own: Arc<Line>,
@@ -160,12 +161,12 @@ pub(super) struct Rivals {
 }
 
 impl Rivals {
-    /// Whether somebody waits.
+    /// Whether a request waits.
     pub fn are_there(&self) -> bool {
         self.own.is_wanted() || self.all.is_wanted()
     }
 
-    /// Ends once somebody waits.
+    /// Waits until a request waits.
     pub async fn come(&self) {
         tokio::select! {
             () = self.own.wanted() => {}

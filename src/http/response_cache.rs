@@ -1,4 +1,4 @@
-//! Answers that are ready: the bytes of what an owner's devices asked for last, by version.
+//! Caches response bodies by owner and version.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -14,20 +14,20 @@ use crate::fetch::PageToken;
 use crate::model::{Owner, Version};
 use crate::schema::TableId;
 
-/// What an answer takes beside its bytes, and an owner beside its answers, about.
+/// About how many bytes a body takes in addition to its contents, and an owner in addition to its bodies.
 const ENTRY_BYTES: usize = 256;
 const OWNER_BYTES: usize = 256;
 
-/// What an answer is to.
+/// The request of a cached body.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum CacheKey {
-    /// A page of the roll call of these tables.
+    /// A page of the manifest of these tables.
     Manifest(Vec<TableId>, Option<PageToken>),
-    /// What changed since the newest version: nothing.
+    /// Changes since the newest version: an empty page.
     Unchanged,
 }
 
-/// The bytes of one answer; they count until the last one who sends them is done.
+/// The bytes of one body. They are counted until its last sender is done.
 pub(super) struct CachedBody {
     pub chunks: Vec<Bytes>,
     pub bytes: usize,
@@ -36,11 +36,12 @@ pub(super) struct CachedBody {
     reserved: Reservation,
 }
 
-/// Answers kept in memory, those of owners who ask again longest.
+/// Response bodies in memory. Those of owners without recent requests are evicted first.
 ///
-/// - Bounds: the bytes of all answers, those that are still being made or sent too, stay below `bytes_max`.
-///   What has no room is not kept. One owner's never fill it.
-/// - An answer is of one version: it is found under no other, and goes when the owner's version moves.
+/// - Bounds: the bytes of all bodies, including those that are still being recorded or sent, stay below
+///   `bytes_max`. A body without room is not cached. One owner's bodies use at most half of it.
+/// - A body belongs to one version: it is found under that version only, and is removed when the owner's
+///   version changes.
 pub(super) struct ResponseCache {
     bytes_max: usize,
     reserved: Arc<AtomicUsize>,
@@ -50,14 +51,14 @@ pub(super) struct ResponseCache {
 #[derive(Default)]
 struct Owners {
     by_owner: HashMap<Owner, OwnerBodies>,
-    /// Every owner above once, the next to go first.
+    /// Every owner above once, the next one to evict first.
     queue: VecDeque<Owner>,
 }
 
 struct OwnerBodies {
     version: Version,
     bodies: HashMap<CacheKey, Arc<CachedBody>>,
-    /// Asked for since it last stood first in the queue.
+    /// Used since the owner was last at the front of the queue.
     was_used: bool,
     _reserved: Reservation,
 }
@@ -67,12 +68,12 @@ impl ResponseCache {
         Self { bytes_max, reserved: Arc::default(), owners: Mutex::default() }
     }
 
-    /// The largest sum of answers that one owner may have here; what will take more is not worth beginning.
+    /// The most bytes of one owner's bodies; larger ones need not be recorded.
     pub fn owner_bytes_max(&self) -> usize {
         self.bytes_max / 2
     }
 
-    /// The answer to a question at a version.
+    /// The body for a request at a version.
     pub fn find(&self, owner: Owner, version: Version, key: &CacheKey) -> Option<Arc<CachedBody>> {
         let mut owners = self.owners.lock();
         let kept = owners.by_owner.get_mut(&owner).filter(|kept| kept.version == version)?;
@@ -81,7 +82,7 @@ impl ResponseCache {
         Some(body)
     }
 
-    /// Begins to gather an answer.
+    /// Begins to record a body.
     pub fn begin(self: &Arc<Self>) -> BodyRecorder {
         let reserved = Some(Reservation { sum: Arc::clone(&self.reserved), bytes: 0 });
         let mut recorder = BodyRecorder { cache: Arc::clone(self), chunks: Vec::new(), bytes: 0, reserved };
@@ -89,7 +90,7 @@ impl ResponseCache {
         recorder
     }
 
-    /// Forgets what is of another version.
+    /// Removes the bodies of other versions.
     pub fn moved(&self, owner: Owner, version: Version) {
         if let Some(kept) = self.owners.lock().by_owner.get_mut(&owner)
             && kept.version != version
@@ -98,7 +99,7 @@ impl ResponseCache {
         }
     }
 
-    /// Takes room for bytes, and forgets others for it; `false` if there is not enough to forget.
+    /// Reserves bytes, and evicts others for them; `false` if evicting everything is not enough.
     fn reserve(&self, bytes: usize) -> bool {
         let within = |sum: usize| sum.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
         while self.reserved.fetch_update(Ordering::SeqCst, Ordering::SeqCst, within).is_err() {
@@ -118,10 +119,10 @@ impl ResponseCache {
             OwnerBodies { version, bodies: HashMap::new(), was_used: false, _reserved: reserved }
         });
         if kept.version > version {
-            return; // it took long, and is of yesterday
+            return; // a newer version was cached meanwhile; drop this one
         }
         let others: usize = kept.bodies.values().map(|other| other.bytes).sum();
-        // A device that asks for its tables one by one, and then for all, begins anew.
+        // A device that requests its tables one by one, and then all at once, starts again.
         if kept.version < version || others + body.bytes > self.owner_bytes_max() {
             kept.bodies.clear();
         }
@@ -136,7 +137,7 @@ impl ResponseCache {
 }
 
 impl Owners {
-    /// Forgets the owner who did not ask for longest; `false` if there is none.
+    /// Evicts the owner without a request for longest; `false` if there is none.
     fn forget_one(&mut self) -> bool {
         while let Some(owner) = self.queue.pop_front() {
             match self.by_owner.get_mut(&owner) {
@@ -154,17 +155,17 @@ impl Owners {
     }
 }
 
-/// An answer that is being gathered while it goes out. Dropped, it leaves nothing.
+/// Records a body while it is sent. Dropping it discards the recording.
 pub(super) struct BodyRecorder {
     cache: Arc<ResponseCache>,
     chunks: Vec<Bytes>,
     bytes: usize,
-    /// `None` once there was no room.
+    /// `None` after there was no room.
     reserved: Option<Reservation>,
 }
 
 impl BodyRecorder {
-    /// The next bytes of the answer.
+    /// Records the next bytes.
     pub fn add(&mut self, chunk: &Bytes) {
         self.count(chunk.len());
         if self.reserved.is_some() {
@@ -173,7 +174,7 @@ impl BodyRecorder {
         }
     }
 
-    /// Keeps what was gathered, if there was room for it.
+    /// Caches what was recorded, if there was room for all of it.
     pub fn keep(self, owner: Owner, version: Version, key: CacheKey, next: Option<PageToken>) {
         let Self { cache, chunks, bytes, reserved } = self;
         if let Some(reserved) = reserved {
@@ -191,14 +192,14 @@ impl BodyRecorder {
     }
 }
 
-/// Bytes that count while this lives.
+/// A number of reserved bytes, released on drop.
 struct Reservation {
     sum: Arc<AtomicUsize>,
     bytes: usize,
 }
 
 impl Reservation {
-    /// Counts a part on its own.
+    /// Splits a part off as a reservation of its own.
     fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
@@ -212,7 +213,7 @@ impl Drop for Reservation {
     }
 }
 
-/// The bytes of an answer on their way.
+/// Sends the bytes of a cached body.
 pub(super) struct CachedStream {
     body: Arc<CachedBody>,
     sent: usize,
@@ -270,8 +271,8 @@ mod tests {
         assert_eq!(cache.bytes(), OWNER_BYTES);
     }
 
-    /// Goal: the bound holds, whatever comes, and who asks stays. Method: many owners pass by one that asks
-    /// again and again.
+    /// Goal: the bound holds, and an owner in use stays. Method: many owners come and go beside one that is
+    /// used again and again.
     #[test]
     fn answers_stay_below_the_bound() {
         let cache = Arc::new(ResponseCache::new(10_000));
@@ -293,7 +294,7 @@ mod tests {
         make(&cache, 1, 1, 4_000);
         let sent = cache.find(owner(1), Version(1), &CacheKey::Unchanged).unwrap();
         make(&cache, 2, 1, 4_000);
-        make(&cache, 3, 1, 4_000); // pushes out both, and still finds no room beside what is being sent
+        make(&cache, 3, 1, 4_000); // evicts both, and still finds no room beside what is being sent
         assert!(cache.bytes() <= 10_000, "{}", cache.bytes());
         assert!(cache.bytes() >= 4_000);
         drop(sent);

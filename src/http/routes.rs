@@ -1,4 +1,4 @@
-//! The URL map: path, method, then what the handler needs.
+//! The routes: path, method, and what each handler needs.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::accounts::Caller;
 
 type Who = Result<Caller, ApiError>;
 
-/// Every route of the server. What fits none of them is a problem document as well.
+/// All routes. Unmatched requests get a problem document too.
 pub fn routes(
     app: Arc<App>,
 ) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
@@ -44,10 +44,10 @@ pub fn routes(
                     caller
                 }
             })
-            // Boxed, since every route has it: as a type of its own it takes the compiler many minutes.
+            // Boxed, since every route contains it: otherwise compiling takes many minutes.
             .boxed()
     };
-    // When the request came: before its body, which may take its time.
+    // When the request arrived, before its body, which may take long.
     let received = {
         let app = Arc::clone(&app);
         warp::any().map(move || app.clock.now())
@@ -58,7 +58,7 @@ pub fn routes(
     let slow_body = slow_body(Arc::clone(&app.bounds), Arc::clone(&app.memory)).boxed();
     let body = body(Arc::clone(&app.bounds), Arc::clone(&app.memory)).boxed();
 
-    // Either spelling of a path is the same to everyone.
+    // Both forms of a path work the same.
     let fetch_path = warp::path!("fetch").or(warp::path!("fetch.json")).unify();
     let synchronise_path = warp::path!("synchronise").or(warp::path!("synchronise.json")).unify();
 
@@ -205,7 +205,7 @@ pub fn routes(
     let about = boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(metrics)).unify();
     let about = about.or(boxed(general)).unify().or(boxed(typed)).unify();
     let sync = sync.or(console).unify();
-    // Boxed once more, since the service is cloned for every request.
+    // Boxed again, since the service is cloned for every request.
     let all = sync.or(locks).unify().or(people).unify().or(devices).unify().or(about).unify().boxed();
     all.recover(shape)
 }

@@ -1,4 +1,5 @@
-//! The accept loop. warp's own server waits for ever: on a silent connection, on half a header, on its stop.
+//! The accept loop. warp's own server waits without limit: for a silent connection, half a header, its own
+//! stop.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -28,41 +29,42 @@ use super::socket::Socket;
 use crate::error_chain::error_chain;
 use crate::metrics::Metrics;
 
-/// How many times our own limits hyper takes before it answers itself, bare and without a request id.
+/// hyper's limits are this multiple of ours. Beyond them hyper responds itself, without a request id.
 const HARD_LIMIT: usize = 4;
 
-/// Shortest and longest pause after an `accept` that failed.
+/// Shortest and longest pause after a failed `accept`.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Whether the server is about to stop. Shared: `/readyz` reads what the accept loop sets.
+/// Whether the server is stopping. It is shared: `/readyz` reads what the accept loop sets.
 #[derive(Clone, Debug, Default)]
 pub struct Draining(Arc<watch::Sender<bool>>);
 
 impl Draining {
-    /// Whether the server is about to stop.
+    /// Whether the server is stopping.
     pub fn is_set(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Says so. [`serve`] does it itself before it stops accepting; whoever wants a load balancer to
-    /// notice first sets it, waits, and only then lets `stop` end.
+    /// Sets it. [`serve`] does so itself before it stops accepting. To let a load balancer notice first, set
+    /// it, wait, and only then let `stop` complete.
     pub fn set(&self) {
         self.0.send_replace(true);
     }
 
-    /// Ends once the server is about to stop: for handlers that only wait, so that they do not hold it.
+    /// Completes once the server is stopping. Handlers that only wait use it, so that they do not delay the
+    /// stop.
     pub async fn begun(&self) {
-        // The sender is ours, so the wait cannot fail before it ends.
+        // The sender is held here, so the wait cannot fail.
         let _ = self.0.subscribe().wait_for(|is_set| *is_set).await;
     }
 }
 
-/// Where connections come from: the system's network, or one that a test makes up.
+/// The source of connections: the system's network, or one that a test simulates.
 pub trait Listener: Send {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection, and who is at its other end.
+    /// The next connection, and the address of its peer.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
 }
 
@@ -71,7 +73,8 @@ impl Listener for TcpListener {
 
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, address) = Self::accept(self).await?;
-        // An answer is written at once or in large pieces: nothing to gather, and waiting costs 40 ms.
+        // A response is written at once or in large pieces: there is nothing to combine, and waiting costs 40
+        // ms.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
@@ -79,19 +82,20 @@ impl Listener for TcpListener {
     }
 }
 
-/// How a server ended.
+/// The result of a server's stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that were still busy after `drain` and were cut.
+    /// Connections that were still busy after `drain` and were aborted.
     pub cut: usize,
 }
 
-/// Serves `filter` on `listener` until `stop` ends, then lets running requests finish.
+/// Serves `filter` on `listener` until `stop` completes, then lets running requests finish.
 ///
 /// - Bounds: those of `bounds`; HTTP/1.1 only, without TLS.
-/// - Stopping: `draining` is set, the listener closed, idle connections too; requests under way have
-///   `bounds.drain` to end. Dropping the future cuts everything at once.
-/// - Errors: none. An `accept` that fails for want of files is logged and tried again after a pause.
+/// - Stopping: `draining` is set, and the listener and idle connections are closed; running requests have
+///   `bounds.drain` to finish. Dropping the future aborts everything at once.
+/// - Errors: none. An `accept` that fails for lack of file descriptors is logged and tried again after a
+///   pause.
 pub async fn serve<F>(
     listener: impl Listener,
     filter: F,
@@ -143,7 +147,7 @@ where
             layers::respond(service, bounds, counts, address, unread.clone(), request)
         });
         let connection = http.serve_connection(io, response);
-        // Connections are told in the order that they came in, so that a simulated run can be repeated.
+        // Connections are notified in the order of their arrival, so that a simulated run can be repeated.
         let ending = Arc::clone(&ending).notified_owned();
         let open = Open::new(&metrics);
         connections.spawn(async move {
@@ -178,7 +182,7 @@ where
 
 fn note(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
-        tracing::error!(%error, "a connection panicked"); // a body that is made while it is sent
+        tracing::error!(%error, "a connection panicked"); // a panic in a body that is produced while it is sent
     }
 }
 
@@ -187,17 +191,17 @@ fn protocol(bounds: &Bounds) -> http1::Builder {
     let header_bytes_max = bounds.header_bytes_max.saturating_mul(HARD_LIMIT);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        // Runs from the first wait for a request on, so it ends silent and idle connections too.
+        // It runs from the first wait for a request, so it ends silent and idle connections too.
         .header_read_timeout(bounds.header_read)
         .max_headers(bounds.headers_max.saturating_mul(HARD_LIMIT).min(u16::MAX.into()))
         .max_header_size(header_bytes_max)
-        // By default a connection may buffer 400 KB: 1.6 GB for 4,096 of them.
+        // The default buffer of 400 KB would take 1.6 GB for 4,096 connections.
         .max_buf_size(header_bytes_max.max(64 * 1024));
     http
 }
 
-/// The pause after an `accept` that failed: out of files, say. Trying again at once would spin, giving up
-/// would end the server for a shortage that passes.
+/// The pause after a failed `accept`, for example for lack of file descriptors. Trying again at once would
+/// spin; stopping the server for a temporary shortage would be worse.
 #[derive(Default)]
 struct Pause {
     length: Duration,
@@ -215,7 +219,7 @@ impl Pause {
     fn note(&mut self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset};
         if matches!(error.kind(), ConnectionAborted | ConnectionReset) {
-            return; // the client left before we came: the next one may be there already
+            return; // the client has disconnected; the next one may wait already
         }
         self.length = (self.length * 2).clamp(PAUSES.0, PAUSES.1);
         self.until = Some(Instant::now() + self.length);
@@ -228,8 +232,8 @@ impl Pause {
 struct ConnectionPermits(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
 impl ConnectionPermits {
-    /// A seat for a connection, unless its address has all that it may have. A trusted proxy speaks for
-    /// many and takes none.
+    /// A permit for a connection, unless its address has the maximum. A trusted proxy acts for many clients
+    /// and needs none.
     fn take(&self, address: IpAddr, bounds: &Bounds) -> Option<ConnectionPermit> {
         let bucket = Peer(address).bucket();
         if bounds.trusts(address) {
@@ -245,7 +249,7 @@ impl ConnectionPermits {
     }
 }
 
-/// One connection's place; given back on drop.
+/// The permit of one connection, returned on drop.
 struct ConnectionPermit {
     permits: ConnectionPermits,
     bucket: Option<IpAddr>,

@@ -1,4 +1,4 @@
-//! A stream that does not wait for ever on a client that stopped reading.
+//! A stream with a deadline for clients that stop reading.
 
 use std::future::Future;
 use std::io;
@@ -11,23 +11,25 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long we listen on after our last word, so that a client in the middle of its body can read it.
+/// How long to drain the request body after an early response, so that the client can read it (lingering
+/// close).
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A client's stream, as hyper uses it.
 ///
-/// - Writing: fails with `TimedOut` once the client has taken nothing for `patience`, or has taken less
-///   than `bytes_per_s_min` since then: hyper itself would wait as long as the client likes.
-/// - Closing: a close with unread bytes resets the connection, and the reset overtakes the answer. If
-///   `unread` says so, closing first says goodbye, then throws away what still comes, for 2 s at most.
+/// - Writing: fails with `TimedOut` if the client has read nothing for `patience`, or less than
+///   `bytes_per_s_min` since then. hyper itself would wait without limit.
+/// - Closing: a close with unread bytes resets the connection, and the reset overtakes the response. If
+///   `unread` is set, closing first shuts down the writing side, then discards what still arrives, for 2 s at
+///   most.
 pub(super) struct Socket<S> {
     stream: S,
     patience: Duration,
     bytes_per_s_min: usize,
     unread: Arc<AtomicBool>,
-    /// When the client must have taken more. Set while the kernel holds as much as it can.
+    /// When the client must have read more. It is set while the kernel's buffer is full.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// When the listening after the last word ends. Set once that word is said.
+    /// When draining ends. It is set after the last write.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
@@ -41,7 +43,7 @@ impl<S> Socket<S> {
         Self { stream, patience, bytes_per_s_min, unread, stalled: None, lingering: None }
     }
 
-    /// Holds a write's outcome against the client's pace.
+    /// Checks the result of a write against the client's pace.
     fn paced(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match wrote {
             Poll::Ready(Ok(bytes)) => {
@@ -64,7 +66,7 @@ impl<S> Socket<S> {
     }
 }
 
-/// How long `bytes` may take; `None` without a pace.
+/// How long `bytes` may take; `None` without a minimum pace.
 pub(super) fn pace_of(bytes: usize, bytes_per_s_min: usize) -> Option<Duration> {
     let micros = (bytes as u64).saturating_mul(1_000_000).checked_div(bytes_per_s_min as u64)?;
     Some(Duration::from_micros(micros))
@@ -100,7 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes once the kernel has taken all: whatever comes next starts afresh.
+        // hyper flushes once the kernel has taken everything: the next write starts a new period.
         self.stalled = None;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
@@ -119,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
             let mut buffer = ReadBuf::new(&mut scratch);
             match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {}
-                Ok(()) | Err(_) => break, // the client hung up, as it should
+                Ok(()) | Err(_) => break, // the client has closed the connection, as expected
             }
         }
         Poll::Ready(Ok(()))

@@ -1,14 +1,15 @@
-//! Answers that are written while they are read: memory stays flat, however much there is to tell.
+//! Responses that are written while they are read, in constant memory.
 //!
-//! A source reads on a blocking thread, over one snapshot, for as long as its client takes what comes: a stretch.
-//! Between the two stand a few chunks. When the client falls behind, the source
+//! A source reads on a blocking thread, over one snapshot, as long as its client accepts the data. Such a
+//! period is a run. A few chunks are buffered between reader and socket. When the client falls behind, the
+//! source
 //!
-//! - waits a moment; one that needs the same snapshot to its end waits on, as long as nobody else waits for a
-//!   reader and the stretch is not too old;
-//! - then lets go of thread, reader and snapshot, and reads on in another stretch once the client has caught up.
-//!   So a client that is slow, or stopped, holds none of them, and the socket cuts it at its own deadline.
+//! - waits a moment; a source that needs the same snapshot to its end waits longer, as long as no other
+//!   request waits for a reader and the run is not too old;
+//! - then releases thread, reader and snapshot, and continues in another run once the client has caught up.
+//!   So a slow or stopped client occupies none of them, and the socket ends it at its own deadline.
 //!
-//! An answer that is not whole ends in a broken connection, never in an end that looks like one.
+//! An incomplete response ends in a broken connection, never in a regular end.
 
 use std::any::Any;
 use std::io;
@@ -33,70 +34,71 @@ use super::response_cache::BodyRecorder;
 use super::{threads, timing};
 use crate::model::Owner;
 
-/// A chunk is sent once it has so many bytes; an answer below goes out in one piece.
+/// A chunk is sent once it has this many bytes; a shorter response is sent in one piece.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Chunks that wait between the reader and the socket, beside the one that either has in hand.
+/// Chunks that are buffered between the reader and the socket, in addition to the one that each of them
+/// holds.
 const CHUNKS_AHEAD: usize = 2;
 
-/// What a stream takes at most: the chunk in hand, those that wait, the one that found no room, and the one that is
-/// being sent. Each has some room to spare, as the row that fills it may go beyond.
+/// Most memory of a stream: the current chunk, the buffered ones, the one that found no room, and the one
+/// that is being sent. Each has spare room, since its last row may exceed the chunk.
 const STREAM_BYTES: usize = (CHUNKS_AHEAD + 3) * (CHUNK_BYTES + CHUNK_BYTES / 8);
 
-/// What a stretch may spend on waiting for its client.
+/// How long a run may wait for its client in total.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Longest stretch while others wait, however fast its client is.
+/// Longest run while others wait, however fast its client is.
 const TURN: Duration = Duration::from_millis(500);
 
-/// The same, for one that needs its snapshot and is in nobody's way. The write-ahead log cannot be folded back
-/// while a snapshot is held.
+/// The same for a source that needs its snapshot, while no other request waits. The write-ahead log cannot be
+/// moved into the database while a snapshot is held.
 const PATIENCE_ALONE: Duration = Duration::from_secs(10);
 
-/// Whatever an answer is read from.
+/// What a response is read from.
 pub(super) trait Source: Send + 'static {
     /// What must be known before the first byte: headers.
     type Head: Send + 'static;
 
-    /// Whose rows it reads.
+    /// The owner of its rows.
     fn owner(&self) -> Owner;
 
-    /// Reads on where the last stretch ended, until all is told or `out` has enough.
+    /// Continues where the last run ended, until everything is read or `out` is full.
     ///
-    /// - `out.begin` comes first, once; an error before it is the whole answer.
+    /// - `out.begin` comes first, once; an error before it is the whole response.
     /// - Errors: after the first byte they break the connection.
     fn read(&mut self, out: &mut ChunkWriter<Self::Head>) -> Result<Progress, ApiError>;
 
-    /// Whether the answer breaks off if the data changes between two stretches.
+    /// Whether the response fails if the data changes between two runs.
     fn needs_one_snapshot(&self) -> bool {
         false
     }
 
-    /// The answer is told; what was gathered of it on the way.
+    /// Called after the whole response was read, with its recording.
     fn finish(&mut self, _: Option<BodyRecorder>) {}
 }
 
-/// How far a stretch came.
+/// How far a run came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// To the end.
     Finished,
-    /// As far as there was room; the rest is for the next stretch.
+    /// Until there was no more room; the next run reads the rest.
     Paused,
 }
 
-/// An answer, of which at least the beginning is there.
+/// A response, of which at least the beginning is read.
 pub(super) enum Body {
     /// All of it.
     Buffered(Vec<u8>),
-    /// The rest is on its way.
+    /// The rest will follow.
     Streaming(StreamBody),
 }
 
-/// Reads an answer; returns once it is whole, or has begun.
+/// Reads a response; returns once it is complete, or has begun.
 ///
-/// - Bounds: the chunks are drawn from `permit`, which is to live as long as the answer.
-/// - Errors: [`ApiError`] of the source; `busy` if every reader that streams may have is taken, or the memory.
+/// - Bounds: the chunks are reserved in `permit`, which must live as long as the response.
+/// - Errors: [`ApiError`] of the source; `busy` if no reader or no memory is free.
 pub(super) async fn respond<S: Source>(
     readers: &Arc<Readers>,
     permit: &Permit,
@@ -104,7 +106,7 @@ pub(super) async fn respond<S: Source>(
 ) -> Result<(S::Head, Body), ApiError> {
     let asked_at = Instant::now();
     let slot = readers.enter(source.owner()).await?;
-    permit.grow(STREAM_BYTES)?; // not before: who waits for a turn holds none of it
+    permit.grow(STREAM_BYTES)?; // reserved only now: a request that waits for a turn uses none of it
     let (begun, beginning) = oneshot::channel();
     let (readers, span) = (Arc::clone(readers), Span::current());
     let reader = Handle::current();
@@ -117,7 +119,7 @@ pub(super) async fn respond<S: Source>(
             out.ended(source, readers, &reader, ended);
         });
     });
-    // Dropped without a word, the thread panicked.
+    // If the channel is dropped without a message, the thread panicked.
     let began = beginning.await.unwrap_or_else(|gone| Err(ApiError::Internal(Box::new(gone))));
     timing::worked(asked_at);
     began
@@ -125,11 +127,11 @@ pub(super) async fn respond<S: Source>(
 
 type Beginning<H> = Result<(H, Body), ApiError>;
 
-/// Where a source writes. Rows go into `buf`; `flush_if_full` after a buf of them.
+/// The output of a source. Rows are appended to `buf`; `flush_if_full` is called after some of them.
 pub(super) struct ChunkWriter<H> {
     /// What is not sent yet.
     pub buf: Vec<u8>,
-    /// What is gathered of the answer to be kept, if anything is.
+    /// The recording of the response for the cache, if any.
     pub recorder: Option<BodyRecorder>,
     first: Option<oneshot::Sender<Beginning<H>>>,
     head: Option<H>,
@@ -140,14 +142,14 @@ pub(super) struct ChunkWriter<H> {
     reactor: Handle,
     began: Instant,
     needs_one_snapshot: bool,
-    /// For how long this stretch has waited for its client.
+    /// How long this run has waited for its client.
     waited: Duration,
 }
 
-/// What comes through the channel.
+/// A message of the channel.
 enum Part {
     Chunk(Bytes),
-    /// The answer is whole. A channel that closes without this is one whose reader died.
+    /// The response is complete. If the channel closes without this message, the reader has died.
     End,
     Broken(ApiError),
 }
@@ -162,12 +164,12 @@ impl<H: Send + 'static> ChunkWriter<H> {
         Self { buf, recorder, first, head, chunks, late, rivals, reactor, began, needs_one_snapshot, waited }
     }
 
-    /// Says what stands before the first byte.
+    /// Sends what comes before the first byte.
     pub fn begin(&mut self, head: H) {
         self.head = Some(head);
     }
 
-    /// Sends what was written, if it is enough for a chunk; answers whether to go on.
+    /// Sends the buffer if it fills a chunk; returns whether to continue.
     pub fn flush_if_full(&mut self) -> ControlFlow<()> {
         if self.buf.len() < CHUNK_BYTES {
             return ControlFlow::Continue(());
@@ -182,11 +184,11 @@ impl<H: Send + 'static> ChunkWriter<H> {
             Ok(()) if self.began.elapsed() > TURN && self.rivals.are_there() => ControlFlow::Break(()),
             Ok(()) => ControlFlow::Continue(()),
             Err(mpsc::error::TrySendError::Full(Part::Chunk(chunk))) => self.wait_to_send(chunk),
-            Err(_) => ControlFlow::Break(()), // the client left
+            Err(_) => ControlFlow::Break(()), // the client has disconnected
         }
     }
 
-    /// There is more than one chunk: the answer begins to go out.
+    /// There is more than one chunk: the response begins to be sent.
     fn open(&mut self, chunk: Bytes) -> ControlFlow<()> {
         let (Some(first), Some(head)) = (self.first.take(), self.head.take()) else {
             return ControlFlow::Break(());
@@ -204,7 +206,7 @@ impl<H: Send + 'static> ChunkWriter<H> {
     fn wait_to_send(&mut self, chunk: Bytes) -> ControlFlow<()> {
         let Some(chunks) = &self.chunks else { return ControlFlow::Break(()) };
         if threads::are_simulated() {
-            self.late = Some(chunk); // nobody would take anything meanwhile
+            self.late = Some(chunk); // the client receives nothing meanwhile
             return ControlFlow::Break(());
         }
         let (rivals, since) = (&self.rivals, Instant::now());
@@ -236,7 +238,7 @@ impl<H: Send + 'static> ChunkWriter<H> {
         }
     }
 
-    /// Passes on what a stretch ended in. The reader is given back by now.
+    /// Handles the end of a run. The reader is released by now.
     fn ended<S: Source<Head = H>>(
         mut self,
         mut source: S,
@@ -244,14 +246,14 @@ impl<H: Send + 'static> ChunkWriter<H> {
         reactor: &Handle,
         ended: Result<Progress, ApiError>,
     ) {
-        // A stretch may end before there is a chunk to send: it has looked at much and found little to tell.
+        // A run may end before it has a chunk to send: it has read many entries and found few rows.
         if matches!(ended, Ok(Progress::Paused)) && self.chunks.is_none() {
             let chunk = Bytes::from(std::mem::take(&mut self.buf));
             if let Some(recorder) = &mut self.recorder {
                 recorder.add(&chunk);
             }
             if self.open(chunk).is_break() {
-                return; // the client left
+                return; // the client has disconnected
             }
         }
         let Some(chunks) = self.chunks.take() else {
@@ -265,7 +267,7 @@ impl<H: Send + 'static> ChunkWriter<H> {
                 Ok((head, Body::Buffered(self.buf)))
             });
             if let Some(first) = first {
-                let _ = first.send(response); // a client that left wants no answer
+                let _ = first.send(response); // a disconnected client needs no response
             }
             return;
         };
@@ -278,13 +280,13 @@ impl<H: Send + 'static> ChunkWriter<H> {
                 }
                 source.finish(self.recorder.take());
                 reactor.spawn(async move {
-                    // A send fails if the client left; then there is nobody to tell.
+                    // A send fails if the client has disconnected; then no error is needed.
                     let _ = chunks.send(Part::Chunk(rest)).await;
                     let _ = chunks.send(Part::End).await;
                 });
             }
             Ok(Progress::Paused) => {
-                // An empty buf may have room for much: a client that is slow should not hold it.
+                // An empty buffer may have a large capacity, which a slow client should not occupy.
                 let buf = if self.buf.is_empty() { Vec::new() } else { std::mem::take(&mut self.buf) };
                 let recorder = self.recorder.take();
                 let span = Span::current();
@@ -299,7 +301,7 @@ impl<H: Send + 'static> ChunkWriter<H> {
     }
 }
 
-/// Waits until the client has caught up, then reads on.
+/// Waits until the client has caught up, then continues reading.
 async fn go_on<S: Source>(
     mut source: S,
     readers: Arc<Readers>,
@@ -314,7 +316,7 @@ async fn go_on<S: Source>(
     {
         return;
     }
-    // Room for what comes next, before others are kept from a reader.
+    // Reserves room for the next chunk before it occupies a reader.
     match chunks.reserve().await {
         Ok(room) => drop(room),
         Err(_) => return,
@@ -322,7 +324,7 @@ async fn go_on<S: Source>(
     let slot = loop {
         match readers.enter(source.owner()).await {
             Ok(slot) => break slot,
-            // It has waited for its client before; it may wait for its turn as long as that stays.
+            // It has waited for its client before; it may wait for its turn as long as the client stays.
             Err(_) if !chunks.is_closed() => {}
             Err(_) => return,
         }
@@ -339,12 +341,12 @@ async fn go_on<S: Source>(
     });
 }
 
-/// The body of an answer that is still being read.
+/// The body of a response that is still being read.
 pub(super) struct StreamBody {
     begin: Option<Bytes>,
     rest: mpsc::Receiver<Part>,
     state: State,
-    /// Dropped as soon as the answer is told or cut.
+    /// Dropped as soon as the response is complete or aborted.
     until_sent: Option<Mutex<Box<dyn Any + Send>>>,
 }
 
@@ -355,7 +357,7 @@ enum State {
 }
 
 impl StreamBody {
-    /// Holds something until the answer is told or cut.
+    /// Holds a value until the response is complete or aborted.
     pub fn holding(mut self, held: impl Send + 'static) -> Self {
         self.until_sent = Some(Mutex::new(Box::new(held)));
         self

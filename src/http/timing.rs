@@ -1,4 +1,5 @@
-//! `Server-Timing`: where a request's time went, for the network tab of a browser and for clients that log it.
+//! `Server-Timing`: how a request spent its time, for the network tab of a browser and for clients that log
+//! it.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -9,22 +10,23 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 tokio::task_local! {
-    /// Of the request at hand: handlers spend its time in several places, and only the outermost layer tells.
+    /// The time spent by the current request: handlers add to it in several places, and the outermost layer
+    /// reports it.
     static SPENT: Spent;
 }
 
-/// What a request has waited for so far.
+/// How long a request has waited and worked so far.
 #[derive(Default)]
 struct Spent {
     lock: Cell<Duration>,
     work: Cell<Duration>,
 }
 
-/// Runs a request and tells what it spent, as the value of `Server-Timing`.
+/// Runs a request and returns its times as the value of `Server-Timing`.
 ///
-/// - `lock`: waiting for the sync lock. `work`: work off the reactor, its place in the queue included: that is
-///   the database, and where a password is checked that too. `total`: to the head of the answer.
-/// - Units: milliseconds, as the header has it. What took nothing is left out.
+/// - `lock`: waiting for the sync lock. `work`: work off the reactor including the queue, which is the
+///   database, and checking a password. `total`: until the head of the response.
+/// - Units: milliseconds, as the header requires. Times of zero are left out.
 pub(super) async fn timed<T>(started: Instant, request: impl Future<Output = T>) -> (T, Option<HeaderValue>) {
     SPENT
         .scope(Spent::default(), async {
@@ -41,7 +43,7 @@ fn header_text(spent: &Spent, total: Duration) -> String {
         if name == "total" || !took.is_zero() {
             let us = took.as_micros();
             let comma = if text.is_empty() { "" } else { ", " };
-            // A `String` takes whatever is written to it.
+            // Writing to a `String` cannot fail.
             let _ = std::fmt::Write::write_fmt(
                 &mut text,
                 format_args!("{comma}{name};dur={}.{:02}", us / 1_000, us % 1_000 / 10),
@@ -51,18 +53,18 @@ fn header_text(spent: &Spent, total: Duration) -> String {
     text
 }
 
-/// Counts what has passed since `since` as waiting for the lock.
+/// Counts the time since `since` as waiting for the lock.
 pub(super) fn waited_for_lock(since: Instant) {
     add(|spent| &spent.lock, since);
 }
 
-/// Counts what has passed since `since` as work.
+/// Counts the time since `since` as work.
 pub(super) fn worked(since: Instant) {
     add(|spent| &spent.work, since);
 }
 
 fn add(part: impl FnOnce(&Spent) -> &Cell<Duration>, since: Instant) {
-    // Nobody asks for the times of routes that are called without the layers, or of a body's later pieces.
+    // Without the layers, and for later parts of a body, the times are not collected.
     let _ = SPENT.try_with(|spent| {
         let part = part(spent);
         part.set(part.get() + since.elapsed());
@@ -93,6 +95,6 @@ mod tests {
         let header = header.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();
         assert_eq!(response, 7);
         assert!(header.starts_with("lock;dur=") && header.contains(", work;dur="), "{header}");
-        worked(began); // outside of a request: counts nothing, harms nothing
+        worked(began); // outside of a request this counts nothing
     }
 }

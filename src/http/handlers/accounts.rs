@@ -12,7 +12,7 @@ use crate::http::wire::Fields;
 use crate::http::{BodyFault, Peer, Received};
 use crate::model::DeviceId;
 
-/// The accounts that this server keeps; where the identity provider keeps them, the paths do not exist.
+/// The accounts that this server manages. With an identity provider the paths do not exist.
 fn local(app: &App) -> Result<&LocalAccounts, ApiError> {
     app.accounts.local().ok_or(ApiError::no_such_path())
 }
@@ -31,7 +31,7 @@ pub async fn register(app: Arc<App>, Peer(from): Peer, body: Result<Received, Ap
 
 /// `POST /login`
 ///
-/// A token that comes along shows that the device is one of the account's; one that is of no use is no error.
+/// A token in the request shows that the device belongs to the account; an invalid one is ignored.
 pub async fn log_in(
     app: Arc<App>,
     Peer(from): Peer,
@@ -79,7 +79,7 @@ pub async fn log_out(app: Arc<App>, Peer(from): Peer, caller: Result<Caller, Api
     Ok(no_content())
 }
 
-/// Gives the lock back for whichever of these devices holds it.
+/// Releases the lock if one of these devices holds it.
 fn give_back(app: &App, caller: &Caller, devices: &[DeviceId]) {
     for device in devices {
         ended(app.locks.give_back(&Caller { device: *device, ..caller.clone() }));
@@ -176,7 +176,7 @@ pub async fn revoke(
 ) -> HandlerResult {
     local(&app)?;
     let caller = caller?;
-    // What is no id names no device.
+    // An invalid id is the id of no device.
     let device = DeviceId(Uuid::try_parse(&id).map_err(|_| ApiError::no_such_device())?);
     off_reactor(move || {
         local(&app)?.revoke(&caller, device)?;

@@ -1,4 +1,4 @@
-//! Who makes a request: the token, and what the client says beside it.
+//! Identifies the caller of a request, by its token and its headers.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::model::{InstallationName, Owner};
 const SYNC_FOR: HeaderName = HeaderName::from_static("sync-for");
 const SYNC_DEVICE: HeaderName = HeaderName::from_static("sync-device");
 
-/// The caller of a request. Whoever holds the lock keeps it a while longer by any request.
+/// The caller of a request. A caller that holds the lock renews its lease by any request.
 ///
-/// A client that names another user or owner than its token does is refused here, before a row is read or the lock is
-/// looked at: every operation with a caller comes through this function.
+/// A client that names another user or owner than its token is refused here, before a row is read or the lock
+/// is used: every operation with a caller uses this function.
 pub async fn caller(app: Arc<App>, Peer(from): Peer, headers: HeaderMap) -> Result<Caller, ApiError> {
     let caller = known_caller(&app, headers).await?;
     if let Some(local) = app.accounts.local() {
@@ -57,7 +57,7 @@ async fn known_caller(app: &Arc<App>, headers: HeaderMap) -> Result<Caller, ApiE
     .await
 }
 
-/// The caller with its installation, if that needs no look into the database.
+/// The caller with its installation, if that needs no database access.
 fn from_memory(app: &App, caller: &Caller, sent: Option<InstallationName>) -> Option<Caller> {
     let Some(sent) = sent else { return Some(caller.clone()) };
     let noted = caller.as_sent(sent).noted();
@@ -65,7 +65,7 @@ fn from_memory(app: &App, caller: &Caller, sent: Option<InstallationName>) -> Op
     (highest <= sent.counter).then_some(noted)
 }
 
-/// The installation that the client says it is.
+/// The installation that the client names.
 fn named(headers: &HeaderMap) -> Result<Option<InstallationName>, ApiError> {
     let mut given = headers.get_all(SYNC_DEVICE).iter();
     let Some(value) = given.next() else { return Ok(None) };
@@ -74,7 +74,7 @@ fn named(headers: &HeaderMap) -> Result<Option<InstallationName>, ApiError> {
     named.map(Some).ok_or_else(|| ApiError::InvalidRequest { reason: reason.into() })
 }
 
-/// Answers a caller, and says what it is to call its installation if another is known by that name.
+/// Handles a request, and adds the installation's new name to the response if it has one.
 pub async fn handle_caller<F: Future<Output = HandlerResult>>(
     caller: Result<Caller, ApiError>,
     handle: impl FnOnce(Result<Caller, ApiError>) -> F,
@@ -85,21 +85,21 @@ pub async fn handle_caller<F: Future<Output = HandlerResult>>(
     Ok(response)
 }
 
-/// Says what the client is to call its installation.
+/// Sets the header with the name that the client must adopt.
 pub fn set_installation_header(headers: &mut HeaderMap, adopted: Option<InstallationName>) {
     if let Some(value) = adopted.and_then(|named| HeaderValue::from_str(&named.to_string()).ok()) {
         headers.insert(SYNC_DEVICE, value);
     }
 }
 
-/// A lease that could not be renewed only ends early.
+/// Logs a lease that could not be renewed, which only ends earlier.
 fn renewed(lease: LockResult<()>) {
     if let Err(error) = lease {
         tracing::warn!(%error, "could not renew a lease");
     }
 }
 
-/// The one token of a request.
+/// The bearer token of a request.
 pub fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let reason = "Send a token: Authorization: Bearer …";
@@ -114,7 +114,7 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
     token.ok_or(ApiError::Unauthorized { reason })
 }
 
-/// The user and the owner whose rows the client's store holds, by its header `Sync-For`.
+/// The user and the owner of the client's store, from the header `Sync-For`.
 struct Meant(Option<(Uuid, Owner)>);
 
 impl Meant {
@@ -141,12 +141,12 @@ impl Meant {
     }
 }
 
-/// A UUID of 36 characters.
+/// Reads a UUID of 36 characters.
 fn id(text: &str) -> Option<Uuid> {
     if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
 }
 
-/// `GET /me`: whose rows the token leads to.
+/// `GET /me`: the user and the owner of the token.
 pub async fn me(caller: Result<Caller, ApiError>) -> HandlerResult {
     let caller = caller?;
     let mut response = json(json!({

@@ -43,7 +43,7 @@ fn read_since<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Version>, D::
     since.map(|since| Some(Version(since))).map_err(|_| D::Error::custom("since must be a version"))
 }
 
-/// What a query asks for.
+/// A query after its checks.
 struct ChangesRequest {
     since: Option<Version>,
     tables: Vec<TableId>,
@@ -69,7 +69,7 @@ pub async fn changes(
     }
 }
 
-/// That nothing changed, where the owner's version is known without a look and so is the answer at that version.
+/// The cached response that nothing changed, if the owner's version is known without a database access.
 fn unchanged(app: &App, caller: &Caller, request: &ChangesRequest) -> Option<warp::reply::Response> {
     let since = request.since.filter(|_| request.next.is_none())?;
     let state = app.storage.known_state(caller.owner).filter(|state| state.version == since)?;
@@ -105,9 +105,9 @@ fn feed_response(body: Bytes, kind: &'static str, version: Version) -> warp::rep
     with_headers(Response::new(body.into()), kind, version)
 }
 
-/// Reads one page in one snapshot; beside it the owner's version and digests then.
+/// Reads one page, the owner's version and its digests in one snapshot.
 ///
-/// Errors: also 503 `busy` where there is no memory for its rows.
+/// Errors: also 503 `busy` if there is no memory for the rows.
 fn read(
     app: &App,
     caller: &Caller,
@@ -145,7 +145,7 @@ fn read(
     Ok(read)
 }
 
-/// The whole feed, a line a row, in memory that does not grow with it.
+/// The whole feed, one row per line, in constant memory.
 async fn stream(app: Arc<App>, caller: Caller, request: ChangesRequest) -> HandlerResult {
     let readers = Arc::clone(&app.readers);
     let permit = app.memory.permit(Some(caller.owner));
@@ -167,20 +167,21 @@ struct Lines {
     app: Arc<App>,
     caller: Caller,
     request: ChangesRequest,
-    /// What is still to be told, once it has begun.
+    /// The part that is not written yet, once writing has begun.
     rest: Option<Feed>,
 }
 
 impl Source for Lines {
-    /// The version that the feed ends at.
+    /// The version at which the feed ends.
     type Head = Version;
 
     fn owner(&self) -> Owner {
         self.caller.owner
     }
 
-    /// Each stretch has a snapshot of its own: a row that changes between two moves above the feed's end. It looks at
-    /// as many entries as a page does, so that a walk over entries that are not returned holds a reader no longer.
+    /// Each run has a snapshot of its own: a row that changes in between gets a version above the feed's end.
+    /// A run reads as many entries as a page does, so that a walk over entries that are not returned occupies
+    /// no reader for longer.
     fn read(&mut self, out: &mut ChunkWriter<Version>) -> Result<Progress, ApiError> {
         let Self { app, caller, request, rest } = self;
         let schema = &app.schema;
@@ -204,7 +205,7 @@ impl Source for Lines {
                 let written = line(&mut out.buf, &ChangeLine { schema, net, table, key, row });
                 wrong = written.err();
                 rows += 1;
-                // In step with what is written: work that is run again goes on from here.
+                // Updated with each written row: if the work is run again, it continues from here.
                 let position = FeedPosition { version: row.version, within: Some((table, key)) };
                 *rest = Some(Feed { position, ..feed });
                 if wrong.is_some() { ControlFlow::Break(()) } else { out.flush_if_full() }
@@ -242,13 +243,13 @@ fn with_headers(
     response
 }
 
-/// `GET /digests`: what each table holds, and the secret to check it by.
+/// `GET /digests`: the digest of each table, and the secret to compute it with.
 pub async fn digests(app: Arc<App>, caller: Result<Caller, ApiError>) -> HandlerResult {
     let caller = caller?;
     off_reactor(move || {
         let held = app.storage.read(caller.owner, |txn| Ok::<_, ApiError>((txn.state(), txn.digests()?)))?;
         let (state, digests) = match held {
-            // A write, if only of the owner itself: a seed that nobody keeps would be no seed.
+            // A write transaction even if only the owner is created: the seed must be stored.
             (state, _) if state.seed.is_none() => {
                 app.storage.write(caller.owner, |txn| Ok::<_, ApiError>((txn.state(), txn.digests()?)))?
             }
@@ -271,7 +272,7 @@ pub async fn digests(app: Arc<App>, caller: Result<Caller, ApiError>) -> Handler
 }
 
 impl ChangesRequest {
-    /// The feed that is asked for, from its beginning or from where a page ended.
+    /// The requested feed, from its beginning or from the end of a page.
     fn feed(&self, state: OwnerState) -> Result<Feed, Expired> {
         match self.next {
             Some(feed) => feed.resume(state),
@@ -282,7 +283,7 @@ impl ChangesRequest {
     fn read(query: &str, app: &App) -> Result<Self, ApiError> {
         let ChangesQuery { since, tables, limit, next } = query::read(query)?;
         let mut request = Self {
-            // 0 is before everything: most libraries begin with it.
+            // 0 is before every version: most libraries begin with it.
             since: since.filter(|since| since.0 > 0),
             tables: query::tables(tables.as_deref(), &app.schema)?,
             rows_max: Limit::within(limit, app.settings.sync.changes_rows_max),
@@ -291,7 +292,7 @@ impl ChangesRequest {
         let read = |token: String| page_token::read_feed(&token, &app.schema);
         let invalid = || query::invalid("next must come from the page before.");
         let goes_on = next.map(|token| read(token).ok_or_else(invalid)).transpose()?;
-        // A page goes on with the feed that it belongs to, whatever else the query says.
+        // A page continues its feed, whatever else the query contains.
         if let Some((feed, tables)) = goes_on {
             (request.next, request.since, request.tables) = (Some(feed), feed.since, tables);
         }

@@ -19,7 +19,7 @@ use crate::http::wire::{ConflictBody, RestoredBody};
 use crate::model::RowKey;
 use crate::storage::WantedConflicts;
 
-/// `GET /conflicts`: what was lost, newest first.
+/// `GET /conflicts`: lost changes, newest first.
 pub async fn list(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> HandlerResult {
     let caller = caller?;
     let wanted = read_wanted(&query, &app)?;
@@ -37,18 +37,18 @@ pub async fn list(app: Arc<App>, caller: Result<Caller, ApiError>, query: String
     .await
 }
 
-/// States of a row that are at hand while one is brought back: three of the conflict, the row's own and the new one, with
+/// States of a row in memory during a restore: three of the conflict, the row's own and the new one, with
 /// copies, and as JSON.
 const STATES: usize = 12;
 
-/// What the conflicts of a page take at most, bytes: the last one may pass the bound, and has three states of a row.
+/// Most bytes of a page of conflicts: the last one may exceed the bound, and has three states of a row.
 fn page_bytes(wanted: &WantedConflicts, app: &App) -> usize {
     let conflict = app.settings.limits.row_bytes_max.saturating_mul(3);
     let rows = wanted.rows_max.saturating_mul(conflict);
     rows.min(wanted.bytes_max.saturating_add(conflict))
 }
 
-/// A page of conflicts. No tree is built of it: it is as long as the page.
+/// A page of conflicts, serialised without a tree in memory.
 #[derive(Serialize)]
 struct Page<'a> {
     conflicts: Vec<ConflictBody<'a>>,
@@ -56,7 +56,7 @@ struct Page<'a> {
     next: Option<String>,
 }
 
-/// `POST /conflicts/{id}/restore`: brings the loser back, as an edit made now.
+/// `POST /conflicts/{id}/restore`: brings the loser back, as a new edit.
 pub async fn restore(
     id: String,
     app: Arc<App>,
@@ -64,12 +64,12 @@ pub async fn restore(
     headers: HeaderMap,
 ) -> HandlerResult {
     let caller = caller?;
-    // The row, what the conflict holds of it, and the answer.
+    // Memory for the row, the conflict's states, and the response.
     let permit = app.memory.permit(Some(caller.owner));
     permit.grow(app.settings.limits.row_bytes_max.saturating_mul(STATES))?;
     let (waiting, due) = (Waiting::new(), Instant::now() + app.bounds.request);
     let waited = waiting.watch();
-    // What is no id names no conflict.
+    // An invalid id is the id of no conflict.
     let id = Uuid::try_parse(&id).map_err(|_| ApiError::no_such_conflict())?;
     let work = lock_for_work(&app, &caller, Hold::Request, fence(&headers)?, &headers).await?;
     off_reactor(move || {
@@ -85,7 +85,7 @@ pub async fn restore(
             work.confirm(txn.lease()).map_err(|error| refused(error, &app.clock))?;
             restored.ok_or(ApiError::no_such_conflict())
         });
-        // It is an edit, not a sync: a lock that the device had before stays its own.
+        // A restore is an edit, not a sync: the device keeps a lock that it had before.
         ended(work.end(work.had_lock()));
         let restored = restored?;
         let mut response = json(RestoredBody { schema: &app.schema, restored: &restored })?;

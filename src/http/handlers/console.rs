@@ -1,4 +1,4 @@
-//! The console's API, below `/console/api`: across owners, for whoever runs the server.
+//! The console's API, below `/console/api`: across owners, for the operator.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::metrics::series::STEP_S;
 use crate::model::{DeviceId, Owner, RowKey, Timestamp, Version};
 use crate::storage::{OwnerState, PastBytes};
 
-/// Owners on a page, unless it asks for fewer.
+/// Owners on a page, unless the request has a lower limit.
 const OWNERS_MAX: usize = 100;
 
 /// Locks that an overview lists.
 const LOCKS_MAX: usize = 100;
 
-/// The device that the console writes as: the same for all servers, and no app's.
+/// The device id of the console's writes: the same on all servers, and different from every app's.
 const CONSOLE: DeviceId = DeviceId(Uuid::from_u128(0x726f_6c6c_6361_8c6c_8000_636f_6e73_6f6c));
 
 type Admitted = Result<Operator, ApiError>;
@@ -86,7 +86,7 @@ pub async fn series(app: Arc<App>, operator: Admitted) -> HandlerResult {
     let shown = app.metrics.series.report();
     let ago_ms = i64::try_from(shown.began.as_millis()).unwrap_or(i64::MAX);
     let verdicts: BTreeMap<_, _> = shown.verdicts.into_iter().collect();
-    // To two places: what is behind them is not known.
+    // Two decimals, since the measurement is not more precise.
     let ms = |steps: Vec<Option<f64>>| -> Vec<Option<f64>> {
         steps.into_iter().map(|ms| ms.map(|ms| (ms * 100.0).round() / 100.0)).collect()
     };
@@ -117,7 +117,7 @@ pub async fn owners(app: Arc<App>, operator: Admitted, query: String) -> Handler
     let after = after.map(owner_of).transpose()?.map(Owner);
     let limit = Limit::within(limit, OWNERS_MAX);
     off_reactor(move || {
-        // One more than is told says whether there is another page.
+        // One more than returned shows whether there is another page.
         let mut states = app.storage.census().states(after, limit + 1)?;
         let more = states.len() > limit;
         states.truncate(limit);
@@ -140,14 +140,14 @@ fn about(app: &App, owner: Owner, state: OwnerState) -> Value {
         "bytes": state.bytes,
         "past": state.past.bytes().map(|bytes| past(bytes, &state.past)),
     });
-    // A lock that nobody can tell of now is left out.
+    // A lock that cannot be read now is left out.
     if let Ok(Some(lease)) = app.locks.holder(owner) {
         shown["lock"] = lock(&lease);
     }
     shown
 }
 
-/// What the past of an owner takes, once it is counted.
+/// The size of an owner's past, once it is counted.
 fn past(bytes: u64, past: &PastBytes) -> Value {
     let bytes_of = |sum: i64| sum.max(0);
     json!({
@@ -193,11 +193,11 @@ pub async fn owner(id: String, app: Arc<App>, operator: Admitted) -> HandlerResu
 }
 
 fn owner_of(id: &str) -> Result<Owner, ApiError> {
-    // What is no id names no owner.
+    // An invalid id is the id of no owner.
     Uuid::try_parse(id).map(Owner).map_err(|_| ApiError::no_such_owner())
 }
 
-/// A device of an owner, as far as it is known.
+/// What is known of a device of an owner.
 #[derive(Default)]
 struct KnownDevice {
     name: Option<String>,
@@ -205,7 +205,7 @@ struct KnownDevice {
     signed_in: bool,
 }
 
-/// Every device that is signed in for the owner, or has shown a cursor.
+/// Every device that is signed in for the owner, or has acknowledged a cursor.
 fn devices(app: &App, owner: Owner) -> Result<BTreeMap<Uuid, KnownDevice>, ApiError> {
     let census = app.storage.census();
     let now = app.clock.now();
@@ -219,14 +219,14 @@ fn devices(app: &App, owner: Owner) -> Result<BTreeMap<Uuid, KnownDevice>, ApiEr
         let known = devices.entry(one.device.0).or_default();
         (known.name, known.signed_in) = of_token.unwrap_or_default();
     }
-    // What is in memory is newer than what is written down.
+    // The cache is newer than the database.
     for (device, version, at) in census.acknowledged(owner)?.into_iter().chain(app.acks.noted(owner)) {
         devices.entry(device.0).or_default().seen = Some((version, at));
     }
     Ok(devices)
 }
 
-/// Whoever uses the console, as the locks and the rules know them.
+/// The console as a caller, for the locks and the rules.
 fn caller(owner: Owner) -> Caller {
     Caller {
         owner,
@@ -278,7 +278,7 @@ struct WhyQuery {
     device: Option<String>,
 }
 
-/// `GET /console/api/owners/{owner}/why`: why is this row not on that device?
+/// `GET /console/api/owners/{owner}/why`: why does a device not have a row?
 pub async fn why(id: String, app: Arc<App>, operator: Admitted, query: String) -> HandlerResult {
     operator?;
     let owner = owner_of(&id)?;

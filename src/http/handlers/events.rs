@@ -20,10 +20,11 @@ use crate::model::{Fence, Owner, Version};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Some proxies gather an answer before they pass it on; nginx and its kin leave it alone if told so.
+/// Some proxies buffer a response before they forward it; nginx and similar ones do not if this header is
+/// set.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// `GET /events`: the owner's version moved, the lock changed hands.
+/// `GET /events`: reports changes of the owner's version and of the lock.
 pub async fn events(
     app: Arc<App>,
     caller: Result<Caller, ApiError>,
@@ -40,10 +41,10 @@ pub async fn events(
         });
     }
     if method == Method::HEAD {
-        return Ok(event_stream(stream::empty::<Result<Bytes, Infallible>>())); // takes nobody's place
+        return Ok(event_stream(stream::empty::<Result<Bytes, Infallible>>())); // a HEAD request replaces no listener
     }
     let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
-    // First a place to hear news, then a look at how things are: in between nothing is missed.
+    // The subscription comes first, then the present state is read: no event in between is missed.
     let subscription = app.events.listen(caller.owner, caller.token_device)?;
     let version = version(&app, caller.owner).await?;
     let lock = holder(&app, caller.owner).await?;
@@ -93,7 +94,7 @@ async fn holder(app: &Arc<App>, owner: Owner) -> Result<Option<Lease>, ApiError>
     held.map_err(|error| refused(error, &app.clock))
 }
 
-/// One stream: what it knows, and what of it has been told.
+/// One stream: the known state, and what of it was sent.
 struct Listening {
     app: Arc<App>,
     caller: Caller,
@@ -101,10 +102,10 @@ struct Listening {
     subscription: Subscription,
     version: Version,
     lock: Option<Lease>,
-    /// Which change of the lock `lock` takes in.
+    /// The number of lock changes up to `lock`.
     lock_changes: u64,
     sent_version: Option<Version>,
-    /// The fence of the holder that was told of; `None` inside for nobody.
+    /// The fence of the last holder that was sent; the inner `None` means no holder.
     sent_lock: Option<Option<Fence>>,
     beat: Instant,
     period: Duration,
@@ -112,7 +113,7 @@ struct Listening {
 }
 
 impl Listening {
-    /// The next piece of the stream, once there is one; `None` after the last.
+    /// The next part of the stream, once it is available; `None` after the last.
     async fn next(&mut self) -> Option<String> {
         while !self.over {
             if let Some(text) = self.pending() {
@@ -129,7 +130,7 @@ impl Listening {
                     self.ask_again().await;
                     return Some(if self.is_welcome().await { ": heartbeat\n\n".into() } else { self.end(End::Unauthorized) });
                 }
-                // Nobody tells of a lease that runs out, or is renewed.
+                // The expiry or renewal of a lease causes no event.
                 () = sleep_until(lease_ends.unwrap_or(self.beat)), if lease_ends.is_some() => {
                     if let Ok(lock) = holder(&self.app, self.caller.owner).await
                         && self.subscription.pending().lock.0 == self.lock_changes
@@ -142,13 +143,13 @@ impl Listening {
         None
     }
 
-    /// What is to be told now.
+    /// The event to send now.
     fn pending(&mut self) -> Option<String> {
         let PendingEvents { version, lock: (lock_changes, lock), ended } = self.subscription.pending();
         if let Some(end) = ended {
             return Some(self.end(end));
         }
-        // What was looked up at the beginning may be newer than the first that was heard.
+        // The state that was read at the start may be newer than the first event.
         self.version = version.map_or(self.version, |version| version.max(self.version));
         if lock_changes > self.lock_changes {
             (self.lock_changes, self.lock) = (lock_changes, lock);
@@ -176,7 +177,8 @@ impl Listening {
         (!text.is_empty()).then_some(text)
     }
 
-    /// Looks how things are where other servers write too: one that ended may have taken its news along.
+    /// Reads the present state again where other servers write too: a server that stopped may have lost its
+    /// events.
     async fn ask_again(&mut self) {
         let owner = self.caller.owner;
         if self.app.storage.known_state(owner).is_some() {
@@ -192,15 +194,15 @@ impl Listening {
         }
     }
 
-    /// When to look whether the lease that is known has run out.
+    /// When to check whether the known lease has expired.
     fn lease_ends(&self) -> Option<Instant> {
         let lease = self.lock.as_ref()?;
         let left = lease.ends.ms_since(self.app.clock.tick());
-        // A request that is at work holds the lock beyond its lease: no sense in asking all the time.
+        // A request in progress holds the lock beyond its lease, so the check is repeated with a pause.
         Some(Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0).max(250)))
     }
 
-    /// Whether the token is still good. Where nobody can tell now, the next heartbeat asks again.
+    /// Whether the token is still valid. If that cannot be found out now, the next heartbeat checks again.
     async fn is_welcome(&self) -> bool {
         let (app, token) = (Arc::clone(&self.app), self.token.clone());
         let asked = off_reactor(move || {

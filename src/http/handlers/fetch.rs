@@ -31,11 +31,11 @@ struct FetchQuery {
     page: Option<String>,
 }
 
-/// What a query asks for.
+/// A query after its checks.
 #[derive(Clone, Debug)]
 struct FetchRequest {
     tables: Vec<TableId>,
-    /// As the query spells it, for the link to the next page.
+    /// The query's own text, for the link to the next page.
     tables_given: Option<String>,
     lock: bool,
     page: Option<PageToken>,
@@ -43,8 +43,8 @@ struct FetchRequest {
 
 /// `GET /fetch`, phase 1.
 ///
-/// The work under the lock ends when the answer is written, or cut: nobody else of the owner writes meanwhile.
-/// `HEAD` takes no lock.
+/// The lock guard is released when the response is sent or aborted: no other device of the owner writes
+/// meanwhile. `HEAD` takes no lock.
 pub async fn fetch(
     app: Arc<App>,
     caller: Result<Caller, ApiError>,
@@ -54,8 +54,8 @@ pub async fn fetch(
 ) -> HandlerResult {
     let caller = caller?;
     let request = FetchRequest::read(&query, &app.schema)?;
-    let takes_lock = request.lock && method != Method::HEAD; // who only looks begins no sync
-    // A sync begins here: whatever hold of the lock the caller had before is no condition.
+    let takes_lock = request.lock && method != Method::HEAD; // a HEAD request begins no sync
+    // A sync begins here, so an earlier hold of the lock is no condition.
     let work = if takes_lock {
         Some(lock_for_work(&app, &caller, Hold::Lease, None, &headers).await?)
     } else {
@@ -104,7 +104,7 @@ pub async fn fetch(
             let bytes = HeaderValue::from(ready.bytes);
             let mut response = json_stream(CachedStream::new(ready));
             response.headers_mut().insert(CONTENT_LENGTH, bytes);
-            // Its bytes are counted where they are kept; only what compresses them is drawn for.
+            // The cache counts these bytes; only the compressor's memory is reserved here.
             response.extensions_mut().insert(app.memory.permit(Some(caller.owner)));
             response
         }
@@ -132,7 +132,7 @@ where
     response
 }
 
-/// What is known of an answer before its first byte.
+/// What is known of a response before its first byte.
 struct Head {
     version: Version,
     etag: String,
@@ -146,7 +146,7 @@ enum Body {
     Read(stream::Body, Permit),
 }
 
-/// The answer, where the owner's version is known without a look and so is the answer at that version.
+/// The cached response, if the owner's version is known without a database access.
 fn from_memory(
     app: &App,
     caller: &Caller,
@@ -168,14 +168,14 @@ fn from_memory(
         .map(|ready| (Head { version, etag: tag, unchanged: false, next: ready.next }, Body::Cached(ready))))
 }
 
-/// A page of the roll call, read from storage.
+/// A page of the manifest, read from storage.
 struct ManifestSource {
     app: Arc<App>,
     owner: Owner,
     request: FetchRequest,
-    /// The tags that the caller has.
+    /// The entity tags that the caller has.
     given_tags: Vec<HeaderValue>,
-    /// What is being told, and how far it is told.
+    /// The planned page, and its progress.
     at: Option<(Page, Progress)>,
     manifest: Manifest,
 }
@@ -191,7 +191,7 @@ impl Source for ManifestSource {
         let Self { app, owner, request, given_tags, at, manifest } = self;
         app.storage.read(*owner, |txn| {
             let state = txn.state();
-            // The work may be run again from its start, and the page is laid out once.
+            // The work may be run again from its start, but the page is planned once.
             let (page, progress) = match at {
                 Some(at) => at,
                 None => {
@@ -223,7 +223,7 @@ impl Source for ManifestSource {
     }
 
     fn needs_one_snapshot(&self) -> bool {
-        !self.request.lock // under the lock nobody else moves the version
+        !self.request.lock // no other device changes the version while this one holds the lock
     }
 
     fn finish(&mut self, made: Option<BodyRecorder>) {
@@ -233,7 +233,7 @@ impl Source for ManifestSource {
     }
 }
 
-/// The roll call on its way into the lots of an answer.
+/// Writes the manifest into the chunks of a response.
 struct ManifestWriter<'a> {
     schema: &'a Schema,
     manifest: &'a mut Manifest,
@@ -267,7 +267,7 @@ impl FetchRequest {
         CacheKey::Manifest(self.tables.clone(), self.page)
     }
 
-    /// The next page. Without a path, as a proxy may show this one under another.
+    /// The link to the next page. It has no path, since a proxy may serve this one under another path.
     fn link(&self, next: PageToken) -> String {
         let mut query = vec![("page", page_token::write_manifest(next))];
         if let Some(tables) = &self.tables_given {
@@ -276,7 +276,7 @@ impl FetchRequest {
         if !self.lock {
             query.push(("lock", "false".into()));
         }
-        // Pairs of strings always have a spelling.
+        // Pairs of strings can always be encoded.
         let query = serde_urlencoded::to_string(query).unwrap_or_default();
         format!("<?{query}>; rel=\"next\"")
     }
@@ -286,10 +286,10 @@ fn bad_page() -> ApiError {
     ApiError::InvalidRequest { reason: "page must come from the Link of the page before.".into() }
 }
 
-/// Names one answer: the owner's version, and what was asked of it.
+/// The entity tag of a response: the owner's version, and the request.
 ///
-/// Weak, since a proxy may compress it. The owner is in it, or a browser that changed accounts could keep
-/// the other's.
+/// It is weak, since a proxy may compress the response. It contains the owner, because a browser that changed
+/// accounts could otherwise keep the other's response.
 fn etag_of(owner: Owner, version: Version, request: &FetchRequest, schema: &Schema) -> String {
     let mut hasher = DefaultHasher::new();
     let names: Vec<_> = request.tables.iter().map(|table| &schema.at(*table).name).collect();

@@ -11,7 +11,7 @@ use super::{
 use crate::accounts::Caller;
 use crate::http::query;
 
-/// `GET /lock`: who holds it.
+/// `GET /lock`: shows the holder.
 pub async fn show(app: Arc<App>, caller: Result<Caller, ApiError>) -> HandlerResult {
     let caller = caller?;
     let holder = with_locks(&app, move |locks| locks.holder(caller.owner)).await?;
@@ -31,7 +31,7 @@ pub async fn show(app: Arc<App>, caller: Result<Caller, ApiError>) -> HandlerRes
     json(body)
 }
 
-/// `POST /lock`: take or renew it.
+/// `POST /lock`: takes or renews the lock.
 pub async fn take(app: Arc<App>, caller: Result<Caller, ApiError>, headers: HeaderMap) -> HandlerResult {
     let caller = caller?;
     let work = lock_for_work(&app, &caller, Hold::Lease, fence(&headers)?, &headers).await?;
@@ -52,7 +52,7 @@ struct EndQuery {
     breaks: bool,
 }
 
-/// `DELETE /lock`: give it back, or break it whoever holds it.
+/// `DELETE /lock`: releases the lock, or breaks it, whoever holds it.
 pub async fn end(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> HandlerResult {
     let caller = caller?;
     let EndQuery { breaks } = query::read(&query)?;

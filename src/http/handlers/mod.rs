@@ -1,4 +1,4 @@
-//! What each route does: check the shape, take the lease, call the phase, answer.
+//! The handlers of the routes: each checks the request, takes the lease, calls the phase, and responds.
 
 pub(super) mod accounts;
 pub(super) mod caller;
@@ -41,7 +41,7 @@ type HandlerResult = Result<warp::reply::Response, ApiError>;
 
 /// Runs blocking work off the reactor, in the request's tracing span.
 ///
-/// The work goes on if the client hangs up: whatever it holds must be moved into it.
+/// The work continues if the client disconnects, so everything that it needs must be moved into it.
 async fn off_reactor<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -63,9 +63,9 @@ fn json_bytes(body: impl Into<Bytes>) -> warp::reply::Response {
     response
 }
 
-/// Keeps the memory of an answer until it has left; all else that the request drew is given back.
+/// Attaches the memory of a response until it is sent; the request's other memory is released.
 ///
-/// Errors: 503 `busy` where the answer itself was not drawn for, and there is no room.
+/// Errors: 503 `busy` if the response was not reserved yet, and there is no room.
 fn hold(mut response: warp::reply::Response, permit: Permit) -> HandlerResult {
     let bytes = response.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
     if let Some(bytes) = bytes.filter(|bytes| *bytes > 0) {
@@ -81,7 +81,7 @@ fn no_content() -> warp::reply::Response {
     response
 }
 
-/// Times outside of rows are always told alike.
+/// The text of a time outside of rows, always in the same precision.
 fn time_text(at: Timestamp) -> String {
     at.format(Precision::Milliseconds).to_string()
 }
@@ -98,14 +98,14 @@ fn set_lease_headers(headers: &mut HeaderMap, lease: &Lease) {
     }
 }
 
-/// Whether a request leaves a lease behind, or only needs to be let in.
+/// Whether to hold a lease after the request, or only for its duration.
 #[derive(Clone, Copy)]
 enum Hold {
     Lease,
     Request,
 }
 
-/// Takes the lock for the work of one request, after waiting for it as long as the caller would like.
+/// Takes the lock for one request, and waits for it as long as the caller wants.
 async fn lock_for_work(
     app: &Arc<App>,
     caller: &Caller,
@@ -126,8 +126,8 @@ async fn lock_for_work(
             && Instant::now() < until
             && !app.draining.is_set()
         {
-            // Waiting holds neither a thread nor a database connection; asking costs a hash lookup, or a look into
-            // the database.
+            // Waiting occupies neither a thread nor a database connection. An attempt costs a hash lookup, or
+            // a query.
             let pause_ms = if app.locks.is_remote() { 75 + spread(app.clock.now(), 75) } else { 25 };
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
             continue;
@@ -144,12 +144,13 @@ async fn lock_for_work(
     }
 }
 
-/// Below `most`. So that those who wait do not all look at once, but not by chance: a simulated run can be repeated.
+/// A number below `most`, derived from the time, so that waiting requests do not all try at once. It is not
+/// random, so that a simulated run can be repeated.
 fn spread(at: Timestamp, most: u64) -> u64 {
     (at.ms().cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % most
 }
 
-/// Asks the locks, off the reactor where they may wait for a database.
+/// Uses the locks, off the reactor if they may wait for a database.
 async fn with_locks<T: Send + 'static>(
     app: &Arc<App>,
     ask: impl FnOnce(Arc<dyn Locks>) -> LockResult<T> + Send + 'static,
@@ -166,7 +167,7 @@ fn refused(error: LockError, clock: &Clock) -> ApiError {
     }
 }
 
-/// A lock that could not be given back runs out by itself: what the request wrote is kept all the same.
+/// Failing to release the lock is only logged: the lease expires and the write stands.
 fn ended(given_back: LockResult<()>) {
     if let Err(error) = given_back {
         tracing::warn!(%error, "could not end a lease");
@@ -183,7 +184,7 @@ fn busy(lease: Lease, clock: &Clock) -> ApiError {
     }
 }
 
-/// The fence that the caller says it works under.
+/// The fence in the request's headers.
 fn fence(headers: &HeaderMap) -> Result<Option<Fence>, ApiError> {
     let mut given = headers.get_all(SYNC_LOCK).iter();
     let Some(value) = given.next() else { return Ok(None) };
@@ -192,8 +193,8 @@ fn fence(headers: &HeaderMap) -> Result<Option<Fence>, ApiError> {
     number.map(|number| Some(Fence(number))).ok_or_else(|| ApiError::InvalidRequest { reason: reason.into() })
 }
 
-/// `Prefer: wait=5`, in seconds. A preference that we do not understand is to be ignored; names are spelt in
-/// any case, and values may be quoted (RFC 7240).
+/// Reads `Prefer: wait=5`, in seconds. An unknown preference is ignored; names are case-insensitive, and
+/// values may be quoted (RFC 7240).
 fn preferred_wait(headers: &HeaderMap, max_s: u64) -> Duration {
     let lines = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
     let preferences = lines.flat_map(|line| line.split([',', ';'])).filter_map(|one| one.split_once('='));

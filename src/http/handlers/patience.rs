@@ -4,25 +4,25 @@ use tokio::time::{Duration, Instant};
 
 use crate::broken;
 
-/// A client that hangs up sends its request again. Work of less than this is finished all the same: then it need not be
-/// done twice.
+/// A client that disconnects sends its request again. Work that takes less than this is finished
+/// nevertheless, so that it need not be done twice.
 const FINISHED_ANYWAY: Duration = Duration::from_secs(1);
 
-/// How long a request is worked on.
+/// How long work on a request continues.
 pub(super) struct Patience {
-    /// When the time of the request is over.
+    /// The deadline of the request.
     due: Instant,
     begun: Instant,
 }
 
 impl Patience {
-    /// The work begins now.
+    /// Starts now.
     pub fn begin(due: Instant) -> Self {
         Self { due, begun: Instant::now() }
     }
 
-    /// Whether to go on. The work is wanted for as long as somebody waits for the answer; without that, for a moment,
-    /// unless the time of the request was over.
+    /// Whether to continue. The work is wanted as long as the client waits. After the client has disconnected
+    /// it continues for a moment, unless the deadline is over.
     pub fn lasts(&self, client_gone: bool) -> bool {
         !client_gone || self.lasts_alone(Instant::now()) || broken::is("unwanted_work_kept")
     }
@@ -32,10 +32,10 @@ impl Patience {
     }
 }
 
-/// Held by a handler for as long as somebody waits for it.
+/// Held by a handler while its client waits.
 pub(super) struct Waiting(Arc<()>);
 
-/// Says whether that handler is still there.
+/// Shows whether that handler still exists.
 pub(super) struct Waited(Weak<()>);
 
 impl Waiting {

@@ -1,4 +1,4 @@
-//! The answer to a batch: its length, and its text.
+//! The response to a batch: its length, and its text.
 
 use std::io;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use crate::http::{BodyFault, Permit, Unavailable};
 use crate::schema::Schema;
 use crate::synchronise::Report;
 
-/// Writes the answer once the batch is written: a large one on a thread of its own.
+/// Writes the response after the batch is committed: a large one on a thread of its own.
 ///
-/// Errors: 503 `outcome_unknown` where there is no memory for it.
+/// Errors: 503 `outcome_unknown` if there is no memory for it.
 pub(super) async fn write_later(
     app: &Arc<App>,
     report: Box<Report>,
@@ -26,11 +26,11 @@ pub(super) async fn write_later(
     body.map_err(after_write)
 }
 
-/// A body of so many bytes is read where it arrived, and an answer that weighs as much is written there: to hand it to
-/// another thread takes longer.
+/// A body up to this length is read on the thread where it arrived, and a response of this weight is written
+/// there: a switch of threads takes longer.
 pub(super) const SHORT_BYTES: usize = 16 * 1024;
 
-/// What a refusal is called once the rows are written: `busy` would say that they are not.
+/// Converts an error after the commit: `busy` would mean that the rows were not written.
 fn after_write(refusal: ApiError) -> ApiError {
     match refusal {
         ApiError::Unavailable { code: Unavailable::Busy, retry_after_s, .. } => ApiError::Unavailable {
@@ -43,9 +43,9 @@ fn after_write(refusal: ApiError) -> ApiError {
     }
 }
 
-/// Writes the answer, for which its weight was drawn from `permit`.
+/// Writes the response, whose weight was reserved in `permit`.
 pub(super) fn write(schema: &Schema, report: &Report, permit: &Permit) -> Result<Vec<u8>, ApiError> {
-    permit.shrink(report.weight()); // it was drawn for this text
+    permit.shrink(report.weight()); // the weight was reserved for this text
     with_body(schema, report, |body| permit.json(body))
 }
 
@@ -56,20 +56,20 @@ fn with_body<T>(schema: &Schema, report: &Report, with: impl FnOnce(&ReportBody<
     with(&ReportBody { schema, report, next: next.as_deref() })
 }
 
-/// What a byte of a text may become in JSON: `\u0001`.
+/// The longest JSON of one byte of text: `\u0001`.
 const ESCAPED_BYTES: usize = 6;
 
-/// Refuses a request whose answer would be too long, before anything of it is kept.
+/// Refuses a request with a too long response, before anything is written.
 ///
-/// - Bounds: `batch_bytes_max`; where a page of the feed comes along, also the most that such a page takes, since a
-///   device cannot ask for less of it.
+/// - Bounds: `batch_bytes_max`; with a page of the feed, plus the most that such a page takes, since a device
+///   cannot request a smaller one.
 /// - Errors: 422 `too_many_rows`.
 pub(super) fn bound_length(schema: &Schema, report: &Report, settings: &Settings) -> Result<(), ApiError> {
     let page = settings.sync.changes_bytes_max.saturating_add(settings.limits.row_bytes_max);
     let page = if report.changes.is_some() { page.saturating_mul(ESCAPED_BYTES) } else { 0 };
     let bytes_max = settings.limits.batch_bytes_max.saturating_add(page);
     let most = report.weight().saturating_mul(ESCAPED_BYTES);
-    // Nearly every answer is far below, whatever is in its texts; only the others are looked through.
+    // Nearly every response is far shorter, whatever its texts contain; only the others are measured.
     if most <= bytes_max {
         return Ok(());
     }
@@ -86,7 +86,7 @@ pub(super) fn bound_length(schema: &Schema, report: &Report, settings: &Settings
     }
 }
 
-/// Counts what is written, and fails once that is too much.
+/// Counts written bytes, and fails once there are too many.
 struct Length {
     left: usize,
 }

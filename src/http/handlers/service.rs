@@ -16,12 +16,12 @@ use crate::http::etag;
 use crate::metrics;
 use crate::model::Precision;
 
-/// `GET /healthz`: the process answers.
+/// `GET /healthz`: the process is alive.
 pub async fn healthz() -> HandlerResult {
     json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: send requests here.
+/// `GET /readyz`: whether the server can take requests.
 pub async fn readyz(app: Arc<App>) -> HandlerResult {
     if app.draining.is_set() {
         return Err(ApiError::Unavailable {
@@ -34,7 +34,7 @@ pub async fn readyz(app: Arc<App>) -> HandlerResult {
     json(json!({ "status": "ok" }))
 }
 
-/// `GET /limits`: what a client may ask for.
+/// `GET /limits`: the limits for clients.
 pub async fn limits(app: Arc<App>) -> HandlerResult {
     let precision = match app.schema.precision {
         Precision::Milliseconds => "milliseconds",
@@ -52,7 +52,7 @@ pub async fn limits(app: Arc<App>) -> HandlerResult {
     })
 }
 
-/// The limits by the names of their settings, and what else a client has to know beforehand.
+/// The limits under the names of their settings, and what else a client must know in advance.
 #[derive(Serialize)]
 struct LimitsBody<'a> {
     #[serde(flatten)]
@@ -63,7 +63,7 @@ struct LimitsBody<'a> {
     auth: &'static str,
 }
 
-/// `GET /metrics`: what the server has counted.
+/// `GET /metrics`: the metrics for Prometheus.
 pub async fn metrics(app: Arc<App>, headers: HeaderMap) -> HandlerResult {
     if let Some(token) = &app.settings.operator.metrics_token
         && !token.is(bearer(&headers)?)
@@ -93,7 +93,7 @@ pub async fn typed_contract(app: Arc<App>, asked: HeaderMap) -> HandlerResult {
     let headers = response.headers_mut();
     headers.insert(ETAG, header(&document.etag)?);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    response.extensions_mut().insert(permit); // for the compressor; the document itself is there once
+    response.extensions_mut().insert(permit); // for the compressor; the document exists only once
     Ok(response)
 }
 

@@ -17,7 +17,7 @@ macro_rules! file {
     };
 }
 
-/// A module of the TypeScript client as it was built.
+/// A module of the built TypeScript client.
 macro_rules! client {
     ($name:literal) => {
         File {
@@ -28,7 +28,7 @@ macro_rules! client {
     };
 }
 
-/// All of them.
+/// All files.
 pub(super) const FILES: &[File] = &[
     file!(STYLE, "shared/base.css"),
     file!(SCRIPT, "shared/dom.js"),

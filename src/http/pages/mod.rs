@@ -1,7 +1,7 @@
 //! The web pages that the binary serves: a front page, a demo with two phones, and a console for the operator.
 //!
-//! They are not part of the contract: apps do not call them. A server has the demo and the console only if it was
-//! asked to. So they stand before the routes, and `openapi.yaml` does not list them.
+//! They are not part of the contract: apps do not use them. A server has the demo and the console only if
+//! that is configured. So they come before the routes, and `openapi.yaml` does not list them.
 
 mod files;
 
@@ -27,7 +27,7 @@ use super::peer::{Peer, peer};
 use super::problem::ApiError;
 use super::routes::routes;
 
-/// Scripts and styles from this server and no other, nothing inline, and no script made from text.
+/// Scripts and styles from this server only, nothing inline, and no evaluation of text.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
@@ -36,22 +36,22 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 
-/// What stands in a page where the folder of this build's files belongs.
+/// The placeholder in a page for the folder of this build's files.
 const FOLDER: &str = "@build";
 
 /// The pages of one server.
 #[derive(Default)]
 pub struct Pages {
-    /// The demo page, and what it logs in with.
+    /// The accounts of the demo page.
     pub demo: Option<DemoAccounts>,
-    /// Whether there is a console.
+    /// Whether the console exists.
     pub console: bool,
 }
 
-/// What the demo's phones log in with. The page alone gets it, on the machine that the demo runs on.
+/// The accounts of the demo's phones. Only the page gets them, on the machine of the demo.
 #[derive(Clone, Debug, Serialize)]
 pub struct DemoAccounts {
-    /// Whose rows they are; phones that kept rows of another owner begin anew.
+    /// The owner of the rows; phones with rows of another owner start again.
     pub owner: String,
     /// One account for each phone.
     pub phones: Vec<DemoPhone>,
@@ -60,7 +60,7 @@ pub struct DemoAccounts {
 /// One phone of the demo.
 #[derive(Clone, Debug, Serialize)]
 pub struct DemoPhone {
-    /// The account, which shares its owner with the others.
+    /// The email of the account, which shares its owner with the others.
     pub email: String,
     /// Its password.
     pub password: String,
@@ -68,7 +68,7 @@ pub struct DemoPhone {
     pub device: String,
 }
 
-/// Every route of the server, and before them those of its pages.
+/// Every route of the server, after those of its pages.
 pub fn routes_and_pages(
     app: Arc<App>,
     shown: Pages,
@@ -76,7 +76,7 @@ pub fn routes_and_pages(
     pages(shown).or(routes(app))
 }
 
-/// The pages as routes; to stand before those of the API.
+/// The routes of the pages, which come before those of the API.
 pub fn pages(
     pages: Pages,
 ) -> impl Filter<Extract = (impl Reply,), Error = Rejection> + Clone + Send + Sync + 'static {
@@ -98,7 +98,7 @@ fn build() -> String {
         hash.update(bytes);
     }
     hash.finalize().iter().take(8).fold(String::new(), |mut name, byte| {
-        let _ = write!(name, "{byte:02x}"); // a String takes everything
+        let _ = write!(name, "{byte:02x}"); // writing to a String cannot fail
         name
     })
 }
@@ -109,7 +109,7 @@ struct Built {
 }
 
 impl Built {
-    /// The answer, unless the path is none of the pages'.
+    /// The response, unless the path belongs to no page.
     fn response(
         &self,
         method: &Method,
@@ -150,7 +150,7 @@ impl Built {
         Some(self.asset(file, headers))
     }
 
-    /// A page itself: asked for anew each time, so that it names the files of the build that serves it.
+    /// A page itself. It is requested again each time, so that it names the files of the present build.
     fn page(&self, file: &File, headers: &HeaderMap) -> warp::reply::Response {
         let html = String::from_utf8_lossy(file.bytes).replace(FOLDER, &self.build);
         let mut response = self.unless_known(headers, file, || html.into());
@@ -160,7 +160,7 @@ impl Built {
         response
     }
 
-    /// What a page is made of: its path has the build's name, so it never changes.
+    /// A file of a page. Its path contains the build's name, so it never changes.
     fn asset(&self, file: &'static File, headers: &HeaderMap) -> warp::reply::Response {
         let mut response = self.unless_known(headers, file, || file.bytes.into());
         let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
@@ -189,7 +189,8 @@ impl Built {
     }
 }
 
-/// What the server is and where to go on. Its links are relative: a proxy may serve it under a path of its own.
+/// Shows what the server is and its links. The links are relative: a proxy may serve the server under another
+/// path.
 fn front_page(has_console: bool) -> warp::reply::Response {
     let console =
         if has_console { "<li><a href=\"console\">Console</a> for the operator</li>\n" } else { "" };
@@ -214,8 +215,8 @@ fn file(path: &str) -> Option<&'static File> {
     FILES.iter().find(|file| file.path == path)
 }
 
-/// Whether the browser runs on this machine and knows the server by a name of this machine: a foreign
-/// name that leads here would let a foreign page read the answer.
+/// Whether the browser runs on this machine and uses a name of this machine: otherwise a foreign page could
+/// read the response by a name that resolves to this machine.
 fn is_local(headers: &HeaderMap, peer: Peer) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, port)| {

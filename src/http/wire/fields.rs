@@ -8,11 +8,11 @@ use super::read::{LossyText, known, malformed};
 use super::unreadable::sentence;
 use crate::http::{ApiError, BodyFault};
 
-/// The members of a small body, taken one by one; what is left over at the end is unknown.
+/// The members of a small body, removed one by one; a member that is left at the end is unknown.
 pub struct Fields(Map<String, Json>);
 
 impl Fields {
-    /// Reads a body that must be an object, without a member that comes twice.
+    /// Reads a body that must be an object without duplicate members.
     pub fn read(body: &[u8]) -> Result<Self, ApiError> {
         let whole: &RawValue = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
         let Members(listed) = serde_json::from_str(whole.get()).map_err(|_| {
@@ -24,7 +24,7 @@ impl Fields {
             if members.contains_key(&name) {
                 return Err(invalid(BodyFault::UnknownMember, &name, "this member comes twice"));
             }
-            // JSON by the grammar may still be no text, or a number that nothing holds.
+            // Valid JSON may still be invalid text, or a number that no type can hold.
             let value = serde_json::from_str(value.get())
                 .map_err(|error| invalid(BodyFault::InvalidValue, &name, &sentence(&error)))?;
             members.insert(name, value);
@@ -32,13 +32,13 @@ impl Fields {
         Ok(Self(members))
     }
 
-    /// A text that must be there.
+    /// A required text.
     pub fn text(&mut self, name: &str) -> Result<String, ApiError> {
         self.optional_text(name)?
             .ok_or_else(|| invalid(BodyFault::InvalidValue, name, "this member is missing"))
     }
 
-    /// A text that may be absent or `null`.
+    /// An optional text, which may be `null`.
     pub fn optional_text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         match self.0.remove(name) {
             None | Some(Json::Null) => Ok(None),
@@ -56,7 +56,7 @@ impl Fields {
         }
     }
 
-    /// Nothing else may be there.
+    /// Checks that no other member is left.
     pub fn end(self) -> Result<(), ApiError> {
         match self.0.keys().next() {
             None => Ok(()),
@@ -65,7 +65,7 @@ impl Fields {
     }
 }
 
-/// An object with its members as they come: a map would keep the last of two and say nothing.
+/// An object with its members in order: a map would silently keep the last duplicate.
 struct Members<'j>(Vec<(String, &'j RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {

@@ -3,10 +3,10 @@ use uuid::Uuid;
 use crate::model::{RowKey, Timestamp};
 use crate::schema::{Schema, TableId};
 
-/// The roll call as JSON, written row by row as storage tells it: what has been written so far.
+/// Writes the manifest as JSON, row by row.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manifest {
-    /// The table being written, and whether it has a row yet.
+    /// The current table, and whether it has a row yet.
     table: Option<(TableId, bool)>,
 }
 
@@ -14,7 +14,7 @@ impl Manifest {
     /// About how many bytes a row takes.
     pub const ROW_BYTES: u64 = 88;
 
-    /// The rows that follow are of this table.
+    /// Begins the rows of a table.
     pub fn table(&mut self, schema: &Schema, body: &mut Vec<u8>, table: TableId) {
         let before = if self.table.is_some() { "]," } else { "{" };
         self.table = Some((table, false));
@@ -24,7 +24,7 @@ impl Manifest {
         }
     }
 
-    /// One row of that table.
+    /// Writes one row of that table.
     pub fn row(&mut self, schema: &Schema, body: &mut Vec<u8>, key: RowKey, last_update: Timestamp) {
         let Some((table, begun)) = &mut self.table else { return };
         let mut buffer = Uuid::encode_buffer();
@@ -43,7 +43,7 @@ impl Manifest {
         *begun = true;
     }
 
-    /// There are no more tables.
+    /// Ends the manifest.
     pub fn end(&self, body: &mut Vec<u8>) {
         body.extend_from_slice(if self.table.is_some() { b"]}" } else { b"{}" });
     }

@@ -1,4 +1,4 @@
-//! The bodies of the protocol: JSON read straight into typed rows, and written straight from them.
+//! The bodies of the protocol: JSON read directly into typed rows, and written directly from them.
 
 mod fields;
 mod manifest;

@@ -16,18 +16,18 @@ use crate::synchronise::{Batch, Part, UnreadableItem};
 
 /// Reads the body of phase 2.
 ///
-/// - Shape: `openapi.yaml`, schema `SynchroniseRequest`. Rows become typed values as they are read; no tree
-///   of JSON is built. A row whose values cannot be read costs that row: see [`Batch::unreadable`].
-/// - Bounds: `rows_max`, `get_keys_max`, `json_depth_max` and `batch_bytes_max` of `limits`; a `json` value is at
-///   most four times as long as a row may be, since it takes many times its length while it is read.
+/// - Shape: `openapi.yaml`, schema `SynchroniseRequest`. Rows become typed values while they are read; no
+///   tree of JSON is built. A row with an invalid value affects only that row: see [`Batch::unreadable`].
+/// - Bounds: `rows_max`, `get_keys_max`, `json_depth_max` and `batch_bytes_max` of `limits`. A `json` value
+///   is at most four times as long as a row may be, since reading it takes many times its length.
 /// - Errors: [`ApiError::MalformedJson`] with line and column; [`ApiError::InvalidBody`] with a JSON pointer.
 pub fn read_batch(body: &[u8], schema: &Schema, limits: &Limits) -> Result<Batch, ApiError> {
     read(body, schema, limits, None)
 }
 
-/// The same, in memory that is drawn from `permit` before it is allocated.
+/// The same, with memory that is reserved in `permit` before it is allocated.
 ///
-/// - Bounds: what is drawn stays drawn: at most `batch_bytes_max`, or the length of the body if that is more.
+/// - Bounds: the reservation remains: at most `batch_bytes_max`, or the length of the body if that is more.
 /// - Errors: also 503 `busy`.
 pub fn read_batch_within(
     body: &[u8],
@@ -35,14 +35,14 @@ pub fn read_batch_within(
     limits: &Limits,
     permit: &Permit,
 ) -> Result<Batch, ApiError> {
-    // A value is at most as long as its text, so no value is made before it is drawn for.
+    // A value is at most as long as its text, so the reservation comes before every value.
     permit.grow(body.len())?;
     read(body, schema, limits, Some(permit))
 }
 
 fn read(body: &[u8], schema: &Schema, limits: &Limits, permit: Option<&Permit>) -> Result<Batch, ApiError> {
     let reader = |row_by_row| Reader::new(schema, limits, row_by_row, permit.map(|it| (it, body.len())));
-    // Nearly every body is right as a whole, and is read once.
+    // Nearly every body is valid as a whole, and is read once.
     let whole = reader(false);
     let first = match whole.read(&mut serde_json::Deserializer::from_slice(body)) {
         Ok(batch) => return Ok(batch),
@@ -50,7 +50,7 @@ fn read(body: &[u8], schema: &Schema, limits: &Limits, permit: Option<&Permit>) 
         Err(first) => first,
     };
     whole.give_back();
-    // Otherwise each row is read by itself, so that the one at fault does not cost the others.
+    // Otherwise each row is read by itself, so that an invalid row does not affect the others.
     let text = std::str::from_utf8(body).map_err(|error| not_utf8(body, error.valid_up_to()))?;
     if let Err(error) = serde_json::from_str::<&RawValue>(text) {
         return Err(malformed(if unreadable::is_json(&first) { &error } else { &first }));
@@ -61,40 +61,40 @@ fn read(body: &[u8], schema: &Schema, limits: &Limits, permit: Option<&Permit>) 
     Ok(Batch { unreadable: reader.unreadable.take(), ..batch })
 }
 
-/// What the seeds below share: the declared tables, and where in the body they are.
+/// The shared state of the seeds below: the declared tables, and the position in the body.
 pub(super) struct Reader<'a> {
     pub schema: &'a Schema,
     pub limits: &'a Limits,
-    /// Whether each row is read by itself. The body is known to be JSON then, in UTF-8.
+    /// Whether each row is read by itself. The body is then known to be valid JSON in UTF-8.
     pub row_by_row: bool,
-    /// Where the value that is being read stands; after an error, where the error is.
+    /// The position of the current value; after an error, the position of the error.
     pub path: RefCell<Vec<Step<'a>>>,
-    /// What the error is, if there is one and it is not about JSON itself.
+    /// The kind of the error, if it does not concern JSON itself.
     pub fault: Cell<Fault>,
     rows: Cell<usize>,
     keys: Cell<usize>,
-    /// What has been read takes so many bytes.
+    /// The bytes of what has been read.
     pub bytes: Cell<usize>,
-    /// Where the memory comes from, and how much of it was there at the start.
+    /// The reservation, and its size at the start.
     permit: Option<(&'a Permit, usize)>,
-    /// What has been drawn so far, with what was there.
+    /// The reserved bytes, including those of the start.
     drawn: Cell<usize>,
-    /// What could not be read.
+    /// The rows and keys that could not be read.
     pub unreadable: RefCell<Vec<UnreadableItem>>,
 }
 
-/// What is at fault.
+/// What an error concerns.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {
-    /// The request: it names what the contract lacks, or is too large.
+    /// The request: it names something that the contract does not have, or is too large.
     Request(BodyFault),
-    /// One row, which cannot be taken.
+    /// One row, which is rejected.
     Row(RejectionCode),
     /// The server, which has no memory left.
     Memory,
 }
 
-/// Memory for rows is drawn in pieces of so many bytes.
+/// Memory for rows is reserved in pieces of this many bytes.
 const PIECE_BYTES: usize = 64 * 1024;
 
 pub(super) enum Step<'a> {
@@ -132,7 +132,7 @@ impl<'a> Reader<'a> {
         json.end().map(|()| batch)
     }
 
-    /// Reads something that stands one step further in. On an error the step stays, to tell where.
+    /// Reads something one step deeper. After an error the step stays, to show the position.
     pub fn at<T, E>(&self, step: Step<'a>, read: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         self.path.borrow_mut().push(step);
         let value = read()?;
@@ -168,7 +168,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Counts what a row takes once it is read. A body of small rows may be many times as large then.
+    /// Counts the memory of a row. Small rows may take many times the length of the body.
     pub fn weigh<E: Error>(&self, bytes: usize) -> Result<(), E> {
         let max = self.limits.batch_bytes_max;
         self.bytes.set(self.bytes.get().saturating_add(bytes));
@@ -186,7 +186,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Draws memory for as long as `work` takes.
+    /// Reserves memory while `work` runs.
     pub fn during<T, E: Error>(&self, bytes: usize, work: impl FnOnce() -> T) -> Result<T, E> {
         match self.permit {
             Some((permit, _)) => {
@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
         matches!(self.fault.get(), Fault::Memory)
     }
 
-    /// Gives back what was drawn beyond what was there: nothing of what was read is left.
+    /// Releases the memory that was added to the reservation, since no row was kept.
     fn give_back(&self) {
         if let Some((permit, at_start)) = self.permit {
             permit.shrink(self.drawn.get() - at_start);
@@ -212,7 +212,7 @@ impl<'a> Reader<'a> {
         if self.row_by_row { Ok(map.next_key_seed(LossyText)?) } else { map.next_key() }
     }
 
-    /// What to say of an error of a body that is JSON.
+    /// Converts an error of a body that is valid JSON.
     fn explain(&self, error: &serde_json::Error) -> ApiError {
         let at = self.path.borrow().iter().map(Step::to_string).collect();
         let (code, reason) = match self.fault.get() {
@@ -226,7 +226,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Step<'_> {
-    /// The name of a member.
+    /// The name of a member or table.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Member(name) => Some(name),
@@ -244,7 +244,8 @@ impl fmt::Display for Step<'_> {
     }
 }
 
-/// A text in which half of a surrogate pair is U+FFFD: it names nothing that is declared, and an error can show it.
+/// A text in which half of a surrogate pair becomes U+FFFD: it equals no declared name, and an error can show
+/// it.
 pub(super) struct LossyText;
 
 impl<'de> DeserializeSeed<'de> for LossyText {
@@ -308,7 +309,7 @@ impl<'de> Visitor<'de> for BatchSeed<'_, '_> {
                 }
                 "base" => {
                     let base: Option<u64> = reader.at(step, || map.next_value())?;
-                    // 0 is before everything: most libraries begin with it.
+                    // 0 is before every version: most libraries begin with it.
                     batch.base = base.filter(|base| *base > 0).map(Version);
                 }
                 "sent_at" => batch.sent_at = reader.at(step, || map.next_value_seed(TimeSeed))?,
@@ -334,7 +335,7 @@ impl<'de> Visitor<'de> for BatchSeed<'_, '_> {
     }
 }
 
-/// A number of deletions: 64 bits with a sign, as the contract has it.
+/// A number of deletions: 64 bits with a sign, as in the contract.
 fn deletes<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<u64>, A::Error> {
     let given: Option<u64> = map.next_value()?;
     match given {
@@ -345,7 +346,7 @@ fn deletes<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<u64>, A::Error>
     }
 }
 
-/// One of `add`, `update`, `delete`, `get`: an object of tables. `null` is none.
+/// One of `add`, `update`, `delete`, `get`: an object of tables, or `null`.
 struct SetsSeed<'r, 'a, I> {
     reader: &'r Reader<'a>,
     part: Part,
@@ -376,7 +377,7 @@ impl<'de, I: Item> Visitor<'de> for SetsSeed<'_, '_, I> {
         let mut seen = Vec::new();
         while let Some(name) = reader.name(&mut map)? {
             let Some(table) = reader.schema.table(&name) else {
-                // The core seed sends an empty set for a table that it does not have.
+                // The core seed sends an empty set for a table that does not exist.
                 let seed = SetSeed { reader, part, table: None, item };
                 reader.at(member(name), || map.next_value_seed(seed))?;
                 continue;
@@ -393,11 +394,11 @@ impl<'de, I: Item> Visitor<'de> for SetsSeed<'_, '_, I> {
     }
 }
 
-/// The rows or keys of one table. An empty set may come as an empty object; `null` is none.
+/// The rows or keys of one table. An empty set may be an empty object or `null`.
 struct SetSeed<'r, 'a, I> {
     reader: &'r Reader<'a>,
     part: Part,
-    /// `None` if there is no such table.
+    /// `None` if no such table exists.
     table: Option<&'a Table>,
     item: I,
 }
@@ -447,7 +448,7 @@ impl<'de, I: Item> Visitor<'de> for SetSeed<'_, '_, I> {
     }
 }
 
-/// One row or key; `None` if it cannot be read, which the reader has noted then.
+/// One row or key; `None` if it cannot be read, in which case the reader has recorded it.
 struct ItemSeed<'r, 'a, I> {
     reader: &'r Reader<'a>,
     part: Part,
@@ -498,7 +499,7 @@ fn not_utf8(body: &[u8], index: usize) -> ApiError {
     ApiError::MalformedJson { reason: "it is not UTF-8".into(), line, column: index - line_start + 1 }
 }
 
-/// serde_json ends its sentence with the place, which the problem tells in members of its own.
+/// The message of serde_json without its position, which the problem has in separate members.
 pub(super) fn reason(error: &serde_json::Error) -> String {
     let message = error.to_string();
     message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _)| reason).to_owned()

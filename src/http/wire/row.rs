@@ -1,4 +1,4 @@
-//! Rows and keys as a device sends them, each read straight into its type.
+//! Rows and keys as a device sends them, read directly into their types.
 
 use std::fmt;
 
@@ -12,7 +12,8 @@ use crate::model::{RowKey, Timestamp, Value};
 use crate::reconcile::{Incoming, RejectionCode};
 use crate::schema::{ColumnType, Table, ValueSeed};
 
-/// How many times `row_bytes_max` a `json` value may have as it is sent: blanks and escapes do not count later.
+/// How many times longer than `row_bytes_max` the text of a `json` value may be: blanks and escapes are
+/// removed later.
 const JSON_TIMES: usize = 4;
 
 /// How the items of a set are read: rows under `add` and `update`, keys or objects under `delete`, keys under `get`.
@@ -78,7 +79,7 @@ impl Item for KeyItem {
     }
 }
 
-/// What a member of a row is about.
+/// What a member of a row denotes.
 pub(super) enum Name {
     Key,
     LastUpdate,
@@ -87,10 +88,10 @@ pub(super) enum Name {
     Other(String),
 }
 
-/// Looks the name of a member up without copying it.
+/// Looks up the name of a member without copying it.
 pub(super) struct NameSeed<'a> {
     pub table: &'a Table,
-    /// Whether half of a surrogate pair is read as U+FFFD. The text is known to be JSON then.
+    /// Whether half of a surrogate pair is read as U+FFFD. The text is then known to be JSON.
     pub lossy: bool,
 }
 
@@ -122,7 +123,7 @@ impl Visitor<'_> for NameSeed<'_> {
     }
 }
 
-/// One row; or, without `columns`, one deletion, which may be a bare key.
+/// One row; or, without `columns`, one deletion, which may be a plain key.
 struct RowVisitor<'r, 'a> {
     reader: &'r Reader<'a>,
     table: &'a Table,
@@ -154,7 +155,7 @@ impl<'de> Visitor<'de> for RowVisitor<'_, '_> {
         let mut key = None;
         let mut values: Vec<Option<Value>> =
             if columns { vec![None; table.columns.len()] } else { Vec::new() };
-        let (mut last_update, mut base) = (None, None); // outside: whether the member came, inside: its value
+        let (mut last_update, mut base) = (None, None); // outer: whether the member is present; inner: its value
         let twice =
             |step| reader.fault_at(step, Fault::Row(RejectionCode::InvalidValue), "this column comes twice");
         let unknown =
@@ -214,14 +215,14 @@ impl<'de> Visitor<'de> for RowVisitor<'_, '_> {
     }
 }
 
-/// How many times its length a `json` value takes while its members are sorted: each is a name, a value and its place
-/// in a tree.
+/// The memory of a `json` value, as a multiple of its length, while its members are sorted: each is a name, a
+/// value and a node of a tree.
 const JSON_GROWS: usize = 32;
 
-/// A shorter `json` value takes so little that nothing is drawn for it.
+/// A shorter `json` value takes so little memory that nothing is reserved for it.
 const JSON_BYTES_FREE: usize = 1_024;
 
-/// Any JSON, unless it is too long to be looked at, too deep, or no Unicode.
+/// Any JSON, unless it is too long, too deep, or invalid Unicode.
 fn json_value<'de, A: MapAccess<'de>>(
     reader: &Reader<'_>,
     seed: ValueSeed<'_>,
@@ -246,7 +247,7 @@ struct KeySeed<'r, 'a>(&'r Reader<'a>);
 impl<'de> DeserializeSeed<'de> for KeySeed<'_, '_> {
     type Value = RowKey;
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<RowKey, D::Error> {
-        // Whatever is wrong with it, a string or not, the fault is the key's.
+        // Any error here concerns the key.
         let before = self.0.fault.replace(Fault::Row(RejectionCode::InvalidKey));
         let reader = self.0;
         let key = json.deserialize_str(self)?;

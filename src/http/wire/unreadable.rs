@@ -1,4 +1,4 @@
-//! Rows that cannot be read: what is noted of them, so that they get their verdict and the others go on.
+//! Rows that cannot be read: they are recorded, so that each gets its verdict and the others are applied.
 
 use std::fmt;
 
@@ -14,13 +14,13 @@ use crate::reconcile::RejectionCode;
 use crate::schema::{HAS_NUL, Table};
 use crate::synchronise::{Part, SentKey, UnreadableItem, ValueFault};
 
-/// A key of more bytes is not sent back.
+/// A longer key is not returned.
 const ECHO_BYTES_MAX: usize = 255;
 
-/// A reason is cut after so many bytes: a library's message may repeat what was sent.
+/// A reason is truncated to this many bytes: a library's message may repeat what was sent.
 const DETAIL_BYTES_MAX: usize = 200;
 
-/// Reads one row or key from its JSON text. If the row is at fault it is noted, and gives `None`.
+/// Reads one row or key from its JSON text. If the row is at fault it is recorded, and the result is `None`.
 pub(super) fn read_item<'a, I: Item, E: Error>(
     reader: &Reader<'a>,
     (part, table, index): (Part, &'a Table, usize),
@@ -41,7 +41,7 @@ pub(super) fn read_item<'a, I: Item, E: Error>(
             return Err(reader.fault(Fault::Request(BodyFault::WrongType), reason(&error)));
         }
         Fault::Row(RejectionCode::InvalidKey) => RejectionCode::InvalidKey,
-        // A deletion may be a bare key. A row is never a text, whatever the text is.
+        // A deletion may be a plain key. A row is never a text.
         Fault::Row(_) if part == Part::Delete && raw.starts_with('"') => RejectionCode::InvalidKey,
         Fault::Row(_) if part != Part::Get && raw.starts_with('"') => RejectionCode::WrongType,
         Fault::Row(_) if !error.is_data() || reason(&error).ends_with(HAS_NUL) => RejectionCode::InvalidValue,
@@ -51,7 +51,7 @@ pub(super) fn read_item<'a, I: Item, E: Error>(
     let member = steps.first().and_then(|step| step.name().map(str::to_owned));
     let seen = Members::of(raw, table);
     if let Some(name) = seen.unknown {
-        // Whatever else is wrong with the row: this one names what the schema lacks.
+        // An unknown column is reported first, whatever else is wrong with the row.
         let reason = format!("{} has no such column", table.name);
         return Err(reader.fault_at(
             super::read::member(name),
@@ -74,17 +74,17 @@ pub(super) fn read_item<'a, I: Item, E: Error>(
     Ok(None)
 }
 
-/// Whether a text with that error may be JSON by the grammar.
+/// Whether a text with that error may be valid JSON.
 pub(super) fn is_json(error: &serde_json::Error) -> bool {
     error.is_data() || unheld(error).is_some()
 }
 
-/// Says what is wrong with JSON that is right by the grammar and that cannot be read all the same.
+/// Describes an error of valid JSON that cannot be read.
 pub(super) fn sentence(error: &serde_json::Error) -> String {
     unheld(error).map_or_else(|| reason(error), str::to_owned)
 }
 
-/// What JSON can say and no value holds. The library has no codes for it.
+/// Errors for valid JSON that no value can hold. The library has no codes for them.
 fn unheld(error: &serde_json::Error) -> Option<&'static str> {
     let message = reason(error);
     if message.contains("surrogate") || message.contains("hex escape") {
@@ -111,13 +111,13 @@ fn sent_key(json: &str) -> SentKey {
     }
 }
 
-/// What serde_json makes of a string's bytes, as text: half of a surrogate pair, which it leaves as three bytes that
-/// are no UTF-8, becomes U+FFFD.
+/// The bytes of a string from serde_json, as text: half of a surrogate pair, which it leaves as three invalid
+/// bytes, becomes U+FFFD.
 pub(super) fn lossy(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
-        // The three bytes come as three chunks: 0xED begins each half.
+        // The three bytes arrive as three chunks: 0xED begins each half.
         if chunk.invalid().first() == Some(&0xed) {
             text.push(char::REPLACEMENT_CHARACTER);
         }
@@ -139,12 +139,12 @@ impl Visitor<'_> for Lossy {
     }
 }
 
-/// A second look at a row that could not be read.
+/// Reads an unreadable row a second time, for its key.
 #[derive(Default)]
 struct Members<'j> {
     /// The JSON of its key.
     key: Option<&'j str>,
-    /// The first member that the table does not have.
+    /// The first member that is not a column of the table.
     unknown: Option<String>,
 }
 

@@ -11,13 +11,13 @@ use crate::schema::{Schema, Table, TableId, WireValue};
 use crate::storage::{Conflict, Side};
 use crate::synchronise::{Changes, ItemResult, LiveRow, Part, Report, SentKey, Unreadable, Why};
 
-/// The answer of phase 2.
+/// The response of phase 2.
 pub struct ReportBody<'a> {
     /// The declared tables.
     pub schema: &'a Schema,
-    /// What became of the batch.
+    /// The result of the batch.
     pub report: &'a Report,
-    /// The mark of the next page of changes.
+    /// The token of the next page of changes.
     pub next: Option<&'a str>,
 }
 
@@ -137,7 +137,7 @@ impl Serialize for VerdictBody<'_> {
     }
 }
 
-/// Why a row or key was rejected, and where in the request it stands.
+/// Why a row or key was rejected, and its position in the request.
 pub(in crate::http) fn rejection_body(
     table: &Table,
     part: Part,
@@ -223,9 +223,9 @@ pub struct ChangesBody<'a> {
     pub schema: &'a Schema,
     /// The page.
     pub changes: &'a Changes,
-    /// The mark of the next page.
+    /// The token of the next page.
     pub next: Option<&'a str>,
-    /// What each table holds, and at which version.
+    /// The digests of the tables, and their version.
     pub digests: Option<(Version, &'a [Digest])>,
 }
 
@@ -251,7 +251,7 @@ impl Serialize for ChangesBody<'_> {
     }
 }
 
-/// Whether a feed tells everything or what changed.
+/// Whether a feed contains everything or only changes.
 fn feed_type(feed: &Feed) -> &'static str {
     if feed.since.is_some() { "diff" } else { "full" }
 }
@@ -310,11 +310,11 @@ pub struct ChangeLine<'a> {
     pub schema: &'a Schema,
     /// How the row changed.
     pub net: NetChange,
-    /// Where.
+    /// Its table.
     pub table: TableId,
-    /// Which.
+    /// Its key.
     pub key: RowKey,
-    /// What it is now.
+    /// Its present state.
     pub row: &'a Stored,
 }
 
@@ -334,13 +334,13 @@ impl Serialize for ChangeLine<'_> {
     }
 }
 
-/// The last line of the feed as NDJSON: without it the feed is not whole.
+/// The last line of the feed as NDJSON: without it the feed is incomplete.
 pub struct EndLine<'a> {
     /// The declared tables.
     pub schema: &'a Schema,
     /// The feed that ends.
     pub feed: &'a Feed,
-    /// What each table holds, and at which version.
+    /// The digests of the tables, and their version.
     pub digests: (Version, &'a [Digest]),
 }
 
@@ -356,11 +356,11 @@ impl Serialize for EndLine<'_> {
     }
 }
 
-/// What each table holds.
+/// The digests of the tables.
 pub struct DigestsBody<'a> {
     /// The declared tables.
     pub schema: &'a Schema,
-    /// At which version.
+    /// The version.
     pub as_of: Version,
     /// In declared order.
     pub digests: &'a [Digest],
@@ -392,7 +392,7 @@ impl Serialize for DigestTables<'_> {
 pub struct ConflictBody<'a> {
     /// The declared tables.
     pub schema: &'a Schema,
-    /// What is noted of it.
+    /// The stored conflict.
     pub conflict: &'a Conflict,
 }
 
@@ -439,7 +439,7 @@ impl Serialize for SideBody<'_> {
     }
 }
 
-/// The columns of a row that are known; `null` if it was deleted.
+/// The known columns of a row; `null` if it was deleted.
 struct PartialBody<'a> {
     schema: &'a Schema,
     table: &'a Table,
@@ -457,7 +457,7 @@ impl Serialize for PartialBody<'_> {
     }
 }
 
-/// A row: its key, the columns that are told, and when it last changed.
+/// A row: its key, some of its columns, and when it last changed.
 fn write_row<'v, S: Serializer>(
     to: S,
     schema: &Schema,
@@ -479,11 +479,11 @@ fn write_row<'v, S: Serializer>(
     map.end()
 }
 
-/// What became of one row that was brought back.
+/// The result of a restore.
 pub struct RestoredBody<'a> {
     /// The declared tables.
     pub schema: &'a Schema,
-    /// What came of it.
+    /// The result.
     pub restored: &'a Restored,
 }
 

@@ -5,21 +5,21 @@ use crate::model::DeviceId;
 use crate::schema::TableId;
 use crate::synchronise::Report;
 
-/// What is counted of a batch once it is committed.
+/// The counts of a batch, added to the metrics after the commit.
 #[derive(Default)]
 pub(super) struct Counts {
-    /// How many rows got which verdict.
+    /// How many rows got each verdict.
     verdicts: BTreeMap<&'static str, u64>,
-    /// The table of each conflict that was noted.
+    /// The table of each recorded conflict.
     conflicts: Vec<TableId>,
     /// How many rows the feed returned, and how many entries it read for them.
     feed: (u64, u64),
-    /// Devices that no longer hold back the purge.
+    /// Devices that no longer keep tombstones from being purged.
     pub forgotten: Vec<DeviceId>,
 }
 
 impl Counts {
-    /// Nothing was settled.
+    /// The counts of a repeated response: nothing was settled.
     pub fn of_replay(forgotten: Vec<DeviceId>) -> Self {
         Self { forgotten, ..Self::default() }
     }

@@ -19,7 +19,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
-/// A request that must have one effect, however often it is sent.
+/// A request that takes effect once, however often it is sent.
 #[derive(Clone)]
 pub(super) struct IdempotentRequest {
     key: String,
@@ -40,7 +40,7 @@ impl IdempotentRequest {
         Ok(Some(Self { key, body_hash: fingerprint(body) }))
     }
 
-    /// The response that any of these devices got for this request before, if one did.
+    /// The response that one of these devices received for this request before, if any.
     ///
     /// Errors: 422 `idempotency_key_reused` if it was for another body.
     pub fn stored_response<T: ReadTxn + ?Sized>(
@@ -72,7 +72,8 @@ impl IdempotentRequest {
         let response =
             StoredResponse { body_hash: self.body_hash, body: body.to_vec(), version, at: app.clock.now() };
         let sync = &app.settings.sync;
-        // If there is too little room all the same, this response is kept: a request under its key has one effect.
+        // If there is too little room, this response is stored nevertheless: a request with a key takes
+        // effect once.
         let bytes = RECORD_BYTES + (body.len() + self.key.len()) as u64;
         txn.make_room(bytes, app.settings.limits.owner_past_bytes_max, FORGOTTEN_MAX)?;
         let most = ResponsesMax { responses: sync.idempotency_keys_max, bytes: sync.idempotency_bytes_max };
@@ -80,28 +81,28 @@ impl IdempotentRequest {
     }
 }
 
-/// The response to an earlier sending of the request, sent again.
+/// Sends a stored response again.
 pub(super) fn replay(stored: StoredResponse) -> warp::reply::Response {
     let mut response = report_response(stored.body, stored.version);
     response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     response
 }
 
-/// Responses from before then are no longer known.
+/// Responses from before this time are no longer stored.
 fn oldest_kept(app: &App) -> Timestamp {
     let hours = i64::from(app.settings.sync.idempotency_hours);
     app.clock.now().shifted(-hours * 3_600_000)
 }
 
-/// Two bodies are the same request if they differ at most in `sent_at`. A device that repeats a request gives its
-/// current time there; with the old one, the time that it waited would look like an error of its clock.
+/// Two bodies are the same request if they differ at most in `sent_at`. A device that repeats a request sends
+/// its present time there. With the old time, the wait would look like clock skew.
 fn fingerprint(body: &[u8]) -> [u8; 32] {
     let mut hash = Sha256::new();
     match serde_json::from_slice::<BTreeMap<Cow<'_, str>, &RawValue>>(body) {
         Ok(members) => {
             for (name, value) in members.iter().filter(|(name, _)| *name != "sent_at") {
                 hash.update(name.as_bytes());
-                hash.update([0]); // no name of the contract holds it
+                hash.update([0]); // no name of the contract contains it
                 hash.update(value.get());
                 hash.update([0]);
             }

@@ -17,35 +17,36 @@ use crate::locks::LockGuard;
 use crate::storage::{Outcome, StorageResult, WriteJob, WriteTxn, not_run};
 use crate::synchronise::{self, Batch, Report, StillWanted, Terms};
 
-/// A batch with so many rows is written quickly, so it may share a transaction: it waits in the writer's queue.
+/// A batch of at most this many rows is written quickly, so it is queued and may share a transaction.
 const SMALL_ROWS: usize = 100;
 
-/// A batch on its way into the database, and the way back to its client.
+/// A batch for the writer thread, and the channel to its client.
 pub(super) struct SyncJob {
     request: SyncRequest,
     batch: Batch,
-    /// What body and batch take of the request's memory, bytes.
+    /// The memory of body and batch, bytes.
     drawn: usize,
-    /// Held until it is known what became of the batch, whether or not the client is still there.
+    /// Held until the result of the batch is known, whether or not the client still waits.
     lock: Box<dyn LockGuard>,
     keeps_lock: bool,
     span: Span,
     reply: ReplySender,
-    /// Whether the report may be sent ahead of the COMMIT. A small one is not: two messages take longer than one.
+    /// Whether the report may be sent before the COMMIT. A small one is not: two messages take longer than
+    /// one.
     may_preview: bool,
-    /// Of the last run.
+    /// The result of the last run.
     outcome: Option<Result<(SyncResponse, Counts), ApiError>>,
 }
 
 impl SyncJob {
-    /// Reads the batch. A body that is refused ends the sync, and is answered at once.
+    /// Reads the batch. A refused body ends the sync, and the response is sent at once.
     pub fn read(request: SyncRequest, lock: Box<dyn LockGuard>, reply: ReplySender) -> Option<Self> {
         let (app, body) = (&request.app, &request.body);
         let batch = match read_batch_within(&body.bytes, &app.schema, &app.settings.limits, &body.permit) {
             Ok(batch) => batch,
             Err(refusal) => {
                 ended(lock.end(false));
-                drop(lock); // the response may bring the owner's next request at once
+                drop(lock); // the response may be followed at once by the owner's next request
                 reply.end(Err(refusal));
                 return None;
             }
@@ -61,7 +62,7 @@ impl SyncJob {
         self.batch.rows() <= SMALL_ROWS
     }
 
-    /// Enqueues a small batch; writes a large one, on this thread.
+    /// Queues a small batch; writes a large one on this thread.
     pub fn start(self) {
         let (storage, owner) = (Arc::clone(&self.request.app.storage), self.request.caller.owner);
         let is_small = self.is_small();
@@ -74,7 +75,7 @@ impl SyncJob {
         }
     }
 
-    /// Does the work. Returns the response, and what is to be counted once it is committed.
+    /// Does the work. Returns the response, and the counts for after the commit.
     fn apply(
         &self,
         txn: &mut dyn WriteTxn,
@@ -107,7 +108,7 @@ impl SyncJob {
         Ok((response, counts))
     }
 
-    /// The response to the same request, if it was sent twice and the other one was first.
+    /// The response to the same request, if it was sent twice and the other one was faster.
     fn response_of_twin(&self, txn: &mut dyn WriteTxn) -> Result<Option<warp::reply::Response>, ApiError> {
         let SyncRequest { app, caller, idempotent, .. } = &self.request;
         let Some(idempotent) = idempotent else { return Ok(None) };
@@ -127,7 +128,8 @@ impl SyncJob {
         let report = synchronise::run_while(wanted, txn, &app.schema, &self.batch, terms)
             .map_err(|refusal| explain(refusal, &app.schema))?;
         report::bound_length(&app.schema, &report, &app.settings)?;
-        // What was loaded is freed. The report is needed as rows and as JSON: without room for both nothing is written.
+        // The memory of loaded rows is freed. The report is needed as rows and as JSON: without room for both
+        // nothing is written.
         self.permit().settle(self.drawn + 2 * report.weight())?;
         Ok(report)
     }
@@ -136,7 +138,7 @@ impl SyncJob {
         &self.request.body.permit
     }
 
-    /// Sends the report ahead of the COMMIT, once. If the job runs again, its end brings another report.
+    /// Sends the report before the COMMIT, once. If the job runs again, its end sends another report.
     fn preview(&mut self, response: SyncResponse) -> SyncResponse {
         match response {
             SyncResponse::Report(report) if std::mem::take(&mut self.may_preview) => {
@@ -177,12 +179,12 @@ impl WriteJob for SyncJob {
             Ok(response)
         });
         ended(lock.end(keeps_lock));
-        drop(lock); // the response may bring the owner's next request at once
+        drop(lock); // the response may be followed at once by the owner's next request
         reply.end(response);
     }
 }
 
-/// Work that goes on while it is wanted, in the memory of its request.
+/// Checks whether work is still wanted, and reserves memory of its request.
 struct Within<'a, F> {
     is_wanted: F,
     permit: &'a Permit,

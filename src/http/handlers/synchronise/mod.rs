@@ -1,7 +1,8 @@
 //! `POST /synchronise`, phase 2.
 //!
-//! From top to bottom: the request is read and gets the lock ([`SyncRequest`]); its batch becomes a job for the
-//! database ([`SyncJob`]); the job replies over a channel (`reply`), and what it counted is added up (`counts`).
+//! From top to bottom: the request is read and takes the lock ([`SyncRequest`]). Its batch becomes a job for
+//! the database ([`SyncJob`]). The job replies over a channel (`reply`), and its counts are added up
+//! (`counts`).
 
 mod counts;
 mod idempotency;
@@ -29,7 +30,8 @@ use idempotency::{IdempotentRequest, replay};
 use job::SyncJob;
 use reply::{Ended, reply_channel};
 
-/// Attempts at one request: its installation may turn out to be another, as copies of it arrive at other servers.
+/// Attempts at one request: its installation may have to be renamed, if copies of it use other servers at the
+/// same time.
 const ATTEMPTS_MAX: usize = 4;
 
 /// `POST /synchronise`, phase 2.
@@ -44,7 +46,8 @@ pub async fn synchronise(
     let due = Instant::now() + app.bounds.request;
     let body = match body {
         Ok(body) => body,
-        // Nothing is wrong with a body that there is no memory for: it comes again, and the sync goes on.
+        // The body is valid, but there is no memory for it: the client sends it again, and the sync
+        // continues.
         Err(refusal @ ApiError::Unavailable { .. }) => return Err(refusal),
         Err(refusal) => return Err(end_sync(&app, &caller, &headers, refusal).await),
     };
@@ -63,7 +66,7 @@ pub async fn synchronise(
     Err(StorageError::Busy.into())
 }
 
-/// A body that is refused ends the sync: the device gives the lock back by it.
+/// Ends the sync after a refused body, and so releases the device's lock.
 async fn end_sync(app: &Arc<App>, caller: &Caller, headers: &HeaderMap, refusal: ApiError) -> ApiError {
     let fence = match fence(headers) {
         Ok(fence) => fence,
@@ -85,12 +88,12 @@ async fn end_sync(app: &Arc<App>, caller: &Caller, headers: &HeaderMap, refusal:
 struct SyncRequest {
     app: Arc<App>,
     received: Timestamp,
-    /// When the time of the request is over.
+    /// The deadline of the request.
     due: Instant,
     caller: Caller,
     fence: Option<Fence>,
     idempotent: Option<IdempotentRequest>,
-    /// With the memory of the request.
+    /// The body, with the memory of the request.
     body: Received,
 }
 
@@ -102,7 +105,7 @@ impl SyncRequest {
         }
         let lock = match lock_for_work(&self.app, &self.caller, Hold::Request, self.fence, headers).await {
             Ok(lock) => lock,
-            // The first sending may have ended meanwhile, and released the very lock that this one names.
+            // The first sending may have ended meanwhile, and released the lock that this one names.
             Err(refusal) => return self.replayed().await?.map(Ended::Response).ok_or(refusal),
         };
         let (sender, receiver) = reply_channel();
@@ -128,9 +131,9 @@ impl SyncRequest {
         ended
     }
 
-    /// The response to an earlier sending of the request, if there was one. With it the sync ends, as it did then.
+    /// The response to an earlier sending of the request, if there was one. It ends the sync, as it did then.
     ///
-    /// It needs no lock: a device whose response was lost released the lock by that very request.
+    /// It needs no lock: that request released the lock of a device whose response was lost.
     async fn replayed(&self) -> Result<Option<warp::reply::Response>, ApiError> {
         let Some(idempotent) = self.idempotent.clone() else { return Ok(None) };
         let Self { app, caller, fence, body, .. } = self.clone();
@@ -142,7 +145,7 @@ impl SyncRequest {
             body.permit.grow(stored.body.len())?;
             let batch = read_batch_within(&body.bytes, &app.schema, &app.settings.limits, &body.permit);
             let keeps_lock = batch.is_ok_and(|batch| batch.keep_lock);
-            // A late copy of a request of an earlier sync must not end this one.
+            // A late copy of a request of an earlier sync must not end the present one.
             let newest = || app.locks.holder(caller.owner).ok().flatten().map(|lease| lease.fence);
             if !keeps_lock && (fence.is_none() || fence == newest()) {
                 ended(app.locks.give_back(&caller));
@@ -153,7 +156,7 @@ impl SyncRequest {
     }
 }
 
-/// Runs blocking work that replies over a channel of its own.
+/// Runs blocking work that replies over its own channel.
 fn spawn_blocking(work: impl FnOnce() + Send + 'static) {
     let span = Span::current();
     threads::spawn(move || span.in_scope(work));

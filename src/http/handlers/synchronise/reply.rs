@@ -1,4 +1,4 @@
-//! The one channel of a batch: from the thread that writes it to the task that responds.
+//! The channel of a batch, from the thread that writes it to the task that responds.
 
 use std::sync::Arc;
 
@@ -14,25 +14,26 @@ use crate::model::Version;
 use crate::storage::not_run;
 use crate::synchronise::Report;
 
-/// How a batch ended, for its client.
+/// The result of a batch for its client.
 pub(super) enum SyncResponse {
-    /// With this response, which is stored or was.
+    /// This response, which is stored.
     Whole(warp::reply::Response),
-    /// With this report, which is to be written as JSON.
+    /// This report, which has to be written as JSON.
     Report(Box<Report>),
-    /// With the report that was sent ahead of the COMMIT.
+    /// The report that was sent before the COMMIT.
     Previewed,
-    /// Nothing was done: the caller is known as another installation by now.
+    /// Nothing was done: the caller is another installation now.
     OtherInstallation(Box<Caller>),
 }
 
 enum Message {
-    /// The report, before it is known whether the COMMIT succeeds: it is written as JSON in the meantime.
+    /// The report, before the result of the COMMIT is known: it is written as JSON in the meantime.
     Preview(Box<Report>),
     End(Box<Result<SyncResponse, ApiError>>),
 }
 
-/// Sends how a batch ended, and a large report ahead of that. Nobody reads it if the client has hung up.
+/// Sends the result of a batch, and a large report before it. Nothing receives it if the client has
+/// disconnected.
 pub(super) struct ReplySender(mpsc::UnboundedSender<Message>);
 
 pub(super) struct ReplyReceiver(mpsc::UnboundedReceiver<Message>);
@@ -51,21 +52,21 @@ impl ReplySender {
         let _ = self.0.send(Message::End(Box::new(result)));
     }
 
-    /// Whether the client hung up, or the time of its request is over.
+    /// Whether the client has disconnected, or the request's deadline is over.
     pub fn is_closed(&self) -> bool {
         self.0.is_closed()
     }
 }
 
-/// How an attempt at a request ended.
+/// The result of an attempt at a request.
 pub(super) enum Ended {
     Response(warp::reply::Response),
-    /// Nothing was done: the caller is known as another installation by now.
+    /// Nothing was done: the caller is another installation now.
     OtherInstallation(Box<Caller>),
 }
 
 impl ReplyReceiver {
-    /// Waits for the end of the batch, and makes the response within the memory of `permit`.
+    /// Waits for the result of the batch, and builds the response within the memory of `permit`.
     pub async fn ended(mut self, app: &Arc<App>, permit: &Permit) -> Result<Ended, ApiError> {
         let mut previewed = None;
         let result = loop {
