@@ -10,7 +10,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, ValueEnum};
 use sha2::{Digest as _, Sha256};
 
-/// Settings of `rollcall serve` beside the schema.
+/// Settings of `rollcall serve` in addition to the schema.
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
     /// Listen on this address; port 0 picks a free port
@@ -69,7 +69,7 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// The defaults alone: neither the command line nor the environment is read.
+    /// The defaults only: neither the command line nor the environment is read.
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7878)),
@@ -87,7 +87,7 @@ impl Default for Settings {
     }
 }
 
-/// Who may read and write a file, as octal digits.
+/// The permissions of a file, as octal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileMode(pub u32);
 
@@ -115,16 +115,16 @@ impl FromStr for FileMode {
     }
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object for each line.
     Json,
 }
 
-/// Declares a struct of numeric settings once: field, flag, variable, default and help together.
+/// Declares a struct of numeric settings once: field, flag, variable, default and help.
 macro_rules! numeric_settings {
     ($(#[$about:meta])* $name:ident, $heading:literal {
         $($(#[doc = $help:literal])+ $field:ident: $kind:ty = $default:literal, env $env:literal;)+
@@ -434,7 +434,7 @@ numeric_settings! {
     }
 }
 
-/// Names of headers that tracing tools add to every request of a page.
+/// Headers that tracing tools add to every request of a page.
 const TRACING_HEADERS: [&str; 4] = ["baggage", "sentry-trace", "traceparent", "tracestate"];
 
 /// What the server says to browsers and proxies.
@@ -471,7 +471,7 @@ pub struct HttpSettings {
     pub trusted_proxies: Vec<Network>,
 }
 
-/// The addresses that begin with the same bits: `10.0.0.0/8`, or `10.0.0.1` for one alone.
+/// The addresses with the same leading bits: `10.0.0.0/8`, or `10.0.0.1` for a single one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     first: IpAddr,
@@ -479,7 +479,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether an address is in the network. An IPv4 address is the same on a socket that speaks both.
+    /// Whether an address is in the network. An IPv4 address is the same on a dual-stack socket.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.first, address.to_canonical()) {
             (IpAddr::V4(first), IpAddr::V4(address)) => {
@@ -512,7 +512,7 @@ impl FromStr for Network {
             Some(_) => return Err(refused()),
         };
         let first = address.to_canonical();
-        // An IPv4 network in the spelling of IPv6.
+        // An IPv4 network in the form of IPv6.
         let bits = match (address, first) {
             (IpAddr::V6(_), IpAddr::V4(_)) => bits.checked_sub(96).ok_or_else(refused)?,
             _ => bits,
@@ -637,7 +637,7 @@ impl Default for AuthSettings {
 
 impl std::fmt::Debug for AuthSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A JWKS URL may carry a key of its own in its query.
+        // A JWKS URL may contain a key in its query.
         f.debug_struct("AuthSettings")
             .field("auth", &self.auth)
             .field("registration", &self.registration)
@@ -676,7 +676,7 @@ impl Default for OperatorSettings {
     }
 }
 
-/// A secret that a caller must show. Kept as its hash, so that nothing can log it.
+/// A secret that a caller must send. Only its hash is stored, so that nothing can log it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     hash: [u8; 32],
@@ -684,15 +684,15 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// Fewer characters could be guessed.
+    /// A shorter secret could be guessed.
     pub const CHARS_MIN: usize = 16;
 
-    /// Whether it cannot be guessed.
+    /// Whether it is too long to be guessed.
     pub fn is_long_enough(&self) -> bool {
         self.chars >= Self::CHARS_MIN
     }
 
-    /// Whether this is the secret; how long it takes says nothing about how much of it is right.
+    /// Whether this is the secret, compared in constant time.
     pub fn is(&self, given: &str) -> bool {
         let given = Self::from(given);
         self.hash.iter().zip(given.hash).fold(0, |differ, (ours, theirs)| differ | (ours ^ theirs)) == 0
@@ -711,16 +711,16 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Reads an address to listen on.
+/// Parses an address to listen on.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "expected IP:PORT, such as 127.0.0.1:7878, or 0.0.0.0:7878 for every network".to_owned())
 }
 
-/// Where tokens come from.
+/// Who issues tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AuthMode {
-    /// `POST /register` and `POST /login` here.
+    /// This server, by `POST /register` and `POST /login`.
     Local,
     /// The app's own identity provider.
     Jwt,
@@ -731,11 +731,11 @@ pub enum AuthMode {
 pub enum Registration {
     /// Anyone.
     Open,
-    /// Nobody: accounts come from the command line.
+    /// Nobody: the command line creates accounts.
     Closed,
 }
 
-/// Reads settings from the environment and `flags` alone, for commands and tests that have no others.
+/// Reads settings from the environment and flags only, for commands and tests.
 #[derive(Debug, Parser)]
 struct Alone {
     #[command(flatten)]
@@ -743,7 +743,7 @@ struct Alone {
 }
 
 impl Settings {
-    /// The settings that `flags` and the environment give.
+    /// The settings of flags and the environment.
     pub fn from_flags<I: IntoIterator<Item = String>>(flags: I) -> Result<Self, clap::Error> {
         let named = std::iter::once("rollcall".to_owned()).chain(flags);
         Alone::try_parse_from(named).map(|alone| alone.settings)
@@ -754,7 +754,7 @@ impl Settings {
 mod tests {
     use super::*;
 
-    /// The flags' defaults and the structs' must not drift apart.
+    /// The defaults of the flags and of the structs must be equal.
     #[test]
     fn the_defaults_of_flags_and_structs_are_the_same() {
         let settings = Settings::from_flags([]).unwrap();

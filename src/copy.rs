@@ -1,7 +1,7 @@
-//! A deployment carried from one database into another, part by part, and the proof that both hold the same.
+//! Copies a deployment from one database to another, part by part, and verifies that both hold the same.
 //!
-//! A part that is the same on both sides is left alone, and one that differs is replaced whole. So a copy that was
-//! broken off goes on where it was, and one that is run again carries over what has changed since.
+//! A part that is equal on both sides is skipped, and a different one is replaced completely. So an
+//! interrupted copy continues where it was, and a repeated one copies what has changed since.
 
 use std::collections::VecDeque;
 use std::iter::Peekable;
@@ -13,65 +13,65 @@ use crate::model::{Fence, Owner, Value};
 use crate::storage::whole::{Deployment, Part, Sections, Target, Whole};
 use crate::storage::{Outcome, OwnerState, StorageError};
 
-/// How far a copy is.
+/// The progress of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Step {
-    /// Owners that are the same on both sides now.
+    /// Owners that are equal on both sides.
     pub owners: u64,
-    /// Live rows, those of the owner at work too.
+    /// Live rows, including those of the current owner.
     pub rows: u64,
 }
 
-/// Hears how far it is; answers whether to go on.
+/// Called with the progress; returns whether to continue.
 pub type Watch<'a> = &'a mut dyn FnMut(Step) -> bool;
 
-/// What a copy did.
+/// The result of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
-    /// Owners that both sides hold now.
+    /// Owners on both sides.
     pub owners: u64,
-    /// Those of them that were carried over; the others were there.
+    /// The number of owners that were copied; the others were equal already.
     pub carried: u64,
     /// Their live rows.
     pub rows: u64,
 }
 
-/// Why one database does not hold what the other does.
+/// Why the databases differ, or could not be copied.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// Whoever asked for it has changed their mind.
+    /// The caller stopped the copy.
     #[error("interrupted")]
     Interrupted,
-    /// The copy holds what its origin never had.
+    /// The copy contains an owner that the source does not have.
     #[error("the destination holds the owner {0}, who is none of the source's: it is another deployment's")]
     Stranger(Owner),
-    /// Both sides were read, and are not equal.
+    /// Both sides were read, and differ.
     #[error("{parts} of the copy's parts are not what the source holds:\n{}", .differences.join("\n"))]
     Differs {
-        /// How many owners, or the accounts.
+        /// How many owners differ, counting the accounts as one.
         parts: u64,
-        /// The first of them, a line for each table.
+        /// The first differences, one line for each table.
         differences: Vec<String>,
     },
-    /// What is copied cannot be read.
+    /// The source cannot be read.
     #[error("cannot read {what} from the source: {}", error_chain(.error))]
     Source {
-        /// Whose data.
+        /// The part that was read.
         what: String,
-        /// What the engine says.
+        /// The engine's error.
         error: StorageError,
     },
-    /// What it is copied into cannot be read or written.
+    /// The destination cannot be read or written.
     #[error("cannot copy {what} to the destination: {}", error_chain(.error))]
     Destination {
-        /// Whose data.
+        /// The part that was copied.
         what: String,
-        /// What the engine says.
+        /// The engine's error.
         error: StorageError,
     },
 }
 
-/// Makes `to` hold what `from` does, and reads both to see that it is so.
+/// Copies `from` to `to`, and reads both to verify it.
 pub fn copy(
     from: &dyn Whole,
     deployment: &Deployment,
@@ -81,7 +81,7 @@ pub fn copy(
     Pass::new(from, deployment, to, Some(to), each).run()
 }
 
-/// Reads both sides, and changes nothing.
+/// Reads both sides, without changing anything.
 pub fn compare(
     from: &dyn Whole,
     deployment: &Deployment,
@@ -103,10 +103,10 @@ struct Pass<'a> {
     differences: Vec<String>,
 }
 
-/// Differences that are told; there may be as many as owners.
+/// Most differences that are reported; there may be as many as owners.
 const DIFFERENCES_MAX: usize = 20;
 
-/// Rows between two looks at whether to go on.
+/// Rows between two progress reports.
 const ROWS_A_LOOK: u64 = 1_000;
 
 impl<'a> Pass<'a> {
@@ -146,14 +146,14 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Looks at every owner of the copy before the first is touched.
+    /// Checks every owner of the copy before the first is written.
     fn refuse_strangers(&self) -> Result<(), CopyError> {
         let (mut owners, mut copies) = (Owners::of(self.from).peekable(), Owners::of(self.to).peekable());
         while let Some((copy, copied)) = Side::Copy.next(&mut copies)? {
             let known = loop {
                 match Side::Source.next(&mut owners)? {
                     Some((owner, _)) if owner < copy => {}
-                    // The secret is an owner's own: the same id with another is somebody else's.
+                    // The seed is unique to an owner: the same id with another seed is a different owner.
                     Some((owner, state)) => break owner == copy && state.seed == copied.seed,
                     None => break false,
                 }
@@ -165,7 +165,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Sees to it that both sides hold the same of a part, which the copy has already.
+    /// Makes a part equal on both sides, if the copy has it already.
     fn part(&mut self, part: Part) -> Result<(), CopyError> {
         let (held, copied) = (self.tally(Side::Source, part)?, self.tally(Side::Copy, part)?);
         match self.target {
@@ -178,7 +178,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Carries a part over, and reads what has become of it.
+    /// Copies a part, and reads the result.
     fn carry(&mut self, part: Part) -> Result<(), CopyError> {
         let Some(target) = self.target else {
             self.different += 1;
@@ -194,7 +194,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Carries a part over; gives what was read of it.
+    /// Copies a part; returns the tally of what was read.
     fn replace(&mut self, target: &dyn Target, part: Part) -> Result<Vec<Tally>, CopyError> {
         let (mut tallies, mut unread, mut stopped) = (Vec::new(), None, false);
         let done = target.replace(part, self.fence, &mut |put| {
@@ -224,7 +224,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// What one side holds of a part, table by table.
+    /// The contents of a part on one side, table by table.
     fn tally(&mut self, side: Side, part: Part) -> Result<Vec<Tally>, CopyError> {
         let whole = if side == Side::Source { self.from } else { self.to };
         let mut tallies = vec![Tally::default(); self.sections.of_part(part).len()];
@@ -274,7 +274,8 @@ fn name(part: Part) -> String {
     }
 }
 
-/// How many rows a table has, and the sum of their hashes, modulo 2^128: whatever order they are read in.
+/// The number of rows of a table, and the sum of their hashes modulo 2^128, which does not depend on their
+/// order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     rows: u64,
@@ -292,7 +293,7 @@ impl Tally {
     }
 }
 
-/// Every column has one type, so a value needs no more than its bytes and where they end.
+/// Every column has one type, so a value is identified by its bytes and their length.
 fn feed(hash: &mut Sha256, value: &Value) {
     let mut sized = |bytes: &[u8]| {
         hash.update((bytes.len() as u64 + 1).to_be_bytes());
@@ -312,7 +313,7 @@ fn feed(hash: &mut Sha256, value: &Value) {
     }
 }
 
-/// Every owner of a database by id, a page at a time.
+/// Every owner of a database by id, read in pages.
 struct Owners<'a> {
     whole: &'a dyn Whole,
     page: VecDeque<(Owner, OwnerState)>,
@@ -368,7 +369,7 @@ impl Side {
         owners.next().transpose().map_err(|error| self.failed("the owners".into(), error))
     }
 
-    /// Takes the owner, if it is the next.
+    /// Returns the owner's state, if it is the next one.
     fn taken(self, owners: &mut Paged<'_>, owner: Owner) -> Result<Option<OwnerState>, CopyError> {
         let taken = owners.next_if(|next| next.as_ref().map_or(true, |(next, _)| *next == owner)).transpose();
         let taken = taken.map_err(|error| self.failed("the owners".into(), error))?;

@@ -1,43 +1,43 @@
-//! Why is this row not on that device? Facts in, one plain sentence out.
+//! Explains why a row is not on a device: facts in, one plain sentence out.
 //!
-//! For whoever runs the server and has a user on the phone. It says what the server knows, and where the server
-//! can only guess it says so: what an app did with an answer, nobody here sees.
+//! It is meant for an operator with a user on the phone. It states what the server knows, and marks what the
+//! server can only guess: the server does not see what an app did with a response.
 
 use crate::model::{DeviceId, Owner, Stored, Timestamp, Version};
 
-/// All that the answer rests on.
+/// The facts for an explanation.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// Whose rows are looked at.
+    /// The owner of the row.
     pub owner: Owner,
     /// The owner's version now.
     pub version: Version,
     /// Changes up to here may have been forgotten.
     pub horizon: Version,
-    /// What is held of the row, alive or deleted.
+    /// The stored row, live or deleted.
     pub row: Option<&'a Stored>,
-    /// Which device.
+    /// The device.
     pub device: DeviceId,
-    /// The device as it is signed in; `None` if it is not.
+    /// The device's log-in; `None` if it is not signed in.
     pub signed_in: Option<SignedIn<'a>>,
-    /// Up to where it has seen everything, and when it last said so.
+    /// The cursor that the device has acknowledged, and when.
     pub acknowledged: Option<(Version, Timestamp)>,
-    /// Whether the server knows who is signed in: not so where tokens are an identity provider's.
+    /// Whether the server knows which devices are signed in. It does not with an identity provider.
     pub knows_devices: bool,
 }
 
 /// A device that is signed in.
 #[derive(Clone, Copy, Debug)]
 pub struct SignedIn<'a> {
-    /// As the app calls it.
+    /// The name that the app gave.
     pub name: &'a str,
-    /// Whose rows it syncs.
+    /// The owner of the rows that it syncs.
     pub owner: Owner,
     /// Whether its token has expired.
     pub expired: bool,
 }
 
-/// Why the row is not on the device, as far as the server can tell.
+/// Explains why the row is not on the device, as far as the server can know.
 pub fn explain(facts: &Facts<'_>) -> String {
     let named = facts.signed_in.map_or("The device".to_owned(), |device| format!("\"{}\"", device.name));
     if facts.signed_in.is_some_and(|device| device.owner != facts.owner) {
@@ -51,7 +51,7 @@ pub fn explain(facts: &Facts<'_>) -> String {
     }
 }
 
-/// Where the row went.
+/// What happened to the row.
 fn no_row(facts: &Facts<'_>) -> String {
     let first = Version::first(facts.version.epoch());
     if facts.horizon > first {
@@ -73,7 +73,7 @@ fn delivery(facts: &Facts<'_>) -> &'static str {
     }
 }
 
-/// What the device was told of the row.
+/// What the device received about the row.
 fn story(facts: &Facts<'_>, row: &Stored, named: &str) -> String {
     let version = row.version;
     let own = row.changed_by == facts.device;
@@ -174,7 +174,8 @@ mod tests {
         Some(SignedIn { name: "phone", owner, expired })
     }
 
-    /// Goal: each case has its sentence. Method: the facts that differ, and words that must be in the answer.
+    /// Goal: each case has its sentence. Method: the facts that differ, and words that the explanation must
+    /// contain.
     #[test]
     fn every_case_has_its_answer() {
         let (alive, own) = (row(7, OTHER, true), row(7, ME, true));

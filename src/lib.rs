@@ -1,14 +1,14 @@
 //! rollcall: the sync server for apps that work offline.
 //!
-//! A device keeps its own copy of its owner's rows. When there is a network it agrees with the server in two
-//! calls, [`fetch`] (which rows are there, and when each last changed) and [`synchronise`] (what the device
-//! made of them, and what became of each); or in one, with the changes since its last sync sent along
-//! ([`changes`]). What becomes of a row is decided in [`reconcile`], by rules that know neither clock nor disk.
+//! A device keeps its own copy of its owner's rows. When a network is available it synchronises in two calls:
+//! [`fetch`] (which rows exist, and when each last changed) and [`synchronise`] (its changes, and their
+//! results). One call is enough if it includes the changes since its last sync ([`changes`]). [`reconcile`]
+//! decides about each row, by rules that use neither clock nor disk.
 //!
-//! In reading order: the words ([`model`], [`schema`]), the contract made of
-//! them ([`contract`]), the rules, the calls, what they stand on ([`storage`],
-//! [`locks`], [`accounts`]), and how they are served ([`http`], [`cli`]). [`device`] is the other side of the
-//! wire. `docs/project/architecture.md` follows one sync from socket to disk.
+//! In reading order: the terms ([`model`], [`schema`]), the contract that is derived from them
+//! ([`contract`]), the rules, the calls, what they are built on ([`storage`], [`locks`], [`accounts`]), and
+//! how they are served ([`http`], [`cli`]). [`device`] is the other side of the protocol.
+//! `docs/project/architecture.md` follows one sync from socket to disk.
 
 pub use rollcall_clock as clock;
 pub use rollcall_core::{broken, changes, conflicts, digest, fetch, model, reconcile, schema, synchronise};
@@ -28,7 +28,7 @@ pub mod config;
 pub mod http;
 pub mod metrics;
 
-/// The contract of storage, and the engines that keep it.
+/// The storage contract, and the engines that implement it.
 pub mod storage {
     pub use rollcall_core::storage::*;
     pub use rollcall_postgres as postgres;

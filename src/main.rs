@@ -1,4 +1,4 @@
-//! The `rollcall` program: parse the command line, call it.
+//! The `rollcall` program: parses and runs the command line.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! Forgetting what is old: tombstones that every living device has seen, conflicts, answers. It also keeps the past of each
-//! owner within its bound, and counts it where it was never counted.
+//! Forgets old data: tombstones that every active device has read, conflicts, responses. It also keeps the
+//! past of each owner within its bound, and counts it if that was never done.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -16,10 +16,10 @@ const HOUR_MS: i64 = 3_600_000;
 /// Entries that one transaction forgets: a writer waits some 20 ms for it.
 const ROWS_PER_TRANSACTION: usize = 1_000;
 
-/// Owners that are looked up at a time.
+/// Owners that are read at a time.
 const OWNERS_PER_PAGE: usize = 1_000;
 
-/// What counts as old by the settings, and how many bytes the past of an owner may take.
+/// What the settings define as old, and how many bytes the past of an owner may take.
 pub fn terms(settings: &SyncSettings, past_bytes_max: u64, now: Timestamp) -> PurgeTerms {
     let days_ago = |days: u32| now.shifted(-i64::from(days) * Timestamp::DAY_MS);
     PurgeTerms {
@@ -32,11 +32,12 @@ pub fn terms(settings: &SyncSettings, past_bytes_max: u64, now: Timestamp) -> Pu
     }
 }
 
-/// Forgets what is old of every owner, in small transactions.
+/// Forgets old data of every owner, in small transactions.
 ///
-/// - `each` hears of every transaction, and answers whether to go on.
-/// - It may be interrupted at any time: what a transaction forgot stays forgotten, the rest is for the next time.
-/// - Writers come first: after each transaction it rests for as long as that took.
+/// - `each` is called after every transaction, and returns whether to continue.
+/// - It may be interrupted at any time: what a transaction forgot stays forgotten, and the next run
+///   continues.
+/// - Writers have priority: after each transaction it pauses for as long as that took.
 pub fn run<T: Forgetful + ?Sized>(
     storage: &T,
     terms: &PurgeTerms,
@@ -58,12 +59,12 @@ pub fn run<T: Forgetful + ?Sized>(
                     return Ok(total);
                 }
                 if !purged.is_nothing() {
-                    // SQLite does not queue writers: whoever comes back at once would be served at once.
+                    // SQLite's lock is not fair: without a pause the purge would starve other writers.
                     std::thread::sleep(begun.elapsed());
                 }
                 if purged.is_to_count && !purged.more && counts {
                     storage.count(owner)?;
-                    counts = false; // and what passes the bound goes now
+                    counts = false; // forgets what exceeds the bound now
                 } else if !purged.more {
                     break;
                 }
@@ -72,33 +73,33 @@ pub fn run<T: Forgetful + ?Sized>(
     }
 }
 
-/// Up to where devices have seen everything, as their requests tell: kept in memory between two writes of it.
+/// The cursors that devices have acknowledged, in memory until they are written.
 ///
-/// Losing it in a crash only keeps tombstones longer.
+/// Losing them in a crash only keeps tombstones longer.
 #[derive(Default)]
 pub struct Acks(Mutex<HashMap<(Owner, DeviceId), (Version, Timestamp)>>);
 
 impl Acks {
-    /// A device showed a cursor: it has seen everything up to there.
+    /// Records a device's cursor: it has read everything up to this version.
     pub fn note(&self, caller: &Caller, cursor: Option<Version>, now: Timestamp) {
         if let Some(version) = cursor {
             self.0.lock().insert((caller.owner, caller.seen_as()), (version, now));
         }
     }
 
-    /// What devices of an owner have shown since it was last written down.
+    /// The cursors of an owner's devices since the last write.
     pub fn noted(&self, owner: Owner) -> Vec<(DeviceId, Version, Timestamp)> {
         let noted = self.0.lock();
         let own = noted.iter().filter(|((of, _), _)| *of == owner);
         own.map(|((_, device), (version, at))| (*device, *version, *at)).collect()
     }
 
-    /// Forgets a device that was signed out.
+    /// Removes a device that was signed out.
     pub fn forget(&self, owner: Owner, device: DeviceId) {
         self.0.lock().remove(&(owner, device));
     }
 
-    /// Writes down what was noted since the last time, until `go_on` says no.
+    /// Writes the cursors since the last write, until `go_on` returns false.
     ///
     /// Errors: what could not be written is kept for the next time.
     pub fn flush(&self, storage: &dyn Storage, go_on: &mut dyn FnMut() -> bool) -> StorageResult<()> {
@@ -118,7 +119,7 @@ impl Acks {
             }
             let mut noted = self.0.lock();
             for (device, version, at) in acks {
-                noted.entry((owner, device)).or_insert((version, at)); // unless it has shown a newer one
+                noted.entry((owner, device)).or_insert((version, at)); // unless the device has acknowledged a newer one
             }
         }
         failed

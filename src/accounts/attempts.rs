@@ -7,34 +7,34 @@ use parking_lot::Mutex;
 use super::AccountError;
 use crate::clock::{Clock, Tick};
 
-/// Keys that one counter remembers; some 32 bytes each. When there are more, the half that would be forgotten first
-/// is forgotten now.
+/// Keys that one counter stores; some 32 bytes each. If there are more, the half that would expire first is
+/// dropped.
 const KEYS_MAX: usize = 65_536;
 
-/// How often each key may try: `burst` times at once, then once each `period / burst`.
+/// How often each key may try: `burst` times at once, then once in each `period / burst`.
 ///
-/// An attempt is counted before it is made, so that a hundred at the same time count as a hundred; one that turns out
-/// to be harmless is given back.
+/// An attempt is counted before it is made, so that a hundred concurrent attempts count as a hundred; a
+/// harmless one is given back.
 pub(super) struct Attempts {
-    /// What one attempt takes of a key's time, ms; 0 limits nothing.
+    /// How much of a key's time one attempt takes, ms; 0 means no limit.
     each_ms: i64,
     burst: i64,
     moments: Moments,
 }
 
 impl Attempts {
-    /// `burst` attempts in `period_ms`; 0 limits nothing.
+    /// `burst` attempts in `period_ms`; 0 means no limit.
     pub(super) fn new(burst: u32, period_ms: i64, clock: Clock) -> Self {
         let each_ms = if burst == 0 { 0 } else { (period_ms / i64::from(burst)).max(1) };
         Self { each_ms, burst: i64::from(burst), moments: Moments::new(clock) }
     }
 
-    /// Counts an attempt, or says when the next one may be made.
+    /// Counts an attempt, or returns when the next one may be made.
     pub(super) fn take(&self, key: &impl Hash) -> Result<(), AccountError> {
         if self.each_ms == 0 {
             return Ok(());
         }
-        // The moment of a key is when all its attempts are free again.
+        // The key's moment is the time when all its attempts are available again.
         self.moments.change(key, |now, free_at| {
             let after = free_at.unwrap_or(now).max(now).saturating_add(self.each_ms);
             let wait_ms = after.saturating_sub(now) - self.burst * self.each_ms;
@@ -46,7 +46,7 @@ impl Attempts {
         })
     }
 
-    /// Gives an attempt back that was counted.
+    /// Gives a counted attempt back.
     pub(super) fn give_back(&self, key: &impl Hash) {
         if self.each_ms > 0 {
             self.moments.change(key, |_, free_at| (free_at.map(|at| at.saturating_sub(self.each_ms)), ()));
@@ -59,7 +59,7 @@ impl Attempts {
     }
 }
 
-/// Pairs of an account and something else that were good until a moment ago.
+/// Pairs of an account and something else that were valid until a moment ago.
 pub(super) struct Recent {
     lasts_ms: i64,
     moments: Moments,
@@ -79,8 +79,8 @@ impl Recent {
     }
 }
 
-/// A moment for each of many keys, by the monotonic clock, forgotten once it has passed. Keys are kept as keyed hashes: each takes the same
-/// room, and nothing in memory says which accounts were tried.
+/// A moment for each of many keys, by the monotonic clock, forgotten once it has passed. Keys are stored as
+/// keyed hashes: each takes the same room, and the memory does not reveal which accounts were tried.
 struct Moments {
     clock: Clock,
     hasher: RandomState,
@@ -90,7 +90,7 @@ struct Moments {
 #[derive(Default)]
 struct Inner {
     by_key: HashMap<u64, i64>,
-    /// How many keys make the next sweep worth its time.
+    /// The number of keys at which the next sweep is worth its time.
     sweep_at: usize,
 }
 
@@ -99,7 +99,7 @@ impl Moments {
         Self { clock, hasher: RandomState::new(), inner: Mutex::default() }
     }
 
-    /// Replaces a key's moment, given now and the one that there is.
+    /// Replaces a key's moment; `change` receives the present time and the stored moment.
     fn change<T>(&self, key: &impl Hash, change: impl FnOnce(i64, Option<i64>) -> (Option<i64>, T)) -> T {
         let key = self.hasher.hash_one(key);
         let now = self.clock.tick().ms_since(Tick::from_ms(0));
@@ -129,7 +129,7 @@ impl Inner {
             let middle = moments.len() / 2;
             let (_, middle, _) = moments.select_nth_unstable(middle);
             let middle = *middle;
-            // Those at the middle may be many: as many of them stay as there is room for.
+            // Many keys may share the middle moment: as many of them stay as there is room for.
             let mut room = KEYS_MAX / 2;
             self.by_key.retain(|_, moment| {
                 let stays = *moment > middle || (*moment == middle && room > 0);
@@ -137,12 +137,12 @@ impl Inner {
                 stays
             });
         }
-        // At least as many attempts come before the next sweep as this one has looked at.
+        // At least as many attempts come before the next sweep as this one has visited.
         self.sweep_at = (self.by_key.len() * 2).min(KEYS_MAX);
     }
 }
 
-/// What counts as one address: an IPv4 address, or the /64 that one customer of IPv6 has to choose from.
+/// What counts as one address: an IPv4 address, or the /64 of one IPv6 customer.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -219,8 +219,8 @@ mod tests {
         assert!(attempts.held() < 1_000, "{}", attempts.held());
     }
 
-    /// Goal: strangers cannot fill the memory, and cannot have a key forgotten that is near its limit. Method: three
-    /// times as many keys as are kept, beside one that has used up all its attempts.
+    /// Goal: strangers cannot fill the memory, and cannot make it drop a key near its limit. Method: three
+    /// times as many keys as are stored, beside one that has used all its attempts.
     #[test]
     fn memory_is_bounded_whatever_the_keys() {
         let ms = Arc::new(AtomicI64::new(0));

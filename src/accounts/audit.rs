@@ -1,8 +1,9 @@
-//! One log line for everything that changes who may come in, under the target `audit`: what happened, to which user
-//! and device, from which address, and why it was refused.
+//! Writes one log line for every change of who may log in, under the target `audit`: the event, the user and
+//! device, the address, and the reason of a refusal.
 //!
-//! A line never has a password, a token or an email: a user is named by its id, and an account that does not exist by
-//! nothing at all, since people type passwords into the wrong field. `rollcall account list` maps ids to emails.
+//! A line never contains a password, a token or an email. A user is named by its id, and an account that does
+//! not exist is not named at all, since people type passwords into the wrong field. `rollcall account list`
+//! maps ids to emails.
 
 use std::net::IpAddr;
 
@@ -11,40 +12,40 @@ use uuid::Uuid;
 
 use crate::model::DeviceId;
 
-/// The target of every line; a filter such as `warn,audit=info` keeps them all.
+/// The target of every line; a filter such as `warn,audit=info` selects them.
 const TARGET: &str = "audit";
 
-/// Whom an event is about. What is not known, or plays no part, is left out of the line.
+/// The subject of an event. What is unknown or irrelevant is left out of the line.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Subject {
     /// The user.
     pub user: Option<Uuid>,
-    /// The device that came in, or was signed out.
+    /// The device that logged in, or was signed out.
     pub device: Option<DeviceId>,
     /// The address of the client; `None` for a command on the server's own machine.
     pub from: Option<IpAddr>,
 }
 
 impl Subject {
-    /// An event of a client at this address, of which nothing else is known yet.
+    /// An event of a client at this address.
     pub fn at(from: IpAddr) -> Self {
         Self { from: Some(from), ..Self::default() }
     }
 
-    /// The same with its user.
+    /// The same event with its user.
     #[must_use]
     pub fn of_user(self, user: Uuid) -> Self {
         Self { user: Some(user), ..self }
     }
 
-    /// The same with its device.
+    /// The same event with its device.
     #[must_use]
     pub fn of_device(self, device: DeviceId) -> Self {
         Self { device: Some(device), ..self }
     }
 }
 
-/// Notes what was done: `log_in`, `log_out`, `registration` and the like.
+/// Logs what was done: `log_in`, `log_out`, `registration` and the like.
 pub fn done(event: &'static str, subject: Subject) {
     let Subject { user, device, from } = subject;
     let (user, device) = (user.map(display), device.map(display));
@@ -54,7 +55,7 @@ pub fn done(event: &'static str, subject: Subject) {
     }
 }
 
-/// Notes what was refused, and why.
+/// Logs what was refused, and why.
 pub fn refused(event: &'static str, subject: Subject, why: &'static str) {
     let Subject { user, device, from } = subject;
     let (user, device, from) = (user.map(display), device.map(display), from.map(display));

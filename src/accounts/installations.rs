@@ -1,16 +1,17 @@
-//! Which installation of an app a request comes from, by its header `Sync-Device: <uuid>.<counter>`.
+//! Identifies the installation of an app that sends a request, by its header `Sync-Device: <uuid>.<counter>`.
 //!
-//! A token is copied with everything else when a phone is set up from another phone's backup. So an installation names
-//! itself, and counts the requests of its own that were answered. Of two copies of one installation, one falls behind:
-//! the counter that it sends is lower than one that the server has seen. It is then known as another installation,
-//! always the same one, and adopts that name from the answer.
+//! When a phone is set up from another phone's backup, the token is copied with everything else. So an
+//! installation names itself, and counts its requests that were answered. Of two copies of one installation,
+//! one falls behind: it sends a lower counter than the server has seen. The server then knows it under
+//! another id, always the same one, and it adopts that name from the response.
 //!
-//! - A counter may come again, since an answer may be lost; it may not go back.
-//! - Only `POST /synchronise` notes an installation and its counter, in its own transaction. Until then, what an
-//!   installation has seen counts as seen by the device of its token, so that requests that only read leave nothing.
-//! - A user has at most `devices_per_user_max` installations of one owner. A new one takes the place of the one that was
-//!   longest silent, if that was silent for an hour; else the device of the token stands for it. So nobody is kept
-//!   out, and a client that makes up a new id for each request leaves few traces.
+//! - A counter may be sent again, since a response may be lost; it must not decrease.
+//! - Only `POST /synchronise` stores an installation and its counter, in its own transaction. Before that, an
+//!   installation's cursor counts for the device of its token, so that requests which only read store
+//!   nothing.
+//! - A user has at most `devices_per_user_max` installations of one owner. A new one replaces the one that
+//!   was silent longest, if that was silent for an hour; otherwise the device of the token represents it. So
+//!   nobody is locked out, and a client that invents a new id for each request stores little.
 
 use parking_lot::Mutex;
 use rollcall_core::cache::Cache;
@@ -21,24 +22,25 @@ use crate::broken;
 use crate::model::{DeviceId, InstallationName, Owner, Timestamp};
 use crate::storage::{Installation, StorageResult, WriteTxn};
 
-/// A caller that is an installation.
+/// The installation of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallerInstallation {
-    /// As the request named it.
+    /// The name in the request.
     pub sent: InstallationName,
-    /// As which it is known: another id than the request's if that one has come further.
+    /// The id under which the server knows it: another id than the request's if that one has a higher
+    /// counter.
     pub id: Uuid,
     /// Whether it has synchronised before.
     pub is_noted: bool,
 }
 
-/// Copies of copies that are looked for. More do not come up: each would have to be behind all the others.
+/// Most copies of copies that are tried. More do not occur: each would have to be behind all the others.
 const COPIES_MAX: usize = 16;
 
-/// Silence after which an installation makes room for a new one, ms.
+/// Silence after which an installation may be replaced by a new one, ms.
 const SILENT_MS: i64 = 3_600_000;
 
-/// The device as which the server knows an installation of a user: the same whichever token it comes with.
+/// The device under which the server knows an installation of a user, whichever token it uses.
 pub fn device_of(user: Uuid, id: Uuid) -> DeviceId {
     let of_user = Uuid::new_v5(&user, b"installation");
     DeviceId(Uuid::new_v5(&of_user, id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes()))
@@ -50,14 +52,15 @@ pub fn copy_of(id: Uuid) -> Uuid {
 }
 
 impl Caller {
-    /// What the client is to call its installation from now on, if that is not what it calls it.
+    /// The name that the client must adopt for its installation, if it differs from the one it sent.
     pub fn adopts(&self) -> Option<InstallationName> {
         let known = self.installation.filter(|known| known.id != known.sent.id)?;
         Some(InstallationName { id: known.id, ..known.sent })
     }
 
-    /// The devices as which the server may have answered an earlier copy of this request: the caller's own, the one
-    /// that the request names, and the copies between them. A late copy of a request carries the counter of its own time.
+    /// The devices for which the server may have answered an earlier copy of this request: the caller's own,
+    /// the one that the request names, and the copies between them. A late copy of a request has the counter
+    /// of its own time.
     pub fn may_have_sent(&self) -> impl Iterator<Item = DeviceId> {
         let (user, own) = (self.user, self.device);
         let named = self.installation.map(|known| known.sent.id);
@@ -66,8 +69,9 @@ impl Caller {
         std::iter::once(own).chain(copies)
     }
 
-    /// The installations that had the caller's token before it, if it is new. A phone that was set up from a backup has
-    /// the unanswered request of the phone that was backed up, and may send it under the name that it has adopted.
+    /// For a new installation: the other installations with the caller's token. A phone that was set up from
+    /// a backup has the unanswered request of the original phone, and may send it under the name that it has
+    /// adopted.
     pub fn may_be_copied_from(&self, txn: &mut dyn WriteTxn) -> StorageResult<Vec<DeviceId>> {
         if self.installation.is_none_or(|known| known.is_noted) {
             return Ok(Vec::new());
@@ -78,7 +82,7 @@ impl Caller {
         Ok(txn.installations()?.into_iter().filter(of_token).map(|one| one.device).collect())
     }
 
-    /// The device whose cursor it is that this caller shows.
+    /// The device whose cursor this caller acknowledges.
     pub fn seen_as(&self) -> DeviceId {
         match self.installation {
             Some(known) if !known.is_noted => self.token_device,
@@ -86,18 +90,18 @@ impl Caller {
         }
     }
 
-    /// The same caller, as the installation that it says it is.
+    /// The same caller, as the installation that the request names.
     pub fn as_sent(&self, sent: InstallationName) -> Self {
         self.known_as(sent, sent.id, false)
     }
 
-    /// The same caller, once its installation is noted.
+    /// The same caller, once its installation is stored.
     pub fn noted(&self) -> Self {
         let installation = self.installation.map(|known| CallerInstallation { is_noted: true, ..known });
         Self { installation, ..self.clone() }
     }
 
-    /// The same caller as the token alone names it.
+    /// The same caller, as the token alone identifies it.
     fn of_token(&self) -> Self {
         Self { device: self.token_device, installation: None, ..self.clone() }
     }
@@ -108,16 +112,16 @@ impl Caller {
     }
 }
 
-/// What is looked up to know an installation.
+/// The lookups that are needed to identify an installation.
 pub trait Lookup {
-    /// The highest counter of an installation, if it was noted.
+    /// The highest counter of an installation, if it is stored.
     fn counter(&mut self, device: DeviceId) -> StorageResult<Option<u64>>;
 
-    /// All of the owner.
+    /// All installations of the owner.
     fn all(&mut self) -> StorageResult<Vec<Installation>>;
 }
 
-/// A look from within a transaction.
+/// Lookups within a transaction.
 struct Within<'a, 't>(&'a mut (dyn WriteTxn + 't));
 
 impl Lookup for Within<'_, '_> {
@@ -130,9 +134,9 @@ impl Lookup for Within<'_, '_> {
     }
 }
 
-/// Who a caller is that names its installation.
+/// Identifies a caller that names its installation.
 ///
-/// - `max`: installations that a user may have among those of one owner.
+/// - `max`: the most installations of a user for one owner.
 pub fn resolve(
     caller: &Caller,
     sent: InstallationName,
@@ -152,7 +156,7 @@ pub fn resolve(
     Ok(caller.of_token())
 }
 
-/// Whether there is room for one more installation of a user.
+/// Whether a user may have one more installation.
 #[derive(Debug, PartialEq, Eq)]
 enum Room {
     Free,
@@ -171,18 +175,19 @@ fn room(user: Uuid, all: &[Installation], max: usize, now: Timestamp) -> Room {
     }
 }
 
-/// What became of noting a caller's counter.
+/// The result of storing a caller's counter.
 #[derive(Debug, PartialEq)]
 pub enum CounterOutcome {
-    /// The caller is who it was taken for. The cursors of these devices hold nothing back any more.
+    /// The caller is the expected one. These devices no longer keep tombstones.
     Well(Vec<DeviceId>),
-    /// By now it is known as another: its request is to be begun anew as that one's.
+    /// The caller is another installation now: its request must be started again as that one.
     Other(Box<Caller>),
 }
 
-/// Notes how far the caller's installation has come, as a part of its request's transaction.
+/// Stores the caller's counter, as a part of its request's transaction.
 ///
-/// Two copies may come at once, over two servers: only here, where the owner is held alone, it shows which one is behind.
+/// Two copies may arrive at two servers at once. Only here, where the owner is locked, it is certain which
+/// one is behind.
 pub fn note(
     txn: &mut dyn WriteTxn,
     caller: &Caller,
@@ -199,7 +204,7 @@ pub fn note(
     if resolved.device != device {
         return Ok(CounterOutcome::Other(Box::new(resolved)));
     }
-    // It is new. What it saw before was noted as seen by the device of its token.
+    // It is new. Its cursor was stored for the device of its token until now.
     let mut done = vec![token_device];
     txn.forget_device(token_device)?;
     if let Room::InPlaceOf(silent) = room(user, &txn.installations()?, max, now) {
@@ -210,19 +215,19 @@ pub fn note(
     Ok(CounterOutcome::Well(done))
 }
 
-/// Counters in memory, for a server that has its database to itself: then nobody else can raise one.
+/// A cache of counters, for a server that has its database to itself: then nobody else can raise one.
 pub struct Counters(Mutex<Seen>);
 
 struct Seen {
     highest: Cache<(Owner, DeviceId), u64>,
-    /// Rises whenever anything is forgotten: what was looked up before may be old by then.
+    /// Incremented whenever a counter is removed: an earlier lookup may then be outdated.
     moves: u64,
 }
 
-/// Counters that are kept: about 5 MB.
+/// Counters in the cache: about 5 MB.
 const COUNTERS_MAX: usize = 65_536;
 
-/// A moment before a look into the database.
+/// The state of the cache before a lookup.
 #[derive(Clone, Copy)]
 pub struct CacheStamp(u64);
 
@@ -233,17 +238,17 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// The highest counter of an installation, if that is in memory.
+    /// The highest counter of an installation, if it is cached.
     pub fn find(&self, owner: Owner, device: DeviceId) -> Option<u64> {
         self.0.lock().highest.get(&(owner, device)).copied()
     }
 
-    /// To be asked before a counter is looked up.
+    /// Taken before a counter is looked up.
     pub fn stamp(&self) -> CacheStamp {
         CacheStamp(self.0.lock().moves)
     }
 
-    /// Keeps what a look that began at `since` found.
+    /// Caches the result of a lookup that began at `since`.
     pub fn found(&self, owner: Owner, device: DeviceId, counter: u64, since: CacheStamp) {
         let mut seen = self.0.lock();
         if seen.moves == since.0 {
@@ -251,12 +256,12 @@ impl Counters {
         }
     }
 
-    /// Keeps a counter that was just made durable.
+    /// Caches a counter that was just committed.
     pub fn raised(&self, owner: Owner, device: DeviceId, counter: u64) {
         self.0.lock().keep(owner, device, counter);
     }
 
-    /// Forgets an installation.
+    /// Removes an installation.
     pub fn forget(&self, owner: Owner, device: DeviceId) {
         let mut seen = self.0.lock();
         seen.highest.remove(&(owner, device));
@@ -320,7 +325,7 @@ mod tests {
         resolve(&caller(), sent, &mut Held(known.to_vec()), max, now).unwrap()
     }
 
-    /// The mapping is part of the data: were it to change, no installation would know its rows.
+    /// The mapping is part of the data: if it changed, no installation would know its rows.
     #[test]
     fn ids_are_derived_for_ever_in_the_same_way() {
         let id = Uuid::from_u128(0x0190_163d_8694_739b_aea5_966c_26f8_ad90);
@@ -355,7 +360,7 @@ mod tests {
         assert_eq!((full.device, full.installation), (caller().token_device, None));
         assert_eq!(resolved(&others, 0, 3, SILENT_MS).device, device_of(USER, ID));
         assert_eq!(room(USER, &others, 3, Timestamp::from_ms(SILENT_MS)), Room::InPlaceOf(others[0].device));
-        // Others who share the rows have places of their own.
+        // Other users who share the rows have installations of their own.
         let of_another: Vec<_> =
             others.iter().map(|one| Installation { user: Uuid::from_u128(9), ..*one }).collect();
         assert_eq!(room(USER, &of_another, 3, Timestamp::from_ms(0)), Room::Free);

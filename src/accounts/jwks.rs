@@ -1,4 +1,5 @@
-//! A key set as identity providers publish it (RFC 7517), read leniently: one odd key takes no other with it.
+//! A key set as identity providers publish it (RFC 7517). It is read leniently: an unusable key does not
+//! affect the others.
 
 use std::sync::Arc;
 
@@ -9,27 +10,27 @@ use serde_json::{Map, Value};
 
 use super::jws::{Algorithm, PublicKey, Token};
 
-/// A key with the algorithms that it may be used for.
+/// A key and its permitted algorithms.
 pub(super) struct Key {
-    /// The name that tokens may call it by.
+    /// The name by which tokens may refer to it.
     kid: Option<String>,
     algorithms: Vec<Algorithm>,
     public: PublicKey,
 }
 
 impl Key {
-    /// A key for tokens of these algorithms, which must be of one family.
+    /// Creates a key for these algorithms, which must be of one family.
     pub(super) fn new(kid: Option<String>, algorithms: &[Algorithm], public: PublicKey) -> Self {
         Self { kid, algorithms: algorithms.to_vec(), public }
     }
 
-    /// What a token says, if this key signed it with an algorithm of this key; nothing else is checked.
+    /// The claims of a token, if this key signed it with a permitted algorithm; nothing else is checked.
     pub(super) fn claims_of(&self, token: &Token<'_>) -> Option<Map<String, Value>> {
         token.claims_by(&self.public, &self.algorithms)
     }
 }
 
-/// The keys of a provider.
+/// The keys of an identity provider.
 #[derive(Default)]
 pub(super) struct Jwks(Vec<Arc<Key>>);
 
@@ -39,9 +40,9 @@ struct Document {
 }
 
 impl Jwks {
-    /// Reads a key set. Keys of no use here are left out, as providers mix them in.
+    /// Reads a key set. Unusable keys are left out, since providers include them.
     ///
-    /// Errors: what is wrong with the set, where it has no key of use.
+    /// Errors: what is wrong with a set that has no usable key.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         let set: Document =
             serde_json::from_slice(bytes).map_err(|error| format!("no JSON key set: {error}"))?;
@@ -59,15 +60,15 @@ impl Jwks {
         Ok(Self(keys))
     }
 
-    /// Whether a key of the set has that name.
+    /// Whether the set has a key of that name.
     pub(super) fn names(&self, kid: Option<&str>) -> bool {
         kid.is_some() && self.0.iter().any(|key| key.kid.as_deref() == kid)
     }
 
-    /// What a token says, if a key of the set signed it.
+    /// The claims of a token, if a key of the set signed it.
     ///
-    /// Those that have its `kid` are tried, and those without a name. A provider may list a key twice, or two keys
-    /// under one name; a token without a `kid` may be of any.
+    /// The keys with its `kid` are tried, and those without a name. A provider may list a key twice, or two
+    /// keys under one name; any key may have signed a token without a `kid`.
     pub(super) fn claims_of(&self, token: &Token<'_>) -> Option<Map<String, Value>> {
         let may_be = |key: &&Arc<Key>| match (&token.header.kid, &key.kid) {
             (Some(named), Some(kid)) => named == kid,
@@ -77,7 +78,7 @@ impl Jwks {
     }
 }
 
-/// The members of a JWK that matter here.
+/// The relevant members of a JWK.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -93,7 +94,7 @@ struct Jwk {
     y: Option<String>,
 }
 
-/// The algorithms that a kind of key may be used for, by their names. A key without `alg` may be used for each.
+/// The permitted algorithms of a type of key, by name. A key without `alg` may be used for each.
 const RSA: &[(&str, Algorithm)] = &[
     ("RS256", Algorithm::Rs256),
     ("RS384", Algorithm::Rs384),
@@ -106,7 +107,7 @@ const P256: &[(&str, Algorithm)] = &[("ES256", Algorithm::Es256)];
 const P384: &[(&str, Algorithm)] = &[("ES384", Algorithm::Es384)];
 const ED25519: &[(&str, Algorithm)] = &[("EdDSA", Algorithm::EdDsa), ("Ed25519", Algorithm::EdDsa)];
 
-/// A key as a set has it, or why it is of no use here.
+/// Reads one key of a set; the error is why it is unusable.
 fn read_key(jwk: Jwk) -> Result<Key, String> {
     if jwk.purpose.as_deref().is_some_and(|purpose| purpose != "sig") {
         return Err("it is not for signatures (use)".into());
@@ -148,7 +149,7 @@ fn read_key(jwk: Jwk) -> Result<Key, String> {
     Ok(Key::new(jwk.kid, &algorithms, key))
 }
 
-/// A member in base64url. Some providers pad it, or write the alphabet of plain base64.
+/// Decodes base64url. Some providers add padding, or use the alphabet of plain base64.
 fn bytes_of(member: &Option<String>) -> Option<Vec<u8>> {
     let text = member.as_deref()?.trim_end_matches('=').replace('+', "-").replace('/', "_");
     URL_SAFE_NO_PAD.decode(text).ok()

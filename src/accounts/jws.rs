@@ -1,4 +1,4 @@
-//! Signed tokens in their compact form (RFC 7515), and the signatures of RFC 7518 and 8037, which ring checks.
+//! Signed tokens in compact form (RFC 7515), and the signatures of RFC 7518 and 8037, which ring verifies.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-/// The signatures that are taken, and those of secrets that are known well enough to be refused by name.
+/// The accepted signatures, and those with secrets that are refused by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 #[allow(missing_docs)] // the names of RFC 7518
@@ -32,13 +32,13 @@ pub(super) enum Algorithm {
 }
 
 impl Algorithm {
-    /// Whether it is made and checked with a secret.
+    /// Whether it is made and verified with a secret.
     pub(super) fn is_of_secret(self) -> bool {
         matches!(self, Self::Hs256 | Self::Hs384 | Self::Hs512)
     }
 }
 
-/// What a token says before its claims. Members that matter only by being there are not read.
+/// The header of a token. Members that only matter by their presence are not read.
 #[derive(Deserialize)]
 pub(super) struct Header {
     pub(super) alg: Algorithm,
@@ -50,42 +50,42 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Whether the token brings its own key, or says where it is.
+    /// Whether the token contains its own key, or a URL of one.
     pub(super) fn brings_a_key(&self) -> bool {
         self.jku.is_some() || self.jwk.is_some() || self.x5u.is_some()
     }
 
-    /// Whether the token is to be refused by those who do not know its extensions, as we do not.
+    /// Whether the token requires extensions that this server does not support.
     pub(super) fn demands_an_extension(&self) -> bool {
         self.crit.is_some()
     }
 }
 
-/// A token taken apart. Nothing of it is proved.
+/// A parsed token. Nothing of it is verified.
 pub(super) struct Token<'a> {
-    /// All of it, as it came.
+    /// The token as it was sent.
     pub(super) text: &'a str,
     pub(super) header: Header,
-    /// What is signed: header and claims as they came.
+    /// The signed part: header and claims as they were sent.
     signed: &'a str,
     claims: &'a str,
     signature: Vec<u8>,
 }
 
 impl<'a> Token<'a> {
-    /// Takes a token apart; `None` if it is none.
+    /// Parses a token; `None` if it is invalid.
     pub(super) fn read(text: &'a str) -> Option<Self> {
         let (signed, signature) = text.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
         let header = URL_SAFE_NO_PAD.decode(header).ok()?;
-        // Members that are not read must be JSON too, and those that are must not be there twice.
+        // Members that are not read must be JSON too, and those that are read must not be duplicates.
         serde_json::from_slice::<Map<String, Value>>(&header).ok()?;
         let header = serde_json::from_slice(&header).ok()?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
         Some(Self { text, header, signed, claims, signature })
     }
 
-    /// What the token says, if `key` signed it with an algorithm of the key; nothing else is checked.
+    /// The claims of the token, if `key` signed it with a permitted algorithm; nothing else is checked.
     pub(super) fn claims_by(&self, key: &PublicKey, algorithms: &[Algorithm]) -> Option<Map<String, Value>> {
         let alg = self.header.alg;
         if !algorithms.contains(&alg) || !key.has_signed(alg, self.signed.as_bytes(), &self.signature) {
@@ -95,13 +95,13 @@ impl<'a> Token<'a> {
     }
 }
 
-/// What signatures are checked with: a public key, or a secret.
+/// A key that verifies signatures: a public key, or a secret.
 pub(super) enum PublicKey {
     Secret(hmac::Key),
     Rsa(RsaPublicKeyComponents<Vec<u8>>),
     /// A point of P-256, uncompressed as in SEC 1.
     P256(Vec<u8>),
-    /// A point of P-384, as well.
+    /// A point of P-384, uncompressed as in SEC 1.
     P384(Vec<u8>),
     Ed25519(Vec<u8>),
 }
@@ -114,15 +114,15 @@ impl PublicKey {
 
     /// An RSA key; both numbers are big-endian.
     pub(super) fn rsa(n: &[u8], e: &[u8]) -> Self {
-        // Some providers write a zero before the number.
+        // Some providers write a leading zero.
         let whole = |number: &[u8]| number.iter().copied().skip_while(|byte| *byte == 0).collect();
         Self::Rsa(RsaPublicKeyComponents { n: whole(n), e: whole(e) })
     }
 
-    /// Whether it is a point of its curve, where it must be one.
+    /// Whether an elliptic-curve point is on its curve.
     ///
-    /// ring looks at a point only where it is used: a signature that fails does not tell a bad key from a bad
-    /// signature, an agreement does.
+    /// ring checks a point only when it is used. A failed signature does not distinguish a bad key from a bad
+    /// signature; a key agreement does.
     pub(super) fn is_on_its_curve(&self) -> bool {
         let (curve, point) = match self {
             Self::P256(point) => (&ECDH_P256, point),
@@ -162,7 +162,7 @@ fn is_signed_by(
     UnparsedPublicKey::new(how, point).verify(message, signature).is_ok()
 }
 
-/// How an RSA key checks a signature of this kind.
+/// The RSA parameters of an algorithm.
 fn rsa(alg: Algorithm) -> Option<&'static RsaParameters> {
     Some(match alg {
         Algorithm::Rs256 => &signature::RSA_PKCS1_2048_8192_SHA256,
@@ -179,7 +179,7 @@ fn rsa(alg: Algorithm) -> Option<&'static RsaParameters> {
 mod tests {
     use super::*;
 
-    /// Goal: the parts are what RFC 7515 says. Method: the example of its appendix A.1.
+    /// Goal: the parts are those of RFC 7515. Method: the example of its appendix A.1.
     #[test]
     fn the_example_of_the_standard_is_read() {
         let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.\

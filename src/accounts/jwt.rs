@@ -1,11 +1,11 @@
-//! Tokens of the app's own identity provider: signed JWTs, checked as RFC 8725 says.
+//! Tokens of the app's own identity provider: signed JWTs, verified according to RFC 8725.
 //!
-//! - A key knows the algorithms of its kind, or the one that its `alg` names; a token cannot choose another, nor bring
-//!   or point to a key.
-//! - Owner and device ids that are UUIDs are taken as they are. Any other text becomes a UUIDv5,
-//!   so that every provider's ids work (see `derived`); so does a UUIDv5, as otherwise a provider
-//!   that lets users pick their ids would let them pick the derived id of someone else.
-//! - A token cannot be called back before it expires: providers should make them short-lived.
+//! - A key permits the algorithms of its type, or the one that its `alg` names. A token cannot choose another
+//!   one, and cannot contain or reference a key.
+//! - Owner and device ids that are UUIDs are used unchanged. Any other text becomes a UUIDv5, so that every
+//!   provider's ids work (see `derived`). So does a UUIDv5: otherwise a provider that lets users choose their
+//!   ids would let them choose the derived id of another user.
+//! - A token cannot be revoked before it expires, so providers should make them short-lived.
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -19,15 +19,15 @@ use crate::clock::{Clock, Tick};
 use crate::config::AuthSettings;
 use crate::model::{DeviceId, Owner, Timestamp};
 
-/// How far the provider's clock may be from ours, s.
+/// How far the provider's clock may deviate from the server's, s.
 const LEEWAY_S: f64 = 60.0;
-/// Characters of a device claim that show as the device's name.
+/// Characters of a device claim that are shown as the device's name.
 const DEVICE_NAME_CHARS_MAX: usize = 100;
 
-/// Root of all derived ids: a UUIDv4 made for this purpose, never to change.
+/// The namespace of all derived ids: a UUIDv4 for this purpose, which must never change.
 const NAMESPACE: Uuid = Uuid::from_u128(0x8d0f_6f0e_52c1_4b6c_9d36_3f1a_f0c7_a1e5);
 
-/// Callers as the identity provider's tokens name them. [`JwtAccounts::authenticate`] blocks,
+/// Identifies callers by the identity provider's tokens. [`JwtAccounts::authenticate`] blocks,
 /// [`JwtAccounts::known`] does not.
 pub struct JwtAccounts {
     keys: Keys,
@@ -41,14 +41,14 @@ pub struct JwtAccounts {
 }
 
 enum Keys {
-    /// The one secret shared with the provider.
+    /// The secret shared with the provider.
     Secret(Key),
     /// The provider's public keys.
     Set(KeySet),
 }
 
 impl Keys {
-    /// The number of the set of keys that is in force; `None` if it is due to be asked for again.
+    /// The number of the current key set; `None` if it must be fetched again.
     fn in_force(&self) -> Option<u64> {
         match self {
             Self::Secret(_) => Some(0),
@@ -60,9 +60,9 @@ impl Keys {
 impl JwtAccounts {
     /// Reads the keys that the settings name.
     ///
-    /// Errors: not exactly one source of keys, a short secret, a file without any usable key, a key
-    /// set without an issuer (providers sign for many apps with one set). A URL that does not answer
-    /// is logged, and asked again when the first token comes.
+    /// Errors: not exactly one source of keys, a short secret, a file without a usable key, a key set without
+    /// an issuer (providers sign for many apps with one set). An unreachable URL is only logged, and fetched
+    /// again when the first token arrives.
     pub fn open(settings: &AuthSettings, clock: Clock) -> Result<Self, SetupError> {
         let claims = [Some(&settings.jwt_user_claim), settings.jwt_owner_claim.as_ref()];
         if claims.into_iter().flatten().chain([&settings.jwt_device_claim]).any(String::is_empty) {
@@ -90,11 +90,11 @@ impl JwtAccounts {
         })
     }
 
-    /// The caller whom a token names.
+    /// Identifies the caller of a token.
     ///
     /// - Bounds: a token is as long as the headers of a request may be.
-    /// - Errors: `Unauthorized` for whatever is not a good token of today; `KeysUnavailable` if no key that we know
-    ///   fits it, and the provider cannot be asked now.
+    /// - Errors: `Unauthorized` for a token that is invalid or expired; `KeysUnavailable` if no known key
+    ///   fits it, and the provider cannot be contacted now.
     pub fn authenticate(&self, token: &str) -> Result<Caller, AccountError> {
         let read = Token::read(token).ok_or(NO_JWT)?;
         if read.header.brings_a_key() {
@@ -103,13 +103,14 @@ impl JwtAccounts {
         if read.header.demands_an_extension() {
             return Err(AccountError::Unauthorized("The token demands an extension."));
         }
-        // Before the key is looked up: what it signed is known no longer than the set that it was found in.
+        // Taken before the key is looked up: a verified token stays cached no longer than the key set that
+        // was used.
         let (since, keys) = (self.known.stamp(), self.keys.in_force());
         let claims = match &self.keys {
             Keys::Secret(key) => key.claims_of(&read).ok_or(AccountError::Unauthorized(
                 "The token is not signed with the secret of --jwt-secret-file.",
             ))?,
-            // No public key signs so, whichever the provider may have by now.
+            // Public keys never sign this way, whichever keys the provider may have now.
             Keys::Set(_) if read.header.alg.is_of_secret() => return Err(keys::UNKNOWN_KEY),
             Keys::Set(keys) => keys.claims_of(&read)?,
         };
@@ -117,21 +118,21 @@ impl JwtAccounts {
         self.check_issuer_and_audience(&claims)?;
         let caller = self.caller(&claims)?;
         if let Some(keys) = keys {
-            // A signature stays good: only time and other keys can end it.
+            // A signature stays valid: only its expiry and a change of keys can end it.
             let good = Validity { until: Tick::NEVER, expires_at, keys };
             self.known.note(fingerprint(token), &caller, good, since);
         }
         Ok(caller)
     }
 
-    /// The caller whom a token names, if that is in memory.
+    /// The caller of a token, if the token is cached.
     pub fn known(&self, token: &str) -> Option<Caller> {
         self.known.find(&fingerprint(token), &self.clock, self.keys.in_force()?)
     }
 
-    /// Gives the time from which on the token is refused.
+    /// Checks the token's times; returns the time from which it is refused.
     fn check_times(&self, claims: &Map<String, Value>) -> Result<Timestamp, AccountError> {
-        // Seconds since 1970, as JWTs count; an f64 holds them exactly, and fractions too.
+        // JWTs count seconds since 1970; an f64 holds them exactly, with fractions.
         let now_s = self.clock.now().ms() as f64 / 1_000.0;
         let Some(exp) = claims.get("exp").and_then(Value::as_f64) else {
             return Err(AccountError::Unauthorized("The token does not say when it expires."));
@@ -139,7 +140,7 @@ impl JwtAccounts {
         if exp + LEEWAY_S <= now_s {
             return Err(AccountError::Unauthorized("The token has expired."));
         }
-        // A float beyond the range of times ends at its last one.
+        // A float beyond the range of times becomes the last one.
         let expires_at = Timestamp::from_ms(((exp + LEEWAY_S) * 1_000.0) as i64);
         match claims.get("nbf").map(Value::as_f64) {
             None => Ok(expires_at),
@@ -161,7 +162,7 @@ impl JwtAccounts {
         match &self.audience {
             Some(wanted) if named(wanted) => Ok(()),
             Some(_) => Err(AccountError::Unauthorized("The token is for another audience.")),
-            // RFC 7519, 4.1.3: a token for someone is not for those who are not told who they are.
+            // RFC 7519, 4.1.3: a token for an audience is invalid for a server without a configured one.
             None if claims.contains_key("aud") => Err(AccountError::Unauthorized(
                 "The token names an audience, and the server has none set (--jwt-audience).",
             )),
@@ -189,7 +190,8 @@ impl JwtAccounts {
             Some(device) => {
                 taken(device).unwrap_or_else(|| derived(&[issuer, "device", &owner_text, device]))
             }
-            // One device a user, then: two phones of the user share the lock, and the later edit wins.
+            // Without a device claim a user has one device: two phones of the user share the lock, and the
+            // later edit wins.
             None => derived(&[issuer, "only device", &owner_text, &user]),
         };
         Ok(Caller {
@@ -205,7 +207,7 @@ impl JwtAccounts {
 
 const NO_JWT: AccountError = AccountError::Unauthorized("The token is no JWT with an algorithm known here.");
 
-/// The text of a claim with an id: a string, or a whole number as some providers have.
+/// The text of a claim with an id: a string, or an integer, which some providers use.
 fn id_claim(claims: &Map<String, Value>, name: &str) -> Result<Option<String>, AccountError> {
     let text = match claims.get(name) {
         None | Some(Value::Null) => return Ok(None),
@@ -221,19 +223,20 @@ fn id_claim(claims: &Map<String, Value>, name: &str) -> Result<Option<String>, A
     Ok(Some(text))
 }
 
-/// A device claim as a device's name: it stands in answers and logs.
+/// A device claim as a device's name, which appears in responses and logs.
 fn shown(device: &str) -> String {
     let name: String = device.chars().filter(|c| !c.is_control()).take(DEVICE_NAME_CHARS_MAX).collect();
     if name.is_empty() { "unnamed device".to_owned() } else { name }
 }
 
-/// The UUID that an id is, if it can be taken as it is: spelt with hyphens, not nil, not version 5.
+/// The UUID of an id that can be used unchanged: with hyphens, not nil, not version 5.
 fn taken(text: &str) -> Option<Uuid> {
     let id = if text.len() == 36 { Uuid::try_parse(text).ok()? } else { return None };
     (!id.is_nil() && id.get_version_num() != 5).then_some(id)
 }
 
-/// The UUIDv5 of a path of names: each step is the namespace of the next, so no two paths meet.
+/// The UUIDv5 of a path of names. Each step is the namespace of the next, so different paths have different
+/// ids.
 ///
 /// - user: issuer, `user`, claim. owner: issuer, `owner`, claim.
 /// - device: issuer, `device`, the owner's UUID, claim. No device claim: issuer, `only device`, the

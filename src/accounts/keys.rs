@@ -1,4 +1,4 @@
-//! The keys that provider tokens are signed with: a shared secret, or a set of public keys.
+//! The keys that verify provider tokens: a shared secret, or a set of public keys.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,34 +15,34 @@ use super::token_cache::{Fingerprint, fingerprint};
 use super::{AccountError, SetupError};
 use crate::clock::{Clock, Tick};
 
-/// Shortest HS256 secret, bytes: as long as the hash, as RFC 7518 asks.
+/// Shortest HS256 secret, bytes: as long as the hash, as RFC 7518 requires.
 pub(super) const SECRET_BYTES_MIN: usize = 32;
-/// The provider is asked for its keys at most this often, however many tokens no key fits.
+/// The provider is contacted at most this often, however many tokens no key fits.
 const REFETCH_MS: i64 = 10_000;
-/// As long as there is no key at all, nobody can come in: ask more often.
+/// Without any key nobody can log in, so the pause is shorter.
 const FIRST_FETCH_MS: i64 = 5_000;
-/// A token that was refused for good makes us ask again this seldom.
+/// The longer pause after a token that was finally refused.
 const SECOND_LOOK_MS: i64 = 60_000;
 /// A key that the provider withdrew is trusted no longer than this.
 const STALE_MS: i64 = 3_600_000;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest key set, bytes: keys with their certificates take some 3 KB each.
 const KEYS_BYTES_MAX: u64 = 1_048_576;
-/// Redirects that one fetch follows.
+/// Most redirects of one fetch.
 const REDIRECTS_MAX: usize = 3;
-/// Requests that may wait for a fetch under way; more are told to come back, as each holds a thread.
+/// Requests that may wait for a running fetch. Others must try again later, since each occupies a thread.
 const FETCH_WAITERS_MAX: usize = 16;
-/// Tokens without a key that are remembered.
+/// Tokens without a key that are stored.
 const STRANGERS_MAX: usize = 8_192;
 
 pub(super) const UNKNOWN_KEY: AccountError =
     AccountError::Unauthorized("The token is not signed by the identity provider.");
 
-/// The HS256 key in a file.
+/// Reads the HS256 key from a file.
 pub(super) fn secret(file: &Path) -> Result<Key, SetupError> {
     let shown = || file.display().to_string();
     let bytes = std::fs::read(file).map_err(|cause| SetupError::File { file: shown(), cause })?;
-    // Editors end a file with a line break; no one means it to be part of the secret.
+    // Editors end a file with a line break, which is not part of the secret.
     let secret = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
     if secret.len() < SECRET_BYTES_MIN {
@@ -51,17 +51,17 @@ pub(super) fn secret(file: &Path) -> Result<Key, SetupError> {
     Ok(Key::new(None, &[Algorithm::Hs256], PublicKey::secret(secret)))
 }
 
-/// The provider's public keys, fetched anew when no key fits a token.
+/// The provider's public keys, which are fetched again when no key fits a token.
 pub(super) struct KeySet {
     source: Source,
     clock: Clock,
     known: RwLock<Arc<FetchedKeys>>,
-    /// Rises with each set that differs from the one before.
+    /// Incremented with each set that differs from the one before.
     sets: AtomicU64,
-    /// Held while fetching, so that one request fetches and the others wait for its result.
+    /// Locked during a fetch: one request fetches, and the others wait for its result.
     fetching: Mutex<LastFetch>,
     waiting: AtomicUsize,
-    /// Tokens that no key fits, and when each was seen first.
+    /// Tokens that no key fits, and when each was first seen.
     strangers: Mutex<Cache<Fingerprint, Tick>>,
 }
 
@@ -70,19 +70,19 @@ struct FetchedKeys {
     keys: Jwks,
     /// As the provider sent them.
     bytes: Vec<u8>,
-    /// When they were asked for; `None` as long as the provider has not answered.
+    /// When they were requested; `None` until the provider has responded.
     as_of: Option<Tick>,
 }
 
 #[derive(Default)]
 struct LastFetch {
-    /// When it ended; a good one at the start does not count.
+    /// When it ended; a successful one at the start does not count.
     at: Option<Tick>,
     failed: bool,
 }
 
 impl KeySet {
-    /// When a token that no key fits was seen first.
+    /// When a token that no key fits was first seen.
     fn first_seen(&self, token: &str, now: Tick) -> Tick {
         let (token, mut strangers) = (fingerprint(token), self.strangers.lock());
         if let Some(seen) = strangers.get(&token) {
@@ -92,7 +92,7 @@ impl KeySet {
         now
     }
 
-    /// Asks for the keys once. Errors: a file without any; a URL may answer later.
+    /// Fetches the keys once. Errors: a file without a usable key; a URL may respond later.
     pub(super) fn open(source: Source, clock: Clock) -> Result<Self, SetupError> {
         let asked = clock.tick();
         let (known, last) = match source.fetch() {
@@ -116,20 +116,21 @@ impl KeySet {
         })
     }
 
-    /// The number of the set of keys that is in force; `None` if the provider is due to be asked again.
+    /// The number of the current key set; `None` if the keys must be fetched again.
     pub(super) fn in_force(&self) -> Option<u64> {
-        // Before the set itself: a token that is checked while the keys change counts as checked by the old ones.
+        // Read before the set itself: a token that is verified while the keys change counts as verified by
+        // the old ones.
         let number = self.sets.load(Ordering::SeqCst);
         let as_of = self.known.read().as_of?;
         (self.clock.tick().ms_since(as_of) < STALE_MS).then_some(number)
     }
 
-    /// What a token says, if a key of the provider signed it.
+    /// The claims of a token, if a key of the provider signed it.
     ///
-    /// Errors: `Unauthorized` if none of the keys fits that the provider had after the token came here first;
-    /// `KeysUnavailable` as long as they cannot be had. The provider may just have begun to use a new key, and
-    /// somebody else's token may have used up the question that we may ask now: "unauthorized" would make the app
-    /// throw a good token away.
+    /// Errors: `Unauthorized` if none of the keys fits that the provider had after the token was first seen;
+    /// `KeysUnavailable` while they are unavailable. The provider may have just begun to use a new key, and
+    /// another token may have used up the permitted fetch: with "unauthorized" the app would discard a valid
+    /// token.
     pub(super) fn claims_of(&self, token: &Token<'_>) -> Result<Map<String, Value>, AccountError> {
         let known = Arc::clone(&self.known.read());
         let now = self.clock.tick();
@@ -137,14 +138,14 @@ impl KeySet {
             if known.as_of.is_none_or(|as_of| now.ms_since(as_of) < STALE_MS) {
                 return Ok(claims);
             }
-            // Old, but good enough while someone else is asking.
+            // The keys are old, but usable while another request fetches.
             let Some(mut last) = self.fetching.try_lock() else { return Ok(claims) };
             self.refetch_if_due(&mut last);
             drop(last);
             let known = Arc::clone(&self.known.read());
             return known.keys.claims_of(token).ok_or(UNKNOWN_KEY);
         }
-        // The key that it names is known, and did not sign it.
+        // The key that the token names is known, and did not sign it.
         if known.keys.names(token.header.kid.as_deref()) {
             return Err(UNKNOWN_KEY);
         }
@@ -155,7 +156,7 @@ impl KeySet {
         }
         let _place = Waiter::enter(&self.waiting)?;
         let mut last = self.fetching.lock();
-        // Someone else may have fetched while we waited.
+        // Another request may have fetched during the wait.
         let latest = Arc::clone(&self.known.read());
         if !Arc::ptr_eq(&latest, &known)
             && let Some(claims) = latest.keys.claims_of(token)
@@ -174,7 +175,7 @@ impl KeySet {
         }
     }
 
-    /// Asks the provider, if that may be done now; whether it answered.
+    /// Fetches the keys if that is permitted now; returns whether the provider responded.
     fn refetch_if_due(&self, last: &mut LastFetch) -> bool {
         let asked = self.clock.tick();
         if last.at.is_some_and(|at| asked.ms_since(at) < self.interval_ms()) {
@@ -186,7 +187,7 @@ impl KeySet {
                 let is_new = known.bytes != bytes;
                 *known = Arc::new(FetchedKeys { keys, bytes, as_of: Some(asked) });
                 drop(known);
-                // Tokens that were checked by the same keys stay known.
+                // Tokens that were verified by the same keys stay cached.
                 if is_new {
                     self.sets.fetch_add(1, Ordering::SeqCst);
                 }
@@ -197,7 +198,8 @@ impl KeySet {
                 last.failed = true;
             }
         }
-        // The end of the fetch counts, or a slow provider would be asked again without a pause.
+        // The pause begins at the end of the fetch; otherwise a slow provider would be contacted without a
+        // pause.
         last.at = Some(self.clock.tick());
         !last.failed
     }
@@ -213,13 +215,13 @@ impl KeySet {
     }
 }
 
-/// One of the few that may wait for a fetch.
+/// One of the few requests that may wait for a fetch.
 struct Waiter<'a>(&'a AtomicUsize);
 
 impl<'a> Waiter<'a> {
     fn enter(waiting: &'a AtomicUsize) -> Result<Self, AccountError> {
         let before = waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Self(waiting); // counted: dropped, it is taken back
+        let place = Self(waiting); // counted until it is dropped
         if before < FETCH_WAITERS_MAX {
             Ok(place)
         } else {
@@ -234,17 +236,17 @@ impl Drop for Waiter<'_> {
     }
 }
 
-/// Where the key set is.
+/// The source of a key set.
 pub(super) enum Source {
     File(PathBuf),
     Url { url: http::Uri, agent: ureq::Agent },
 }
 
-/// Why a key set cannot be had; for the log.
+/// Why a key set is unavailable; for the log.
 struct FetchError(String);
 
 impl Source {
-    /// A path, or an http(s) URL.
+    /// Parses a path, or an http(s) URL.
     pub(super) fn parse(place: &str) -> Result<Self, SetupError> {
         if !place.contains("://") {
             return Ok(Self::File(place.into()));
@@ -256,14 +258,14 @@ impl Source {
         }
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(FETCH_TIMEOUT))
-            .max_redirects(0) // we follow them ourselves, as not every one may be
+            .max_redirects(0) // redirects are followed below, since not every one is permitted
             .user_agent(concat!("rollcall/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
         Ok(Self::Url { url, agent })
     }
 
-    /// Asks once, and gives the keys and their bytes; never from the reactor.
+    /// Fetches once, and returns the keys and their bytes; never call it on the reactor.
     fn fetch(&self) -> Result<(Jwks, Vec<u8>), FetchError> {
         let bytes = match self {
             Self::File(file) => {
@@ -303,8 +305,8 @@ fn fetch_url(agent: &ureq::Agent, url: &http::Uri) -> Result<Vec<u8>, FetchError
     Err(FetchError(format!("the key set's URL redirects more than {REDIRECTS_MAX} times")))
 }
 
-/// Where a redirect leads, if it may be followed: from https to https, or within this machine. Over plain HTTP
-/// anybody on the way could send us elsewhere.
+/// The target of a redirect, if it may be followed: from https to https, or within this machine. Over plain
+/// HTTP anybody on the network path could change the target.
 fn redirected(from: &http::Uri, to: &str) -> Result<http::Uri, String> {
     let (scheme, authority) = (from.scheme_str().unwrap_or_default(), from.authority());
     let host = authority.map_or("", |authority| authority.as_str());

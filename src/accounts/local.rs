@@ -1,4 +1,4 @@
-//! Users and devices that this server keeps itself, and the tokens it gives them.
+//! Users and devices that this server manages, and the tokens that it issues.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,24 +22,24 @@ use crate::config::{AuthSettings, Limits, Registration};
 use crate::model::{DeviceId, Owner, Timestamp};
 use crate::storage::accounts::{AccountStore, Device, KeptDevices, SignedOut, User};
 
-/// What every token of ours begins with, so that people and secret scanners know it.
+/// The prefix of every token, by which people and secret scanners recognise it.
 const TOKEN_PREFIX: &str = "rc_";
-/// 256 random bits in base64url without padding.
+/// The prefix and 256 random bits in base64url without padding.
 const TOKEN_TEXT_BYTES: usize = TOKEN_PREFIX.len() + 43;
-/// Longest email, bytes: what SMTP can carry.
+/// Longest email, bytes, as in SMTP.
 const EMAIL_BYTES_MAX: usize = 254;
 const DEVICE_NAME_CHARS_MAX: usize = 100;
-/// How long an address counts as one of an account's own after a log-in from there.
+/// How long an address counts as known for an account after a log-in from it.
 const ADDRESS_KNOWN_MS: i64 = 30 * Timestamp::DAY_MS;
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 
-/// What the settings say about accounts kept here.
+/// The settings of local accounts.
 #[derive(Clone, Debug)]
 pub struct LocalSettings {
     /// Whether anyone may register.
     pub registration: Registration,
-    /// How long a token is good, days.
+    /// How long a token is valid, days.
     pub token_days: u32,
     /// Failed log-ins for one account from one address, a minute; 0 for no limit.
     pub logins_per_account_per_min: u32,
@@ -47,21 +47,21 @@ pub struct LocalSettings {
     pub logins_per_account_per_hour: u32,
     /// Log-in and registration attempts from one address, a minute; 0 for no limit.
     pub logins_per_address_per_min: u32,
-    /// Passwords hashed at once; no more than there are cores.
+    /// Most passwords that are hashed at once; no more than there are cores.
     pub password_hashes_max: usize,
-    /// Callers that may wait for a password to be hashed.
+    /// Most callers that wait for a password hash.
     pub password_queue_max: usize,
-    /// Devices of one user with a token. A script that never says its `device_id` would add one at each log-in; the
-    /// oldest make room.
+    /// Most devices with a token for one user. A script that never sends its `device_id` would add one at
+    /// each log-in; the oldest are removed.
     pub devices_max: usize,
-    /// Tokens that are known without a look into the database; 0 looks every time.
+    /// Most tokens in the cache; 0 disables it.
     pub tokens_known_max: usize,
-    /// How long a token is known without another look, s.
+    /// How long a token stays cached, s.
     pub token_known_s: u32,
 }
 
 impl LocalSettings {
-    /// The part of all settings that concerns accounts.
+    /// Reads the settings of local accounts.
     pub fn new(auth: &AuthSettings, limits: &Limits) -> Self {
         Self {
             registration: auth.registration,
@@ -78,27 +78,27 @@ impl LocalSettings {
     }
 }
 
-/// What a device says to log in.
+/// A log-in request.
 #[derive(Clone, Copy, Debug)]
 pub struct LogIn<'a> {
-    /// In any case, with or without blanks around it.
+    /// In any case, with or without surrounding blanks.
     pub email: &'a str,
     /// As typed.
     pub password: &'a str,
     /// The device's name, 1 to 100 characters: "Anna's phone".
     pub device: &'a str,
-    /// What the device was told at an earlier log-in, if it remembers.
+    /// The device's id from an earlier log-in, if it still has it.
     pub device_id: Option<DeviceId>,
 }
 
-/// What a device gets for a log-in. Its `Debug` hides the token.
+/// The result of a log-in. Its `Debug` hides the token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NewToken {
-    /// `rc_` and 43 characters of base64url. Only the device has it.
+    /// `rc_` and 43 characters of base64url. Only the device stores it.
     pub token: String,
-    /// The device's id from now on: the one it asked for, unless that is another user's.
+    /// The device's id from now on: the requested one, unless that belongs to another user.
     pub device_id: DeviceId,
-    /// From when on the token is refused.
+    /// The time from which the token is refused.
     pub expires_at: Timestamp,
 }
 
@@ -108,7 +108,7 @@ impl std::fmt::Debug for NewToken {
     }
 }
 
-/// Users and devices that this server keeps itself. Every method but [`LocalAccounts::known`] blocks.
+/// Users and devices that this server manages. Every method except [`LocalAccounts::known`] blocks.
 pub struct LocalAccounts {
     pub(super) store: Arc<dyn AccountStore>,
     pub(super) clock: Clock,
@@ -126,7 +126,7 @@ pub struct LocalAccounts {
 impl LocalAccounts {
     /// Accounts over `store`. `cost` is [`Params::DEFAULT`] except in tests.
     ///
-    /// Errors: [`SetupError::Passwords`] if the system has no randomness or `cost` is unusable.
+    /// Errors: [`SetupError::Passwords`] if the system has no randomness or `cost` is invalid.
     pub fn new(
         store: Arc<dyn AccountStore>,
         clock: Clock,
@@ -162,7 +162,7 @@ impl LocalAccounts {
         })
     }
 
-    /// Makes an account for whoever asks, whose rows are its own. Returns the email as kept.
+    /// Registers an account with rows of its own. Returns the normalised email.
     ///
     /// Errors: `RegistrationClosed`, `Invalid`, `TooManyAttempts`, `EmailTaken`.
     pub fn register(&self, email: &str, password: &str, from: IpAddr) -> Result<String, AccountError> {
@@ -179,16 +179,16 @@ impl LocalAccounts {
         if self.settings.registration == Registration::Closed {
             return Err(AccountError::RegistrationClosed);
         }
-        // Before the attempt is counted: a typing error should not use one up.
+        // Checked before the attempt is counted: a typing error should not use one up.
         let email = email_of(email)?;
         check_chosen(password, &email, "password")?;
         self.by_address.take(&network_of(from))?;
         self.add_user(email, password, None)
     }
 
-    /// Makes an account on behalf of whoever runs the server: registration may be closed.
+    /// Creates an account for the operator, even if registration is closed.
     ///
-    /// Without `owner` the user's rows are its own; users with the same owner share their rows.
+    /// Without `owner` the user gets rows of its own; users with the same owner share their rows.
     ///
     /// Errors: `Invalid`, `EmailTaken`.
     pub fn enrol(&self, email: &str, password: &str, owner: Option<Owner>) -> Result<User, AccountError> {
@@ -199,7 +199,7 @@ impl LocalAccounts {
         Ok(user)
     }
 
-    /// Replaces a password and signs all the user's devices out; `false` if there is no such user.
+    /// Replaces a password and signs out all the user's devices; `false` if no such user exists.
     ///
     /// Errors: `Invalid`.
     pub fn set_password(&self, email: &str, password: &str) -> Result<bool, AccountError> {
@@ -212,7 +212,7 @@ impl LocalAccounts {
         Ok(true)
     }
 
-    /// Removes a user with all its devices; its owner's rows stay. `false` if there is none.
+    /// Removes a user with all its devices; its owner's rows stay. Returns `false` if no such user exists.
     pub fn remove(&self, email: &str) -> Result<bool, AccountError> {
         let email = email.trim().to_lowercase();
         let Some(user) = self.store.user(&email)? else { return Ok(false) };
@@ -224,17 +224,17 @@ impl LocalAccounts {
         Ok(removed)
     }
 
-    /// Gives a device a token, as [`Self::log_in_with`] does for one that shows none.
+    /// Issues a token, like [`Self::log_in_with`] without an earlier token.
     pub fn log_in(&self, asked: LogIn<'_>, from: IpAddr) -> Result<NewToken, AccountError> {
         self.log_in_with(asked, from, None)
     }
 
-    /// Gives a device a token.
+    /// Issues a token to a device.
     ///
-    /// - A device that says the id of an earlier log-in keeps it, and its older token ends.
-    /// - `token`: one that the device got earlier, expired or not. It shows that the device is one of the account's:
-    ///   strangers who guess passwords do not lock it out.
-    /// - Errors: `Unauthorized`, alike in words and cost for a wrong password and an unknown account;
+    /// - A device that sends the id of an earlier log-in keeps it, and its older token becomes invalid.
+    /// - `token`: an earlier token of the device, expired or not. It shows that the device belongs to the
+    ///   account: strangers who guess passwords do not lock it out.
+    /// - Errors: `Unauthorized`, with the same text and cost for a wrong password and an unknown account;
     ///   `Invalid` for the device's name; `TooManyAttempts`.
     pub fn log_in_with(
         &self,
@@ -269,7 +269,7 @@ impl LocalAccounts {
     ) -> Result<NewToken, AccountError> {
         let name = device_name_of(asked.device)?;
         let network = network_of(from);
-        // The address first, so that one address cannot push the counts of others out of memory.
+        // The address is counted first, so that one address cannot push the counts of others out of memory.
         self.by_address.take(&network).inspect_err(|_| found.limit = "too many attempts from the address")?;
         if asked.password.len() > BYTES_MAX {
             return Err(WRONG);
@@ -286,7 +286,7 @@ impl LocalAccounts {
         };
         let stored = user.as_ref().map(|user| user.password_hash.as_str());
         let checked = self.passwords.check(asked.password, stored);
-        // Only a wrong password counts: not a right one, and not one that the server had no time to check.
+        // Only a wrong password counts: neither a right one, nor one that the server had no time to check.
         if let (Some(counted), false) = (&counted, matches!(checked, Ok(Checked::Wrong))) {
             counted.give_back(self);
         }
@@ -323,9 +323,9 @@ impl LocalAccounts {
         Err(WRONG)
     }
 
-    /// Counts a log-in as failed, until it is given back; or says when the next one may be tried.
+    /// Counts a log-in as failed until it is given back, or returns when the next one may be tried.
     ///
-    /// An account that does not exist is counted like one that does.
+    /// An account that does not exist is counted like an existing one.
     fn count_attempt(
         &self,
         email: &str,
@@ -340,8 +340,8 @@ impl LocalAccounts {
             }
             _ => None,
         };
-        // What shows a token is counted by its device, wherever it is: whoever shares its address cannot lock it out,
-        // and a stolen token is good for no more guesses than one address.
+        // A log-in with a token is counted by its device, wherever it comes from: others at its address
+        // cannot lock it out, and a stolen token allows no more guesses than one address.
         let place = own.map_or(Place::Network(network), |device| Place::Device(device.id));
         let is_known = matches!(place, Place::Device(_)) || self.known_addresses.has(&(email, network));
         let counted = Counted { email: email.to_owned(), place, is_known };
@@ -357,18 +357,18 @@ impl LocalAccounts {
         Ok(counted)
     }
 
-    /// The caller whom a token names.
+    /// Identifies the caller of a token.
     ///
-    /// Errors: `Unauthorized` if it is no token of ours, was given back or has expired.
+    /// Errors: `Unauthorized` if it is not a token of this server, was revoked or has expired.
     pub fn authenticate(&self, token: &str) -> Result<Caller, AccountError> {
         if !is_like_a_token(token) {
-            return Err(NO_TOKEN); // spares the database what cannot be one
+            return Err(NO_TOKEN); // spares the database an invalid token
         }
         let (since, asked, now) = (self.known.stamp(), self.clock.tick(), self.clock.now());
-        // Looked up by its hash: what the lookup's time may tell is of no use to make a token.
+        // Looked up by its hash: the timing of the lookup is useless for guessing a token.
         let token = fingerprint(token);
         let Some(device) = self.store.device(&token)? else {
-            TokenCache::drop(&self.known, &token); // another process took it back
+            TokenCache::drop(&self.known, &token); // another process revoked it
             return Err(NO_TOKEN);
         };
         if device.expires_at <= now {
@@ -388,7 +388,7 @@ impl LocalAccounts {
         Ok(caller)
     }
 
-    /// The caller whom a token names, if that is in memory.
+    /// The caller of a token, if the token is cached.
     pub fn known(&self, token: &str) -> Option<Caller> {
         if token.len() != TOKEN_TEXT_BYTES {
             return None;
@@ -396,21 +396,21 @@ impl LocalAccounts {
         self.known.find(&fingerprint(token), &self.clock, 0)
     }
 
-    /// Ends what is known of a device's tokens, once the store refuses them.
+    /// Removes a device's tokens from the cache, after the store refuses them.
     fn forget(&self, device: DeviceId) {
         self.known.forget(|caller| caller.device == device);
         self.sightings.forget(device);
     }
 
-    /// Forgets the caller's token.
+    /// Revokes the caller's token.
     pub fn log_out(&self, caller: &Caller) -> Result<(), AccountError> {
-        // Already forgotten, by a revocation at the same time, is as good.
+        // A concurrent revocation may have removed it already.
         self.store.remove_device(caller.user, caller.token_device)?;
         self.forget(caller.token_device);
         Ok(())
     }
 
-    /// The caller's devices whose tokens are good, oldest first.
+    /// The caller's devices with a valid token, oldest first.
     pub fn devices(&self, caller: &Caller) -> Result<Vec<Device>, AccountError> {
         let now = self.clock.now();
         let mut devices = self.store.devices(caller.user)?;
@@ -418,9 +418,9 @@ impl LocalAccounts {
         Ok(devices)
     }
 
-    /// Signs one of the caller's devices out.
+    /// Signs out one of the caller's devices.
     ///
-    /// Errors: `NoSuchDevice` for an unknown one and for another user's alike.
+    /// Errors: `NoSuchDevice` for an unknown device, and for another user's.
     pub fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), AccountError> {
         if self.store.remove_device(caller.user, device)? {
             self.forget(device);
@@ -450,7 +450,7 @@ impl LocalAccounts {
     ) -> Result<NewToken, AccountError> {
         let store = &self.store;
         let now = self.clock.now();
-        let known = asked.filter(|id| !id.0.is_nil()); // nil stands for nobody
+        let known = asked.filter(|id| !id.0.is_nil()); // nil means no device
         let mut device = Device {
             id: known.map_or_else(|| random_uuid().map(DeviceId), Ok)?,
             user: user.id,
@@ -462,17 +462,17 @@ impl LocalAccounts {
         self.make_room(user.id, device.id, now)?;
         let token = random_token()?;
         if !store.put_device(&device, &fingerprint(&token))? {
-            // Another user's device: the app was handed on without a log-out. It gets an id of its own.
+            // It is another user's device: the app was passed on without a log-out. It gets an id of its own.
             device.id = DeviceId(random_uuid()?);
             if !store.put_device(&device, &fingerprint(&token))? {
                 return Err(AccountError::Internal("a random device id is taken".into()));
             }
         }
-        self.forget(device.id); // its older token ended
+        self.forget(device.id); // its older token is no longer valid
         Ok(NewToken { token, device_id: device.id, expires_at: device.expires_at })
     }
 
-    /// Drops expired devices, and the oldest of too many.
+    /// Removes expired devices, and the oldest of too many.
     fn make_room(&self, user: Uuid, keep: DeviceId, now: Timestamp) -> Result<(), AccountError> {
         let store = &self.store;
         let (live, expired): (Vec<_>, Vec<_>) = store
@@ -489,14 +489,14 @@ impl LocalAccounts {
     }
 }
 
-/// What a log-in found out on its way, for the audit's line.
+/// What a log-in found out, for the audit line.
 struct Found {
     user: Option<Uuid>,
-    /// The limit that refused it, if one did.
+    /// The limit that refused it, if any.
     limit: &'static str,
 }
 
-/// Where a log-in comes from, as failed ones are counted.
+/// The place of a log-in, by which failed ones are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Place {
     Network(IpAddr),
@@ -525,7 +525,7 @@ impl Counted {
     }
 }
 
-/// Why a log-in or a registration was refused, for the audit's line.
+/// Why a log-in or a registration was refused, for the audit line.
 fn why(error: &AccountError) -> &'static str {
     match error {
         AccountError::RegistrationClosed => "registration is closed",
@@ -538,7 +538,7 @@ fn why(error: &AccountError) -> &'static str {
     }
 }
 
-/// Spares the database what cannot be a token.
+/// Whether a text has the form of a token, so that other texts need no database access.
 fn is_like_a_token(text: &str) -> bool {
     text.len() == TOKEN_TEXT_BYTES && text.starts_with(TOKEN_PREFIX)
 }
@@ -565,7 +565,7 @@ fn email_of(text: &str) -> Result<String, AccountError> {
 
 fn device_name_of(text: &str) -> Result<String, AccountError> {
     let name = text.trim();
-    // It stands in answers and logs: a line break in it could fake a log line.
+    // The name appears in responses and logs: a line break in it could fake a log line.
     let good =
         (1..=DEVICE_NAME_CHARS_MAX).contains(&name.chars().count()) && !name.contains(char::is_control);
     if good {

@@ -1,4 +1,4 @@
-//! Who is asking: from a bearer token to an owner and a device.
+//! Identifies callers: from a bearer token to an owner and a device.
 //!
 //! - `local`: this server keeps users and devices, and gives out random tokens.
 //! - `jwt`: the app's own identity provider signs the tokens; nothing is kept here. `keys`: with what; `jwks`: how
@@ -9,8 +9,8 @@
 //! - `installations`: which copy of an app a request comes from, where it names itself.
 //! - `known`: tokens that were found good a moment ago.
 //!
-//! All but [`Accounts::known`] blocks: a password takes some 100 ms of a core, a token a look into the
-//! database or, rarely, a request to the identity provider. `http` calls it off the reactor.
+//! Everything except [`Accounts::known`] blocks: a password takes some 100 ms of a core, a token a database
+//! access or, rarely, a request to the identity provider. `http` calls it off the reactor.
 
 mod attempts;
 pub mod audit;
@@ -38,37 +38,37 @@ pub use change::PasswordChange;
 pub use jwt::JwtAccounts;
 pub use local::{LocalAccounts, LocalSettings, LogIn, NewToken};
 
-/// The one who makes a request.
+/// The caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Whose rows the request is about.
+    /// The owner of the request's rows.
     pub owner: Owner,
-    /// Which device the server knows the client as: its installation, where it names that, else its token's device.
+    /// The device of the client: its installation if that names itself, otherwise its token's device.
     pub device: DeviceId,
-    /// As the app calls the device of the token.
+    /// The name that the app gave to the device of the token.
     pub device_name: String,
-    /// The device that the token was given to.
+    /// The device that received the token.
     pub token_device: DeviceId,
-    /// The installation that the client says it is.
+    /// The installation that the client names.
     pub installation: Option<installations::CallerInstallation>,
-    /// Who makes it: the id of a user that this server keeps, or one made of the provider's own.
+    /// The user: the id in this server's accounts, or one derived from the provider's.
     pub user: uuid::Uuid,
 }
 
-/// Where this server's callers come from.
-#[allow(clippy::large_enum_variant)] // a server has one
+/// The source of this server's callers.
+#[allow(clippy::large_enum_variant)] // a server has only one
 pub enum Accounts {
-    /// Users and devices are kept here.
+    /// This server manages users and devices.
     Local(Box<LocalAccounts>),
-    /// Tokens are the identity provider's.
+    /// The identity provider issues the tokens.
     Jwt(Box<JwtAccounts>),
 }
 
 impl Accounts {
-    /// Builds what the settings ask for.
+    /// Opens the accounts that the settings select.
     ///
-    /// Errors: [`SetupError`] if `jwt` lacks a key or has one too weak. An identity provider that
-    /// does not answer is only logged: it is asked again when the first token comes.
+    /// Errors: [`SetupError`] if `jwt` has no key or a weak one. An unreachable identity provider is only
+    /// logged: it is contacted again when the first token arrives.
     pub fn open(
         auth: &AuthSettings,
         limits: &Limits,
@@ -85,10 +85,10 @@ impl Accounts {
         }
     }
 
-    /// The caller whom a bearer token names.
+    /// Identifies the caller of a bearer token.
     ///
-    /// Errors: [`AccountError::Unauthorized`] for whatever is no good token of today;
-    /// [`AccountError::KeysUnavailable`] or [`AccountError::Storage`] if nobody can tell now.
+    /// Errors: [`AccountError::Unauthorized`] for an invalid or expired token;
+    /// [`AccountError::KeysUnavailable`] or [`AccountError::Storage`] if that cannot be decided now.
     pub fn authenticate(&self, bearer: &str) -> Result<Caller, AccountError> {
         match self {
             Self::Local(accounts) => accounts.authenticate(bearer),
@@ -96,10 +96,12 @@ impl Accounts {
         }
     }
 
-    /// The caller whom a bearer token names, if that is in memory; `None` says nothing. Never blocks.
+    /// The caller of a bearer token, if the token is cached. `None` means only that it is not cached. Never
+    /// blocks.
     ///
-    /// - A token that was taken back here is not known from then on. One that another process took back is
-    ///   refused after `token_known_s` at the latest; on PostgreSQL, where servers tell each other, a moment later.
+    /// - A token that was revoked here is not returned from then on. One that another process revoked is
+    ///   refused after `token_known_s` at the latest; on PostgreSQL, where servers notify each other, a
+    ///   moment later.
     pub fn known(&self, bearer: &str) -> Option<Caller> {
         match self {
             Self::Local(accounts) => accounts.known(bearer),
@@ -107,7 +109,7 @@ impl Accounts {
         }
     }
 
-    /// Registration, log-in and devices; `None` where they are the identity provider's business.
+    /// Registration, log-in and devices; `None` if the identity provider manages them.
     pub fn local(&self) -> Option<&LocalAccounts> {
         match self {
             Self::Local(accounts) => Some(accounts),
@@ -116,13 +118,13 @@ impl Accounts {
     }
 }
 
-/// Why an account call did not give what was asked.
+/// Why an account call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
     /// No token, a wrong one, or a wrong email or password.
     #[error("{0}")]
     Unauthorized(&'static str),
-    /// Accounts come from the command line here.
+    /// Only the command line creates accounts.
     #[error("registration is closed")]
     RegistrationClosed,
     /// Another user has this email.
@@ -134,7 +136,7 @@ pub enum AccountError {
         /// When the next attempt may succeed, s; at least 1.
         retry_after_s: u64,
     },
-    /// A member of the request that cannot be taken.
+    /// An invalid member of the request.
     #[error("{reason}")]
     Invalid {
         /// The member's name: `email`, `password` or `device`.
@@ -148,13 +150,13 @@ pub enum AccountError {
     /// The user has no such device.
     #[error("the user has no such device")]
     NoSuchDevice,
-    /// The identity provider's keys cannot be had, so a token may be good or not.
+    /// The identity provider's keys are unavailable, so the token cannot be judged.
     #[error("the identity provider does not answer; again in {retry_after_s} s")]
     KeysUnavailable {
-        /// When the provider will be asked again, s; at least 1.
+        /// When the provider will be contacted again, s; at least 1.
         retry_after_s: u64,
     },
-    /// The engine could not do its part.
+    /// The engine failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// No randomness, or a stored password hash that cannot be read.
@@ -162,10 +164,10 @@ pub enum AccountError {
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Why the server cannot start with these settings; for whoever runs it.
+/// Why the server cannot start with these settings; for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// Neither or both of the two places a key can come from.
+    /// Neither or both of the two sources of keys are set.
     #[error(
         "with `--auth jwt` give either --jwt-secret-file (HS256) or --jwt-keys (RS256, PS256, ES256, EdDSA)"
     )]
@@ -176,12 +178,12 @@ pub enum SetupError {
     /// A claim name that is empty.
     #[error("the name of a claim must not be empty")]
     ClaimName,
-    /// The secret would be guessed.
+    /// The secret is short enough to be guessed.
     #[error("the secret in {file} has {bytes} bytes; HS256 needs at least {min}", min = keys::SECRET_BYTES_MIN)]
     SecretTooShort {
         /// As configured.
         file: String,
-        /// How many bytes it has without a line's end.
+        /// Its length in bytes, without the line's end.
         bytes: usize,
     },
     /// A file that cannot be read.
@@ -189,13 +191,13 @@ pub enum SetupError {
     File {
         /// As configured.
         file: String,
-        /// What the system says.
+        /// The system's error.
         cause: std::io::Error,
     },
     /// A key set that can never be used.
     #[error("{0}")]
     Keys(String),
-    /// No randomness, or unusable password parameters.
+    /// No randomness, or invalid password parameters.
     #[error("passwords cannot be hashed: {0}")]
     Passwords(String),
 }

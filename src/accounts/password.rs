@@ -11,33 +11,35 @@ use super::{AccountError, opaque};
 const SALT_BYTES: usize = 16;
 const HASH_BYTES: usize = 32;
 
-/// Argon2id in PHC strings, and a gate that bounds how many hashes run and wait at once.
+/// Argon2id in PHC strings, and a gate that limits how many hashes run and wait at once.
 pub(super) struct Passwords {
     params: Params,
-    /// Stands in for the hash of an unknown account, which so costs what a known one does. No password has it.
+    /// Represents the hash of an unknown account, which so costs as much as a known one. No password matches
+    /// it.
     nobody: PasswordHash,
     gate: Gate,
 }
 
-/// What a password was checked to be.
+/// The result of checking a password.
 pub(super) enum Checked {
     Wrong,
     Right,
-    /// Right, and here is a hash with today's stronger parameters.
+    /// Right, with a new hash that uses the present, stronger parameters.
     Rehashed(String),
 }
 
 impl Passwords {
-    /// Checks that passwords can be hashed with `params`; hashes none.
+    /// Checks that passwords can be hashed with `params`, without hashing one.
     ///
-    /// At most `hashes_max` run at once, each in memory of its own that is kept for the next one; at most
-    /// `queue_max` wait for their turn, and more are refused.
+    /// At most `hashes_max` run at once, each in memory of its own that is reused; at most `queue_max` wait
+    /// for their turn, and further ones are refused.
     pub(super) fn new(params: Params, hashes_max: usize, queue_max: usize) -> HashResult<Self> {
         let (mut salt, mut output) = ([0_u8; SALT_BYTES], [0_u8; HASH_BYTES]);
         fill_randomly(&mut salt).and_then(|()| fill_randomly(&mut output))?;
         let (salt, output) = (STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(output));
         let (m, t, p) = (params.m_cost(), params.t_cost(), params.p_cost());
-        // To make a real one would take its time and 19 MiB at every start. Checked, both cost the same.
+        // Computing a real hash would take its time and 19 MiB at every start. When checked, both cost the
+        // same.
         let nobody = PasswordHash::new(&format!("$argon2id$v=19$m={m},t={t},p={p}${salt}${output}"))?;
         Ok(Self { params, nobody, gate: Gate::new(hashes_max.max(1), queue_max) })
     }
@@ -118,17 +120,17 @@ impl Passwords {
     }
 }
 
-/// Whether `password` gives the stored hash.
+/// Whether `password` has the stored hash.
 fn is_password_of(stored: &PasswordHash, password: &str, turn: &mut Turn<'_>) -> HashResult<bool> {
     let (Some(salt), Some(expected)) = (&stored.salt, &stored.hash) else { return Err(Error::Internal) };
     let version = stored.version.map_or(Ok(Version::default()), Version::try_from)?;
     let algorithm = Algorithm::try_from(stored.algorithm.as_str())?;
     let hash = argon2id(algorithm, version, &Params::try_from(stored)?, expected.len())?;
-    // `Output` is compared in constant time.
+    // `Output` compares in constant time.
     Ok(turn.run(&hash, password, salt, expected.len())? == *expected)
 }
 
-/// Argon2 with these parameters and a hash of `bytes`.
+/// Argon2 with these parameters and a hash of `bytes` bytes.
 fn argon2id(
     algorithm: Algorithm,
     version: Version,
@@ -147,10 +149,10 @@ fn internal(error: impl std::error::Error + Send + Sync + 'static) -> AccountErr
     AccountError::Internal(Box::new(error))
 }
 
-/// Bounds how many hashes run and how many callers wait, and keeps the memory that hashes run in.
+/// Limits how many hashes run and how many callers wait, and keeps the memory of hashes.
 ///
-/// A hash needs 19 MiB. Freed after each hash, that memory would stay with the allocator's arena of the thread that
-/// freed it, and there are hundreds of such threads. Kept here, the memory is at most `permits` times one hash.
+/// A hash needs 19 MiB. If it were freed after each hash, it would stay in the allocator's arena of that
+/// thread, and there are hundreds of such threads. Kept here, the memory is at most `permits` times one hash.
 struct Gate {
     permits: usize,
     queue_max: usize,
@@ -168,7 +170,7 @@ struct Inside {
     free: Vec<Vec<Block>>,
 }
 
-/// A place inside and the memory to hash in. Dropped, it gives both back, also by a panic.
+/// A place inside and the memory to hash in. Dropping it returns both, also after a panic.
 struct Turn<'a> {
     gate: &'a Gate,
     blocks: Vec<Block>,
@@ -203,7 +205,7 @@ impl Turn<'_> {
             self.gate.state.lock().made += 1;
         }
         let needed = hash.params().block_count();
-        // Parameters changed: memory of another size is not worth keeping.
+        // The parameters changed: memory of another size is not kept.
         if self.blocks.len() != needed {
             self.blocks = Vec::new();
             self.blocks.try_reserve_exact(needed).map_err(|_| Error::OutOfMemory)?;
@@ -211,7 +213,7 @@ impl Turn<'_> {
         }
         let mut output = [0_u8; Output::MAX_LENGTH];
         let output = output.get_mut(..bytes).ok_or(Error::OutputSize)?;
-        // Argon2 writes every block before it reads it, so what an earlier hash left there plays no part.
+        // Argon2 writes every block before it reads it, so remains of an earlier hash do not matter.
         hash.hash_password_into_with_memory(password.as_bytes(), salt, output, &mut self.blocks)?;
         Ok(Output::new(output)?)
     }
@@ -261,8 +263,8 @@ mod tests {
         assert!(weak.check("correct horse", Some("plain text")).is_err());
     }
 
-    /// Goal: an unknown account cannot be told by its cost. Method: the hash that stands in for it has the
-    /// parameters of a real one; times on a busy machine would prove nothing.
+    /// Goal: an unknown account cannot be recognised by its cost. Method: the substitute hash has the
+    /// parameters of a real one; measuring times on a busy machine would prove nothing.
     #[test]
     fn an_unknown_account_costs_what_a_known_one_does() {
         let passwords = Passwords::new(Params::new(64, 3, 2, None).unwrap(), 2, 16).unwrap();
@@ -316,8 +318,8 @@ mod tests {
         assert!(gate.enter().is_ok());
     }
 
-    /// Goal: what is hashed in memory that was used before is what the library says. Method: the library's own check,
-    /// of hashes made with other parameters in between.
+    /// Goal: hashes in reused memory equal those of the library. Method: the library's own check, of hashes
+    /// made with other parameters in between.
     #[test]
     fn hashes_in_used_memory_are_those_of_the_library() {
         let passwords = Passwords::new(Params::new(64, 2, 1, None).unwrap(), 1, 0).unwrap();

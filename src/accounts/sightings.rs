@@ -1,7 +1,7 @@
-//! When and where devices were seen last, so that a user can tell a device that is not their own.
+//! When and from where devices were last seen, so that a user can recognise a foreign device.
 //!
-//! It is coarse: the time to the minute, the address as it was last. A request only notes it in memory; the server
-//! writes down now and then what has changed, each device at most once in an hour unless its address is another. A crash
+//! It is coarse: the time to the minute, and the last address. A request only stores it in memory. The server
+//! writes changes from time to time, each device at most once an hour unless its address has changed. A crash
 //! loses what was not written.
 
 use std::collections::HashMap;
@@ -14,29 +14,29 @@ use uuid::Uuid;
 use crate::model::{DeviceId, Timestamp};
 use crate::storage::{AccountStore, Sighting, StorageResult};
 
-/// Devices that are kept in memory, some 100 bytes each. Of more nothing is noted until the next writing.
+/// Devices in memory, some 100 bytes each. Further ones are not stored until the next write.
 const DEVICES_MAX: usize = 65_536;
 
-/// How exact the time is.
+/// The precision of the time.
 const MINUTE_MS: i64 = 60_000;
 
-/// What is written anew though the address is the same: what is older.
+/// Written again after this time, even if the address is the same.
 const WRITTEN_MS: i64 = 3_600_000;
 
-/// Devices whose sightings one transaction writes.
+/// Devices that one transaction writes.
 const WRITTEN_AT_ONCE: usize = 500;
 
-/// What is known of the devices' whereabouts.
+/// When and from where devices were last seen.
 pub struct Sightings {
     store: Arc<dyn AccountStore>,
     devices: Mutex<HashMap<DeviceId, DeviceSighting>>,
 }
 
-/// What is noted of one device.
+/// The sighting of one device.
 #[derive(Clone, Copy)]
 struct DeviceSighting {
     seen: Sighting,
-    /// What was written of it last, by this server.
+    /// What this server last wrote about it.
     written: Option<Sighting>,
 }
 
@@ -54,7 +54,7 @@ impl Sightings {
         Self { store, devices: Mutex::default() }
     }
 
-    /// Notes that a device has made a request. It is in memory alone, and quick.
+    /// Records a request of a device, in memory only.
     pub fn note(&self, device: DeviceId, from: IpAddr, now: Timestamp) {
         let seen = Sighting { at: Timestamp::from_ms(now.ms() - now.ms().rem_euclid(MINUTE_MS)), from };
         let mut devices = self.devices.lock();
@@ -65,13 +65,13 @@ impl Sightings {
         }
     }
 
-    /// Forgets a device whose token has ended.
+    /// Removes a device whose token has ended.
     pub(super) fn forget(&self, device: DeviceId) {
         self.devices.lock().remove(&device);
     }
 
-    /// When and where each of a user's devices was seen last, as far as this server knows. What another server saw it
-    /// knows once that has written it down.
+    /// When and from where each of a user's devices was last seen, as far as this server knows. Sightings of
+    /// another server are known once that has written them.
     pub fn of_user(&self, user: Uuid) -> StorageResult<HashMap<DeviceId, Sighting>> {
         let mut found: HashMap<_, _> = self.store.sightings(user)?.into_iter().collect();
         let own = self.store.devices(user)?;
@@ -87,9 +87,9 @@ impl Sightings {
         Ok(found)
     }
 
-    /// Writes down what is due, until `go_on` says no.
+    /// Writes what is due, until `go_on` returns false.
     ///
-    /// Errors: what could not be written is due the next time.
+    /// Errors: what could not be written is due again the next time.
     pub fn flush(&self, go_on: &mut dyn FnMut() -> bool) -> StorageResult<()> {
         let due =
             |(device, noted): (&DeviceId, &DeviceSighting)| noted.is_due().then_some((*device, noted.seen));
@@ -104,7 +104,7 @@ impl Sightings {
                 devices.entry(*device).and_modify(|noted| noted.written = Some(*seen));
             }
             if devices.len() >= DEVICES_MAX {
-                devices.retain(|_, noted| noted.is_due()); // room for others
+                devices.retain(|_, noted| noted.is_due()); // makes room for others
             }
         }
         Ok(())

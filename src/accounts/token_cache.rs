@@ -1,5 +1,5 @@
-//! Tokens that were found good a moment ago, and whom they name: kept in memory, so that a device in the middle
-//! of a sync costs no look into the database and no signature check.
+//! Caches recently verified tokens and their callers, so that a device in the middle of a sync needs no
+//! database access and no signature check.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,35 +11,35 @@ use super::Caller;
 use crate::clock::{Clock, Tick};
 use crate::model::Timestamp;
 
-/// SHA-256 of a token: the token itself is not kept.
+/// SHA-256 of a token: the token itself is not stored.
 pub(super) type Fingerprint = [u8; 32];
 
 pub(super) fn fingerprint(token: &str) -> Fingerprint {
     Sha256::digest(token).into()
 }
 
-/// How long a token is known without another look.
+/// How long a cached token is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Validity {
-    /// From when on the token is refused.
+    /// The time from which the token is refused.
     pub expires_at: Timestamp,
-    /// From when on it must be looked up again.
+    /// The time from which it must be looked up again.
     pub until: Tick,
-    /// The keys that it was checked against; 0 where there are none.
+    /// The key set that verified it; 0 without keys.
     pub keys: u64,
 }
 
-/// Tokens by their hash.
+/// Callers by the hash of their token.
 ///
 /// - Bounds: holds at most `tokens_max` entries.
-/// - A token that was taken back while it was being looked up is not noted: see [`TokenCache::stamp`].
+/// - A token that was revoked during its lookup is not cached: see [`TokenCache::stamp`].
 pub(super) struct TokenCache {
     tokens: Mutex<Cache<Fingerprint, (Caller, Validity)>>,
-    /// Raised whenever tokens are taken back.
+    /// Incremented whenever tokens are revoked.
     taken_back: AtomicU64,
 }
 
-/// When a look into the database began.
+/// The state of the cache before a lookup.
 #[derive(Clone, Copy)]
 pub(super) struct CacheStamp(u64);
 
@@ -48,33 +48,34 @@ impl TokenCache {
         Self { tokens: Mutex::new(Cache::new(tokens_max)), taken_back: AtomicU64::new(0) }
     }
 
-    /// Whom a token names, if that is known and still good.
+    /// The caller of a token, if it is cached and still valid.
     pub fn find(&self, token: &Fingerprint, clock: &Clock, keys: u64) -> Option<Caller> {
         let mut tokens = self.tokens.lock();
         let (caller, good) = tokens.get(token)?;
         good.is_good(clock, keys).then(|| caller.clone())
     }
 
-    /// To be asked before a token is looked up.
+    /// Taken before a token is looked up.
     pub fn stamp(&self) -> CacheStamp {
         CacheStamp(self.taken_back.load(Ordering::SeqCst))
     }
 
-    /// Notes what a look that began at `since` found.
+    /// Caches the result of a lookup that began at `since`.
     pub fn note(&self, token: Fingerprint, caller: &Caller, good: Validity, since: CacheStamp) {
         let mut tokens = self.tokens.lock();
-        // Read under the lock that `forget` holds: either it sees this token, or this sees that it ran.
+        // Read under the lock that `forget` takes: either `forget` sees this token, or this call sees that it
+        // ran.
         if self.taken_back.load(Ordering::SeqCst) == since.0 {
             tokens.insert(token, (caller.clone(), good));
         }
     }
 
-    /// Forgets one token.
+    /// Removes one token.
     pub fn drop(&self, token: &Fingerprint) {
         self.tokens.lock().remove(token);
     }
 
-    /// Forgets the tokens of the callers that `is_gone` names. To be called once they are refused elsewhere.
+    /// Removes the tokens of the callers that `is_gone` selects. Called after the store refuses them.
     pub fn forget(&self, is_gone: impl Fn(&Caller) -> bool) {
         let mut tokens = self.tokens.lock();
         self.taken_back.fetch_add(1, Ordering::SeqCst);
@@ -112,7 +113,7 @@ mod tests {
         Clock::of(move || Timestamp::from_ms(now_ms), move || Tick::from_ms(tick_ms))
     }
 
-    /// A clock that stands still.
+    /// A clock that does not move.
     fn at(ms: i64) -> Clock {
         clock(ms, ms)
     }
@@ -156,8 +157,8 @@ mod tests {
         assert_eq!(cache.find(&fingerprint("b"), &at(0), 7), None);
     }
 
-    /// Goal: memory is bounded, and what is in use stays. Method: many tokens pass by one that is asked for
-    /// again and again.
+    /// Goal: memory is bounded, and a token in use stays. Method: many tokens come and go beside one that is
+    /// used again and again.
     #[test]
     fn however_many_tokens_come_few_are_held() {
         let cache = TokenCache::new(8);

@@ -62,7 +62,7 @@ pub(super) struct DatabaseArg {
 }
 
 impl DatabaseArg {
-    /// Opens a database that is there: a slip in the path must not look like a server without users.
+    /// Opens an existing database: a mistyped path must not look like a server without users.
     fn open(&self) -> Result<Arc<dyn AccountStore>, Box<dyn std::error::Error>> {
         match &self.database {
             Database::Sqlite(path) if !path.exists() => Err(no_database(path).into()),
@@ -70,7 +70,7 @@ impl DatabaseArg {
         }
     }
 
-    /// Opens a database, made if it is not there: users may come before the first start of the server.
+    /// Opens or creates a database: users may be added before the first start of the server.
     fn open_or_make(&self) -> Result<Arc<dyn AccountStore>, Box<dyn std::error::Error>> {
         Ok(match &self.database {
             Database::Sqlite(path) => Arc::new(Connections::open(path, BUSY_WAIT, 1)?),
@@ -81,7 +81,7 @@ impl DatabaseArg {
     }
 }
 
-/// How long a command waits for its turn beside a busy server.
+/// How long a command waits for its turn while a server is busy.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 impl Account {
@@ -143,12 +143,12 @@ fn local(store: Arc<dyn AccountStore>) -> Result<LocalAccounts, SetupError> {
     LocalAccounts::new(store, Clock::system(), settings, argon2::Params::DEFAULT)
 }
 
-/// An email as it is kept.
+/// An email in its stored form.
 fn kept(email: &str) -> String {
     email.trim().to_lowercase()
 }
 
-/// Asks on a terminal, twice and without showing it; else reads a line, for scripts.
+/// Prompts on a terminal, twice and hidden; otherwise reads a line, for scripts.
 fn read_password() -> Result<String, Box<dyn std::error::Error>> {
     if std::io::stdin().is_terminal() {
         let password = rpassword::prompt_password("Password: ")?;

@@ -11,7 +11,7 @@ use super::progress::{Progress, megabytes};
 use crate::clock::Clock;
 use crate::storage::sqlite::{self, CopyError, CopyStep};
 
-/// How long the first look at a busy database may take.
+/// How long opening a busy database may take.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
 /// Copy an SQLite database into one file, beside a running server, as of one moment
@@ -118,7 +118,7 @@ impl Restore {
     }
 }
 
-/// Tells how far a copy is, and stops it when asked to.
+/// Shows the progress of a copy, and stops it on a signal.
 fn watch<'a>(progress: &'a mut Progress, interrupt: &'a Interrupt) -> impl FnMut(CopyStep) -> bool + 'a {
     move |step| {
         progress.show(|| match step {

@@ -17,7 +17,7 @@ use crate::storage::whole::Deployment;
 /// How long either database may be busy.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
-/// To read or write all rows of one owner takes a while.
+/// Reading or writing all rows of one owner may take long.
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// Copy a deployment from its SQLite file into an empty PostgreSQL database
@@ -70,7 +70,7 @@ impl Copy {
         } else {
             let whole = PostgresWhole::begin(to, &terms, &deployment, now)?;
             let copied = copy::copy(&from, &deployment, &whole, &mut each);
-            // Whoever still writes to the source would write what the copy does not have.
+            // A server that still runs on the source may write what the copy does not contain.
             if copied.is_ok() && !from.is_served() {
                 whole.end()?;
             }
@@ -105,9 +105,9 @@ impl Copy {
 
 const WIDTH: usize = 24;
 
-/// How far it is, as a bar and in figures.
+/// The progress as a bar and in numbers.
 fn line(step: Step, all: &Deployment, spent: Duration) -> String {
-    // Of an owner without rows there is something to copy too.
+    // An owner without rows has something to copy too.
     let share = (step.rows + step.owners) as f64 / (all.rows + all.owners).max(1) as f64;
     let share = share.min(1.0); // the source may grow meanwhile
     let full = (share * WIDTH as f64) as usize;

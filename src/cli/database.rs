@@ -6,24 +6,24 @@ use std::time::Duration;
 use crate::config::{Limits, PostgresSettings};
 use crate::storage::postgres::{Address, Terms};
 
-/// Where the data is.
+/// The address of the data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Database {
     /// A file on this machine.
     Sqlite(PathBuf),
-    /// A PostgreSQL server, which others may use as well.
+    /// A PostgreSQL database, which other programs may use as well.
     Postgres(Box<Address>),
 }
 
 impl Database {
-    /// The file, for what only a file can have done to it, and which must be there: a mistyped path is no new
-    /// database. `instead` is what does the same with PostgreSQL.
+    /// The path of an existing file, for operations that only exist for a file: a mistyped path must not
+    /// create a database. `instead` is the corresponding operation of PostgreSQL.
     pub fn existing(&self, instead: &str) -> Result<&Path, String> {
         let path = self.file(instead)?;
         if path.is_file() { Ok(path) } else { Err(no_database(path)) }
     }
 
-    /// The same, there or not.
+    /// The path of a file, which may not exist.
     pub fn file(&self, instead: &str) -> Result<&Path, String> {
         match self {
             Self::Sqlite(path) => Ok(path),
@@ -48,7 +48,7 @@ pub(super) fn terms(limits: &Limits, settings: &PostgresSettings) -> Terms {
     }
 }
 
-/// How a command uses PostgreSQL: beside a server, with a connection or two, and in no hurry.
+/// How a command uses PostgreSQL: while a server runs, with one or two connections, and long waits.
 pub(super) fn patient_terms(wait: Duration) -> Terms {
     let settings = PostgresSettings { database_prepare: false, ..PostgresSettings::default() };
     Terms { connections_max: 2, for_accounts: 0, busy_wait: wait, ..terms(&Limits::default(), &settings) }
@@ -68,7 +68,7 @@ impl FromStr for Database {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
-            // SQLite would take these for something other than the path of a file: `./` goes before them.
+            // SQLite would not treat these as the path of a file, so `./` is added.
             Some(("sqlite", path)) if path.starts_with(':') || path.starts_with("file:") => {
                 Err("only a database in a file can be served, such as sqlite:app.db".into())
             }

@@ -30,17 +30,17 @@ const SYNCHRONISE: &str = include_str!("../../fixtures/wedding/synchronise.json"
 const DATABASE: &str = "rollcall-demo.db";
 const BODY: &str = "rollcall-demo-synchronise.json";
 const EMAIL: &str = "anna@example.com";
-/// Shares Anna's rows: the page's second phone is his.
+/// Shares Anna's rows and uses the page's second phone.
 const PARTNER: &str = "ben@example.com";
 const PASSWORD: &str = "something borrowed";
-/// The user of the calls to paste. She has rows of her own, so that the page, which may be open meanwhile, neither
-/// holds her lock nor changes what the calls return.
+/// The user of the printed calls. She has rows of her own, so that the page, which may be open at the same
+/// time, neither holds her lock nor changes the results of the calls.
 const CALLER: &str = "clara@example.com";
 const DEVICES: [&str; 2] = ["Clara's phone", "Clara's tablet"];
-/// The phones of the page, and whose they are.
+/// The phones of the page, and their users.
 const PHONES: [(&str, &str); 2] = [("Anna’s phone", EMAIL), ("Ben’s phone", PARTNER)];
 
-/// Long enough to see on the page who has the lock. The calls to paste hold no lock from one step to the next.
+/// Long enough to show the lock's holder on the page. The printed calls hold no lock between steps.
 const LEASE_MS: u64 = 120_000;
 
 /// Serve a wedding planner with data in it: two phones in the browser, calls to try
@@ -75,7 +75,7 @@ impl Demo {
         settings.sync.lease_ms = LEASE_MS;
         let console_token = Uuid::new_v4().simple().to_string();
         settings.operator.console_token = Some(Secret::from(console_token.as_str()));
-        // Whoever plays with it logs in more often than a user would, and always from this machine.
+        // People who try the demo log in more often than usual, and always from this machine.
         settings.limits.logins_per_account_per_min = 0;
         settings.limits.logins_per_account_per_hour = 0;
         settings.limits.logins_per_address_per_min = 0;
@@ -104,7 +104,7 @@ impl Demo {
     }
 }
 
-/// Asks the system for a browser. Without one the address is printed all the same.
+/// Opens a browser. If that fails, the address is printed nevertheless.
 fn show(url: &str) {
     let (opener, arguments): (_, &[&str]) = match std::env::consts::OS {
         "macos" => ("open", &[]),
@@ -126,12 +126,12 @@ fn show(url: &str) {
 fn bind_or_any(asked: SocketAddr) -> Result<TcpListener, Box<dyn std::error::Error>> {
     match TcpListener::bind(asked) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => bind(SocketAddr::new(asked.ip(), 0)),
-        Err(_) => bind(asked), // fails again, and says so as `serve` does
+        Err(_) => bind(asked), // fails again, with the error message of `serve`
         Ok(listener) => Ok(listener),
     }
 }
 
-/// Makes the users and the rows; returns the tokens of the caller's two devices.
+/// Creates the users and the rows; returns the tokens of the caller's two devices.
 fn prepare(app: &App) -> Result<[String; 2], Box<dyn std::error::Error>> {
     let accounts = app.accounts.local().ok_or("the demo keeps its own accounts")?;
     let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -150,7 +150,7 @@ fn prepare(app: &App) -> Result<[String; 2], Box<dyn std::error::Error>> {
     Ok([token(DEVICES[0])?, token(DEVICES[1])?])
 }
 
-/// What the page's phones log in with.
+/// The accounts of the page's phones.
 fn page_accounts(app: &App) -> Result<DemoAccounts, Box<dyn std::error::Error>> {
     let user = app.storage.accounts().user(EMAIL)?.ok_or("the demo's data has no Anna: begin anew")?;
     let phones = PHONES.map(|(device, email)| DemoPhone {
@@ -161,7 +161,7 @@ fn page_accounts(app: &App) -> Result<DemoAccounts, Box<dyn std::error::Error>> 
     Ok(DemoAccounts { owner: user.owner.to_string(), phones: phones.into() })
 }
 
-/// Adds the rows as a third device of the user would, in one request.
+/// Adds the rows in one request, as a third device of the user.
 fn load_rows(app: &App, owner: Owner) -> Done {
     let batch = read_batch(ROWS.as_bytes(), &app.schema, &app.settings.limits)?;
     let terms = app.terms(DeviceId(Uuid::now_v7()), app.clock.now());
@@ -169,8 +169,9 @@ fn load_rows(app: &App, owner: Owner) -> Done {
     Ok(())
 }
 
-/// What to paste, with the tokens of this run. Every line works in bash and in zsh, whose command line knows no comments
-/// and takes `?` for a pattern. A step may wait for as long as its reader likes: none depends on the lock of the one before.
+/// The calls to paste, with the tokens of this run. Every line works in bash and in zsh, which supports no
+/// comments on the command line and treats `?` as a pattern. The reader may wait as long as they like: no
+/// step depends on the lock of the one before.
 fn tour(address: SocketAddr, tokens: &[String; 2], console_token: &str, body: &Path) -> String {
     let [phone, tablet] = tokens;
     let [phone_name, tablet_name] = DEVICES;

@@ -13,7 +13,7 @@ use crate::device::{
 };
 use crate::model::RowKey;
 
-/// Attempts at one request before a command gives up.
+/// Attempts at one request before a command stops.
 const ATTEMPTS_MAX: u32 = 4;
 
 /// How a sync finds out what others changed.
@@ -236,7 +236,7 @@ fn list(store: &Store, table: Option<&str>) -> Done {
             };
             let name = if table.is_some() { String::new() } else { format!("{}\t", one.name) };
             match writeln!(out, "{name}{}{waits}", row.shown(one)?) {
-                // Whoever reads has seen enough, as `head` does.
+                // The reader has closed the pipe, as `head` does.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
                 written => written?,
             }
@@ -250,7 +250,7 @@ fn sync(store: &mut Store, options: Options) -> Done {
     let shows = std::io::stderr().is_terminal();
     let mut shown = false;
     let mut progress = |step| {
-        // Only a sync long enough to wait for says anything on its way.
+        // Only a sync that takes long reports its progress.
         let line = match step {
             Progress::Listed(rows) if rows >= 5_000 => format!("the server holds {rows} rows"),
             Progress::Left(rows, gets) if rows + gets > 0 => format!("{rows} rows to send, {gets} to get"),
@@ -263,7 +263,7 @@ fn sync(store: &mut Store, options: Options) -> Done {
             eprint!("\r\x1b[K{line}");
         }
     };
-    // Somebody waits in front of it: a few seconds tell whether there is a network.
+    // A user is waiting: a few seconds show whether the network works.
     let mut retries = RetryPolicy { attempts_max: ATTEMPTS_MAX, ..RetryPolicy::default() };
     let done = device::sync(store, &mut remote, &mut retries, options, &mut progress);
     if shown {

@@ -8,7 +8,7 @@ use super::database::{Database, patient_terms};
 use super::serve::read_schema;
 use crate::storage::postgres;
 
-/// To move the rows of a large table to their nodes takes a while.
+/// Moving the rows of a large table to their nodes may take long.
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// Print or run the statements that spread the tables over the nodes of Citus by owner

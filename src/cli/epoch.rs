@@ -8,7 +8,7 @@ use super::progress::Progress;
 use crate::clock::Clock;
 use crate::storage::postgres::Connections;
 
-/// How long one owner's turn may take.
+/// How long one owner's transaction may take.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
 /// Begin a new epoch, after a PostgreSQL database was put back to an earlier time

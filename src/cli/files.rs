@@ -1,15 +1,15 @@
-//! How many files the process may have open: connections are files, and so are those of the database.
+//! Sets the limit of open files: connections are files, and so are those of the database.
 
 use crate::config::Settings;
 
-/// What the program has open beside connections and the database: its log, timers, a listener, a folder now and then.
+/// Open files apart from connections and the database: the log, timers, a listener, sometimes a folder.
 const OTHERS: u64 = 64;
 
-/// Files that one SQLite connection has open: the database, its log, and room for one that is just opened.
+/// Open files of one SQLite connection: the database, its log, and one that is being opened.
 const A_READER: u64 = 3;
 
-/// Raises the soft limit of open files, which is 1,024 on most systems for programs that know no better, to the hard
-/// limit; warns where that is not enough for what the settings allow.
+/// Raises the soft limit of open files, by default 1,024 on most systems, to the hard limit. Warns if that is
+/// not enough for the settings.
 pub(super) fn raise_file_limit(settings: &Settings, is_sqlite: bool) {
     let needed = needed(settings, is_sqlite);
     match rlimit::increase_nofile_limit(u64::MAX) {

@@ -1,4 +1,4 @@
-//! What a running server does unasked: it writes down what devices have seen, and forgets what is old.
+//! Background work of a server: writes devices' cursors, and forgets old data.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,16 +7,16 @@ use crate::http::App;
 use crate::purge;
 use crate::storage::StorageResult;
 
-/// After the start, so that a server that is restarted often purges too.
+/// The first run after the start, so that a server that is restarted often purges too.
 const FIRST: Duration = Duration::from_secs(60);
 
-/// How often devices' cursors are written down where purging is left to `rollcall purge`.
+/// How often devices' cursors are written if purging is left to `rollcall purge`.
 const ACKS_ALONE: Duration = Duration::from_secs(3_600);
 
-/// How long a stop may take to write the last of them down. Losing some costs a device at most a full fetch.
+/// How long a stop may take to write the last cursors. Losing some costs a device at most a full fetch.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
 
-/// Purges every `purge_s` until the server is about to stop; then it ends after the transaction at hand.
+/// Purges every `purge_s` until the server stops; then it ends after the current transaction.
 pub(super) async fn run(app: Arc<App>) {
     let period = match app.settings.sync.purge_s {
         0 => ACKS_ALONE,
@@ -31,7 +31,7 @@ pub(super) async fn run(app: Arc<App>) {
         }
         pause = period;
         let at_work = Arc::clone(&app);
-        // Waited for, so two never run at once.
+        // Awaited, so that two runs never overlap.
         match tokio::task::spawn_blocking(move || once(&at_work)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "could not forget what is old; it is tried again"),
@@ -40,12 +40,13 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
-/// How often the size of the write-ahead log is looked at.
+/// How often the size of the write-ahead log is checked.
 const LOG_LOOK: Duration = Duration::from_secs(5);
 
-/// Warns when the write-ahead log grows beyond `wal_bytes_warn`, and each time that it has doubled since.
+/// Warns when the write-ahead log exceeds `wal_bytes_warn`, and each time that it has doubled since.
 ///
-/// The server's own reads end in time. So a log that cannot be moved into the database has a reader in another program.
+/// The server's own reads end in time. So a log that cannot be moved into the database has a reader in
+/// another program.
 pub(super) async fn watch_log(app: Arc<App>) {
     let bound = i64::try_from(app.settings.memory.wal_bytes_warn).unwrap_or(i64::MAX);
     let mut warned_at = None;
@@ -99,7 +100,7 @@ fn once(app: &App) -> StorageResult<()> {
     Ok(())
 }
 
-/// Writes down what devices have seen, once no request runs any more.
+/// Writes the devices' cursors, after the last request has ended.
 pub(super) fn last(app: &App) {
     let until = Instant::now() + LAST_FLUSH;
     let mut go_on = || Instant::now() < until;

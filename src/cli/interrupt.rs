@@ -3,19 +3,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Ctrl-C and SIGTERM, listened for from the moment that this is made.
+/// Listens for Ctrl-C and SIGTERM.
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl StopSignals {
-    /// Listens from now on.
+    /// Starts to listen.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Ends when the process is asked to stop, once more each time.
+    /// Completes at each signal.
     pub async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -24,11 +24,11 @@ impl StopSignals {
     }
 }
 
-/// Whether a command was asked to stop, by Ctrl-C or SIGTERM. Being asked again ends the process at once.
+/// Whether a command should stop after Ctrl-C or SIGTERM. A second signal ends the process at once.
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Listens from now on.
+    /// Starts to listen.
     pub fn listen() -> std::io::Result<Self> {
         let came = Arc::new(AtomicBool::new(false));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
@@ -55,7 +55,7 @@ impl Interrupt {
     }
 }
 
-/// A command that was asked to stop, and did; it ends with code 130.
+/// A command that stopped on a signal; the exit code is 130.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted: {0}")]
 pub struct Interrupted(pub String);

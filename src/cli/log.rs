@@ -1,5 +1,5 @@
-//! Log lines on their way to standard error. They gather for a moment and are written by a thread of their own: a
-//! disk or a terminal that is slow holds no request up, and a line costs a request neither a wake-up nor a write.
+//! Writes log lines to standard error on a thread of its own, which collects them for a moment. A slow disk
+//! or terminal delays no request, and a line costs a request neither a wake-up nor a write.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::panic::PanicHookInfo;
@@ -11,28 +11,28 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogFormat, Settings};
 
-/// The name of the thread that writes.
+/// The name of the writing thread.
 const LOG_THREAD: &str = "log";
 
-/// How long lines gather: too short for anybody who reads along, long enough for many requests.
+/// How long lines are collected: too short to be noticed by a reader, long enough for many requests.
 const GATHER: Duration = Duration::from_millis(10);
 
-/// How long the end of the process waits for lines that nobody takes.
+/// How long the end of the process waits for lines that cannot be written.
 const END_MAX: Duration = Duration::from_secs(1);
 
-/// Room that is kept for the next lines, bytes.
+/// The capacity that is kept for further lines, bytes.
 const ROOM_MAX: usize = 1024 * 1024;
 
-/// Dropped, it has written all lines.
+/// Dropping it writes all remaining lines.
 pub struct Log(Arc<Lines>);
 
-/// The lines that wait.
+/// The queue of lines.
 struct Lines {
     waiting: Mutex<Waiting>,
     lines_max: usize,
-    /// A line came, or the last one has.
+    /// Signals a new line, or the end.
     came: Condvar,
-    /// All lines are written, and there will be no more.
+    /// Signals that all lines are written after the end.
     written: Condvar,
 }
 
@@ -52,7 +52,7 @@ enum Stage {
     Ended,
 }
 
-/// Writes log lines to standard error from here on.
+/// Starts to write log lines to standard error.
 pub fn log_to_stderr(settings: &Settings) -> Result<Log, Box<dyn std::error::Error>> {
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
         .map_err(|error| format!("--log {:?}: {error}", settings.log))?;
@@ -60,7 +60,7 @@ pub fn log_to_stderr(settings: &Settings) -> Result<Log, Box<dyn std::error::Err
     let log = Log(Arc::clone(&lines));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
     match settings.log_format {
-        // For people, who know no module of ours; colours only where one looks.
+        // The text format is for people and shows no module names; colours only on a terminal.
         LogFormat::Text => lines.with_target(false).with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
@@ -68,11 +68,11 @@ pub fn log_to_stderr(settings: &Settings) -> Result<Log, Box<dyn std::error::Err
     Ok(log)
 }
 
-/// A panic becomes a log line like any other, in the format that was asked for.
+/// Writes a panic as a log line, in the configured format.
 fn log_panics() {
     let raw = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // The thread that writes the log could only wait for itself.
+        // The writing thread could only wait for itself.
         if std::thread::current().name() == Some(LOG_THREAD) {
             return raw(panic);
         }
@@ -97,7 +97,7 @@ impl Lines {
         Ok(lines)
     }
 
-    /// Writes what comes, until no more will.
+    /// Writes lines until the end.
     fn empty_into(&self, out: &mut impl Write) {
         let mut text = Vec::new();
         let mut waiting = self.waiting.lock();
@@ -108,7 +108,7 @@ impl Lines {
             std::mem::swap(&mut text, &mut waiting.text);
             waiting.lines = 0;
             drop(waiting);
-            // Where nobody takes it, there is nobody to tell.
+            // An error of standard error cannot be reported anywhere.
             let _ = out.write_all(&text).and_then(|()| out.flush());
             text.clear();
             text.shrink_to(ROOM_MAX);
@@ -118,13 +118,13 @@ impl Lines {
         self.written.notify_all();
     }
 
-    /// Whether there is no time left for gathering: more lines would soon be too many.
+    /// Whether the queue is nearly full, so that there is no time to collect more.
     fn is_filling(&self, waiting: &Waiting) -> bool {
         waiting.lines * 2 >= self.lines_max
     }
 }
 
-/// Takes one line, which the formatter hands over in one piece.
+/// Receives one line, which the formatter passes in one piece.
 impl Write for &Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut waiting = self.waiting.lock();
@@ -177,7 +177,7 @@ mod tests {
 
     use super::*;
 
-    /// Says what it is asked to write, and writes once it may.
+    /// Reports what it should write, and writes once it is permitted.
     struct Slow(Sender<String>, Receiver<()>);
 
     impl Write for Slow {
@@ -192,8 +192,8 @@ mod tests {
         }
     }
 
-    /// Goal: lines come whole and in order, wait without holding anybody up, and are bounded. Method: a place to
-    /// write to that takes nothing while more lines come than may wait.
+    /// Goal: lines arrive complete and in order, block nobody, and are bounded. Method: a writer that blocks
+    /// while more lines arrive than may wait.
     #[test]
     fn lines_wait_in_order_and_no_more_than_may() {
         let (written, received) = channel();
@@ -205,13 +205,13 @@ mod tests {
         assert_eq!(received.recv().unwrap(), "a\n");
         ["b\n", "c\n", "d\n", "e\n", "f\n"].into_iter().for_each(note);
         assert_eq!(lines.waiting.lock().dropped, 2);
-        drop(may); // from now on nothing waits
+        drop(may); // from now on nothing blocks
         drop(log);
         assert_eq!(received.try_recv().unwrap(), "b\nc\nd\n");
         assert!(received.try_recv().is_err());
     }
 
-    /// A place for lines that a test reads.
+    /// A writer whose lines a test reads.
     #[derive(Clone, Default)]
     struct Read(Arc<Mutex<Vec<u8>>>);
 
@@ -225,8 +225,8 @@ mod tests {
         }
     }
 
-    /// Goal: a panic is one line of the log, with its words and its place. Method: a thread that panics where lines
-    /// go to memory. The hook is the process's: it looks at this thread alone.
+    /// Goal: a panic is one line of the log, with its message and place. Method: a thread that panics while
+    /// lines are written to memory. The hook is global to the process, so it considers only this thread.
     #[test]
     fn a_panic_is_one_line_of_the_log() {
         let read = Read::default();

@@ -1,4 +1,4 @@
-//! The command line: one file a command.
+//! The command line: one file for each command.
 
 mod account;
 mod backup;
@@ -27,7 +27,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use interrupt::{Interrupted, StopSignals};
 pub use log::{Log, log_to_stderr};
 
-/// What a command ends in. The error is for people: it is printed as it stands.
+/// The result of a command. Its error is for people, and is printed unchanged.
 pub type Done = Result<(), Box<dyn std::error::Error>>;
 
 /// The sync server for offline-first apps: two plain HTTP calls, SQLite inside
@@ -38,17 +38,17 @@ struct CommandLine {
     command: Command,
 }
 
-/// The help of the program; `command` puts the commands, by subject, before what `BEGIN` says.
+/// The template of the program's help; `command` inserts the commands by subject before `BEGIN`.
 const HELP: &str = "{about-with-newline}\n{usage-heading} {usage}{after-help}\n\nOptions:\n{options}";
 
-/// Every command that is not hidden, by subject.
+/// Every visible command, by subject.
 const SUBJECTS: [(&str, &[&str]); 3] = [
     ("Begin", &["demo", "serve"]),
     ("Build an app", &["schema", "openapi", "device"]),
     ("Operate a server", &["account", "backup", "restore", "purge", "copy", "epoch", "distribute"]),
 ];
 
-/// Where to begin, under the help of the program.
+/// How to begin, at the end of the program's help.
 const BEGIN: &str = "\
 Try it:  rollcall demo
 Run it:  rollcall serve --schema schema.toml --database sqlite:app.db
@@ -77,14 +77,14 @@ enum Command {
     Reference(reference::Reference),
 }
 
-/// The whole command line.
+/// The definition of the command line.
 fn command() -> clap::Command {
     let program = CommandLine::command().mut_subcommand("serve", serve::shorten_help);
     let commands = by_subject(&program);
     program.after_help(format!("{commands}{BEGIN}"))
 }
 
-/// The commands with what each does, a paragraph a subject.
+/// The commands with their descriptions, one paragraph for each subject.
 fn by_subject(program: &clap::Command) -> String {
     let mut text = String::new();
     for (subject, names) in SUBJECTS {
@@ -98,7 +98,7 @@ fn by_subject(program: &clap::Command) -> String {
     text
 }
 
-/// Runs the program with these arguments; the first is its name.
+/// Runs the program with these arguments; the first one is its name.
 pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
     let mut matches = command().get_matches_from(args);
     let line = CommandLine::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
@@ -120,7 +120,7 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitC
     exit_code(done)
 }
 
-/// Prints what went wrong, and says it in the exit code: 130 if the command was interrupted.
+/// Prints the error of a command; returns the exit code, which is 130 after an interrupt.
 pub fn exit_code(done: Done) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -139,7 +139,7 @@ pub fn exit_code(done: Done) -> ExitCode {
 mod tests {
     use super::*;
 
-    /// Calls `each` with every command that is not hidden, and its whole name.
+    /// Calls `each` with every visible command and its full name.
     fn walk(command: &clap::Command, name: &str, each: &mut dyn FnMut(&str, &clap::Command)) {
         each(name, command);
         for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
@@ -147,7 +147,7 @@ mod tests {
         }
     }
 
-    /// Goal: the help of the program leaves no command out, and names none twice.
+    /// Goal: the program's help contains each command exactly once.
     #[test]
     fn every_command_has_one_subject() {
         let program = command();
@@ -159,8 +159,8 @@ mod tests {
         assert_eq!(listed, shown);
     }
 
-    /// Goal: a reader sees what a command needs without scrolling, and every text is an order. Method: `-h` has
-    /// fewer than 60 lines of 100 columns; no text begins with an article or with a verb in the third person.
+    /// Goal: the help of each command fits a screen, and every text is an imperative. Method: `-h` has fewer
+    /// than 60 lines of 100 columns; no text begins with an article or with a verb in the third person.
     #[test]
     fn short_help_fits_a_screen_and_every_text_is_an_order() {
         let mut texts = 0;

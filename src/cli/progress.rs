@@ -1,7 +1,8 @@
 use std::io::{IsTerminal, Write as _};
 use std::time::{Duration, Instant};
 
-/// Says how far a command is, on standard error: one line that changes on a terminal, else a line now and then.
+/// Shows a command's progress on standard error: one changing line on a terminal, otherwise a line from time
+/// to time.
 pub(super) struct Progress {
     on_terminal: bool,
     last: Option<Instant>,
@@ -16,7 +17,7 @@ impl Progress {
     pub fn show(&mut self, line: impl FnOnce() -> String) {
         let pause = if self.on_terminal { Duration::from_millis(100) } else { Duration::from_secs(5) };
         let now = Instant::now();
-        // The first pause is spent in silence: most work is done before it ends.
+        // Nothing is shown during the first pause: most work is finished before it ends.
         let last = *self.last.get_or_insert(now);
         if now.duration_since(last) < pause {
             return;
@@ -24,14 +25,14 @@ impl Progress {
         self.last = Some(now);
         if self.on_terminal {
             eprint!("\r\x1b[K{}", line());
-            let _ = std::io::stderr().flush(); // a terminal that is gone misses nothing
+            let _ = std::io::stderr().flush(); // a closed terminal needs no output
             self.shown = true;
         } else {
             eprintln!("{}", line());
         }
     }
 
-    /// Clears the line; what follows stays.
+    /// Clears the changing line.
     pub fn end(&mut self) {
         if std::mem::take(&mut self.shown) {
             eprint!("\r\x1b[K");
@@ -45,7 +46,7 @@ impl Drop for Progress {
     }
 }
 
-/// Bytes as people read them.
+/// A number of bytes for people.
 pub(super) fn megabytes(bytes: u64) -> String {
     format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000)
 }

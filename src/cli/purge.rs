@@ -12,7 +12,7 @@ use crate::purge;
 use crate::storage::sqlite::Connections;
 use crate::storage::{Forgetful, postgres};
 
-/// How long one transaction waits for its turn beside a busy server.
+/// How long one transaction waits for its turn while a server is busy.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
 /// Remove what is old: deletions that all devices have seen, conflicts, kept responses

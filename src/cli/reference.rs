@@ -60,7 +60,7 @@ command ends with 0 when it did its work, with 1 and a line `error: …` on stan
 the command line is wrong, and with 130 when Ctrl-C ended it.
 ";
 
-/// The settings of `serve` in a table for each heading of its help.
+/// The settings of `serve` as a table for each heading of its help.
 fn settings(program: &Command) -> String {
     let mut page = SETTINGS.to_owned();
     let mut last = None;
@@ -78,7 +78,7 @@ fn settings(program: &Command) -> String {
     page
 }
 
-/// Every command with its usage, what it does and its flags.
+/// Every command with its usage, its description and its flags.
 fn cli(program: &Command) -> String {
     let mut page = CLI.to_owned();
     page.push_str("\n| command | does |\n| --- | --- |\n");
@@ -105,7 +105,7 @@ fn cli(program: &Command) -> String {
     page
 }
 
-/// A command and the commands below it, each with its whole name, in the order of the help.
+/// A command and its subcommands, each with its full name, in the order of the help.
 fn family<'a>(command: &'a Command, name: &str) -> Vec<(String, &'a Command)> {
     let mut family = vec![(name.to_owned(), command)];
     for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
@@ -114,7 +114,7 @@ fn family<'a>(command: &'a Command, name: &str) -> Vec<(String, &'a Command)> {
     family
 }
 
-/// Whether a command does something itself, and is no group of others.
+/// Whether a command does something itself instead of grouping others.
 fn is_leaf(command: &Command) -> bool {
     command.get_subcommands().all(Command::is_hide_set)
 }
@@ -155,7 +155,7 @@ fn default(arg: &clap::Arg) -> String {
     if is_shown { format!("`{}`", grouped(&values.join(","))) } else { String::new() }
 }
 
-/// A number with a comma before every three digits; anything else as it is.
+/// A number with a comma before every three digits; other text unchanged.
 fn grouped(text: &str) -> String {
     if text.len() < 5 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.to_owned();
@@ -190,12 +190,12 @@ fn plain(text: Option<&StyledStr>) -> String {
     text.map(ToString::to_string).unwrap_or_default()
 }
 
-/// A text that stands in a cell of a table.
+/// Escapes text for a cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-/// Text of a help as paragraphs: indented ones are examples.
+/// Help text as paragraphs; indented ones are examples.
 fn prose(text: &str) -> String {
     let mut paragraphs: Vec<String> = Vec::new();
     let mut example = String::new();

@@ -46,7 +46,7 @@ pub(super) struct Serve {
     settings: Settings,
 }
 
-/// The settings that a new deployment looks at first. `-h` lists these alone, `--help` all.
+/// The most important settings of a new deployment. `-h` lists only these, `--help` all.
 const ESSENTIAL_SETTINGS: [&str; 15] = [
     "schema",
     "database",
@@ -65,7 +65,7 @@ const ESSENTIAL_SETTINGS: [&str; 15] = [
     "console_token",
 ];
 
-/// Hides from `-h` all settings but the essential ones.
+/// Hides all settings except the essential ones from `-h`.
 pub(super) fn shorten_help(serve: clap::Command) -> clap::Command {
     serve.mut_args(|arg| {
         let is_essential = ESSENTIAL_SETTINGS.contains(&arg.get_id().as_str());
@@ -77,7 +77,7 @@ impl Serve {
     pub fn run(self) -> Done {
         let schema = Arc::new(read_schema(&self.schema)?);
         let _log = log_to_stderr(&self.settings)?;
-        // Before anything is made: a server that was started twice leaves the database alone.
+        // Before anything is created: a server that was started twice does not touch the database.
         let listener = bind(self.settings.listen)?;
         raise_file_limit(&self.settings, matches!(self.database, Database::Sqlite(_)));
         warn_of_bare_passwords(&self.settings, listener.local_addr()?);
@@ -102,8 +102,8 @@ impl Serve {
     }
 }
 
-/// Warns where passwords would cross a network in the clear: this server speaks no TLS, and nothing says that a proxy
-/// in front of it does.
+/// Warns if passwords may cross a network unencrypted: this server has no TLS, and cannot know whether a
+/// proxy in front of it has.
 fn warn_of_bare_passwords(settings: &Settings, listens: SocketAddr) {
     let is_bare = settings.auth.auth == AuthMode::Local
         && settings.http.trusted_proxies.is_empty()
@@ -117,7 +117,7 @@ fn warn_of_bare_passwords(settings: &Settings, listens: SocketAddr) {
     }
 }
 
-/// A choice as the command line spells it.
+/// A choice as a value of its flag.
 fn flag_value(choice: impl ValueEnum) -> String {
     choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
@@ -153,8 +153,8 @@ pub(super) fn open(
     })
 }
 
-/// The clock, which does not fall behind what is stored: a machine without a battery begins in 1970 or 2001, and what
-/// was stamped so would lose against everything older.
+/// The clock, which must not be behind the stored times. A machine without a battery starts in 1970 or 2001,
+/// and changes with such a time would lose against all older ones.
 fn guarded(
     clock: Clock,
     storage: &dyn Storage,
@@ -192,7 +192,7 @@ pub(super) fn bind(asked: SocketAddr) -> Result<TcpListener, Box<dyn std::error:
     Ok(TcpListener::bind(asked).map_err(|error| format!("cannot listen on {asked}: {error}"))?)
 }
 
-/// Serves the app and its pages until it is told to stop; `ready` runs once it accepts.
+/// Serves the app and its pages until a stop signal; `ready` runs once the server accepts connections.
 pub(super) fn run(app: &Arc<App>, listener: TcpListener, shown: Pages, ready: impl FnOnce()) -> Done {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let drained = runtime.block_on(async {
@@ -216,14 +216,14 @@ pub(super) fn run(app: &Arc<App>, listener: TcpListener, shown: Pages, ready: im
     if drained.cut > 0 {
         tracing::warn!(connections = drained.cut, "cut at the end of the drain time");
     }
-    // What is at work in the database ends first: its rows are kept, whoever waits for the answer or not.
+    // Work in the database is finished first: its rows are committed, whether or not the client still waits.
     drop(runtime);
     housekeeping::last(app);
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Ends with the first SIGTERM or SIGINT. The second ends the process at once, as the system has it.
+/// Completes with the first SIGTERM or SIGINT. The second ends the process at once, as is usual.
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut signals = StopSignals::listen()?;
     Ok(async move {
@@ -241,7 +241,7 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 mod tests {
     use super::*;
 
-    /// Goal: a newcomer's `-h` fits on a screen, and hides nothing that `--help` does not show.
+    /// Goal: `-h` fits a screen for newcomers, and hides nothing that `--help` does not show.
     #[test]
     fn short_help_has_the_essential_settings_and_long_help_has_all() {
         let command = || shorten_help(Serve::augment_args(clap::Command::new("serve")).term_width(100));

@@ -1,11 +1,12 @@
-//! One column, as the contract types it.
+//! One column in the contract of the declared tables.
 
 use serde_json::{Map, Value as Json, json};
 
 use crate::model::Precision;
 use crate::schema::{Column, ColumnType, DefaultValue, Schema, WireValue};
 
-/// Who writes the value: an app may be held to what the server would refuse; the server is believed.
+/// Who writes the value. Values of an app have the limits that the server enforces; values of the server have
+/// none.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum By {
     App,
@@ -20,7 +21,7 @@ pub(super) fn schema_of(column: &Column, by: By, declared: &Schema) -> Json {
     {
         schema.insert("maxLength".into(), length.into());
     }
-    // Any JSON includes null, and without a type OpenAPI has no `nullable`.
+    // Any JSON includes null, and OpenAPI has no `nullable` without a type.
     if !column.required && column.kind != ColumnType::Json {
         schema.insert("nullable".into(), true.into());
     }
@@ -34,8 +35,8 @@ pub(super) fn schema_of(column: &Column, by: By, declared: &Schema) -> Json {
 
 fn typed(kind: ColumnType, precision: Precision) -> Map<String, Json> {
     let schema = match (kind, precision) {
-        // A `oneOf` of number and string would say it all, and Kotlin and Dart make a type of it that holds
-        // neither. Within 2^53 the plain number is right everywhere.
+        // A `oneOf` of number and string would be exact, but Kotlin and Dart generate a type for it that
+        // holds neither. Within 2^53 the plain number is right everywhere.
         (ColumnType::Integer, _) => json!({ "type": "integer", "format": "int64" }),
         (ColumnType::Real, _) => json!({ "type": "number", "format": "double" }),
         (ColumnType::Boolean, _) => json!({ "type": "boolean" }),
@@ -45,7 +46,7 @@ fn typed(kind: ColumnType, precision: Precision) -> Map<String, Json> {
         }
         (ColumnType::Date, _) => json!({ "type": "string", "format": "date" }),
         (ColumnType::Json, _) => json!({}),
-        // `format: byte` is base64 by the standard, but plain text to the generated Kotlin.
+        // `format: byte` is base64 by the standard, but plain text in generated Kotlin.
         (ColumnType::Blob | ColumnType::Text | ColumnType::Decimal | ColumnType::Timestamp, _) => {
             json!({ "type": "string" })
         }
@@ -56,7 +57,7 @@ fn typed(kind: ColumnType, precision: Precision) -> Map<String, Json> {
     }
 }
 
-/// The longest text that is not refused; of `json` the server counts bytes, which a schema cannot.
+/// The longest text that is accepted; for `json` the server counts bytes, which a schema cannot.
 fn length_max(column: &Column) -> Option<usize> {
     match column.kind {
         ColumnType::Text => column.max_length,
@@ -91,8 +92,8 @@ fn describe(column: &Column, declared: &Schema) -> String {
     }
 }
 
-/// What the server puts where an app leaves the column out. In words: a `default` would make some clients
-/// send it in every partial row.
+/// The value of a column that an app leaves out, described in words: with a `default` some clients would send
+/// it in every partial row.
 fn default(column: &Column, precision: Precision) -> Option<String> {
     match column.default.as_ref()? {
         DefaultValue::Now => Some("Left out of a new row, now.".to_owned()),
@@ -103,7 +104,7 @@ fn default(column: &Column, precision: Precision) -> Option<String> {
     }
 }
 
-/// A value that fits the column: the same each time. `key` gives the key of a row that a reference names.
+/// A valid value of the column, always the same. `key` returns the key of a referenced row.
 pub(super) fn example(column: &Column, precision: Precision, key: impl FnOnce() -> String) -> Json {
     let max = column.max_length.unwrap_or(usize::MAX);
     match column.kind {

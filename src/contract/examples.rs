@@ -1,4 +1,5 @@
-//! Examples made from the declared tables, in the place of the wedding planner's. The same each time.
+//! Generates examples for the declared tables, in place of those of the wedding planner. They are always the
+//! same.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -12,7 +13,7 @@ const NOW: &str = "2013-05-02T10:31:02.118Z";
 const EDITED: (u8, u8) = (17, 20);
 const DELETED: (u8, u8) = (18, 5);
 
-/// Puts them where the general document has its own.
+/// Replaces the examples of the general document.
 pub(super) fn replace(document: &mut Json, schema: &Schema) {
     let Some(table) = schema.tables().first() else { return };
     let made = Examples { schema, table };
@@ -90,7 +91,7 @@ fn put(holder: &mut Json, examples: &[(&str, &str, Json)]) {
     holder["content"]["application/json"]["examples"] = named.into();
 }
 
-/// The examples tell of one table, the first, where one will do.
+/// Most examples use one table, the first.
 struct Examples<'a> {
     schema: &'a Schema,
     table: &'a Table,
@@ -114,7 +115,7 @@ impl Examples<'_> {
         Json::Object(members)
     }
 
-    /// An object of the table and what it has.
+    /// An object with the table's name and a list.
     fn of(&self, list: Json) -> Json {
         Json::Object(Map::from_iter([(self.table.name.clone(), list)]))
     }
@@ -237,7 +238,7 @@ impl Examples<'_> {
         }
     }
 
-    /// The same as `changes(true)`, a line a row.
+    /// The same as `changes(true)`, one line for each row.
     fn stream(&self) -> String {
         let table = self.table.name.as_str();
         let lines = [

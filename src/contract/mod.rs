@@ -1,11 +1,12 @@
-//! The contract of one schema: `openapi.yaml` with the declared tables in the place of its open maps.
+//! The contract of one schema: `openapi.yaml` with the declared tables in place of its open maps.
 //!
-//! There is one document that people write. What an app's generator reads is made from it: each schema that
-//! holds for every table gives way to one that names the tables, the rest stays as it is. So the two cannot
-//! drift, and `tests/server/typed_contract.rs` holds that whatever fits the typed document fits the general one.
+//! Only the general document is written by hand. The document for an app's generator is derived from it: each
+//! schema that stands for every table is replaced by one that names the tables, and the rest stays. So the
+//! two cannot diverge, and `tests/server/typed_contract.rs` checks that whatever is valid for the typed
+//! document is valid for the general one.
 //!
-//! The shapes are those that every generator tried here digests and that are right when the code runs:
-//! named properties, no `oneOf`, no `default`, nothing but `$ref` and plain types.
+//! The shapes are those that every tested generator supports and that work at run time: named properties, no
+//! `oneOf`, no `default`, only `$ref` and plain types.
 
 mod column;
 mod examples;
@@ -19,10 +20,10 @@ use serde_json::{Map, Value as Json, json};
 use crate::model::Precision;
 use crate::schema::Schema;
 
-/// The general document, for every schema, as it is written.
+/// The general document, for every schema, unchanged.
 pub const GENERAL: &str = include_str!("../../openapi.yaml");
 
-/// How the paragraph begins that speaks of the general document.
+/// The beginning of the paragraph about the general document.
 const GENERAL_ONLY: &str = "This document holds for every schema";
 
 /// The general document. Some milliseconds of work: ask once.
@@ -49,7 +50,7 @@ pub fn typed(schema: &Schema) -> Result<Json, serde_saphyr::Error> {
     Ok(document)
 }
 
-/// Says for which tables the document is.
+/// Describes for which tables the document is valid.
 fn introduce(document: &mut Json, schema: &Schema) {
     let names: Vec<_> = schema.tables().iter().map(|table| format!("`{}`", table.name)).collect();
     let told = format!(
@@ -66,10 +67,10 @@ fn introduce(document: &mut Json, schema: &Schema) {
     *info = kept.join("\n\n").into();
 }
 
-/// The spelling of times in rows: of the two, the one that this schema has.
+/// The format of times in rows: the one of this schema.
 fn times(schemas: &mut Json, precision: Precision) {
     let (told, given, spelling) = match precision {
-        // No format has this spelling: it is a string, and says so.
+        // This format has no name, so it is described as a string.
         Precision::Seconds => (
             r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$",
             None,
@@ -92,9 +93,9 @@ fn times(schemas: &mut Json, precision: Precision) {
     }
 }
 
-/// What an app sends, as a generated client types it. The server takes more: null for a member that may be left out,
-/// and 0 for the beginning. Leaving out says both; a type of nothing or a value, inside a member that may be left out,
-/// makes clients spell nothing twice.
+/// The requests of an app, as a generated client types them. The server accepts more: null for an optional
+/// member, and 0 for the beginning. Leaving the member out means both. An optional nullable type would make
+/// clients write each case twice.
 fn requests(schemas: &mut Json) {
     let drop_null =
         |schema: &mut Json| schema.as_object_mut().and_then(|schema| schema.shift_remove("nullable"));
@@ -109,7 +110,7 @@ fn requests(schemas: &mut Json) {
     schemas["Batch"]["properties"]["base"]["allOf"] = json!([schema_ref("Version")]);
 }
 
-/// What a query may name, by its names.
+/// Restricts query parameters to the declared names.
 fn parameters(parameters: &mut Json, schema: &Schema) {
     parameters["Since"]["schema"] = schema_ref("Version");
     let names: Vec<_> = schema.tables().iter().map(|table| Json::from(table.name.as_str())).collect();
@@ -122,7 +123,7 @@ fn schema_ref(name: &str) -> Json {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-/// Drops the components that nothing refers to any more; false once there are none.
+/// Removes components without a reference; returns false once there are none.
 fn drop_unused(document: &mut Json) -> bool {
     let mut used = HashSet::new();
     references(document, &mut used);
@@ -152,7 +153,7 @@ fn references(node: &Json, found: &mut HashSet<String>) {
     }
 }
 
-/// Puts members after those that are there.
+/// Adds members after the existing ones.
 fn extend(object: &mut Json, members: Map<String, Json>) {
     if let Some(object) = object.as_object_mut() {
         object.extend(members);

@@ -1,4 +1,4 @@
-//! Names of types, made from names of tables.
+//! Names of types, derived from names of tables.
 
 use std::collections::HashSet;
 
@@ -6,13 +6,13 @@ use serde_json::Value as Json;
 
 use crate::schema::Schema;
 
-/// What a table has a type for; the second half of its name, so that no name is a language's own word.
+/// The types of a table: the second half of each name, so that no name is a reserved word.
 pub(super) const SUFFIXES: [&str; 6] = ["Entry", "Row", "New", "Patch", "Deletion", "Verdict"];
 
 /// The first half of the names of each table's types, in declared order.
 ///
-/// No two types get names that differ only in case or underscores, for generators re-spell them: the later
-/// table, or the one that meets a type of the contract itself, gets a number.
+/// No two types get names that differ only in case or underscores, because generators change these: the later
+/// table, or one that equals a type of the contract itself, gets a number.
 pub(super) fn of_types(schema: &Schema, document: &Json) -> Vec<String> {
     let own = document["components"]["schemas"].as_object().into_iter().flatten();
     let mut taken: HashSet<String> = own.map(|(name, _)| folded(name)).collect();
@@ -31,7 +31,8 @@ pub(super) fn of_types(schema: &Schema, document: &Json) -> Vec<String> {
     names
 }
 
-/// `invitation_categories` as `InvitationCategories`. Table names are ASCII letters, digits and underscores.
+/// Converts `invitation_categories` to `InvitationCategories`. Table names are ASCII letters, digits and
+/// underscores.
 fn pascal(name: &str) -> String {
     let words = name.split('_').filter(|word| !word.is_empty());
     words.map(|word| word[..1].to_ascii_uppercase() + &word[1..]).collect()

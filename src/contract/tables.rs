@@ -6,16 +6,16 @@ use super::column::{By, schema_of};
 use super::{extend, schema_ref};
 use crate::schema::{Column, Schema, Table};
 
-/// The tables, with the first half of the names of their types.
+/// The tables, and the first half of the names of their types.
 struct Tables<'a> {
     declared: &'a Schema,
     names: &'a [String],
 }
 
-/// Puts the declared tables in the place of what holds for every table.
+/// Replaces the schemas that stand for every table by those of the declared tables.
 ///
-/// What lists rows of any table at once (`/conflicts`) stays as it is: it would need a `oneOf`.
-/// Answers stay open to new columns and tables, requests are closed: the server refuses what it does not know.
+/// Lists of rows of any table (`/conflicts`) stay unchanged, since they would need a `oneOf`. Responses stay
+/// open to new columns and tables; requests are closed, because the server refuses unknown members.
 pub(super) fn refine(schemas: &mut Json, declared: &Schema, names: &[String]) {
     let tables = Tables { declared, names };
     let general = schemas.clone();
@@ -34,7 +34,7 @@ pub(super) fn refine(schemas: &mut Json, declared: &Schema, names: &[String]) {
     tables.list(&mut schemas["Changes"]["properties"]["delete"], keys);
     tables.list(&mut schemas["Deletions"], refs("Deletion"));
     tables.list(&mut schemas["AskedKeys"], keys);
-    // New rows and partial rows are of two types, so the one set of both becomes two.
+    // New rows and partial rows have different types, so the one set of both becomes two.
     for (operation, set, suffix) in [("add", "AddedRows", "New"), ("update", "UpdatedRows", "Patch")] {
         let mut rows = general["GivenRows"].clone();
         tables.list(&mut rows, refs(suffix));
@@ -56,7 +56,7 @@ pub(super) fn refine(schemas: &mut Json, declared: &Schema, names: &[String]) {
 }
 
 impl Tables<'_> {
-    /// Makes an open map into an object that names the tables.
+    /// Turns an open map into an object that names the tables.
     fn each(&self, map: &mut Json, value: impl Fn(&str) -> Json) {
         let tables = self.declared.tables().iter().zip(self.names);
         let named: Map<_, _> = tables.map(|(table, name)| (table.name.clone(), value(name))).collect();
@@ -116,8 +116,7 @@ impl Tables<'_> {
     }
 }
 
-/// A general schema of rows with a table's own members in the place of any others: before its own, the key
-/// first.
+/// A general schema of rows with a table's own members in place of others: before its own, the key first.
 fn closed(
     general: &Json,
     description: String,

@@ -10,12 +10,12 @@ use crate::clock::{Clock, Tick};
 use crate::model::{Fence, Owner, Timestamp};
 use crate::storage::{LeaseState, LeaseTerms};
 
-/// The locks of a server that has its database to itself: kept in memory.
+/// The locks of a server that has its database to itself, stored in memory.
 ///
-/// A restart forgets the leases. It cannot repeat a fence, since fences of a run begin above those of
-/// all earlier runs, so a holder from before the restart is told that it lost its lease.
+/// A restart forgets the leases. It cannot repeat a fence, since the fences of a run begin above those of all
+/// earlier runs. So a holder from before the restart learns that it lost its lease.
 ///
-/// A lease ends by the monotonic clock. The times that are shown of it are what the time of day will be then.
+/// A lease ends by the monotonic clock. Its displayed times are what the time of day will be then.
 pub struct LocalLocks {
     clock: Clock,
     terms: LeaseTerms,
@@ -26,28 +26,28 @@ pub struct LocalLocks {
 struct State {
     last_fence: Fence,
     owners: HashMap<Owner, Entry>,
-    /// How many entries there may be before forgotten ones are swept out.
+    /// The number of entries at which old ones are removed.
     sweep_at: usize,
 }
 
-/// The newest lease of an owner, and what goes on under it.
+/// The newest lease of an owner, and the requests under it.
 struct Entry {
     lease: Lease,
-    /// When the holder's hold of the lock began.
+    /// When the holder's present hold began.
     held_from: Tick,
-    /// When the last request of the holder ended, if one did.
+    /// When the last request of the holder ended, if any.
     worked_until: Tick,
-    /// Requests of the holder that are at work. Until they end, nobody else is given the lock.
+    /// Requests of the holder in progress. Until they end, no other device gets the lock.
     at_work: usize,
-    /// The holder gave the lease back, or the owner broke it.
+    /// Set after the holder released the lease, or the owner broke it.
     ended: Option<Ended>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// By its holder, whose request that is at work may end well.
+    /// By its holder; a request in progress may still commit.
     GivenBack,
-    /// By another: what is at work under it must not be kept.
+    /// By another device or the owner: writes in progress under it must not commit.
     Broken,
 }
 
@@ -61,7 +61,7 @@ impl Entry {
         self.at_work > 0 || (self.ended.is_none() && now.tick < self.lease.ends)
     }
 
-    /// The lease begins anew, as far as the hold goes.
+    /// Renews the lease, within the hold.
     fn renew(&mut self, now: Now, terms: LeaseTerms) {
         let hold_left = self.held_from.shifted(terms.hold_ms).ms_since(now.tick);
         if hold_left > 0 {
@@ -71,10 +71,10 @@ impl Entry {
         }
     }
 
-    /// The holder goes on under its lease.
+    /// Continues the holder's lease.
     ///
-    /// Errors: when its hold is over, and until others have had a chance for as long as a lease lasts, this lease: then
-    /// the hold begins anew, if nobody else took the lock.
+    /// Errors: this lease, if the hold is over, until other devices have had a chance for the length of one
+    /// lease. Then a new hold begins, if no other device took the lock.
     fn go_on(&mut self, now: Now, terms: LeaseTerms) -> Result<(), Lease> {
         let free_from = self.lease.ends.max(self.worked_until);
         let rests_until = free_from.shifted(terms.lease_ms);
@@ -89,14 +89,14 @@ impl Entry {
         Ok(())
     }
 
-    /// The lease as it is shown: the time of day may have been set since it was given.
+    /// The lease as it is displayed: the time of day may have been set since it was taken.
     fn shown(&self, now: Now) -> Lease {
         let until = now.time.shifted(self.lease.ends.ms_since(now.tick));
         Lease { until, ..self.lease.clone() }
     }
 
-    /// Whether the caller may go on under the lease: nobody was given the lock since, and it has not ended.
-    /// One that was given back lives on while another request of its holder is at work.
+    /// Whether the caller may continue under the lease: no other device got the lock since, and the lease has
+    /// not ended. A released lease continues while another request of its holder is in progress.
     fn is_newest_of(&self, caller: &Caller) -> bool {
         let open = match self.ended {
             None => true,
@@ -107,18 +107,18 @@ impl Entry {
     }
 }
 
-/// Both clocks, read together.
+/// Both clocks, read at the same time.
 #[derive(Clone, Copy)]
 struct Now {
     time: Timestamp,
     tick: Tick,
 }
 
-/// Below this many owners nothing is swept.
+/// With fewer owners nothing is removed.
 const SWEEP_AT_LEAST: usize = 1_024;
 
 impl LocalLocks {
-    /// Locks whose fences begin after `first_fence`.
+    /// Creates locks whose fences begin after `first_fence`.
     pub fn new(first_fence: Fence, terms: LeaseTerms, clock: Clock) -> Arc<Self> {
         let state = State { last_fence: first_fence, owners: HashMap::new(), sweep_at: SWEEP_AT_LEAST };
         Arc::new(Self { clock, terms, state: Mutex::new(state), listener: OnceLock::new() })
@@ -128,7 +128,7 @@ impl LocalLocks {
         Now { time: self.clock.now(), tick: self.clock.tick() }
     }
 
-    /// Changes an owner's lock, and tells who holds it if that is another one now.
+    /// Changes an owner's lock, and notifies the listener if the holder is another one afterwards.
     fn change<T>(&self, owner: Owner, now: Now, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
         let Some(listener) = self.listener.get() else { return change(&mut state) };
@@ -147,7 +147,7 @@ impl Locks for LocalLocks {
         false
     }
 
-    /// It is told in order, under the locks' own mutex.
+    /// The listener is called in order, under the mutex of the locks.
     fn on_changed(&self, listener: LockListener) {
         let _ = self.listener.set(listener);
     }
@@ -212,7 +212,7 @@ impl Locks for LocalLocks {
 }
 
 impl State {
-    /// The lease under which others must wait.
+    /// The lease that keeps other devices waiting.
     fn held(&self, owner: Owner, now: Now) -> Option<Lease> {
         self.owners.get(&owner).filter(|entry| entry.is_held(now)).map(|entry| entry.shown(now))
     }
@@ -250,7 +250,8 @@ impl State {
             }
         };
         Ok(match self.owners.entry(caller.owner) {
-            // An expired lease that nobody took over is still the newest: its holder goes on under the same fence.
+            // An expired lease that no other device took over is still the newest: its holder continues under
+            // the same fence.
             hash_map::Entry::Occupied(entry) if mine => {
                 let entry = entry.into_mut();
                 entry.go_on(now, terms).map_err(LockError::Busy)?;
@@ -266,7 +267,8 @@ impl State {
         })
     }
 
-    /// Forgets leases that ended long ago, so that memory follows the owners who sync and not all there are.
+    /// Removes leases that ended long ago, so that memory is used for the owners who sync and not for all
+    /// owners.
     fn sweep(&mut self, now: Now, lease_ms: i64) {
         if self.owners.len() < self.sweep_at {
             return;
@@ -293,7 +295,7 @@ impl LockGuard for LocalGuard {
         self.had
     }
 
-    /// The lease cannot have been taken over: while work goes on nobody else is given the lock.
+    /// The lease cannot have been taken over: while a request is in progress no other device gets the lock.
     fn confirm(&self, _: Option<&LeaseState>) -> LockResult<()> {
         let state = self.locks.state.lock();
         match state.owners.get(&self.caller.owner) {
@@ -320,7 +322,7 @@ impl Drop for LocalGuard {
                 entry.at_work -= 1;
                 entry.worked_until = now.tick;
                 if entry.ended.is_none() {
-                    // The lease begins anew when the answer leaves, not when the request came.
+                    // The lease restarts when the response is sent, not when the request arrived.
                     entry.renew(now, self.locks.terms);
                 }
             }

@@ -1,13 +1,14 @@
-//! The sync lock: one device of an owner reconciles at a time.
+//! The sync lock: only one device of an owner reconciles at a time.
 //!
-//! A lease says who holds the lock and until when; its fence rises each time the lock changes hands. Safety never
-//! rests on the lease's time: every write asks once more, as its last step, whether it may still be kept.
+//! A lease names the holder of the lock and its end; its fence rises each time that the lock changes hands.
+//! Safety does not depend on the lease's time: every write checks once more, as its last step, whether it may
+//! commit.
 //!
-//! - `local`: one server has the database to itself. While a holder's request is at work nobody else is given the
-//!   lock.
-//! - `shared`: several servers, and the leases stand in the database. A write holds its owner's row, so nobody else
-//!   is given the lock until it has ended; before and after it a request at work has its lease renewed, as long as
-//!   its server lives. A request without a lease needs none: holding the row is what keeps others out.
+//! - `local`: one server has the database to itself. While a holder's request is in progress no other device
+//!   gets the lock.
+//! - `shared`: several servers, with the leases in the database. A write locks its owner's row, so no other
+//!   device gets the lock until the write has ended. Before and after that, the server renews the lease of a
+//!   request in progress. A request without a lease needs none: the row lock keeps others out.
 
 mod local;
 mod shared;
@@ -22,27 +23,27 @@ use crate::storage::{LeaseState, StorageError};
 pub use local::LocalLocks;
 pub use shared::SharedLocks;
 
-/// What a call of the locks ends in.
+/// The result of a lock operation.
 pub type LockResult<T> = Result<T, LockError>;
 
-/// Hears that an owner's lock was taken, or ended, and by whom it is held now. A lease that merely runs out, or is
-/// renewed, is not told.
+/// Called when an owner's lock was taken or ended, with the present holder. The expiry or renewal of a lease
+/// is not reported.
 pub type LockListener = Arc<dyn Fn(Owner, Option<&Lease>) + Send + Sync>;
 
-/// Who holds an owner's lock.
+/// The holder of an owner's lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// The holder.
     pub device: DeviceId,
-    /// As the holder calls itself.
+    /// The name that the holder gave.
     pub device_name: String,
-    /// Above the fence of every earlier holder.
+    /// Higher than the fence of every earlier holder.
     pub fence: Fence,
-    /// Since when; for people, as it may be by another machine's clock.
+    /// When it began; for display, since it may be by another machine's clock.
     pub since: Timestamp,
-    /// Until when, unless the holder asks for anything before; for people, too.
+    /// When it ends unless it is renewed; for display.
     pub until: Timestamp,
-    /// When that is by this server's own monotonic clock: what waits for the end goes by it.
+    /// The same end by this server's monotonic clock, which timers use.
     pub ends: Tick,
 }
 
@@ -52,74 +53,74 @@ impl Lease {
     }
 }
 
-/// Why the lock was not given.
+/// Why the lock was not granted.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another device holds it; or the device itself has held it for as long as it may, and others come first.
+    /// Another device holds it, or the device itself has held it for the maximum time, and others come first.
     #[error("{} holds the lock", .0.device_name)]
     Busy(Lease),
-    /// The fence that the device named is no longer the newest, or never was its own.
+    /// The fence of the request is no longer the newest, or never was the device's own.
     #[error("the lease was lost")]
     Lost,
-    /// Nobody can tell now.
+    /// The locks cannot be read now.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
 /// The locks of all owners.
 pub trait Locks: Send + Sync {
-    /// Whether calls may wait for a database, and so must not be made on the reactor.
+    /// Whether operations may wait for a database, so that they must not run on the reactor.
     fn is_remote(&self) -> bool;
 
-    /// Calls `listener` with every lock that changes hands, whichever server changed it. It must be quick, and must not
-    /// call back. The first listener is the only one.
+    /// Calls `listener` with every lock that changes hands, on any server. It must be fast, and must not call
+    /// the locks. Only the first listener is used.
     fn on_changed(&self, listener: LockListener);
 
-    /// Takes the lock, or renews it for the device that has it: the lease outlives the request.
+    /// Takes the lock, or renews the device's own lease: the lease outlives the request.
     ///
-    /// - `fence`: the lease that the device means to go on under; without it any will do.
+    /// - `fence`: the lease that the device wants to continue; without it any lease is accepted.
     /// - Errors: [`LockError::Busy`] with the holder; [`LockError::Lost`] if `fence` is not the newest.
     fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn LockGuard>>;
 
-    /// Sees to it that the caller may write in this request: under the lease that it has, or without one.
+    /// Lets the caller write in this request, under its lease or without one.
     ///
-    /// Parameters and errors as of [`Locks::take`].
+    /// Parameters and errors as for [`Locks::take`].
     fn enter(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn LockGuard>>;
 
-    /// Renews the lease of its holder; of anyone else it says nothing and changes nothing.
+    /// Renews the lease of its holder; for other callers it does nothing.
     ///
-    /// A lease that ran out stays so: a device that merely looks on every few seconds would else keep all
-    /// others out, long after its sync broke off. Nor does a lease last beyond the hold.
+    /// Does not revive an expired lease. Otherwise a polling device would block the others long after its
+    /// sync failed. A lease never lasts beyond the hold.
     fn renew(&self, caller: &Caller) -> LockResult<()>;
 
-    /// Who holds the lock now.
+    /// The present holder.
     fn holder(&self, owner: Owner) -> LockResult<Option<Lease>>;
 
-    /// Locks that are held now, in no order, at most `locks_max`.
+    /// Locks that are held now, in no particular order, at most `locks_max`.
     fn held_now(&self, locks_max: usize) -> LockResult<Vec<(Owner, Lease)>>;
 
-    /// Gives the lock back; a caller that does not hold it loses nothing.
+    /// Releases the lock if the caller holds it.
     fn give_back(&self, caller: &Caller) -> LockResult<()>;
 
-    /// Ends the lease of whoever holds the lock. What its holder is writing is not kept.
+    /// Revokes the present lease; writes in progress under it are rolled back.
     fn break_open(&self, owner: Owner) -> LockResult<()>;
 }
 
-/// A request at work under the lock. Dropped, wherever that happens, it lets others in once the lease has ended.
+/// A request in progress under the lock. Dropping it admits other devices once the lease has ended.
 pub trait LockGuard: Send + Sync {
-    /// The lease that the work is done under, if there is one.
+    /// The lease of the request, if any.
     fn lease(&self) -> Option<&Lease>;
 
     /// Whether the device had the lock before this request.
     fn had_lock(&self) -> bool;
 
-    /// Asked as the last step before a write is kept: whether it may be.
+    /// Called as the last step before a commit: whether the write may be committed.
     ///
-    /// - `held`: the lease as the write's transaction holds it, where the engine keeps leases.
-    /// - Errors: [`LockError::Lost`] if the lease was broken or taken over meanwhile; [`LockError::Busy`] if there
-    ///   was none and another device has taken the lock since.
+    /// - `held`: the lease as the write's transaction has it, if the engine stores leases.
+    /// - Errors: [`LockError::Lost`] if the lease was broken or taken over since; [`LockError::Busy`] if
+    ///   there was none and another device has taken the lock since.
     fn confirm(&self, held: Option<&LeaseState>) -> LockResult<()>;
 
-    /// Ends the work: the device keeps the lock, or gives it back.
+    /// Ends the request: the device keeps the lock, or releases it.
     fn end(&self, keeps_lock: bool) -> LockResult<()>;
 }

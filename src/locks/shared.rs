@@ -12,32 +12,33 @@ use crate::clock::{Clock, Tick};
 use crate::model::{DeviceId, Fence, Owner};
 use crate::storage::{LeaseState, LeaseStore, LeaseTerms};
 
-/// The locks of several servers over one database: leases stand in the owners' rows, by the database's clock.
+/// The locks of several servers on one database: leases are stored in the owners' rows, by the database's
+/// clock.
 pub struct SharedLocks {
     store: Arc<dyn LeaseStore>,
     clock: Clock,
     terms: LeaseTerms,
     at_work: Arc<AtWork>,
-    /// Ends the thread that renews leases of requests at work, as it is dropped.
+    /// Dropping it ends the thread that renews leases of requests in progress.
     _ends: Sender<()>,
 }
 
-/// Requests of this server that are at work under a lease: how many of each device, and since when.
+/// Requests of this server in progress under a lease: how many for each device, and since when.
 type AtWork = Mutex<HashMap<(Owner, DeviceId), (usize, Instant)>>;
 
-/// A lease that has less than this part of its time left is renewed: to write for each request would cost as much
-/// as a small sync.
+/// A lease is renewed when less than this part of its time is left: a write for each request would cost as
+/// much as a small sync.
 const RENEWED_BELOW: i64 = 4;
 
 impl SharedLocks {
-    /// Locks whose leases are kept in `store`.
+    /// Creates locks whose leases are stored in `store`.
     pub fn new(store: Arc<dyn LeaseStore>, terms: LeaseTerms, clock: Clock) -> Arc<Self> {
         let lease_ms = terms.lease_ms;
         let (ends, ended) = channel::<()>();
         let at_work = Arc::<AtWork>::default();
         let (renewed, by) = (Arc::downgrade(&at_work), Arc::clone(&store));
         let third = Duration::from_millis(lease_ms.unsigned_abs().div_ceil(3).max(1));
-        // It ends with the locks, and does not keep them.
+        // The thread ends with the locks, and does not keep them alive.
         std::thread::spawn(move || {
             while ended.recv_timeout(third) == Err(RecvTimeoutError::Timeout) {
                 renew_at_work(&renewed, &*by, lease_ms, third);
@@ -50,8 +51,8 @@ impl SharedLocks {
         self.terms.lease_ms - self.terms.lease_ms / RENEWED_BELOW
     }
 
-    /// The lease of an owner. One that ends later than any lease may was given before the database's clock was set
-    /// back: it is cut, so that it keeps nobody out for longer than a lease lasts.
+    /// The lease of an owner. A lease that ends later than any lease may was taken before the database's
+    /// clock was set back: it is shortened, so that it blocks others for at most the length of a lease.
     fn held(&self, owner: Owner) -> LockResult<Option<LeaseState>> {
         let held = self.store.look(owner)?;
         let latest = held.as_ref().map(|held| held.now.shifted(self.terms.lease_ms));
@@ -62,7 +63,7 @@ impl SharedLocks {
         Ok(held)
     }
 
-    /// The lease as it is, if the caller may have the lock.
+    /// The present lease, if the caller may have the lock.
     fn look(&self, caller: &Caller, fence: Option<Fence>) -> LockResult<Option<LeaseState>> {
         let held = self.held(caller.owner)?;
         let own = held.as_ref().filter(|held| held.is_open_to(caller.device));
@@ -78,12 +79,12 @@ impl SharedLocks {
         }
     }
 
-    /// Whether the holder may go on: not when its hold is over, and until others have had a chance for as long as a lease
-    /// lasts. Then a new hold begins.
+    /// Whether the holder may continue. If its hold is over, it may not until other devices have had a chance
+    /// for the length of one lease. Then a new hold begins.
     fn may_go_on(&self, own: LeaseState) -> LockResult<LeaseState> {
         let LeaseTerms { lease_ms, hold_ms } = self.terms;
         let rests_until = own.until.unwrap_or(own.now).shifted(lease_ms);
-        // Whose clock was set back, its hold begins now.
+        // If the clock was set back, the hold counts from now.
         let is_over = own.now >= own.since.min(own.now).shifted(hold_ms);
         if is_over && own.now < rests_until && !broken::is("hold_unbounded") {
             let rests = LeaseState { until: Some(rests_until), ..own };
@@ -101,8 +102,8 @@ impl SharedLocks {
     }
 }
 
-/// Renews the leases of requests that have been at work for long. If it cannot, they run out, and what is written
-/// under them is not kept.
+/// Renews the leases of long requests in progress. If that fails, they expire, and writes under them are
+/// rolled back.
 fn renew_at_work(at_work: &Weak<AtWork>, store: &dyn LeaseStore, lease_ms: i64, after: Duration) {
     let Some(at_work) = at_work.upgrade() else { return };
     let long: Vec<_> = at_work
@@ -111,7 +112,7 @@ fn renew_at_work(at_work: &Weak<AtWork>, store: &dyn LeaseStore, lease_ms: i64, 
         .filter(|(_, (_, since))| since.elapsed() >= after)
         .map(|(who, _)| *who)
         .collect();
-    // The hold may end meanwhile: others wait for what is under way all the same.
+    // The hold may end meanwhile: other devices wait for requests in progress nevertheless.
     let unbounded = LeaseTerms { lease_ms, hold_ms: i64::MAX / 2 };
     for (owner, device) in long {
         if let Err(error) = store.renew(owner, device, unbounded, i64::MAX) {
@@ -133,7 +134,7 @@ impl Locks for SharedLocks {
     }
 
     fn take(self: Arc<Self>, caller: &Caller, fence: Option<Fence>) -> LockResult<Box<dyn LockGuard>> {
-        // Who waits looks again and again, which must not cost a write.
+        // A waiting device tries again and again, which must not cost a write.
         let held = self.look(caller, fence)?;
         let had = held.is_some_and(|held| held.is_open_to(caller.device));
         let taken = self.store.take(caller.owner, caller.device, &caller.device_name, fence, self.terms)?;
@@ -142,7 +143,7 @@ impl Locks for SharedLocks {
                 let lease = lease_of(&taken, self.clock.tick());
                 Ok(self.work(caller, Some(lease), had))
             }
-            // Another came in between.
+            // Another device took the lock in between.
             None => match self.look(caller, fence)? {
                 Some(held) => Err(LockError::Busy(lease_of(&held, self.clock.tick()))),
                 None => Err(LockError::Lost),
@@ -185,7 +186,7 @@ impl Locks for SharedLocks {
     }
 }
 
-/// A lease that somebody has, as it was looked up at `tick`.
+/// An existing lease, as it was read at `tick`.
 fn lease_of(held: &LeaseState, tick: Tick) -> Lease {
     let until = held.until.unwrap_or(held.now);
     Lease {
@@ -217,7 +218,7 @@ impl LockGuard for SharedGuard {
     fn confirm(&self, held: Option<&LeaseState>) -> LockResult<()> {
         let Some(held) = held else { return Err(LockError::Lost) };
         match &self.lease {
-            // It may have been given back by another request of the device: that ends it well.
+            // Another request of the device may have released it, which is a regular end.
             Some(lease) if held.fence == lease.fence && held.holder == Some(lease.device) => Ok(()),
             _ if broken::is("fence_unchecked_shared") => Ok(()),
             Some(_) => Err(LockError::Lost),
@@ -233,7 +234,7 @@ impl LockGuard for SharedGuard {
         let locks = &self.locks;
         match (&self.lease, keeps_lock) {
             (None, true) => {
-                // Whoever came first has it: the device is told so by its next request.
+                // The first one keeps it: the device learns that with its next request.
                 locks.store.take(*owner, *device, device_name, None, locks.terms)?;
             }
             (Some(_), true) => locks.store.renew(*owner, *device, locks.terms, locks.below_ms())?,

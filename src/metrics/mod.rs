@@ -1,6 +1,6 @@
-//! What a running server counts, for Prometheus and whoever else asks `GET /metrics`.
+//! The metrics of a running server, for Prometheus and other clients of `GET /metrics`.
 //!
-//! Nothing here names an owner, a user or a device: a label has as many values as the contract has routes,
+//! No label contains an owner, a user or a device: a label has as many values as the contract has routes,
 //! statuses and verdicts, and the schema has tables.
 
 pub mod series;
@@ -23,14 +23,14 @@ use series::Series;
 /// The content type of [`Metrics::written`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The route whose answers count as syncs in the series: every way of syncing ends there.
+/// The route whose responses count as syncs in the series: every mode of syncing ends there.
 const SYNC: &str = "/synchronise";
 
-/// Everything that is counted, ready to be counted up: recording costs a look into a small map at most.
+/// All metrics. Recording costs at most a lookup in a small map.
 ///
-/// One for each server, handed to whatever records. The fields are for those who record.
+/// Each server has one, shared by everything that records. The fields are for recording.
 #[derive(Debug)]
-#[allow(missing_docs)] // the help of each family, in `Metrics::new`, says what it is
+#[allow(missing_docs)] // the help of each family, in `Metrics::new`, describes it
 pub struct Metrics {
     pub commits: Counter,
     pub commit_jobs: Histogram,
@@ -52,13 +52,13 @@ pub struct Metrics {
     verdicts: Family<Verdict, Counter>,
     conflicts: Family<Conflict, Counter>,
     cache: Family<Cache, Counter>,
-    /// The last hour of it.
+    /// The metrics of the last hour.
     pub series: Series,
     registry: Registry,
     probes: Mutex<Vec<Probe>>,
 }
 
-/// Looks at something that is not counted as it happens: see [`Metrics::at_scrape`].
+/// Sets a gauge that is not counted as things happen: see [`Metrics::at_scrape`].
 struct Probe(Box<dyn Fn(&Metrics) + Send>);
 
 impl std::fmt::Debug for Probe {
@@ -102,12 +102,12 @@ struct Cache {
     outcome: &'static str,
 }
 
-/// From 0.5 ms, an answer from memory, to 16 s, half of what a request may take by default.
+/// From 0.5 ms, a cached response, to 16 s, half of what a request may take by default.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
 }
 
-/// From 1 to 512: more than a commit ever joined.
+/// From 1 to 512: more jobs than a commit ever has.
 fn jobs() -> Histogram {
     Histogram::new(exponential_buckets(1.0, 2.0, 10))
 }
@@ -119,7 +119,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts from nothing.
+    /// Creates all metrics with zero values.
     pub fn new() -> Self {
         let mut all = Self {
             commits: Counter::default(),
@@ -146,7 +146,7 @@ impl Metrics {
             registry: Registry::with_prefix("rollcall"),
             probes: Mutex::default(),
         };
-        // The help is what an operator reads; the encoder adds `_total` to counters and a full stop.
+        // The help is for operators; the encoder adds `_total` to counters and a full stop.
         let r = &mut all.registry;
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         r.register("build", "The release that runs", build);
@@ -183,7 +183,8 @@ impl Metrics {
         all
     }
 
-    /// A request was answered, or its client hung up (status 0); `took` is `None` where the time says nothing.
+    /// Counts a response, or a disconnected client (status 0); `took` is `None` if the duration means
+    /// nothing.
     pub fn answered(&self, method: &'static str, route: &'static str, status: u16, took: Option<Duration>) {
         self.requests.get_or_create(&Request { method, route, status }).inc();
         if let Some(took) = took {
@@ -197,35 +198,35 @@ impl Metrics {
         }
     }
 
-    /// A request waited for the sync lock, and this came of it.
+    /// Counts a wait for the sync lock and its outcome.
     pub fn lock_waited(&self, outcome: &'static str, waited: Duration) {
         self.lock_seconds.get_or_create(&Outcome { outcome }).observe(waited.as_secs_f64());
     }
 
-    /// So many rows got this verdict.
+    /// Counts rows with this verdict.
     pub fn settled(&self, verdict: &'static str, rows: u64) {
         self.verdicts.get_or_create(&Verdict { verdict }).inc_by(rows);
         self.series.settled(verdict, rows);
     }
 
-    /// The change feed returned so many rows, and looked at so many entries of the ledger for them.
+    /// Counts rows that the change feed returned, and entries of the ledger that it read.
     pub fn fed(&self, rows: u64, entries: u64) {
         self.feed_rows.inc_by(rows);
         self.feed_entries.inc_by(entries);
     }
 
-    /// A conflict was noted.
+    /// Counts a recorded conflict.
     pub fn conflicted(&self, table: &str, policy: &'static str) {
         self.conflicts.get_or_create(&Conflict { table: table.to_owned(), policy }).inc();
     }
 
-    /// A cache was asked, and had the answer or had not.
+    /// Counts a hit or a miss of a cache.
     pub fn looked_up(&self, cache: &'static str, hit: bool) {
         let outcome = if hit { "hit" } else { "miss" };
         self.cache.get_or_create(&Cache { cache, outcome }).inc();
     }
 
-    /// Has `look` set a gauge whenever somebody reads the metrics. It must be quick.
+    /// Calls `look` to set a gauge whenever the metrics are read. It must be fast.
     pub fn at_scrape(&self, look: impl Fn(&Self) + Send + 'static) {
         self.probes.lock().push(Probe(Box::new(look)));
     }
@@ -237,11 +238,11 @@ impl Metrics {
         }
     }
 
-    /// All of it, as OpenMetrics text.
+    /// All metrics as OpenMetrics text.
     pub fn written(&self) -> String {
         self.look();
         let mut text = String::new();
-        // A `String` takes whatever is written to it.
+        // Writing to a `String` cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
     }
@@ -270,7 +271,7 @@ impl EngineObserver for Metrics {
 mod tests {
     use super::*;
 
-    /// Goal: the text is what a scraper reads. Method: one of each kind, looked up by line.
+    /// Goal: a scraper can read the text. Method: one metric of each kind, found by its line.
     #[test]
     fn what_is_counted_is_written() {
         let metrics = Metrics::new();

@@ -1,4 +1,4 @@
-//! The last hour in steps of ten seconds, for a chart: kept in memory, as large whatever happens.
+//! The last hour in steps of ten seconds, for a chart, in constant memory.
 
 use std::time::Duration;
 
@@ -8,22 +8,23 @@ use std::time::Instant;
 /// How long a step is, s.
 pub const STEP_S: u64 = 10;
 
-/// How many steps are kept: an hour of them, and the one that is under way.
+/// How many steps are stored: an hour of them, and the current one.
 const STEPS: usize = 361;
 
-/// Verdicts that are told apart, in the order in which they are told.
+/// The counted verdicts, in the order of the report.
 pub const VERDICTS: [&str; 9] =
     ["added", "updated", "merged", "deleted", "same", "kept", "gone", "absent", "rejected"];
 
-/// Bounds of the latencies that are told apart: from 0.1 ms on, each 1.3 times the one before, to some 40 s.
+/// Number of latency buckets: the first bound is 0.1 ms, and each is 1.3 times the one before, up to some 40
+/// s.
 const LATENCIES: usize = 50;
 const SHORTEST_MS: f64 = 0.1;
 const FACTOR: f64 = 1.3;
 
-/// What happened in one step.
+/// The counts of one step.
 #[derive(Clone, Debug)]
 struct Step {
-    /// Which step since the beginning; a slot of the ring is used again an hour later.
+    /// The number of the step since the start; a slot of the ring is reused after an hour.
     number: u64,
     syncs: u64,
     refused: u64,
@@ -36,7 +37,7 @@ impl Step {
         Self { number, syncs: 0, refused: 0, verdicts: [0; VERDICTS.len()], latencies: [0; LATENCIES] }
     }
 
-    /// The latency, ms, that `share` of the syncs stayed below; `None` without syncs.
+    /// The latency, ms, that `share` of the syncs did not exceed; `None` without syncs.
     fn percentile(&self, share: f64) -> Option<f64> {
         let all: u32 = self.latencies.iter().sum();
         let wanted = (f64::from(all) * share).ceil().max(1.0);
@@ -51,16 +52,16 @@ impl Step {
     }
 }
 
-/// What is told of the last hour: one entry for each step, the oldest first, the one that is under way last.
+/// The report of the last hour: one entry for each step, the oldest first, the current one last.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LastHour {
     /// How long ago the first step began.
     pub began: Duration,
-    /// Syncs that were answered.
+    /// Syncs with a response.
     pub syncs: Vec<u64>,
-    /// Half of them took no longer, ms; `None` where there were none. To within 30 %.
+    /// The median latency, ms; `None` without syncs. Exact to 30 %.
     pub p50_ms: Vec<Option<f64>>,
-    /// All but one in a hundred took no longer, ms.
+    /// The latency, ms, that 99 of 100 syncs did not exceed.
     pub p99_ms: Vec<Option<f64>>,
     /// Rows by verdict.
     pub verdicts: Vec<(&'static str, Vec<u64>)>,
@@ -68,7 +69,7 @@ pub struct LastHour {
     pub refused: Vec<u64>,
 }
 
-/// The last hour.
+/// Records the last hour.
 #[derive(Debug)]
 pub struct Series {
     began: Instant,
@@ -82,7 +83,7 @@ impl Default for Series {
 }
 
 impl Series {
-    /// A sync was answered, and took so long.
+    /// Counts a sync with its duration.
     pub(super) fn synced(&self, took: Duration) {
         self.note(self.began.elapsed(), |step| {
             step.syncs += 1;
@@ -90,19 +91,19 @@ impl Series {
         });
     }
 
-    /// A request was refused, or failed.
+    /// Counts a request that was refused or failed.
     pub(super) fn refused(&self) {
         self.note(self.began.elapsed(), |step| step.refused += 1);
     }
 
-    /// So many rows got this verdict.
+    /// Counts rows with this verdict.
     pub(super) fn settled(&self, verdict: &str, rows: u64) {
         if let Some(index) = VERDICTS.iter().position(|known| *known == verdict) {
             self.note(self.began.elapsed(), |step| step.verdicts[index] += rows);
         }
     }
 
-    /// The last hour, or as much of it as the server has run.
+    /// The last hour, or the time since the server's start.
     pub fn report(&self) -> LastHour {
         self.report_at(self.began.elapsed())
     }
@@ -112,7 +113,7 @@ impl Series {
         let slot = number as usize % STEPS;
         let mut steps = self.steps.lock();
         if steps.len() <= slot {
-            // Slots fill up in order, so the ring grows with the hours of the server and not before.
+            // Slots are added in order, so the ring grows with the server's running time.
             steps.resize(slot + 1, Step::new(u64::MAX));
         }
         if steps[slot].number != number {
@@ -145,7 +146,7 @@ impl Series {
     }
 }
 
-/// The place of the first bound that is no less.
+/// The index of the first bound that is not less.
 fn place_of(took: Duration) -> usize {
     let ms = took.as_secs_f64() * 1_000.0;
     let index = ((ms / SHORTEST_MS).ln() / FACTOR.ln()).ceil().max(0.0);
@@ -178,7 +179,7 @@ mod tests {
             (report.refused.len(), report.refused.first(), report.refused.last()),
             (361, Some(&639), Some(&999))
         );
-        // A silence of more than an hour leaves nothing of before.
+        // A pause of more than an hour leaves nothing of the time before.
         assert!(series.report_at(s(20_000)).refused.iter().all(|refused| *refused == 0));
     }
 

@@ -1,8 +1,8 @@
-//! The time of day, and the time that has passed. The only place that reads the system's clocks for the protocol.
+//! The time of day, and elapsed time. Only this crate reads the system's clocks for the protocol.
 //!
-//! - [`Clock::now`] is the time of day: what is shown, stored and compared with times of other machines. People and
-//!   programs set it, also back.
-//! - [`Clock::tick`] only counts on: whatever lasts for a while (a lease, a limit of attempts, the age of a key set)
+//! - [`Clock::now`] is the time of day: it is displayed, stored and compared with times of other machines.
+//!   People and programs set it, sometimes back.
+//! - [`Clock::tick`] only moves forward: every duration (a lease, a limit of attempts, the age of a key set)
 //!   is measured by it.
 
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use parking_lot::Mutex;
 
 use rollcall_core::model::Timestamp;
 
-/// Tells the time; tests hand in one of their own.
+/// A source of time; tests provide their own.
 #[derive(Clone)]
 pub struct Clock {
     now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     tick: Arc<dyn Fn() -> Tick + Send + Sync>,
 }
 
-/// A moment by the monotonic clock, as milliseconds since a start that means nothing. Ticks of two clocks cannot be
-/// compared.
+/// A moment by the monotonic clock, in milliseconds since an arbitrary start. Ticks of different clocks
+/// cannot be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(i64);
 
@@ -28,7 +28,7 @@ impl Tick {
     /// Later than every other tick.
     pub const NEVER: Self = Self(i64::MAX);
 
-    /// A tick that is so many milliseconds after the start of its clock.
+    /// The tick this many milliseconds after the start of its clock.
     pub const fn from_ms(ms: i64) -> Self {
         Self(ms)
     }
@@ -58,14 +58,14 @@ impl Clock {
         )
     }
 
-    /// A clock that asks `now_fn` for the time of day, and whose ticks go along with it.
+    /// A clock that uses `now_fn` for the time of day and for its ticks.
     pub fn from_fn(now_fn: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         let now: Arc<dyn Fn() -> Timestamp + Send + Sync> = Arc::new(now_fn);
         let ticks = Arc::clone(&now);
         Self { now, tick: Arc::new(move || Tick(ticks().ms())) }
     }
 
-    /// A clock whose time of day may be set without its ticks.
+    /// A clock whose time of day may be set independently of its ticks.
     pub fn of(
         now: impl Fn() -> Timestamp + Send + Sync + 'static,
         tick: impl Fn() -> Tick + Send + Sync + 'static,
@@ -83,13 +83,14 @@ impl Clock {
         (self.tick)()
     }
 
-    /// This clock, which does not fall behind the data.
+    /// This clock, corrected so that it does not fall behind the data.
     ///
-    /// - `newest`: the newest time that is stored.
-    /// - Where the time of day is more than `behind_max` before `newest`, or before what this clock gave last, it
-    ///   cannot be right: a machine without a battery starts in 1970 or 2001. The clock then goes on from the newer
-    ///   time at half the pace, until the time of day has caught up. So it never goes back, and a clock that was
-    ///   corrected by an hour is right again after two. `warn` is called once each time that this begins.
+    /// - `newest`: the newest stored time.
+    /// - If the time of day is more than `behind_max` before `newest`, or before the last time that this
+    ///   clock returned, it must be wrong: a machine without a battery starts in 1970 or 2001. The clock then
+    ///   continues from the newer time at half the speed, until the time of day has caught up. So it never
+    ///   goes back, and a clock that was wrong by an hour is right again after two. `warn` is called each
+    ///   time that this begins.
     pub fn not_behind(
         self,
         newest: Option<Timestamp>,
@@ -111,23 +112,23 @@ impl Clock {
     }
 }
 
-/// What the clock says where it cannot be right.
+/// A time of day that must be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Behind {
-    /// The time of day as the system has it.
+    /// The system's time of day.
     pub given: Timestamp,
-    /// The time that is used in its place.
+    /// The time that is used instead.
     pub newest: Timestamp,
 }
 
 struct Guard {
-    /// The newest time that is known, and when it was.
+    /// The newest known time, and when it was observed.
     newest: Option<(Timestamp, Tick)>,
     is_behind: bool,
 }
 
 impl Guard {
-    /// The time to go by, and whether the clock has just been found to be behind.
+    /// The time to use, and whether the clock has just fallen behind.
     fn judge(&mut self, given: Timestamp, at: Tick, behind_max_ms: i64) -> (Timestamp, bool) {
         if let Some((newest, since)) = self.newest {
             let least = newest.shifted(at.ms_since(since).max(0) / 2);
@@ -202,7 +203,7 @@ mod tests {
         two.set(600 * MINUTE_MS);
         two.shows(NOON + 599 * MINUTE_MS);
         assert_eq!(two.warnings.load(Ordering::SeqCst), 0);
-        Two::new(0, None).shows(0); // nothing is known that it could be behind of
+        Two::new(0, None).shows(0); // no time is known that it could be behind
     }
 
     #[test]
