@@ -1,4 +1,4 @@
-//! What goes up: the rows that wait, cut into requests that the server takes.
+//! The requests of a push: the waiting rows, in parts that the server accepts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Not;
@@ -14,12 +14,12 @@ use rollcall_core::model::{Precision, RowKey, Timestamp, Version};
 use rollcall_core::reconcile::Operation;
 use rollcall_core::schema::{Schema, Table, TableId};
 
-/// What is still to be sent and to be asked for.
+/// What is still to be sent and requested.
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
-    /// Rows to send, in the order in which the server can take them.
+    /// Rows to send, in an order that the server can apply.
     pub rows: VecDeque<(TableId, RowKey)>,
-    /// Rows to ask for.
+    /// Keys of rows to request.
     pub gets: VecDeque<(TableId, RowKey)>,
 }
 
@@ -29,7 +29,7 @@ impl Queue {
         self.rows.is_empty() && self.gets.is_empty()
     }
 
-    /// Puts back what was in a request of which nothing was written.
+    /// Puts the rows of a request back, of which nothing was written.
     pub fn put_back(&mut self, schema: &Schema, sending: &Outstanding) {
         for sent in sending.sent.iter().rev() {
             if let Some(table) = schema.table(&sent.table) {
@@ -43,12 +43,12 @@ impl Queue {
     }
 }
 
-/// What a request says beside rows.
+/// The members of a request apart from rows.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestOptions {
     /// The version that the device's copy was built on.
     pub base: Option<Version>,
-    /// Whether the last request asks for the changes of others.
+    /// Whether the last request also fetches the changes of other devices.
     pub pull: bool,
     /// How many deletions the user has confirmed.
     pub confirm_deletes: Option<u64>,
@@ -58,7 +58,7 @@ pub struct RequestOptions {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Body {
-    /// Rows to make, by table.
+    /// Rows to create, by table.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub add: BTreeMap<String, Vec<Columns>>,
     /// Rows to change.
@@ -67,7 +67,7 @@ pub struct Body {
     /// Rows to delete.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub delete: BTreeMap<String, Vec<Columns>>,
-    /// Keys of rows to answer with.
+    /// Keys of rows to return.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub get: BTreeMap<String, Vec<RowKey>>,
     /// The version that the device's copy was built on.
@@ -76,10 +76,10 @@ pub struct Body {
     /// Whether another request follows under the same lock.
     #[serde(skip_serializing_if = "Not::not")]
     pub keep_lock: bool,
-    /// Whether to answer with what others changed.
+    /// Whether to return what other devices changed.
     #[serde(skip_serializing_if = "Not::not")]
     pub pull: bool,
-    /// Whether the rows are states that a server gave and may have lost.
+    /// Whether the rows are states that a server returned and may have lost.
     #[serde(skip_serializing_if = "Not::not")]
     pub put_back: bool,
     /// How many deletions the user has confirmed.
@@ -100,7 +100,7 @@ impl Body {
         tables.entry(table.name.clone()).or_default().push(item);
     }
 
-    /// The key of the row at a place of the body, such as `add`, `lists` and 0.
+    /// The key of the row at a position of the body, such as `add`, `lists` and 0.
     pub fn key_at(&self, member: &str, table: &Table, place: usize) -> Option<RowKey> {
         let tables = match member {
             "add" => &self.add,
@@ -113,15 +113,15 @@ impl Body {
     }
 }
 
-/// Sendings of one request that are remembered.
+/// Sendings of one request that are stored.
 const STAMPS_MAX: usize = 16;
 
-/// A share of `body_bytes_max`: the rest is for names, brackets and `sent_at`.
+/// The usable share of `body_bytes_max`: the rest is for names, brackets and `sent_at`.
 const BODY_SHARE_PERCENT: usize = 80;
 
 impl Store {
-    /// Every row that waits: what is put back, then new and changed rows, each parents first, then deletions children
-    /// first, so that a request never refers to a row of a later one.
+    /// Every waiting row: first what is put back, then new and changed rows, parents first, then deletions,
+    /// children first. So a request never refers to a row of a later one.
     pub fn waiting(&self) -> StoreResult<VecDeque<(TableId, RowKey)>> {
         let mut waiting = VecDeque::new();
         let parents_first = self.schema().parents_first();
@@ -144,8 +144,8 @@ impl Store {
         Ok(waiting)
     }
 
-    /// Takes the next request from the queue and writes it down as outstanding, in one transaction: rows go
-    /// up as they are now, and what the user changes from here on has a later edit number.
+    /// Takes the next request from the queue and stores it as outstanding, in one transaction. It contains
+    /// the rows in their present state; later changes of the user have a higher edit number.
     pub fn next_request(
         &mut self,
         queue: &mut Queue,
@@ -162,7 +162,7 @@ impl Store {
             let Some((id, key)) = queue.rows.front().copied() else { break };
             let table = schema.at(id);
             if let Some(row) = Row::load(&txn, table, key)? {
-                // What is put back is judged by other rules, so it goes up in requests of its own.
+                // Rows that are put back follow other rules, so they are sent in separate requests.
                 if *put_back.get_or_insert(row.local.is_put_back()) != row.local.is_put_back() {
                     break;
                 }
@@ -180,7 +180,7 @@ impl Store {
             }
             queue.rows.pop_front();
         }
-        // A key takes some 40 bytes; the rows have precedence.
+        // A key takes some 40 bytes; rows have priority.
         let keys = limits.get_keys_max.min(bytes_left / 40).max(usize::from(sent.is_empty()));
         for (id, key) in queue.gets.drain(..keys.min(queue.gets.len())) {
             body.get.entry(schema.at(id).name.clone()).or_default().push(key);
@@ -195,15 +195,15 @@ impl Store {
         Ok(sending)
     }
 
-    /// Writes down what is about to be sent: an answer to it may be lost.
+    /// Stores a request before it is sent, since its response may be lost.
     pub(super) fn send_next(&self, sending: &Outstanding) -> StoreResult<()> {
         self.remember(names::OUTSTANDING, &serde_json::to_string(sending)?)
     }
 }
 
 impl Outstanding {
-    /// Marks a sending at `now`. A request that never arrived would else tell the server the clock of its
-    /// first sending, and old edits would pass for new ones.
+    /// Records a sending at `now`. Otherwise a repeated request would report the clock of its first sending,
+    /// and old edits would count as new ones.
     pub(super) fn stamp(&mut self, now: Timestamp) -> Body {
         if self.stamps.len() >= STAMPS_MAX {
             self.stamps.remove(0);
@@ -212,7 +212,7 @@ impl Outstanding {
         self.stamped(self.stamps.len() - 1)
     }
 
-    /// The body as it was sent that time.
+    /// The body of that sending.
     pub(super) fn stamped(&self, place: usize) -> Body {
         Body { sent_at: self.stamps.get(place).cloned(), ..self.body.clone() }
     }

@@ -1,4 +1,4 @@
-//! The calls of the protocol, each repeated as long as that is right.
+//! The calls of the protocol, each repeated as long as that is useful.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use super::text::{Columns, JsonText};
 use rollcall_core::model::{InstallationName, Precision, RowKey, Timestamp, Version};
 use rollcall_core::schema::{Schema, TableId};
 
-/// Why a call failed for good.
+/// Why a call finally failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The server cannot be reached, or did not answer however often it was asked.
+    /// The server is unreachable, or never responded.
     #[error(transparent)]
     NoResponse(#[from] NoResponse),
-    /// The server said no.
+    /// The server refused the request.
     #[error("{0}")]
     Refused(Box<Problem>),
-    /// The server said what the contract does not know.
+    /// The response does not follow the contract.
     #[error("the server's answer to {0} cannot be read: {1}")]
     Garbled(&'static str, String),
 }
@@ -43,17 +43,17 @@ impl CallError {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Problem {
-    /// As HTTP has it.
+    /// The HTTP status.
     pub status: u16,
-    /// What to decide by.
+    /// The code for decisions.
     pub code: String,
     /// For people.
     pub detail: String,
-    /// What is at fault in the request, as a JSON pointer.
+    /// The position of the fault in the request, as a JSON pointer.
     pub at: Option<String>,
-    /// When to ask again.
+    /// When to try again.
     pub retry_after_s: Option<u64>,
-    /// Of a mass deletion: what to confirm.
+    /// For a mass deletion: the number to confirm.
     pub confirm_deletes: Option<u64>,
 }
 
@@ -64,57 +64,57 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// What the roll call told.
+/// A manifest.
 #[derive(Clone, Debug)]
 pub struct Manifest {
-    /// Every live row of every declared table; `None` if nothing changed since the `ETag` that was named.
+    /// Every live row of every declared table; `None` if nothing changed since the given `ETag`.
     pub tables: Option<BTreeMap<TableId, BTreeMap<RowKey, Timestamp>>>,
-    /// Of which version.
+    /// Its version.
     pub version: Version,
-    /// Under which hold of the lock.
+    /// The fence of the lock.
     pub fence: Option<String>,
-    /// Names this answer.
+    /// Its entity tag.
     pub etag: Option<String>,
 }
 
 /// A new token.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Session {
-    /// What every request carries.
+    /// The token for every request.
     pub token: String,
-    /// Which device it names.
+    /// The id of the device.
     pub device_id: String,
 }
 
-/// What the last answers said of the server, and of the installation that asks.
+/// What the last responses reported about the server, and about this installation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerFacts {
     /// The epoch of the server's data.
     pub epoch: Option<u64>,
-    /// How the installation is to name itself.
+    /// The name that the installation must use.
     pub installation: Option<InstallationName>,
 }
 
-/// How long the server may wait for the lock before it answers 423, s.
+/// How long the server may wait for the lock before it responds with 423, s.
 const LOCK_WAIT_S: u64 = 10;
 
-/// A server, as the protocol sees it.
+/// The calls to a server.
 pub struct Calls<'a> {
     remote: &'a mut dyn Remote,
     retries: &'a mut RetryPolicy,
     token: Option<String>,
-    /// The user and the owner whose rows the file holds.
+    /// The user and the owner of the rows in the file.
     pub bound: Option<String>,
-    /// How the installation names itself: as the last answer said, if it said so.
+    /// The name of the installation, as the last response set it.
     pub installation: Option<InstallationName>,
-    /// How often a request was repeated since no answer came.
+    /// How often a request was repeated because no response arrived.
     pub repeats: u64,
-    /// The epoch of the data, as the last answer said that said it.
+    /// The epoch of the data, from the last response that reported it.
     pub epoch: Option<u64>,
 }
 
 impl<'a> Calls<'a> {
-    /// Calls over `remote`, in the name of `token`.
+    /// Calls over `remote` with `token`.
     pub fn new(remote: &'a mut dyn Remote, retries: &'a mut RetryPolicy, token: Option<String>) -> Self {
         Self { remote, retries, token, bound: None, installation: None, repeats: 0, epoch: None }
     }
@@ -125,7 +125,7 @@ impl<'a> Calls<'a> {
         self.send(|_| post("register", &body)).map(|_| ())
     }
 
-    /// `POST /login`; `device_id` makes the new token the old device's.
+    /// `POST /login`; with `device_id` the new token belongs to the old device.
     pub fn log_in(
         &mut self,
         email: &str,
@@ -140,7 +140,8 @@ impl<'a> Calls<'a> {
         read("POST /login", &self.send(|_| post("login", &body))?)
     }
 
-    /// `GET /me`: the user and the owner of the token, as `Sync-For` says them; `None` from a server that is older.
+    /// `GET /me`: the user and the owner of the token, in the form of `Sync-For`; `None` from an older
+    /// server.
     pub fn me(&mut self) -> Result<Option<String>, CallError> {
         #[derive(Deserialize)]
         struct Body {
@@ -156,17 +157,17 @@ impl<'a> Calls<'a> {
         }
     }
 
-    /// What the last answers said of the server and of this installation.
+    /// What the last responses reported about the server and this installation.
     pub fn server_facts(&self) -> ServerFacts {
         ServerFacts { epoch: self.epoch, installation: self.installation }
     }
 
-    /// An answer of `POST /synchronise` has been applied, and with it the counter was raised in the file.
+    /// Called after a response of `POST /synchronise` was applied, which raised the counter in the file.
     pub fn applied(&mut self) {
         self.installation = self.installation.map(InstallationName::next);
     }
 
-    /// `GET /limits`, and how the server writes times.
+    /// `GET /limits`, and the format of times.
     pub fn limits(&mut self) -> Result<(Limits, Precision), CallError> {
         #[derive(Deserialize)]
         struct Body {
@@ -179,7 +180,7 @@ impl<'a> Calls<'a> {
         Ok((body.limits, if seconds { Precision::Seconds } else { Precision::Milliseconds }))
     }
 
-    /// `GET /digests` for the owner's seed; `None` from a server that gives no digests.
+    /// `GET /digests` for the owner's seed; `None` from a server without digests.
     pub fn digest_seed(&mut self) -> Result<Option<String>, CallError> {
         #[derive(Deserialize)]
         struct Body {
@@ -191,9 +192,9 @@ impl<'a> Calls<'a> {
         }
     }
 
-    /// `GET /fetch`: the whole roll call, under the lock, however many pages it has.
+    /// `GET /fetch`: the whole manifest, under the lock, in any number of pages.
     ///
-    /// Errors: `version_moved` if somebody wrote between two pages; begin again.
+    /// Errors: `version_moved` if another device wrote between two pages; the caller must start again.
     pub fn fetch(&mut self, schema: &Schema, known: Option<&str>) -> Result<Manifest, CallError> {
         let names: Vec<&str> = schema.tables().iter().map(|table| table.name.as_str()).collect();
         let mut path = format!("fetch?tables={}", names.join(","));
@@ -202,7 +203,7 @@ impl<'a> Calls<'a> {
         loop {
             let response = self.send(|_| {
                 let mut request = prefer_wait(get(&path));
-                // Only the first page can be left out: the others are then as they were.
+                // Only the first page can be unchanged: then the others are unchanged too.
                 if let (Some(known), None) = (known, &first) {
                     request.headers.push(("if-none-match", known.to_owned()));
                 }
@@ -239,9 +240,9 @@ impl<'a> Calls<'a> {
         }
     }
 
-    /// `POST /synchronise`. `body` gives the body of each attempt: it says when it was sent.
+    /// `POST /synchronise`. `body` returns the body of each attempt, since it contains the time of sending.
     ///
-    /// A repeated attempt leaves the fence out: the first may have been answered, and have given the lock back.
+    /// A repeated attempt has no fence: the first one may have succeeded and released the lock.
     pub fn synchronise(
         &mut self,
         key: Uuid,
@@ -259,7 +260,7 @@ impl<'a> Calls<'a> {
         read("POST /synchronise", &response)
     }
 
-    /// `GET /changes`: a page of what changed since a cursor, or of everything.
+    /// `GET /changes`: a page of the changes since a cursor, or of all rows.
     pub fn changes(&mut self, since: Option<Version>, next: Option<&str>) -> Result<Changes, CallError> {
         let query = match (next, since) {
             (Some(next), _) => serde_urlencoded::to_string([("next", next)]).unwrap_or_default(),
@@ -270,13 +271,13 @@ impl<'a> Calls<'a> {
         read("GET /changes", &self.send(|_| get(&path))?)
     }
 
-    /// `DELETE /lock`. Whether it works does not matter: leases end by themselves.
+    /// `DELETE /lock`. Errors are ignored: leases expire.
     pub fn give_lock_back(&mut self) {
         let request = Request { method: "DELETE", path: "lock".into(), headers: self.who(), body: None };
         let _ = self.remote.send(&request);
     }
 
-    /// Asks until there is an answer that counts. `make` is told how many attempts have failed.
+    /// Sends a request until a final response arrives. `make` receives the number of failed attempts.
     fn send(&mut self, mut make: impl FnMut(u32) -> Request) -> Result<Response, CallError> {
         let (mut failed, mut waited_ms) = (0, 0);
         loop {
@@ -318,7 +319,7 @@ impl<'a> Calls<'a> {
         }
     }
 
-    /// What every request says of who makes it.
+    /// The headers that identify the sender.
     fn who(&self) -> Vec<(&'static str, String)> {
         let Some(token) = &self.token else { return Vec::new() };
         let bound = self.bound.iter().map(|bound| ("sync-for", bound.clone()));
@@ -332,7 +333,7 @@ fn get(path: &str) -> Request {
 }
 
 fn post(path: &str, body: &impl Serialize) -> Request {
-    let body = serde_json::to_vec(body).ok(); // no map here has a key that is no string, and every text was JSON
+    let body = serde_json::to_vec(body).ok(); // no map here has a key that is not a string, and every text was JSON
     Request { method: "POST", path: path.to_owned(), headers: Vec::new(), body }
 }
 
@@ -349,7 +350,7 @@ fn garbled(call: &'static str, reason: &str) -> CallError {
     CallError::Garbled(call, reason.to_owned())
 }
 
-/// The problem that an answer is, also if a proxy wrote it.
+/// The problem of a response, which a proxy may have written.
 fn problem(response: &Response) -> Problem {
     let mut problem: Problem = serde_json::from_slice(&response.body).unwrap_or_default();
     problem.status = response.status;
@@ -361,8 +362,8 @@ fn problem(response: &Response) -> Problem {
     problem
 }
 
-/// The query of a `Link` to the next page. Only the query: the server does not know under which path a
-/// proxy shows it.
+/// The query of a `Link` to the next page. Only the query is used: the server does not know its path behind a
+/// proxy.
 fn next_query(link: &str) -> Option<String> {
     link.split(", <").find_map(|link| {
         let (target, relation) = link.trim_start_matches('<').split_once('>')?;

@@ -1,9 +1,10 @@
-//! What a device decides. Pure: no file, no network, no clock. Whoever writes a client ports this file
-//! first; `fixtures/device` holds every rule as data.
+//! The decisions of a device. They are pure: no file, no network, no clock. Authors of a client port this
+//! file first; `fixtures/device` contains every rule as data.
 //!
-//! Two times belong to a row. `last_update` is the state that the server holds, as it last told it; `base` is
-//! the state that the user's edit was made on. They differ when others change a row that is edited here: the
-//! edit stays, and goes up with its old `base`, so that the server sees the conflict and decides it.
+//! A row has two times. `last_update` is the state that the server holds, as it last reported it. `base` is
+//! the state on which the user's edit was made. They differ when other devices change a row that is edited
+//! here: the edit stays, and is sent with its old `base`, so that the server detects the conflict and decides
+//! it.
 
 use std::collections::BTreeMap;
 
@@ -12,64 +13,64 @@ use serde::{Deserialize, Serialize};
 use rollcall_core::model::{Timestamp, Version};
 use rollcall_core::reconcile::{Operation, Verdict};
 
-/// What an edit was made on that knew of no row of the server's: a state that no row ever has. Not the edit's own
-/// time, which may be the server's row's as well.
+/// The base of an edit that was made without any row of the server: a state that no row ever has. The edit's
+/// own time would not do, since it may also be that of the server's row.
 pub const NO_STATE: Timestamp = Timestamp::from_ms(0);
 
-/// Whether a row has something for the server: the post's flag `synced`, with the reason.
+/// Whether a row has a change for the server, and which: the post's flag `synced`, with the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// As the server told it.
+    /// As the server reported it.
     Clean,
-    /// Made here; the server never acknowledged it.
+    /// Created here; the server has not acknowledged it.
     Added,
     /// Changed here.
     Edited,
-    /// Deleted here; kept until the server agrees.
+    /// Deleted here; kept until the server confirms.
     Deleted,
 }
 
-/// What a device knows of a row, its contents aside.
+/// What a device knows of a row, apart from its contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Local {
-    /// Whether it has something for the server.
+    /// Whether it has a change for the server.
     pub state: State,
-    /// The state that the server holds; `None` if it holds no live row, if a clean row has not been told, or if an
-    /// edit was made on a state that may be another than the server's of that time.
+    /// The state that the server holds; `None` if it holds no live row, if the state of a clean row is
+    /// unknown, or if an edit may have been made on another state with the same time.
     pub last_update: Option<Timestamp>,
-    /// The state that the edit was made on; `None` of one made here. Of a clean row that is to be asked for again, and
-    /// of one that is put back: the state as the device knows it.
+    /// The state on which the edit was made; `None` for a row that was created here. For a clean row that
+    /// must be requested again, and for one that is put back: the state that the device knows.
     pub base: Option<Timestamp>,
-    /// When the user last changed it, by the device's clock. `None` of a clean row. Also `None` of a row that waits
-    /// although its user has not touched it: it is put back, see [`Local::put_back`].
+    /// When the user last changed it, by the device's clock. `None` for a clean row, and for a row that waits
+    /// without a change of its user: it is put back, see [`Local::put_back`].
     pub edited_at: Option<Timestamp>,
 }
 
 impl Local {
-    /// A row just as the server told it.
+    /// A row in the state that the server reported.
     pub const fn clean(last_update: Option<Timestamp>) -> Self {
         Self { state: State::Clean, last_update, base: None, edited_at: None }
     }
 
-    /// A clean row whose contents have to be asked for. `held` is the state that the device knows.
+    /// A clean row whose contents must be requested. `held` is the state that the device knows.
     pub const fn unsure(held: Option<Timestamp>) -> Self {
         Self { state: State::Clean, last_update: None, base: held, edited_at: None }
     }
 
-    /// A clean row that the server gave in the state `held` and may have lost since: it waits to be put back. The
-    /// server holds the older state `last_update`, or no row.
+    /// A clean row that the server returned in the state `held` and may have lost since: it waits to be put
+    /// back. The server holds the older state `last_update`, or no row.
     pub const fn put_back(held: Option<Timestamp>, last_update: Option<Timestamp>) -> Self {
         let state = if last_update.is_some() { State::Edited } else { State::Added };
         Self { state, last_update, base: held, edited_at: None }
     }
 
-    /// Whether it has something for the server.
+    /// Whether it has a change for the server.
     pub fn is_dirty(&self) -> bool {
         self.state != State::Clean
     }
 
-    /// Whether it waits only because the server may have lost it, and not since its user changed it.
+    /// Whether it waits only because the server may have lost it.
     pub fn is_put_back(&self) -> bool {
         matches!(self.state, State::Added | State::Edited) && self.edited_at.is_none()
     }
@@ -79,28 +80,28 @@ impl Local {
         self.is_dirty() && !self.is_put_back()
     }
 
-    /// The state whose contents the device has, of a row that its user has not changed.
+    /// The state of the device's contents, for a row that its user has not changed.
     pub fn held(&self) -> Option<Timestamp> {
         if self.is_put_back() { self.base } else { self.last_update.or(self.base) }
     }
 
-    /// Whether all of its columns go up, or only the changed ones. Half a row can neither be made nor be brought
-    /// back, nor does it fit a state that is not known: so a row that the server may not hold goes up whole.
+    /// Whether all of its columns are sent, or only the changed ones. A partial row can neither be created
+    /// nor revived, and does not fit an unknown state. So a row that the server may not hold is sent whole.
     pub fn goes_whole(&self) -> bool {
         self.state != State::Edited || self.last_update.is_none() || self.is_put_back()
     }
 }
 
-/// What becomes of a local row.
+/// The outcome for a local row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What is known of it from now on; `None`: the device drops the row.
+    /// What is known of it afterwards; `None`: the device drops the row.
     pub local: Option<Local>,
-    /// What it contains from now on.
+    /// Its contents afterwards.
     pub contents: Contents,
 }
 
-/// Whose contents a row has.
+/// The source of a row's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Contents {
@@ -108,7 +109,7 @@ pub enum Contents {
     Mine,
     /// The row that the server sent.
     Theirs,
-    /// The row that the server sent, with the columns on it that were changed after the request was made.
+    /// The row that the server sent, with the columns over it that were changed after the request was made.
     MineOverTheirs,
 }
 
@@ -120,35 +121,35 @@ impl Outcome {
     }
 }
 
-/// How much of the roll call is there.
+/// How much of the manifest has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pages {
-    /// More pages follow: that a row is absent means nothing yet.
+    /// More pages follow: a missing row means nothing yet.
     SoFar,
-    /// The last page has come: a row that is absent is not on the server.
+    /// The last page has arrived: a missing row is not on the server.
     All,
 }
 
 /// Whether the server's past is the one that the device knows.
 ///
-/// A server that was put back to a backup, or begun anew, has forgotten states: what it does not hold is not deleted
-/// therefore. It may also have taken a state since that another device made in the very moment of a forgotten one:
-/// then one time names two states.
+/// A server that was put back to a backup, or started anew, has lost states, so a row that it does not hold
+/// need not be deleted. It may also have accepted a state that another device made at the same time as a lost
+/// one: then one time denotes two states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Epoch {
-    /// It is: see [`past`]. A row that is absent was deleted.
+    /// It is the same: see [`past`]. A missing row was deleted.
     #[default]
     Same,
-    /// It is another, or nothing proves that it is the same. A row that is absent may have been forgotten.
+    /// It is another one, or nothing proves that it is the same. A missing row may have been lost.
     Earlier,
 }
 
-/// Compares what a device remembers of its last complete look at the server with what the server says now. Each is an
-/// epoch and a version of the owner; `None` is a server that does not say its epoch.
+/// Compares the device's last complete view of the server with the server's present state. Each is an epoch
+/// and a version of the owner; `None` stands for a server that does not report its epoch.
 ///
-/// `declared_tables` is `None` if the device holds nothing of any server.
+/// `known` is `None` if the device holds no data of any server.
 pub fn past(known: Option<(Option<u64>, Version)>, now: (Option<u64>, Version)) -> Epoch {
     match known {
         _ if rollcall_core::broken::is("absence_is_deletion_after_restore") => Epoch::Same,
@@ -157,7 +158,7 @@ pub fn past(known: Option<(Option<u64>, Version)>, now: (Option<u64>, Version)) 
     }
 }
 
-/// What to do about one table after the roll call, by key ascending.
+/// The plan for one table after the manifest, by key ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan<K> {
     /// Send these as new.
@@ -166,13 +167,14 @@ pub struct Plan<K> {
     pub update: Vec<K>,
     /// Ask the server to delete these.
     pub delete: Vec<K>,
-    /// Send these as states that the server gave and may have lost: with `put_back`, before anything else.
+    /// Send these as states that the server returned and may have lost: with `put_back`, before everything
+    /// else.
     pub put_back: Vec<K>,
-    /// Ask for these.
+    /// Request these.
     pub get: Vec<K>,
     /// Delete these here, at once.
     pub drop: Vec<K>,
-    /// Remember this of these rows, at once: the server holds another state than was known, or may.
+    /// Store this about these rows, at once: the server holds another state than was known, or may.
     pub note: Vec<(K, Local)>,
 }
 
@@ -184,7 +186,7 @@ impl<K> Default for Plan<K> {
 }
 
 impl<K> Plan<K> {
-    /// A row that waits goes up as what it is once the roll call is known.
+    /// Plans how a waiting row is sent, with what the manifest has shown about it.
     fn send(&mut self, key: K, known: &Local, outcome: Outcome)
     where
         K: Clone,
@@ -205,7 +207,7 @@ impl<K> Plan<K> {
     }
 }
 
-/// Compares the roll call of a table with the local rows: the post's three cases.
+/// Compares the manifest of a table with the local rows: the post's three cases.
 pub fn compare<K: Ord + Clone>(
     theirs: &BTreeMap<K, Timestamp>,
     mine: &BTreeMap<K, Local>,
@@ -219,14 +221,15 @@ pub fn compare<K: Ord + Clone>(
             Some(local) if local.is_users() => {
                 plan.send(key.clone(), local, apply(Some(local), Entry::Row(*at), epoch)); // Case 2
             }
-            // Case 2. A row that nobody changed here is only newer than the server's if the server forgot it.
+            // Case 2. A row without a local change is newer than the server's only if the server lost the
+            // state.
             Some(local) if local.held() > Some(*at) => {
                 let outcome = Outcome::of(Local::put_back(local.held(), Some(*at)), Contents::Mine);
                 plan.send(key.clone(), local, outcome);
             }
             Some(local) if *local == Local::clean(Some(*at)) && epoch == Epoch::Same => {}
             Some(local) => {
-                // To be asked for until it has come.
+                // It must be requested until it has arrived.
                 if local.held() == Some(*at) && epoch == Epoch::Earlier {
                     plan.note.push((key.clone(), Local::unsure(local.held())));
                 }
@@ -243,12 +246,12 @@ pub fn compare<K: Ord + Clone>(
     plan
 }
 
-/// What becomes of a row that a complete list of the server's rows does not have: the post's Case 3.
+/// The outcome for a row that is missing from a complete list of the server's rows: the post's Case 3.
 ///
-/// - A clean row was deleted there if the server's past is the one that the device knows. If it is not, the row may
-///   have been forgotten: it is put back, and the server says by its tombstones what was deleted.
-/// - A row that was synced once and edited since was deleted there against edited here. That is a conflict and
-///   not ours to decide: the edit stays, goes up whole with its `base`, and obeys the verdict.
+/// - A clean row was deleted there if the server's past is the one that the device knows. Otherwise the row
+///   may have been lost: it is put back, and the server reports with its tombstones what was deleted.
+/// - A row that was synchronised once and edited since was deleted there and edited here. That is a conflict
+///   that the server decides: the edit stays, is sent whole with its `base`, and follows the verdict.
 pub fn absent(local: &Local, epoch: Epoch) -> Outcome {
     match local.state {
         State::Clean if epoch == Epoch::Earlier => {
@@ -262,23 +265,23 @@ pub fn absent(local: &Local, epoch: Epoch) -> Outcome {
     }
 }
 
-/// One entry of the change feed, or one row that the server gave on demand.
+/// One entry of the change feed, or one row that was requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// The row is this now; `add` and `update` alike.
+    /// The row has this state now; `add` and `update` alike.
     Row(Timestamp),
     /// The row was deleted.
     Deleted,
 }
 
-/// What becomes of a row of which the server tells a state. An edit that is not settled always stays.
+/// The outcome for a row after a state from the server. An edit without a verdict always stays.
 pub fn apply(local: Option<&Local>, entry: Entry, epoch: Epoch) -> Outcome {
     let result = match entry {
         Entry::Row(at) => Some(at),
         Entry::Deleted => None,
     };
     let Some(local) = local.filter(|local| local.is_users()) else {
-        // Its user has not changed it, or it is not there at all.
+        // Its user has not changed it, or it does not exist.
         let held = local.and_then(Local::held);
         let may_be_lost = epoch == Epoch::Earlier || local.is_some_and(Local::is_put_back);
         return match result {
@@ -290,18 +293,18 @@ pub fn apply(local: Option<&Local>, entry: Entry, epoch: Epoch) -> Outcome {
         };
     };
     if local.state == State::Deleted && result.is_none() {
-        return Outcome::DROP; // both deleted it
+        return Outcome::DROP; // both sides deleted it
     }
     let mut kept = Local { last_update: result, ..*local };
     let doubtful = epoch == Epoch::Earlier || local.last_update.is_none();
     if doubtful && local.state == State::Edited && local.base == result {
-        // The edit may not have been made on what the server holds under that time. If all of the row goes up,
-        // both sides are the same afterwards, whatever it was.
+        // The edit may not have been made on the server's state of that time. If the row is sent whole, both
+        // sides are equal afterwards, whatever that state was.
         kept.last_update = None;
     }
     if local.state == State::Added {
-        // Someone else has made a row under this key. Without a `base` ours would count as made in its
-        // knowledge and replace it unasked: so say that ours was built on nothing.
+        // Another device created a row under this key. Without a `base` the local row would count as made
+        // with knowledge of it and replace it, so it states that it was built on nothing.
         kept.state = State::Edited;
         kept.base = local.base.or(Some(NO_STATE));
     }
@@ -311,28 +314,28 @@ pub fn apply(local: Option<&Local>, entry: Entry, epoch: Epoch) -> Outcome {
 /// What the device had sent of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Under which member of the request.
+    /// The member of the request.
     pub operation: Operation,
-    /// All columns that the device has, or the changed ones alone.
+    /// Whether it sent all columns that it has, or only the changed ones.
     pub whole: bool,
-    /// Whether every declared column was there, so that the server had none to fill in.
+    /// Whether every declared column was sent, so that the server had none to fill in.
     pub complete: bool,
     /// Whether the user changed the row again after the request was made.
     pub edited_since: bool,
 }
 
-/// What the server said of a row.
+/// The server's result for a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowResult {
-    /// What became of it.
+    /// The verdict.
     pub verdict: Verdict,
     /// When the server's row, or its tombstone, last changed.
     pub last_update: Option<Timestamp>,
-    /// Whether the server's row came along.
+    /// Whether the response contained the server's row.
     pub row: bool,
 }
 
-/// What becomes of a row after its verdict. It settles what was sent; what the user did since stays.
+/// The outcome for a row after its verdict. It settles what was sent; later changes of the user stay.
 pub fn apply_verdict(local: &Local, sent: Sent, result: RowResult) -> Outcome {
     use Operation::{Add, Delete, Update};
     let at = result.last_update;
@@ -340,8 +343,8 @@ pub fn apply_verdict(local: &Local, sent: Sent, result: RowResult) -> Outcome {
     let over = if result.row { Contents::MineOverTheirs } else { Contents::Mine };
     let onward = if local.state == State::Deleted { State::Deleted } else { State::Edited };
     match (sent.operation, result.verdict) {
-        // It had arrived before, and the answer was lost that said what the server filled in. The row is there
-        // and nobody has told us what it is: ask, as for any other.
+        // The row had arrived before, and the response with the filled-in columns was lost. The row exists
+        // and its contents are unknown, so it must be requested.
         (Add, Verdict::Same) if !result.row && !sent.complete && !sent.edited_since => {
             Outcome::of(Local::unsure(at), Contents::Mine)
         }
@@ -353,7 +356,7 @@ pub fn apply_verdict(local: &Local, sent: Sent, result: RowResult) -> Outcome {
                 Outcome::of(Local::clean(at), theirs)
             }
         }
-        // The server's row won. An edit made since did not know that row, so its base stays the old one.
+        // The server's row won. A later edit did not know that row, so its base stays the old one.
         (_, Verdict::Kept) if result.row => {
             if sent.edited_since {
                 let base = local.base.or(at);
@@ -362,7 +365,7 @@ pub fn apply_verdict(local: &Local, sent: Sent, result: RowResult) -> Outcome {
                 Outcome::of(Local::clean(at), theirs)
             }
         }
-        // The row is deleted, as asked; unless it was brought back since, in full knowledge of the deletion.
+        // The row is deleted, as requested, unless it was restored since, with knowledge of the deletion.
         (Delete, Verdict::Deleted | Verdict::Same | Verdict::Gone | Verdict::Absent) => {
             if sent.edited_since {
                 let added = Local { state: State::Added, last_update: None, base: at, ..*local };
@@ -371,8 +374,8 @@ pub fn apply_verdict(local: &Local, sent: Sent, result: RowResult) -> Outcome {
                 Outcome::DROP
             }
         }
-        // Deleted there. With a part of the row the server could not have brought it back whatever the policy
-        // says, and an edit made since it has not seen: it decides once more, over the whole row.
+        // Deleted there. The server could not have revived a partial row under any policy, and has not seen a
+        // later edit: it decides again, about the whole row.
         (Add | Update, Verdict::Gone) => {
             if local.state == State::Deleted || (sent.whole && !sent.edited_since) {
                 Outcome::DROP
@@ -382,7 +385,7 @@ pub fn apply_verdict(local: &Local, sent: Sent, result: RowResult) -> Outcome {
                 Outcome::of(edited, Contents::Mine)
             }
         }
-        // Nobody remembers the row, not even that it was deleted: the edit is all there is of it.
+        // The server has neither the row nor a tombstone: the edit is all that exists of it.
         (Update | Add, Verdict::Absent) => {
             if local.state == State::Deleted {
                 Outcome::DROP
@@ -392,30 +395,31 @@ pub fn apply_verdict(local: &Local, sent: Sent, result: RowResult) -> Outcome {
                 Outcome::of(added, Contents::Mine)
             }
         }
-        // It stays here as it is, for its user to mend. A live row always comes along, a tombstone never. So does a
-        // row that is put back and that the server cannot take, say since what it refers to is lost as well.
+        // It stays here for its user to correct. The response contains a live row, but never a tombstone. A
+        // row that is put back stays too if the server cannot accept it, for example because it refers to a
+        // row that was lost as well.
         (_, Verdict::Rejected) => {
             let last_update = at.filter(|_| result.row);
             Outcome::of(Local { last_update, ..*local }, Contents::Mine)
         }
-        // No server says this; losing nothing is the safe reading.
+        // No server returns this; keeping the row is the safe reaction.
         _ => Outcome::of(*local, Contents::Mine),
     }
 }
 
-/// When a row that the server rejected may go up again as it is.
+/// When a rejected row may be sent again unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryWhen {
-    /// In a while, and its user has nothing to mend. Until then it waits like any other.
+    /// After a while, without a correction. Until then it waits like any other.
     Later,
-    /// In this sync or a later one: the rows that it is about may have changed.
+    /// In this sync or a later one: the rows that it depends on may have changed.
     WithOthers,
     /// Once its user has changed it.
     Edited,
 }
 
-/// Reads off a rejection's `code` and `retry_after_s` when the row may go up again.
+/// Determines it from a rejection's `code` and `retry_after_s`.
 pub fn retry_when(code: &str, retry_after_s: Option<u64>) -> RetryWhen {
     match code {
         _ if retry_after_s.is_some() => RetryWhen::Later,
@@ -424,13 +428,13 @@ pub fn retry_when(code: &str, retry_after_s: Option<u64>) -> RetryWhen {
     }
 }
 
-/// What moves the cursor, or does not.
+/// An event that may move the cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CursorEvent {
-    /// The answer to a push that had a `base`. `complete`: the device's copy is all of what that base was,
-    /// by its cursor, or by a whole roll call with every missing row fetched.
+    /// The response to a push with a `base`. `complete`: the device has a complete copy of that base, by its
+    /// cursor, or by a whole manifest with every missing row fetched.
     Pushed {
-        /// The answer's `version`.
+        /// The response's `version`.
         version: Version,
         /// Whether the copy is complete.
         complete: bool,
@@ -442,15 +446,15 @@ pub enum CursorEvent {
         /// Whether more pages follow.
         more: bool,
     },
-    /// 410: the server cannot say what changed since the cursor.
+    /// 410: the server no longer knows what changed since the cursor.
     Expired,
-    /// A roll call that was compared with the copy. What it asks for is still to come, and is known ahead of any
-    /// cursor from before: were it deleted until then, no feed would mention it.
+    /// A manifest that was compared with the copy. The rows that it requests arrive later and ahead of any
+    /// earlier cursor: if they were deleted before then, no feed would mention that.
     Compared,
 }
 
-/// Where the cursor stands after an answer. It moves in the transaction that applied the answer, or the next
-/// sync would skip what a crash lost.
+/// The cursor after a response. It must be stored in the transaction that applies the response; otherwise the
+/// next sync would skip what a crash lost.
 pub fn cursor_after(cursor: Option<Version>, event: CursorEvent) -> Option<Version> {
     match event {
         CursorEvent::Pushed { version, complete: true } | CursorEvent::Page { version, more: false } => {

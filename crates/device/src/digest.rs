@@ -8,12 +8,12 @@ use super::responses::Digest;
 use super::store::{Store, StoreResult};
 use rollcall_core::model::{RowKey, Timestamp};
 
-/// The secret that makes an owner's digests its own.
+/// The owner's secret for digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seed([u8; 16]);
 
 impl Seed {
-    /// Reads 32 hex digits.
+    /// Parses 32 hex digits.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
@@ -31,7 +31,7 @@ impl Seed {
         bytes.iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
     }
 
-    /// The digest of a table: how many rows, and the sum of theirs modulo 2^64.
+    /// The digest of a table: the number of rows, and the sum of their digests modulo 2^64.
     pub fn table(&self, rows: impl Iterator<Item = (RowKey, Timestamp)>) -> Digest {
         let (mut count, mut sum) = (0, 0_u64);
         for (key, last_update) in rows {
@@ -43,8 +43,8 @@ impl Seed {
 }
 
 impl Store {
-    /// What the server's digests must be, if what the device knows of the server is right. An edit that waits
-    /// counts as the state that the server holds of the row.
+    /// The server's digests, if the device's knowledge of the server is right. A waiting edit counts as the
+    /// state that the server holds of the row.
     pub fn digests(&self, seed: &Seed) -> StoreResult<BTreeMap<String, Digest>> {
         let mut digests = BTreeMap::new();
         for table in self.schema().tables() {
@@ -61,7 +61,7 @@ impl Store {
 mod tests {
     use super::*;
 
-    /// The vector was made by another program, Python's hashlib.
+    /// The vector was computed by another program, Python's hashlib.
     #[test]
     fn a_digest_is_what_any_sha256_says() {
         let seed = Seed::parse("000102030405060708090a0b0c0d0e0f").unwrap();

@@ -1,4 +1,4 @@
-//! What the app does with its rows, offline or not, and what then waits for the next sync.
+//! The app's operations on its rows, offline or not, and what waits for the next sync.
 
 use rusqlite::Connection;
 use serde::de::DeserializeSeed;
@@ -13,28 +13,28 @@ use rollcall_core::schema::{Table, ValueSeed, WireValue};
 /// How many rows wait for the next sync.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
-    /// Made here.
+    /// Rows that were created here.
     pub added: u64,
-    /// Changed here.
+    /// Rows that were changed here.
     pub edited: u64,
-    /// Deleted here.
+    /// Rows that were deleted here.
     pub deleted: u64,
-    /// Those among them that the server rejected.
+    /// Rows among them that the server rejected.
     pub rejected: u64,
 }
 
 impl Pending {
-    /// All of them.
+    /// The total.
     pub fn rows(&self) -> u64 {
         self.added + self.edited + self.deleted
     }
 }
 
 impl Store {
-    /// Makes a row, or changes the given columns of one; offline or not.
+    /// Creates a row, or changes the given columns of one; offline or not.
     ///
     /// Errors: a column that the schema does not have, or a value of another type. The server would refuse
-    /// the whole request for it, long after the user has gone.
+    /// the whole request for it, long after the user has left.
     pub fn put(&mut self, table: &str, key: RowKey, columns: &Columns) -> StoreResult<()> {
         let table = self.table(table)?.clone();
         let columns = self.checked(&table, columns)?;
@@ -45,11 +45,12 @@ impl Store {
         let news: Vec<(String, JsonText)> =
             columns.into_iter().filter(|(name, value)| row.contents.get(name) != Some(value)).collect();
         if news.is_empty() && !made && row.local.state != State::Deleted {
-            return Ok(()); // the row is like this already
+            return Ok(()); // the row has these values already
         }
         row.edit = next_edit(&txn)?;
         if made {
-            // What has no default is empty on the server as well, so the row is all there before it is sent.
+            // A column without a default is empty on the server as well, so the row is complete before it is
+            // sent.
             let empty = table.columns.iter().filter(|column| column.default.is_none());
             row.contents.extend(empty.map(|column| (column.name.clone(), JsonText::null())));
         }
@@ -59,7 +60,7 @@ impl Store {
         }
         let known = row.local.last_update.is_some() || row.local.base.is_some();
         if row.local.is_put_back() {
-            row.local.last_update = None; // the edit is not made on what the server holds: all of the row goes up
+            row.local.last_update = None; // the edit was not made on the server's state: the row is sent whole
         }
         row.local = match row.local.state {
             State::Clean if made => Local { state: State::Added, ..row.local },
@@ -86,7 +87,7 @@ impl Store {
         });
         let is_known = row.local.last_update.is_some() || row.local.base.is_some() || in_flight;
         if row.local.state == State::Added && !is_known {
-            Row::remove(&txn, &table, key)?; // nobody else ever knew of it
+            Row::remove(&txn, &table, key)?; // no other device or server knew it
         } else {
             if row.local.state == State::Clean {
                 row.local.base = row.local.held();
@@ -111,7 +112,7 @@ impl Store {
         Row::load_all(&self.conn, self.table(table)?, RowFilter::Shown)
     }
 
-    /// Every row of a table that was deleted here and that the server may still have, by key.
+    /// Every row of a table that was deleted here and that the server may still hold, by key.
     pub fn deleted(&self, table: &str) -> StoreResult<Vec<Row>> {
         Row::load_all(&self.conn, self.table(table)?, RowFilter::Deleted)
     }
@@ -147,7 +148,8 @@ impl Store {
         Ok(all)
     }
 
-    /// Values as the server would write them, so that a row is the same text wherever it was written.
+    /// Converts values to the form in which the server writes them, so that a row is the same text wherever
+    /// it was written.
     fn checked(&self, table: &Table, columns: &Columns) -> StoreResult<Columns> {
         let precision = self.schema().precision;
         let mut checked = Columns::new();

@@ -1,10 +1,10 @@
-//! A complete device: what an app does to keep its own copy and agree with the server.
+//! A complete device: how an app keeps its own copy and synchronises it with the server.
 //!
-//! - [`decide`] is the protocol as a device lives it: pure rules, small enough to port to any language.
+//! - [`decide`] contains the protocol's decisions: pure rules, small enough to port to any language.
 //!   `fixtures/device` has them as data.
-//! - [`Store`] is the app's side: `put`, `delete`, `get`, `list` work offline and mark what waits.
-//! - [`sync()`] is everything else: either way of syncing, lost answers, the lock, the proof at the end. It
-//!   talks to a [`Remote`], which need not be a socket.
+//! - [`Store`] is the app's side: `put`, `delete`, `get`, `list` work offline and record what waits.
+//! - [`sync()`] does everything else: both modes of syncing, lost responses, the lock, the check at the end.
+//!   It uses a [`Remote`], which need not be a socket.
 //!
 //! ```no_run
 //! use rollcall_clock::Clock;

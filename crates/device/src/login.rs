@@ -1,20 +1,20 @@
-//! Who the device is.
+//! Logs the device in.
 
 use super::calls::{CallError, Calls};
 use super::remote::Remote;
 use super::retry::RetryPolicy;
 use super::store::{Store, StoreError, names};
 
-/// What to log in with.
+/// The credentials of a log-in.
 #[derive(Clone, Copy, Debug)]
 pub struct LogIn<'a> {
-    /// As registered.
+    /// The registered email.
     pub email: &'a str,
-    /// Sent, and not kept.
+    /// It is sent, but not stored.
     pub password: &'a str,
-    /// What people call the device.
+    /// The name of the device, for people.
     pub device: &'a str,
-    /// Whether to make the account first.
+    /// Whether to register the account first.
     pub register: bool,
 }
 
@@ -30,14 +30,14 @@ pub enum LoginError {
     /// The rows in the file are another user's.
     #[error("this file has the rows of {0}; make another one with `rollcall device init`")]
     OtherUser(String),
-    /// The same, where the user has no email that is known here.
+    /// The same, if the user's email is not known here.
     #[error("this file has the rows of another user; make another one with `rollcall device init`")]
     OtherToken,
 }
 
-/// Logs the device in, as the same device as before if it ever was.
+/// Logs the device in, as the same device as before if it was ever logged in.
 ///
-/// A file belongs to one user: another one's roll call would lack every row, and all would be dropped.
+/// A file belongs to one user: the manifest of another user would lack every row, and all would be dropped.
 pub fn log_in(
     store: &Store,
     remote: &mut dyn Remote,
@@ -48,7 +48,8 @@ pub fn log_in(
     if let Some(other) = store.recall(names::EMAIL)?.filter(|known| *known != email) {
         return Err(LoginError::OtherUser(other));
     }
-    // An older token, even an expired one, shows the server that this is no stranger who guesses the password.
+    // An older token, even an expired one, shows the server that this is not a stranger who guesses the
+    // password.
     let mut calls = Calls::new(remote, retries, store.recall(names::TOKEN)?);
     if asked.register {
         calls.register(&email, asked.password)?;
@@ -64,9 +65,9 @@ pub fn log_in(
     Ok(())
 }
 
-/// Takes a token of the app's own identity provider, if it is of the user whose rows the file holds.
+/// Stores a token of the app's own identity provider, if it belongs to the user of the file's rows.
 ///
-/// Without a network a file that is bound takes any token: the server refuses a wrong one at the next sync.
+/// Without a network a bound file accepts any token: the server refuses a wrong one at the next sync.
 pub fn take_token(
     store: &Store,
     remote: &mut dyn Remote,
@@ -75,8 +76,8 @@ pub fn take_token(
 ) -> Result<(), LoginError> {
     let mut me = |token: &str| Calls::new(remote, retries, Some(token.to_owned())).me();
     let older = store.recall(names::TOKEN)?.filter(|older| older != token);
-    // Whose rows a file holds that was never bound, only the token can say that they came with. One that has expired
-    // can say no more.
+    // In a file that was never bound, only its older token can identify the owner of the rows. If it has
+    // expired, it cannot.
     if let Some(older) = older.filter(|_| matches!(store.bound(), Ok(None))) {
         match me(&older) {
             Err(CallError::Refused(problem)) if problem.status == 401 => {}

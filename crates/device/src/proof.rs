@@ -1,26 +1,26 @@
-//! The proof at the end of a sync: what the device knows gives the digests that the server tells.
+//! The check at the end of a sync: the device's digests must equal the server's.
 
 use super::digest::Seed;
 use super::responses::Digests;
 use super::store::names;
 use super::sync::{Progress, SyncError, Syncing};
 
-/// What the digests said.
+/// The result of the comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Proof {
-    /// The server does not say, or somebody wrote in the meantime.
+    /// The server sent no digests, or another device wrote in the meantime.
     #[default]
     Unsaid,
     /// Both sides are equal.
     Equal,
-    /// They were not, and are after one repair.
+    /// They differed, and are equal after one repair.
     Repaired,
-    /// They are not, not even after a repair: these tables.
+    /// These tables differ, even after a repair.
     Unequal(Vec<String>),
 }
 
 impl Syncing<'_> {
-    /// Compares the server's digests with what the device knows; repairs once by manifest.
+    /// Compares the server's digests with those of the device; repairs once by manifest.
     pub(super) fn verify(&mut self) -> Result<(), SyncError> {
         let as_of = self.proof.as_ref().map(|said| said.as_of);
         let lost = as_of.is_some() && as_of < self.store.known_version()?;
@@ -28,8 +28,8 @@ impl Syncing<'_> {
             None if !lost => Proof::Unsaid,
             Some(tables) if !lost && tables.is_empty() => Proof::Equal,
             _ => {
-                // Either side holds what the other does not, at one version: nothing proves that a row which is absent
-                // there was deleted.
+                // At one version, each side may hold what the other does not. So a row that is missing there
+                // need not be deleted.
                 (self.progress)(Progress::Repairing);
                 let mode = self.report.mode;
                 self.doubt = true;
@@ -50,17 +50,17 @@ impl Syncing<'_> {
     fn unequal(&mut self) -> Result<Option<Vec<String>>, SyncError> {
         let Some(said) = self.proof.take() else { return Ok(None) };
         if self.store.cursor()? != Some(said.as_of) {
-            return Ok(None); // somebody wrote since: it is a proof of another state
+            return Ok(None); // another device wrote since: the digests are those of another state
         }
         let Some(seed) = self.seed()? else { return Ok(None) };
         let differ = self.differ(&said, &seed)?;
         if !differ.is_empty() {
-            self.store.forget(names::SEED)?; // a server that has forgotten the owner draws another one
+            self.store.forget(names::SEED)?; // a server that has lost the owner creates another one
         }
         Ok(Some(differ))
     }
 
-    /// The tables whose digests are not what the device knows gives.
+    /// The tables whose digests differ.
     fn differ(&self, said: &Digests, seed: &Seed) -> Result<Vec<String>, SyncError> {
         let ours = self.store.digests(seed)?;
         let differ =

@@ -1,4 +1,4 @@
-//! Sends what waits, request by request, and copes with what the server will not take.
+//! Sends what waits, request by request, and handles refusals.
 
 use std::collections::VecDeque;
 
@@ -17,16 +17,17 @@ use rollcall_core::schema::{Schema, Table, TableId};
 /// What a push is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PushMode {
-    /// The way by manifest: the copy is complete once the last missing row has come.
+    /// The sync by manifest: the copy is complete once the last missing row has arrived.
     Manifest,
-    /// The way by cursor: the last request asks what else changed.
+    /// The sync by cursor: the last request fetches the other changes.
     Pull,
     /// What is left after either.
     Nothing,
 }
 
 impl Syncing<'_> {
-    /// Sends a queue, request by request, each settled before the next is made. Gives the last `version`.
+    /// Sends a queue, request by request; each response is applied before the next request. Returns the last
+    /// `version`.
     pub(super) fn push(
         &mut self,
         mut queue: Queue,
@@ -46,8 +47,9 @@ impl Syncing<'_> {
                         Some(_) => queue.put_back(self.store.schema(), &sending),
                         None => self.mend(&mut queue, &sending, *problem)?,
                     }
-                    // The refused request gave the lock back. The next takes it again, and `base` and each
-                    // row's `_base` tell the server what we have seen, whoever came in between.
+                    // The refused request released the lock. The next one takes it again; `base` and each
+                    // row's `_base` tell the server what this device has seen, whichever device wrote in
+                    // between.
                     fence = None;
                     continue;
                 }
@@ -77,15 +79,15 @@ impl Syncing<'_> {
         }
     }
 
-    /// The number that a refused deletion is to be confirmed by, if the user has agreed to as many.
+    /// The number that confirms a refused deletion, if the user has agreed to as many.
     fn agreed_to(&mut self, problem: &Problem) -> Option<u64> {
         let named = problem.confirm_deletes.filter(|_| problem.code == "mass_delete")?;
         self.agreed = self.agreed.checked_sub(named)?;
         Some(named)
     }
 
-    /// Sends one request until it is answered. A refusal means that nothing was written: the request is given
-    /// up. Anything else leaves it outstanding, to be sent again.
+    /// Sends one request until it succeeds. A refusal means that nothing was written: the request is given
+    /// up. After any other error it stays outstanding, to be sent again.
     pub(super) fn send(
         &mut self,
         sending: &Outstanding,
@@ -107,8 +109,8 @@ impl Syncing<'_> {
                     if let Some(report) = self.stored_report(&sending)? {
                         return Ok((sending, report));
                     }
-                    // It was answered in words that we no longer know. The rows say themselves what is new:
-                    // those that the server has are `same`.
+                    // It was answered, but the response is lost for good. A new request shows what is new:
+                    // rows that the server has are `same`.
                     sending = Outstanding { key: Uuid::now_v7(), stamps: Vec::new(), ..sending };
                 }
                 Err(CallError::Refused(problem)) => {
@@ -125,8 +127,8 @@ impl Syncing<'_> {
         Err(SyncError::Restless)
     }
 
-    /// The answer that the server gave to one of the earlier sendings, said again. An earlier sending has
-    /// come, then: no clock is measured by it any more.
+    /// The server's stored response to an earlier sending. That sending has arrived, so the clock is no
+    /// longer measured by it.
     fn stored_report(&mut self, sending: &Outstanding) -> Result<Option<responses::Report>, SyncError> {
         let last = sending.stamps.len().saturating_sub(1);
         for place in (0..last).rev() {
@@ -138,8 +140,8 @@ impl Syncing<'_> {
         Ok(None)
     }
 
-    /// What to do about a refused request: send it without the row at fault, or in smaller parts. One row
-    /// that no server takes must not keep all the others.
+    /// Reacts to a refused request: sends it without the row at fault, or in smaller parts. A row that no
+    /// server accepts must not block the others.
     fn mend(&mut self, queue: &mut Queue, sending: &Outstanding, problem: Problem) -> Result<(), SyncError> {
         let halved = |max: &mut usize| {
             *max /= 2;
@@ -150,7 +152,7 @@ impl Syncing<'_> {
         let smaller = if problem.code == "too_many_rows" {
             halved(&mut limits.rows_max) && halved(&mut limits.get_keys_max)
         } else if is_too_large && sending.sent.len() != 1 {
-            // A line may be so slow that half of the limit is still far too much.
+            // A connection may be so slow that half of the limit is still far too much.
             let sent = serde_json::to_vec(&sending.body).map_or(usize::MAX, |body| body.len());
             limits.body_bytes_max = limits.body_bytes_max.min(sent);
             halved(&mut limits.body_bytes_max)
@@ -176,7 +178,7 @@ impl Syncing<'_> {
         Ok(())
     }
 
-    /// Remembers the rejected rows that would only be rejected again.
+    /// Records the rejected rows that would only be rejected again.
     fn hold_back(&mut self, sending: &Outstanding, report: &responses::Report) {
         let schema = self.store.schema();
         for lists in [&report.add, &report.update, &report.delete] {
@@ -213,7 +215,7 @@ impl Syncing<'_> {
     }
 }
 
-/// The row for whose sake a whole request was refused; `None` if it is not about one row.
+/// The row because of which a whole request was refused; `None` if it does not concern one row.
 fn at_fault<'a>(schema: &'a Schema, sending: &Outstanding, problem: &Problem) -> Option<(&'a Table, RowKey)> {
     if problem.code == "body_too_large" {
         let [sent] = sending.sent.as_slice() else { return None };

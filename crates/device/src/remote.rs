@@ -1,4 +1,5 @@
-//! The way to the server. Everything above it works over any [`Remote`]: tests and simulations need no socket.
+//! The transport to the server. Everything above it works with any [`Remote`]: tests and simulations need no
+//! socket.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use ureq::http;
 pub struct Request {
     /// `GET`, `POST` or `DELETE`.
     pub method: &'static str,
-    /// With its query, without a slash in front: `fetch?page=…`.
+    /// With its query, without a leading slash: `fetch?page=…`.
     pub path: String,
     /// Names in lower case.
     pub headers: Vec<(&'static str, String)>,
@@ -17,10 +18,10 @@ pub struct Request {
     pub body: Option<Vec<u8>>,
 }
 
-/// One answer, whatever its status.
+/// One response, whatever its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// As HTTP has it.
+    /// The HTTP status.
     pub status: u16,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
@@ -35,21 +36,21 @@ impl Response {
     }
 }
 
-/// There was no answer. Whether the server has seen the request cannot be known.
+/// No response arrived. It is unknown whether the server has seen the request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server cannot be reached: {0}")]
 pub struct NoResponse(pub String);
 
-/// Takes a request to the server.
+/// Sends requests to a server.
 pub trait Remote {
-    /// Sends one request and waits for its answer. Neither repeats nor interprets anything.
+    /// Sends one request and waits for its response. It neither repeats nor interprets anything.
     fn send(&mut self, request: &Request) -> Result<Response, NoResponse>;
 }
 
 /// Longer than a request may take on the server (30 s) after the longest wait for the lock (20 s).
 const RESPONSE_TIMEOUT_S: u64 = 75;
 const CONNECT_S: u64 = 10;
-/// Largest answer, bytes: a page of the roll call has some 4 MB, 5,000 large rows have more.
+/// Largest response, bytes: a page of the manifest has some 4 MB, 5,000 large rows have more.
 const RESPONSE_BYTES_MAX: u64 = 1 << 30;
 
 /// A server by its URL.
@@ -65,7 +66,7 @@ impl Http {
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(CONNECT_S)))
             .timeout_global(Some(Duration::from_secs(RESPONSE_TIMEOUT_S)))
-            // The token must not follow a redirect to wherever.
+            // The token must not be sent to the target of a redirect.
             .max_redirects(0)
             .user_agent(concat!("rollcall-device/", env!("CARGO_PKG_VERSION")))
             .build()

@@ -1,4 +1,4 @@
-//! What the server answers, read from JSON. Members that are not known here are ignored: answers may gain some.
+//! The server's responses, read from JSON. Unknown members are ignored, since responses may gain some.
 
 use std::collections::BTreeMap;
 
@@ -14,46 +14,46 @@ use rollcall_core::schema::{Schema, Table};
 type Rows = BTreeMap<String, Vec<Columns>>;
 type Keys = BTreeMap<String, Vec<RowKey>>;
 
-/// The answer of `POST /synchronise`.
+/// The response of `POST /synchronise`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Report {
-    /// Verdicts on what was under `add`, by table, in the order sent.
+    /// Results of the rows under `add`, by table, in the order sent.
     #[serde(default)]
     pub add: BTreeMap<String, Vec<VerdictItem>>,
-    /// Verdicts on what was under `update`.
+    /// Results of the rows under `update`.
     #[serde(default)]
     pub update: BTreeMap<String, Vec<VerdictItem>>,
-    /// Verdicts on what was under `delete`.
+    /// Results of the rows under `delete`.
     #[serde(default)]
     pub delete: BTreeMap<String, Vec<VerdictItem>>,
-    /// The rows that were asked for.
+    /// The requested rows.
     #[serde(default)]
     pub get: Rows,
-    /// The keys that were asked for and name no row.
+    /// The requested keys without a live row.
     #[serde(default)]
     pub missing: Keys,
-    /// What may become the next base.
+    /// The version that may become the next base.
     pub version: Version,
-    /// What others changed, if the request said `pull`.
+    /// What other devices changed, if the request had `pull`.
     pub changes: Option<Changes>,
-    /// Proof of what the server holds.
+    /// The digests of the server's tables.
     pub digests: Option<Digests>,
-    /// The server's clock less the device's.
+    /// The server's clock minus the device's.
     pub clock_offset_ms: Option<i64>,
 }
 
-/// What became of one row. Its key is in `others`, under the name of the table's key column.
+/// The result of one row. Its key is in `others`, under the name of the table's key column.
 #[derive(Clone, Debug, Deserialize)]
 pub struct VerdictItem {
-    /// What became of it.
+    /// The verdict.
     pub verdict: Verdict,
     /// When the server's row, or its tombstone, last changed.
     pub last_update: Option<String>,
-    /// The server's row, where it is not what was sent.
+    /// The server's row, if it differs from what was sent.
     pub row: Option<Columns>,
     /// Why it was rejected.
     pub error: Option<Rejection>,
-    /// Under which number `/conflicts` keeps the loser.
+    /// The id under which `/conflicts` lists the loser.
     pub conflict: Option<String>,
     /// The key, by its column.
     #[serde(flatten)]
@@ -63,16 +63,16 @@ pub struct VerdictItem {
 /// Why a row was rejected.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Rejection {
-    /// Which rule it breaks.
+    /// The rule that it breaks.
     pub code: String,
     /// For people.
     pub detail: String,
-    /// After how long the row may be sent again as it is.
+    /// After how long the row may be sent again unchanged.
     pub retry_after_s: Option<u64>,
 }
 
 impl Rejection {
-    /// When the row may be sent again as it is.
+    /// When the row may be sent again unchanged.
     pub fn retry_when(&self) -> RetryWhen {
         decide::retry_when(&self.code, self.retry_after_s)
     }
@@ -89,41 +89,41 @@ pub struct Changes {
     /// Whether more pages follow.
     #[serde(default)]
     pub more: bool,
-    /// Names the next page.
+    /// The token of the next page.
     pub next: Option<String>,
-    /// Rows made.
+    /// Rows that were created.
     #[serde(default)]
     pub add: Rows,
-    /// Rows changed.
+    /// Rows that were changed.
     #[serde(default)]
     pub update: Rows,
-    /// Keys of rows deleted.
+    /// Keys of rows that were deleted.
     #[serde(default)]
     pub delete: Keys,
-    /// Proof of what the server holds; on the last page.
+    /// The digests of the server's tables; on the last page.
     pub digests: Option<Digests>,
 }
 
-/// What a page of the change feed is part of.
+/// What kind of feed a page belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Every row: what is not mentioned on any page is not on the server.
+    /// Every row: what is on no page is not on the server.
     Full,
     /// What changed since the cursor.
     Diff,
 }
 
-/// Proof of what the server holds.
+/// The digests of the server's tables.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Digests {
-    /// Of which version.
+    /// Their version.
     pub as_of: Version,
     /// Count and sum by table.
     pub tables: BTreeMap<String, Digest>,
 }
 
-/// Proof of one table.
+/// The digest of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Digest {
     /// Live rows.
@@ -132,26 +132,27 @@ pub struct Digest {
     pub root: String,
 }
 
-/// What the server allows; see `GET /limits`.
+/// The server's limits; see `GET /limits`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default)]
 pub struct Limits {
-    /// Rows to add, update and delete in one request.
+    /// Most rows to add, update and delete in one request.
     pub rows_max: usize,
-    /// Keys under `get` in one request.
+    /// Most keys under `get` in one request.
     pub get_keys_max: usize,
-    /// Bytes in one request.
+    /// Most bytes in one request.
     pub body_bytes_max: usize,
 }
 
 impl Default for Limits {
-    /// What any server should take, until it has told its own.
+    /// What any server should accept, until it has sent its own limits.
     fn default() -> Self {
         Self { rows_max: 500, get_keys_max: 500, body_bytes_max: 1 << 20 }
     }
 }
 
-/// A row of an answer in its parts: key, `last_update`, and the columns. `None` if it is no row of the table.
+/// The parts of a row in a response: key, `last_update`, and the columns. `None` if it is not a row of the
+/// table.
 pub fn parts(table: &Table, mut row: Columns) -> Option<(RowKey, Timestamp, Columns)> {
     let key = key_in(table, &row)?;
     row.remove(&table.key);
@@ -159,7 +160,7 @@ pub fn parts(table: &Table, mut row: Columns) -> Option<(RowKey, Timestamp, Colu
     Some((key, at, row))
 }
 
-/// The key of a row, as its column says it.
+/// The key of a row, from its key column.
 pub fn key_in(table: &Table, row: &Columns) -> Option<RowKey> {
     row.get(&table.key).and_then(|key| RowKey::parse(&key.string()?))
 }
@@ -169,12 +170,12 @@ pub fn key(json: &Json) -> Option<RowKey> {
     json.as_str().and_then(RowKey::parse)
 }
 
-/// A time, in either spelling.
+/// A time, in either format.
 pub fn time(text: &str) -> Option<Timestamp> {
     Timestamp::parse(text).ok()
 }
 
-/// The lists of tables that the device knows; a server may have more by now.
+/// The lists of tables that the device declares; a server may have more.
 pub fn declared_tables<T>(
     schema: &Schema,
     tables: BTreeMap<String, Vec<T>>,

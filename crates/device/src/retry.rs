@@ -1,25 +1,25 @@
-//! When to ask again, and for how long.
+//! Decides when to try again, and after how long.
 
 use std::time::Duration;
 
-/// How a device waits; tests hand in one that does not.
+/// How a device retries and waits; tests use one that does not wait.
 pub struct RetryPolicy {
-    /// Attempts at one request while the server cannot be reached or answers 429 or 5xx.
+    /// Most attempts at one request while the server is unreachable or responds with 429 or 5xx.
     pub attempts_max: u32,
     /// Longest time to wait for another device's sync, ms.
     pub lock_wait_max_ms: u64,
     /// Waits.
     pub pause: Box<dyn FnMut(Duration)>,
-    /// Gives any number.
+    /// Returns a random number.
     pub random: Box<dyn FnMut() -> u64>,
 }
 
 /// Bounds of the first pause between two attempts, and of any, ms.
 const PAUSE_FIRST_MS: u64 = 250;
 const PAUSE_MAX_MS: u64 = 30_000;
-/// Who is told to come back later than this says so to the user instead of waiting, ms.
+/// If the server wants a longer pause than this, the error is reported instead, ms.
 const RETRY_AFTER_MAX_MS: u64 = 60_000;
-/// Devices that were all sent away by one lock come back spread over this time, ms.
+/// Devices that one lock refused at the same time try again spread over this time, ms.
 const SPREAD_MS: u64 = 1_000;
 
 impl Default for RetryPolicy {
@@ -28,7 +28,7 @@ impl Default for RetryPolicy {
             attempts_max: 6,
             lock_wait_max_ms: 120_000,
             pause: Box::new(std::thread::sleep),
-            // Without randomness pauses are merely not spread.
+            // Without randomness the pauses are merely not spread.
             random: Box::new(|| getrandom::u64().unwrap_or(0)),
         }
     }
@@ -36,7 +36,7 @@ impl Default for RetryPolicy {
 
 impl RetryPolicy {
     /// The pause after the failed attempt of that number, from 1: exponential, with full jitter, but never
-    /// shorter than what the server asks for. `None`: give up.
+    /// shorter than the server's `Retry-After`. `None`: stop.
     pub fn pause_ms(&mut self, attempt: u32, retry_after_s: Option<u64>) -> Option<u64> {
         if attempt >= self.attempts_max {
             return None;
@@ -49,7 +49,7 @@ impl RetryPolicy {
         }
     }
 
-    /// The pause before the lock is asked for again. `waited_ms`: so far. `None`: give up.
+    /// The pause before the next attempt to take the lock. `waited_ms`: the total so far. `None`: stop.
     pub fn lock_pause_ms(&mut self, waited_ms: u64, retry_after_s: Option<u64>) -> Option<u64> {
         let asked = retry_after_s.unwrap_or(1).saturating_mul(1_000).min(RETRY_AFTER_MAX_MS);
         let pause = asked + self.below(SPREAD_MS);
@@ -73,7 +73,7 @@ mod tests {
     fn pauses_grow_are_spread_and_end() {
         let most: Vec<_> = (1..=6)
             .map(|attempt| {
-                // The largest value that a pause of up to 2^n · 250 ms can take.
+                // The largest value of a pause of up to 2^n · 250 ms.
                 (0..=40_000).step_by(250).filter_map(|n| retries(n).pause_ms(attempt, None)).max()
             })
             .collect();

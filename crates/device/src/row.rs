@@ -21,46 +21,46 @@ macro_rules! columns {
     };
 }
 
-/// Which rows of a table.
+/// Selects rows of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowFilter {
-    /// Those that the user sees.
+    /// Rows that the user sees.
     Shown,
-    /// Those that the user deleted, and whose deletion waits.
+    /// Rows whose deletion by the user waits.
     Deleted,
-    /// Those that the server rejected.
+    /// Rows that the server rejected.
     Rejected,
-    /// Those that a full feed did not mention.
+    /// Rows that a full feed did not mention.
     Unmentioned,
 }
 
-/// A row as the device keeps it.
+/// A row as the device stores it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// Its key.
     pub key: RowKey,
-    /// What the rules need to know of it.
+    /// What the rules need to know.
     pub local: Local,
     /// Columns by name, without the key and `last_update`.
     pub contents: Columns,
-    /// The columns that the user changed, with the edit that last did. Edits are counted over the whole file:
-    /// an answer settles what was sent, and no column with a later number.
+    /// The columns that the user changed, with the number of the last edit. Edits are counted over the whole
+    /// file: a response settles what was sent, and no column with a later number.
     pub changed: BTreeMap<String, u64>,
-    /// The edit that last changed the row in any way.
+    /// The last edit of the row.
     pub edit: u64,
-    /// Why the server rejected it, for its user.
+    /// Why the server rejected it, for the user.
     pub error: Option<String>,
 }
 
 impl Row {
-    /// A row that is not there yet.
+    /// A row that does not exist yet.
     pub fn new(key: RowKey) -> Self {
         let (contents, changed) = (Columns::new(), BTreeMap::new());
         Self { key, local: Local::clean(None), contents, changed, edit: 0, error: None }
     }
 
-    /// Takes an outcome over. `theirs` is the row that the server sent, `settled` the last edit that the
-    /// server has judged. Gives nothing if the row is to be dropped.
+    /// Applies an outcome. `theirs` is the row that the server sent, `settled` the last edit that the server
+    /// has judged. Returns `None` if the row must be dropped.
     pub fn after(mut self, outcome: Outcome, theirs: Option<Columns>, settled: u64) -> Option<Self> {
         let local = outcome.local?;
         self.changed.retain(|_, edit| *edit > settled);
@@ -83,15 +83,15 @@ impl Row {
         Some(self)
     }
 
-    /// The row as a JSON object, for people and apps: its key, then its columns in declared order. What the schema does
-    /// not know comes last.
+    /// The row as a JSON object, for people and apps: its key, then its columns in declared order. Columns
+    /// that the schema does not have come last.
     pub fn shown(&self, table: &Table) -> serde_json::Result<JsonText> {
         let declared = table.columns.iter().filter_map(|column| self.contents.get_key_value(&column.name));
         let others = self.contents.iter().filter(|(name, _)| table.column(name).is_none());
         JsonText::of(&Shown { key: (&table.key, self.key), columns: declared.chain(others).collect() })
     }
 
-    /// The row as it goes up: under which member of a request, and with which members of its own.
+    /// The row as it is sent: the member of the request, and its own members.
     pub fn outgoing(&self, table: &Table) -> (Operation, Columns) {
         let local = &self.local;
         let operation = match local.state {
@@ -104,7 +104,7 @@ impl Row {
         if operation != Operation::Delete {
             item.extend(self.columns_to_send(table).map(|(name, value)| (name.clone(), value.clone())));
         }
-        // What is put back goes up as the state that it is.
+        // A row that is put back is sent as the state that it is.
         let (at, base) = if local.is_put_back() { (local.base, None) } else { (local.edited_at, local.base) };
         for (name, at) in [("last_update", at), ("_base", base)] {
             if let Some(at) = at {
@@ -116,10 +116,10 @@ impl Row {
 
     fn columns_to_send(&self, table: &Table) -> impl Iterator<Item = (&String, &JsonText)> {
         let is_new = self.local.state == State::Added && !self.local.is_put_back();
-        // Columns that the schema has no longer would cost the request.
+        // Columns that the schema no longer has would fail the request.
         let columns = self.contents.iter().filter(|(name, _)| table.column(name).is_some());
         columns.filter(move |(name, value)| {
-            // What is empty in a new row, and never was anything else, need not be said.
+            // An empty column of a new row need not be sent.
             let says = self.local.goes_whole() && (!is_new || !value.is_null());
             says || self.changed.contains_key(*name)
         })
@@ -177,7 +177,7 @@ impl Row {
     }
 }
 
-/// A row as people see it: members in the order in which they stand here.
+/// A row for people, with its members in this order.
 struct Shown<'a> {
     key: (&'a str, RowKey),
     columns: Vec<(&'a String, &'a JsonText)>,

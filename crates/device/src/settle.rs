@@ -1,4 +1,4 @@
-//! Carries the rules' decisions out in the device's file: one answer, one transaction.
+//! Applies the rules' decisions to the device's file: one transaction for each response.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -16,38 +16,38 @@ use rollcall_core::model::{InstallationName, RowKey, Version};
 use rollcall_core::reconcile::{Operation, Verdict};
 use rollcall_core::schema::{Schema, Table};
 
-/// What a sync did, in rows.
+/// The effect of a sync, in rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// The server took these.
+    /// Rows that the server accepted.
     pub taken: u64,
-    /// These came from the server.
+    /// Rows that came from the server.
     pub received: u64,
-    /// These were dropped here, as they are deleted there.
+    /// Rows that were dropped here because they are deleted there.
     pub dropped: u64,
-    /// Edits of these lost: the server's row is in their place, or none.
+    /// Rows whose edits were lost: the server's row replaced them, or none.
     pub lost: Vec<(String, RowKey)>,
-    /// The server rejected these, and they wait for their user: table, key, reason.
+    /// Rejected rows that wait for their user: table, key, reason.
     pub rejected: Vec<(String, RowKey, String)>,
 }
 
-/// One transaction that applies what the server said.
+/// One transaction that applies a response.
 pub struct Settling<'a> {
     txn: Transaction<'a>,
     schema: &'a Schema,
     tally: &'a mut Tally,
-    /// The epoch that the server is in.
+    /// The server's epoch.
     epoch: Option<u64>,
-    /// How the installation names itself from now on.
+    /// The name of the installation from now on.
     installation: Option<InstallationName>,
     /// Whether rows are marked as mentioned by a full feed.
     marks: bool,
-    /// Whether the server's past is the one that the device knows, as far as this answer says.
+    /// Whether the server's past is the one that the device knows, as far as this response shows.
     past: Epoch,
 }
 
 impl Store {
-    /// Begins to apply an answer; `server_facts` is what it said of the server and of this installation.
+    /// Begins to apply a response; `facts` is what it reported about the server and this installation.
     pub fn settling<'a>(&'a mut self, tally: &'a mut Tally, facts: ServerFacts) -> StoreResult<Settling<'a>> {
         let (conn, schema) = self.parts();
         let ServerFacts { epoch, installation } = facts;
@@ -66,15 +66,15 @@ impl Store {
 }
 
 impl Settling<'_> {
-    /// Obeys the verdicts of an answer, takes the rows that were asked for, and closes the request.
+    /// Applies the results of a response, stores the requested rows, and closes the request.
     pub fn report(&mut self, sending: &Outstanding, report: Report) -> StoreResult<Option<Changes>> {
         let Report { add, update, delete, get, changes, .. } = report;
         if let Some(page) = changes.as_ref().filter(|changes| changes.kind == Kind::Full) {
-            self.begin_full(page.version)?; // before the verdicts, so that they mark rows as mentioned
+            self.begin_full(page.version)?; // before the results, so that they mark rows as mentioned
         }
         let sent: HashMap<(&str, Operation, RowKey), &SentRow> =
             sending.sent.iter().map(|sent| ((sent.table.as_str(), sent.operation, sent.key), sent)).collect();
-        // The server's row comes once in an answer: a row that was asked for as well stands under `get` alone.
+        // A response contains the server's row once: a row that was requested as well is under `get` only.
         let mut got = asked_for_as_well(self.schema, sending, &get);
         for (operation, lists) in
             [(Operation::Add, add), (Operation::Update, update), (Operation::Delete, delete)]
@@ -93,9 +93,10 @@ impl Settling<'_> {
         for (table, rows) in responses::declared_tables(self.schema, get) {
             rows.into_iter().try_for_each(|row| self.entry(table, row))?;
         }
-        // In this very transaction: a copy of the file that was made before it falls behind, and is known by that.
+        // In this transaction: a copy of the file that was made before falls behind, and is recognised by
+        // that.
         self.name(self.installation.map(InstallationName::next))?;
-        // Only this very request: the user's program may have gone on to another in between.
+        // Only this request: the user's program may have begun another one in between.
         if outstanding(&self.txn)?.is_some_and(|known| known.key == sending.key) {
             self.forget(names::OUTSTANDING)?;
         }
@@ -115,13 +116,13 @@ impl Settling<'_> {
         let outcome =
             decide::apply_verdict(&row.local, Sent { operation, whole, complete, edited_since }, told);
         if outcome.local == Some(Local::clean(None)) {
-            self.forget(names::ETAG)?; // the next roll call has to list it
+            self.forget(names::ETAG)?; // the next manifest has to list it
         }
         let judged = !matches!(item.verdict, Verdict::Gone | Verdict::Absent | Verdict::Rejected);
         let lost =
             item.verdict == Verdict::Kept || (item.verdict == Verdict::Gone && outcome.local.is_none());
         if lost && row.local.is_put_back() {
-            self.tally.received += u64::from(outcome.local.is_some()); // no edit, so nobody's loss
+            self.tally.received += u64::from(outcome.local.is_some()); // without an edit nothing was lost
         } else if lost {
             self.tally.lost.push((table.name.clone(), sent.key));
         } else if judged {
@@ -130,16 +131,16 @@ impl Settling<'_> {
         if outcome.local.is_none() && item.verdict == Verdict::Gone {
             self.tally.dropped += 1;
         }
-        // An edit that came too fast waits like any other, and goes up with the next sync.
+        // An edit that came too fast waits like any other, and is sent with the next sync.
         let error =
             item.error.filter(|error| error.retry_when() != RetryWhen::Later).map(|error| error.detail);
         let settled = if judged { sent.edit } else { 0 };
-        // What is not the user's has nothing to be mended.
+        // If the row has no change of its user, nothing needs a correction.
         let row = row.after(outcome, theirs, settled);
         self.put(table, sent.key, row.map(|row| Row { error: error.filter(|_| row.local.is_dirty()), ..row }))
     }
 
-    /// Takes a row that the server tells: asked for, or from the feed.
+    /// Stores a row from the server: requested, or from the feed.
     fn entry(&mut self, table: &Table, told: Columns) -> StoreResult<()> {
         let Some((key, at, theirs)) = responses::parts(table, told) else { return Ok(()) };
         let row = Row::load(&self.txn, table, key)?;
@@ -150,19 +151,19 @@ impl Settling<'_> {
         self.put(table, key, row)
     }
 
-    /// Applies a page of the change feed. After the last page of a full one, what it did not mention was deleted, if
-    /// the server's past is the one that the device knows; else it is put back.
+    /// Applies a page of the change feed. After the last page of a full feed, a row that was not mentioned
+    /// was deleted if the server's past is the one that the device knows; otherwise it is put back.
     pub fn page(&mut self, page: Changes) -> StoreResult<()> {
         if page.kind == Kind::Full {
             self.marks = true;
             self.past = self.past(page.version, false)?;
             if self.past == Epoch::Same {
-                self.adopt(page.version)?; // a device that holds nothing has no other past
+                self.adopt(page.version)?; // a device without data has no other past
             }
         } else {
             self.know(page.version)?;
         }
-        // Whoever breaks off a diff goes on with it; a full one is as well begun anew.
+        // An interrupted diff is continued; a full feed is started again.
         match page.next.as_deref().filter(|_| page.more && page.kind == Kind::Diff) {
             Some(next) => remember(&self.txn, names::NEXT, next)?,
             None => self.forget(names::NEXT)?,
@@ -188,12 +189,12 @@ impl Settling<'_> {
             }
         }
         if page.kind == Kind::Full && !page.more {
-            self.adopt(page.version)?; // what may have been forgotten is marked, row by row
+            self.adopt(page.version)?; // what may have been lost is marked, row by row
         }
         self.move_cursor(CursorEvent::Page { version: page.version, more: page.more })
     }
 
-    /// Does at once what the roll call's comparison asks for: drops rows, and notes what the server holds.
+    /// Applies the immediate part of the manifest's comparison: drops rows, and stores what the server holds.
     pub fn plan(&mut self, table: &Table, plan: &Plan<RowKey>) -> StoreResult<()> {
         for key in &plan.drop {
             self.tally.dropped += 1;
@@ -207,7 +208,7 @@ impl Settling<'_> {
         Ok(())
     }
 
-    /// Moves the cursor, or does not.
+    /// Moves the cursor, or leaves it.
     pub fn move_cursor(&mut self, event: CursorEvent) -> StoreResult<()> {
         let cursor = recall(&self.txn, names::CURSOR)?.and_then(|text| text.parse().ok()).map(Version);
         let moved = decide::cursor_after(cursor, event);
@@ -218,8 +219,8 @@ impl Settling<'_> {
         if moved.is_none() { self.forget(names::NEXT) } else { Ok(()) }
     }
 
-    /// Whether the server, now at `version`, has the past that the device knows. `doubt`: something else than its
-    /// epoch and version says that it has not.
+    /// Whether the server, now at `version`, has the past that the device knows. `doubt`: something apart
+    /// from its epoch and version shows that it does not.
     pub fn past(&self, version: Version, doubt: bool) -> StoreResult<Epoch> {
         let number = |name| -> StoreResult<Option<u64>> {
             Ok(recall(&self.txn, name)?.and_then(|text| text.parse().ok()))
@@ -233,11 +234,11 @@ impl Settling<'_> {
         Ok(if doubt { Epoch::Earlier } else { decide::past(known, (self.epoch, version)) })
     }
 
-    /// Takes the server's past for the device's own from here on: what the device knows beyond it is marked row by
-    /// row, to be put back.
+    /// Accepts the server's past as the device's own: what the device knows beyond it is marked row by row,
+    /// to be put back.
     pub fn adopt(&self, version: Version) -> StoreResult<()> {
         if self.past(version, false)? == Epoch::Earlier {
-            // They are of the other past.
+            // They belong to the other past.
             self.forget(names::SEED)?;
             self.forget(names::ETAG)?;
             self.forget(names::KNOWN)?;
@@ -249,7 +250,7 @@ impl Settling<'_> {
         self.know(version)
     }
 
-    /// Remembers that the owner has reached `version`, in the past that the device knows.
+    /// Records that the owner has reached `version`, in the past that the device knows.
     pub fn know(&self, version: Version) -> StoreResult<()> {
         if recall(&self.txn, names::EPOCH)? != self.epoch.map(|epoch| epoch.to_string()) {
             return Ok(());
@@ -261,7 +262,7 @@ impl Settling<'_> {
         Ok(())
     }
 
-    /// Keeps how the installation names itself.
+    /// Stores the name of the installation.
     fn name(&self, installation: Option<InstallationName>) -> StoreResult<()> {
         let Some(name) = installation.map(|named| named.to_string()) else { return Ok(()) };
         if recall(&self.txn, names::INSTALLATION)?.as_ref() == Some(&name) {
@@ -275,18 +276,18 @@ impl Settling<'_> {
         row::locals(&self.txn, table)
     }
 
-    /// Keeps the reason why the server refused a whole request for the sake of one row.
+    /// Stores why the server refused a whole request because of one row.
     pub fn refused(&mut self, table: &Table, key: RowKey, reason: &str) -> StoreResult<()> {
         let Some(row) = Row::load(&self.txn, table, key)? else { return Ok(()) };
         self.put(table, key, Some(Row { error: Some(reason.to_owned()), ..row }))
     }
 
-    /// Ends the transaction; all of it is kept.
+    /// Commits the transaction.
     pub fn commit(self) -> StoreResult<()> {
         Ok(self.txn.commit()?)
     }
 
-    /// Begins the first page of a full feed: nothing has been mentioned yet.
+    /// Begins the first page of a full feed: no row has been mentioned yet.
     pub fn begin_full(&mut self, version: Version) -> StoreResult<()> {
         self.marks = true;
         self.past = self.past(version, false)?;
@@ -316,7 +317,7 @@ impl Settling<'_> {
     }
 }
 
-/// The rows of an answer that the device has sent and asked for in one request.
+/// The rows that the device has both sent and requested in one request.
 fn asked_for_as_well(
     schema: &Schema,
     sending: &Outstanding,

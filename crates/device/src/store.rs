@@ -1,4 +1,4 @@
-//! The device's own SQLite file: rows, what the user did to them, and how far the last sync came.
+//! The device's own SQLite file: rows, the user's changes, and the state of the last sync.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -16,9 +16,9 @@ use rollcall_core::model::{InstallationName, RowKey, Version};
 use rollcall_core::reconcile::Operation;
 use rollcall_core::schema::{Schema, SchemaError, Table};
 
-/// What went wrong with the device's file, or with what was asked of it.
+/// What is wrong with the device's file, or with an operation on it.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // each variant's message says what it is
+#[allow(missing_docs)] // each variant's message describes it
 pub enum StoreError {
     #[error("there is no table {name:?}; there are {known}")]
     NoSuchTable { name: String, known: String },
@@ -50,18 +50,18 @@ pub struct Store {
     clock: Clock,
 }
 
-/// A request that was made and whose answer has not been applied.
+/// A request whose response has not been applied.
 ///
-/// It is written before the request is sent and removed in the transaction that applies the answer. After a
-/// lost answer or a crash the same rows go up once more under the same `key`, and the server says again what
-/// it said.
+/// It is stored before the request is sent and removed in the transaction that applies the response. After a
+/// lost response or a crash the same rows are sent again under the same `key`, and the server returns the
+/// same response again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outstanding {
     /// The `Idempotency-Key`, a UUID of version 7.
     pub key: Uuid,
     /// The body without `sent_at`, which is the time of each sending.
     pub body: Body,
-    /// Each `sent_at` that it was sent with.
+    /// The `sent_at` of each sending.
     pub stamps: Vec<String>,
     /// The rows in the body.
     pub sent: Vec<SentRow>,
@@ -74,17 +74,17 @@ pub struct SentRow {
     pub table: String,
     /// Its key.
     pub key: RowKey,
-    /// Under which member it is.
+    /// The member that contains it.
     pub operation: Operation,
-    /// Whether all of its columns are.
+    /// Whether all of its columns are sent.
     pub whole: bool,
-    /// Whether all columns of the table are.
+    /// Whether all columns of the table are sent.
     pub complete: bool,
-    /// The edit that is in the request; a later one is not settled by the answer.
+    /// The edit in the request; the response does not settle later ones.
     pub edit: u64,
 }
 
-/// What a device file remembers beside rows.
+/// The names of values that a device file stores apart from rows.
 pub(super) mod names {
     pub const SCHEMA: &str = "schema";
     pub const SERVER: &str = "server";
@@ -127,13 +127,13 @@ const LAYOUT: &str = "
 ";
 
 impl Store {
-    /// Makes the file of a new device.
+    /// Creates the file of a new device.
     pub fn create(path: &Path, schema: &str, clock: Clock) -> StoreResult<Self> {
         let declared = Schema::parse(schema)?;
         let mut options = File::options();
         options.write(true).create_new(true);
         #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600); // it will hold a token
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600); // it will contain a token
         options.open(path)?;
         let conn = prepared(Connection::open(path)?)?;
         conn.execute_batch(&format!("BEGIN; {LAYOUT} COMMIT;"))?;
@@ -147,22 +147,23 @@ impl Store {
         self.recall(names::SERVER)
     }
 
-    /// Chooses the server.
+    /// Sets the server.
     pub fn set_server(&self, url: &str) -> StoreResult<()> {
         self.remember(names::SERVER, url)
     }
 
-    /// Puts a token into the file. Whose it is the next sync finds out; `take_token` asks at once.
+    /// Stores a token in the file. The next sync finds out its user; `take_token` checks it at once.
     pub fn set_token(&self, token: &str) -> StoreResult<()> {
         self.remember(names::TOKEN, token)
     }
 
-    /// The user and the owner whose rows the file holds, as `Sync-For` says it; `None` before the first sync.
+    /// The user and the owner of the file's rows, in the form of `Sync-For`; `None` before the first sync.
     pub fn bound(&self) -> StoreResult<Option<String>> {
         self.recall(names::BOUND)
     }
 
-    /// How the installation names itself. Made when it first syncs: a file that is copied before is no copy of one.
+    /// The name of the installation. It is created at the first sync: a file that is copied before is not a
+    /// copy of an installation.
     pub(super) fn installation(&self) -> StoreResult<InstallationName> {
         let known = self.recall(names::INSTALLATION)?.and_then(|text| InstallationName::read(&text));
         match known {
@@ -175,12 +176,12 @@ impl Store {
         }
     }
 
-    /// Who is logged in, and what the device is called.
+    /// The user who is logged in, and the name of the device.
     pub fn who(&self) -> StoreResult<Option<(String, String)>> {
         Ok(self.recall(names::EMAIL)?.zip(self.recall(names::DEVICE)?))
     }
 
-    /// When the last sync ended well.
+    /// When the last sync succeeded.
     pub fn last_sync(&self) -> StoreResult<Option<String>> {
         self.recall(names::LAST_SYNC)
     }
@@ -221,33 +222,33 @@ impl Store {
         })
     }
 
-    /// Up to which state of the server the device knows everything.
+    /// The state of the server up to which the device knows everything.
     pub fn cursor(&self) -> StoreResult<Option<Version>> {
         Ok(self.recall(names::CURSOR)?.and_then(|text| text.parse().ok()).map(Version))
     }
 
-    /// The latest version of the server's that the device has seen.
+    /// The latest version of the server that the device has seen.
     pub(super) fn known_version(&self) -> StoreResult<Option<Version>> {
         Ok(self.recall(names::KNOWN)?.and_then(|text| text.parse().ok()).map(Version))
     }
 
-    /// The request whose answer has not been applied, if there is one.
+    /// The request whose response has not been applied, if any.
     pub fn outstanding(&self) -> StoreResult<Option<Outstanding>> {
         outstanding(&self.conn)
     }
 
-    /// Gives an outstanding request up: the server said that nothing of it was written.
+    /// Gives up an outstanding request: the server reported that nothing of it was written.
     pub fn give_up(&self) -> StoreResult<()> {
         self.forget(names::OUTSTANDING)
     }
 
-    /// The connection to write with, beside the schema.
+    /// The writing connection, and the schema.
     pub(super) fn parts(&mut self) -> (&mut Connection, &Schema) {
         (&mut self.conn, &self.schema)
     }
 
-    /// The right to sync this file, held until dropped; `None` if another process has it. Both would be one
-    /// device to the server, which lets a device have the lock as often as it asks.
+    /// The right to sync this file, held until dropped; `None` if another process has it. To the server both
+    /// would be one device, which may take the lock as often as it wants.
     pub(super) fn turn(&self) -> StoreResult<Option<File>> {
         let Some(path) = self.conn.path().filter(|path| !path.is_empty()) else {
             return Err(StoreError::NotADevice);
@@ -281,7 +282,7 @@ impl Store {
 fn prepared(conn: Connection) -> StoreResult<Connection> {
     conn.busy_timeout(Duration::from_secs(10))?;
     conn.pragma_update(None, "journal_mode", "WAL")?;
-    // An edit that the app has shown as saved is on the disk.
+    // An edit that the app shows as saved must be durable.
     conn.pragma_update(None, "synchronous", "FULL")?;
     Ok(conn)
 }

@@ -15,54 +15,54 @@ use super::store::{Store, StoreError, names};
 use rollcall_core::model::{Precision, RowKey};
 use rollcall_core::schema::TableId;
 
-/// How to find out what others changed.
+/// How to find out what other devices changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncMode {
-    /// List what the server holds, compare, send and get: needs no memory, costs a list.
+    /// Lists what the server holds, compares, sends and requests: needs no cursor, costs a list.
     Manifest,
-    /// Get what changed since the cursor: costs what changed.
+    /// Fetches what changed since the cursor: costs what changed.
     Cursor,
 }
 
-/// What a sync may do.
+/// Options of a sync.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Which way; `None`: by cursor where the server can, else by manifest.
+    /// The mode; `None`: by cursor if the server can, otherwise by manifest.
     pub mode: Option<SyncMode>,
-    /// How many deletions the user has confirmed, after a `mass_delete`. A sync of several requests may be refused more
-    /// than once: it goes on as long as what the refusals name is no more than this, in all.
+    /// How many deletions the user has confirmed, after a `mass_delete`. A sync of several requests may be
+    /// refused more than once: it continues as long as the refusals name no more than this in total.
     pub confirm_deletes: Option<u64>,
 }
 
-/// How far a sync has come, for people who wait.
+/// The progress of a sync, for people who wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The server listed so many rows.
+    /// The number of rows that the server listed.
     Listed(usize),
-    /// So many rows are still to be sent, and to be asked for.
+    /// The number of rows still to be sent, and to be requested.
     Left(usize, usize),
-    /// So many rows came with the change feed.
+    /// The number of rows from the change feed.
     Received(u64),
-    /// The proof failed: everything is compared once.
+    /// The digests differed: everything is compared once.
     Repairing,
 }
 
-/// What a sync did.
+/// The result of a sync.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SyncReport {
-    /// Which way it went.
+    /// The mode that was used.
     pub mode: Option<SyncMode>,
-    /// In rows.
+    /// The affected rows.
     pub tally: Tally,
-    /// Whether both sides were proved to be equal.
+    /// The result of comparing digests.
     pub proof: Proof,
     /// How often a request was repeated.
     pub repeats: u64,
-    /// Whether the answer of an earlier sync had been lost.
+    /// Whether the response of an earlier sync had been lost.
     pub resumed: bool,
 }
 
-/// Why a sync ended early. What was settled before stays; the next sync goes on from there.
+/// Why a sync ended early. What was settled before stays; the next sync continues from there.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
     /// The device's file.
@@ -74,7 +74,7 @@ pub enum SyncError {
     /// There is no token.
     #[error("this device is not logged in; use `rollcall device login`")]
     NotLoggedIn,
-    /// The token is not of the user whose rows the file holds.
+    /// The token belongs to another user than the file's rows.
     #[error(
         "this file holds the rows of another user than the token's: log in as that user, or make another file with \
          `rollcall device init`; nothing was sent, and nothing here was changed"
@@ -86,10 +86,10 @@ pub enum SyncError {
     /// The data on the server changes faster than it can be listed.
     #[error("others keep changing the data; try again")]
     Restless,
-    /// The device's schema spells times otherwise than the server's.
+    /// The device's schema has another format of times than the server's.
     #[error("the server keeps times in {0}, this device's schema does not: make a new device file")]
     OtherTimes(&'static str),
-    /// Another process syncs this very file.
+    /// Another process is syncing this file.
     #[error("another sync of this file is at work")]
     Twice,
 }
@@ -100,11 +100,11 @@ impl From<rusqlite::Error> for SyncError {
     }
 }
 
-/// Beginnings of one sync before it counts as hopeless, and rounds for rows that wait for others.
+/// How often one sync starts again before it gives up, and rounds for rows that wait for others.
 const BEGINNINGS_MAX: usize = 4;
 const ROUNDS_MAX: usize = 8;
 
-/// Brings the device's file and the server together.
+/// Synchronises the device's file with the server.
 pub fn sync(
     store: &mut Store,
     remote: &mut dyn Remote,
@@ -140,19 +140,19 @@ pub fn sync(
     }
 }
 
-/// One sync under way.
+/// A sync in progress.
 pub(super) struct Syncing<'a> {
     pub(super) store: &'a mut Store,
     pub(super) calls: Calls<'a>,
     pub(super) options: Options,
     pub(super) limits: Limits,
     pub(super) report: SyncReport,
-    /// Rows that the server cannot take as they are, with the edit that it refused.
+    /// Rows that the server cannot accept unchanged, with the edit that it refused.
     pub(super) refused: HashMap<(TableId, RowKey), u64>,
     /// Deletions that the user has confirmed and that no refusal has named yet.
     pub(super) agreed: u64,
     pub(super) proof: Option<Digests>,
-    /// Whether the digests say that the server's past is not the one that the device knows.
+    /// Whether the digests show that the server's past is not the one that the device knows.
     pub(super) doubt: bool,
     pub(super) progress: &'a mut dyn FnMut(Progress),
 }
@@ -177,8 +177,8 @@ impl Syncing<'_> {
         Ok(self.store.remember(names::LAST_SYNC, &now)?)
     }
 
-    /// Binds the file to the user and the owner of the token, once and for all. From then on each call says whose rows
-    /// these are, and the server refuses a token of anybody else.
+    /// Binds the file to the user and the owner of the token, permanently. From then on each call names them,
+    /// and the server refuses the token of another user.
     fn bind(&mut self) -> Result<(), SyncError> {
         if self.calls.bound.is_none()
             && let Some(me) = self.calls.me()?
@@ -189,7 +189,7 @@ impl Syncing<'_> {
         Ok(())
     }
 
-    /// The server's limits, asked for once; a server that lowers them says so by 413 and 422.
+    /// The server's limits, requested once; a server that lowers them responds with 413 and 422.
     fn known_limits(&mut self) -> Result<Limits, SyncError> {
         if let Some(text) = self.store.recall(names::LIMITS)? {
             let numbers: [usize; 3] = serde_json::from_str(&text).map_err(StoreError::from)?;
@@ -206,8 +206,8 @@ impl Syncing<'_> {
         Ok(limits)
     }
 
-    /// Hears the answer to a request that an earlier sync sent and never settled. Only its rows are settled:
-    /// the cursor stays, and whatever else the answer said is asked for again.
+    /// Fetches the response to a request that an earlier sync sent and never settled. Only its rows are
+    /// settled: the cursor stays, and everything else in the response is requested again.
     fn resume(&mut self) -> Result<(), SyncError> {
         let Some(sending) = self.store.outstanding()? else { return Ok(()) };
         self.report.resumed = true;
@@ -219,13 +219,14 @@ impl Syncing<'_> {
                 self.calls.applied();
                 Ok(())
             }
-            // Nothing of it was written, and the sync that follows makes a new one.
+            // Nothing of it was written, and the following sync creates a new request.
             Err(SyncError::Call(CallError::Refused(_))) if self.store.outstanding()?.is_none() => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// The post's way: roll call under the lock, comparison, and one or more requests under the same lock.
+    /// The post's mode: the manifest under the lock, the comparison, and one or more requests under the same
+    /// lock.
     pub(super) fn by_manifest(&mut self, trust_etag: bool) -> Result<(), SyncError> {
         self.report.mode = Some(SyncMode::Manifest);
         for _ in 0..BEGINNINGS_MAX {
@@ -233,7 +234,7 @@ impl Syncing<'_> {
                 Err(SyncError::Call(error)) if matches!(error.code(), "version_moved" | "lock_lost") => {}
                 done => {
                     if done.is_err() {
-                        self.calls.give_lock_back(); // others need not wait for the lease to end
+                        self.calls.give_lock_back(); // other devices need not wait for the lease to expire
                     }
                     return done;
                 }
@@ -251,7 +252,7 @@ impl Syncing<'_> {
             .settling(&mut self.report.tally, self.calls.server_facts())?
             .past(told.version, self.doubt)?;
         if told.tables.is_none() && past == Epoch::Earlier {
-            told = self.calls.fetch(self.store.schema(), None)?; // the answer was named in another past
+            told = self.calls.fetch(self.store.schema(), None)?; // the entity tag was from another past
         }
         let listed = told.tables.as_ref().map(|tables| tables.values().map(BTreeMap::len).sum());
         (self.progress)(Progress::Listed(listed.unwrap_or(0)));
@@ -260,7 +261,7 @@ impl Syncing<'_> {
         let mut queue = Queue::default();
         let mut settling = self.store.settling(&mut self.report.tally, self.calls.server_facts())?;
         let epoch = settling.past(told.version, self.doubt)?;
-        settling.adopt(told.version)?; // what may have been forgotten is marked in this transaction
+        settling.adopt(told.version)?; // what may have been lost is marked in this transaction
         settling.move_cursor(CursorEvent::Compared)?;
         let mut new = Vec::new();
         let mut edits = Vec::new();
@@ -270,7 +271,7 @@ impl Syncing<'_> {
             let mine = settling.locals(table)?;
             let plan = match &told.tables {
                 Some(tables) => compare(&tables[id], &mine, epoch, Pages::All),
-                // Nothing changed there: the server still holds what it held when it last said so.
+                // Nothing changed there: the server still holds what it last reported.
                 None => {
                     let held = mine.iter().filter_map(|(key, local)| Some((*key, local.last_update?)));
                     compare(&held.collect(), &mine, epoch, Pages::All)
@@ -289,8 +290,8 @@ impl Syncing<'_> {
         for (id, keys) in deletes.into_iter().rev() {
             queue.rows.extend(keys.into_iter().map(|key| (id, key)));
         }
-        // The copy is of the roll call's version. Said as `base`, the answer tells whether anybody but us has
-        // written since, lock or no lock.
+        // The copy has the manifest's version. With that as `base`, the response shows whether another device
+        // has written since, with or without the lock.
         let version = self.push(queue, Some(told.version), told.fence.as_deref(), PushMode::Manifest)?;
         if version == told.version
             && let Some(etag) = told.etag
@@ -300,7 +301,7 @@ impl Syncing<'_> {
         Ok(())
     }
 
-    /// By cursor: the edits and the question what else changed, in one request.
+    /// Syncs by cursor: one request sends the edits and fetches the other changes.
     fn by_cursor(&mut self) -> Result<(), SyncError> {
         self.report.mode = Some(SyncMode::Cursor);
         for _ in 0..BEGINNINGS_MAX {
@@ -316,8 +317,8 @@ impl Syncing<'_> {
         Err(SyncError::Restless)
     }
 
-    /// The server cannot say what changed since: forgets the cursor, to hear everything. What waits here goes up
-    /// as ever, each row with its own `_base`.
+    /// The server does not know what changed since: drops the cursor, to receive everything. The waiting rows
+    /// are sent as always, each with its own `_base`.
     fn expire(&mut self) -> Result<(), SyncError> {
         let mut settling = self.store.settling(&mut self.report.tally, self.calls.server_facts())?;
         settling.move_cursor(CursorEvent::Expired)?;
@@ -326,8 +327,9 @@ impl Syncing<'_> {
 
     fn one_pull(&mut self) -> Result<(), SyncError> {
         if let Some(next) = self.store.recall(names::NEXT)? {
-            // A feed broke off, and the rows of its first pages are known ahead of the cursor. Were one of them
-            // deleted since, a feed from there would not mention it; one from this feed's end does.
+            // A feed was interrupted, and the device knows the rows of its first pages ahead of the cursor.
+            // If one of them was deleted since, a feed from the cursor would not mention it; a feed from this
+            // one's end does.
             match self.calls.changes(None, Some(&next)) {
                 Ok(page) => self.pages(page, false)?,
                 Err(error) if error.code() == "invalid_request" => self.expire()?,
@@ -337,7 +339,7 @@ impl Syncing<'_> {
         let cursor = self.store.cursor()?;
         let queue = Queue { rows: self.sendable()?, ..Queue::default() };
         if queue.is_empty() {
-            // Nothing to send: reading needs no lock, and keeps no other device from its sync.
+            // Nothing is to be sent: reading needs no lock, and blocks no other device.
             let first = self.calls.changes(cursor, None)?;
             return self.pages(first, true);
         }
@@ -364,8 +366,8 @@ impl Syncing<'_> {
         }
     }
 
-    /// Sends what waits still: rows whose parents came in a later request, rows that have to go up whole, and
-    /// what the user did meanwhile. Ends when a round settles nothing.
+    /// Sends what still waits: rows whose parents were in a later request, rows that must be sent whole, and
+    /// what the user changed meanwhile. Ends when a round settles nothing.
     pub(super) fn rest(&mut self) -> Result<(), SyncError> {
         for _ in 0..ROUNDS_MAX {
             let rows = self.sendable()?;
