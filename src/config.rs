@@ -10,6 +10,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, ValueEnum};
 use sha2::{Digest as _, Sha256};
 
+use crate::dialects::Dialect;
+
 /// Settings of `rollcall serve` in addition to the schema.
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
@@ -61,6 +63,10 @@ pub struct Settings {
 
     #[command(flatten)]
     #[allow(missing_docs)] // clap would print it as help of the first flag
+    pub dialects: DialectSettings,
+
+    #[command(flatten)]
+    #[allow(missing_docs)] // clap would print it as help of the first flag
     pub auth: AuthSettings,
 
     #[command(flatten)]
@@ -81,6 +87,7 @@ impl Default for Settings {
             memory: MemorySettings::default(),
             postgres: PostgresSettings::default(),
             http: HttpSettings::default(),
+            dialects: DialectSettings::default(),
             auth: AuthSettings::default(),
             operator: OperatorSettings::default(),
         }
@@ -431,6 +438,30 @@ numeric_settings! {
         /// A line takes some 200 bytes. More lines are dropped, and counted at the stop: a slow disk or
         /// terminal must not hold requests up.
         log_lines_max: usize = 16_384, env "ROLLCALL_LOG_LINES_MAX";
+    }
+}
+
+/// Other sync protocols that the server speaks, and what they may cost.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Dialects")]
+pub struct DialectSettings {
+    /// Serve clients of this other sync protocol too
+    ///
+    /// The server refuses to start where a table or column has a name that the dialect needs. Repeat the flag, or
+    /// separate by commas.
+    #[arg(long = "dialect", env = "ROLLCALL_DIALECTS", value_name = "NAME", value_delimiter = ',')]
+    pub dialects: Vec<Dialect>,
+
+    /// Let a live request of an Electric client wait for at most N s
+    ///
+    /// Keep it below `request_s` and the idle limits of common proxies.
+    #[arg(long, env = "ROLLCALL_ELECTRIC_WAIT_S", value_name = "N", default_value_t = 20)]
+    pub electric_wait_s: u64,
+}
+
+impl Default for DialectSettings {
+    fn default() -> Self {
+        Self { dialects: Vec::new(), electric_wait_s: 20 }
     }
 }
 

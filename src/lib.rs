@@ -25,6 +25,7 @@ pub mod purge;
 
 pub mod cli;
 pub mod config;
+pub mod dialects;
 pub mod http;
 pub mod metrics;
 

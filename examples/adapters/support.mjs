@@ -1,6 +1,6 @@
 // A rollcall server and devices for the adapters' tests.
 import { server as start, readFixture, skip, startServer } from "../../clients/typescript/test/support.mjs";
-export { readFixture, skip };
+export { readFixture, skip, startServer };
 
 const schema = `
 [table.notes]

@@ -14,6 +14,7 @@ use super::serve::{app, bind, open, run};
 use crate::accounts::LogIn;
 use crate::clock::Clock;
 use crate::config::{Secret, Settings, address};
+use crate::dialects::Dialect;
 use crate::http::App;
 use crate::http::pages::{DemoAccounts, DemoPhone, Pages};
 use crate::http::wire::read_batch;
@@ -73,6 +74,7 @@ impl Demo {
         let path = Path::new(DATABASE);
         let mut settings = Settings { listen: self.listen, log: "warn".into(), ..Settings::default() };
         settings.sync.lease_ms = LEASE_MS;
+        settings.dialects.dialects = Dialect::ALL.to_vec();
         let console_token = Uuid::new_v4().simple().to_string();
         settings.operator.console_token = Some(Secret::from(console_token.as_str()));
         // People who try the demo log in more often than usual, and always from this machine.

@@ -17,6 +17,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value as Json, json};
 
+use crate::dialects::Dialect;
 use crate::model::Precision;
 use crate::schema::Schema;
 
@@ -35,9 +36,14 @@ pub fn general() -> Result<Json, serde_saphyr::Error> {
 
 /// The contract of the declared tables, as OpenAPI 3.0.3. The same schema gives the same text.
 ///
+/// - Shape: of the dialects it has only those of `dialects`, so that a generated client has nothing of the others.
 /// - Errors: as [`general`].
-pub fn typed(schema: &Schema) -> Result<Json, serde_saphyr::Error> {
+pub fn typed(schema: &Schema, dialects: &[Dialect]) -> Result<Json, serde_saphyr::Error> {
     let mut document = general()?;
+    Dialect::ALL
+        .iter()
+        .filter(|one| !dialects.contains(one))
+        .for_each(|one| drop_tag(&mut document, one.tag()));
     let names = names::of_types(schema, &document);
     introduce(&mut document, schema);
     let schemas = &mut document["components"]["schemas"];
@@ -48,6 +54,24 @@ pub fn typed(schema: &Schema) -> Result<Json, serde_saphyr::Error> {
     examples::replace(&mut document, schema);
     while drop_unused(&mut document) {}
     Ok(document)
+}
+
+/// Drops a tag and its operations.
+fn drop_tag(document: &mut Json, tag: &str) {
+    let has_tag =
+        |operation: &Json| operation["tags"].as_array().is_some_and(|tags| tags.iter().any(|one| one == tag));
+    if let Some(paths) = document["paths"].as_object_mut() {
+        for path in paths.values_mut().filter_map(Json::as_object_mut) {
+            path.retain(|_, operation| !has_tag(operation));
+        }
+        // What is left of a path without operations is what they had in common.
+        paths.retain(|_, path| {
+            path.as_object().is_some_and(|path| path.keys().any(|name| name != "parameters"))
+        });
+    }
+    if let Some(tags) = document["tags"].as_array_mut() {
+        tags.retain(|one| one["name"] != tag);
+    }
 }
 
 /// Describes for which tables the document is valid.

@@ -10,6 +10,7 @@ use crate::accounts::{Accounts, Caller};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::contract;
+use crate::dialects;
 use crate::http::readers::Readers;
 use crate::http::response_cache::ResponseCache;
 use crate::http::{ApiError, BadSetting, Bounds, Console, Draining, Events, Memory};
@@ -52,7 +53,7 @@ pub struct App {
     /// The memory budget of requests.
     pub memory: Arc<Memory>,
     /// Limits long reads.
-    pub(super) readers: Arc<Readers>,
+    pub(crate) readers: Arc<Readers>,
     /// Whether the server is stopping.
     pub draining: Draining,
     /// The contract of the declared tables, built on the first request.
@@ -93,7 +94,7 @@ impl App {
         if let Some(made) = self.contract.get() {
             return Ok(Arc::clone(made));
         }
-        let text = contract::typed(&self.schema)
+        let text = contract::typed(&self.schema, &self.settings.dialects.dialects)
             .map_err(Box::<dyn Error + Send + Sync>::from)
             .and_then(|document| Ok(Bytes::from(serde_json::to_vec(&document)?)))
             .map_err(ApiError::Internal)?;
@@ -157,6 +158,7 @@ impl App {
             Leases::Shared(store) => SharedLocks::new(store, terms, clock.clone()),
         };
         let bounds = Arc::new(Bounds::from_settings(&settings)?);
+        dialects::check(&settings, &schema)?;
         let memory = Memory::from_settings(&settings, Arc::clone(&metrics))?;
         let draining = Draining::default();
         let acks = Acks::default();

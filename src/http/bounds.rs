@@ -7,6 +7,7 @@ use http::header::{HeaderName, ORIGIN};
 use http::{HeaderMap, HeaderValue, Uri};
 
 use crate::config::{Network, Secret, Settings};
+use crate::dialects::BrowserHeaders;
 
 /// The longest time of a setting: a longer one could overflow when it is added to an instant.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -34,6 +35,8 @@ pub struct Bounds {
     pub origins: Origins,
     /// The headers that they may send in addition to those of the API.
     pub request_headers: RequestHeaders,
+    /// The headers of the dialects that are served.
+    pub dialect_headers: BrowserHeaders,
 }
 
 impl Bounds {
@@ -82,6 +85,7 @@ impl Bounds {
             trusted_proxies: settings.http.trusted_proxies.clone(),
             origins: Origins::parse(&settings.http.cors_origins)?,
             request_headers: RequestHeaders::parse(&settings.http.cors_headers)?,
+            dialect_headers: BrowserHeaders::of(&settings.dialects.dialects),
         })
     }
 
@@ -98,7 +102,7 @@ pub struct BadSetting(String);
 
 impl BadSetting {
     /// Creates the error with that text.
-    pub(super) fn new(text: String) -> Self {
+    pub(crate) fn new(text: String) -> Self {
         Self(text)
     }
 }

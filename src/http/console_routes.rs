@@ -80,7 +80,7 @@ pub(super) fn console_routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
 }
 
 /// Gives every route the same type: otherwise the compiler would nest all types into each other.
-pub(super) fn boxed<T: Reply + 'static>(
+pub(crate) fn boxed<T: Reply + 'static>(
     route: impl Filter<Extract = (T,), Error = Rejection> + Clone + Send + Sync + 'static,
 ) -> BoxedFilter<(Response,)> {
     route.map(Reply::into_response).boxed()

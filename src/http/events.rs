@@ -18,7 +18,7 @@ use crate::model::{DeviceId, Owner, Version};
 
 /// The newest event of each kind.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PendingEvents {
+pub(crate) struct PendingEvents {
     /// The owner's version.
     pub version: Option<Version>,
     /// How often the lock changed since the listener came, and its present holder.
@@ -29,7 +29,7 @@ pub(super) struct PendingEvents {
 
 /// Why a stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// The token is no longer valid.
     Unauthorized,
     /// The server is stopping.
@@ -86,7 +86,7 @@ impl Events {
     /// - Bounds: a new listener replaces the owner's oldest one. A phone that lost its network never closes
     ///   its stream; the stale stream must not block the new one.
     /// - Errors: 503 `busy` if the server has the maximum number of streams.
-    pub(super) fn listen(self: &Arc<Self>, owner: Owner, device: DeviceId) -> Result<Subscription, ApiError> {
+    pub(crate) fn listen(self: &Arc<Self>, owner: Owner, device: DeviceId) -> Result<Subscription, ApiError> {
         let mut listeners = self.listeners.lock();
         let full = listeners.count >= self.streams_max;
         let Listeners { by_owner, count } = &mut *listeners;
@@ -141,7 +141,7 @@ impl Events {
 }
 
 /// A registered listener; dropping it ends the registration.
-pub(super) struct Subscription {
+pub(crate) struct Subscription {
     events: Arc<Events>,
     owner: Owner,
     id: u64,

@@ -145,7 +145,10 @@ fn cors(bounds: &Bounds) -> Option<CorsLayer> {
     let headers = match &bounds.request_headers {
         // Browsers do not accept a `*` for `Authorization`, so the requested headers are returned.
         RequestHeaders::Any => AllowHeaders::mirror_request(),
-        RequestHeaders::Listed(more) => AllowHeaders::list([ours, asked.to_vec(), more.clone()].concat()),
+        RequestHeaders::Listed(more) => {
+            let of_dialects = bounds.dialect_headers.requests.clone();
+            AllowHeaders::list([ours, asked.to_vec(), more.clone(), of_dialects].concat())
+        }
     };
     let exposed = [ETAG, LINK, RETRY_AFTER, REQUEST_ID, SERVER_TIMING];
     let layer = CorsLayer::new()

@@ -34,7 +34,7 @@ pub(super) fn read_manifest(token: &str) -> Option<PageToken> {
 
 /// A page of the change feed: where the feed began and ends, what it leaves out, its position, and its
 /// tables.
-pub(super) fn write_feed(feed: Feed, tables: &[TableId], schema: &Schema) -> String {
+pub(crate) fn write_feed(feed: Feed, tables: &[TableId], schema: &Schema) -> String {
     let version = |version: Option<Version>| version.map_or_else(|| "-".into(), |it| it.to_string());
     let (since, exclude) = (version(feed.since), version(feed.exclude));
     let (table, key) = match feed.position.within {
@@ -46,7 +46,7 @@ pub(super) fn write_feed(feed: Feed, tables: &[TableId], schema: &Schema) -> Str
     encode(format_args!("{since} {} {exclude} {position} {table} {key} {}", feed.until, names.join(",")))
 }
 
-pub(super) fn read_feed(token: &str, schema: &Schema) -> Option<(Feed, Vec<TableId>)> {
+pub(crate) fn read_feed(token: &str, schema: &Schema) -> Option<(Feed, Vec<TableId>)> {
     let text = decode(token)?;
     let parts: Vec<&str> = text.split(' ').collect();
     let [since, until, exclude, position, table, key, names] = parts.as_slice() else { return None };

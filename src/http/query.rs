@@ -14,11 +14,11 @@ use crate::schema::{Schema, TableId};
 /// Reads a query string.
 ///
 /// Errors: 400 `invalid_request` if a parameter is unknown, duplicate or invalid.
-pub(super) fn read<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
+pub(crate) fn read<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
     serde_urlencoded::from_str(query).map_err(|error| invalid(format!("The query cannot be read: {error}.")))
 }
 
-pub(super) fn invalid(reason: impl Into<String>) -> ApiError {
+pub(crate) fn invalid(reason: impl Into<String>) -> ApiError {
     ApiError::InvalidRequest { reason: reason.into() }
 }
 
@@ -41,7 +41,7 @@ impl<'de> Deserialize<'de> for Limit {
 }
 
 /// The tables of a query, each once, in the order listed; without a list, all of them.
-pub(super) fn tables(names: Option<&str>, schema: &Schema) -> Result<Vec<TableId>, ApiError> {
+pub(crate) fn tables(names: Option<&str>, schema: &Schema) -> Result<Vec<TableId>, ApiError> {
     let Some(names) = names else { return Ok(schema.tables().iter().map(|table| table.id).collect()) };
     let mut tables = Vec::new();
     for name in names.split(',') {

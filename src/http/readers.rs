@@ -19,7 +19,7 @@ use crate::model::Owner;
 use crate::storage::StorageError;
 
 /// How many long reads run at once, so that the other connections remain for short requests.
-pub(super) struct Readers {
+pub(crate) struct Readers {
     all: Arc<Line>,
     owners: Mutex<HashMap<Owner, OwnersLine>>,
     wait: Duration,
@@ -140,7 +140,7 @@ impl Drop for Turn {
 }
 
 /// A slot for a long read. Dropping it admits the next one.
-pub(super) struct Place {
+pub(crate) struct Place {
     // Released before the turn, which may remove the owner's queue.
     _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
     turn: Turn,
@@ -155,7 +155,7 @@ impl Place {
 
 /// The requests that wait for a slot.
 #[derive(Clone)]
-pub(super) struct Rivals {
+pub(crate) struct Rivals {
     own: Arc<Line>,
     all: Arc<Line>,
 }

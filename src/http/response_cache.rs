@@ -20,7 +20,7 @@ const OWNER_BYTES: usize = 256;
 
 /// The request of a cached body.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum CacheKey {
+pub(crate) enum CacheKey {
     /// A page of the manifest of these tables.
     Manifest(Vec<TableId>, Option<PageToken>),
     /// Changes since the newest version: an empty page.
@@ -28,7 +28,7 @@ pub(super) enum CacheKey {
 }
 
 /// The bytes of one body. They are counted until its last sender is done.
-pub(super) struct CachedBody {
+pub(crate) struct CachedBody {
     pub chunks: Vec<Bytes>,
     pub bytes: usize,
     /// Where the next page begins.
@@ -42,7 +42,7 @@ pub(super) struct CachedBody {
 ///   `bytes_max`. A body without room is not cached. One owner's bodies use at most half of it.
 /// - A body belongs to one version: it is found under that version only, and is removed when the owner's
 ///   version changes.
-pub(super) struct ResponseCache {
+pub(crate) struct ResponseCache {
     bytes_max: usize,
     reserved: Arc<AtomicUsize>,
     owners: Mutex<Owners>,
@@ -156,7 +156,7 @@ impl Owners {
 }
 
 /// Records a body while it is sent. Dropping it discards the recording.
-pub(super) struct BodyRecorder {
+pub(crate) struct BodyRecorder {
     cache: Arc<ResponseCache>,
     chunks: Vec<Bytes>,
     bytes: usize,
@@ -214,7 +214,7 @@ impl Drop for Reservation {
 }
 
 /// Sends the bytes of a cached body.
-pub(super) struct CachedStream {
+pub(crate) struct CachedStream {
     body: Arc<CachedBody>,
     sent: usize,
 }

@@ -15,6 +15,7 @@ use super::methods::{delete, get, post, shape};
 use super::problem::ApiError;
 use super::{Peer, body, no_body, peer};
 use crate::accounts::Caller;
+use crate::dialects;
 
 type Who = Result<Caller, ApiError>;
 
@@ -57,6 +58,8 @@ pub fn routes(
     let no_body = no_body(Arc::clone(&app.bounds));
     let slow_body = slow_body(Arc::clone(&app.bounds), Arc::clone(&app.memory)).boxed();
     let body = body(Arc::clone(&app.bounds), Arc::clone(&app.memory)).boxed();
+
+    let dialects = dialects::routes(&app, &caller);
 
     // Both forms of a path work the same.
     let fetch_path = warp::path!("fetch").or(warp::path!("fetch.json")).unify();
@@ -197,7 +200,7 @@ pub fn routes(
 
     let sync = boxed(fetch).or(boxed(synchronise)).unify().or(boxed(changes)).unify();
     let sync = sync.or(boxed(digests)).unify().or(boxed(conflicts)).unify().or(boxed(restore)).unify();
-    let sync = sync.or(boxed(events)).unify();
+    let sync = sync.or(boxed(events)).unify().or(dialects).unify();
     let locks = boxed(lock_shown).or(boxed(lock_taken)).unify().or(boxed(lock_ended)).unify();
     let people = boxed(register).or(boxed(login)).unify().or(boxed(logout)).unify().or(boxed(me)).unify();
     let people = people.or(boxed(password)).unify();

@@ -56,7 +56,7 @@ const TURN: Duration = Duration::from_millis(500);
 const PATIENCE_ALONE: Duration = Duration::from_secs(10);
 
 /// What a response is read from.
-pub(super) trait Source: Send + 'static {
+pub(crate) trait Source: Send + 'static {
     /// What must be known before the first byte: headers.
     type Head: Send + 'static;
 
@@ -80,7 +80,7 @@ pub(super) trait Source: Send + 'static {
 
 /// How far a run came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(crate) enum Progress {
     /// To the end.
     Finished,
     /// Until there was no more room; the next run reads the rest.
@@ -88,7 +88,7 @@ pub(super) enum Progress {
 }
 
 /// A response, of which at least the beginning is read.
-pub(super) enum Body {
+pub(crate) enum Body {
     /// All of it.
     Buffered(Vec<u8>),
     /// The rest will follow.
@@ -99,7 +99,7 @@ pub(super) enum Body {
 ///
 /// - Bounds: the chunks are reserved in `permit`, which must live as long as the response.
 /// - Errors: [`ApiError`] of the source; `busy` if no reader or no memory is free.
-pub(super) async fn respond<S: Source>(
+pub(crate) async fn respond<S: Source>(
     readers: &Arc<Readers>,
     permit: &Permit,
     mut source: S,
@@ -128,7 +128,7 @@ pub(super) async fn respond<S: Source>(
 type Beginning<H> = Result<(H, Body), ApiError>;
 
 /// The output of a source. Rows are appended to `buf`; `flush_if_full` is called after some of them.
-pub(super) struct ChunkWriter<H> {
+pub(crate) struct ChunkWriter<H> {
     /// What is not sent yet.
     pub buf: Vec<u8>,
     /// The recording of the response for the cache, if any.
@@ -181,14 +181,19 @@ impl<H: Send + 'static> ChunkWriter<H> {
         }
         let Some(chunks) = &self.chunks else { return self.open(chunk) };
         match chunks.try_send(Part::Chunk(chunk)) {
-            Ok(()) if self.began.elapsed() > TURN && self.rivals.are_there() => ControlFlow::Break(()),
+            Ok(()) if self.is_due() => ControlFlow::Break(()),
             Ok(()) => ControlFlow::Continue(()),
             Err(mpsc::error::TrySendError::Full(Part::Chunk(chunk))) => self.wait_to_send(chunk),
             Err(_) => ControlFlow::Break(()), // the client has disconnected
         }
     }
 
-    /// There is more than one chunk: the response begins to be sent.
+    /// Whether this stretch has had its time while others wait for a reader.
+    pub fn is_due(&self) -> bool {
+        self.began.elapsed() > TURN && self.rivals.are_there()
+    }
+
+    /// There is more than one chunk: the answer begins to go out.
     fn open(&mut self, chunk: Bytes) -> ControlFlow<()> {
         let (Some(first), Some(head)) = (self.first.take(), self.head.take()) else {
             return ControlFlow::Break(());
@@ -342,7 +347,7 @@ async fn go_on<S: Source>(
 }
 
 /// The body of a response that is still being read.
-pub(super) struct StreamBody {
+pub(crate) struct StreamBody {
     begin: Option<Bytes>,
     rest: mpsc::Receiver<Part>,
     state: State,

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use rollcall::accounts::{Accounts, LocalAccounts, LocalSettings, LogIn};
 use rollcall::clock::Clock;
 use rollcall::config::{AuthMode, Settings};
+use rollcall::dialects::Dialect;
 use rollcall::http::{App, routes};
 use rollcall::metrics::Metrics;
 use rollcall::model::{Owner, Precision, Timestamp};
@@ -139,9 +140,11 @@ impl Answer {
     }
 }
 
-/// The settings of a test: nobody waits, nobody is counted.
+/// The settings of a test: nobody waits, nobody is counted, every dialect is served.
 pub fn settings() -> Settings {
     let mut settings = Settings::default();
+    settings.dialects.dialects = Dialect::ALL.to_vec();
+    settings.dialects.electric_wait_s = 0;
     settings.limits.logins_per_account_per_min = 0;
     settings.limits.logins_per_account_per_hour = 0;
     settings.limits.logins_per_address_per_min = 0;

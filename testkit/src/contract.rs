@@ -16,7 +16,8 @@ pub fn document() -> Value {
 /// The document made for a schema file.
 pub fn typed(schema: &str) -> Value {
     let text = std::fs::read_to_string(schema).unwrap();
-    rollcall::contract::typed(&rollcall::schema::Schema::parse(&text).unwrap()).unwrap()
+    let schema = rollcall::schema::Schema::parse(&text).unwrap();
+    rollcall::contract::typed(&schema, &rollcall::dialects::Dialect::ALL).unwrap()
 }
 
 /// Every operation as (method, path): `("GET", "/fetch")`. Sorted.

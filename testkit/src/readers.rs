@@ -228,7 +228,7 @@ pub fn schema_file(input: &[u8]) -> String {
                 parents
                     .for_each(|(_, parent)| assert!(place(parent) < place(table.id), "a child comes first"));
             }
-            let contract = contract::typed(&schema).unwrap();
+            let contract = contract::typed(&schema, &[]).unwrap();
             assert!(contract["paths"]["/synchronise"].is_object());
             "taken".into()
         }

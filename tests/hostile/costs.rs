@@ -250,6 +250,13 @@ impl Lab {
                 of("GET /changes", "a page of long rows").at("/changes?tables=things"),
                 of("GET /changes", "all rows, as NDJSON").with("accept", "application/x-ndjson").streaming(),
             ],
+            "GET /{table}/sync" => {
+                vec![of("GET /{table}/sync", "all long rows").at("/things/sync").streaming()]
+            }
+            "GET /sync" => vec![of("GET /sync", "all rows").streaming()],
+            "GET /v1/shape" => {
+                vec![of("GET /v1/shape", "a page of long rows").at("/v1/shape?table=things&offset=-1")]
+            }
             "GET /events" => vec![of("GET /events", "the first event")],
             "GET /digests" => vec![of("GET /digests", "all tables")],
             "GET /conflicts" => vec![of("GET /conflicts", "a page of long rows")],

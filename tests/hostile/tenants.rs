@@ -37,6 +37,9 @@ struct Names {
     conflicts_next: String,
     /// What an installation calls itself.
     installation: String,
+    /// Of a shape of the first table.
+    shape_handle: String,
+    shape_page: String,
 }
 
 /// An owner with two devices, rows in several tables and two conflicts.
@@ -93,7 +96,11 @@ async fn furnish(server: &Server, user: &str, first: u64, word: &str, syncs: u64
     let both = server.get("/conflicts").of(&tablet).send().await.ok();
     let feed = server.get("/changes?limit=1").of(&tablet).send().await.ok();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let shape = server.get("/v1/shape?table=lists&offset=-1").of(&tablet).send().await;
+    let lists = server.get("/changes?limit=1&tables=lists").of(&tablet).send().await.ok();
     let names = Names {
+        shape_handle: shape.header("electric-handle").unwrap().to_owned(),
+        shape_page: text(&lists["next"]),
         list,
         item,
         node,
@@ -171,7 +178,21 @@ const EXEMPT: &[(&str, &str)] = &[
 ];
 
 /// Parameters that name nothing that anyone has.
-const PLAIN: &[&str] = &["X-Request-Id", "Prefer", "tables", "lock", "limit", "break"];
+const PLAIN: &[&str] = &[
+    "X-Request-Id",
+    "Prefer",
+    "tables",
+    "lock",
+    "limit",
+    "break",
+    "table",
+    "columns",
+    "live",
+    "replica",
+    "log",
+    "cursor",
+    "cache-buster",
+];
 
 const NOT_THE_OPERATOR: &str = "a device's token opens no door of the console";
 
@@ -218,6 +239,27 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
             probe_of("next", format!("{path}?next={next}")),
             probe_of("next, as lines", format!("{path}?next={next}")).with("accept", "application/x-ndjson"),
         ],
+        "GET /{table}/sync" => vec![
+            probe_of("fromVersion", format!("/lists/sync?fromVersion={version}")),
+            probe_of("fromVersion in a header", "/lists/sync").with("fromversion", version),
+        ],
+        "GET /sync" => vec![
+            probe_of("fromVersion", format!("{path}?fromVersion={version}")),
+            probe_of("fromVersion in a header", path).with("fromversion", version),
+        ],
+        "GET /v1/shape" => {
+            let shape = format!("{path}?table=lists&handle={}&offset", of.shape_handle);
+            vec![
+                probe_of("an offset and a handle", format!("{shape}={version}_0")),
+                probe_of("an offset, live", format!("{shape}={version}_0&live=true")),
+                probe_of("a page token", format!("{shape}=0_{}", of.shape_page)),
+                probe_of("a handle alone", format!("{shape}=-1")),
+                probe_of(
+                    "an expired handle",
+                    format!("{path}?table=lists&offset=now&expired_handle={}", of.shape_handle),
+                ),
+            ]
+        }
         "GET /digests" => vec![probe_of("the seed", path).alike("names nothing")],
         "GET /events" => vec![probe_of("Last-Event-ID", path).with("last-event-id", version)],
         "GET /conflicts" => vec![
@@ -423,6 +465,8 @@ fn every_operation_has_its_place_in_the_matrix() {
         conflicts_page: "c".into(),
         conflicts_next: key(7),
         installation: key(8),
+        shape_handle: "h".into(),
+        shape_page: "p".into(),
     };
     let doc = document();
     let mut faults = Vec::new();

@@ -8,6 +8,7 @@ mod conflicts;
 mod console;
 mod conversations;
 mod copy;
+mod dialects;
 mod events;
 mod feed;
 mod housekeeping;

@@ -347,6 +347,9 @@ fn what_devices_read() {
     ground.run(&[
         reads("GET /fetch.json", |ground, _| ground.get("/fetch.json?lock=false")),
         reads("GET /changes", |ground, _| ground.get("/changes")),
+        reads("GET /{table}/sync", |ground, _| ground.get("/lists/sync")),
+        reads("GET /sync", |ground, _| ground.get("/sync?fromVersion=1")),
+        reads("GET /v1/shape", |ground, _| ground.get("/v1/shape?table=lists&offset=-1")),
         reads("GET /digests", |ground, _| ground.get("/digests")),
         reads("GET /events", |ground, _| ground.get("/events")),
         reads("GET /conflicts", |ground, _| ground.get("/conflicts")),

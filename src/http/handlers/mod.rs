@@ -1,11 +1,11 @@
 //! The handlers of the routes: each checks the request, takes the lease, calls the phase, and responds.
 
 pub(super) mod accounts;
-pub(super) mod caller;
+pub(crate) mod caller;
 pub(super) mod changes;
 pub(super) mod conflicts;
 pub(super) mod console;
-pub(super) mod events;
+pub(crate) mod events;
 pub(super) mod fetch;
 pub(super) mod lock;
 mod patience;
@@ -37,12 +37,12 @@ pub(super) const SYNC_LOCK: HeaderName = HeaderName::from_static("sync-lock");
 pub(super) const SYNC_LOCK_EXPIRES: HeaderName = HeaderName::from_static("sync-lock-expires");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-type HandlerResult = Result<warp::reply::Response, ApiError>;
+pub(crate) type HandlerResult = Result<warp::reply::Response, ApiError>;
 
 /// Runs blocking work off the reactor, in the request's tracing span.
 ///
 /// The work continues if the client disconnects, so everything that it needs must be moved into it.
-async fn off_reactor<T: Send + 'static>(
+pub(crate) async fn off_reactor<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let span = tracing::Span::current();
@@ -52,12 +52,12 @@ async fn off_reactor<T: Send + 'static>(
     ended.unwrap_or_else(|panicked| Err(ApiError::Internal(Box::new(panicked))))
 }
 
-fn json(body: impl Serialize) -> HandlerResult {
+pub(crate) fn json(body: impl Serialize) -> HandlerResult {
     let body = serde_json::to_vec(&body).map_err(|error| ApiError::Internal(Box::new(error)))?;
     Ok(json_bytes(body))
 }
 
-fn json_bytes(body: impl Into<Bytes>) -> warp::reply::Response {
+pub(crate) fn json_bytes(body: impl Into<Bytes>) -> warp::reply::Response {
     let mut response = Response::new(body.into().into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -66,7 +66,7 @@ fn json_bytes(body: impl Into<Bytes>) -> warp::reply::Response {
 /// Attaches the memory of a response until it is sent; the request's other memory is released.
 ///
 /// Errors: 503 `busy` if the response was not reserved yet, and there is no room.
-fn hold(mut response: warp::reply::Response, permit: Permit) -> HandlerResult {
+pub(crate) fn hold(mut response: warp::reply::Response, permit: Permit) -> HandlerResult {
     let bytes = response.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
     if let Some(bytes) = bytes.filter(|bytes| *bytes > 0) {
         permit.settle(bytes)?;
