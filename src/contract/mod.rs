@@ -27,18 +27,18 @@ pub const GENERAL: &str = include_str!("../../openapi.yaml");
 /// The beginning of the paragraph about the general document.
 const GENERAL_ONLY: &str = "This document holds for every schema";
 
-/// The general document. Some milliseconds of work: ask once.
+/// The general document. Parsing it takes some milliseconds, so the result should be kept.
 ///
-/// - Errors: only if the file that this program was built with is no YAML.
-pub fn general() -> Result<Json, serde_saphyr::Error> {
-    serde_saphyr::from_str(GENERAL)
+/// - Errors: none occur: `build.rs` has made the text from [`GENERAL`].
+pub fn general() -> serde_json::Result<Json> {
+    serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/openapi.json")))
 }
 
 /// The contract of the declared tables, as OpenAPI 3.0.3. The same schema gives the same text.
 ///
 /// - Shape: of the dialects it has only those of `dialects`, so that a generated client has nothing of the others.
 /// - Errors: as [`general`].
-pub fn typed(schema: &Schema, dialects: &[Dialect]) -> Result<Json, serde_saphyr::Error> {
+pub fn typed(schema: &Schema, dialects: &[Dialect]) -> serde_json::Result<Json> {
     let mut document = general()?;
     Dialect::ALL
         .iter()

@@ -20,6 +20,12 @@ fn documents() -> [Value; 3] {
     [document(), typed("fixtures/wedding/schema.toml"), typed("fixtures/contract/odd.toml")]
 }
 
+/// Goal: the program has the contract that is in the repository. Method: the JSON that it embeds against the YAML.
+#[test]
+fn the_embedded_document_is_the_written_one() {
+    assert_eq!(document(), contract::written());
+}
+
 #[test]
 fn every_reference_leads_somewhere() {
     fn count(doc: &Value, node: &Value) -> usize {
@@ -58,7 +64,7 @@ fn every_body_parameter_and_header_has_examples_that_fit_its_schema() {
     }
 }
 
-/// Some generators make a member with a `default` one that has to be sent: descriptions tell what absent means.
+/// Some generators require a member with a `default`: descriptions explain what its absence means.
 #[test]
 fn what_may_be_left_out_has_no_default() {
     fn look(node: &Value) {
@@ -197,7 +203,7 @@ fn the_second_names_are_the_same_calls() {
 }
 
 /// Goal: the document and the routes have the same operations. Method: every method on every path of the
-/// document, with and without a token; [`app::Ask::send`] holds each answer against the document.
+/// document, with and without a token; [`app::Ask::send`] checks each response against the document.
 #[tokio::test]
 async fn the_routes_are_the_documents_operations() {
     let server = Server::with(|settings| {
@@ -288,7 +294,7 @@ fn every_path_of_the_routes_is_in_the_document() {
     assert!(!source.contains("warp::path("), "write paths with path!, so that this test finds them");
 }
 
-/// Goal: the validation of answers in other tests is worth something. Method: answers that break the contract.
+/// Goal: other tests can rely on the validation of responses. Method: responses that break the contract.
 #[test]
 fn an_answer_that_breaks_the_contract_is_found() {
     let result = |status: u16, headers: &[(&str, &str)], body: Value| {
