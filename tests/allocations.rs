@@ -1,5 +1,6 @@
-//! What costs no memory of its own: a row of a long answer, a row that is named again, and a password. Counted by an allocator, so in a process
-//! of its own, and on SQLite: the client of PostgreSQL hands every row over in memory of its own.
+//! What costs no memory of its own: a row of a long response, a row that is named again, and a password. An
+//! allocator counts, so the tests run in a process of their own, and on SQLite: the client of PostgreSQL
+//! allocates memory for every row.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use rollcall_testkit::app;
@@ -30,8 +31,8 @@ static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// The allocator counts for the whole process, so one test runs at a time.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// Sends rows with a value of every type, of which every other one is null. The `json` is a flat one: a value with
-/// members costs serde_json a few bytes while it looks whether it is JSON still.
+/// Sends rows with a value of every type, of which every other one is null. The `json` is flat: for a value
+/// with members serde_json allocates a few bytes while it checks the syntax.
 async fn send(server: &Server, phone: &Device, numbers: std::ops::Range<u64>) {
     let rows: Vec<Value> = numbers
         .map(|number| match number % 2 {
@@ -46,7 +47,8 @@ async fn send(server: &Server, phone: &Device, numbers: std::ops::Range<u64>) {
     server.sync(phone, json!({ "add": { "things": rows } })).await.ok();
 }
 
-/// How many allocations, and larger ones asked for, an answer takes from its request to its last byte; and its bytes.
+/// The number of allocations, and of larger reallocations, from a request to the last byte of its response;
+/// and the response's bytes.
 async fn cost(server: &Server, device: &Device, path: &str) -> (usize, usize) {
     let request = Request::get(path)
         .header("authorization", format!("Bearer {}", device.token))
@@ -64,8 +66,8 @@ async fn cost(server: &Server, device: &Device, path: &str) -> (usize, usize) {
     (counted.allocations + counted.reallocations, bytes)
 }
 
-/// Goal: no allocation for a row on the paths that are as long as a table. Method: the same answers with a few rows
-/// and with many; what they take in memory may grow with their chunks of 64 KiB, not with their rows.
+/// Goal: no allocation for a row on the paths that are as long as a table. Method: the same responses with a
+/// few rows and with many; their memory may grow with their chunks of 64 KiB, not with their rows.
 #[tokio::test]
 async fn a_row_of_a_long_answer_allocates_nothing() {
     const FEW: u64 = 2_000;
@@ -73,7 +75,7 @@ async fn a_row_of_a_long_answer_allocates_nothing() {
     let _alone = ALONE.lock().await;
     let server = Server::with(|settings| {
         settings.limits.rows_max = 20_000;
-        settings.memory.ready_bytes_max = 0; // what is kept is not read
+        settings.memory.ready_bytes_max = 0; // cached responses are not read
     });
     let (few, many) = (server.device("anna", "phone"), server.device("ben", "phone"));
     send(&server, &few, 0..FEW).await;
@@ -133,7 +135,7 @@ async fn a_row_that_is_named_again_costs_its_mention() {
         println!("{each} bytes allocated for each mention of a row of {ROW} bytes");
         assert!(each < ROW / 20, "{each} bytes for each mention");
     }
-    // A device that did not know of the row is noted once.
+    // A device that did not know the row is recorded once.
     let of_first = batch_cost(&server, &laptop, &asked(MANY)).await;
     assert!(of_first < 50 * ROW, "{of_first} bytes");
 }

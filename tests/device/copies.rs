@@ -14,7 +14,7 @@ use crate::support::{Fate, Phone, assert_agree, losing, retries};
 fn copied(server: &Server, of: &Phone, name: &str) -> Phone {
     let mut copy = Phone::new(server, name, of.way);
     let path = server.dir.path().join(format!("{name}-copy.db"));
-    // `VACUUM INTO` copies what is still in the log as well.
+    // `VACUUM INTO` includes what is still in the log.
     let file = rusqlite::Connection::open(&of.path).unwrap();
     file.execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap();
     copy.store = Store::open(&path, Clock::system()).unwrap();
@@ -53,8 +53,8 @@ fn two(server: &Server, way: SyncMode) -> (Phone, Phone, RowKey) {
     (phone, copy, row)
 }
 
-/// Goal: a phone set up from another's backup loses nothing of either. Method: both edit the same row offline, or one
-/// of them deletes it; the first has synced more often than the second when the second comes.
+/// Goal: a phone set up from another's backup loses nothing of either. Method: both edit the same row
+/// offline, or one of them deletes it; when the second phone first syncs, the first has synced more often.
 #[test]
 fn of_two_copies_no_edit_vanishes() {
     for way in [SyncMode::Cursor, SyncMode::Manifest] {
@@ -88,8 +88,8 @@ fn of_two_copies_no_edit_vanishes() {
     }
 }
 
-/// Goal: a copy that was made before an answer came is found as well. Method: the answer to the phone's request is
-/// lost, the file is copied, and both go on with that request.
+/// Goal: a copy that was made before a response arrived is recognised as well. Method: the response to the
+/// phone's request is lost, the file is copied, and both continue with that request.
 #[test]
 fn a_copy_made_in_the_middle_of_a_request_is_found_too() {
     let server = Server::start();

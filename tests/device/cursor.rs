@@ -62,7 +62,7 @@ fn one_round_trip_pushes_and_pulls_and_reading_needs_no_lock() {
     assert_agree(&mut a, &mut b);
 }
 
-/// Goal: any one answer or request may be lost. Method: lose each in turn.
+/// Goal: any one response or request may be lost. Method: each is lost in turn.
 #[test]
 fn a_lost_request_or_answer_changes_nothing() {
     let server = Server::start();
@@ -86,7 +86,7 @@ fn a_lost_request_or_answer_changes_nothing() {
     }
 }
 
-/// No ghosts: A pushes a row while its cursor is behind and never hears the answer; B deletes the row.
+/// No ghosts: A pushes a row while its cursor is behind and never receives the response; B deletes the row.
 #[test]
 fn a_row_that_was_pushed_and_deleted_elsewhere_is_gone() {
     let server = Server::start();
@@ -145,8 +145,8 @@ fn an_edit_of_a_row_that_the_feed_changes_is_a_true_conflict() {
     assert_eq!(b.column("items", rings, "title"), Some(json!("A, later")));
 }
 
-/// Goal: whoever is told everything drops what is not in it, and no edit. Method: a restore of what is there already,
-/// after which every cursor has expired.
+/// Goal: a device that receives everything drops what is not in it, but no edit. Method: a restore of an
+/// unchanged backup, after which every cursor has expired.
 #[test]
 fn an_expired_cursor_keeps_what_was_not_synced_and_drops_the_rest() {
     let mut server = Server::with(|settings| settings.sync.changes_rows_max = 1); // it takes several pages
@@ -181,7 +181,7 @@ fn pages_that_break_off_are_read_again() {
     b.try_sync(1).unwrap_err();
     assert_eq!(b.store.cursor().unwrap(), None);
     assert!(!b.store.list("items").unwrap().is_empty());
-    // A row told on page 1 is deleted before the rest is read.
+    // A row of page 1 is deleted before the rest is read.
     keys.iter().for_each(|key| a.delete("items", *key));
     let last = a.add("items", json!({ "title": "Last" }));
     a.sync();
@@ -191,7 +191,8 @@ fn pages_that_break_off_are_read_again() {
     assert_eq!(b.column("items", last, "title"), Some(json!("Last")));
 }
 
-/// Rows of a first page are known ahead of the cursor, and no feed from there would tell that they are deleted.
+/// The device knows the rows of a first page ahead of its cursor, and no feed from the cursor would report
+/// their deletion.
 #[test]
 fn a_diff_that_breaks_off_goes_on_where_it_was() {
     let server = Server::with(|settings| settings.sync.changes_rows_max = 2);
@@ -209,7 +210,7 @@ fn a_diff_that_breaks_off_goes_on_where_it_was() {
     assert_eq!(b.column("items", first, "title"), None);
     assert_agree(&mut a, &mut b);
 
-    // A mark that the server does not read any more: everything is told.
+    // The server no longer accepts the page token, so the device fetches everything.
     keys.iter().skip(1).for_each(|key| a.put("items", *key, json!({ "amount": 1 })));
     a.sync();
     b.remote.disturb = losing(1, Fate::LostAfter);
@@ -232,13 +233,13 @@ fn a_copy_that_differs_is_repaired_once_and_then_reported() {
     let mut b = Phone::over(&server, "tablet", SyncMode::Cursor, Box::new(liar));
     let keys: Vec<_> = (0..3).map(|n| a.add("items", json!({ "title": format!("{n}") }))).collect();
     assert_agree(&mut a, &mut b);
-    // A disk fault in B's file: one row is missing, one is of another time.
+    // A disk fault in B's file: one row is missing, and one has another time.
     let file = rusqlite::Connection::open(&b.path).unwrap();
     file.execute("DELETE FROM rows WHERE key = ?1", [keys[0].to_string()]).unwrap();
     file.execute("UPDATE rows SET last_update = 5 WHERE key = ?1", [keys[1].to_string()]).unwrap();
     assert_eq!(b.sync().proof, Proof::Repaired);
     assert_agree(&mut a, &mut b);
-    // A server whose digests are wrong: one repair, then the truth is told.
+    // A server whose digests are wrong: one repair, then the right digests.
     lies.store(true, Ordering::Relaxed);
     assert_eq!(b.sync().proof, Proof::Unequal(vec!["items".into(), "lists".into()]));
     lies.store(false, Ordering::Relaxed);
@@ -288,7 +289,8 @@ impl Remote for Older {
     }
 }
 
-/// A device that may choose takes the cursor where there is one, and says so where there must be one.
+/// A device may choose the mode: it uses a cursor if the server has a feed, and reports an error if a cursor
+/// was required.
 #[test]
 fn a_server_without_a_feed_is_synced_by_manifest() {
     let server = Server::start();
@@ -327,7 +329,7 @@ fn a_request_that_arrives_late_says_when_it_was_sent() {
     assert_eq!(b.column("items", rings, "title"), Some(json!("A, now")));
 }
 
-/// The very answer comes once more: not one that says `same`.
+/// The stored response is returned again, and not one with the verdict `same`.
 #[test]
 fn a_lost_answer_is_said_again_word_for_word() {
     let server = Server::start();
@@ -372,7 +374,8 @@ fn an_answer_that_cannot_be_had_again_is_no_danger() {
     assert_eq!(b.column("items", rings, "title"), Some(json!("Rings")));
 }
 
-/// A line that loses every body above a size: the server waits for the rest of it, and answers 408.
+/// A connection that loses every body above a size: the server waits for the rest of it, and responds with
+/// 408.
 struct Slow {
     inner: Http,
     body_bytes_max: usize,

@@ -43,7 +43,7 @@ fn two_devices_converge_over_adds_edits_and_deletes() {
     assert_eq!(a.column("items", band, "title"), None);
     assert_eq!(a.column("items", own, "title"), Some(json!("Cake")));
 
-    // Made and deleted before anybody heard of it: it never goes up.
+    // Created and deleted before any sync: it is never sent.
     let never = a.add("items", json!({ "title": "Never" }));
     a.delete("items", never);
     assert_eq!(a.sync().tally.taken, 0);
@@ -67,8 +67,8 @@ fn different_columns_edited_on_both_sides() {
     assert_eq!(a.column("items", rings, "title"), Some(json!("Two rings")));
 }
 
-/// Goal: any one answer or request may be lost, at any point. Method: lose each in turn, and go on after a
-/// restart, or at once.
+/// Goal: any one response or request may be lost, at any point. Method: each is lost in turn, and the device
+/// continues after a restart, or at once.
 #[test]
 fn a_lost_request_or_answer_changes_nothing() {
     let server = Server::with(|settings| settings.limits.rows_max = 2);
@@ -92,7 +92,7 @@ fn a_lost_request_or_answer_changes_nothing() {
             assert_eq!(attempts, 1, "{case}: {error}");
             assert!(matches!(error, SyncError::Call(CallError::NoResponse(_))), "{case}: {error}");
             a.restart();
-            // Life goes on before the next sync.
+            // The user continues to edit before the next sync.
             a.put("items", rings, json!({ "title": "Rings of gold" }));
             b.put("lists", list, json!({ "title": "The wedding" }));
         }
@@ -104,7 +104,7 @@ fn a_lost_request_or_answer_changes_nothing() {
     }
 }
 
-/// The crash is between the answer and its application: what the server said never reached the file.
+/// The crash comes between the response and its application: the file never received the response.
 #[test]
 fn a_crash_between_answer_and_application_is_resumed() {
     let server = Server::start();
@@ -274,7 +274,8 @@ fn what_has_not_changed_is_not_listed_again() {
     assert_agree(&mut a, &mut b);
 }
 
-/// Goal: after a restore a time may name another state, so what is held is asked for, once, though the sync breaks off.
+/// Goal: after a restore a time may denote another state, so every held row is requested, once, even if the
+/// sync is interrupted.
 #[test]
 fn after_a_restore_what_is_held_is_asked_for_once() {
     let mut server = Server::with(|settings| settings.limits.get_keys_max = 2);
@@ -302,8 +303,9 @@ fn after_a_restore_what_is_held_is_asked_for_once() {
     assert_eq!(a.took(), ["GET fetch 304", "POST synchronise 200"]);
 }
 
-/// Goal: a device that has not got all rows that it asked for has no cursor: a row that is deleted until it asks again
-/// would stay on it for ever, since no feed from there mentions it. Method: the device dies after each of its requests.
+/// Goal: a device without all the rows that it requested has no cursor: a row that is deleted before the next
+/// request would stay on it for ever, since no feed from there mentions it. Method: the device dies after
+/// each of its requests.
 #[test]
 fn the_cursor_waits_for_every_row_that_was_asked_for() {
     let server = Server::with(|settings| settings.limits.get_keys_max = 1);
@@ -445,7 +447,7 @@ fn a_mass_deletion_asks_first() {
     assert!(matches!(&error, SyncError::Call(call) if call.code() == "mass_delete"), "{error}");
     assert_eq!(a.store.pending().unwrap().deleted, 60);
     assert_eq!(a.store.outstanding().unwrap(), None);
-    // What the user has agreed to must be as much as what is refused.
+    // The user must have agreed to at least as many as were refused.
     let options = Options { confirm_deletes: Some(59), ..Options::default() };
     let error = a.try_sync_with(&mut retries(1), options).unwrap_err();
     assert!(matches!(&error, SyncError::Call(call) if call.code() == "mass_delete"), "{error}");
@@ -461,7 +463,7 @@ fn clocks_that_are_wrong_are_corrected() {
     let (mut a, mut b) = pair(&server);
     let rings = a.add("items", json!({ "title": "Rings" }));
     assert_agree(&mut a, &mut b);
-    // B's clock is a day ahead; its edit is the earlier one all the same.
+    // B's clock is a day ahead; its edit is the earlier one nevertheless.
     let ahead = Clock::from_fn(|| Clock::system().now().shifted(86_400_000));
     b.store = Store::open(&b.path, ahead).unwrap();
     b.put("items", rings, json!({ "title": "B, earlier" }));

@@ -42,7 +42,7 @@ pub struct Server {
     pub dir: TempDir,
     settings: Settings,
     schema: String,
-    /// The time at which the server's clock stands still, ms; 0 if it goes.
+    /// The time at which the server's clock stands still, ms; 0 if it runs.
     pub stands_at_ms: Arc<AtomicI64>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -92,7 +92,7 @@ impl Server {
         );
         let accounts =
             Accounts::open(&settings.auth, &settings.limits, storage.accounts(), clock.clone()).unwrap();
-        // After a restore the user is there already.
+        // After a restore the user exists already.
         let _known = accounts.local().unwrap().enrol(EMAIL, PASSWORD, None);
         let app = App::new(schema, storage, accounts, clock, settings, Arc::default()).unwrap();
 
@@ -119,7 +119,7 @@ impl Server {
         to
     }
 
-    /// Puts a copy in the database's place, and goes on at another address.
+    /// Replaces the database by a copy, and continues at another address.
     pub fn restore(&mut self, from: &Path) {
         self.stop();
         // A pool that was dropped may be opening its last connection still.

@@ -26,7 +26,8 @@ fn requests_keep_below_the_servers_bytes() {
     }
 }
 
-/// Goal: a request that never comes through does not grow. Method: it is sent more often than times of sending are kept.
+/// Goal: a request that never succeeds does not grow. Method: it is sent more often than times of sending are
+/// stored.
 #[test]
 fn only_the_last_sendings_are_remembered() {
     let server = Server::start();

@@ -26,8 +26,8 @@ fn there(phone: &Phone, table: &str, keys: &[RowKey]) -> bool {
     keys.iter().all(|key| phone.store.get(table, *key).unwrap().is_some())
 }
 
-/// Goal: a row that nobody deleted never goes, and one that was deleted before the backup does not come back. Method:
-/// a backup; what both devices synced after it is lost by the server.
+/// Goal: a row that no user deleted never disappears, and one that was deleted before the backup does not
+/// return. Method: a backup; the server loses what both devices synced after it.
 #[test]
 fn what_the_server_lost_is_put_back() {
     for way in WAYS {
@@ -69,8 +69,8 @@ fn what_the_server_lost_is_put_back() {
     }
 }
 
-/// Goal: a sync that breaks off while it puts rows back goes on with them, also over a second restore. Method: the
-/// device dies at every request in turn.
+/// Goal: a sync that is interrupted while it puts rows back continues with them, even after a second restore.
+/// Method: the device dies at every request in turn.
 #[test]
 fn putting_back_survives_interruptions_and_restores() {
     for way in WAYS {
@@ -112,10 +112,10 @@ fn putting_back_survives_interruptions_and_restores() {
     }
 }
 
-/// Goal: the same without a new epoch: a version below the device's, or digests that differ, prove nothing deleted.
-/// Method: the file is put back behind the server's back, together with whatever stands beside it, as a snapshot of the
-/// disk would do; other writes raise the version again, or not. By manifest a version that has risen again shows nothing:
-/// only the server can notice then.
+/// Goal: the same without a new epoch: a version below the device's, or digests that differ, prove no
+/// deletion. Method: the file is replaced without the server's knowledge, together with the files beside it,
+/// like a snapshot of the disk; other writes raise the version again, or not. By manifest a version that has
+/// risen again shows nothing: only the server can notice then.
 #[test]
 fn a_database_that_was_put_back_unnoticed_deletes_nothing() {
     for way in WAYS {

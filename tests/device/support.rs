@@ -22,7 +22,7 @@ pub enum Fate {
     Arrives,
     /// It never reaches the server.
     LostBefore,
-    /// The server acts on it, and its answer is lost.
+    /// The server handles the request, and its response is lost.
     LostAfter,
 }
 
@@ -40,10 +40,10 @@ pub struct Phone {
 pub struct Disturbed {
     inner: Box<dyn Remote>,
     pub disturb: Disturb,
-    /// Called when an answer has come, before the device sees it.
+    /// Called when a response has arrived, before the device receives it.
     pub answered: Box<dyn FnMut(&Request)>,
     pub log: Vec<(Request, u16)>,
-    /// The verdicts on what was added, answer by answer.
+    /// The verdicts on what was added, response by response.
     pub verdicts: Vec<String>,
 }
 
@@ -178,7 +178,7 @@ pub fn retries(attempts_max: u32) -> RetryPolicy {
     RetryPolicy { attempts_max, pause: Box::new(|_| {}), random: Box::new(|| 0), ..RetryPolicy::default() }
 }
 
-/// RetryPolicy that notes how long it was to wait.
+/// A RetryPolicy that records how long it should wait.
 pub fn noting_retries(attempts_max: u32) -> (RetryPolicy, Arc<Mutex<Vec<Duration>>>) {
     let noted = Arc::new(Mutex::new(Vec::new()));
     let pauses = Arc::clone(&noted);

@@ -33,8 +33,9 @@ fn assert_exact(phone: &Phone, key: RowKey) {
     assert!(row.as_str().contains(NOTES), "{row}");
 }
 
-/// Goal: a number keeps every digit that an app wrote, wherever it goes. Method: numbers that no double is equal to, as an
-/// app writes them, as the server gives them, under an edit of another column, and in a request whose answer was lost.
+/// Goal: a number keeps every digit that an app wrote, wherever it goes. Method: numbers that no double
+/// equals, as an app writes them, as the server returns them, under an edit of another column, and in a
+/// request whose response was lost.
 #[test]
 fn numbers_keep_every_digit() {
     for way in [SyncMode::Cursor, SyncMode::Manifest] {
@@ -68,7 +69,7 @@ fn numbers_keep_every_digit() {
         assert_exact(&a, key);
         assert_exact(&b, key);
 
-        // What is written again as it is, is no edit.
+        // Writing the same value again is not an edit.
         a.store.put("items", key, &exact("Two rings")).unwrap();
         assert_eq!(a.store.pending().unwrap().rows(), 0);
         // Another spelling of a number is another value.
@@ -79,8 +80,8 @@ fn numbers_keep_every_digit() {
     }
 }
 
-/// Goal: an edit that follows too many others waits, as nobody has anything to mend, and is taken later. Method: times are
-/// whole seconds, and one row is edited and synced faster than that until the server has enough.
+/// Goal: an edit that follows too many others waits without a correction, and is accepted later. Method:
+/// times are whole seconds, and one row is edited and synced faster than that until the server refuses.
 #[test]
 fn a_row_that_is_edited_too_often_goes_up_later() {
     for way in [SyncMode::Cursor, SyncMode::Manifest] {
@@ -106,7 +107,7 @@ fn a_row_that_is_edited_too_often_goes_up_later() {
         b.sync();
         assert_eq!(b.column("items", key, "amount"), Some(json!(edits - 1)));
 
-        // It asks once in a sync, and no more; the edit and another one that follows it stay.
+        // It is sent once in a sync; the edit and a later one stay.
         a.remote.log.clear();
         a.put("items", key, json!({ "done": true }));
         assert_eq!(a.sync().tally.taken, 0);

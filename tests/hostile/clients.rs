@@ -1,7 +1,7 @@
-//! Clients that mean harm, many at once and over real sockets, beside honest ones that must not notice.
+//! Malicious clients, many at once and over real sockets, beside honest ones that must not notice.
 //!
-//! ROLLCALL_HOSTILE_S is how long they go on (10 s), ROLLCALL_HOSTILE_CONNECTIONS how many connections one of
-//! them opens in that time (1,000). Each deadline by itself is in `tests/server/serving.rs`.
+//! ROLLCALL_HOSTILE_S is how long they continue (10 s), ROLLCALL_HOSTILE_CONNECTIONS how many connections one
+//! of them opens in that time (1,000). Each deadline has its own test in `tests/server/serving.rs`.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use crate::app::{Device, PASSWORD, START_MS, Server, key};
 use crate::contract::{document, follow, operation_objects};
 
-/// Whoever waits so long for an answer has found a hang.
+/// A client that waits this long for a response has found a hang.
 pub const TOO_LONG: Duration = Duration::from_secs(60);
 
 pub fn number(variable: &str, otherwise: usize) -> usize {
@@ -47,7 +47,8 @@ pub async fn listen(stream: &mut TcpStream, most: Duration) -> Vec<u8> {
     seen
 }
 
-/// The statuses of the answers in what a connection said: answers here have no body that looks like one.
+/// The statuses of the responses in what a connection received: no body of these responses contains such a
+/// line.
 pub fn statuses(seen: &[u8]) -> Vec<u16> {
     let text = String::from_utf8_lossy(seen);
     text.match_indices("HTTP/1.1 ").filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok()).collect()
@@ -62,7 +63,7 @@ pub fn post(path: &str, token: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// One kind of attack: what it may be told, and how often it was.
+/// One kind of attack: the permitted statuses, and how often each came.
 #[derive(Clone)]
 struct Attack {
     to: SocketAddr,
@@ -80,8 +81,8 @@ impl Attack {
         !self.over.load(Ordering::Relaxed)
     }
 
-    /// Sends it whole, reads what comes, and fails unless every status is one of those. `may_close`: whether the
-    /// server may also just close.
+    /// Sends all of it, reads what arrives, and fails unless every status is permitted. `may_close`: whether
+    /// the server may also just close.
     async fn send(&self, what: &str, from: u8, bytes: &[u8], allowed: &[u16], may_close: bool) {
         let Ok(mut stream) = connect(self.to, [127, 0, 2, from]).await else { return };
         let sent = stream.write_all(bytes).await.is_ok();
@@ -90,12 +91,12 @@ impl Attack {
         let shown =
             || format!("{what}: {result:?} {}", String::from_utf8_lossy(&seen[..seen.len().min(300)]));
         assert!(result.iter().all(|status| allowed.contains(status)), "{}", shown());
-        // A reset may eat the answer of whoever is still sending.
+        // A reset may destroy the response of a client that is still sending.
         assert!(may_close || !result.is_empty() || !sent, "closed without an answer: {}", shown());
         self.note(what, &result.last().map_or("closed".into(), u16::to_string));
     }
 
-    /// Drips a byte at a time until the server has had enough; says how it ended.
+    /// Sends one byte at a time until the server ends the connection; returns how it ended.
     async fn drip(&self, what: &str, from: u8, beginning: &[u8], allowed: &[u16]) {
         let Ok(mut stream) = connect(self.to, [127, 0, 2, from]).await else { return };
         let begun = Instant::now();
@@ -116,7 +117,7 @@ impl Attack {
     }
 }
 
-/// What is sent whole, with the statuses that it may get.
+/// What is sent in one piece, with the permitted statuses.
 fn salvos(token: &str) -> Vec<(&'static str, Vec<u8>, &'static [u16], bool)> {
     let bomb =
         |kind: &str| post("/synchronise", token, &format!("content-encoding: {kind}\r\n"), &vec![0x1f; 4096]);
@@ -285,7 +286,7 @@ async fn honest_clients_are_answered_while_others_attack() {
             attackers.push(tokio::spawn(async move {
                 while attack.goes_on() {
                     if what == "silence" {
-                        // Not a byte: the server has to end it by itself.
+                        // No byte at all: the server has to end the connection.
                         let Ok(mut stream) = connect(attack.to, [127, 0, 3, from]).await else { continue };
                         assert_eq!(listen(&mut stream, TOO_LONG).await, b"", "an answer to nothing");
                         attack.note(what, "closed");
@@ -296,7 +297,7 @@ async fn honest_clients_are_answered_while_others_attack() {
             }));
         }
     }
-    // A crowd from many addresses that connects and says nothing.
+    // Clients from many addresses that connect and send nothing.
     let (crowd, at_once) = (number("ROLLCALL_HOSTILE_CONNECTIONS", 1_000), connections_at_once());
     let opened = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&opened);
@@ -337,7 +338,7 @@ async fn honest_clients_are_answered_while_others_attack() {
     assert_eq!(server.get("/healthz").send().await.status, 200);
 }
 
-/// A provider of keys on the loopback that counts how often it is asked.
+/// A provider of keys on the loopback that counts its requests.
 fn provider(set: String) -> (String, Arc<AtomicUsize>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/keys.json", listener.local_addr().unwrap());
@@ -362,8 +363,8 @@ fn provider(set: String) -> (String, Arc<AtomicUsize>) {
     (url, asked)
 }
 
-/// Goal: no token but the provider's opens a door, and made-up key names do not make us ask the provider on and
-/// on. Method: over HTTP, many at once. What a token may be in detail is in `tests/server/jwt.rs`.
+/// Goal: only the provider's tokens are accepted, and invented key names do not cause endless requests to the
+/// provider. Method: over HTTP, many at once. `tests/server/jwt.rs` tests tokens in detail.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn swapped_algorithms_and_unknown_keys_open_nothing() {
     let der = std::fs::read("fixtures/jwt/provider-rsa.der").unwrap();
@@ -416,7 +417,7 @@ async fn swapped_algorithms_and_unknown_keys_open_nothing() {
             let header = named(Algorithm::RS256, &format!("' OR 1=1 -- {pause} {n}"));
             at_once.spawn(ask(jsonwebtoken::encode(&header, &claims, &private).unwrap()).send());
         }
-        // 503 for those who came after the one question, or would have waited for it with too many others.
+        // 503 for requests that came after the one fetch, or would have waited for it with too many others.
         while let Some(answer) = at_once.join_next().await {
             let problem = answer.unwrap().problem();
             assert!(
@@ -441,8 +442,8 @@ const SQL: [&str; 8] = [
     "\\'%_",
 ];
 
-/// Goal: text stays text. Method: SQL in every parameter that the contract has, every name and every value of a
-/// body; nothing that anybody had changes, and what is taken comes back as it was sent.
+/// Goal: text stays text. Method: SQL in every parameter of the contract, every name and every value of a
+/// body; no stored data changes, and what is accepted is returned as it was sent.
 #[tokio::test]
 async fn sql_in_every_name_and_value_is_text() {
     let server = Server::new();

@@ -1,12 +1,12 @@
-//! What the worst request of each operation costs that the default limits allow.
+//! What the most expensive request of each operation costs under the default limits.
 //!
-//! Goal: no request costs more than its limits say. Method: for every operation of `openapi.yaml` the request is built
-//! that costs most, and sent to a server whose owner has much of everything, each over a copy of its own. It runs in a
-//! process of its own, since the allocator counts for all of it.
+//! Goal: no request costs more than its limits allow. Method: for every operation of `openapi.yaml` the most
+//! expensive request is built, and sent to a server whose owner has much of everything, each over a copy of
+//! its own. The tests run in a process of their own, since the allocator counts all of it.
 //!
-//! What is asserted does not depend on the machine: the memory that is held at a time, what stays on the disk, the length
-//! of the answer. Processor time and the time in the writer's turn are printed. What SQLite itself takes is no part of
-//! the memory here: its pages have a bound of 2 MB a connection.
+//! The assertions do not depend on the machine: the memory that is held at a time, the growth on disk, the
+//! length of the response. Processor time and the time in the writer's turn are printed. SQLite's own memory
+//! is not counted: its pages have a bound of 2 MB for each connection.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -56,7 +56,7 @@ struct Worst {
     token: Option<String>,
     headers: Vec<(&'static str, String)>,
     body: Option<Vec<u8>>,
-    /// Whether the answer is read as it comes and may be as long as all rows are.
+    /// Whether the response is read while it arrives and may be as long as all rows are.
     streams: bool,
 }
 
@@ -163,7 +163,7 @@ async fn measure(server: &Server, worst: &Worst) -> Cost {
         }
     }
     let (cpu_ms, written) = (cpu_ms() - cpu_before, written() - written_before);
-    sleep(Duration::from_millis(50)).await; // the writer's turn ends a moment after the answer
+    sleep(Duration::from_millis(50)).await; // the writer's turn ends a moment after the response
     let sent = worst.body.as_ref().map_or(0, Vec::len) as u64;
     Cost {
         status: head.status.as_u16(),

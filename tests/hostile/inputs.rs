@@ -1,10 +1,10 @@
-//! Whatever bytes come: the readers of bodies, marks, tokens and schema files never panic, and what they refuse
-//! they refuse as documented.
+//! For any bytes, the readers of bodies, page tokens, access tokens and schema files never panic, and refuse
+//! as documented.
 //!
-//! The inputs are mutations of what is right, from a seed: bits, bytes, numbers and words changed, pieces cut,
-//! doubled, or taken from another input. Nothing watches which code they reach; `.ci/fuzz` feeds the same readers with
-//! inputs that are bred by it. ROLLCALL_FUZZ_INPUTS is how many there are for all readers together (20,000),
-//! ROLLCALL_FUZZ_SEED where they begin.
+//! The inputs are mutations of valid ones, from a seed: bits, bytes, numbers and words changed, pieces cut,
+//! doubled, or taken from another input. Coverage is not measured; `.ci/fuzz` runs the same readers under a
+//! coverage-guided fuzzer. ROLLCALL_FUZZ_INPUTS is the number of inputs for all readers together (20,000),
+//! ROLLCALL_FUZZ_SEED the seed.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -118,7 +118,7 @@ impl Mutator {
                     input.splice(at..at, piece);
                 }
                 5 => input.truncate(at),
-                // A number or a text in place of another: the shape stays, which gets further.
+                // A number or a text in place of another: the shape stays, which reaches deeper code.
                 6 | 7 => {
                     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
                     let start = input[..at].iter().rposition(|byte| !is_part(byte)).map_or(0, |at| at + 1);
@@ -140,7 +140,7 @@ impl Mutator {
 
 /// Feeds a reader; it names each outcome. Fails at a panic, with the input.
 fn feed(what: &str, share: u64, corpus: Vec<Vec<u8>>, read: impl Fn(&[u8]) -> String) {
-    // What is right must be taken, or the mutations would never get beyond the first check.
+    // Valid inputs must be accepted, or the mutations would never pass the first check.
     for input in &corpus {
         assert_eq!(read(input), "taken", "{what}: {}", String::from_utf8_lossy(input));
     }
@@ -241,7 +241,7 @@ fn answer(input: &[u8]) -> String {
     std::thread::scope(|scope| scope.spawn(|| requests::answer(input)).join()).unwrap()
 }
 
-/// What a client made of a mark is its own fault: these were a 500 once.
+/// A forged page token is the client's fault: these caused a 500 once.
 #[tokio::test]
 async fn page_marks_that_no_page_gave() {
     let server = Server::with(|settings| settings.sync.fetch_rows_max = 1);
@@ -266,7 +266,8 @@ async fn page_marks_that_no_page_gave() {
     }
 }
 
-/// Marks come back in a URL, so they go through the routes: every answer is held against the contract.
+/// Page tokens are sent in a URL, so they go through the routes: every response is checked against the
+/// contract.
 #[test]
 fn marks() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

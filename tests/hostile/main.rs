@@ -1,4 +1,4 @@
-//! Those who mean harm, or another's rows: what they are told, and that nobody else notices.
+//! Malicious clients, and clients of other owners: what they receive, and that no other client notices.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use rollcall_testkit::app;

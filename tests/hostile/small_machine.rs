@@ -1,7 +1,8 @@
-//! The real program with the settings that docs/operate/memory.md has for a machine with 256 MiB, under every attack at once.
+//! The real program with the settings of docs/operate/memory.md for a machine with 256 MiB, under every
+//! attack at once.
 //!
-//! ROLLCALL_HOSTILE_S is how long they go on (10 s; 600 is the long run). The memory is what the system says of the
-//! process: a bound set on the process itself counts memory that is only reserved.
+//! ROLLCALL_HOSTILE_S is how long they continue (10 s; 600 is the long run). The memory is what the system
+//! reports for the process: a limit on the process itself would count memory that is only reserved.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -89,7 +90,8 @@ impl Field {
         *self.answers.lock().unwrap().entry(format!("{what}: {status}")).or_default() += 1;
     }
 
-    /// Sends a request again and again, from an address of its own, and waits `unread` before it reads the answer.
+    /// Sends a request again and again, from its own address, and waits `unread` before it reads the
+    /// response.
     async fn repeat(self, what: &'static str, from: [u8; 4], request: Vec<u8>, unread: Duration) {
         while self.goes_on() {
             let Ok(mut stream) = connect(self.to, from).await else { continue };
@@ -131,7 +133,8 @@ fn get(path: &str, token: &str, accept: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What is sent whole, again and again: name, request, how many at once, and how long the answer is left unread.
+/// What is sent in one piece, again and again: name, request, how many at once, and how long the response is
+/// left unread.
 fn assaults(token: &str) -> Vec<(&'static str, Vec<u8>, u8, u64)> {
     let sync = |body: Value| post("/synchronise", token, "", body.to_string().as_bytes());
     let big: Vec<String> = (0..30).map(key).collect();
@@ -174,8 +177,8 @@ fn assaults(token: &str) -> Vec<(&'static str, Vec<u8>, u8, u64)> {
     ]
 }
 
-/// An honest device: one small edit after another, each of which must be taken in time. How long each took, and how
-/// often it was asked to come back.
+/// An honest device: one small edit after another, each of which must succeed in time. Returns how long each
+/// took, and how often the device had to retry.
 async fn honest(field: Field, token: String, first: u64, busy: Arc<AtomicUsize>) -> Vec<Duration> {
     let mut took = Vec::new();
     let mut n = 0;
@@ -217,9 +220,9 @@ fn fill(address: SocketAddr, token: &str) {
     assert_eq!(call(address, "POST /synchronise", Some(token), Some(&body)).status, 200);
 }
 
-/// Goal: no request and no number of requests makes the server take more memory than a small machine has, and devices
-/// that mean well are answered all the while. Method: the attacks above, from many addresses and two accounts, beside
-/// four honest devices of two owners.
+/// Goal: no request and no number of requests makes the server use more memory than a small machine has, and
+/// honest devices are served all the while. Method: the attacks above, from many addresses and two accounts,
+/// beside four honest devices of two owners.
 #[test]
 fn a_small_machine_bears_every_attack_at_once() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,9 +1,9 @@
-//! The tenant matrix: no answer to one owner depends on what another owner has.
+//! The tenant matrix: no response to one owner depends on the data of another.
 //!
-//! Every request is sent twice, byte for byte the same: in a world where another owner has what it names, and in
-//! its twin where nobody has. The twins are copies of one database, so ids, versions and secret seeds are the
-//! same and the answers must be the same bytes. A third time it names what the asker has: that answer must differ,
-//! or the request would prove nothing.
+//! Every request is sent twice, byte for byte the same: in a world where another owner has what it names, and
+//! in a twin where nobody has. The twins are copies of one database, so ids, versions and secret seeds are
+//! the same and the responses must be the same bytes. A third time it names data of the caller: that response
+//! must differ, or the request would prove nothing.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::contract::{document, follow, operation_objects, operations};
 use rollcall::config::Settings;
 use serde_json::{Value, json};
 
-/// Stands in every text of the other owner: rows, conflicts, devices, the address.
+/// Part of every text of the other owner: rows, conflicts, devices, the address.
 const MARKER: &str = "zq7marker";
 
 /// What names something of an owner, in a path, a query, a header or a body.
@@ -33,7 +33,7 @@ struct Names {
     page: String,
     next: String,
     conflicts_page: String,
-    /// The key of the row that the next page of conflicts tells of.
+    /// The key of the row on the next page of conflicts.
     conflicts_next: String,
     /// What an installation calls itself.
     installation: String,
@@ -122,7 +122,7 @@ async fn furnish(server: &Server, user: &str, first: u64, word: &str, syncs: u64
     Tenant { phone, tablet, names }
 }
 
-/// What was sent under an `Idempotency-Key`: the same for everyone, so that only the key tells.
+/// The body under an `Idempotency-Key`: the same for everyone, so that only the key matters.
 fn same_body() -> Value {
     json!({ "get": { "lists": [key(0xfff)] } })
 }
@@ -133,7 +133,7 @@ struct Probe {
     path: String,
     headers: Vec<(&'static str, String)>,
     body: Option<Value>,
-    /// Why the answer is the same whoever has what it names; else it must not be.
+    /// Why the response is the same whoever has what it names; otherwise it must differ.
     alike: Option<&'static str>,
 }
 
@@ -163,7 +163,7 @@ impl Probe {
     }
 }
 
-/// What has no place in the matrix, and why.
+/// What is not in the matrix, and why.
 const EXEMPT: &[(&str, &str)] = &[
     ("GET /healthz", "knows of nobody"),
     ("GET /limits", "settings"),
@@ -196,7 +196,7 @@ const PLAIN: &[&str] = &[
 
 const NOT_THE_OPERATOR: &str = "a device's token opens no door of the console";
 
-/// The requests of an operation, for what `of` names; `None` for one that nobody has placed.
+/// The requests of an operation, for the data of `of`; `None` for an operation without an entry.
 fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
     let Names { list, item, node, conflict, device, owner, version, base, .. } = of;
     let (path, page, next) = (operation.split(' ').nth(1).unwrap(), &of.page, &of.next);
@@ -321,7 +321,7 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
         let store = format!("{owner}.{owner}"); // a user who shares with nobody is its own owner
         probes
             .push(Probe { body: body.clone(), ..probe_of("Sync-For", path.clone()) }.with("sync-for", store));
-        // Behind its own counter one is told another name.
+        // A client behind its own counter gets another name.
         let name = format!("{}.0", of.installation);
         let probe = Probe { body, ..probe_of("Sync-Device", path) }.with("sync-device", name);
         probes.push(if locks { probe.alike("the lock is another device's") } else { probe });
@@ -341,14 +341,14 @@ async fn ask(server: &Server, who: &Device, operation: &str, probe: &Probe) -> A
     ask.send().await
 }
 
-/// Everything of an answer that goes over the wire, but for what layers add: date, request id and timing.
+/// The bytes of a response on the wire, without what the layers add: date, request id and timing.
 fn bytes_of(answer: &Answer) -> String {
     let headers: BTreeSet<String> =
         answer.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
     format!("{} {headers:#?}\n{}", answer.status, String::from_utf8_lossy(&answer.bytes))
 }
 
-/// All that an owner can see of what is theirs.
+/// All that an owner can see of its data.
 async fn view(server: &Server, who: &Device) -> Vec<String> {
     let mut seen = Vec::new();
     for path in ["/changes", "/conflicts", "/devices", "/lock", "/digests"] {
@@ -399,7 +399,7 @@ async fn another_owners_names_are_answered_as_unknown_ones() {
             if bytes_of(&others) != bytes_of(&unknown) {
                 faults.push(format!("{place}: {}\n--- unknown: {}", bytes_of(&others), bytes_of(&unknown)));
             }
-            // The names differ, so their answers may for that alone: they are put alike first.
+            // The names differ, and so may the responses: the names are made equal first.
             let result = |answer: &Answer, names: &Names| {
                 let mut text = bytes_of(answer);
                 for name in [
@@ -444,7 +444,7 @@ async fn another_owners_names_are_answered_as_unknown_ones() {
     assert!(faults.is_empty(), "{} faults\n{}", faults.len(), faults.join("\n\n"));
 }
 
-/// Goal: nobody forgets a new operation, parameter or member. Method: the contract lists them.
+/// Goal: no new operation, parameter or member is forgotten. Method: the contract lists them.
 #[test]
 fn every_operation_has_its_place_in_the_matrix() {
     let names = Names {

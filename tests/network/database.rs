@@ -33,7 +33,7 @@ pub struct Database {
     schema: Arc<Schema>,
     /// How often the file was put back.
     restores: AtomicU64,
-    /// How often another file came in its place.
+    /// How often another file replaced it.
     swaps: AtomicU64,
     /// What there was when the copy was made.
     copied: Mutex<Option<(BTreeMap<Owner, Data>, Leases)>>,
@@ -43,7 +43,7 @@ pub struct Database {
     leases: Mutex<Leases>,
     clock: Clock,
     listeners: Mutex<BTreeMap<usize, Listeners>>,
-    /// Nothing goes wrong any more.
+    /// Set when no more faults are injected.
     calm: AtomicBool,
     rng: Mutex<Rng>,
 }
@@ -112,7 +112,7 @@ impl Database {
         self.copied.lock().is_some()
     }
 
-    /// Puts the copy in the database's place, while no server runs. `unsaid`: nobody says that it is one.
+    /// Replaces the database by the copy, while no server runs. `unsaid`: no server or command is informed.
     pub fn put_back(&self, unsaid: bool) -> Check {
         self.listeners.lock().clear();
         drop(self.engine.lock().take());
@@ -145,7 +145,7 @@ impl Database {
     /// A file copied back, beside which lies what the last server left there.
     fn swap(&self) {
         let old = self.file();
-        self.swaps.fetch_add(1, Ordering::SeqCst); // whoever has the old file open still does nothing to the new one
+        self.swaps.fetch_add(1, Ordering::SeqCst); // a server with the old file still open does nothing to the new one
         let new = self.file();
         std::fs::copy(self.copy(), &new).unwrap();
         std::fs::copy(format!("{}.past", old.display()), format!("{}.past", new.display())).unwrap();
@@ -160,7 +160,7 @@ impl Database {
         !self.calm.load(Ordering::SeqCst) && self.rng.lock().often(in_thousand)
     }
 
-    /// Notes what did not hold; the first is the one that counts.
+    /// Records a failed check; the first one counts.
     pub fn note(&self, check: Check) {
         if let Err(what) = check {
             self.broken.lock().get_or_insert(what);
@@ -181,7 +181,7 @@ impl Database {
         read.unwrap()
     }
 
-    /// What is old is gone, and nothing else.
+    /// Exactly the old data is forgotten.
     fn purged(&self, owner: Owner) -> Check {
         let (state, rows) = self.held(owner);
         let mut truth = self.truth.lock();
@@ -191,7 +191,7 @@ impl Database {
         truth.check_held(owner, state, &rows)
     }
 
-    /// News travel from the server where they are made to the others, or get lost on the way.
+    /// Notifications go from the server where they arise to the others, or get lost on the way.
     fn tell(&self, from: usize, each: impl Fn(&Listeners)) {
         let lost = self.often(500);
         for (_, listeners) in self.listeners.lock().iter().filter(|(to, _)| **to == from || !lost) {

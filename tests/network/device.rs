@@ -31,7 +31,7 @@ enum Granted {
     Time,
 }
 
-/// A life of the device on the simulated network: does what its thread asks for.
+/// A lifetime of the device on the simulated network: it does what its thread requests.
 pub async fn run(world: Arc<World>, number: usize) {
     let device = Arc::clone(&world.devices[number]);
     let life = device.lives.fetch_add(1, Ordering::SeqCst);
@@ -70,14 +70,14 @@ impl Drop for Ends {
     }
 }
 
-/// The device's side of it. Nothing comes once it has died.
+/// The device's side of the channel. Nothing arrives once the device has died.
 struct Heart {
     wish: Sender<Wish>,
     granted: Receiver<Granted>,
 }
 
 impl Heart {
-    /// Says whether the device still lives.
+    /// Returns whether the device is still alive.
     fn pause(&self, ms: u64) -> bool {
         let wished = self.wish.send(Wish::Pause(Duration::from_millis(ms)));
         wished.is_ok() && self.granted.recv().is_ok()
@@ -150,7 +150,7 @@ fn edit(world: &World, device: &Device, file: &mut Store, rng: &mut Rng) {
     file.put(name, key, &columns).unwrap();
 }
 
-/// Things that apps do beside syncing: take the lock and look at it for long, or break somebody else's.
+/// What apps do apart from syncing: they take the lock and hold it for long, or break another device's.
 fn meddle(device: &Device, rng: &mut Rng, heart: &Heart) {
     let ask = |method, path: &str| {
         let headers = vec![("authorization", format!("Bearer {}", device.token()))];
@@ -159,7 +159,7 @@ fn meddle(device: &Device, rng: &mut Rng, heart: &Heart) {
     match rng.below(100) {
         0..4 => {
             let _ = ask("POST", "lock");
-            // It may die while it waits, and is then not heard of for a while.
+            // It may die while it waits, and is then silent for a while.
             heart.pause(rng.below(6_000));
         }
         4..6 => drop(ask("DELETE", "lock?break=true")),
@@ -167,7 +167,7 @@ fn meddle(device: &Device, rng: &mut Rng, heart: &Heart) {
     }
 }
 
-/// The app comes with a token of another user: no row goes either way.
+/// The app uses a token of another user: no row is sent either way.
 fn stranger(
     world: &World,
     device: &Device,
@@ -208,7 +208,7 @@ fn sync_once(
     world.tell(format!("device {} has synced: {result}", device.number));
     match done {
         Ok(report) => {
-            // Digests of before a restore say nothing of what came after it.
+            // Digests from before a restore prove nothing about the time after it.
             let proved = !matches!(report.proof, Proof::Repaired | Proof::Unequal(_))
                 || restores != world.database.restores();
             world.note(must(proved, || {
@@ -246,7 +246,7 @@ fn sync_with(
     sync(file, &mut link, &mut patience, options, &mut |_| {})
 }
 
-/// No edit of a user vanishes: what no longer waits was written, or is known to have lost.
+/// No edit of a user vanishes: what no longer waits was written, or is recorded as lost.
 fn check_edits(world: &World, device: &Device, file: &Store, report: Option<&SyncReport>) -> Check {
     let truth = world.database.truth.lock();
     let seen = truth.owners.get(&device.owner).map(|data| &data.seen);

@@ -12,7 +12,7 @@ use crate::truth::{Check, Id, must};
 use crate::world::{Device, SLOTS, TABLES, World, slot_key, store};
 
 impl World {
-    /// Notes what devices hold clean and the server has, before it loses that: it is not to be lost.
+    /// Records what devices hold clean and the server has, before the server loses it: it must not be lost.
     pub fn owe(&self) {
         let files: Vec<(Owner, Store)> =
             self.devices.iter().map(|device| (device.owner, store(device))).collect();
@@ -37,7 +37,7 @@ impl World {
         }
     }
 
-    /// What is owed is on the server, or waits on a device that says why.
+    /// What was recorded is on the server, or waits on a device with a reason.
     pub fn check_owed(&self) -> Check {
         let truth = self.database.truth.lock();
         truth.owed.iter().try_for_each(|(owner, id)| {
@@ -70,7 +70,7 @@ impl World {
         self.forgive(to.owner);
     }
 
-    /// What only a phone had that is no more is lost with it.
+    /// Rows that only a dead phone had are lost with it.
     fn forgive(&self, owner: Owner) {
         let ours = self.devices.iter().filter(|device| device.owner == owner);
         let files: Vec<Store> = ours.map(|device| store(device)).collect();
@@ -86,8 +86,8 @@ impl World {
         truth.owed = owed;
     }
 
-    /// Notes the deletions in a request whose copy arrives later, by `until` at the latest. If the server has forgotten
-    /// by then that it took the request, they count once more.
+    /// Records the deletions in a request whose copy arrives later, by `until` at the latest. If the server
+    /// has lost by then that it handled the request, they count again.
     pub fn note_late_deletions(&self, device: &Arc<Device>, request: &Request, until: i64) {
         let body: Json =
             serde_json::from_slice(request.body.as_deref().unwrap_or_default()).unwrap_or_default();

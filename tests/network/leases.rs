@@ -77,7 +77,8 @@ impl Leases {
         }
     }
 
-    /// After a restore, number `restores`: fences go on above those that the lost future may have given out.
+    /// After a restore, number `restores`: fences continue above those that may have been given out after the
+    /// restored time.
     pub fn begin_epoch(&mut self, restores: u64) {
         self.fences = restores << 32;
         for held in self.held.values_mut() {
@@ -86,7 +87,7 @@ impl Leases {
         }
     }
 
-    /// Says whether that ended a lease.
+    /// Returns whether that ended a lease.
     pub fn give_back(&mut self, owner: Owner, device: DeviceId) -> bool {
         let held = self.held.get_mut(&owner).filter(|held| held.holder == Some(device));
         held.and_then(|held| held.until.take()).is_some()

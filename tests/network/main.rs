@@ -1,12 +1,13 @@
-//! Whole systems on a simulated network: two servers over one database, four devices of two owners, and a network
-//! that loses, delays, cuts and brings twice.
+//! Whole systems on a simulated network: two servers over one database, four devices of two owners, and a
+//! network that loses, delays, cuts and duplicates.
 //!
-//! Goal: what `docs/project/testing.md` promises holds of several servers, for every order of events that a seed can make. Method:
-//! the real accept loop, routes, phases, rules and locks over sockets of `turmoil`, in one thread and in virtual time;
-//! the reference device as client. SQLite is the database, with leases as PostgreSQL keeps them beside it. `truth`
-//! looks at each commit, `wire` at each answer, `script` at what is there in the end.
+//! Goal: the guarantees of `docs/project/testing.md` hold for several servers, for every order of events of a
+//! seed. Method: the real accept loop, routes, phases, rules and locks over sockets of `turmoil`, in one
+//! thread and in virtual time; the reference device as client. The database is SQLite, with leases beside it
+//! as PostgreSQL stores them. `truth` checks each commit, `wire` each response, `script` the final state.
 //!
-//! `ROLLCALL_NETWORK_SEEDS` (how many runs), `ROLLCALL_SEED` (just this one), `ROLLCALL_SOAK_S` (go on for so long).
+//! `ROLLCALL_NETWORK_SEEDS` (how many runs), `ROLLCALL_SEED` (only this one), `ROLLCALL_SOAK_S` (continue for
+//! this long).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -87,7 +88,7 @@ fn whole_systems_keep_the_promises() {
     assert!(commits > 0);
 }
 
-/// Goal: a seed that failed fails again. Method: two runs of a seed tell the same story, to the millisecond.
+/// Goal: a seed that failed fails again. Method: two runs of a seed write the same story, to the millisecond.
 #[test]
 fn a_seed_makes_the_same_run_each_time() {
     watch_panics();

@@ -85,7 +85,7 @@ impl Run {
         Self { world, sim, rng, heals: BTreeMap::new(), troubled: BTreeMap::new(), fail_rate }
     }
 
-    /// Runs it to its end; tells what did not hold.
+    /// Runs it to its end; returns what failed.
     pub fn run(&mut self) -> Check {
         let begun = self.world.now();
         let mut next = begun;
@@ -210,7 +210,8 @@ impl Run {
         }
     }
 
-    /// A host dies, and its sockets say goodbye; in which order no seed decides, so nothing is drawn meanwhile.
+    /// A host dies, and its sockets send a close; the seed does not determine their order, so nothing random
+    /// is drawn meanwhile.
     fn die(&mut self, host: &str, links: &[(usize, usize)]) {
         let ends =
             |(number, server): (usize, usize)| (format!("device-{number}"), format!("server-{server}"));
@@ -275,7 +276,7 @@ impl Run {
         for server in 0..SERVERS {
             let links: Vec<_> = (0..DEVICES).map(|number| (number, server)).collect();
             let at = format!("server-{server}");
-            // Of a server that ended by itself some tasks may be left, and they end with its next life alone.
+            // A server that stopped by itself may leave tasks, which end only with its next lifetime.
             if !self.sim.is_host_running(at.clone()) {
                 self.sim.bounce(at.clone());
             }
@@ -297,7 +298,7 @@ impl Run {
         self.heal_in(ms, Heal::Device(number));
     }
 
-    /// What is some seconds old is forgotten, as if it were months.
+    /// Forgets what is some seconds old, as if it were months.
     fn purge(&mut self, server: usize) {
         let Some(Server { app, .. }) = self.world.server(server) else { return };
         let ago = |ms: i64| Timestamp::from_ms(self.world.now() - ms);

@@ -21,13 +21,13 @@ pub struct Done {
     pub rows: Vec<(Id, Stored)>,
     pub state: Option<OwnerState>,
     pub digests: Vec<(TableId, Digest)>,
-    /// The answer that it keeps: whose, under which key, and its body.
+    /// The response that it stores: the device, the key, and the body.
     pub answer: Option<(DeviceId, String, Vec<u8>)>,
-    /// Titles that lost a conflict, which it notes.
+    /// Titles that lost a conflict, which it records.
     pub noted: Vec<String>,
-    /// What it found in the place of a row, and what should have been there.
+    /// A row that it found, and the one that was expected.
     pub surprise: Option<String>,
-    /// It forgot what is old.
+    /// Whether it forgot old data.
     pub purged: bool,
 }
 
@@ -37,18 +37,18 @@ pub struct Data {
     pub rows: Rows,
     pub version: Option<Version>,
     pub seed: Option<Seed>,
-    /// Every title that was ever in a row, or is noted to have lost.
+    /// Every title that was ever in a row, or is recorded as lost.
     pub seen: BTreeSet<String>,
 }
 
 #[derive(Default)]
 pub struct Truth {
     pub owners: BTreeMap<Owner, Data>,
-    /// Answers that were kept, by their key: no two requests have the same, whoever sends them.
+    /// Stored responses, by their key: no two requests have the same key, whoever sends them.
     ///
     /// A phone that was set up from another's backup may send the other's request, as a device of its own.
     pub answers: BTreeMap<String, BTreeMap<DeviceId, Vec<u8>>>,
-    /// Answers that servers gave before they lost them in a restore: they may still be on their way.
+    /// Responses that servers sent before they lost them in a restore: they may still be in transit.
     pub given: BTreeSet<Vec<u8>>,
     /// Rows that a device held as the server had them when that was put back: they are not to be lost.
     pub owed: BTreeSet<(Owner, Id)>,
@@ -121,7 +121,7 @@ impl Truth {
         Ok(())
     }
 
-    /// Whether a server has given this answer to the request with that key.
+    /// Whether a server has sent this response to the request with that key.
     pub fn has_given(&self, key: &str, body: &[u8]) -> bool {
         let kept = self.answers.get(key).is_some_and(|kept| kept.values().any(|kept| kept == body));
         kept || self.given.contains(body)
@@ -137,7 +137,7 @@ impl Truth {
         must(copied == now, || format!("a restore brings back what was copied: {copied:?}, not {now:?}"))?;
         let data = self.owners.entry(owner).or_default();
         let is_known = !rows.is_empty();
-        // A copy of what is there is no surprise to anybody.
+        // A copy of the present data is no unexpected state.
         let is_same = copied_version == data.version && state.version == data.version.unwrap_or(Version(0));
         let rises = is_same || data.version.is_none_or(|before| state.version > before);
         must(!is_known || rises, || {
@@ -178,7 +178,7 @@ impl Data {
     }
 }
 
-/// A row but for who else knows it: that is no state of it.
+/// A row without the devices that know it: they are not part of its state.
 pub fn plain((id, row): (&Id, &Stored)) -> (Id, Stored) {
     (*id, Stored { aware_devices: Vec::new(), ..row.clone() })
 }

@@ -20,7 +20,7 @@ use crate::world::{Device, PORT, SERVERS, World};
 /// How long a server may take until it acts on a request that has arrived.
 const LATE_MS: i64 = 20_000;
 
-/// What a server may answer a device, over a network like this.
+/// The statuses that a server may send a device over such a network.
 const STATUSES: [u16; 10] = [200, 204, 304, 404, 408, 409, 410, 422, 423, 503];
 
 type Connection = SendRequest<Full<Bytes>>;
@@ -39,7 +39,8 @@ impl Wire {
         Self { world: Arc::clone(world), device: Arc::clone(device), rng, server, open: None }
     }
 
-    /// Sends a request and waits for its answer; now and then a copy of it arrives elsewhere, or late, or both.
+    /// Sends a request and waits for its response; sometimes a copy of it arrives at another server, or late,
+    /// or both.
     pub async fn ask(&mut self, request: &Request) -> Result<Response, NoResponse> {
         self.world.requests.fetch_add(1, Ordering::SeqCst);
         if let Some(key) = header(request, "idempotency-key") {
@@ -133,7 +134,7 @@ async fn send(open: &mut Option<Connection>, server: usize, request: &Request) -
     Ok(Response { status: head.status.as_u16(), headers, body })
 }
 
-/// A request and its answer, for people.
+/// A request and its response, for people.
 fn exchange(request: &Request, answer: &Response) -> String {
     let shown = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
     let Request { method, path, headers, body } = request;
@@ -142,7 +143,7 @@ fn exchange(request: &Request, answer: &Response) -> String {
     format!("         {method} /{path} {headers:?} {sent}\n         {} {text}", answer.status)
 }
 
-/// What holds of every answer.
+/// What holds for every response.
 fn check(world: &World, device: &Device, request: &Request, answer: &Response) -> Check {
     let result = || format!("device {}:\n{}", device.number, exchange(request, answer));
     must(STATUSES.contains(&answer.status), || {

@@ -75,7 +75,7 @@ pub struct Device {
     pub rests: Mutex<Option<u64>>,
 }
 
-/// What a device is made of: a backup of another takes its place.
+/// The parts of a device: a backup of another may replace them.
 #[derive(Clone)]
 struct Phone {
     path: PathBuf,
@@ -105,7 +105,7 @@ pub struct Server {
     pub app: Arc<App>,
     /// Its way to the database.
     pub line: Arc<Line>,
-    /// Told when it is to stop.
+    /// Notified when it must stop.
     pub stop: Arc<Notify>,
 }
 
@@ -138,7 +138,8 @@ fn settings() -> Settings {
     settings.sync.fetch_rows_max = 5;
     settings.sync.changes_rows_max = 4;
     settings.sync.page_entries_max = 7;
-    // A copy comes up to some seconds late, in which a device may send more than the 32 that are known by default.
+    // A copy arrives up to some seconds late, in which a device may send more than the 32 requests that are
+    // stored by default.
     settings.sync.idempotency_keys_max = 1_000;
     settings.limits.rows_max = 8;
     settings.limits.get_keys_max = 6;
@@ -217,7 +218,7 @@ impl World {
         self.database.note(check);
     }
 
-    /// Tells what happens. Nothing random that a seed does not decide may stand in it.
+    /// Writes a line of the story. It must contain nothing random that the seed does not determine.
     pub fn tell(&self, what: impl Into<String>) {
         let line = format!("{:>6} {}", self.now() - START_MS, what.into());
         let mut result = self.result.lock();
@@ -227,7 +228,7 @@ impl World {
         result.0.push(line);
     }
 
-    /// Tells more of what was told last, for people alone.
+    /// Adds details to the last line, for people only.
     pub fn explain(&self, what: impl Into<String>) {
         self.result.lock().0.push(what.into());
     }
@@ -248,7 +249,7 @@ impl World {
         format!("o{}:{number}", device.number % OWNERS)
     }
 
-    /// One life of a server: the real one, but for the network below it.
+    /// One lifetime of a server: the real one, except the network below it.
     pub async fn serve(self: Arc<Self>, server: usize, skew_ms: i64) {
         let line = Line::new(&self.database, server);
         let shared = Shared(Arc::clone(&line));
@@ -312,7 +313,7 @@ pub fn pace(world: &Arc<World>, mut rng: Rng) -> impl FnMut() -> Duration + 'sta
     }
 }
 
-/// What a user writes into a row, but for its title.
+/// What a user writes into a row, except its title.
 pub fn columns(table: usize, rng: &mut Rng) -> Map<String, Json> {
     let mut columns = Map::new();
     match TABLES[table] {

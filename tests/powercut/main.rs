@@ -1,13 +1,14 @@
-//! Power cuts: what the disk may hold when the power goes, at any moment of a server's life.
+//! Power cuts: what the disk may hold when the power fails, at any moment of a server's run.
 //!
-//! Goal: an acknowledged write is there after a power cut, and the database is sound. Method: a small library,
-//! built here and preloaded, records every write and sync that the real program makes on its database's files,
-//! and this test adds a line whenever an answer has arrived. Then the disk is made anew as it could be at any
-//! point of the record: what was synced is there; of what was not: nothing, all, a part from the front, or some
-//! writes and not others, torn at 512 bytes. Each such disk is opened and held against the answers of before.
+//! Goal: an acknowledged write is there after a power cut, and the database is sound. Method: a small
+//! library, built here and preloaded, records every write and sync that the real program makes on its
+//! database's files, and this test adds a line whenever a response has arrived. Then the disk is rebuilt as
+//! it could be at any point of the record: with what was synced; of what was not: nothing, all, a part from
+//! the front, or some writes and not others, torn at 512 bytes. Each such disk is opened and compared with
+//! the earlier responses.
 //!
-//! `ROLLCALL_POWER_CUTS` says how many disks are made, `ROLLCALL_SEED` repeats a run's choices. Not shown: a
-//! folder's own entries that are lost, and drives that lie about syncs.
+//! `ROLLCALL_POWER_CUTS` is the number of disks, `ROLLCALL_SEED` repeats a run's choices. Not covered: lost
+//! entries of a folder, and drives that report syncs falsely.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -78,7 +79,7 @@ enum Event {
     Unlink {
         file: String,
     },
-    /// An answer arrived: the row of that key has at least this number.
+    /// A response arrived: the row of that key has at least this number.
     Acknowledged {
         key: String,
         number: i64,
@@ -122,7 +123,7 @@ fn read_record(bytes: &[u8]) -> Vec<Event> {
 struct File {
     synced: Vec<u8>,
     pending: Vec<Change>,
-    /// How much of `pending` the sync that goes on covers.
+    /// How much of `pending` the running sync covers.
     covered: usize,
 }
 
@@ -215,7 +216,7 @@ impl Disk {
     }
 }
 
-/// Runs the real program under the recorder, with two devices that write; gives the record.
+/// Runs the real program under the recorder, with two devices that write; returns the record.
 fn record(folder: &Path, library: &Path) -> Vec<Event> {
     let (data, log) = (folder.join("data"), folder.join("record"));
     std::fs::create_dir(&data).unwrap();
@@ -259,7 +260,7 @@ fn record(folder: &Path, library: &Path) -> Vec<Event> {
     read_record(&std::fs::read(log).unwrap())
 }
 
-/// Opens a disk as the next start of the server would, and holds it against the answers.
+/// Opens a disk as the next start of the server would, and compares it with the responses.
 fn check(folder: &Path, disk: &Disk, files: &BTreeMap<&str, Vec<u8>>, schema: &Arc<Schema>) -> Vec<String> {
     for (name, bytes) in files {
         std::fs::write(folder.join(name), bytes).unwrap();

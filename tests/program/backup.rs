@@ -45,12 +45,12 @@ fn files(dir: &Path) -> Vec<String> {
     names
 }
 
-/// What is done to a house beside serving it.
+/// What is done to a server apart from serving it.
 trait Backups {
     /// Makes a backup, and returns where it is.
     fn backup(&self) -> PathBuf;
     fn restore(&self, from: &Path) -> Result<Restored, CopyError>;
-    /// All notes, as a new phone gets them.
+    /// All notes, as a new phone receives them.
     fn notes(&self) -> Vec<Value>;
 }
 
@@ -79,8 +79,8 @@ impl Backups for TestServer {
     }
 }
 
-/// Goal: a backup is of one moment and comes to its end however much is written. Method: between any two
-/// steps of it another connection writes, the ledger and the table alike, which would make it start anew.
+/// Goal: a backup shows one moment and completes however much is written. Method: between any two steps of it
+/// another connection writes to the ledger and the table, which would make SQLite restart it.
 #[test]
 fn a_backup_stays_in_one_snapshot() {
     let mut server = TestServer::new(0);
@@ -127,7 +127,7 @@ fn a_backup_stays_in_one_snapshot() {
 }
 
 /// Goal: every write that was acknowledged before the backup began is in it, and what is restored from it is
-/// whole. Method: the real program, eight devices that write all the while.
+/// complete. Method: the real program, eight devices that write all the while.
 #[test]
 fn a_backup_under_load_has_every_write_acknowledged_before_it() {
     let mut server = TestServer::new(0);
@@ -265,7 +265,7 @@ fn epochs_rise_over_all_that_were_given_out() {
     let kept = "app.db.before-restore-2026-03-01-000000";
     assert_eq!(names, ["app.backup", "app.db", kept, &format!("{kept}-2")]);
 
-    // A backup of the restored one, and a day that says less.
+    // A backup of the restored database, and a clock that shows an earlier day.
     let later = server.backup();
     std::fs::remove_file(&server.path).unwrap();
     let early = Timestamp::from_ms(NOW.ms() - 1_000 * DAY_MS);
@@ -356,7 +356,7 @@ fn a_restore_that_must_not_be_touches_nothing() {
     assert_eq!(number(&server.look(), "SELECT value FROM rollcall_meta WHERE name = 'epoch'"), 0);
 }
 
-/// Goal: what cannot be read any more is kept all the same, its log too, and does not spoil what takes its place.
+/// Goal: an unreadable database is kept nevertheless, with its log, and does not damage its replacement.
 #[test]
 fn a_damaged_database_is_kept_and_replaced() {
     let mut server = TestServer::new(0);
@@ -430,8 +430,8 @@ fn a_backup_appears_whole_or_not_at_all() {
     assert_eq!(server.notes().len(), 2);
 }
 
-/// Goal: a restore that is killed leaves a database, the old one or the new one. Method: kill -9 after ever
-/// longer times, until one comes through.
+/// Goal: a restore that is killed leaves a database, the old one or the new one. Method: kill -9 after longer
+/// and longer times, until one completes.
 #[test]
 fn a_killed_restore_leaves_a_database() {
     let mut server = TestServer::new(0);
@@ -487,9 +487,9 @@ fn device(dir: &Path, name: &str, arguments: &[&str], url: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Goal: what both devices synced after the backup is there again on the server and on both, however the copy came back.
-/// Method: the real program, by cursor and by manifest; `rollcall restore`, a file copied back after a stop, and one that
-/// was copied beside the running server, which is killed.
+/// Goal: what both devices synced after the backup is on the server and on both again, however the copy was
+/// put back. Method: the real program, by cursor and by manifest; `rollcall restore`, a file copied back
+/// after a stop, and one that was copied while the server ran, which is killed.
 #[test]
 fn what_a_restore_loses_the_devices_put_back() {
     for way in ["cursor", "manifest"] {

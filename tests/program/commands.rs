@@ -1,4 +1,4 @@
-//! The program as a newcomer meets it: what it says, what it prints, how it ends.
+//! The program as a newcomer meets it: its help, its output, its exit codes.
 
 use rollcall_testkit::process;
 use rollcall_testkit::shells;
@@ -39,7 +39,7 @@ fn finish(command: &mut Command, input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// What a command printed that did what it was told.
+/// The output of a command that succeeded.
 fn good(output: Output) -> String {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{stderr}");
@@ -47,7 +47,7 @@ fn good(output: Output) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What a command said that could not: exit code 1, and `error:` once.
+/// The error of a command that failed: exit code 1, and `error:` once.
 fn bad(output: Output) -> String {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -79,8 +79,8 @@ fn stop(server: Process) -> String {
     ended.stderr
 }
 
-/// Goal: `--help` alone teaches the program. Method: the words that a reader looks for, and no flag that
-/// lacks its variable.
+/// Goal: `--help` alone explains the program. Method: the words that a reader looks for, and no flag without
+/// its variable.
 #[test]
 fn help_says_what_each_command_needs() {
     let folder = folder();
@@ -130,8 +130,8 @@ fn help_says_what_each_command_needs() {
     }
 }
 
-/// Goal: what an operator wants to know is in the log, plain where nobody looks at it, and nothing is left
-/// behind by a clean stop.
+/// Goal: the log contains what an operator wants to know, without colours in a file, and a clean stop leaves
+/// nothing behind.
 #[test]
 fn serve_prints_its_line_answers_and_stops() {
     let folder = folder();
@@ -159,7 +159,7 @@ fn serve_prints_its_line_answers_and_stops() {
     assert!(log.lines().count() > 1);
 }
 
-/// Goal: whoever was being served when SIGTERM came is answered. Method: a body that is still on its way.
+/// Goal: a request that is in progress at SIGTERM gets its response. Method: a body that is still arriving.
 #[test]
 fn a_running_request_ends_well_after_sigterm() {
     let folder = folder();
@@ -192,7 +192,7 @@ fn a_running_request_ends_well_after_sigterm() {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
 }
 
-/// Runs `serve` with all that it needs, where `flags` may say otherwise.
+/// Runs `serve` with all that it needs; `flags` may override it.
 fn serve_with(folder: &Path, flags: &[(&str, &str)]) -> Output {
     let needed = [("--schema", "schema.toml"), ("--database", "sqlite:app.db"), ("--listen", "127.0.0.1:0")];
     let all: BTreeMap<_, _> = needed.into_iter().chain(flags.iter().copied()).collect();
@@ -200,7 +200,7 @@ fn serve_with(folder: &Path, flags: &[(&str, &str)]) -> Output {
     run(folder, &[&["serve"], &args[..]].concat(), "")
 }
 
-/// What `serve` says that cannot start; each of `words` must be in it.
+/// The error of a `serve` that cannot start; it must contain each of `words`.
 fn refusal(folder: &Path, flags: &[(&str, &str)], words: &[&str]) -> String {
     let said = bad(serve_with(folder, flags));
     for word in words {
@@ -234,7 +234,7 @@ fn a_wrong_command_line_is_told_what_is_right() {
         ("--cors-origin", "app.example", "app.example"),
         ("--auth", "jwt", "jwt"),
     ] {
-        // These start to start: what the log says before it is true.
+        // These begin to start: the log's first lines are right.
         let output = serve_with(folder.path(), &[(flag, value)]);
         let said = String::from_utf8(output.stderr).unwrap();
         let last = said.lines().last().unwrap();
@@ -263,7 +263,7 @@ fn a_schema_or_an_address_that_will_not_do_leaves_nothing_behind() {
     assert!(!folder.path().join("app.db").exists());
 }
 
-/// Goal: whatever is wrong with the database is said in one line that names it and tells what to do.
+/// Goal: every problem with the database is reported in one line that names it and its remedy.
 #[test]
 fn a_database_that_will_not_do_is_named() {
     use std::os::unix::fs::PermissionsExt;
@@ -300,8 +300,8 @@ fn a_database_that_will_not_do_is_named() {
     refusal(folder.path(), &[("--schema", "less.toml")], &["would lose data", "todo.title", "budget"]);
 }
 
-/// Goal: a server whose clock is behind its own data says so, and stamps nothing with a time of long ago. Method: the
-/// data is from a month ahead; the lock's end tells which time the server goes by.
+/// Goal: a server whose clock is behind its data warns, and writes no old times. Method: the data is from a
+/// month ahead; the end of the lock shows which time the server uses.
 #[test]
 fn a_clock_that_is_behind_the_data_is_warned_of() {
     const DAY_MS: i64 = 86_400_000;
@@ -361,7 +361,7 @@ fn accounts_come_and_go_under_a_running_server() {
     let account = |args: &[&str], input: &str| {
         run(path, &[&["account"], args, &["--database", "sqlite:app.db"]].concat(), input)
     };
-    // Before there is a database: a slip in the path must not look like an empty server.
+    // There is no database yet: a mistyped path must not look like an empty server.
     assert!(bad(account(&["list"], "")).contains("there is no database app.db"));
     assert!(bad(account(&["remove", "anna@example.com"], "")).contains("there is no database app.db"));
     assert!(!path.join("app.db").exists());
@@ -411,7 +411,8 @@ fn accounts_come_and_go_under_a_running_server() {
     assert_eq!(todo(&carol).json()["todo"], json!([]));
 
     assert_eq!(good(account(&["remove", "ben@example.com"], "")), "removed ben@example.com\n");
-    // Another process did it: the server, which knew the token, looks again after `token_known_s`.
+    // Another process did it: the server, which had the token in its cache, checks again after
+    // `token_known_s`.
     let removed = Instant::now();
     while todo(&ben).status == 200 {
         assert!(removed.elapsed() < Duration::from_secs(20), "the token lives on");
@@ -571,7 +572,7 @@ impl Demo {
         line.strip_suffix('\'').unwrap().to_owned()
     }
 
-    /// Pastes everything into a shell, as a newcomer would; gives what each step printed.
+    /// Pastes everything into a shell, as a newcomer would; returns what each step printed.
     fn paste(&self, shell: &[&str], folder: &Path) -> Vec<String> {
         let phone = log_in(self.address, "ben@example.com", PASSWORD, "page");
         let steps = self.steps.iter().enumerate();
@@ -629,7 +630,7 @@ fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// A roll call with its rows in order.
+/// A manifest with its rows in order.
 fn sorted(mut roll_call: Value) -> Value {
     for rows in roll_call.as_object_mut().unwrap().values_mut() {
         rows.as_array_mut().unwrap().sort_by_key(Value::to_string);
@@ -690,7 +691,7 @@ fn the_demo_works_as_printed() {
     assert_eq!(sums.len(), 2, "{sums:?}");
     assert_eq!(sums[0], sums[1], "both hold the same rows");
 
-    // Again with what is there, then from the beginning.
+    // Again with the existing data, then from the beginning.
     let [token] = ['A'].map(|device| demo.token(device));
     let version = |address, token: &str| {
         call(address, "GET /fetch?lock=false", Some(token), None).number("sync-version")

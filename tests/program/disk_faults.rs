@@ -1,9 +1,10 @@
-//! A disk that fails: the k-th write, sync or read of every request, k rising until the request needs no more.
+//! A failing disk: the k-th write, sync or read of every request fails, with k rising until the request needs
+//! no more.
 //!
-//! Goal: whatever the disk does, a client gets an answer of the contract, nothing is ever half written, and the
+//! Goal: whatever the disk does, a client gets a response of the contract, nothing is half written, and the
 //! next request works. Method: the real program, with a library between it and its files that fails a call on
-//! demand (`testkit/src/disk.c`). After each failure the same request goes out again, and the data must be as if it
-//! had come once; at the end the file is held against itself.
+//! demand (`testkit/src/disk.c`). After each failure the same request is sent again, and the data must be as
+//! if it had been sent once; at the end the file's own consistency is checked.
 
 #![cfg(target_os = "linux")]
 
@@ -64,7 +65,7 @@ impl Broken {
         command.args(["serve", "--schema", SCHEMA, "--listen", "127.0.0.1:0", "--log", "off"]);
         command.args(["--busy-wait-ms", "200", "--logins-per-account-per-min", "0"]);
         command.args(["--logins-per-address-per-min", "0", "--console-token", OPERATOR]);
-        // Each request looks its token up.
+        // Each request looks up its token.
         command.args(["--tokens-known-max", "0"]);
         command.arg("--database").arg(format!("sqlite:{}", database.display()));
         command.env("LD_PRELOAD", library).env("POWERCUT_FOLDER", &data).env("POWERCUT_FAULT", &faults);
@@ -85,7 +86,7 @@ impl Broken {
         }
     }
 
-    /// Mends the disk; says whether it had failed.
+    /// Repairs the disk; returns whether it had failed.
     fn mend(&self) -> bool {
         self.fault.write_all_at(&[0; 4], 0).unwrap();
         let mut failed = [0; 4];
@@ -147,7 +148,7 @@ struct Sent {
     token: String,
 }
 
-/// What comes before it, on a disk that works, and the request, for the time of that number.
+/// The preparation, on a working disk, and the request, for that number.
 type Make = fn(&Broken, i32) -> Sent;
 
 fn sent(broken: &Broken, request: &str, body: Option<Value>) -> Sent {
@@ -173,8 +174,9 @@ fn owner(broken: &Broken) -> String {
     result.json()["owners"][0]["owner"].as_str().unwrap_or_else(|| panic!("{}", result.text())).to_owned()
 }
 
-/// A row as its device has it after the edit of that number, each a second after the one before. Without a time
-/// every edit would be noted as one that may have overwritten another, and the row's own would run ahead of the clock.
+/// A row as its device has it after the edit of that number, each a second after the one before. Without a
+/// time every edit would be recorded as one that may have overwritten another, and the row's own time would
+/// run ahead of the clock.
 fn edited(row: i32, n: i32) -> Value {
     let time = format!("2026-01-01T{:02}:{:02}:{:02}Z", n / 3_600, n / 60 % 60, n % 60);
     json!({ "id": key(row), "title": n.to_string(), "last_update": time })
@@ -191,7 +193,7 @@ fn conflict(broken: &Broken, n: i32) -> String {
     result["update"]["todo"][0]["conflict"].as_str().unwrap_or_else(|| panic!("{result}")).to_owned()
 }
 
-/// Every request that looks into the database or writes to it; its status when it is done, and when it comes again.
+/// Every request that reads or writes the database; its status the first time, and when it is repeated.
 const REQUESTS: [(u16, u16, Make); 23] = [
     (200, 200, |broken, n| {
         let row = json!({ "id": key(1_000 + n), "title": "t", "notes": "n".repeat(3_000) });
@@ -202,7 +204,7 @@ const REQUESTS: [(u16, u16, Make); 23] = [
         let gone = key(1_000 + n);
         sync(broken, json!({ "add": { "todo": [edited(2, n)] }, "delete": { "todo": [gone] } }))
     }),
-    // So many that the answer is spelt before it is known whether the COMMIT succeeds.
+    // So many that the response is written before the result of the COMMIT is known.
     (200, 200, |broken, n| {
         let rows: Vec<Value> = (10_000..10_120).map(|row| edited(row, n)).collect();
         sync(broken, json!({ "update": { "todo": rows } }))
@@ -328,8 +330,8 @@ fn whatever_the_disk_fails_the_answer_is_known_and_nothing_is_half_written() {
     finish(broken);
 }
 
-/// Goal: a full disk stops writing and nothing else, and no one has to restart anything. Method: full until the
-/// test says otherwise.
+/// Goal: a full disk stops only writes, and needs no restart. Method: the disk is full until the test frees
+/// it.
 #[test]
 fn a_full_disk_refuses_writes_and_recovers_by_itself() {
     let Some(broken) = Broken::start() else { return };
@@ -358,7 +360,8 @@ fn a_full_disk_refuses_writes_and_recovers_by_itself() {
     finish(broken);
 }
 
-/// Goal: who finds the database locked by another program is told to come back. Method: another program has it.
+/// Goal: a client that finds the database locked by another program gets a retry. Method: another program has
+/// the lock.
 #[test]
 fn a_database_that_others_keep_busy_is_503_and_reads_go_on() {
     let Some(broken) = Broken::start() else { return };

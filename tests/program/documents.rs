@@ -1,5 +1,5 @@
-//! The documents: links lead somewhere, shell blocks work in bash and in zsh, and what is made from the program is what
-//! the program makes.
+//! The documents: links lead somewhere, shell blocks work in bash and in zsh, and generated pages are
+//! current.
 
 use rollcall_testkit::markdown;
 use rollcall_testkit::shells;
@@ -92,8 +92,8 @@ fn every_named_path_is_there() {
     assert!(paths > 30, "{paths} paths found");
 }
 
-/// Goal: a reader finds the page that answers a question. Method: the README fits its size; each page begins with a
-/// title and a question; the index names every page.
+/// Goal: a reader finds the page that answers a question. Method: the README is short enough; each page
+/// begins with a title and a question; the index names every page.
 #[test]
 fn each_page_answers_one_question_and_is_in_the_index() {
     let index = Page::read(&checkout().join("docs/README.md"));
@@ -222,12 +222,12 @@ struct Trial<'a> {
     shell: &'a [&'a str],
     page: &'a str,
     folder: tempfile::TempDir,
-    /// What a page says, and the free port that stands for it.
+    /// The port in a page, and the free port that replaces it.
     ports: [(&'static str, String); 3],
 }
 
 impl<'a> Trial<'a> {
-    /// A folder that looks like a checkout and lies beside one, with the files that the page shows.
+    /// A folder that looks like a checkout, with the files that the page shows.
     fn new(shell: &'a [&'a str], page: &'a str, blocks: &[Block]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ports = PORTS.map(|port| (port, free_port()));
@@ -272,7 +272,7 @@ impl<'a> Trial<'a> {
         script
     }
 
-    /// Runs the page; returns how many answers were as it says.
+    /// Runs the page; returns how many outputs were as shown.
     fn check(&self, blocks: &[Block]) -> usize {
         let output = self.run(&self.script(blocks));
         let said = String::from_utf8(output.stdout).unwrap();
@@ -350,7 +350,8 @@ fn free_port() -> String {
     }
 }
 
-/// The first part of an answer, between two `…`, that was not printed in this order. White space and times do not count.
+/// The first part of an output, between two `…`, that was not printed in this order. White space and times
+/// are ignored.
 fn missing_part(answer: &str, printed: &str) -> Option<String> {
     let printed = comparable(printed);
     let mut rest = printed.as_str();

@@ -36,7 +36,7 @@ fn serve(folder: &Path, database: &str, more: &[&str]) -> (Process, SocketAddr) 
     (server, address)
 }
 
-/// Ends a server; gives the lines of its log, each of which must be JSON.
+/// Stops a server; returns the lines of its log, each of which must be JSON.
 fn stop(server: Process) -> Vec<Value> {
     server.terminate();
     let ended = server.wait();
@@ -94,8 +94,8 @@ fn within(shell: &str, command: &Command) -> Command {
     within
 }
 
-/// Goal: nobody but the server's user reads what passwords are checked by. Method: the files of a server, of a command
-/// and of a backup, made under a umask that forbids nothing and one that forbids all.
+/// Goal: only the server's user can read the password hashes. Method: the files of a server, of a command and
+/// of a backup, made under a umask that forbids nothing and one that forbids all.
 #[test]
 fn the_files_of_a_database_are_the_servers_own() {
     for umask in ["umask 000", "umask 777"] {
@@ -187,7 +187,8 @@ fn another_name_of_a_database_leads_to_no_second_server() {
     assert!(at("new.db").is_file() && at("new.db.lock").is_file());
 }
 
-/// A restore that was killed after it had given the old database a second name is no reason to refuse the first one.
+/// A restore that was killed after it had given the old database a second name must not make the first one
+/// unusable.
 #[test]
 fn what_a_killed_restore_left_does_not_stop_a_server() {
     let folder = folder();
@@ -198,8 +199,9 @@ fn what_a_killed_restore_left_does_not_stop_a_server() {
     assert!(!at("app.db.before-restore-2026-01-01").exists());
 }
 
-/// Goal: a command that root runs leaves the files to the server's user, and one that another user runs says why it
-/// cannot. Method: a file that belongs to `nobody`, and one of root's; only root can make them.
+/// Goal: a command that root runs leaves the files to the server's user, and one that another user runs
+/// explains why it cannot. Method: a file that belongs to `nobody`, and one of root's; only root can create
+/// them.
 #[test]
 fn the_owner_of_a_database_stays_its_owner() {
     let folder = folder();
@@ -229,7 +231,7 @@ fn the_owner_of_a_database_stays_its_owner() {
     assert_eq!(owner("app.db"), (NOBODY, NOBODY));
     assert_eq!(mode(&at("app.db")), 0o600);
 
-    // The other way round. The program must be where `nobody` may run it.
+    // The reverse. The program must be where `nobody` may run it.
     let everybody = std::fs::Permissions::from_mode(0o777);
     std::fs::set_permissions(folder.path(), everybody).unwrap();
     let may_run = Command::new(rollcall_testkit::process::program()).arg("--version").uid(NOBODY).output();
@@ -248,7 +250,7 @@ fn the_owner_of_a_database_stays_its_owner() {
     assert_eq!(owner("app.db"), (0, 0));
 }
 
-/// What a server says to bytes that are no ordinary request.
+/// The response of a server to bytes that are no ordinary request.
 fn raw(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -281,7 +283,7 @@ fn a_request_for_a_tunnel_is_refused_and_nothing_panics() {
     assert_eq!(said(&lines, "\"ERROR\""), 0, "{lines:?}");
 }
 
-/// What a running program may open, as Linux tells it.
+/// The limit of open files of a running program, as Linux reports it.
 fn open_files(server: &Process) -> Option<String> {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.id())).ok()?;
     limits.lines().find(|line| line.starts_with("Max open files")).map(str::to_owned)
@@ -351,14 +353,14 @@ fn a_log_that_another_program_keeps_is_warned_of() {
     let bytes =
         metrics.text().lines().find_map(|line| line.strip_prefix("rollcall_wal_bytes ")).unwrap().to_owned();
     assert!(bytes.parse::<u64>().unwrap() > 1_000_000, "{bytes}");
-    std::thread::sleep(std::time::Duration::from_secs(7)); // it looks every 5 s
+    std::thread::sleep(std::time::Duration::from_secs(7)); // it checks every 5 s
     drop(reader);
     let lines = stop(server);
     assert_eq!(said(&lines, "the write-ahead log grows"), 1, "{lines:?}");
 }
 
-/// Goal: who came in, who was kept out and why can be read from the log, and nothing that opens a door. Method: one of
-/// each, and all lines searched for every secret that was sent.
+/// Goal: the log shows who logged in, who was refused and why, and contains no secret. Method: one of each,
+/// and all lines are searched for every secret that was sent.
 #[test]
 fn every_change_of_who_may_come_in_leaves_a_line() {
     let folder = folder();

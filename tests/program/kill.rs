@@ -1,15 +1,16 @@
-//! The server killed (SIGKILL) at random moments, over and over, under devices that write.
+//! The server is killed (SIGKILL) at random moments, over and over, while devices write.
 //!
-//! Goal: an answer that arrived is kept; a request is kept whole or not at all; versions and fences rise over
-//! every restart; the database is sound. Method: two devices of one owner and one of another sync in threads
-//! with the real program over HTTP, and note every write before they send it. After each restart, and with
-//! every answer, what the server shows is held against the notes; at the end the file itself is.
+//! Goal: a write with a received response is kept; a request is kept whole or not at all; versions and fences
+//! rise over every restart; the database is sound. Method: two devices of one owner and one of another sync
+//! in threads with the real program over HTTP, and record every write before they send it. After each
+//! restart, and with every response, the server's data is compared with the record; at the end the file
+//! itself is.
 //!
-//! `ROLLCALL_KILLS=1000 cargo test --release --test program kill:: -- --nocapture` is the long run. `ROLLCALL_SEED`
-//! repeats the devices' choices of a run (the moments of the kills depend on the machine).
+//! `ROLLCALL_KILLS=1000 cargo test --release --test program kill:: -- --nocapture` is the long run.
+//! `ROLLCALL_SEED` repeats the devices' choices of a run (the moments of the kills depend on the machine).
 //!
-//! This shows that nothing is answered before it is committed, and that a half-done start or write does no
-//! harm. It cannot show what a power cut does: the system keeps what a killed process wrote.
+//! This shows that no response is sent before the commit, and that an incomplete start or write does no harm.
+//! It cannot show the effect of a power cut: the system keeps what a killed process wrote.
 
 use rollcall_testkit::audit;
 use rollcall_testkit::journal;
@@ -37,7 +38,7 @@ use uuid::Uuid;
 
 const SCHEMA: &str = "fixtures/wedding/schema.toml";
 
-/// The tables that are written, with the columns that a write's token stands in.
+/// The tables that are written, with the columns that contain a write's token.
 const TABLES: [(&str, &str, [&str; 2]); 3] = [
     ("invitation_categories", "icid", ["title", "colour"]),
     ("invitations", "iid", ["guest", "notes"]),
@@ -47,7 +48,7 @@ const CATEGORIES: &str = TABLES[0].0;
 const INVITATIONS: &str = TABLES[1].0;
 const TODO: &str = TABLES[2].0;
 
-/// Which owner each device is of.
+/// The owner of each device.
 const DEVICES: [usize; 3] = [0, 0, 1];
 const EMAILS: [&str; 2] = ["anna@example.com", "ben@example.com"];
 const PASSWORD: &str = "something borrowed";
@@ -90,13 +91,13 @@ struct Stage {
     address: Option<SocketAddr>,
 }
 
-/// What the devices and whoever kills the server share.
+/// Shared by the devices and the thread that kills the server.
 struct World {
     stage: Mutex<Stage>,
     staged: Condvar,
     stop: AtomicBool,
     journals: [Mutex<Journal>; 2],
-    /// Says that a write is on its way: a good moment to kill.
+    /// Signals that a write is in transit: a good moment to kill.
     on_its_way: SyncSender<()>,
     syncs: AtomicU64,
     replays: AtomicU64,
@@ -195,7 +196,8 @@ impl Run {
         self.world.staged.notify_all();
     }
 
-    /// A moment after a write was sent, when it is read, applied, committed or answered; or any moment.
+    /// Waits for a moment after a write was sent, when it is read, applied, committed or answered; or for any
+    /// moment.
     fn wait_for_a_moment(&mut self) {
         if self.rng.one_in(3) {
             std::thread::sleep(Duration::from_micros(self.rng.below(300_000)));
@@ -205,7 +207,7 @@ impl Run {
         let begun = Instant::now();
         let _ = self.written.try_recv();
         for _ in 0..=skipped {
-            // Were all devices to stand still, that would be a fault, and they say so themselves.
+            // If all devices stopped, that would be a fault, which they report themselves.
             let _ = self.written.recv_timeout(Duration::from_secs(2).saturating_sub(begun.elapsed()));
         }
         let longest_us = [500, 2_000, 10_000][self.rng.below(3) as usize];
@@ -245,7 +247,7 @@ impl Run {
 fn serve(database: &Path) -> Command {
     let mut command = rollcall();
     command.args(["serve", "--schema", SCHEMA, "--listen", "127.0.0.1:0", "--log", "warn"]);
-    // Devices delete most of what they make, and nobody is there to confirm it.
+    // Devices delete most of what they create, without confirmation.
     command.args(["--mass-delete-rows", "1000000", "--database"]);
     command.arg(format!("sqlite:{}", database.display()));
     command
@@ -362,12 +364,12 @@ impl Ledger {
     }
 }
 
-/// What stands in a row's second column: made from the first, and for some tokens long.
+/// The second column of a row: derived from the first, and long for some tokens.
 fn twin(token: &str) -> String {
     if token.ends_with("long") { token.repeat(60) } else { token.to_owned() }
 }
 
-/// One device: it syncs until it is told to stop, whatever becomes of the server.
+/// One device: it syncs until it must stop, whatever happens to the server.
 struct Device {
     world: Arc<World>,
     id: usize,
@@ -382,11 +384,11 @@ struct Device {
     life: u64,
     /// Whether it held all that this life of the server shows against the journal.
     has_checked: bool,
-    /// A write whose answer was lost, and its body.
+    /// A write whose response was lost, and its body.
     lost: Option<(usize, Value)>,
     /// It hung up on a write, which may still be at work.
     has_hung_up: bool,
-    /// The highest version that it was told.
+    /// The highest version that it received.
     version: u64,
 }
 
@@ -466,7 +468,7 @@ impl Device {
         done.unwrap_or_else(|wrong| panic!("device {}: {wrong}", self.id))
     }
 
-    /// The version that an answer tells, which never falls.
+    /// The version of a response, which never falls.
     fn show_version(&mut self, answer: &Answer) -> u64 {
         let version = answer.number("sync-version");
         assert!(version >= self.version, "device {}: version {version} after {}", self.id, self.version);
@@ -474,10 +476,10 @@ impl Device {
         version
     }
 
-    /// One sync: the roll call with the lock, then what is to be sent.
+    /// One sync: the manifest with the lock, then what has to be sent.
     fn sync(&mut self, client: &mut Client) -> Result<(), Cut> {
         if self.has_hung_up {
-            // What may still be at work there is over once another lease is given.
+            // Work that is still in progress there has ended once another lease is taken.
             let answer = client.call("DELETE /lock?break=true", std::slice::from_ref(&self.bearer), None)?;
             assert_eq!(answer.status, 204, "{answer:?}");
             self.has_hung_up = false;
@@ -557,7 +559,7 @@ impl Device {
             rows.push(((table, key), token, row["last_update"].as_str().unwrap()));
         }
         self.journal(|journal| {
-            // Twice: what is found to be there must be there whole.
+            // Twice: what exists must be complete.
             rows.iter()
                 .chain(&rows)
                 .try_for_each(|(row, token, stamp)| journal.check(*row, version, Seen::Whole(token, stamp)))
@@ -622,9 +624,10 @@ impl Device {
         Ok(())
     }
 
-    /// Sends a write again whose answer was lost, where nobody wrote in between; says whether it did.
+    /// Sends a write without a response again, if nobody wrote in between; returns whether it did.
     ///
-    /// It is either there, then all of it changes nothing, or not, then all of it is applied.
+    /// Either the write was committed, and then changes nothing, or it was not, and then all of it is
+    /// applied.
     fn send_again(&mut self, client: &mut Client, version: u64, fence: u64) -> Result<bool, Cut> {
         let Some((id, body)) = self.lost.clone() else { return Ok(false) };
         let (sent_version, rows, is_sole) = self.journal(|journal| {
@@ -645,7 +648,7 @@ impl Device {
             return Ok(true);
         }
         if version > sent_version || !is_sole {
-            self.lost = None; // too late to tell: the other device wrote
+            self.lost = None; // cannot be decided any more: the other device wrote
             return Ok(false);
         }
         self.journal(|journal| journal.settle(id, Fate::Found));
@@ -661,11 +664,11 @@ impl Device {
         Ok(true)
     }
 
-    /// Something to send, built on what the roll call lists. Every part of it must have effect.
+    /// A batch that is built on the manifest. Every part of it must have effect.
     fn make_batch(&mut self, listed: &HashMap<RowId, String>) -> Batch {
         let mut batch = Batch { body: json!({}), rows: BTreeMap::new() };
         if self.rng.one_in(12) {
-            return batch; // nothing: it ends the sync all the same
+            return batch; // nothing: it ends the sync nevertheless
         }
         let mut live: Vec<RowId> = listed.keys().copied().collect();
         live.sort_unstable();
@@ -794,7 +797,7 @@ fn list<'a>(body: &'a mut Value, set: &str, table: &str) -> &'a mut Vec<Value> {
     list.as_array_mut().unwrap()
 }
 
-/// How many rows a body asks for.
+/// How many rows a body requests.
 fn asked(body: &Value) -> usize {
     TABLES.iter().filter_map(|(table, ..)| body["get"][table].as_array()).map(Vec::len).sum()
 }
@@ -810,7 +813,7 @@ fn rows_of(tables: &Value) -> HashMap<RowId, &Value> {
     found
 }
 
-/// The roll call: `last_update` of each row.
+/// The manifest: `last_update` of each row.
 fn listed(body: &Value) -> HashMap<RowId, String> {
     let rows = rows_of(body);
     rows.into_iter().map(|(row, entry)| (row, entry["last_update"].as_str().unwrap().to_owned())).collect()

@@ -1,4 +1,4 @@
-//! What whoever runs the servers does to a PostgreSQL now and then: a new epoch, tables spread by Citus.
+//! What an operator does with a PostgreSQL database occasionally: a new epoch, distribution by Citus.
 
 use rollcall_testkit::pg;
 use rollcall_testkit::process;
@@ -29,8 +29,8 @@ fn result(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Goal: after a database was put back to an earlier time, no device believes that it has seen everything. Method:
-/// the epoch is raised, twice; cursors, kept answers and fences of before.
+/// Goal: after a database was put back to an earlier time, no device believes that it has seen everything.
+/// Method: the epoch is raised, twice; cursors, stored responses and fences from before.
 #[test]
 fn a_new_epoch_ends_every_cursor_of_before() {
     let Some(database) = pg::cluster().map(pg::Cluster::database) else { return };
@@ -70,7 +70,7 @@ fn a_new_epoch_ends_every_cursor_of_before() {
     let fetched = call(address, "GET /fetch", Some(&token), None);
     assert!(fetched.number("sync-lock") > fence, "a fence was given out twice");
     fence = fetched.number("sync-lock");
-    // The answer of before spoke of a version that is no more: the same request is a new one.
+    // The stored response contained a version that no longer exists: the same request is a new one.
     let again = send(address, "x");
     assert_eq!((again.status, again.header("idempotency-replayed")), (200, None), "{}", again.text());
     cursor = again.json()["version"].as_u64().unwrap();
@@ -82,8 +82,9 @@ fn a_new_epoch_ends_every_cursor_of_before() {
     assert!(String::from_utf8_lossy(&file.stderr).contains("this is for PostgreSQL; rollcall restore"));
 }
 
-/// Goal: a database that was put back, and nobody said so, is in a new epoch once a server starts on it; one that was not
-/// stays in its own. Method: what a server has noted of it is another cluster's, timeline's, database's or table's.
+/// Goal: a database that was put back without notice gets a new epoch once a server starts on it; an
+/// unchanged one keeps its own. Method: the stored signs are those of another cluster, timeline, database or
+/// table.
 #[test]
 fn a_database_that_was_put_back_unsaid_is_noticed() {
     let Some(database) = pg::cluster().map(pg::Cluster::database) else { return };
@@ -112,7 +113,7 @@ fn a_database_that_was_put_back_unsaid_is_noticed() {
     assert_eq!(epoch(), last, "whoever said so is not told again");
 }
 
-/// Functions of Citus' names that note what they are asked for, and the table that lists what is distributed.
+/// Functions with the names of Citus' that record their calls, and the table that lists distributed tables.
 const STUBS: &str = "
     CREATE TABLE pg_dist_partition (logicalrelid regclass);
     CREATE TABLE pg_dist_node (nodename text, isactive boolean, shouldhaveshards boolean);
@@ -168,7 +169,7 @@ fn each_table_is_distributed_once() {
 
     assert_eq!(result(&ran(&apply)), "");
     assert_eq!(asked(), all);
-    // One that was broken off, or a table that came later.
+    // An interrupted distribution, or a table that was added later.
     let mut client = postgres::Client::connect(&database.url, NoTls).unwrap();
     client.batch_execute("DELETE FROM pg_dist_partition WHERE logicalrelid = 'todo'::regclass").unwrap();
     let again = result(&ran(&apply));

@@ -1,4 +1,5 @@
-//! A server that cannot use its PostgreSQL says why and what to do, in one line, and ends with code 1.
+//! A server that cannot use its PostgreSQL database reports the reason and the remedy in one line, and exits
+//! with code 1.
 
 use rollcall_testkit::pg;
 use rollcall_testkit::pg_line;
@@ -19,7 +20,7 @@ fn serve(url: &str) -> Process {
     Process::start(command.args(["--database", url, "--busy-wait-ms", "500"]))
 }
 
-/// What a server says that cannot start.
+/// The error of a server that cannot start.
 #[track_caller]
 fn refusal(url: &str) -> String {
     let Ended { status, stdout, stderr } = serve(url).wait();
@@ -99,7 +100,7 @@ fn whatever_is_wrong_is_said_in_one_line() {
     assert!(said.starts_with("the user \"guest\" may not make or change tables in"), "{said}");
     assert!(said.ends_with(hint), "{said}");
     starts(&url("rollcall", "app"));
-    // Now the tables are there, and the guest may not look at them.
+    // Now the tables exist, and the guest may not read them.
     let said = refusal(&url("guest", "app"));
     assert!(said.ends_with(hint), "{said}");
 

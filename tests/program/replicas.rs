@@ -78,7 +78,8 @@ impl Pair {
     }
 }
 
-/// Goal: "nothing has changed" is never old. Method: one server is asked what the other has just answered.
+/// Goal: "nothing has changed" is never outdated. Method: a request to one server about what the other has
+/// just acknowledged.
 #[test]
 fn what_one_server_wrote_the_other_never_calls_unchanged() {
     let Some(pair) = Pair::start() else { return };
@@ -99,7 +100,7 @@ fn what_one_server_wrote_the_other_never_calls_unchanged() {
     }
 }
 
-/// Goal: the lock is one lock, whichever server is asked.
+/// Goal: the lock is one lock, on every server.
 #[test]
 fn the_lock_is_one_for_all_servers() {
     let Some(pair) = Pair::start() else { return };
@@ -110,7 +111,7 @@ fn the_lock_is_one_for_all_servers() {
         assert_eq!(pair.ask(1, &pair.tablet, request, &[], body.as_ref()).status, 423, "{request}");
     }
     assert_eq!(pair.ask(1, &pair.tablet, "GET /lock", &[], None).json()["holder"]["device"], "phone");
-    // Its holder goes on by the other server.
+    // Its holder continues on the other server.
     let key = Uuid::now_v7().to_string();
     let sent = pair.ask(1, &pair.phone, "POST /synchronise", std::slice::from_ref(&fence), Some(&add(&key)));
     assert_eq!(sent.status, 200, "{}", sent.text());
@@ -158,8 +159,9 @@ fn what_a_frozen_server_writes_late_is_not_kept() {
     }
 }
 
-/// Goal: who is signed out on one server is not let in by another. Method: servers that would know a token for an hour,
-/// and a device that is signed out on one, by itself, by another device, by a new log-in and by a command.
+/// Goal: a device that is signed out on one server is refused by another. Method: servers that would cache a
+/// token for an hour, and a device that is signed out on one, by itself, by another device, by a new log-in
+/// and by a command.
 #[test]
 fn a_sign_out_is_heard_of_by_the_other_server() {
     let Some(cluster) = pg::cluster() else { return };
@@ -201,10 +203,10 @@ fn a_sign_out_is_heard_of_by_the_other_server() {
     }
 }
 
-/// The servers of now; what is `None` has just been killed.
+/// The present servers; `None` has just been killed.
 type Stage = Mutex<Vec<Option<SocketAddr>>>;
 
-/// One device: it writes, and asks another server for as long as it has no answer. Gives what was acknowledged.
+/// One device: it writes, and tries another server until it gets a response. Returns what was acknowledged.
 fn device(token: &str, n: usize, stage: &Stage, stop: &AtomicBool, syncs: &AtomicUsize) -> Vec<String> {
     let mut acknowledged = Vec::new();
     let mut turn = n;
@@ -245,9 +247,9 @@ fn device(token: &str, n: usize, stage: &Stage, stop: &AtomicBool, syncs: &Atomi
     acknowledged
 }
 
-/// Goal: whatever ends, no acknowledged write is lost and all devices of an owner are told the same. Method: three
-/// servers, 32 devices of 16 owners that write without pause; servers are killed (SIGKILL) and PostgreSQL is ended at
-/// once and started again, in turn.
+/// Goal: whatever fails, no acknowledged write is lost and all devices of an owner receive the same. Method:
+/// three servers, 32 devices of 16 owners that write without pause; servers are killed (SIGKILL) and
+/// PostgreSQL is stopped immediately and started again, in turn.
 #[test]
 fn killed_servers_and_a_crashing_database_lose_nothing() {
     let kills = std::env::var("ROLLCALL_REPLICA_KILLS").map_or(3, |kills| kills.parse::<usize>().unwrap());

@@ -68,18 +68,18 @@ fn code_of(path: &str, text: &str) -> Vec<String> {
     let after = tests.split_once("\n}\n").map_or("", |(_, after)| after);
     assert!(after.is_empty(), "{path}: tests stand in one module, at the end");
     let without_comment = |line: &str| line.split("//").next().unwrap().trim_end().to_owned();
-    // A URL in a string would be cut as a comment: what is left of the line is looked at all the same.
+    // A URL in a string would be cut like a comment: the rest of the line is checked nevertheless.
     code.lines().map(without_comment).filter(|line| !line.is_empty()).collect()
 }
 
-/// Where a word may stand. That the rules know no database, no clock and no HTTP is held by the dependencies of
-/// their crates; this is what is left.
+/// Where certain words may occur. The dependencies of the crates keep the rules free of databases, clocks and
+/// HTTP; this checks the rest.
 #[test]
 fn each_word_stands_where_it_belongs() {
     let rules: &[(&str, &[&str])] = &[
         // Only the clock reads the time of day.
         ("SystemTime", &["crates/clock"]),
-        // What is decided and looked up blocks; the server calls it off its reactor.
+        // Rules and lookups block; the server calls them off its reactor.
         ("async", &["src/http", "src/cli", "bench"]),
         ("warp", &["src/http", "bench"]),
         ("StatusCode", &["src/http", "src/accounts/keys", "bench"]),
@@ -141,7 +141,7 @@ fn nothing_panics_outside_of_tests() {
     }
 }
 
-/// Names come from the schema and values are bound: whatever builds SQL stands in the few files that quote.
+/// Names come from the schema and values are bound: SQL is built only in the few files that quote.
 #[test]
 fn sql_is_built_where_names_are_quoted() {
     let builders = [

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// What the contract says about accounts, in the plainest way.
+/// A simple model of the accounts as the contract describes them.
 #[derive(Default)]
 struct Memory {
     users: Mutex<Vec<User>>,
@@ -199,7 +199,7 @@ impl Local {
         self.accounts.authenticate(&token.token).unwrap()
     }
 
-    /// As requests are let in: from memory, or by a look that is then remembered.
+    /// Authenticates like a request: from the cache, or by a lookup that is then cached.
     fn is_in(&self, token: &NewToken) -> bool {
         self.accounts.known(&token.token).is_some() || self.accounts.authenticate(&token.token).is_ok()
     }
@@ -391,8 +391,8 @@ fn a_user_has_at_most_a_hundred_devices_and_the_oldest_make_room() {
     assert!(local.is_in(&his));
 }
 
-/// Goal: a token that is in memory costs no look, and lives on for no longer than it says. Method: its device goes
-/// behind the server's back, as `rollcall account remove` would have it.
+/// Goal: a cached token needs no lookup, and lives no longer than configured. Method: another process removes
+/// its device, as `rollcall account remove` does.
 #[test]
 fn a_token_taken_back_by_another_process_is_refused_within_the_bound() {
     let local = Local::new();
@@ -477,7 +477,7 @@ fn strangers_do_not_lock_a_user_out() {
     };
     let stranger = |n: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n));
 
-    // 20 wrong ones from 20 addresses, and the account waits: a known and an unknown one alike.
+    // 20 wrong ones from 20 addresses, and the account is blocked: a known and an unknown one alike.
     for email in ["anna@example.org", "nobody@example.org"] {
         let mut refusals = 0;
         for n in 0..40 {
@@ -501,7 +501,8 @@ fn strangers_do_not_lock_a_user_out() {
     anna("correct horse", moved, None).unwrap();
     anna("correct horse", elsewhere, Some(&hers.token)).unwrap();
 
-    // Who shares her address cannot lock her device out either, and her token is good for no more guesses than that.
+    // A client at her address cannot lock her device out either, and her token allows no more guesses than
+    // that.
     for _ in 0..5 {
         assert!(matches!(anna("guess guess", home, None), Err(AccountError::Unauthorized(_))));
     }
@@ -514,7 +515,7 @@ fn strangers_do_not_lock_a_user_out() {
     local.turn(12_000);
     anna("correct horse", stranger(2_000), Some(&hers.token)).unwrap();
 
-    // A token that has expired shows as much. And the account comes back for everybody.
+    // An expired token proves as much. And the account becomes available to everybody again.
     local.turn(366 * 86_400_000);
     assert!(local.accounts.authenticate(&hers.token).is_err());
     for n in 0..20 {
@@ -641,8 +642,9 @@ fn every_account_error_has_its_place_in_the_contract() {
     assert!(matches!(ApiError::from(invalid), ApiError::InvalidBody { at, .. } if at == "/password"));
 }
 
-/// Goal: when and where a device was seen is known at once, and costs hardly a write. Method: a device asks for something
-/// every minute for a day, from home and then from elsewhere; a strange one joins; the server is started anew.
+/// Goal: when and from where a device was seen is known at once, and costs hardly a write. Method: a device
+/// sends a request every minute for a day, from home and then from elsewhere; another device joins; the
+/// server is restarted.
 #[test]
 fn a_device_that_was_seen_is_written_down_now_and_then() {
     let local = Local::new();

@@ -1,4 +1,4 @@
-//! The calls of the API, one by one, on the real routes. Every answer is held against `openapi.yaml`.
+//! The calls of the API, one by one, on the real routes. Every response is checked against `openapi.yaml`.
 
 use rollcall_testkit::app;
 
@@ -26,7 +26,7 @@ use rollcall::config::{AuthMode, Registration};
 use rollcall::storage::StorageError;
 use serde_json::{Value, json};
 
-/// A server with rows of two owners in it, a device of each, and what is committed.
+/// A server with rows of two owners, a device of each, and what is committed.
 async fn furnished() -> (Server, Device, Device) {
     let server = Server::new();
     let (anna, ben) = (server.device("anna", "Anna's phone"), server.device("ben", "Ben's phone"));

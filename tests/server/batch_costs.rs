@@ -1,5 +1,5 @@
-//! What a batch costs: it grows with the batch, and with nothing that the batch merely names. What is asserted are counts
-//! of rows and bytes, which are the same on every machine.
+//! What a batch costs: it grows with the batch, not with what the batch merely names. The assertions are
+//! about counts of rows and bytes, which are the same on every machine.
 
 use rollcall_testkit::counting;
 use rollcall_testkit::feed as support;
@@ -150,7 +150,7 @@ impl Ground {
             .unwrap()
     }
 
-    /// Notes with large bodies, of which one device knows the first state and another has made the second.
+    /// Notes with large bodies: one device knows the first state, and another has made the second.
     fn notes(&self, count: u128) {
         let body = "x".repeat(BIG);
         self.add(1, "notes", (0..count).map(|n| edit(n, vec![text("first"), text(&body)])).collect());
@@ -229,7 +229,8 @@ fn conflicts_are_weighed_before_they_are_noted() {
     ground.notes(20);
     let before = ground.version();
     let edits = |count| (0..count).map(|n| edit(n, vec![text("mine"), None])).collect();
-    // The rows fit, and so does the answer. What was there before weighs as much again in a conflict, with the change.
+    // The rows fit, and so does the response. In a conflict the old row weighs as much again, and so does the
+    // change.
     let terms = Terms { batch_bytes_max: 20 * (BIG + 600), ..ground.terms(2) };
     let long = "y".repeat(1_000);
     let long = (0..20).map(|n| edit(n, vec![text(&long), None])).collect();
@@ -243,7 +244,8 @@ fn conflicts_are_weighed_before_they_are_noted() {
     assert_eq!(counts.conflicts, 19);
 }
 
-/// Goal: the contents of a large row stand in an answer once. Method: a row that loses, and that is asked for several times.
+/// Goal: a response contains the contents of a large row once. Method: a row that loses, and that is
+/// requested several times.
 #[test]
 fn a_row_is_answered_once() {
     let ground = Ground::new();
@@ -259,7 +261,7 @@ fn a_row_is_answered_once() {
     assert!(report.weight() < BIG + 2_000);
 }
 
-/// Goal: an answer is weighed as it will be written. Method: a text that takes six times its length as JSON.
+/// Goal: a response is weighed as it will be written. Method: a text that takes six times its length as JSON.
 #[test]
 fn an_answer_is_weighed_as_it_is_written() {
     let ground = Ground::new();
@@ -294,8 +296,9 @@ fn joining_is_weighed_each_time() {
     assert_eq!(counts.put, 0);
 }
 
-/// Goal: who refers to a row is found out once for each row, with as few rows as say it. Method: a parent that is
-/// deleted again and again, in a batch that has changed many of its children; sizes that double.
+/// Goal: the rows that refer to a row are looked up once for each row, with as few rows as necessary. Method:
+/// a parent that is deleted again and again, in a batch that has changed many of its children; sizes that
+/// double.
 #[test]
 fn referrers_cost_as_much_as_the_batch() {
     let mut looked_at = Vec::new();
@@ -369,8 +372,8 @@ fn referrers_are_those_of_the_batch() {
     assert_eq!(result, ["deleted", "deleted", "rejected", "rejected"]);
 }
 
-/// Goal: work that nobody waits for ends between two rows, and leaves nothing. Method: somebody who stops waiting after
-/// each number of looks, until the work is done before that.
+/// Goal: unwanted work ends between two rows, and leaves nothing. Method: a client that stops waiting after
+/// each number of checks, until the work finishes earlier.
 #[test]
 fn what_nobody_waits_for_is_undone() {
     let ground = Ground::new();

@@ -1,4 +1,5 @@
-//! True conflicts over the API: who wins, who is told, what is kept of the loser and how it comes back.
+//! True conflicts over the API: which side wins, what each device receives, what is stored of the loser and
+//! how it comes back.
 
 use rollcall_testkit::feed as support;
 
@@ -137,8 +138,8 @@ fn the_same_column_goes_to_the_later_edit_and_the_other_is_kept_for_review() {
     }
 }
 
-/// Goal: a merged row that is sent again, since its answer was lost, undoes nobody's edit and counts nothing
-/// twice; nor does the next edit on top of it.
+/// Goal: a merged row that is sent again after a lost response undoes no edit and counts nothing twice; nor
+/// does the next edit on top of it.
 #[test]
 fn a_merge_whose_answer_was_lost_is_not_undone_by_sending_again() {
     let world = World::start(POLICIES);
@@ -158,7 +159,7 @@ fn a_merge_whose_answer_was_lost_is_not_undone_by_sending_again() {
             }
             sent
         };
-        // Sent, and the answer lost: b goes on from where it was.
+        // Sent, and the response is lost: b continues from its earlier state.
         let first = world.sync(&b.device, &after(11, "b's", -5_000)).ok();
         assert_eq!(result(&first, "update", "merge")["verdict"], "merged");
         let version = world.version(&b.device);
@@ -191,8 +192,8 @@ fn a_merge_whose_answer_was_lost_is_not_undone_by_sending_again() {
             world.sync(&b.device, &part).ok();
             held(19, "b's third");
         } else {
-            // The answer came at last. b's cursor is still behind, since a wrote in between, and its next edit
-            // is of the joined row.
+            // The response arrives at last. b's cursor is still behind, since a wrote in between, and its
+            // next edit is of the merged row.
             let mut next = after(17, "b's second", -4_000);
             next["update"]["merge"][0]["title"] = json!("a's");
             world.sync(&b.device, &next).ok();
@@ -246,7 +247,8 @@ fn an_earlier_life_is_no_ancestor() {
     let again = |title: &str| json!({ "add": { "merge": [{ "id": key(1), "title": title, "last_update": world.hands.at(0) }] } });
     a.push(&world, &again("a's"));
     world.hands.advance_ms(1_000);
-    // "base" is what the row held in its first life; to b, who saw it deleted, it is a new row all the same.
+    // "base" is what the row held in its first lifetime; to b, which saw it deleted, it is a new row
+    // nevertheless.
     let answer = b.push(&world, &again("base"));
     assert!(result(&answer, "add", "merge")["conflict"].is_string());
     assert_eq!(row(&world, &a, "merge").unwrap()["title"], "base", "b's is the later");
@@ -298,7 +300,7 @@ fn every_policy_has_its_winner_and_its_loser_comes_back() {
             assert_eq!(conflict["incoming"]["last_update"], at("b"));
             assert_eq!(conflict.get("restored_at"), None);
 
-            // Of a merge the column comes back that lost: the title, which both had changed and b later.
+            // For a merge the lost column comes back: the title, which both had changed and b later.
             let loser = if outcome == "kept" { "b's" } else { "a's" };
             let restore = format!("/conflicts/{}/restore", conflict["id"].as_str().unwrap());
             let before = world.version(&a.device);
@@ -419,7 +421,7 @@ fn under_manual_the_device_settles_by_sending_again() {
     let told_b = result(&answer, "update", "manual");
     assert_eq!((&told_b["verdict"], &told_b["row"]["title"]), (&json!("kept"), &json!("a's")));
     assert!(told_b["conflict"].is_string());
-    // Asked, the user joins both; the row is sent with the `_base` that came with the answer.
+    // The user is prompted and joins both; the row is sent with the `_base` of the response.
     let settled = json!({ "title": "a's and b's", "_base": told_b["last_update"] });
     let answer = b.push(&world, &edit("manual", &settled));
     assert_eq!(result(&answer, "update", "manual")["verdict"], "updated");
@@ -449,8 +451,8 @@ fn the_same_loser_sent_twice_is_one_conflict() {
     }
 }
 
-/// Goal: what a merge lost is noted once however often it is sent, and another loss by the same device is noted too.
-/// Method: each is sent twice, without a key to know it again by.
+/// Goal: what a merge lost is recorded once however often it is sent, and another loss by the same device is
+/// recorded too. Method: each is sent twice, without an idempotency key.
 #[test]
 fn a_loss_by_merge_sent_twice_is_one_conflict_and_another_loss_is_another() {
     let world = World::start(POLICIES);
@@ -542,8 +544,9 @@ fn conflicts_come_in_pages_newest_first_and_to_their_owner_alone() {
     }
 }
 
-/// Goal: a page costs no more than a bounded look, whatever is asked for, and pages leave nothing out. Method: two
-/// tables have the same keys, and the conflicts of one are asked for; two conflicts are looked at for each page.
+/// Goal: a page costs a bounded number of reads, whatever is requested, and pages leave nothing out. Method:
+/// two tables have the same keys, and the conflicts of one are requested; two conflicts are read for each
+/// page.
 #[test]
 fn a_page_that_ends_early_names_the_next_one() {
     let world = World::start_with(POLICIES, |settings| settings.sync.page_entries_max = 2);
@@ -614,7 +617,7 @@ fn a_page_of_large_conflicts_ends_with_the_one_that_passes_the_limit() {
     }
 }
 
-/// Goal: conflicts of a table that the app has given up do not hide those of the others.
+/// Goal: conflicts of a table that the app no longer declares do not hide those of the others.
 #[test]
 fn a_table_that_is_gone_takes_its_conflicts_with_it() {
     let mut store = Store::new();
@@ -657,8 +660,8 @@ fn a_table_that_is_gone_takes_its_conflicts_with_it() {
     }
 }
 
-/// Goal: a rehearsal says what the real request would, and leaves no trace. Method: both, one after the
-/// other, over everything that a request may do; the database compared to the last byte that means something.
+/// Goal: a dry run returns what the real request would, and changes nothing. Method: both, one after the
+/// other, over everything that a request may do; the relevant bytes of the database are compared.
 #[test]
 fn a_dry_run_tells_all_and_changes_nothing() {
     let world = World::start(POLICIES);
@@ -757,7 +760,7 @@ fn after_quiet_everybody_holds_the_same() {
             };
             body["pull"] = json!(dice.below(3) == 0);
             if dice.below(4) == 0 {
-                // The answer is lost; the same comes again with the next breath.
+                // The response is lost; the same request is sent again at once.
                 let mut lost = body.clone();
                 lost["base"] = json!(copy.cursor);
                 world.sync(&copy.device, &lost).ok();

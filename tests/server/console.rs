@@ -1,4 +1,4 @@
-//! `/console/api`: what whoever runs the server sees and may do. Every answer is held against `openapi.yaml`.
+//! `/console/api`: what an operator sees and may do. Every response is checked against `openapi.yaml`.
 
 use rollcall_testkit::app;
 
@@ -53,7 +53,8 @@ async fn without_a_token_in_the_settings_there_is_no_console() {
     }
 }
 
-/// Goal: nobody gets in but the operator. Method: every path, with no token, a device's, and a wrong one.
+/// Goal: only the operator gets in. Method: every path, without a token, with a device's, and with a wrong
+/// one.
 #[tokio::test]
 async fn only_its_own_token_opens_it() {
     let server = server();
@@ -126,7 +127,7 @@ async fn the_overview_counts_everyone() {
         (&json!("Ben's phone"), &json!(server.owner("ben").0))
     );
 
-    // Totals are kept for a while, so that a page may ask every second.
+    // Totals are cached for a while, so that a page may poll every second.
     server.sync(&ben, list(10, "z")).await.ok();
     assert_eq!(get(&server, "overview").await["rows"], 3);
     server.app.console.count_tombstones(&*server.app.storage, server.app.clock.now(), &mut || true).unwrap();
@@ -179,7 +180,7 @@ async fn owners_come_in_pages_and_one_by_one() {
     assert_eq!((&unseen["acknowledged"], &unseen["signed_in"]), (&Value::Null, &json!(true)));
     assert!(of(&lost.id).is_none() && of(&old.id).is_some(), "{result}");
 
-    // What was noted in memory is written down now and then: both count.
+    // What is in memory is written from time to time: both count.
     server.app.acks.flush(&*server.app.storage, &mut || true).unwrap();
     let again = get(&server, &format!("owners/{owner}")).await;
     assert_eq!(again["devices"], result["devices"]);
@@ -224,8 +225,8 @@ async fn conflicts_and_locks_can_be_settled_from_here() {
     assert_eq!(foreign.problem(), (404, "not_found".into()), "another owner's conflict");
 }
 
-/// Goal: the answer fits what happened. Method: one row and one device through their lives; the sentences
-/// themselves are tested beside the rules in `why`.
+/// Goal: the explanation fits what happened. Method: one row and one device through their lifetimes; the
+/// sentences themselves are tested in `explain`.
 #[tokio::test]
 async fn why_a_row_is_not_on_a_device() {
     let server = server();

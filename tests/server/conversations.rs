@@ -4,8 +4,8 @@ use rollcall_testkit::conversation;
 
 use conversation::{Conversation, FOLDER};
 
-/// Goal: devices get what each file tells, and the server ends up with what it tells. Method: one file a
-/// conversation, all that go otherwise named at once.
+/// Goal: devices receive what each file describes, and the server ends in the described state. Method: one
+/// file for each conversation; all failures are reported at once.
 #[tokio::test]
 async fn every_written_conversation_goes_as_told() {
     let entries = std::fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().path());

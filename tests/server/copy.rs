@@ -26,7 +26,7 @@ use uuid::Uuid;
 const PASSWORD: &str = "something borrowed";
 const WAIT: Duration = Duration::from_secs(30);
 
-/// Every type, references to another table and within one, and a column that is given up later.
+/// Every type, references to another table and within one, and a column that is retired later.
 const SCHEMA: &str = r#"
 [table.notes]
 key = "nid"
@@ -120,7 +120,7 @@ fn key(number: u128) -> String {
     Uuid::from_u128(number).to_string()
 }
 
-/// A device and what it would go on with.
+/// A device and its state.
 struct Device {
     token: String,
     cursor: u64,
@@ -148,20 +148,20 @@ impl Device {
         answer.json()
     }
 
-    /// Sees everything, and stands there from now on.
+    /// Reads everything, and remembers the version.
     fn catch_up(&mut self, address: SocketAddr) {
         self.cursor =
             call(address, "GET /changes", Some(&self.token), None).json()["version"].as_u64().unwrap();
         self.see(address);
     }
 
-    /// Says that it has seen what it stands at.
+    /// Acknowledges its version.
     fn see(&self, address: SocketAddr) -> serde_json::Value {
         let since = format!("GET /changes?since={}", self.cursor);
         call(address, &since, Some(&self.token), None).json()
     }
 
-    /// What a device may ask without changing anything, from cursors of now and of before.
+    /// Every read of a device, from present and earlier cursors.
     fn sees(&self, address: SocketAddr) -> Vec<String> {
         let since = (1..=self.cursor).map(|cursor| format!("GET /changes?since={cursor}"));
         let fixed = ["/fetch?lock=false", "/changes", "/conflicts", "/digests", "/devices"];
@@ -175,10 +175,10 @@ fn register(address: SocketAddr, email: &str) {
     assert_eq!(call(address, "POST /register", None, Some(&body)).status, 201);
 }
 
-/// Goal: devices notice nothing. Method: two owners' devices make deletions, re-made rows, conflicts, earlier states,
-/// kept answers, rows that are known ahead of a cursor and feeds that are half told; the database is copied while the
-/// server runs, and once more after it has stopped; what each device is then told by a server over the copy is what
-/// it was told before, and each goes on where it was.
+/// Goal: devices notice nothing. Method: two owners' devices make deletions, revived rows, conflicts, earlier
+/// states, stored responses, rows that are known ahead of a cursor, and unfinished feeds. The database is
+/// copied while the server runs, and again after it has stopped. A server over the copy must return to each
+/// device what it returned before, and each device must be able to continue.
 #[test]
 fn devices_go_on_over_the_copy() {
     if !is_there() {
@@ -213,7 +213,7 @@ fn devices_go_on_over_the_copy() {
     phone.see(old);
     drop(server);
 
-    // The app gives a column up.
+    // The app retires a column.
     let schema = moved.schema(&retired());
     let mut server = Process::start(&mut serve(&schema, &moved.from.url()));
     let old = server.address();
@@ -223,7 +223,7 @@ fn devices_go_on_over_the_copy() {
     let begun = Process::start(&mut serve(&schema, &moved.to.url())).wait();
     assert!(begun.stderr.contains("is not complete: run rollcall copy to its end first"), "{begun:?}");
 
-    // Life goes on: somebody new, a device signed out, a password changed hands, and the last writes.
+    // Further changes: a new user, a device signed out, a new password, and the last writes.
     register(old, "bert@example.com");
     let mut bert = Device::of(old, "bert@example.com", "laptop");
     let gone = Device::of(old, "anna@example.com", "a phone that was lost");
@@ -279,7 +279,7 @@ fn devices_go_on_over_the_copy() {
     let again = phone.ask(new, "POST /synchronise", &["idempotency-key: once"], Some(&body));
     assert_eq!(again.header("idempotency-replayed"), Some("true"));
     assert_eq!(again.body, given.body);
-    // Nothing is told twice and nothing missed: the next write is all that the others are told.
+    // Nothing is returned twice and nothing missed: the others receive exactly the next write.
     let wrote =
         tablet.sync(new, json!({"base": tablet.cursor, "add": {"notes": [note(9, "new")]}, "pull": true}));
     assert_eq!(wrote["changes"]["update"], json!({}), "{wrote}");
@@ -390,7 +390,7 @@ fn begin(moved: &Move, deployment: &Deployment) -> PostgresWhole {
     PostgresWhole::begin(&moved.to.address(), &terms(WAIT), deployment, now()).unwrap()
 }
 
-/// Copies until `go_on` says no.
+/// Copies until `go_on` returns false.
 fn copied(
     moved: &Move,
     schema: &Schema,
@@ -404,7 +404,8 @@ fn client(moved: &Move) -> pg::Client {
     pg::Client::connect(&moved.to.url(), postgres::NoTls).unwrap()
 }
 
-/// Goal: a copy that was broken off goes on where it was. Method: it is stopped after ever more owners, and within one.
+/// Goal: an interrupted copy continues where it was. Method: it is stopped after more and more owners, and
+/// within one.
 #[test]
 fn a_copy_that_was_broken_off_goes_on() {
     if !is_there() {
@@ -431,8 +432,8 @@ fn a_copy_that_was_broken_off_goes_on() {
     assert_eq!(copied(&moved, &schema, |_| true).unwrap().carried, 0);
 }
 
-/// Goal: whatever moment it is killed at, nothing is half there. Method: kill -9 after ever longer times, until one
-/// comes through.
+/// Goal: whenever it is killed, nothing is half copied. Method: kill -9 after longer and longer times, until
+/// one completes.
 #[test]
 fn a_killed_copy_goes_on() {
     if !is_there() {
@@ -467,8 +468,8 @@ fn a_killed_copy_goes_on() {
     server.address();
 }
 
-/// Goal: a copy that is not what it was copied from is never called complete. Method: the database changes one row on
-/// its way in; then another, once it is there.
+/// Goal: a copy that differs from its source is never called complete. Method: the database changes one row
+/// while it is copied; then another, after it was copied.
 #[test]
 fn a_spoilt_row_is_found() {
     if !is_there() {

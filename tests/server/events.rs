@@ -1,4 +1,4 @@
-//! `GET /events` over real sockets: what a device hears, and how a stream ends.
+//! `GET /events` over real sockets: which events a device receives, and how a stream ends.
 
 use rollcall_testkit::app;
 use rollcall_testkit::contract;
@@ -75,7 +75,7 @@ impl Live {
     }
 }
 
-/// A client that reads an answer in chunks as they come.
+/// A client that reads a response in chunks as they arrive.
 struct Stream {
     stream: TcpStream,
     raw: Vec<u8>,
@@ -176,7 +176,8 @@ fn list(number: u64, title: &str) -> Value {
     json!({ "add": { "lists": [{ "lid": key(number), "title": title }] } })
 }
 
-/// Goal: a device need not ask. Method: two devices; one takes the lock and writes, the other's stream hears it.
+/// Goal: a device need not poll. Method: two devices; one takes the lock and writes, the other's stream
+/// reports it.
 #[tokio::test]
 async fn what_one_device_does_another_hears() {
     let live = Live::start(|_| {}).await;
@@ -210,10 +211,10 @@ async fn what_one_device_does_another_hears() {
     server.sync(&stranger, list(2, "another owner's")).await.ok();
     server.sync(&phone, list(3, "news")).await.ok();
     assert_eq!(heard.of("version").await.1, json!({ "version": version + 1 }));
-    // The lock went with the sync. Told of it may be together with the version, or after.
+    // The lock was released with the sync. The event may arrive together with the version, or after it.
     assert_eq!(heard.of("lock").await.1, json!({ "held": false }));
 
-    // What was missed meanwhile is told at once; what is known is not told again.
+    // Missed changes are sent at once; known ones are not sent again.
     drop(heard);
     live.until_streams(0).await;
     let mut again = live.listen_with(&tablet, &format!("last-event-id: {}\r\n", version + 1)).await;
@@ -229,7 +230,7 @@ fn is_of_the_route(name: &HeaderName) -> bool {
     !["date", "transfer-encoding", "x-content-type-options", "server-timing", "vary"].contains(&name.as_str())
 }
 
-/// Goal: nobody waits for a holder who is gone. Method: a lease runs out and nothing else happens.
+/// Goal: nobody waits for a holder that has vanished. Method: a lease expires and nothing else happens.
 #[tokio::test]
 async fn a_lease_that_runs_out_is_told() {
     let live = Live::start(|settings| settings.sync.lease_ms = 300).await;
@@ -265,7 +266,7 @@ async fn a_stream_ends_with_its_token() {
     assert_eq!(server.ask("POST", "/logout").of(&phone).send().await.status, 204);
     assert_eq!(of_phone.of("end").await.1, unauthorized);
 
-    // Expired, and ended where this process hears nothing of it: with the next heartbeat.
+    // The token ended in another process: the next heartbeat notices it.
     let laptop = server.device("anna", "laptop");
     let mut of_laptop = live.listen(&laptop).await;
     assert_eq!(of_laptop.head().await.0, 200);

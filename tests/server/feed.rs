@@ -25,7 +25,7 @@ const THREE: &str = "[table.one]\nkey = \"id\"\n[table.one.columns]\nn = \"integ
     [table.two]\nkey = \"id\"\n[table.two.columns]\nn = \"integer\"\n\
     [table.three]\nkey = \"id\"\n[table.three.columns]\nn = \"integer\"\n";
 
-/// What one reader holds and has been told.
+/// What one reader holds and has received.
 struct Reader {
     device: DeviceId,
     tables: Vec<TableId>,
@@ -89,9 +89,9 @@ impl Reader {
     }
 }
 
-/// Goal: a cursor misses no row and is told none twice at one version, whatever writers do meanwhile.
-/// Method: eight writers that dawdle inside their transactions, four readers with pages and tables of their
-/// own, for `ROLLCALL_FEED_S` seconds; at the end every reader holds what the server holds.
+/// Goal: a cursor misses no row and gets none twice at one version, whatever writers do meanwhile. Method:
+/// eight writers with slow transactions, four readers with pages and tables of their own, for
+/// `ROLLCALL_FEED_S` seconds; at the end every reader holds what the server holds.
 #[test]
 fn eight_writers_and_four_readers_agree() {
     let seconds = std::env::var("ROLLCALL_FEED_S").map_or(5, |seconds| seconds.parse().unwrap());
@@ -167,7 +167,7 @@ fn eight_writers_and_four_readers_agree() {
     }
 }
 
-/// One request of a writer over a few of a hundred keys; gives the version after it.
+/// One request of a writer over a few of a hundred keys; returns the version after it.
 fn write(
     storage: &dyn Storage,
     schema: &Schema,
@@ -199,7 +199,7 @@ fn write(
         .unwrap()
 }
 
-/// What the server holds of some tables: by the roll call and by keys, not by the feed.
+/// What the server holds of some tables: by the manifest and by keys, not by the feed.
 fn held(
     storage: &dyn Storage,
     owner: Owner,
@@ -276,8 +276,8 @@ fn a_row_pushed_ahead_of_the_cursor_leaves_no_ghost() {
     }
 }
 
-/// Goal: nor does a row that a device was told of ahead of its cursor without having written it: it sent
-/// the same, or lost, or was rejected, or asked for it by key.
+/// Goal: the same for a row that a device received ahead of its cursor without having written it: it sent the
+/// same, or lost, or was rejected, or requested it by key.
 #[test]
 fn a_row_told_ahead_of_the_cursor_leaves_no_ghost() {
     let world = World::start(POLICIES);
@@ -353,7 +353,7 @@ fn a_row_that_was_got_without_a_base_leaves_no_ghost_in_any_life() {
             }
             b.push(&world, &deletes("newest", 1..2));
         }
-        // Nobody was shown this one.
+        // No device received this one.
         b.push(&world, &adds("newest", 7..8));
         b.push(&world, &deletes("newest", 7..8));
         let result = world.get(&a.device, &format!("/changes?since={}", a.cursor.unwrap())).ok();
@@ -396,7 +396,7 @@ fn tombstones_that_nobody_is_told_of_are_walked_in_bounded_pages() {
         pages += 1;
     }
     assert_eq!(pages, 300 / ENTRIES_MAX);
-    // Nothing was shown ahead of the cursor, so nobody needs to learn what was made and deleted since.
+    // Nothing was returned ahead of the cursor, so nobody needs to learn what was created and deleted since.
     assert_eq!((&page["delete"], &page["more"]), (&json!({}), &json!(false)));
 
     let lines = [("accept", "application/x-ndjson")];
@@ -550,7 +550,7 @@ fn pull_tells_what_others_wrote_and_not_what_was_just_sent() {
     assert_eq!(result.get("changes"), None);
     assert_eq!(a.cursor, base);
 
-    // With it everything is told, and the cursor moves past its own write too.
+    // With it everything is returned, and the cursor moves past its own write too.
     let mut body = adds("newest", 5..6);
     body["pull"] = json!(true);
     let result = a.push(&world, &body);
@@ -565,7 +565,7 @@ fn pull_tells_what_others_wrote_and_not_what_was_just_sent() {
     assert_eq!(result["digests"]["as_of"], result["version"]);
     assert_eq!(a.rows, world.rows(&a.device));
 
-    // Alone, its own write moves its cursor by itself.
+    // If nothing else happens, its own write moves its cursor.
     let result = a.push(&world, &adds("newest", 6..7));
     assert_eq!(result["version"], world.version(&a.device));
     let result = a.push(&world, &json!({ "pull": true }));
@@ -575,7 +575,7 @@ fn pull_tells_what_others_wrote_and_not_what_was_just_sent() {
         (&json!({}), &json!({}), &json!({}))
     );
 
-    // Without a base everything is told, the row just sent too: what is not mentioned is dropped.
+    // Without a base everything is returned, including the row just sent: what is not mentioned is dropped.
     let mut body = adds("newest", 7..8);
     body["pull"] = json!(true);
     let result = world.sync(&a.device, &body).ok();
@@ -613,7 +613,7 @@ fn a_pull_that_is_not_whole_goes_on_and_moves_no_cursor() {
     assert_eq!(seen, (1..8).map(|n| json!(key(n))).collect::<Vec<_>>(), "its own rows are on no later page");
     assert_eq!(a.rows, world.rows(&a.device));
 
-    // A device without a cursor that stores it all the same begins anew, and misses nothing.
+    // A device without a stored cursor starts again, and misses nothing.
     let c = world.device("anna", "c");
     let result = world.sync(&c, &json!({ "pull": true })).ok();
     assert_eq!((&result["changes"]["more"], &result["version"]), (&json!(true), &json!(1)));

@@ -1,4 +1,4 @@
-//! Forgetting what is old: by the server itself, by `rollcall purge`, and what a device is told of it.
+//! Forgetting old data: by the server itself, by `rollcall purge`, and what a device receives afterwards.
 
 use rollcall_testkit::test_server;
 
@@ -69,7 +69,7 @@ fn an_abandoned_device_stops_counting() {
     is_expired(&server.since(&ben, made), deleted, deleted);
 }
 
-/// Goal: a device with a cursor that is of no use any more does not keep tombstones for others.
+/// Goal: a device with an expired cursor does not keep tombstones for others.
 #[test]
 fn an_expired_cursor_holds_nothing_back() {
     let server = TestServer::new(0);
@@ -157,8 +157,8 @@ fn conflicts_and_answers_expire() {
     assert_eq!(listed(&server), json!([]));
 }
 
-/// Goal: a purge that ends between two transactions leaves the truth. Method: 1,000 of 2,500 tombstones go;
-/// a cursor where the horizon now stands is told the rest.
+/// Goal: a purge that ends between two transactions leaves a consistent state. Method: 1,000 of 2,500
+/// tombstones are forgotten; a cursor at the present horizon receives the rest.
 #[test]
 fn a_purge_that_was_interrupted_leaves_the_truth() {
     let server = TestServer::new(0);
@@ -186,8 +186,8 @@ fn a_purge_that_was_interrupted_leaves_the_truth() {
     is_expired(&server.since(&ben, deleted[3]), deleted[4], deleted[4]);
 }
 
-/// Goal: the horizon and the tombstones move in one transaction. Method: a reader in another process looks
-/// all the while, each time in one snapshot: whatever is gone must be below the horizon.
+/// Goal: the horizon and the tombstones change in one transaction. Method: a reader in another process checks
+/// all the while, each time in one snapshot: forgotten tombstones must be below the horizon.
 #[test]
 fn no_reader_sees_tombstones_gone_and_the_horizon_where_it_was() {
     let mut server = TestServer::new(200);
@@ -205,7 +205,7 @@ fn no_reader_sees_tombstones_gone_and_the_horizon_where_it_was() {
     assert!(looks > 1, "the purge was never looked at");
 }
 
-/// Goal: a running server tells of a horizon that another process raised.
+/// Goal: a running server reports a horizon that another process raised.
 #[test]
 fn a_running_server_notices_what_the_command_forgot() {
     let server = TestServer::new(200);
@@ -216,7 +216,7 @@ fn a_running_server_notices_what_the_command_forgot() {
     let command = || run(rollcall("purge").args(["--database", &server.store.url()]));
     let ended = command();
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
-    // What a deletion without a base overwrites is noted, and as old as the tombstone.
+    // What a deletion without a base overwrites is recorded, and as old as the tombstone.
     assert_eq!(ended.out, "forgot 1 tombstones and 1 other records of 1 owners\n");
     is_expired(&server.since(&anna, made), deleted, deleted);
     assert_eq!(server.since(&anna, deleted).0, 200);
@@ -324,7 +324,7 @@ fn many_tombstones(server: &mut TestServer, tombstones: u64) {
     app.storage.write(server.owner(), put).unwrap();
 }
 
-/// Holds what is left of [`many_tombstones`] against the horizon.
+/// Compares what is left of [`many_tombstones`] with the horizon.
 #[track_caller]
 fn check_horizon(server: &TestServer, tombstones: i64) {
     let owner = if is_sqlite() { "id" } else { "owner" };

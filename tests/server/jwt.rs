@@ -1,4 +1,4 @@
-//! Tokens of an identity provider: what is taken, and the many that must not be.
+//! Tokens of an identity provider: which ones are accepted, and the many that must not be.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -143,7 +143,7 @@ impl Jwt {
         }
     }
 
-    /// Refuses the token, or puts it off until the provider may be asked again.
+    /// The token is refused, or postponed until the provider may be contacted again.
     #[track_caller]
     fn never_takes(&self, token: &str) {
         let outcome = self.accounts.authenticate(token);
@@ -180,7 +180,7 @@ fn good() -> Value {
     claims(json!({}))
 }
 
-/// A provider's HTTP server on the loopback: what it answers, and how often it was asked.
+/// A provider's HTTP server on the loopback: its response, and the number of its requests.
 struct Provider {
     url: String,
     asked: Arc<AtomicUsize>,
@@ -204,7 +204,7 @@ impl Provider {
                 }
                 asked.fetch_add(1, Ordering::SeqCst);
                 let bytes = answer.lock().unwrap().clone();
-                let _ = stream.write_all(&bytes); // whoever has had enough of it hangs up
+                let _ = stream.write_all(&bytes); // a client that has read enough closes the connection
             }
         });
         provider
@@ -367,7 +367,7 @@ fn ids_of_every_kind_become_stable_owners_and_devices() {
     assert_eq!(caller(json!({"sub": uuid.to_uppercase()})).owner, taken.owner);
     assert_eq!(caller(json!({"couple": other})).owner.to_string(), other);
 
-    // The mapping is part of the data: were it to change, nobody would find their rows again.
+    // The mapping is part of the data: if it changed, nobody would find their rows again.
     let anna = caller(json!({}));
     assert_eq!(anna.owner.to_string(), "22f95dc7-36e6-5a0e-b59e-039ce6ab4fc3");
     assert_eq!(anna.device.to_string(), "01b44e60-7ff9-5d53-a82f-a401b86b6727");
@@ -388,7 +388,7 @@ fn ids_of_every_kind_become_stable_owners_and_devices() {
         json!({"sub": uuid.replace('-', "")}),
         json!({"sub": format!("{{{uuid}}}")}),
         json!({"sub": "00000000-0000-0000-0000-000000000000"}),
-        // The derived id of someone else, picked as one's own.
+        // The derived id of another user, chosen as one's own.
         json!({"sub": anna.owner.to_string()}),
     ];
     let distinct: HashSet<Owner> = owners.iter().map(|changes| caller(changes.clone()).owner).collect();
@@ -441,7 +441,7 @@ fn garbage_and_huge_tokens_are_refused() {
         jwt.refuses(token);
     }
     let padded = |n: usize| sign("provider-ed", &claims(json!({"padding": "x".repeat(n)})));
-    // How long a token may be is for the headers' limits to say: one with many groups has 8 KiB and more.
+    // The length of a token is limited by the headers' limits: one with many groups has 8 KiB and more.
     for bytes in [5_500, 7_000, 40_000] {
         assert!(padded(bytes).len() > bytes);
         jwt.takes(&padded(bytes));
@@ -458,8 +458,8 @@ fn garbage_and_huge_tokens_are_refused() {
     }
 }
 
-/// Goal: nobody makes us flood the provider, and nobody is refused for good by keys that may be old. Method: 10,000
-/// unknown key ids from four threads.
+/// Goal: nobody can make the server flood the provider, and nobody is finally refused because of keys that
+/// may be old. Method: 10,000 unknown key ids from four threads.
 #[test]
 fn a_flood_of_unknown_keys_asks_the_provider_once_in_ten_seconds() {
     let provider = Provider::of(&jwks(&["provider-ed"]));
@@ -519,7 +519,7 @@ fn whoever_was_put_off_is_refused_once_the_provider_was_asked() {
         jwt.refuses(stranger);
     }
     assert_eq!(provider.asked(), 3);
-    // What was refused for good makes us look again, but seldom.
+    // A token that was finally refused causes another fetch, but rarely.
     jwt.turn(MINUTE_MS - 1);
     jwt.refuses(&strangers[7]);
     assert_eq!(provider.asked(), 3);
@@ -528,9 +528,9 @@ fn whoever_was_put_off_is_refused_once_the_provider_was_asked() {
     assert_eq!(provider.asked(), 4);
 }
 
-/// Goal: a stranger's token cannot make us refuse a good one. Method: the stranger uses up the question, the
-/// provider changes its keys, and a token comes that the new key signed: with a name of its own, or where no key
-/// has one.
+/// Goal: a stranger's token cannot cause the refusal of a valid one. Method: the stranger uses up the
+/// permitted fetch, the provider changes its keys, and a token arrives that the new key signed: with a name
+/// of its own, or where no key has one.
 #[test]
 fn a_rotation_right_after_a_strangers_token_refuses_nobody() {
     for has_names in [true, false] {
@@ -570,7 +570,8 @@ fn a_new_key_is_found_and_a_withdrawn_one_dropped() {
     jwt.takes(&new);
     jwt.takes(&old);
     assert_eq!(provider.asked(), 3);
-    // No token asks for an unknown key, and still a withdrawn one is good for an hour at most, whatever the clock says.
+    // No token needs an unknown key, and a withdrawn key is still trusted for an hour at most, whatever the
+    // clock shows.
     provider.answers("200 OK", "", jwks(&["provider-ec"]).to_string().as_bytes());
     jwt.set_clock(-2 * 60 * MINUTE_MS);
     jwt.turn(60 * MINUTE_MS - 1);
@@ -680,7 +681,8 @@ fn a_token_without_a_key_id_is_taken_if_there_is_no_choice() {
     }
 }
 
-/// Goal: no key takes the rest of its set with it. Method: keys listed twice, two of one name, spelt oddly.
+/// Goal: an unusable key does not affect the rest of its set. Method: keys listed twice, two of one name,
+/// unusual spellings.
 #[test]
 fn keys_that_are_listed_twice_or_spelt_oddly_are_taken() {
     let (ed, ec, rsa) = (jwk("provider-ed"), jwk("provider-ec"), jwk("provider-rsa"));
@@ -716,8 +718,8 @@ fn keys_that_are_listed_twice_or_spelt_oddly_are_taken() {
     }
 }
 
-/// Goal: whatever an RSA key may sign with is taken, unless the key says which. Method: every algorithm against a key
-/// that names it, one that names none and one that names another.
+/// Goal: every permitted algorithm of an RSA key is accepted, unless the key names one. Method: every
+/// algorithm against a key that names it, one that names none and one that names another.
 #[test]
 fn an_rsa_key_is_good_for_its_algorithm_or_for_all() {
     let key = signing_key("provider-rsa").1;

@@ -48,7 +48,7 @@ fn change(world: &World, style: Style, set: &str, table: &str, title: Option<&st
     body
 }
 
-/// Sends a body that changes one row; gives the verdict, and the row's time.
+/// Sends a body that changes one row; returns the verdict, and the row's time.
 #[track_caller]
 fn send(world: &World, device: &Device, body: &Json) -> (String, Json, Json) {
     let answer = world.sync(device, body).ok();
@@ -141,7 +141,7 @@ fn a_late_copy_never_undoes_the_next_change() {
     }
 }
 
-/// Goal: edits of one device within one unit of time are all applied, though it says nothing but `last_update`.
+/// Goal: edits of one device within one unit of time are all applied, though it sends only `last_update`.
 /// Method: the core seed's own clients, on a table of each policy.
 #[test]
 fn all_edits_of_one_second_are_applied() {
@@ -158,7 +158,7 @@ fn all_edits_of_one_second_are_applied() {
             assert_eq!(send(&world, &device, &body).0, "same");
         }
         assert_eq!(title(&world, &device, table).as_deref(), Some("4"));
-        // An old time is an old edit, and says so.
+        // An old time means an old edit.
         let old = json!({ "update": { table: [{ "id": key(1), "title": "old", "last_update": world.hands.at(-1_000) }] } });
         let (verdict, _, result) = send(&world, &device, &old);
         assert_eq!((verdict.as_str(), result["conflict"].is_string()), ("kept", true));
@@ -166,8 +166,8 @@ fn all_edits_of_one_second_are_applied() {
     }
 }
 
-/// Goal: of two phones with one token, nobody's edit is lost without a note. Method: both change, or delete, the row that
-/// both had seen, in either order of their clocks.
+/// Goal: with two phones and one token, no edit is lost without a record. Method: both change, or delete, the
+/// row that both had seen, in either order of their clocks.
 #[test]
 fn two_phones_with_one_token_lose_nothing() {
     for seconds in [false, true] {

@@ -150,7 +150,7 @@ impl Locks {
         }
     }
 
-    /// Whether what is done under the work may be kept, as the last step of a write asks.
+    /// Whether a write under the guard may commit, as its last step checks.
     fn confirms(&self, owner: Owner, work: &dyn LockGuard) -> bool {
         let held = self.database.as_ref().and_then(|database| database.leases.look(owner).unwrap());
         match work.confirm(held.as_ref()) {
@@ -266,8 +266,8 @@ fn what_was_given_back_is_lost_to_its_fence() {
     });
 }
 
-/// Goal: a lease lasts as long as it lasts, whatever is done to the time of day. Method: set back by an hour, and by
-/// a day and forth again, while a lease runs; what is shown of it is the time of day that it will end at.
+/// Goal: a lease has its full length, whatever is done to the time of day. Method: set back by an hour, and
+/// by a day and forward again, while a lease runs; its displayed end is the time of day at which it will end.
 #[test]
 fn a_clock_that_is_set_back_makes_no_lease_longer() {
     on_both_kinds(|locks| {
@@ -306,14 +306,14 @@ fn a_clock_that_is_set_forth_ends_no_lease_in_memory() {
     assert!(!locks.is_busy_for(&tablet));
 }
 
-/// Goal: a request that comes without the wish for a lease is let in like any other. Method: with and without a lease
-/// of one's own, with right and wrong fences, beside another's.
+/// Goal: a request that wants no lease is admitted like any other. Method: with and without a lease of its
+/// own, with right and wrong fences, beside another's.
 #[test]
 fn a_request_enters_under_its_own_lease_or_none() {
     on_both_kinds(|locks| {
         let (phone, tablet) = two();
         locks.take(&phone);
-        locks.locks.give_back(&phone).unwrap(); // an owner that is known already, as a write makes it
+        locks.locks.give_back(&phone).unwrap(); // an owner that is known already, as after a write
         let enter = |caller: &Caller, fence| Arc::clone(&locks.locks).enter(caller, fence);
         let free = enter(&phone, None).unwrap();
         assert!(!free.had_lock() && locks.confirms(phone.owner, &*free));
@@ -338,8 +338,8 @@ fn a_request_enters_under_its_own_lease_or_none() {
     });
 }
 
-/// Goal: what another may have overtaken is not kept. Method: a lease that is broken, and one that runs out and is
-/// taken over, while a request goes on under it.
+/// Goal: a write is rolled back if another may have overtaken it. Method: a lease that is broken, and one
+/// that expires and is taken over, while a request is in progress under it.
 #[test]
 fn work_under_a_lease_that_was_lost_is_not_kept() {
     on_both_kinds(|locks| {
@@ -377,7 +377,7 @@ fn locks_that_are_held_are_listed() {
     });
 }
 
-/// A device that asks for something every now and then, as long as it has the lock.
+/// A device that sends a request now and then, as long as it has the lock.
 fn polls(locks: &Locks, who: &Caller, fence: Fence, until_ms: i64) {
     let begun = locks.now();
     while locks.now().ms() - begun.ms() < until_ms {
@@ -402,7 +402,7 @@ fn a_hold_of_the_lock_ends_however_often_it_is_renewed() {
         let keeps_out = locks.busy_for(&tablet).expect("the hold has not ended");
         assert_eq!(keeps_out.ends.ms_since(locks.tick()), 1, "nobody has to wait beyond the hold");
         locks.turn(1);
-        // The holder looks on and tries, and others come first all the same.
+        // The holder polls and tries, and others come first nevertheless.
         locks.locks.renew(&phone).unwrap();
         let rests = locks.busy_for(&phone).expect("the hold is over");
         assert_eq!((rests.device, rests.ends.ms_since(locks.tick())), (phone.device, LEASE_MS));
@@ -415,7 +415,8 @@ fn a_hold_of_the_lock_ends_however_often_it_is_renewed() {
     });
 }
 
-/// Goal: a sync that takes longer than a hold goes on where nobody else wants the lock. Method: the same, alone.
+/// Goal: a sync that takes longer than a hold continues if nobody else wants the lock. Method: the same,
+/// alone.
 #[test]
 fn a_holder_goes_on_where_nobody_took_the_lock() {
     on_both_kinds(|locks| {
@@ -434,7 +435,7 @@ fn a_holder_goes_on_where_nobody_took_the_lock() {
             assert_eq!(again.until, locks.now().shifted(LEASE_MS));
             assert!(locks.is_busy_for(&tablet));
         }
-        // Who gives the lock back, or was silent for long, has no hold behind it.
+        // A device that released the lock, or was silent for long, begins a new hold.
         locks.turn(3 * LEASE_MS);
         assert_eq!(locks.take(&phone).since, locks.now());
     });
@@ -463,8 +464,8 @@ fn a_clock_that_is_set_back_makes_no_hold_longer() {
     });
 }
 
-/// Goal: what is under way ends well, and nothing new begins before others had their chance. Method: one request lasts
-/// beyond the hold, and its device sends more and more of them.
+/// Goal: a request in progress completes, and no new one begins before others had their chance. Method: one
+/// request lasts beyond the hold, and its device sends more and more of them.
 #[test]
 fn a_request_at_work_outlasts_the_hold_and_no_other_joins_it() {
     let (locks, (phone, tablet)) = (Locks::new(), two());

@@ -1,4 +1,4 @@
-//! What the server answers: every part of it, in this process, over real databases.
+//! The server's responses: every part of it, in this process, over real databases.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod accounts;

@@ -1,4 +1,4 @@
-//! What a device is told of a row, for every order of writes before and after its cursor.
+//! What a device receives about a row, for every order of writes before and after its cursor.
 
 use rollcall_testkit::feed as support;
 
@@ -29,7 +29,7 @@ struct Case {
     result: BTreeMap<String, Option<NetChange>>,
 }
 
-/// Every case, with the file that it stands in.
+/// Every case, with its file.
 fn cases() -> Vec<(String, Case)> {
     let mut cases = Vec::new();
     for entry in std::fs::read_dir("fixtures/net").unwrap() {
@@ -111,7 +111,7 @@ fn every_case_holds_by_the_rule_alone() {
         let row = row.unwrap();
         for (who, result) in &case.result {
             let since = cursor(who, at);
-            // A feed looks only at what changed since the cursor.
+            // A feed reads only what changed since the cursor.
             let changed = since.is_none_or(|since| row.version > since);
             let got = if changed { net_change(&row, since, device(who), Version(0)) } else { None };
             assert_eq!(got, *result, "{}: {who} ({file})", case.title);
@@ -119,8 +119,8 @@ fn every_case_holds_by_the_rule_alone() {
     }
 }
 
-/// Goal: what engines keep of a row is enough for the rule. Method: the writes as requests of the devices,
-/// every case under a key and an owner of its own; told whole, and again in pages of one row.
+/// Goal: what engines store of a row is enough for the rule. Method: the writes as requests of the devices,
+/// every case under a key and an owner of its own; read whole, and again in pages of one row.
 #[test]
 fn every_case_holds_over_every_engine() {
     for engine in Engine::all() {
@@ -174,7 +174,7 @@ fn live(
     storage.read(owner, |txn| Ok::<_, StorageError>(txn.state().version)).unwrap()
 }
 
-/// A whole feed, told in one page and again row by row: both must say the same.
+/// Reads a whole feed in one page and again row by row: both must return the same.
 fn ask(
     storage: &dyn Storage,
     schema: &Schema,

@@ -62,7 +62,7 @@ fn addresses(text: &str, page: &str) -> Vec<String> {
     text.split('"').filter(|part| part.starts_with(&begin)).map(str::to_owned).collect()
 }
 
-/// What a module imports, as paths from where it stands.
+/// What a module imports, as paths relative to its own.
 fn imports(path: &str, text: &str) -> Vec<String> {
     let folder = path.rsplit_once('/').unwrap().0;
     let quoted = text.lines().filter_map(|line| {
@@ -90,7 +90,8 @@ fn imports(path: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Goal: a page loads whole. Method: the page, what it names, and what that imports, each asked for.
+/// Goal: a page loads completely. Method: the page, the files that it names, and their imports, each
+/// requested.
 #[tokio::test]
 async fn a_page_and_all_that_it_is_made_of_are_served() {
     for page in ["demo", "console"] {
@@ -133,7 +134,7 @@ async fn a_page_and_all_that_it_is_made_of_are_served() {
     }
 }
 
-/// Goal: somebody who opens the server's address learns what it is and where to go on.
+/// Goal: a visitor of the server's address learns what it is and where to continue.
 #[tokio::test]
 async fn the_front_page_names_the_program_and_its_contract() {
     for console in [false, true] {
@@ -164,7 +165,7 @@ async fn a_page_that_is_known_is_not_sent_again() {
     assert_eq!(other.status(), 200);
 }
 
-/// Goal: a server has no page that it was not asked for. Method: every kind of path, on four servers.
+/// Goal: a server has only the configured pages. Method: every kind of path, on four servers.
 #[tokio::test]
 async fn pages_are_there_only_where_they_were_asked_for() {
     let html = get("/demo").of(shown(true, true)).await;
@@ -202,7 +203,7 @@ async fn pages_are_there_only_where_they_were_asked_for() {
     assert_eq!((root.status().as_u16(), header(&root, "location")), (303, "/demo"));
 }
 
-/// Goal: nobody else gets the demo's password. Method: other machines, and names that lead here.
+/// Goal: nobody else gets the demo's password. Method: other machines, and names that resolve to this one.
 #[tokio::test]
 async fn the_demos_account_is_told_on_this_machine_alone() {
     for host in ["127.0.0.1:7878", "localhost:7878", "localhost", "[::1]:7878", "[::1]"] {

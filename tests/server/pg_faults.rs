@@ -1,9 +1,11 @@
-//! A PostgreSQL that fails: the k-th statement of every operation, k rising until the operation needs no more.
+//! A failing PostgreSQL: the k-th statement of every operation fails, with k rising until the operation needs
+//! no more.
 //!
-//! Goal: whatever becomes of a statement, the client gets an answer of the contract, nothing is half written or
-//! written twice, and the next request works; what may go well if it is tried again is tried again, and the client
-//! never hears of it. Method: the real routes, with a line between them and PostgreSQL (`testkit/src/pg_line.rs`) that
-//! lets one statement fail, or loses the connection before it, after it, or at a COMMIT that arrives late.
+//! Goal: whatever happens to a statement, the client gets a response of the contract, nothing is half written
+//! or written twice, and the next request works; what may succeed on another attempt is tried again,
+//! unnoticed by the client. Method: the real routes, with a proxy between them and PostgreSQL
+//! (`testkit/src/pg_line.rs`) that fails one statement, or loses the connection before it, after it, or at a
+//! COMMIT that arrives late.
 
 use rollcall_testkit::app;
 use rollcall_testkit::contract;
@@ -48,7 +50,7 @@ struct Ground {
     struck: RefCell<BTreeSet<String>>,
 }
 
-/// One request: what comes before it, undisturbed, and the request, for the time of that number.
+/// One request: its undisturbed preparation, and the request for that number.
 struct Case {
     operation: &'static str,
     make: fn(&Ground, u64) -> Ask,
@@ -76,7 +78,7 @@ impl Ground {
         store.by_way_of(line.url());
         let server = Server::over(store, SCHEMA, |settings| {
             settings.operator.console_token = Some(OPERATOR.into());
-            // Each request looks its token up.
+            // Each request looks up its token.
             settings.auth.tokens_known_max = 0;
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -122,7 +124,7 @@ impl Ground {
     }
 
     fn console(&self, method: &str, path: &str) -> Ask {
-        // What it tells of everyone is kept for a while.
+        // Totals of all owners are cached for a while.
         self.server.turn(60_000);
         let ask = self.server.ask(method, &format!("/console/api/{path}"));
         ask.header("authorization", format!("Bearer {OPERATOR}"))
@@ -140,7 +142,8 @@ impl Ground {
         (held, beside.query_one(versions, &[]).unwrap().get(0))
     }
 
-    /// Two edits of one row, of which the second is `device`'s and its base is older: a conflict. Gives the base.
+    /// Two edits of one row, of which the second is `device`'s and has an older base: a conflict. Returns the
+    /// base.
     fn edited_twice(&self, n: u64) -> String {
         let rows = json!({ "lists": [{ "lid": key(10 * n + 1), "title": "a" }, { "lid": key(10 * n + 2), "title": "b" }] });
         let result = self.sync(&self.phone, json!({ "add": rows }));
@@ -209,7 +212,7 @@ impl Ground {
             Error("53100") => (status, &*code) == (503, "storage_full"),
             Error("XX000") => (status, &*code) == (500, "internal"),
             Error("57014") => (status, &*code) == (503, "busy"),
-            // All else is tried again, but for work that only reads: it may have told something already.
+            // All others are tried again, except work that only reads: it may have sent something already.
             _ => struck.as_ref().is_some_and(|struck| struck.reading) && (status, &*code) == (503, "busy"),
         };
         assert!(known, "{result}");
@@ -236,7 +239,7 @@ impl Ground {
     }
 }
 
-/// A bit of everything: rows added, changed and deleted, a conflict, rows asked for and pulled.
+/// Some of everything: rows added, changed and deleted, a conflict, rows requested and pulled.
 fn batch(ground: &Ground, n: u64) -> Value {
     let base = ground.edited_twice(n);
     let version = ground.server.version_of("anna");
@@ -453,8 +456,8 @@ fn a_request_takes_so_many_statements() {
     assert_eq!(counted, STATEMENTS);
 }
 
-/// What each request takes, and its rows: the request's own, and those that look up its token. The rows that refer to a
-/// row that is deleted are looked up one by one, in each column that may.
+/// The statements of each request, and its rows: the request's own, and those that look up its token. The
+/// rows that refer to a deleted row are looked up one by one, in each column that may.
 const STATEMENTS: &[(&str, u64, usize)] = &[
     ("add", 1, 14),
     ("same", 1, 10),
@@ -478,7 +481,7 @@ const STATEMENTS: &[(&str, u64, usize)] = &[
     ("delete", 500, 1_038),
 ];
 
-/// What asks the database for nothing.
+/// Requests that need no database access.
 const QUIET: [&str; 5] =
     ["GET /healthz", "GET /limits", "GET /metrics", "GET /openapi.json", "GET /openapi.yaml"];
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use sha2::{Digest as _, Sha256};
 use support::{Copy, Device, Dice, POLICIES, Rows, TABLES, World, key};
 
-/// What a device computes of its rows: `fixtures/digests` and the contract say how, in these very steps.
+/// A device's own computation: `fixtures/digests` and the contract describe these steps.
 fn recomputed(world: &World, seed: &str, rows: &Rows) -> Json {
     let seed: Vec<u8> =
         (0..16).map(|at| u8::from_str_radix(&seed[2 * at..2 * at + 2], 16).unwrap()).collect();
@@ -36,9 +36,9 @@ fn seed_of(world: &World, device: &Device) -> String {
     seed
 }
 
-/// Goal: whatever is done to the rows, every answer that ends a sync proves them. Method: random histories
-/// over the API, with refusals, rejected rows, replays, restores and rehearsals among them; the digests of
-/// every answer against a computation from the whole rows.
+/// Goal: whatever is done to the rows, every response at the end of a sync proves them. Method: random
+/// histories over the API, with refusals, rejected rows, replays, restores and dry runs among them; the
+/// digests of every response are compared with a computation from all rows.
 #[test]
 fn digests_are_what_the_rows_make_them() {
     for seed in 0..6 {
@@ -99,7 +99,7 @@ fn digests_are_what_the_rows_make_them() {
     }
 }
 
-/// Goal: the digests of an answer are those of the version that it names, whoever writes next.
+/// Goal: the digests of a response are those of the version that it names, whoever writes next.
 #[test]
 fn digests_say_which_version_they_are_of() {
     let world = World::start(POLICIES);
@@ -113,7 +113,8 @@ fn digests_say_which_version_they_are_of() {
     assert_eq!(answer["digests"]["as_of"], world.version(&a.device));
     let rows = world.rows(&a.device);
     assert_eq!(answer["digests"]["tables"], recomputed(&world, &secret, &rows));
-    // Between two pages somebody writes: the last page's digests are of a later version than the feed's, and say so.
+    // Between two pages another device writes: the last page's digests are of a later version than the
+    // feed's, and name it.
     a.limit = 2;
     let first = world.get(&a.device, "/changes?limit=2").ok();
     assert_eq!(first.get("digests"), None);
@@ -136,7 +137,7 @@ fn a_seed_is_its_owners_alone() {
         let second = world.device(&format!("owner{place}"), "tablet");
         assert_eq!(seed_of(&world, &second), *seed, "one owner, one seed");
     }
-    // The same row under two owners has two hashes; and no other answer tells a seed.
+    // The same row under two owners has two hashes; and no other response contains a seed.
     let add = json!({ "add": { "newest": [{ "id": key(1), "title": "x", "last_update": world.hands.at(0) }] }, "pull": true });
     let answers: Vec<_> = devices.iter().map(|device| world.sync(device, &add)).collect();
     let roots: Vec<_> =

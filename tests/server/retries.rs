@@ -1,4 +1,4 @@
-//! A reply that is lost at any point, and the request that comes again: one effect, the same answer.
+//! A response that is lost at any point, and the repeated request: one effect, the same response.
 
 use rollcall_testkit::feed as support;
 
@@ -13,7 +13,7 @@ use support::{Answer, Device, Dice, POLICIES, TOO_LONG, World, key};
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// One of everything: rows added, changed and deleted, and rows asked for.
+/// Some of everything: rows added, changed and deleted, and rows requested.
 fn body(world: &World) -> Json {
     json!({
         "add": { "newest": [{ "id": key(1), "title": "one" }], "merge": [{ "id": key(2), "title": "two" }] },
@@ -51,13 +51,14 @@ enum Cut {
     MidRequest,
     /// After the whole request, while the transaction waits for its turn: before COMMIT.
     BeforeCommit,
-    /// Once the answer has begun to come: after COMMIT. The client has not seen a byte of it.
+    /// Once the response has begun: after COMMIT. The client has received no byte of it.
     AfterCommit,
-    /// In the middle of the answer.
+    /// In the middle of the response.
     MidAnswer,
 }
 
-/// Passes one request on to the server and drops the answer as `cut` says; `cut` is reached when it returns.
+/// Forwards one request to the server and drops the response according to `cut`, which is reached when it
+/// returns.
 fn through_a_bad_line(world: &World, device: &Device, request: &str, cut: Cut) {
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = proxy.local_addr().unwrap();
@@ -95,7 +96,7 @@ fn through_a_bad_line(world: &World, device: &Device, request: &str, cut: Cut) {
 
 /// Holds back every COMMIT of the owner.
 enum Holder {
-    /// Whoever holds SQLite's own write lock holds them all.
+    /// Whoever holds SQLite's own write lock holds all owners.
     Sqlite(rusqlite::Connection),
     /// A writer locks its owner's row first.
     Postgres(pg::Client),
@@ -142,7 +143,7 @@ fn wait_until(is_so: impl Fn() -> bool) {
     }
 }
 
-/// Everything of an answer that may not differ.
+/// Everything of a response that must not differ.
 fn same(a: &Answer, b: &Answer) {
     assert_eq!(
         (a.status, a.text(), a.header("sync-version")),
@@ -150,8 +151,8 @@ fn same(a: &Answer, b: &Answer) {
     );
 }
 
-/// Goal: wherever the line breaks, the retry gets the one answer and there is one effect. Method: the same
-/// request to a world where nothing breaks says which answer and which rows.
+/// Goal: wherever the connection breaks, the retry gets the one response and takes effect once. Method: the
+/// same request in a world without faults shows the expected response and rows.
 #[test]
 fn a_request_that_is_cut_anywhere_and_sent_again_has_one_effect() {
     let (undisturbed, device) = world();
@@ -188,7 +189,7 @@ fn a_request_that_is_cut_anywhere_and_sent_again_has_one_effect() {
     }
 }
 
-/// Goal: the same without a key: nothing happens twice, and the verdicts say so.
+/// Goal: the same without a key: nothing happens twice, and the verdicts show it.
 #[test]
 fn without_a_key_a_request_sent_again_changes_nothing() {
     for cut in [Cut::BeforeCommit, Cut::AfterCommit, Cut::MidAnswer] {
@@ -288,7 +289,7 @@ fn an_answer_is_kept_for_24_hours() {
     assert_eq!(world.sync_once(&device, "k", &another).ok()["add"]["newest"][0]["verdict"], "added");
 }
 
-/// Goal: a device cannot fill the database with answers, however fast it is, and the newest stay.
+/// Goal: a device cannot fill the database with responses, however fast it is, and the newest stay.
 #[test]
 fn a_device_has_so_many_answers_kept_and_no_more() {
     for tick_ms in [0, 1] {
@@ -314,8 +315,8 @@ fn a_device_has_so_many_answers_kept_and_no_more() {
     }
 }
 
-/// Goal: the same in bytes. Method: long answers, of which two fit; then short ones, and a longer one than all that may be
-/// kept.
+/// Goal: the same in bytes. Method: long responses, of which two fit; then short ones, and one that is longer
+/// than the limit.
 #[test]
 fn a_device_has_so_many_bytes_of_answers_kept_and_no_more() {
     let world = World::start_with(POLICIES, |settings| settings.sync.idempotency_bytes_max = 50_000);
@@ -372,8 +373,8 @@ fn a_replay_needs_no_lock() {
     );
 }
 
-/// Goal: a synchronise ends the sync, a replayed one too: a device that begins its sync anew after a lost
-/// answer would else shut out the others for a whole lease.
+/// Goal: a synchronise ends the sync, even a replayed one: otherwise a device that starts its sync again
+/// after a lost response would block the others for a whole lease.
 #[test]
 fn a_replay_gives_the_lock_back_as_its_first_sending_did() {
     for (keep_lock, stale) in [(false, false), (true, false), (false, true)] {
@@ -384,12 +385,12 @@ fn a_replay_gives_the_lock_back_as_its_first_sending_did() {
         let first = world.sync_once(&device, "k", &body);
         first.ok();
         if stale {
-            // Somebody else had the lock in between, so the device's next one has another fence.
+            // Another device had the lock in between, so the device's next hold has another fence.
             let other = world.device("anna", "b");
             world.call(&other, Method::POST, "/lock", &[], None).ok();
             world.call(&other, Method::DELETE, "/lock", &[], None);
         }
-        world.get(&device, "/fetch").ok(); // the answer was lost: the device begins anew
+        world.get(&device, "/fetch").ok(); // the response was lost: the device starts again
         let mut headers = vec![("idempotency-key", "k")];
         if stale {
             headers.push(("sync-lock", &old)); // a late copy of the first sending, not of this sync

@@ -1,5 +1,5 @@
-//! Schema files: what is refused, and how the database follows when a schema changes. The cases are
-//! files, so that a new one needs no Rust: see `fixtures/schema/README.md`.
+//! Schema files: what is refused, and how the database follows when a schema changes. The cases are files, so
+//! that a new one needs no Rust: see `fixtures/schema/README.md`.
 
 use rollcall_testkit::engine;
 
@@ -24,8 +24,8 @@ fn cases(folder: &str) -> Vec<(PathBuf, String)> {
     paths.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
 }
 
-/// Goal: each fault is told with its line, its place and what to do. Method: the file says what it
-/// expects in `#!` lines.
+/// Goal: each fault is reported with its line, its place and its correction. Method: the file contains its
+/// expectations in `#!` lines.
 #[test]
 fn every_faulty_schema_is_refused_as_its_file_says() {
     let mut wrong = String::new();
@@ -149,7 +149,7 @@ fn every_change_of_a_schema_ends_as_its_file_says() {
     assert!(cases.len() >= 20, "a moved folder must not pass");
 }
 
-/// What is said of PostgreSQL alone, or else of both engines.
+/// The part about PostgreSQL, or the part about both engines.
 fn part_of_postgres<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     part(text, &format!("{name} on postgres")).or_else(|| part(text, name))
 }
@@ -170,7 +170,7 @@ fn in_postgres(sql: &str) -> String {
     result
 }
 
-/// A query's rows as [`rows`] tells them, keys in full where they are longer than two digits.
+/// A query's rows in the form of [`rows`], keys in full if they are longer than two digits.
 fn rows_of_postgres(client: &mut pg::Client, sql: &str) -> String {
     let result = client.simple_query(sql).unwrap_or_else(|error| panic!("{error}: {sql}"));
     let mut lines = String::new();
@@ -239,7 +239,7 @@ fn every_change_of_a_schema_ends_so_on_postgres() {
                 );
             }
         }
-        // What asks for SQLite's own catalogue is of no use here.
+        // A query of SQLite's own catalogue cannot be used here.
         let query = part_of_postgres(text, "query")
             .filter(|sql| !sql.contains("sqlite_") && !sql.contains("pragma_"));
         if let Some(query) = query {

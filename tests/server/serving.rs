@@ -38,7 +38,7 @@ fn small() -> Bounds {
     }
 }
 
-/// What the handlers of [`routes`] tell the test, and wait for.
+/// The signals between the handlers of [`routes`] and the test.
 #[derive(Default)]
 struct Signals {
     begun: Notify,
@@ -145,7 +145,7 @@ impl Answer {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    /// Holds the answer against the contract's problem document.
+    /// Checks the response against the contract's problem document.
     fn is_problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.header("content-type"), Some("application/problem+json"));
@@ -172,7 +172,7 @@ impl Client {
         tokio::time::timeout(TOO_LONG, read).await.expect("the server never spoke").unwrap_or(0) > 0
     }
 
-    /// Reads one answer, by its length or its chunks.
+    /// Reads one response, by its length or its chunks.
     async fn answer(&mut self) -> Answer {
         let head = loop {
             match self.seen.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -222,7 +222,7 @@ impl Client {
         }
     }
 
-    /// Waits until the server closes; how long that took, and what it said until then.
+    /// Waits until the server closes; returns how long that took, and what it sent until then.
     async fn closed(mut self) -> (Duration, String) {
         let started = Instant::now();
         while self.more().await {}
@@ -300,7 +300,7 @@ async fn a_body_within_the_limits_is_read_however_it_comes() {
         client.send(&"y".repeat(300)).await;
     }
     assert_eq!(client.answer().await.text(), "600");
-    // A client that asks first is told to go on.
+    // A client that sends `Expect: 100-continue` is invited to continue.
     let asking = json_of(2).replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n");
     client.send(&asking).await;
     assert_eq!(client.answer().await.status, 100);
@@ -330,9 +330,9 @@ async fn a_body_that_breaks_a_rule_is_a_problem() {
     assert!(problem["detail"].as_str().unwrap().contains("-H 'Content-Type: application/json'"));
 }
 
-/// Goal: a client that is still sending when we refuse can read why. Method: far more than the socket's
-/// buffers hold, read only afterwards: a plain close would reset the connection and lose the answer.
-/// Some clients send an empty body in chunks, and its end by itself.
+/// Goal: a client that is still sending when it is refused can read why. Method: far more than the socket's
+/// buffers hold, read only afterwards: a plain close would reset the connection and lose the response. Some
+/// clients send an empty body in chunks, and its end separately.
 #[tokio::test]
 async fn the_end_of_a_body_that_is_not_wanted_costs_no_connection() {
     let server = Running::start(small()).await;
@@ -370,7 +370,7 @@ async fn a_slow_body_is_refused() {
     client.closed().await;
 }
 
-/// Without a pace the time of the body in all is the bound, and the answer says what to do.
+/// Without a pace the total time of the body is the limit, and the response contains the remedy.
 #[tokio::test]
 async fn a_body_that_takes_longer_than_it_may_is_refused() {
     let bounds = Bounds { body_bytes_per_s_min: 0, body: Duration::from_millis(900), ..small() };
@@ -411,8 +411,8 @@ async fn a_slow_body_does_not_use_up_the_time_of_its_request() {
     }
 }
 
-/// Goal: bodies that trickle fill the memory that large requests may have and no more, and keep nobody else out.
-/// Method: long bodies that stop half way, until one is refused; then a short body, and a long one once they are gone.
+/// Goal: slow bodies use at most the memory of large requests, and block nobody else. Method: long bodies
+/// that stop half way, until one is refused; then a short body, and a long one once they have ended.
 #[tokio::test]
 async fn half_received_bodies_are_bounded_together() {
     let bounds = Bounds {
@@ -458,7 +458,7 @@ async fn a_stranger_has_no_long_body() {
     assert_eq!((answer.status, answer.text()), (200, "65536"));
 }
 
-/// What came fast earns no right to hold it in silence.
+/// A fast start does not allow a long silence later.
 #[tokio::test]
 async fn a_body_that_stops_coming_is_refused() {
     let server = Running::start(Bounds { body_bytes_per_s_min: 10, body: TOO_LONG, ..small() }).await;
@@ -648,7 +648,7 @@ async fn an_address_has_only_so_many_connections() {
     let (took, said) = server.client().await.closed().await;
     assert!(took < Duration::from_secs(2) && said.is_empty(), "{took:?} {said}");
     drop(first);
-    // The place is free once the server has seen the close; it may take a moment, never long.
+    // The permit is free once the server has seen the close, after a moment at most.
     let started = Instant::now();
     loop {
         let mut client = server.client().await;
@@ -720,7 +720,7 @@ async fn a_stop_lets_running_requests_finish() {
     assert_eq!(stopping.await.unwrap(), Drained { cut: 0 });
 }
 
-/// Goal: nobody holds the stop. Method: a handler that never ends, and half a header.
+/// Goal: nothing delays the stop. Method: a handler that never ends, and half a header.
 #[tokio::test]
 async fn a_stop_does_not_wait_past_its_time() {
     let server = Running::start(Bounds { request: TOO_LONG, header_read: TOO_LONG, ..small() }).await;
@@ -739,8 +739,8 @@ async fn a_stop_does_not_wait_past_its_time() {
     assert_eq!(busy.closed().await.1, "");
 }
 
-/// Goal: a client that stops reading gives its connection back. Method: an answer larger than the buffers
-/// of both ends, of which nothing is read; the server's own stop tells when the connection is gone.
+/// Goal: a client that stops reading loses its connection. Method: a response larger than the buffers of both
+/// ends, of which nothing is read; the server's own stop shows when the connection is closed.
 #[tokio::test]
 async fn a_client_that_does_not_read_is_cut() {
     let server = Running::start(Bounds { drain: TOO_LONG, ..small() }).await;
@@ -783,8 +783,8 @@ async fn a_request_is_one_line_in_the_log_under_its_id() {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    // For all threads: with a subscriber of one thread alone, a line that another test wrote first, on a thread
-    // without one, would be taken for one that nobody wants.
+    // For all threads: with a subscriber of one thread alone, a line that another test wrote first, on a
+    // thread without one, would count as disabled everywhere.
     tracing::subscriber::set_global_default(subscriber).unwrap();
     let server = Running::start(small()).await;
     server.ask("GET /ping?token=secret HTTP/1.1\r\nhost: x\r\nx-request-id: line-one\r\n\r\n").await;

@@ -159,7 +159,7 @@ const RETURNS: &str = "looks into another table for what it returns";
 const DEFINITION: &str = "changes tables in service";
 const ABSENT: &str = "needs what clusters lack";
 
-/// A source with each of its own macros in the place of its name.
+/// A source with each of its own macros expanded.
 fn expanded(source: &str) -> String {
     let (mut source, mut macros) = (source.to_owned(), Vec::new());
     while let Some(at) = source.find("macro_rules! ") {
@@ -212,7 +212,7 @@ const OF_OWNERS: [&str; 11] = [
     "{name}",
 ];
 
-/// What the operator asks across owners, a page of owners, and the making of the tables.
+/// The operator's queries across owners, a page of owners, and the creation of tables.
 const ACROSS: [&str; 8] = [
     "create_",
     "max(day) from rollcall_day",
@@ -255,7 +255,7 @@ fn texts(source: &str) -> Vec<String> {
     let (mut found, mut from, mut last_concat) = (Vec::<String>::new(), 0, None);
     while let Some(at) = source[from..].find('"').map(|at| from + at) {
         let concat = source[..at].rfind("concat!(").filter(|open| !source[*open..at].contains(";\n"));
-        // One that stands within another belongs to it.
+        // A nested one belongs to the outer one.
         let is_within = last_concat.is_some_and(|last: usize| !source[last..at].contains(";\n"));
         let mut end = at + 1;
         while let Some(next) = source[end..].find(['"', '\\']).map(|next| end + next) {

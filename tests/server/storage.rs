@@ -235,7 +235,7 @@ fn an_owner_never_seen_has_nothing_and_the_first_version() {
     });
 }
 
-/// Method: a reader begins, a writer commits, the reader looks again, all in a set order.
+/// Method: a reader begins, a writer commits, the reader reads again, in a fixed order.
 #[test]
 fn a_reader_sees_one_snapshot() {
     on_every_engine(|ground| {
@@ -442,8 +442,8 @@ fn a_writer_holds_its_owner_alone() {
     });
 }
 
-/// Goal: an owner that somebody else wrote for although it was locked, as when its shard moves, is never written over.
-/// Method: a trigger raises its version once in the middle of a write.
+/// Goal: an owner whose row another session has written in spite of the lock, as when its shard moves, is
+/// never overwritten. Method: a trigger raises its version once in the middle of a write.
 #[test]
 fn a_write_that_was_overtaken_runs_again() {
     if !Engine::all().contains(&Engine::Postgres) {
@@ -667,7 +667,7 @@ fn a_row_comes_back_as_it_was_put() {
                 rows.clone().map(|(_, row)| row)
             );
         }
-        // A tombstone in a row's place, and a row in a tombstone's.
+        // A tombstone in place of a row, and a row in place of a tombstone.
         let swapped = [(key(1), rows[2].1.clone()), (key(3), rows[0].1.clone())];
         ground.storage.write(owner(1), |txn| txn.put(things, &by_reference(&swapped))).unwrap();
         assert_eq!(ground.load(owner(1), "things", &[1, 3]), swapped.map(|(_, row)| Some(row)));

@@ -1,5 +1,5 @@
-//! Long answers over real sockets: they begin before they are read, a client that stops holds nothing up, and what
-//! is not whole never looks whole.
+//! Long responses over real sockets: they begin before they are read completely, a client that stops blocks
+//! nobody, and an incomplete response never looks complete.
 
 use rollcall_testkit::app;
 
@@ -21,10 +21,10 @@ const TOO_LONG: Duration = Duration::from_secs(20);
 const LARGE_ROWS: u64 = 6_000;
 const LARGE_BYTES: usize = 4_000;
 
-/// Small rows, for a roll call of 6 MB.
+/// Small rows, for a manifest of 6 MB.
 const SMALL_ROWS: u64 = 70_000;
 
-/// A server on a socket; long answers have one reader between them.
+/// A server on a socket; long responses have one reader in total.
 struct Running {
     server: Server,
     address: SocketAddr,
@@ -75,7 +75,7 @@ impl Running {
         (phone, tablet)
     }
 
-    /// Sends a request on a connection that holds little of an answer by itself.
+    /// Sends a request on a connection with small buffers.
     async fn ask(&self, device: &Device, path: &str, headers: &str) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4_096).unwrap();
@@ -100,7 +100,7 @@ struct Client {
 }
 
 impl Client {
-    /// Reads until the head is there, and leaves the rest; gives the head.
+    /// Reads the head, and leaves the rest; returns the head.
     async fn head(&mut self) -> String {
         while !self.seen.windows(4).any(|four| four == b"\r\n\r\n") {
             assert!(self.more().await, "closed before an answer");
@@ -113,7 +113,7 @@ impl Client {
         tokio::time::timeout(TOO_LONG, read).await.expect("the server never spoke").unwrap_or(0) > 0
     }
 
-    /// Reads until the connection ends, or the answer does. The chunked body, and whether it is whole.
+    /// Reads until the connection or the response ends. Returns the chunked body, and whether it is complete.
     async fn rest(mut self) -> (Vec<u8>, bool) {
         while !self.seen.ends_with(b"\r\n0\r\n\r\n") && self.more().await {}
         let whole = self.seen.ends_with(b"\r\n0\r\n\r\n");
@@ -137,8 +137,9 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Goal: what compresses an answer is drawn for as long as the answer is on its way, and an answer that finds no memory
-/// for it goes out as it is. Method: clients that stop reading, before and after others have taken the memory.
+/// Goal: the memory of a response's compressor is reserved until the response is sent, and a response without
+/// memory for it is sent uncompressed. Method: clients that stop reading, before and after others have taken
+/// the memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_without_memory_for_a_compressor_goes_out_as_it_is() {
     const BROTLI: usize = 4 * 1024 * 1024;
@@ -159,9 +160,9 @@ async fn an_answer_without_memory_for_a_compressor_goes_out_as_it_is() {
     until("the memory is given back", || memory.used() == 0).await;
 }
 
-/// Goal: a client that stops reading costs neither memory nor a reader, and holds no writer up; nor does one that
-/// has its answer compressed. Method: it stops after the first bytes; meanwhile others write and read over the one
-/// reader that long answers have, and the rows that were read for it stay few. Then it reads on to the end.
+/// Goal: a client that stops reading occupies neither memory nor a reader, and blocks no writer, even with a
+/// compressed response. Method: it stops after the first bytes; meanwhile others write and read over the one
+/// reader of long responses, and few rows are read for it. Then it reads on to the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_stops_reading_holds_nothing_up() {
     let running = Running::start(|_| {}).await;
@@ -175,7 +176,7 @@ async fn a_client_that_stops_reading_holds_nothing_up() {
 
         let row = json!({ "id": key(9_000_000), "title": encoding });
         running.server.sync(&phone, json!({ "update": { "ours": [row] } })).await.ok();
-        // Its turn comes as soon as the one who stopped has let go.
+        // Its turn comes as soon as the stopped client's run has ended.
         let other = running.ask(&phone, "/fetch?lock=false", "").await;
         let (manifest, whole) = other.rest().await;
         assert!(whole);
@@ -193,14 +194,14 @@ async fn a_client_that_stops_reading_holds_nothing_up() {
                 .filter(|line| !line.is_empty())
                 .map(|line| serde_json::from_slice(line).unwrap())
                 .collect();
-            // The row that changed meanwhile moved above the feed's end, and comes with the next one.
+            // The row that changed meanwhile moved above the feed's end, and is in the next feed.
             assert!(lines.len() as u64 > LARGE_ROWS && lines.last().unwrap()["op"] == "end");
         }
     }
 }
 
-/// Goal: the socket's deadline ends a client that never reads on, and all that was held for it. Method: it stops;
-/// its connection is cut, and the lock that its answer held is free.
+/// Goal: the socket's deadline ends a client that never continues, and releases all that was held for it.
+/// Method: it stops; its connection is closed, and the lock of its response is free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_never_reads_on_is_cut() {
     let running = Running::start(|settings| {
@@ -225,8 +226,8 @@ async fn a_client_that_never_reads_on_is_cut() {
     assert_eq!(running.server.fetch(&tablet, "").await.status, 200);
 }
 
-/// Goal: under the lock nobody of the owner writes between the first row and the last; the lock is free again once
-/// the answer is read. Method: the answer is read slowly while the other device tries.
+/// Goal: under the lock no device of the owner writes between the first row and the last; the lock is free
+/// again once the response is read. Method: the response is read slowly while the other device tries.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_work_under_the_lock_ends_with_the_answer() {
     let running = Running::start(|settings| settings.sync.lease_ms = 100).await;
@@ -244,8 +245,8 @@ async fn the_work_under_the_lock_ends_with_the_answer() {
     running.server.sync(&tablet, row).await.ok();
 }
 
-/// Goal: a roll call that cannot be told to its end breaks off visibly. Method: read without the lock and slowly, it
-/// has let go of its snapshot for another when a third device writes.
+/// Goal: a manifest that cannot be completed breaks off visibly. Method: read without the lock and slowly, it
+/// has released its snapshot for another reader when a third device writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_roll_call_that_breaks_off_never_looks_whole() {
     let running = Running::start(|settings| settings.memory.ready_bytes_max = 0).await;
@@ -276,8 +277,8 @@ async fn a_feed_that_breaks_off_never_looks_whole() {
     }
 }
 
-/// Goal: what is ready is sent as it was told first, and only at its version. Method: fetched again and again while
-/// another device writes in between; each answer must hold what was acknowledged before.
+/// Goal: a cached response equals the first one, and is used only at its version. Method: fetched again and
+/// again while another device writes in between; each response must contain what was acknowledged before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ready_answer_is_never_old() {
     let running = Running::start(|_| {}).await;

@@ -25,7 +25,7 @@ fn faults(doc: &Value, schema: &Value, instance: &Value) -> Vec<String> {
     validator.iter_errors(instance).map(|error| format!("{error} at {}", error.instance_path())).collect()
 }
 
-/// What a client meets of an operation but for the schemas of bodies: everything that must not change.
+/// An operation without the schemas of its bodies: everything that must not change.
 fn outline(doc: &Value) -> BTreeMap<String, Value> {
     let mut result = BTreeMap::new();
     for ((method, path), operation) in operation_objects(doc) {
@@ -39,7 +39,8 @@ fn outline(doc: &Value) -> BTreeMap<String, Value> {
                 let mut parameter = follow(doc, parameter).clone();
                 parameter.as_object_mut().unwrap().remove("example");
                 if parameter["name"] == "since" {
-                    // Refined: a generated client sends a version that it was given, and leaves it out at first.
+                    // Refined: a generated client sends a version that it received, and leaves it out at
+                    // first.
                     parameter["schema"] = Value::Null;
                 }
                 if let Some(schema) = parameter["schema"].as_object_mut() {
@@ -102,7 +103,7 @@ fn examples_of_a_typed_document_fit_the_general_one() {
     }
 }
 
-/// The general type that a type of a table stands for.
+/// The general type that corresponds to a type of a table.
 const KINDS: [(&str, &str); 6] = [
     ("Entry", "ManifestEntry"),
     ("Row", "Row"),

@@ -1,4 +1,4 @@
-//! Users, devices and tokens, and what the server tells about itself.
+//! Users, devices and tokens, and what the server reports about itself.
 
 use super::*;
 
@@ -97,8 +97,9 @@ async fn a_password_is_replaced_by_who_knows_it() {
     server.fetch(&ben, "").await.ok();
 }
 
-/// Goal: a user sees when and from where each device was last in use, also after the server was started anew, and no
-/// request writes for it. Method: two devices, of which one goes on; what the database has written is counted.
+/// Goal: a user sees when and from where each device was last used, also after a restart of the server, and
+/// no request writes for it. Method: two devices, of which one continues; the writes of the database are
+/// counted.
 #[tokio::test]
 async fn the_list_of_devices_tells_when_each_was_seen() {
     let server = Server::new();
@@ -131,7 +132,7 @@ async fn the_list_of_devices_tells_when_each_was_seen() {
     expected.sort_by_key(|(at, _)| at.clone());
     result.sort_by_key(|(at, _)| at.clone());
     assert_eq!(result, expected);
-    // Nobody else's are told.
+    // Those of other users are not listed.
     let ben = server.device("ben", "phone");
     let result = server.get("/devices").of(&ben).send().await.ok();
     assert_eq!(result["devices"].as_array().unwrap().len(), 1);

@@ -117,8 +117,8 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Goal: whatever is sent, the server neither fails nor writes half of it. Method: random bodies of two devices
-/// on one database; after each, what is committed is looked at.
+/// Goal: whatever is sent, the server neither fails nor writes half of it. Method: random bodies of two
+/// devices on one database; after each, the committed data is checked.
 #[test]
 fn no_body_makes_the_server_fail() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -129,12 +129,13 @@ fn no_body_makes_the_server_fail() {
     let (taken, written) = (Cell::new(0), Cell::new(0));
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let outcome = runner.run(&(any_body(), 0..2_usize), |(body, who)| {
-        // A conflict is noted even where nothing of the rows changes.
+        // A conflict is recorded even if nothing of the rows changes.
         let held = || {
             let mut tables = server.dump();
             // So is which device knows a row ahead of its cursor.
             tables.retain(|name, _| !["rollcall_conflict", "rollcall_ledger"].contains(&name.as_str()));
-            // And up to where any device may, and what conflicts take, which the last columns say.
+            // Also the versions up to which devices know rows, and the size of conflicts, in the last
+            // columns.
             for owner in tables.get_mut("rollcall_owner").into_iter().flatten().filter(|_| is_sqlite()) {
                 let columns: Vec<&str> = owner.rsplitn(7, ", ").collect();
                 *owner = columns[6].to_owned();
@@ -150,7 +151,7 @@ fn no_body_makes_the_server_fail() {
         if answer.status == 200 {
             taken.set(taken.get() + 1);
             let now = answer.version();
-            // Without a new version nothing was written, but for the owner itself by its first request.
+            // Without a new version nothing was written, except the owner itself by its first request.
             prop_assert!(now >= version && (now > version || !changed), "{} to {}", version, now);
             written.set(written.get() + u64::from(now > version.max(1)));
         }

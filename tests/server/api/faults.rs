@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Goal: every body that is no batch is refused at its place. Method: one fault each, in a body that else
-/// would write.
+/// Goal: every invalid batch is refused with the position of its fault. Method: one fault each, in a body
+/// that would otherwise write.
 #[tokio::test]
 async fn a_body_at_fault_is_refused_where_the_fault_is() {
     let (server, anna, _) = furnished().await;
@@ -77,8 +77,9 @@ async fn a_body_at_fault_is_refused_where_the_fault_is() {
     }
 }
 
-/// Goal: a row at fault is rejected where the fault is, and the others are taken. Method: one fault each, in a body that
-/// else would write; `values.rs` has what the columns of other types cannot hold.
+/// Goal: an invalid row is rejected with the position of its fault, and the others are accepted. Method: one
+/// fault each, in a body that would otherwise write; `values.rs` has what the columns of other types cannot
+/// hold.
 #[tokio::test]
 async fn a_row_at_fault_is_rejected_where_the_fault_is() {
     let (server, anna, _) = furnished().await;
@@ -275,7 +276,7 @@ async fn a_body_that_is_no_json_is_refused_with_line_and_column() {
         assert_eq!((&result["line"], &result["column"]), (&json!(line), &json!(column)), "{place}: {result}");
         assert!(result.get("at").is_none(), "{place}");
     }
-    // Deeper than any stack, at every place where something may nest.
+    // Deeper than any stack, at every place where values may nest.
     for before in [
         "",
         r#"{"add":"#,
@@ -344,7 +345,7 @@ async fn only_json_is_taken() {
 }
 
 /// Goal: nobody learns of another owner's rows. Method: the same requests about another's keys, by a device
-/// that has no such row and one of a fresh owner about keys that nobody ever had.
+/// without such a row, and by one of a new owner about keys that never existed.
 #[tokio::test]
 async fn another_owners_keys_are_answered_as_unknown_ones() {
     let (server, _, ben) = furnished().await;

@@ -191,7 +191,7 @@ async fn a_page_of_another_version_is_refused() {
         }
         assert_eq!(ask.send().await.problem(), (409, "version_moved".into()), "{known:?}");
     }
-    // Another owner's mark is of another's version at best, and shows nothing of them.
+    // Another owner's page token contains another's version at best, and reveals no rows.
     let ben = server.device("ben", "phone");
     let answer = server.get(&next).of(&ben).send().await;
     assert_eq!(answer.problem(), (409, "version_moved".into()));

@@ -74,8 +74,9 @@ async fn a_copy_that_fell_behind_is_another_device() {
     }
 }
 
-/// Goal: a request that was answered has one effect, under whichever name a copy of the phone sends it again. Method: the
-/// same key and body from the phone, from its copy before it adopts its name and after, and once more, late.
+/// Goal: a request that was answered takes effect once, under whichever name a copy of the phone sends it
+/// again. Method: the same key and body from the phone, from its copy before it adopts its name and after,
+/// and once more, late.
 #[tokio::test]
 async fn a_copy_gets_the_answer_to_the_request_that_it_was_copied_with() {
     let server = Server::new();
@@ -107,7 +108,7 @@ async fn a_counter_may_come_again_and_only_a_synchronise_raises_it() {
     let server = Server::new();
     let anna = server.device("anna", "phone");
     let (first, _) = me(&server, &anna, &counter(ID, 5)).await;
-    // Neither a read, nor what is rehearsed or refused.
+    // Neither a read, nor a dry run, nor a refusal.
     of(server.get("/changes"), &anna, &counter(ID, 9)).send().await.ok();
     sync_as(&server, &anna, &counter(ID, 9), json!({ "dry_run": true })).await.ok();
     let refusal = json!({ "atomic": true, "add": { "lists": [{ "lid": key(3) }] } });
@@ -128,7 +129,7 @@ async fn a_counter_may_come_again_and_only_a_synchronise_raises_it() {
     assert_eq!(me(&server, &anna, &counter(ID, 6)).await.0, first);
 }
 
-/// Goal: an answer that was lost is given again to a copy too. Method: its first request comes twice under a key.
+/// Goal: a lost response is also sent to a copy. Method: its first request arrives twice under a key.
 #[tokio::test]
 async fn a_copy_whose_answer_was_lost_gets_that_answer() {
     let server = Server::new();
@@ -145,8 +146,8 @@ async fn a_copy_whose_answer_was_lost_gets_that_answer() {
     assert_eq!(again.bytes, first.bytes);
 }
 
-/// Goal: a request has one effect, however late a copy of it arrives. Method: one that was answered, once more after the
-/// installation has gone on.
+/// Goal: a request takes effect once, however late a copy of it arrives. Method: an answered request is sent
+/// again after the installation has continued.
 #[tokio::test]
 async fn a_late_copy_of_a_request_finds_its_answer() {
     let server = Server::new();
@@ -212,7 +213,7 @@ async fn installations_outlive_a_token_and_end_with_it() {
     let revoke = server.ask("DELETE", &format!("/devices/{}", phone.id)).of(&tablet);
     assert_eq!(revoke.send().await.status, 204);
     assert_eq!(of(server.get("/me"), &phone, &counter(ID, 1)).send().await.status, 401);
-    server.fetch(&tablet, "").await.ok(); // its installation held the lock, and does so no more
+    server.fetch(&tablet, "").await.ok(); // its installation held the lock, and no longer does
     let devices = server.get("/devices").of(&tablet).send().await.ok();
     assert!(!devices.to_string().contains(&before), "{devices}");
     server.ask("DELETE", "/lock").of(&tablet).send().await;
@@ -230,8 +231,8 @@ async fn installations_outlive_a_token_and_end_with_it() {
     assert_ne!(me(&server, &ben, &counter(ID, 1)).await.0, before, "another user's is another device");
 }
 
-/// Goal: what is seen by who never writes, or by one that is gone, holds tombstones back no longer than it should, and
-/// made-up ids leave nothing. Method: what is in the database and in memory.
+/// Goal: cursors of installations that never write, or no longer exist, keep tombstones no longer than they
+/// should, and invented ids leave nothing. Method: the contents of the database and of the cache.
 #[tokio::test]
 async fn made_up_installations_leave_few_traces() {
     let server = Server::with(|settings| settings.limits.devices_per_user_max = 3);
@@ -254,7 +255,7 @@ async fn made_up_installations_leave_few_traces() {
     assert_eq!(me(&server, &anna, &late).await, (anna.id.clone(), None));
     of(server.get("/fetch"), &anna, &late).send().await.ok();
     sync_as(&server, &anna, &late, json!({ "get": {} })).await.ok();
-    // After an hour it takes the place of the one that was silent longest.
+    // After an hour it replaces the one that was silent longest.
     server.turn(3_600_000);
     sync_as(&server, &anna, &counter(ID, 1), json!({})).await.ok();
     assert_ne!(me(&server, &anna, &late).await.0, anna.id);

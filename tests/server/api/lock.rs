@@ -41,7 +41,7 @@ async fn one_device_at_a_time() {
     server.fetch(&tablet, "?lock=false").await.ok();
     server.fetch(&ben, "").await.ok();
 
-    // The holder goes on, under the same fence, and any request of it renews the lease.
+    // The holder continues, under the same fence, and any request of it renews the lease.
     let taken = server.ask("POST", "/lock").of(&anna).header("sync-lock", fence).send().await;
     assert_eq!(taken.ok(), json!({ "fence": fence, "expires_at": server.time(15_000), "lease_ms": 15_000 }));
     assert_eq!(taken.fence(), fence);
@@ -64,8 +64,8 @@ async fn one_device_at_a_time() {
     assert_eq!(ended.send().await.problem(), (409, "lock_lost".into()));
 }
 
-/// Goal: a device that asks for changes every few seconds does not keep the others out for ever. Method: it does so
-/// after a roll call, and another one tries each time.
+/// Goal: a device that fetches changes every few seconds does not block the others for ever. Method: it does
+/// so after a manifest, and another one tries each time.
 #[tokio::test]
 async fn a_device_that_only_polls_lets_the_others_in() {
     let server = Server::with(|settings| settings.sync.lock_hold_max_s = 60);
@@ -94,13 +94,13 @@ async fn a_lease_that_ran_out_is_anyones() {
     let tablet = server.device("anna", "tablet");
     let fence = server.fetch(&anna, "").await.fence();
     server.turn(15_000);
-    // Only to look, or to read, does not bring an old lease back to life.
+    // Reading alone does not revive an old lease.
     server.get("/lock").of(&anna).send().await.ok();
     server.fetch(&anna, "?lock=false").await.ok();
     server.get("/devices").of(&anna).send().await.ok();
     assert_eq!(server.get("/lock").of(&anna).send().await.ok(), json!({ "held": false }));
 
-    // Nobody came in between: the holder goes on under its fence.
+    // No device took the lock in between: the holder continues under its fence.
     let again = server.ask("POST", "/lock").of(&anna).header("sync-lock", fence).send().await;
     assert_eq!(again.ok()["fence"], fence);
     server.turn(20_000);
@@ -214,7 +214,7 @@ async fn who_prefers_to_wait_waits() {
     }
 }
 
-/// Keeps everyone else from writing for Anna until the returned sender is dropped; in SQLite, for anyone.
+/// Keeps all others from writing for Anna until the returned sender is dropped; in SQLite, for anyone.
 fn hold_the_writer(server: &Server) -> std::sync::mpsc::Sender<()> {
     let (begun, has_begun) = std::sync::mpsc::channel();
     let (end, may_end) = std::sync::mpsc::channel::<()>();
@@ -231,9 +231,9 @@ fn hold_the_writer(server: &Server) -> std::sync::mpsc::Sender<()> {
     end
 }
 
-/// Goal: a lock that is broken while its holder writes undoes that write, and nobody comes in before. Method: the
-/// holder's request is kept waiting for the database's writer. (In PostgreSQL the lock stands in the very row that is
-/// kept from it: see `tests/program/replicas.rs`.)
+/// Goal: if a lock is broken while its holder writes, that write is rolled back, and no device enters before.
+/// Method: the holder's request waits for the database's writer. (In PostgreSQL the lock is in the row that
+/// it waits for: see `tests/program/replicas.rs`.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_broken_at_work_undoes_the_work() {
     if !is_sqlite() {

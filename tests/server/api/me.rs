@@ -29,8 +29,8 @@ async fn a_token_tells_its_user_owner_and_device() {
     assert_eq!(server.get("/me").send().await.problem(), (401, "unauthorized".into()));
 }
 
-/// Goal: a token of somebody else neither reads nor writes, nor holds anybody up. Method: every operation that has
-/// the header, with another user's store, while the device that the token names holds the lock.
+/// Goal: a token of another user neither reads nor writes, nor blocks anybody. Method: every operation that
+/// has the header, with another user's store, while the device of the token holds the lock.
 #[tokio::test]
 async fn a_token_of_another_user_is_refused_before_anything_is_done() {
     let (server, anna, ben) = furnished().await;
@@ -84,13 +84,13 @@ async fn a_store_that_cannot_be_read_is_refused_by_its_own_code() {
     }
     let twice = server.get("/changes").of(&anna).header("sync-for", &own).header("sync-for", &own);
     assert_eq!(twice.send().await.problem(), (400, "invalid_request".into()));
-    // Who it is comes first: a stranger learns nothing of how the header is read.
+    // Authentication comes first: a stranger does not learn whether the header is valid.
     let stranger = server.get("/changes").header("sync-for", "x");
     assert_eq!(stranger.send().await.problem(), (401, "unauthorized".into()));
 }
 
-/// Goal: a token that changes between a check and a call slips through nowhere. Method: the very same request, first
-/// with the one user's token and then with the other's, both known to the server's memory by then.
+/// Goal: a token that changes between a check and a call is noticed everywhere. Method: the same request,
+/// first with the one user's token and then with the other's, both in the server's cache by then.
 #[tokio::test]
 async fn a_token_that_is_known_already_is_looked_at_too() {
     let (server, anna, ben) = furnished().await;

@@ -29,7 +29,7 @@ async fn a_body_that_would_take_too_much_memory_is_refused() {
         };
         (0..count).map(row).collect()
     };
-    // A row has a place for each declared column, whether it comes or not.
+    // A row in memory has a value for each declared column, whether it was sent or not.
     let tiny = json!({ "add": { "things": rows(2_000, json!({})) } });
     let keys: Vec<String> = (0..4_000).map(key).collect();
     let texts = json!({ "add": { "things": rows(30, json!({ "text": "x".repeat(9_000) })) } });
@@ -59,8 +59,8 @@ async fn a_body_that_would_take_too_much_memory_is_refused() {
     assert_eq!(server.manifest(&phone).await["things"], json!([]));
 }
 
-/// Goal: a small request for much is bounded as well. Method: many large rows are there; all are asked for at once,
-/// and all are touched at once; then some at a time.
+/// Goal: a small request for much data is bounded as well. Method: many large rows exist; all are requested
+/// at once, and all are changed at once; then some at a time.
 #[tokio::test]
 async fn a_request_that_touches_too_much_is_refused() {
     let server = small();
@@ -134,7 +134,7 @@ fn filled(server: &Server) -> Permit {
     others
 }
 
-/// Waits until requests hold so much: the thread that wrote gives its part back a moment after the answer.
+/// Waits until requests hold this much: the writing thread releases its part a moment after the response.
 async fn holds(server: &Server, bytes: usize) {
     let begun = std::time::Instant::now();
     while server.app.memory.used() != bytes {
@@ -143,9 +143,9 @@ async fn holds(server: &Server, bytes: usize) {
     }
 }
 
-/// Goal: where the memory is used up, what needs much is refused before it takes it, what needs little is answered, and
-/// all goes on as before once there is memory again. Method: others hold all that large requests may have; every way of
-/// asking for much, and for little; and at the end nobody holds anything.
+/// Goal: if the memory is used up, large requests are refused before they use it, small ones succeed, and
+/// everything continues once there is memory again. Method: other requests hold all that large requests may
+/// have; every kind of large and small request; at the end nothing is held.
 #[tokio::test]
 async fn large_requests_wait_for_memory_and_small_ones_do_not() {
     let server = tight();
@@ -226,8 +226,8 @@ async fn rows_are_drawn_for_as_they_are_read() {
     }
 }
 
-/// Goal: the answer to a request that asks for little is bounded as well, before anything is written. Method: a text
-/// that is six times as long in JSON.
+/// Goal: the response to a small request is bounded as well, before anything is written. Method: a text that
+/// is six times as long in JSON.
 #[tokio::test]
 async fn an_answer_that_would_be_too_long_is_refused() {
     let server = tight();
@@ -247,7 +247,7 @@ async fn an_answer_that_would_be_too_long_is_refused() {
     holds(&server, 0).await;
 }
 
-/// Goal: an answer counts until it has left. Method: it is kept, and dropped.
+/// Goal: a response counts until it is sent. Method: it is kept, and dropped.
 #[tokio::test]
 async fn an_answer_counts_until_it_has_left() {
     use http_body_util::BodyExt as _;
@@ -271,8 +271,9 @@ async fn an_answer_counts_until_it_has_left() {
     }
 }
 
-/// Goal: the contents of a row stand in an answer once, however often the request names the row. Method: stale edits of
-/// one large row, then the same with the row under `get` several times; the answer's bytes are counted.
+/// Goal: a response contains the contents of a row once, however often the request names the row. Method:
+/// stale edits of one large row, then the same with the row under `get` several times; the response's bytes
+/// are counted.
 #[tokio::test]
 async fn a_row_is_told_once() {
     const LONG: usize = 20_000;

@@ -1,4 +1,4 @@
-//! What is kept of an owner beside its live rows has a bound of its own.
+//! What is stored of an owner apart from its live rows has its own bound.
 
 use rollcall::storage::quota::RECORD_BYTES;
 
@@ -17,8 +17,8 @@ fn edit(n: u64, colour: &str, base: u64) -> Value {
     json!({ "base": base, "update": { "lists": [{ "lid": key(n), "colour": colour }] } })
 }
 
-/// Goal: a full past refuses conflicts, and nothing else. Method: stale edits until one is refused; then every other kind
-/// of write; then the conflicts grow old.
+/// Goal: a full past refuses conflicts, and nothing else. Method: stale edits until one is refused; then
+/// every other kind of write; then the conflicts expire.
 #[tokio::test]
 async fn a_full_past_refuses_conflicts_and_nothing_else() {
     let server = Server::with(|settings| settings.limits.owner_past_bytes_max = 6_000);
@@ -71,8 +71,8 @@ async fn a_full_past_refuses_conflicts_and_nothing_else() {
     assert_eq!(server.number("SELECT count(*) FROM rollcall_conflict"), 1);
 }
 
-/// Goal: history and answers make room in this order, and what the past takes stays below its bound. Method: the same rows
-/// are edited again and again, under a key each time.
+/// Goal: history and then responses make room, and the size of the past stays below its bound. Method: the
+/// same rows are edited again and again, under a key each time.
 #[tokio::test]
 async fn history_and_answers_make_room() {
     const MAX: i64 = 8_000;

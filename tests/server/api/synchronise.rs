@@ -109,7 +109,7 @@ async fn a_rejection_says_what_and_where() {
     assert_eq!(errors("delete", "lists"), [(1, json!("still_referenced"), json!("/delete/lists/1"))]);
     assert_eq!(result["update"]["items"][0]["row"]["list"], json!(key(1)), "the row as it stays");
 
-    // The same, atomic: everything is refused, and every reason is told.
+    // The same, atomic: everything is refused, with every reason.
     let mut atomic = body;
     atomic["atomic"] = json!(true);
     atomic["add"]["lists"][0]["lid"] = json!(key(20));
@@ -177,7 +177,7 @@ async fn references_are_settled_whatever_the_order_of_the_body() {
         .await
         .ok();
     assert_eq!(verdicts(&result, "delete", "nodes"), ["deleted"]);
-    // And a row that comes to refer to one that is deleted in the same request keeps it alive.
+    // A row that refers in the same request to a deleted one keeps it.
     let rows = json!({ "add": { "nodes": [{ "id": key(20) }, { "id": key(21) }] } });
     server.sync(&anna, rows).await.ok();
     let result = server
@@ -448,12 +448,13 @@ async fn a_wrong_clock_is_measured_and_corrected() {
     for far in ["0001-01-01 00:00:00", "9999-12-30 00:00:00", "2013-05-01T15:42:50+23:59"] {
         server.sync(&anna, json!({ "sent_at": far, "add": { "lists": [{ "lid": key(5), "title": far, "last_update": far }] } })).await.ok();
     }
-    // No time is later than now, whatever the device says.
+    // No time is later than now, whatever the device sends.
     let body = json!({ "add": { "lists": [{ "lid": key(6), "title": "x", "last_update": "9999-01-01 00:00:00" }] } });
     assert_eq!(server.sync(&anna, body).await.ok()["add"]["lists"][0]["last_update"], server.time(0));
 }
 
-/// Goal: what is stored is what was sent. Method: every type, there and back, by another device.
+/// Goal: the stored values are those that were sent. Method: every type, sent by one device and read by
+/// another.
 #[tokio::test]
 async fn every_type_comes_back_as_it_was_sent() {
     let server = Server::new();
@@ -496,8 +497,8 @@ async fn the_seeds_bodies_are_taken_as_they_stand() {
     assert_eq!(again.version(), first.version());
 }
 
-/// Goal: the cost of a list does not grow with the square of its length. Method: a chain in the wrong order
-/// all through, both ways; a minute is far beyond what one look at each row takes.
+/// Goal: the cost of a list does not grow with the square of its length. Method: a chain in completely wrong
+/// order, in both directions; a minute is far more than one look at each row takes.
 #[tokio::test]
 async fn a_long_chain_in_the_wrong_order_is_settled() {
     let server = Server::new();

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::*;
 
-/// Keeps the writer busy while a client waits in vain for an answer, until the time of its request is over.
+/// Keeps the writer busy while a client waits for a response, until the request's deadline is over.
 async fn given_up(server: &Server, sending: impl Future<Output = Answer>) {
     let storage = Arc::clone(&server.app.storage);
     let ((busy, is_busy), (end, ends)) = (mpsc::channel(), mpsc::channel());
@@ -28,8 +28,9 @@ fn hasty() -> Server {
     Server::with(|settings| settings.limits.request_s = 1)
 }
 
-/// Goal: what nobody waits for is undone. Method: the writer is busy until the time of the request is over, for a batch
-/// that waits in its queue and for one that has a thread of its own; then the next request sees what was kept.
+/// Goal: work is rolled back if no client waits for it. Method: the writer is busy until the request's
+/// deadline is over, for a batch in its queue and for one with its own thread; then the next request reads
+/// what was committed.
 #[tokio::test]
 async fn work_that_nobody_waits_for_is_undone() {
     if !is_sqlite() {

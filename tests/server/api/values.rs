@@ -14,12 +14,12 @@ struct Entry {
     name: String,
     /// `add`, `update`, `delete` or `get`.
     part: &'static str,
-    /// JSON text; `KEY` stands for the row's key.
+    /// JSON text; `KEY` is replaced by the row's key.
     text: String,
     code: String,
     /// The member at fault.
     column: Option<String>,
-    /// What the answer has as the key, if it is not `KEY`.
+    /// The key in the response, if it is not `KEY`.
     key: Echo,
 }
 
@@ -30,7 +30,7 @@ enum Echo {
     Nothing,
 }
 
-/// Every case of `bad.json` at every place where it may stand.
+/// Every case of `bad.json` at every place where it may occur.
 fn entries() -> Vec<Entry> {
     let bad: Value = serde_json::from_str(BAD).unwrap();
     let list = |name: &str| bad[name].as_array().unwrap().clone();
@@ -94,7 +94,7 @@ async fn send(server: &Server, device: &Device, body: String) -> Answer {
     server.ask("POST", "/synchronise").of(device).body(body).send().await
 }
 
-/// Fails unless a verdict (or, under `get`, an entry of `rejected`) says of the entry what the case says.
+/// Fails unless a verdict (or, under `get`, an entry of `rejected`) reports the expected fault.
 #[track_caller]
 fn check(entry: &Entry, result: &Value, place: usize, own: &str) {
     let Entry { name, part, code, column, .. } = entry;
@@ -116,8 +116,8 @@ fn check(entry: &Entry, result: &Value, place: usize, own: &str) {
     }
 }
 
-/// Goal: whatever is wrong with a row, its neighbours are taken and it gets its verdict at its place. Method: every
-/// case at every place, each between good rows, and then with `atomic`.
+/// Goal: whatever is wrong with a row, its neighbours are accepted and it gets its verdict in its place.
+/// Method: every case at every place, each between valid rows, and then with `atomic`.
 #[tokio::test]
 async fn one_row_at_fault_costs_that_row() {
     let (server, anna) = samples(9).await;
@@ -126,7 +126,7 @@ async fn one_row_at_fault_costs_that_row() {
     assert!(entries.len() > 300, "{}", entries.len());
     for entry in &entries {
         let Entry { part, name, .. } = entry;
-        // Under update and delete the row at fault is there, so the answer has it.
+        // Under update and delete the invalid row exists, so the response contains it.
         let own = if *part == "add" { key(next) } else { key(9) };
         let mut neighbours: Vec<String> = (next + 1..next + 4).map(key).collect();
         next += 10;
@@ -170,7 +170,7 @@ async fn one_row_at_fault_costs_that_row() {
             );
             check(entry, &list[1], 1, &own);
             assert_eq!(&list[1]["error"], &rejections[0], "{part} {name}");
-            // What the server holds comes along wherever the key can be read.
+            // The response contains the server's row wherever the key can be read.
             let holds = *part != "add" && matches!(entry.key, Echo::Key);
             assert_eq!(list[1].get("row").is_some(), holds, "{part} {name}: {list}");
             assert_eq!(list[1].get("last_update").is_some(), holds, "{part} {name}: {list}");
@@ -187,8 +187,8 @@ async fn one_row_at_fault_costs_that_row() {
     server.check_whole();
 }
 
-/// Goal: a thousand good rows are applied whatever stands between them. Method: for each part, a thousand rows with
-/// every bad case of the part among them.
+/// Goal: a thousand valid rows are applied whatever is between them. Method: for each part, a thousand rows
+/// with every invalid case of the part among them.
 #[tokio::test]
 async fn a_thousand_good_rows_are_taken_beside_every_bad_one() {
     const GOOD: u64 = 1_000;
@@ -236,7 +236,7 @@ async fn a_thousand_good_rows_are_taken_beside_every_bad_one() {
     server.check_whole();
 }
 
-/// The text of one column of the only row of an answer.
+/// The text of one column of the only row of a response.
 fn column_of(answer: &Answer, column: &str) -> String {
     #[derive(serde::Deserialize)]
     struct Body<'a> {
@@ -247,8 +247,8 @@ fn column_of(answer: &Answer, column: &str) -> String {
     body.get["samples"][0][column].get().to_owned()
 }
 
-/// Goal: a value that has several spellings is taken in each and comes back in one, and to send it again changes
-/// nothing. Method: every case of `lenient.json`, in both precisions, made and changed.
+/// Goal: a value with several formats is accepted in each and returned in one, and sending it again changes
+/// nothing. Method: every case of `lenient.json`, in both precisions, created and changed.
 #[tokio::test]
 async fn other_spellings_come_back_in_the_one() {
     let lenient: Value = serde_json::from_str(LENIENT).unwrap();
@@ -267,7 +267,7 @@ async fn other_spellings_come_back_in_the_one() {
             let answer = server.sync(&anna, asked).await;
             assert_eq!(column_of(&answer, column), case[member].as_str().unwrap(), "{precision} {name}");
         }
-        // The feed says the same.
+        // The feed returns the same.
         let feed = server.get("/changes").of(&anna).send().await;
         let text = String::from_utf8(feed.bytes).unwrap();
         for case in lenient["values"].as_array().unwrap() {
@@ -297,7 +297,7 @@ async fn null_for_an_optional_member_is_absence() {
     assert_eq!(verdicts(&result, "delete", "samples"), ["deleted"]);
 }
 
-/// Goal: who begins at 0 is told everything, as if it had no cursor.
+/// Goal: a device that begins at 0 receives everything, as if it had no cursor.
 #[tokio::test]
 async fn zero_is_the_beginning() {
     let (server, anna) = samples(3).await;
@@ -379,8 +379,8 @@ async fn a_child_of_a_row_at_fault_names_nothing() {
     server.check_whole();
 }
 
-/// Goal: names that nothing can have are names that the contract lacks, and what stands outside rows is refused with
-/// its place. None of this is "no JSON".
+/// Goal: impossible names are unknown names of the contract, and faults outside of rows are refused with
+/// their position. None of them is "no JSON".
 #[tokio::test]
 async fn half_an_emoji_outside_of_rows_is_refused_at_its_place() {
     let (server, anna) = samples(1).await;
@@ -400,7 +400,7 @@ async fn half_an_emoji_outside_of_rows_is_refused_at_its_place() {
     let result =
         send(&server, &anna, r#"{"add":{"\ud83d":[]},"confirm_deletes":9223372036854775807}"#.into()).await;
     assert_eq!(result.status, 200);
-    // Among rows at fault, what is no JSON is no JSON still, and told with its place.
+    // Invalid JSON among invalid rows is still invalid JSON, and reported with its position.
     let body = "{\"add\":{\"samples\":[{\"id\":7},\n{\"id\":8},,]}}";
     let answer = refused(&server, server.ask("POST", "/synchronise").of(&anna).body(body), body).await;
     assert_eq!((answer.problem(), &answer.json()["line"]), ((400, "malformed_json".into()), &json!(2)));

@@ -10,7 +10,7 @@ use rollcall::storage::{
     AccountStore, Census, Leases, OwnerState, ReadWork, StorageResult, VersionListener, WriteWork,
 };
 
-/// Calls a hook inside every read of an owner's rows, also of those that could be answered from memory.
+/// Calls a hook inside every read of an owner's rows, including those that the cache could answer.
 struct Hooked {
     storage: Arc<dyn Storage>,
     in_read: Box<dyn Fn(Owner) + Send + Sync>,
@@ -105,9 +105,9 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Goal: an owner that reads without end keeps no other from reading, and nobody from logging in; those of its own
-/// devices that come too late learn when to come again. Method: 16 devices ask for pages, lines, conflicts and roll
-/// calls, none of which comes to an end; the reads that are under way are counted.
+/// Goal: an owner that reads without end keeps no other from reading, and nobody from logging in; requests of
+/// its own devices that come too late learn when to retry. Method: 16 devices fetch pages, lines, conflicts
+/// and manifests, none of which ends; the running reads are counted.
 #[test]
 fn an_owner_has_one_long_read_at_a_time() {
     let (world, dam) = dammed();
@@ -139,7 +139,7 @@ fn an_owner_has_one_long_read_at_a_time() {
         for path in ["/changes", "/conflicts", "/fetch?lock=false", "/digests"] {
             assert_eq!(world.get(&bob, path).status, 200, "{path}");
         }
-        // Only the one that reads is not answered yet.
+        // Only the one that reads has no response yet.
         until("nobody is refused", || asked.iter().filter(|one| one.is_finished()).count() == 15);
         assert!(begun.elapsed() < Duration::from_secs(20));
         dam.is_open.store(true, Ordering::SeqCst);
@@ -152,7 +152,7 @@ fn an_owner_has_one_long_read_at_a_time() {
         answer.problem(503, "busy");
         assert!(answer.header("retry-after").is_some());
     }
-    // The turns are given back.
+    // The turns are released.
     for device in &devices[..4] {
         assert_eq!(world.get(device, "/changes").status, 200);
     }
@@ -217,7 +217,7 @@ fn large() -> (World, Arc<AtomicUsize>, Device, Device) {
     (world, reads, a, b)
 }
 
-/// Asks for a stream and reads only the beginning of it.
+/// Requests a stream and reads only the beginning of it.
 fn begin_stream(world: &World, device: &Device) -> BufReader<TcpStream> {
     let mut stream = small_socket(world);
     let request = format!(
@@ -247,7 +247,7 @@ fn small_socket(world: &World) -> TcpStream {
     stream
 }
 
-/// Waits until the server has stopped reading on behalf of readers who do not; gives how often it did.
+/// Waits until the server has stopped reading for clients that do not read; returns how often it did.
 fn settled(reads: &AtomicUsize) -> usize {
     let mut before = reads.load(Ordering::SeqCst);
     loop {
@@ -269,7 +269,7 @@ fn a_slow_reader_costs_little_and_blocks_nobody() {
     let before = reads.load(Ordering::SeqCst);
     let mut slow: Vec<_> = (0..8).map(|_| begin_stream(&world, &a)).collect();
     let lots = settled(&reads) - before;
-    // What the kernel takes is a lot or two; the server holds one more, and may have the next at hand.
+    // The kernel buffers a chunk or two; the server holds one more, and may have the next one ready.
     assert!(lots <= 8 * 6, "{lots} lots were read for 8 readers that read none");
 
     let started = Instant::now();

@@ -38,7 +38,7 @@ fn a_census_counts_all_owners() {
     });
 }
 
-/// The newest time tells a server whose clock is behind its data.
+/// The newest time warns a server whose clock is behind its data.
 #[test]
 fn a_census_knows_the_newest_time() {
     on_every_engine(|ground| {

@@ -32,8 +32,8 @@ where
     reported.recv().expect("a job is told its result")
 }
 
-/// Goal: work that ends badly leaves nothing and harms nobody beside it; what was acknowledged is there, under
-/// versions without a gap. Method: threads of eight owners, two for each, whose work ends in every way.
+/// Goal: failed work leaves nothing and affects no other work; what was acknowledged is there, under versions
+/// without a gap. Method: threads of eight owners, two for each, whose work ends in every way.
 #[test]
 fn work_of_many_owners_at_once_is_each_ones_own() {
     on_every_engine(|ground| {
@@ -133,13 +133,13 @@ fn work_of_many_owners_at_once_is_each_ones_own() {
             if ground.store.engine == Engine::Sqlite {
                 assert_eq!(heard(), expected);
             }
-            // Commits of one owner that follow each other closely may be told as one, but none late.
+            // Commits of one owner in quick succession may be reported as one, but none late.
             assert!(heard().is_sorted() && heard().last() == expected.last(), "{:?}", heard());
         }
     });
 }
 
-/// Whoever writes much must neither hold up those who came before nor lose what it did.
+/// Large writes must neither delay those that came before nor lose their own rows.
 #[test]
 fn work_with_many_rows_goes_well_beside_small_work() {
     on_every_engine(|ground| {

@@ -1,4 +1,4 @@
-//! What an engine knows without I/O, and what it tells of its own accord.
+//! What an engine knows without I/O, and what it reports by itself.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use rollcall::storage::{PastBytes, PurgeTerms};
 
 use super::*;
 
-/// An engine that cannot know says so; one that knows is right.
+/// An engine that cannot know returns `None`; one that knows is right.
 fn assert_known(ground: &Ground, owner: Owner, expected: OwnerState) {
     if let Some(known) = ground.storage.known_state(owner) {
         assert_eq!(known, expected);
@@ -45,8 +45,9 @@ fn what_is_known_of_an_owner_is_never_old() {
     });
 }
 
-/// Goal: what is known is neither older than what was acknowledged nor older than what anyone has read. Method: a
-/// thread writes, one reads, one asks; whoever asks notes first what must be known by then.
+/// Goal: the cached state is neither older than what was acknowledged nor older than what anyone has read.
+/// Method: a thread writes, one reads, one queries the cache; the last records first what must be known by
+/// then.
 #[test]
 fn what_is_known_keeps_up_with_writers_and_readers() {
     on_every_engine(|ground| {
@@ -172,7 +173,7 @@ fn a_move_is_told_once_it_is_durable_and_in_order() {
         if ground.store.engine == Engine::Sqlite {
             return assert_eq!(*heard, expected);
         }
-        // Commits of one owner that follow each other closely may be told as one.
+        // Commits of one owner in quick succession may be reported as one.
         let mut rest = expected.iter();
         assert!(heard.iter().all(|result| rest.any(|expected| expected == result)), "{heard:?}");
         assert_eq!(heard[..4], expected[..4]);

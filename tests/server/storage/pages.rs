@@ -1,4 +1,4 @@
-//! Pages of the roll call among tombstones: how many entries each looks at.
+//! Pages of the manifest among tombstones: how many entries each reads.
 
 use rollcall::digest::Digest;
 use rollcall::fetch::{self, FetchError, Page, PageMax, PageToken, Sink};
@@ -72,8 +72,9 @@ fn looked_at(entries: &Entries, from: Option<PageToken>, next: Option<PageToken>
     places.filter(|(table, n)| (*table, *n) >= from && (*table, *n) < next).count()
 }
 
-/// Goal: a page looks at a bounded number of entries, whatever was deleted, and all pages make a whole. Method: tombstones
-/// before, between and behind the rows of two tables; pages of several sizes, each measured in entries.
+/// Goal: a page reads a bounded number of entries, whatever was deleted, and all pages are complete together.
+/// Method: tombstones before, between and behind the rows of two tables; pages of several sizes, each
+/// measured in entries.
 #[test]
 fn a_page_among_tombstones_looks_at_few_entries() {
     let all = |from: u128, to: u128, every: u128| -> Vec<(u128, bool)> {
@@ -120,7 +121,8 @@ fn a_page_among_tombstones_looks_at_few_entries() {
     }
 }
 
-/// Goal: an owner whose tombstones were never counted has bounded pages too, and a mark that no page ends at is refused.
+/// Goal: an owner whose tombstones were never counted has bounded pages too, and a wrong page token is
+/// refused.
 #[test]
 fn a_page_is_bounded_where_nothing_is_counted_and_a_wrong_mark_is_refused() {
     on_every_engine(|ground| {

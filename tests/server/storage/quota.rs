@@ -1,4 +1,4 @@
-//! What an owner's past takes: the sums that each write keeps, against a count of everything that is there.
+//! What an owner's past takes: the sums that each write updates, compared with a full count.
 
 use rollcall::purge;
 use rollcall::reconcile::{Incoming, Resolution};
@@ -80,7 +80,7 @@ fn terms(by: u128, now: Timestamp, past_bytes_max: u64) -> Terms {
     }
 }
 
-/// Old is what is older than a day, or nothing.
+/// Data older than a day is old, or none.
 fn purging(now: Timestamp, days: i64, past_bytes_max: u64) -> PurgeTerms {
     let before = now.shifted(-days * DAY_MS);
     PurgeTerms {
@@ -208,8 +208,9 @@ impl Play<'_> {
     }
 }
 
-/// Goal: the sums are what is there, whatever happens. Method: random edits with conflicts, deletions, answers, purges and
-/// refusals; after each the sums of the owner against a count by the engine, and those of all owners against SQL.
+/// Goal: the sums are right, whatever happens. Method: random edits with conflicts, deletions, responses,
+/// purges and refusals; after each the sums of the owner are compared with a count by the engine, and those
+/// of all owners with SQL.
 #[test]
 fn the_sums_are_what_a_count_finds() {
     on_every_engine_seen(|ground| {
@@ -333,8 +334,8 @@ fn a_purge_counts_owners_and_then_holds_them_to_the_bound() {
     });
 }
 
-/// Goal: a write that finds the past full makes room for its own, and no write is refused that notes no conflict. Method:
-/// the bound is what is there; then an edit, a deletion, a conflict.
+/// Goal: a write that finds the past full makes room for its own, and only a write that records a conflict
+/// may be refused. Method: the bound is the present size; then an edit, a deletion, a conflict.
 #[test]
 fn a_write_makes_room_in_a_full_past() {
     on_every_engine_seen(|ground| {
@@ -364,14 +365,14 @@ fn a_write_makes_room_in_a_full_past() {
         let max = full.bytes().unwrap();
         let of_one = full.history / 4;
         let base = |ground: &Ground| Some(ground.state(owner(1)).version);
-        // An edit: its old state comes, and the oldest one goes.
+        // An edit: its old state is stored, and the oldest one is forgotten.
         send(1, base(ground), 3, false, max).unwrap();
         let after = past(ground, owner(1));
         assert_eq!(after, counted(ground, owner(1)));
         assert_eq!(after.history, full.history);
         let of_first = ground.storage.read(owner(1), |txn| txn.earlier(parents, key(1))).unwrap();
         assert_eq!(of_first.len(), 1, "of the row that was changed first");
-        // A stale edit of another device overwrites: a conflict is noted, and history makes room for it.
+        // A stale edit of another device overwrites: a conflict is recorded, and history makes room for it.
         send(2, Some(seen), 4, false, max).unwrap();
         let after = past(ground, owner(1));
         assert_eq!(after, counted(ground, owner(1)));
@@ -390,7 +391,7 @@ fn a_write_makes_room_in_a_full_past() {
         send(1, base(ground), 5, false, max).unwrap();
         let after = past(ground, owner(1));
         assert!(after.history < of_one, "{after:?}");
-        // Deleting goes on, and beyond the bound.
+        // Deleting still works, even beyond the bound.
         send(1, base(ground), 1, true, max).unwrap();
         send(1, base(ground), 2, true, max).unwrap();
         assert_eq!(past(ground, owner(1)).tombstones, 2);

@@ -8,7 +8,7 @@ use super::*;
 const HELD: [u128; 7] = [0, 2, 4, 5, 8, 9, u128::MAX];
 /// Of these the deleted ones.
 const BURIED: [u128; 2] = [4, 9];
-/// Keys to ask for: the held ones, and their neighbours on both sides.
+/// Keys to search for: the stored ones, and their neighbours on both sides.
 const ASKED: [u128; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, u128::MAX];
 
 fn furnish(ground: &Ground) {
@@ -16,7 +16,7 @@ fn furnish(ground: &Ground) {
     for n in BURIED {
         ground.bury(owner(1), n);
     }
-    // What is another owner's is never in the way.
+    // Rows of another owner never interfere.
     ground.write(owner(2), &ASKED.map(|n| (n, "y")));
 }
 
@@ -24,8 +24,8 @@ fn live() -> Vec<RowKey> {
     HELD.iter().filter(|n| !BURIED.contains(n)).map(|n| key(*n)).collect()
 }
 
-/// Goal: a key is found exactly if it is held, whatever was asked for before it. Method: every list of one to three
-/// keys, since an engine may conclude from one search on the next.
+/// Goal: a key is found exactly if it is stored, whatever was searched for before it. Method: every list of
+/// one to three keys, since an engine may use one search for the next.
 #[test]
 fn load_finds_what_is_held_and_nothing_else() {
     on_every_engine(|ground| {
@@ -56,7 +56,7 @@ fn load_finds_what_is_held_and_nothing_else() {
     });
 }
 
-/// Goal: pages of the roll call leave out no row and repeat none. Method: every beginning, every length.
+/// Goal: pages of the manifest leave out no row and repeat none. Method: every beginning, every length.
 #[test]
 fn pages_begin_and_end_where_they_should() {
     on_every_engine(|ground| {
@@ -84,8 +84,8 @@ fn pages_begin_and_end_where_they_should() {
     });
 }
 
-/// Goal: a feed that goes on after any row tells each row behind it once. Method: changes of several versions and
-/// tables, from every mark to every end.
+/// Goal: a feed that continues after any row returns each later row once. Method: changes of several versions
+/// and tables, from every position to every end.
 #[test]
 fn changes_begin_and_end_where_they_should() {
     on_every_engine(|ground| {
@@ -195,8 +195,8 @@ fn referring_finds_as_many_as_there_are() {
     });
 }
 
-/// Goal: no question about conflicts reads more of them than a page returns. Method: PostgreSQL itself counts what each
-/// index gave; each question is asked often enough for a plan that is made for any parameters.
+/// Goal: no query of conflicts reads more of them than a page returns. Method: PostgreSQL itself counts the
+/// entries of each index; each query runs often enough for a generic plan.
 #[test]
 fn conflicts_are_found_by_an_index_whatever_is_asked() {
     const TIMES: i64 = 8;
@@ -231,7 +231,7 @@ fn conflicts_are_found_by_an_index_whatever_is_asked() {
             assert!(page.conflicts.iter().all(|one| table.is_none_or(|table| one.table == table)));
         }
     }
-    drop(storage); // what a connection counted is known once it has ended
+    drop(storage); // a connection's counts are known once it has ended
     let count = "SELECT coalesce(sum(idx_tup_read) FILTER (WHERE indexrelname = 'rollcall_conflict_at'), 0)::bigint, \
          coalesce(sum(idx_tup_read) FILTER (WHERE indexrelname = 'rollcall_conflict_of_table'), 0)::bigint, \
          coalesce(sum(idx_tup_read) FILTER (WHERE indexrelname = 'rollcall_conflict_of_key'), 0)::bigint, \

@@ -1,4 +1,4 @@
-//! A PostgreSQL database of an earlier release is taken over with what is in it. (SQLite: `storage::sqlite::migrate`.)
+//! A PostgreSQL database of an earlier release keeps its contents. (SQLite: `crates/sqlite/src/migrate.rs`.)
 
 use rollcall::reconcile::Resolution;
 use rollcall::schema::Policy;
@@ -36,7 +36,7 @@ fn seen(ground: &Ground, storage: &dyn Storage) -> Seen {
         let answer =
             txn.stored_response(device(1), "once")?.map(|given| String::from_utf8(given.body).unwrap());
         let conflict = txn.conflict(Uuid::from_u128(9))?.map(|conflict| format!("{conflict:?}"));
-        // Tables that an earlier release did not have are there, and empty.
+        // Tables that an earlier release did not have exist, and are empty.
         assert!(txn.delete_windows(device(1))?.is_empty() && txn.installations()?.is_empty());
         Ok::<_, StorageError>((txn.state(), rows, vec![answer, conflict]))
     });
@@ -46,8 +46,8 @@ fn seen(ground: &Ground, storage: &dyn Storage) -> Seen {
     (state, rows, records, accounts.device(&[7; 32]).unwrap())
 }
 
-/// Method: a database with a row, a tombstone, a conflict, a kept answer and a device; its steps are undone one after the
-/// other, from the last, and a server starts on what is left each time.
+/// Method: a database with a row, a tombstone, a conflict, a stored response and a device; its migrations are
+/// undone one after the other, from the last, and a server starts on what is left each time.
 #[test]
 fn databases_of_earlier_releases_are_taken_over() {
     let files = std::fs::read_dir(MIGRATIONS).unwrap().count();
