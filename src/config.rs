@@ -385,6 +385,14 @@ numeric_settings! {
         ///
         /// 0 sets no limit.
         logins_per_address_per_min: u32 = 20, env "ROLLCALL_LOGINS_PER_ADDRESS_PER_MIN";
+        /// Allow N mails an hour to one address, whether it has an account or not (429)
+        ///
+        /// A stranger must not fill somebody's mailbox. 0 sets no limit.
+        mails_per_account_per_hour: u32 = 5, env "ROLLCALL_MAILS_PER_ACCOUNT_PER_HOUR";
+        /// Allow N mails an hour to all addresses together (429)
+        ///
+        /// Mail services refuse senders of more than their plan. 0 sets no limit.
+        mails_per_hour: u32 = 1_000, env "ROLLCALL_MAILS_PER_HOUR";
         /// Keep at most N devices of one user
         ///
         /// This counts the devices with a token, and, of each owner, the installations that name themselves.
@@ -643,6 +651,86 @@ pub struct AuthSettings {
     /// Take the device's id from this claim
     #[arg(long, env = "ROLLCALL_JWT_DEVICE_CLAIM", value_name = "CLAIM", default_value = "device_id")]
     pub jwt_device_claim: String,
+
+    #[command(flatten)]
+    #[allow(missing_docs)] // clap would print it as help of the first flag
+    pub mail: MailSettings,
+}
+
+/// Mails to users of accounts that are kept here. What sends them is the operator's own.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Mail")]
+pub struct MailSettings {
+    /// Run this program for each mail, and give it the mail as JSON on its standard input
+    ///
+    /// Its arguments follow, with blanks between; no shell reads them. Without a program or a webhook nobody can reset a
+    /// password but the operator.
+    #[arg(long, env = "ROLLCALL_MAIL_COMMAND", value_name = "PROGRAM", value_delimiter = ' ')]
+    pub mail_command: Vec<String>,
+
+    /// Send each mail as JSON to this URL, in a POST
+    ///
+    /// A status other than 200 to 299 counts as a failure, and a redirect is one.
+    #[arg(long, env = "ROLLCALL_MAIL_WEBHOOK", value_name = "URL", hide_env_values = true)]
+    pub mail_webhook: Option<String>,
+
+    /// Read from this file the token that the webhook gets as `Authorization: Bearer`
+    #[arg(long, env = "ROLLCALL_MAIL_WEBHOOK_TOKEN_FILE", value_name = "FILE")]
+    pub mail_webhook_token_file: Option<PathBuf>,
+
+    /// Begin the links in mails with this URL, such as `https://app.example`
+    ///
+    /// They lead to the pages `/reset` and `/verify` of the app, with the token behind `#`. Without it a mail has the
+    /// token alone.
+    #[arg(long, env = "ROLLCALL_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+
+    /// Give the program or the webhook N s for one mail
+    ///
+    /// Mails are sent one after the other. One that failed is not sent again: its user asks again.
+    #[arg(long, env = "ROLLCALL_MAIL_S", value_name = "N", default_value_t = 10)]
+    pub mail_s: u64,
+
+    /// Let at most N mails wait to be sent (429)
+    ///
+    /// At 10 s each the default takes ten minutes.
+    #[arg(long, env = "ROLLCALL_MAIL_QUEUE_MAX", value_name = "N", default_value_t = 64)]
+    pub mail_queue_max: usize,
+
+    /// Accept the token of a password reset for N minutes
+    ///
+    /// A mail takes minutes, and a mailbox that is read by others later must not open the account.
+    #[arg(long, env = "ROLLCALL_RESET_MINUTES", value_name = "N", default_value_t = 30)]
+    pub reset_minutes: u32,
+
+    /// Accept the token that verifies an address for N hours
+    ///
+    /// People read mail at the weekend.
+    #[arg(long, env = "ROLLCALL_VERIFICATION_HOURS", value_name = "N", default_value_t = 72)]
+    pub verification_hours: u32,
+
+    /// Have users prove their address: `off`, `offered` at registration, or `required` before they log in
+    ///
+    /// `offered` and `required` need a program or a webhook. With `required` a log-in without proof is 403
+    /// `email_not_verified`, and has the mail sent once more.
+    #[arg(long, env = "ROLLCALL_EMAIL_VERIFICATION", value_name = "MODE", default_value = "off")]
+    pub email_verification: Verification,
+}
+
+impl Default for MailSettings {
+    fn default() -> Self {
+        Self {
+            mail_command: Vec::new(),
+            mail_webhook: None,
+            mail_webhook_token_file: None,
+            public_url: None,
+            mail_s: 10,
+            mail_queue_max: 64,
+            reset_minutes: 30,
+            verification_hours: 72,
+            email_verification: Verification::Off,
+        }
+    }
 }
 
 impl Default for AuthSettings {
@@ -662,6 +750,7 @@ impl Default for AuthSettings {
             jwt_user_claim: "sub".into(),
             jwt_owner_claim: None,
             jwt_device_claim: "device_id".into(),
+            mail: MailSettings::default(),
         }
     }
 }
@@ -764,6 +853,17 @@ pub enum Registration {
     Open,
     /// Nobody: the command line creates accounts.
     Closed,
+}
+
+/// Whether users prove that their address is theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Verification {
+    /// Nobody is asked to.
+    Off,
+    /// A mail is sent at registration; nothing depends on it.
+    Offered,
+    /// Nobody logs in before.
+    Required,
 }
 
 /// Reads settings from the environment and flags only, for commands and tests.

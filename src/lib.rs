@@ -21,6 +21,7 @@ pub mod explain;
 pub mod accounts;
 pub mod copy;
 pub mod locks;
+pub mod mail;
 pub mod purge;
 
 pub mod cli;

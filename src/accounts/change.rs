@@ -51,7 +51,7 @@ impl LocalAccounts {
     ) -> Result<Vec<DeviceId>, AccountError> {
         let user = self.store.user_of(caller.user)?.ok_or(NO_TOKEN)?;
         check_chosen(change.new, &user.email, "new")?;
-        self.check_own_password(&user, change.old, caller.token_device)?;
+        self.check_own_password(&user, change.old, Place::Device(caller.token_device))?;
         let keep = match change.signs_out_others {
             true => KeptDevices::One(caller.token_device),
             false => KeptDevices::All,
@@ -74,18 +74,18 @@ impl LocalAccounts {
 
     /// Checks the password of a user who is signed in.
     ///
-    /// Errors: `WrongPassword`; `TooManyAttempts`, as for log-ins of the device: a stolen token is good for no more
+    /// Errors: `WrongPassword`; `TooManyAttempts`, as for log-ins from the place: a stolen token is good for no more
     /// guesses than a stranger has.
     pub(super) fn check_own_password(
         &self,
         user: &User,
         password: &str,
-        device: DeviceId,
+        place: Place,
     ) -> Result<(), AccountError> {
         if password.len() > opaque::BYTES_MAX {
             return Err(AccountError::WrongPassword);
         }
-        let counted = Counted { email: user.email.clone(), place: Place::Device(device), is_known: true };
+        let counted = Counted { email: user.email.clone(), place, is_known: true };
         self.by_account_and_place.take(&counted.by_place())?;
         let checked = self.passwords.check(password, Some(&user.password_hash));
         if !matches!(checked, Ok(Checked::Wrong)) {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::attempts::{Attempts, Recent, network_of};
 use super::audit::{self, Subject};
 use super::change::check_chosen;
+use super::mailing::{Desk, Job, MailTerms};
 use super::opaque::BYTES_MAX;
 use super::password::{Checked, Passwords};
 use super::sightings::Sightings;
@@ -18,7 +19,8 @@ use super::token_cache::{TokenCache, Validity, fingerprint};
 use super::{AccountError, Caller, SetupError};
 use crate::broken;
 use crate::clock::Clock;
-use crate::config::{AuthSettings, Limits, Registration};
+use crate::config::{AuthSettings, Limits, Registration, Verification};
+use crate::mail::Outbox;
 use crate::model::{DeviceId, Owner, Timestamp};
 use crate::storage::accounts::{AccountStore, Device, KeptDevices, SignedOut, User};
 
@@ -54,6 +56,14 @@ pub struct LocalSettings {
     /// Most devices with a token for one user. A script that never sends its `device_id` would add one at
     /// each log-in; the oldest are removed.
     pub devices_max: usize,
+    /// Mails to one address, an hour; 0 for no limit.
+    pub mails_per_account_per_hour: u32,
+    /// Mails to all addresses, an hour; 0 for no limit.
+    pub mails_per_hour: u32,
+    /// Whether users prove their address.
+    pub verification: Verification,
+    /// What mails say.
+    pub mail: MailTerms,
     /// Most tokens in the cache; 0 disables it.
     pub tokens_known_max: usize,
     /// How long a token stays cached, s.
@@ -72,6 +82,14 @@ impl LocalSettings {
             password_hashes_max: auth.password_hashes_max,
             password_queue_max: auth.password_queue_max,
             devices_max: limits.devices_per_user_max.max(1),
+            mails_per_account_per_hour: limits.mails_per_account_per_hour,
+            mails_per_hour: limits.mails_per_hour,
+            verification: auth.mail.email_verification,
+            mail: MailTerms {
+                public_url: auth.mail.public_url.clone(),
+                reset_ms: i64::from(auth.mail.reset_minutes) * MINUTE_MS,
+                verification_ms: i64::from(auth.mail.verification_hours) * HOUR_MS,
+            },
             tokens_known_max: auth.tokens_known_max,
             token_known_s: auth.token_known_s,
         }
@@ -119,6 +137,11 @@ pub struct LocalAccounts {
     by_account: Attempts,
     known_addresses: Recent,
     pub(super) known: Arc<TokenCache>,
+    pub(super) mails_by_account: Attempts,
+    pub(super) mails: Attempts,
+    pub(super) desk: Desk,
+    /// Mails that wait; `None` where none are sent.
+    pub(super) outbox: Option<Outbox<Job>>,
     /// When and where devices were seen last.
     pub sightings: Sightings,
 }
@@ -152,7 +175,16 @@ impl LocalAccounts {
             by_address: limited(settings.logins_per_address_per_min, MINUTE_MS),
             by_account_and_place: limited(settings.logins_per_account_per_min, MINUTE_MS),
             by_account: limited(settings.logins_per_account_per_hour, HOUR_MS),
+            mails_by_account: limited(settings.mails_per_account_per_hour, HOUR_MS),
+            mails: limited(settings.mails_per_hour, HOUR_MS),
             known_addresses: Recent::new(ADDRESS_KNOWN_MS, clock.clone()),
+            desk: Desk {
+                store: Arc::clone(&store),
+                clock: clock.clone(),
+                terms: settings.mail.clone(),
+                metrics: Arc::default(),
+            },
+            outbox: None,
             known,
             sightings: Sightings::new(Arc::clone(&store)),
             store,
@@ -169,7 +201,12 @@ impl LocalAccounts {
         let registered = self.register_unnoted(email, password, from);
         let (event, subject) = ("registration", Subject::at(from));
         match &registered {
-            Ok(user) => audit::done(event, subject.of_user(user.id)),
+            Ok(user) => {
+                audit::done(event, subject.of_user(user.id));
+                if self.settings.verification != Verification::Off {
+                    self.ask_for_verification(user, from);
+                }
+            }
             Err(error) => audit::refused(event, subject, why(error)),
         }
         registered.map(|user| user.email)
@@ -183,18 +220,19 @@ impl LocalAccounts {
         let email = email_of(email)?;
         check_chosen(password, &email, "password")?;
         self.by_address.take(&network_of(from))?;
-        self.add_user(email, password, None)
+        self.add_user(email, password, None, None)
     }
 
     /// Creates an account for the operator, even if registration is closed.
     ///
-    /// Without `owner` the user gets rows of its own; users with the same owner share their rows.
+    /// Without `owner` the user gets rows of its own; users with the same owner share their rows. The address counts as
+    /// verified.
     ///
     /// Errors: `Invalid`, `EmailTaken`.
     pub fn enrol(&self, email: &str, password: &str, owner: Option<Owner>) -> Result<User, AccountError> {
         let email = email_of(email)?;
         check_chosen(password, &email, "password")?;
-        let user = self.add_user(email, password, owner)?;
+        let user = self.add_user(email, password, owner, Some(self.clock.now()))?;
         audit::done("account_added", Subject::default().of_user(user.id));
         Ok(user)
     }
@@ -298,6 +336,10 @@ impl LocalAccounts {
                 self.store.set_password_hash(user.id, &user.password_hash, &hash)?;
                 user.password_hash = hash;
             }
+        }
+        if self.settings.verification == Verification::Required && user.verified_at.is_none() {
+            self.ask_for_verification(&user, from);
+            return Err(AccountError::EmailNotVerified);
         }
         let token = self.add_device(&user, name, asked.device_id)?;
         self.confirm(&user, asked.password, &token)?;
@@ -430,7 +472,13 @@ impl LocalAccounts {
         }
     }
 
-    fn add_user(&self, email: String, password: &str, owner: Option<Owner>) -> Result<User, AccountError> {
+    fn add_user(
+        &self,
+        email: String,
+        password: &str,
+        owner: Option<Owner>,
+        verified_at: Option<Timestamp>,
+    ) -> Result<User, AccountError> {
         let id = random_uuid()?;
         let user = User {
             id,
@@ -438,6 +486,7 @@ impl LocalAccounts {
             password_hash: self.passwords.hash(password)?,
             owner: owner.unwrap_or(Owner(id)),
             created_at: self.clock.now(),
+            verified_at,
         };
         if self.store.add_user(&user)? { Ok(user) } else { Err(AccountError::EmailTaken) }
     }
@@ -530,6 +579,7 @@ fn why(error: &AccountError) -> &'static str {
     match error {
         AccountError::RegistrationClosed => "registration is closed",
         AccountError::EmailTaken => "the email is taken",
+        AccountError::EmailNotVerified => "the email is not verified",
         AccountError::TooManyAttempts { .. } => "too many attempts",
         AccountError::Invalid { member: "email", .. } => "no email",
         AccountError::Invalid { member: "password", .. } => "a password that cannot be taken",
@@ -547,7 +597,7 @@ const WRONG: AccountError = AccountError::Unauthorized("Wrong email or password.
 pub(super) const NO_TOKEN: AccountError =
     AccountError::Unauthorized("The token is not known here. Log in again.");
 
-fn email_of(text: &str) -> Result<String, AccountError> {
+pub(super) fn email_of(text: &str) -> Result<String, AccountError> {
     let email = text.trim().to_lowercase();
     let parts = email.split_once('@');
     let good = email.len() <= EMAIL_BYTES_MAX
@@ -587,7 +637,7 @@ fn random_uuid() -> Result<Uuid, AccountError> {
     Ok(uuid::Builder::from_random_bytes(random()?).into_uuid())
 }
 
-fn random<const N: usize>() -> Result<[u8; N], AccountError> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N], AccountError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| AccountError::Internal(Box::new(error)))?;
     Ok(bytes)

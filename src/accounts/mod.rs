@@ -4,7 +4,8 @@
 //! - `jwt`: the app's own identity provider signs the tokens; nothing is kept here. `keys`: with what; `jwks`: how
 //!   a provider publishes it.
 //! - `password`: Argon2id, and how many of it run at once. `opaque`: the one form of a password, and which may be
-//!   chosen. `change`: a password is replaced. `attempts`: how often one may try.
+//!   chosen. `change`: a password is replaced. `mailing`: tokens that are sent to a user's address.
+//!   `attempts`: how often one may try.
 //! - `audit`: a log line for everything that changes who may come in.
 //! - `installations`: which copy of an app a request comes from, where it names itself.
 //! - `known`: tokens that were found good a moment ago.
@@ -21,6 +22,7 @@ mod jws;
 pub mod jwt;
 mod keys;
 pub mod local;
+pub mod mailing;
 mod opaque;
 mod password;
 pub mod sightings;
@@ -29,7 +31,8 @@ mod token_cache;
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::config::{AuthMode, AuthSettings, Limits};
+use crate::config::{AuthMode, AuthSettings, Limits, MailSettings, Verification};
+use crate::mail::Hook;
 use crate::model::{DeviceId, Owner};
 use crate::storage::{AccountStore, StorageError};
 
@@ -78,8 +81,14 @@ impl Accounts {
         match auth.auth {
             AuthMode::Local => {
                 let settings = LocalSettings::new(auth, limits);
-                LocalAccounts::new(store, clock, settings, argon2::Params::DEFAULT)
-                    .map(|accounts| Self::Local(Box::new(accounts)))
+                let accounts = LocalAccounts::new(store, clock, settings, argon2::Params::DEFAULT)?;
+                let accounts = match hook(&auth.mail)? {
+                    Some(hook) => accounts
+                        .sending_by(hook, auth.mail.mail_queue_max)
+                        .map_err(|cause| SetupError::Mail(cause.to_string()))?,
+                    None => accounts,
+                };
+                Ok(Self::Local(Box::new(accounts)))
             }
             AuthMode::Jwt => JwtAccounts::open(auth, clock).map(|accounts| Self::Jwt(Box::new(accounts))),
         }
@@ -118,6 +127,31 @@ impl Accounts {
     }
 }
 
+/// What sends mails, if the settings name something.
+fn hook(mail: &MailSettings) -> Result<Option<Hook>, SetupError> {
+    let timeout = std::time::Duration::from_secs(mail.mail_s.max(1));
+    let argv: Vec<String> = mail.mail_command.iter().filter(|word| !word.is_empty()).cloned().collect();
+    match (argv.is_empty(), &mail.mail_webhook) {
+        (false, Some(_)) => Err(SetupError::Mail("give either --mail-command or --mail-webhook".into())),
+        (false, None) => Ok(Some(Hook::Command { argv, timeout })),
+        (true, Some(url)) if url.starts_with("https://") || url.starts_with("http://") => {
+            let token = mail.mail_webhook_token_file.as_deref().map(read_token).transpose()?;
+            Ok(Some(Hook::webhook(url.clone(), token, timeout)))
+        }
+        (true, Some(_)) => Err(SetupError::Mail("--mail-webhook must begin with https:// or http://".into())),
+        (true, None) if mail.email_verification != Verification::Off => {
+            Err(SetupError::Mail("--email-verification needs --mail-command or --mail-webhook".into()))
+        }
+        (true, None) => Ok(None),
+    }
+}
+
+fn read_token(file: &std::path::Path) -> Result<String, SetupError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|cause| SetupError::File { file: file.display().to_string(), cause })?;
+    Ok(text.trim().to_owned())
+}
+
 /// Why an account call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
@@ -147,6 +181,15 @@ pub enum AccountError {
     /// The password that is to prove who asks is another one.
     #[error("the password is wrong")]
     WrongPassword,
+    /// A token of a mail that is unknown, was used, or has expired.
+    #[error("the token of a mail is of no use")]
+    InvalidToken,
+    /// The address must be proved first.
+    #[error("the email is not verified")]
+    EmailNotVerified,
+    /// No mail can be sent here.
+    #[error("no mail can be sent")]
+    NoMail,
     /// The user has no such device.
     #[error("the user has no such device")]
     NoSuchDevice,
@@ -197,6 +240,9 @@ pub enum SetupError {
     /// A key set that can never be used.
     #[error("{0}")]
     Keys(String),
+    /// Mails cannot be sent as the settings have it.
+    #[error("{0}")]
+    Mail(String),
     /// No randomness, or invalid password parameters.
     #[error("passwords cannot be hashed: {0}")]
     Passwords(String),

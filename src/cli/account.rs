@@ -8,7 +8,7 @@ use super::Done;
 use super::database::{Database, no_database, patient_terms};
 use crate::accounts::{LocalAccounts, LocalSettings, SetupError};
 use crate::clock::Clock;
-use crate::config::{AuthSettings, Limits};
+use crate::config::{AuthSettings, Limits, MailSettings};
 use crate::model::Precision;
 use crate::storage::AccountStore;
 use crate::storage::postgres;
@@ -40,6 +40,18 @@ pub(super) enum Account {
     Password {
         /// Replace the password of the user with this email address
         email: String,
+
+        #[command(flatten)]
+        database: DatabaseArg,
+    },
+    /// Print a link with which a user can choose another password, once and within half an hour
+    ResetLink {
+        /// Make the link for the user with this email address
+        email: String,
+
+        /// Begin the link with this URL, such as `https://app.example`; without it print the token alone
+        #[arg(long, env = "ROLLCALL_PUBLIC_URL", value_name = "URL")]
+        public_url: Option<String>,
 
         #[command(flatten)]
         database: DatabaseArg,
@@ -90,6 +102,7 @@ impl Account {
             Self::Add { email, share_with, database } => add(&email, share_with.as_deref(), &database),
             Self::List { database } => list(&database),
             Self::Password { email, database } => set_password(&email, &database),
+            Self::ResetLink { email, public_url, database } => reset_link(&email, public_url, &database),
             Self::Remove { email, database } => remove(&email, &database),
         }
     }
@@ -130,6 +143,17 @@ fn set_password(email: &str, database: &DatabaseArg) -> Done {
     Ok(())
 }
 
+fn reset_link(email: &str, public_url: Option<String>, database: &DatabaseArg) -> Done {
+    let auth = AuthSettings {
+        mail: MailSettings { public_url, ..MailSettings::default() },
+        ..AuthSettings::default()
+    };
+    let mail = local_with(database.open()?, &auth)?.reset_mail(email)?;
+    let mail = mail.ok_or_else(|| format!("there is no user {email}"))?;
+    println!("{}", mail.link.unwrap_or(mail.token));
+    Ok(())
+}
+
 fn remove(email: &str, database: &DatabaseArg) -> Done {
     if !local(database.open()?)?.remove(email)? {
         return Err(format!("there is no user {email}").into());
@@ -139,7 +163,11 @@ fn remove(email: &str, database: &DatabaseArg) -> Done {
 }
 
 fn local(store: Arc<dyn AccountStore>) -> Result<LocalAccounts, SetupError> {
-    let settings = LocalSettings::new(&AuthSettings::default(), &Limits::default());
+    local_with(store, &AuthSettings::default())
+}
+
+fn local_with(store: Arc<dyn AccountStore>, auth: &AuthSettings) -> Result<LocalAccounts, SetupError> {
+    let settings = LocalSettings::new(auth, &Limits::default());
     LocalAccounts::new(store, Clock::system(), settings, argon2::Params::DEFAULT)
 }
 

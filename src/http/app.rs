@@ -178,6 +178,7 @@ impl App {
             let bytes = engine.upgrade().map_or(0, |engine| engine.log_bytes());
             metrics.wal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         });
+        accounts.local().inspect(|local| local.count_mails(&metrics));
         let readers = Readers::new(settings.limits.readers_max, busy_wait);
         Ok(Arc::new(Self {
             schema,

@@ -25,6 +25,10 @@ pub enum ApiError {
     Unauthorized { reason: &'static str },
     #[error("{reason}")]
     Forbidden { reason: &'static str },
+    #[error("The token is unknown, was used, or has expired. Have another mail sent.")]
+    InvalidToken,
+    #[error("The address is not verified yet. Follow the link in the mail that was sent to it.")]
+    EmailNotVerified,
     #[error("The password is wrong. Nothing was changed.")]
     WrongPassword,
     #[error("There is {what}.")]
@@ -142,6 +146,8 @@ codes! {
     Self::Unauthorized { .. } => UNAUTHORIZED "unauthorized",
     Self::Forbidden { .. } => FORBIDDEN "forbidden",
     Self::WrongPassword => FORBIDDEN "wrong_password",
+    Self::InvalidToken => FORBIDDEN "invalid_token",
+    Self::EmailNotVerified => FORBIDDEN "email_not_verified",
     Self::NotFound { .. } => NOT_FOUND "not_found",
     Self::MethodNotAllowed { .. } => METHOD_NOT_ALLOWED "method_not_allowed",
     Self::BodyTooSlow { .. } => REQUEST_TIMEOUT "body_too_slow",
@@ -299,6 +305,9 @@ impl From<AccountError> for ApiError {
             AccountError::RegistrationClosed => Self::Forbidden { reason: "Registration is closed here." },
             AccountError::EmailTaken => Self::EmailTaken,
             AccountError::WrongPassword => Self::WrongPassword,
+            AccountError::InvalidToken => Self::InvalidToken,
+            AccountError::EmailNotVerified => Self::EmailNotVerified,
+            AccountError::NoMail => Self::no_such_path(),
             AccountError::TooManyAttempts { retry_after_s } => {
                 Self::TooManyAttempts { reason: "Too many attempts. Try again later.", retry_after_s }
             }

@@ -160,10 +160,28 @@ pub fn routes(
         .and(with_app.clone())
         .and(peer())
         .and(caller.clone())
-        .and(body)
+        .and(body.clone())
         .then(|app, peer: Peer, who: Who, body| {
             handle_caller(who, move |who| accounts::change_password(app, peer, who, body))
         });
+    let reset = warp::path!("password" / "reset")
+        .and(post())
+        .and(with_app.clone())
+        .and(peer())
+        .and(body.clone())
+        .then(accounts::ask_for_reset);
+    let reset_confirmed = warp::path!("password" / "reset" / "confirm")
+        .and(post())
+        .and(with_app.clone())
+        .and(peer())
+        .and(body.clone())
+        .then(accounts::reset_password);
+    let verified = warp::path!("email" / "verify")
+        .and(post())
+        .and(with_app.clone())
+        .and(peer())
+        .and(body)
+        .then(accounts::verify_email);
     let logout = warp::path!("logout")
         .and(post())
         .and(no_body.clone())
@@ -204,6 +222,8 @@ pub fn routes(
     let locks = boxed(lock_shown).or(boxed(lock_taken)).unify().or(boxed(lock_ended)).unify();
     let people = boxed(register).or(boxed(login)).unify().or(boxed(logout)).unify().or(boxed(me)).unify();
     let people = people.or(boxed(password)).unify();
+    let people =
+        people.or(boxed(reset)).unify().or(boxed(reset_confirmed)).unify().or(boxed(verified)).unify();
     let devices = boxed(devices).or(boxed(devices_ended)).unify().or(boxed(device)).unify();
     let about = boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(metrics)).unify();
     let about = about.or(boxed(general)).unify().or(boxed(typed)).unify();

@@ -52,6 +52,7 @@ pub struct Metrics {
     verdicts: Family<Verdict, Counter>,
     conflicts: Family<Conflict, Counter>,
     cache: Family<Cache, Counter>,
+    mails: Family<Mailed, Counter>,
     /// The metrics of the last hour.
     pub series: Series,
     registry: Registry,
@@ -94,6 +95,12 @@ struct Verdict {
 struct Conflict {
     table: String,
     policy: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Mailed {
+    kind: &'static str,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -142,6 +149,7 @@ impl Metrics {
             verdicts: Family::default(),
             conflicts: Family::default(),
             cache: Family::default(),
+            mails: Family::default(),
             series: Series::default(),
             registry: Registry::with_prefix("rollcall"),
             probes: Mutex::default(),
@@ -170,6 +178,8 @@ impl Metrics {
         r.register_with_unit("wal", help, Unit::Bytes, all.wal_bytes.clone());
         let help = "Questions that memory could answer or could not, by cache and outcome: hit or miss";
         r.register("cache_lookups", help, all.cache.clone());
+        let help = "Mails by kind and outcome: sent, failed, or unknown_account, for which none is sent";
+        r.register("mails", help, all.mails.clone());
         r.register("connections", "Connections that are open", all.connections.clone());
         let help = "Connections closed since their address had as many as it may";
         r.register("connections_refused", help, all.connections_refused.clone());
@@ -224,6 +234,11 @@ impl Metrics {
     pub fn looked_up(&self, cache: &'static str, hit: bool) {
         let outcome = if hit { "hit" } else { "miss" };
         self.cache.get_or_create(&Cache { cache, outcome }).inc();
+    }
+
+    /// A mail was sent, or was not.
+    pub fn mailed(&self, kind: &'static str, outcome: &'static str) {
+        self.mails.get_or_create(&Mailed { kind, outcome }).inc();
     }
 
     /// Calls `look` to set a gauge whenever the metrics are read. It must be fast.

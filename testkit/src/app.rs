@@ -1,7 +1,7 @@
 //! A server without its socket: the real routes over a store of its own, with a clock to turn.
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use rollcall::clock::Clock;
 use rollcall::config::{AuthMode, Settings};
 use rollcall::dialects::Dialect;
 use rollcall::http::{App, routes};
+use rollcall::mail::{Hook, Mail};
 use rollcall::metrics::Metrics;
 use rollcall::model::{Owner, Precision, Timestamp};
 use rollcall::schema::Schema;
@@ -84,6 +85,8 @@ pub struct Server {
     pub app: Arc<App>,
     now_ms: Arc<AtomicI64>,
     store: Store,
+    /// Mails that were sent; none are without `mail_command`.
+    pub mails: Arc<Mutex<Vec<Mail>>>,
 }
 
 /// One device, logged in.
@@ -194,11 +197,23 @@ impl Server {
         let storage = store.serve(&schema, busy_wait, clock.now(), Arc::clone(&metrics)).unwrap();
         store.set_now(START_MS);
         store.look();
+        let mails = Arc::<Mutex<Vec<Mail>>>::default();
         let accounts = match settings.auth.auth {
             AuthMode::Local => {
                 let local = LocalSettings::new(&settings.auth, &settings.limits);
                 let cheap = argon2::Params::new(8, 1, 1, None).unwrap();
                 let local = LocalAccounts::new(storage.accounts(), clock.clone(), local, cheap).unwrap();
+                let local = match settings.auth.mail.mail_command.is_empty() {
+                    true => local,
+                    false => {
+                        let sent = Arc::clone(&mails);
+                        let note = move |mail: &Mail| {
+                            sent.lock().unwrap().push(mail.clone());
+                            Ok(())
+                        };
+                        local.sending_by(Hook::Other(Box::new(note)), 64).unwrap()
+                    }
+                };
                 Accounts::Local(Box::new(local))
             }
             AuthMode::Jwt => {
@@ -206,7 +221,13 @@ impl Server {
             }
         };
         let app = App::new(schema, storage, accounts, clock, settings, metrics).unwrap();
-        Self { app, now_ms, store }
+        Self { app, now_ms, store, mails }
+    }
+
+    /// A token with which the user can choose another password, as a mail has it.
+    pub fn reset_token(&self, user: &str) -> String {
+        let local = self.app.accounts.local().unwrap();
+        apart(|| local.reset_mail(&format!("{user}@example.org")).unwrap().unwrap().token)
     }
 
     /// Turns the clock.

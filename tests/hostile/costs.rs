@@ -184,12 +184,15 @@ struct Lab {
     tablet: Device,
     conflict: String,
     owner: String,
+    /// A token with which Anna can choose another password.
+    reset: String,
 }
 
 /// A text as long as a row may be, all but.
 const LONG: usize = 250_000;
 
 fn change(settings: &mut Settings) {
+    settings.auth.mail.mail_command = vec!["a test".into()];
     settings.operator.console_token = Some(CONSOLE.into());
 }
 
@@ -229,7 +232,8 @@ impl Lab {
         let result = server.get("/conflicts?limit=1").of(&phone).send().await.ok();
         let conflict = result["conflicts"][0]["id"].as_str().unwrap().to_owned();
         let owner = server.owner("anna").0.to_string();
-        Self { server, phone, tablet, conflict, owner }
+        let reset = server.reset_token("anna");
+        Self { server, phone, tablet, conflict, owner, reset }
     }
 
     /// The worst requests of an operation. A new operation has none, and fails the test.
@@ -280,6 +284,24 @@ impl Lab {
             ],
             "GET /me" => vec![of("GET /me", "")],
             "POST /logout" => vec![of("POST /logout", "")],
+            "POST /password/reset" => vec![
+                Worst::of("POST /password/reset", "an address of 60,000 bytes")
+                    .sending(json!({ "email": "x".repeat(60_000) })),
+                Worst::of("POST /password/reset", "a mail").sending(json!({ "email": "anna@example.org" })),
+            ],
+            "POST /password/reset/confirm" => vec![
+                Worst::of(
+                    "POST /password/reset/confirm",
+                    "a token and a password that do not fit, in 64 KiB",
+                )
+                .sending(json!({ "token": "x".repeat(30_000), "new": "y".repeat(30_000) })),
+                Worst::of("POST /password/reset/confirm", "100 devices are signed out")
+                    .sending(json!({ "token": self.reset, "new": "battery staple" })),
+            ],
+            "POST /email/verify" => vec![
+                Worst::of("POST /email/verify", "a token and a password that do not fit, in 64 KiB")
+                    .sending(json!({ "token": "x".repeat(30_000), "password": "y".repeat(30_000) })),
+            ],
             "POST /password" => vec![
                 of("POST /password", "two passwords that do not fit, in 64 KiB")
                     .sending(json!({ "old": "x".repeat(30_000), "new": "y".repeat(30_000) })),

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::app::{Answer, Device, Server, key};
+use crate::app::{Answer, Device, PASSWORD, Server, key};
 use crate::contract::{document, follow, operation_objects, operations};
 use rollcall::config::Settings;
 use serde_json::{Value, json};
@@ -52,6 +52,7 @@ struct Tenant {
 /// Small pages, so that there are marks to come back with.
 fn change(settings: &mut Settings) {
     settings.sync.fetch_rows_max = 2;
+    settings.auth.mail.mail_command = vec!["a test".into()];
     settings.operator.console_token = Some("the operator's own token".into());
 }
 
@@ -194,6 +195,10 @@ const PLAIN: &[&str] = &[
     "cache-buster",
 ];
 
+/// Operations that take no token, and so say nothing of whose store it is.
+const WITHOUT_TOKEN: &[&str] =
+    &["POST /login", "POST /password/reset", "POST /password/reset/confirm", "POST /email/verify"];
+
 const NOT_THE_OPERATOR: &str = "a device's token opens no door of the console";
 
 /// The requests of an operation, for the data of `of`; `None` for an operation without an entry.
@@ -286,11 +291,26 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
                 .body(json!({ "email": of.email, "password": "wrong horse", "device": "x", "device_id": device }))
                 .alike("a wrong password says nothing of the device"),
         ],
+        "POST /password/reset" => vec![
+            probe_of("the address", path)
+                .body(json!({ "email": of.email }))
+                .alike("the address goes into a queue, and the account is looked up behind it"),
+        ],
+        "POST /password/reset/confirm" => vec![
+            probe_of("a token that nobody has", path)
+                .body(json!({ "token": format!("rp_{}", "x".repeat(64)), "new": "battery staple" }))
+                .alike("names nothing"),
+        ],
+        "POST /email/verify" => vec![
+            probe_of("a token that nobody has", path)
+                .body(json!({ "token": format!("rv_{}", "x".repeat(64)), "password": "correct horse" }))
+                .alike("names nothing"),
+        ],
         "POST /logout" => vec![probe_of("its own token", path).alike("names nothing")],
         "GET /me" => vec![probe_of("its own token", path).alike("names nothing")],
         "POST /password" => vec![
             probe_of("its own password", path)
-                .body(json!({ "old": "wrong horse", "new": "battery staple", "sign_out_others": true }))
+                .body(json!({ "old": PASSWORD, "new": "battery staple", "sign_out_others": true }))
                 .alike("names nothing"),
         ],
         "GET /devices" => vec![probe_of("the list", path).alike("names nothing")],
@@ -311,7 +331,7 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
         }
         _ => return None,
     };
-    if !operation.contains("/console/") && operation != "POST /login" {
+    if !operation.contains("/console/") && !WITHOUT_TOKEN.contains(&operation) {
         // The first probe's names, from a client whose store is that owner's.
         let first = &probes[0];
         // The device of the token has it, and that is another one.
@@ -331,7 +351,7 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
 
 async fn ask(server: &Server, who: &Device, operation: &str, probe: &Probe) -> Answer {
     let mut ask = server.ask(operation.split(' ').next().unwrap(), &probe.path);
-    ask = if operation == "POST /login" { ask } else { ask.of(who) };
+    ask = if WITHOUT_TOKEN.contains(&operation) { ask } else { ask.of(who) };
     for (name, value) in &probe.headers {
         ask = ask.header(name, value);
     }

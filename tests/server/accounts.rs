@@ -7,14 +7,18 @@ use std::sync::{Arc, Mutex};
 
 use argon2::Params;
 use proptest::prelude::*;
+use rollcall::accounts::mailing::MailTerms;
 use rollcall::accounts::{
     AccountError, Accounts, Caller, LocalAccounts, LocalSettings, LogIn, NewToken, PasswordChange,
 };
 use rollcall::clock::Clock;
-use rollcall::config::{AuthSettings, Limits, Registration};
+use rollcall::config::{AuthSettings, Limits, Registration, Verification};
 use rollcall::http::ApiError;
+use rollcall::mail::{Hook, HookError, Mail};
 use rollcall::model::{DeviceId, Timestamp};
-use rollcall::storage::accounts::{Device, KeptDevices, Sighting, TokenHash, User};
+use rollcall::storage::accounts::{
+    Device, KeptDevices, MailKind, MailToken, MailTokenUse, Sighting, TokenHash, User,
+};
 use rollcall::storage::{AccountStore, StorageError, StorageResult};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -26,6 +30,9 @@ const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 struct Memory {
     users: Mutex<Vec<User>>,
     devices: Mutex<Vec<(Device, TokenHash)>>,
+    mail_tokens: Mutex<Vec<MailToken>>,
+    /// How many users were looked up.
+    looked_up: std::sync::atomic::AtomicUsize,
     /// What another one does just before the next device is put.
     meanwhile: Mutex<Option<Box<dyn FnOnce(&Memory) + Send>>>,
     sightings: Mutex<std::collections::HashMap<DeviceId, Sighting>>,
@@ -44,6 +51,7 @@ impl AccountStore for Memory {
     }
 
     fn user(&self, email: &str) -> StorageResult<Option<User>> {
+        self.looked_up.fetch_add(1, Ordering::SeqCst);
         Ok(self.users.lock().unwrap().iter().find(|user| user.email == email).cloned())
     }
 
@@ -72,6 +80,34 @@ impl AccountStore for Memory {
             KeptDevices::One(device) => self.remove_other_devices(user, device),
             KeptDevices::None => self.remove_other_devices(user, DeviceId(Uuid::nil())),
         }
+    }
+
+    fn put_mail_token(&self, token: &MailToken) -> StorageResult<()> {
+        let mut tokens = self.mail_tokens.lock().unwrap();
+        tokens.retain(|other| (other.user, other.kind) != (token.user, token.kind));
+        tokens.push(*token);
+        Ok(())
+    }
+
+    fn mail_token(&self, kind: MailKind, user: Uuid, hash: &TokenHash) -> StorageResult<Option<MailToken>> {
+        let tokens = self.mail_tokens.lock().unwrap();
+        let is_it = |token: &&MailToken| (token.user, token.kind, token.hash) == (user, kind, *hash);
+        Ok(tokens.iter().find(is_it).copied())
+    }
+
+    fn use_mail_token(&self, used: &MailTokenUse<'_>) -> StorageResult<Option<Vec<DeviceId>>> {
+        let mut tokens = self.mail_tokens.lock().unwrap();
+        let before = tokens.len();
+        tokens.retain(|token| token != used.token);
+        if tokens.len() == before {
+            return Ok(None);
+        }
+        let mut users = self.users.lock().unwrap();
+        let user = users.iter_mut().find(|user| user.id == used.token.user).unwrap();
+        user.verified_at.get_or_insert(used.at);
+        used.password_hash.map(|hash| user.password_hash = hash.to_owned());
+        drop(users);
+        self.remove_other_devices(used.token.user, DeviceId(Uuid::nil())).map(Some)
     }
 
     fn remove_other_devices(&self, user: Uuid, keep: DeviceId) -> StorageResult<Vec<DeviceId>> {
@@ -155,6 +191,14 @@ fn unlimited() -> LocalSettings {
         password_hashes_max: 2,
         password_queue_max: 16,
         devices_max: 100,
+        mails_per_account_per_hour: 0,
+        mails_per_hour: 0,
+        verification: Verification::Off,
+        mail: MailTerms {
+            public_url: Some("https://app.example/".into()),
+            reset_ms: 1_800_000,
+            verification_ms: 3_600_000,
+        },
         tokens_known_max: 100,
         token_known_s: 5,
     }
@@ -602,6 +646,157 @@ fn a_token_is_good_for_as_few_guesses_of_its_password_as_a_log_in() {
     assert_eq!(change("correct horse").unwrap(), []);
 }
 
+/// Accounts whose mails arrive at the other end.
+fn mailing(settings: LocalSettings) -> (Local, std::sync::mpsc::Receiver<Mail>) {
+    let (sender, mails) = std::sync::mpsc::channel();
+    let hook = Hook::Other(Box::new(move |mail| {
+        sender.send(mail.clone()).unwrap();
+        Ok(())
+    }));
+    let local = Local::with(settings);
+    let Local { accounts, memory, now_ms } = local;
+    (Local { accounts: accounts.sending_by(hook, 16).unwrap(), memory, now_ms }, mails)
+}
+
+/// The next mail, which the other thread sends.
+fn next(mails: &std::sync::mpsc::Receiver<Mail>) -> Mail {
+    mails.recv_timeout(std::time::Duration::from_secs(20)).unwrap()
+}
+
+/// Goal: nobody learns by a reset which addresses have an account. Method: while the thread that sends is held up, what a
+/// request does is counted: users looked up, and jobs put into the queue.
+#[test]
+fn a_reset_is_the_same_work_whether_there_is_an_account_or_not() {
+    let (go_on, gate) = std::sync::mpsc::channel::<()>();
+    let (sender, mails) = std::sync::mpsc::channel();
+    let hook = Hook::Other(Box::new(move |mail| {
+        sender.send(mail.to.clone()).unwrap();
+        gate.recv().map_err(|_| HookError::Start(std::io::ErrorKind::BrokenPipe.into()))
+    }));
+    let Local { accounts, memory, .. } = Local::with(unlimited());
+    let accounts = accounts.sending_by(hook, 16).unwrap();
+    accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+    accounts.ask_for_reset("anna@example.org", HERE).unwrap();
+    assert_eq!(mails.recv_timeout(std::time::Duration::from_secs(20)).unwrap(), "anna@example.org");
+    // The thread is in the middle of the first mail.
+    let work_of = |email: &str| {
+        let before = (memory.looked_up.load(Ordering::SeqCst), accounts.mails_waiting());
+        let outcome = format!("{:?}", accounts.ask_for_reset(email, HERE));
+        (outcome, memory.looked_up.load(Ordering::SeqCst) - before.0, accounts.mails_waiting() - before.1)
+    };
+    let expected = ("Ok(())".to_owned(), 0, 1);
+    for email in ["anna@example.org", "nobody@example.org", " ANNA@example.org", "Nobody@example.org"] {
+        assert_eq!(work_of(email), expected, "{email}");
+    }
+    (0..3).for_each(|_| go_on.send(()).unwrap());
+    for _ in 0..2 {
+        assert_eq!(mails.recv_timeout(std::time::Duration::from_secs(20)).unwrap(), "anna@example.org");
+    }
+    let began = std::time::Instant::now();
+    while accounts.mails_waiting() > 0 && began.elapsed().as_secs() < 20 {
+        std::thread::yield_now();
+    }
+    assert!(mails.try_recv().is_err(), "a mail to an address without an account");
+}
+
+#[test]
+fn a_token_of_a_mail_replaces_a_password_once_and_signs_every_device_out() {
+    let (local, mails) = mailing(unlimited());
+    local.accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+    local.accounts.register("bert@example.org", "battery staple", HERE).unwrap();
+    let (hers, his) = (local.anna("phone", None), local.bert(None));
+    let ask = || {
+        local.accounts.ask_for_reset("anna@example.org", HERE).unwrap();
+        next(&mails)
+    };
+    let reset = |mail: &Mail, new: &str| local.accounts.reset_password(&mail.token, new, HERE);
+    let is_invalid = |outcome: Result<_, AccountError>| matches!(outcome, Err(AccountError::InvalidToken));
+    let (first, second) = (ask(), ask());
+    assert_eq!((first.to.as_str(), first.kind), ("anna@example.org", MailKind::PasswordReset));
+    assert_eq!(second.link.as_deref(), Some(&*format!("https://app.example/reset#{}", second.token)));
+    assert!(!format!("{first:?}").contains(&first.token), "a token is never printed");
+    assert!(is_invalid(reset(&first, "a new password")), "a newer mail ends the older one");
+    assert!(
+        local.accounts.verify_email(&second.token, "correct horse", HERE).is_err(),
+        "it is of another kind"
+    );
+    assert_eq!(invalid_member(reset(&second, "password1")), "new");
+    assert!(local.is_in(&hers), "nothing was changed");
+
+    let (user, devices) = reset(&second, "a new password").unwrap();
+    assert_eq!((user.email.as_str(), devices), ("anna@example.org", vec![hers.device_id]));
+    assert!(!local.is_in(&hers) && local.is_in(&his));
+    assert!(is_invalid(reset(&second, "another password")), "it is good once");
+    assert!(local.attempt("anna@example.org", "correct horse", HERE).is_err());
+    local.attempt("anna@example.org", "a new password", HERE).unwrap();
+
+    let late = ask();
+    local.turn(1_800_000);
+    assert!(is_invalid(reset(&late, "another password")), "it has expired");
+    for token in ["", "rp_", "rc_q7Zb1mXo0VvQ2cT9yJ3kR5wLd8NfHs4uAeGi6PxMzYE"] {
+        assert!(is_invalid(local.accounts.reset_password(token, "another password", HERE)), "{token:?}");
+    }
+}
+
+/// Goal: who owns a mailbox gets the account, whoever registered it.
+#[test]
+fn an_address_is_verified_by_who_reads_its_mail_and_knows_the_password() {
+    let (local, mails) = mailing(LocalSettings { verification: Verification::Required, ..unlimited() });
+    let log_in = |password: &str| local.attempt("anna@example.org", password, HERE);
+    let not_verified =
+        |outcome: Result<NewToken, AccountError>| matches!(outcome, Err(AccountError::EmailNotVerified));
+    local.accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+    let first = next(&mails);
+    assert_eq!(first.link.as_deref(), Some(&*format!("https://app.example/verify#{}", first.token)));
+    assert!(
+        matches!(log_in("wrong horse"), Err(AccountError::Unauthorized(_))),
+        "who guesses learns nothing"
+    );
+    assert!(not_verified(log_in("correct horse")));
+    let second = next(&mails);
+    let verify = |password: &str| local.accounts.verify_email(&second.token, password, HERE);
+    assert!(matches!(verify("wrong horse"), Err(AccountError::WrongPassword)));
+    assert!(not_verified(log_in("correct horse")));
+    let last = next(&mails);
+    assert!(matches!(verify("correct horse"), Err(AccountError::InvalidToken)), "a newer mail has ended it");
+    local.accounts.verify_email(&last.token, "correct horse", HERE).unwrap();
+    log_in("correct horse").unwrap();
+
+    // A stranger was quicker. The owner of the mailbox cannot verify that account, and takes it by a reset.
+    local.accounts.register("carl@example.org", "a stranger's own", HERE).unwrap();
+    let of_stranger = next(&mails);
+    assert!(local.accounts.verify_email(&of_stranger.token, "carl's guess", HERE).is_err());
+    local.accounts.ask_for_reset("carl@example.org", HERE).unwrap();
+    local.accounts.reset_password(&next(&mails).token, "carl's own one", HERE).unwrap();
+    assert!(local.attempt("carl@example.org", "a stranger's own", HERE).is_err());
+    local.attempt("carl@example.org", "carl's own one", HERE).unwrap();
+    // The operator vouches for whom it adds.
+    local.accounts.enrol("dora@example.org", "correct horse", None).unwrap();
+    local.attempt("dora@example.org", "correct horse", HERE).unwrap();
+}
+
+#[test]
+fn mails_to_an_address_and_to_all_are_limited_with_an_account_or_without() {
+    let (local, mails) =
+        mailing(LocalSettings { mails_per_account_per_hour: 2, mails_per_hour: 6, ..unlimited() });
+    local.accounts.register("anna@example.org", "correct horse", HERE).unwrap();
+    let ask = |email: &str| local.accounts.ask_for_reset(email, HERE);
+    for email in ["anna@example.org", "nobody@example.org"] {
+        ask(email).unwrap();
+        ask(&email.to_uppercase()).unwrap();
+        assert_eq!(wait_s(ask(email)), 1_800, "{email}");
+    }
+    ask("a@example.org").unwrap();
+    ask("b@example.org").unwrap();
+    assert_eq!(wait_s(ask("c@example.org")), 600);
+    assert_eq!(invalid_member(ask("no email")), "email");
+    assert_eq!((next(&mails).to, next(&mails).to), ("anna@example.org".into(), "anna@example.org".into()));
+    local.turn(600_000);
+    ask("c@example.org").unwrap();
+    let none = Local::new();
+    assert!(matches!(none.accounts.ask_for_reset("anna@example.org", HERE), Err(AccountError::NoMail)));
+}
+
 #[test]
 fn a_log_in_strengthens_an_old_hash() {
     let local = Local::new();
@@ -626,6 +821,9 @@ fn every_account_error_has_its_place_in_the_contract() {
         (AccountError::RegistrationClosed, 403, "forbidden"),
         (AccountError::EmailTaken, 409, "email_taken"),
         (AccountError::WrongPassword, 403, "wrong_password"),
+        (AccountError::InvalidToken, 403, "invalid_token"),
+        (AccountError::EmailNotVerified, 403, "email_not_verified"),
+        (AccountError::NoMail, 404, "not_found"),
         (AccountError::TooManyAttempts { retry_after_s: 3 }, 429, "too_many_attempts"),
         (AccountError::Invalid { member: "email", reason: "no" }, 422, "invalid_value"),
         (AccountError::NoSuchDevice, 404, "not_found"),

@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 use app::engine::is_sqlite;
 use app::{Answer, Ask, Device, PASSWORD, Server, key, verdicts};
 use proptest::prelude::*;
-use rollcall::config::{AuthMode, Registration};
+use rollcall::config::{AuthMode, Registration, Settings, Verification};
+use rollcall::mail::MailKind;
 use rollcall::storage::StorageError;
 use serde_json::{Value, json};
 

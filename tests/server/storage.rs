@@ -779,6 +779,7 @@ fn accounts_can_be_kept_beside_a_running_server() {
             password_hash: "hash".into(),
             owner: owner(n),
             created_at: Timestamp::from_ms(1),
+            verified_at: None,
         };
         assert!(beside.add_user(&user(1, "anna@example.org")).unwrap());
         assert!(!served.add_user(&user(2, "anna@example.org")).unwrap());

@@ -5,28 +5,30 @@ use postgres::types::Type;
 use uuid::Uuid;
 
 use super::connections::Connections;
-use super::notify;
 use super::session::{Param, Purpose, Session};
+use super::{mail_tokens, notify};
 use crate::failure::failed;
 use rollcall_core::model::{DeviceId, Owner, Timestamp};
 use rollcall_core::storage::accounts::{
-    AccountStore, Device, KeptDevices, Sighting, SignOutListener, SignedOut, TokenHash, User,
+    AccountStore, Device, KeptDevices, MailKind, MailToken, MailTokenUse, Sighting, SignOutListener,
+    SignedOut, TokenHash, User,
 };
 use rollcall_core::storage::{StorageError, StorageResult};
 
 /// A conflict with itself: the user was added just before the connection broke. It is not another user's.
-const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at) \
-     VALUES ($1, $2, $3, $4, $5) \
+const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at, verified_at) \
+     VALUES ($1, $2, $3, $4, $5, $6) \
      ON CONFLICT (email) DO UPDATE SET email = excluded.email WHERE rollcall_user.id = excluded.id";
-const USER: &str = "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE email = $1";
+const USER: &str =
+    "SELECT id, email, password_hash, owner, created_at, verified_at FROM rollcall_user WHERE email = $1";
 const USER_OF_ID: &str =
-    "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE id = $1";
+    "SELECT id, email, password_hash, owner, created_at, verified_at FROM rollcall_user WHERE id = $1";
 /// In byte order, as SQLite sorts: a collation could differ from machine to machine.
-const USERS: &str =
-    "SELECT id, email, password_hash, owner, created_at FROM rollcall_user ORDER BY email COLLATE \"C\"";
+const USERS: &str = "SELECT id, email, password_hash, owner, created_at, verified_at FROM rollcall_user ORDER BY email COLLATE \"C\"";
 const SET_PASSWORD_HASH: &str =
     "UPDATE rollcall_user SET password_hash = $3 WHERE id = $1 AND password_hash = $2";
-const REPLACE_PASSWORD: &str = "UPDATE rollcall_user SET password_hash = $2 WHERE id = $1";
+const REPLACE_PASSWORD: &str = "UPDATE rollcall_user SET password_hash = $2, reset_hash = NULL, \
+    reset_until = NULL WHERE id = $1";
 /// No device has the nil id, so with it every device goes.
 const REMOVE_OTHER_DEVICES: &str = "DELETE FROM rollcall_device WHERE user_id = $1 AND id <> $2 RETURNING id";
 const REMOVE_USER: &str = "DELETE FROM rollcall_user WHERE email = $1";
@@ -57,12 +59,14 @@ pub const NOTE_SIGHTING: &str = "UPDATE rollcall_device SET seen_at = $2, seen_f
 
 impl AccountStore for Connections {
     fn add_user(&self, user: &User) -> StorageResult<bool> {
-        let params: [Param<'_>; 5] = [
+        let verified_at = user.verified_at.map(Timestamp::ms);
+        let params: [Param<'_>; 6] = [
             (&user.id, Type::UUID),
             (&user.email, Type::TEXT),
             (&user.password_hash, Type::TEXT),
             (&user.owner.0, Type::UUID),
             (&user.created_at.ms(), Type::INT8),
+            (&verified_at, Type::INT8),
         ];
         self.looking_up(|session| Ok(session.execute(ADD_USER, &params)? == 1))
     }
@@ -105,6 +109,45 @@ impl AccountStore for Connections {
             transaction.commit()?;
             Ok(removed)
         })
+    }
+
+    fn put_mail_token(&self, token: &MailToken) -> StorageResult<()> {
+        let params: [Param<'_>; 3] = [
+            (&token.user, Type::UUID),
+            (&&token.hash[..], Type::BYTEA),
+            (&token.expires_at.ms(), Type::INT8),
+        ];
+        self.looking_up(|session| session.execute(mail_tokens::put(token.kind), &params)).map(drop)
+    }
+
+    fn mail_token(&self, kind: MailKind, user: Uuid, hash: &TokenHash) -> StorageResult<Option<MailToken>> {
+        let params: [Param<'_>; 2] = [(&user, Type::UUID), (&&hash[..], Type::BYTEA)];
+        let row = self.looking_up(|session| session.row(mail_tokens::find(kind), &params))?;
+        let expires_at = row.map(|row| row.try_get(0)).transpose().map_err(failed)?;
+        Ok(expires_at.map(|ms| MailToken { user, kind, hash: *hash, expires_at: Timestamp::from_ms(ms) }))
+    }
+
+    fn use_mail_token(&self, used: &MailTokenUse<'_>) -> StorageResult<Option<Vec<DeviceId>>> {
+        let MailTokenUse { token, password_hash, at } = *used;
+        let params: [Param<'_>; 4] = [
+            (&token.user, Type::UUID),
+            (&&token.hash[..], Type::BYTEA),
+            (&password_hash, Type::TEXT),
+            (&at.ms(), Type::INT8),
+        ];
+        let mut has_ended = false;
+        let removed = self.removing(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            has_ended = transaction.session.execute(mail_tokens::spend(token.kind), &params)? == 0;
+            if has_ended {
+                return Ok(Vec::new());
+            }
+            let everyone: [Param<'_>; 2] = [(&token.user, Type::UUID), (&Uuid::nil(), Type::UUID)];
+            let removed = transaction.session.query(REMOVE_OTHER_DEVICES, &everyone)?;
+            transaction.commit()?;
+            Ok(removed)
+        })?;
+        Ok((!has_ended).then_some(removed))
     }
 
     fn remove_other_devices(&self, user: Uuid, keep: DeviceId) -> StorageResult<Vec<DeviceId>> {
@@ -230,6 +273,7 @@ fn read_user(row: &Row) -> Result<User, StorageError> {
         password_hash: row.try_get(2).map_err(failed)?,
         owner: Owner(row.try_get(3).map_err(failed)?),
         created_at: Timestamp::from_ms(row.try_get(4).map_err(failed)?),
+        verified_at: row.try_get::<_, Option<i64>>(5).map_err(failed)?.map(Timestamp::from_ms),
     })
 }
 

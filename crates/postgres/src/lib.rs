@@ -15,6 +15,7 @@ mod entries;
 mod failure;
 mod installations;
 mod leases;
+mod mail_tokens;
 mod many;
 mod migrate;
 mod notify;

@@ -18,6 +18,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0006_sightings.sql"),
     include_str!("migrations/0007_past_bytes.sql"),
     include_str!("migrations/0008_dated.sql"),
+    include_str!("migrations/0009_mail_tokens.sql"),
 ];
 
 const IS_THERE: &str = "SELECT to_regclass('rollcall_meta') IS NOT NULL";

@@ -11,20 +11,23 @@ use uuid::Uuid;
 use rollcall_core::model::{DeviceId, Owner, Timestamp};
 use rollcall_core::storage::accounts::{Device, KeptDevices, Sighting, TokenHash, User};
 
-const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at)
-    VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (email) DO NOTHING";
+const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at, verified_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (email) DO NOTHING";
 
-const USER: &str = "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE email = ?1";
+const USER: &str =
+    "SELECT id, email, password_hash, owner, created_at, verified_at FROM rollcall_user WHERE email = ?1";
 
 const USER_OF_ID: &str =
-    "SELECT id, email, password_hash, owner, created_at FROM rollcall_user WHERE id = ?1";
+    "SELECT id, email, password_hash, owner, created_at, verified_at FROM rollcall_user WHERE id = ?1";
 
-const USERS: &str = "SELECT id, email, password_hash, owner, created_at FROM rollcall_user ORDER BY email";
+const USERS: &str =
+    "SELECT id, email, password_hash, owner, created_at, verified_at FROM rollcall_user ORDER BY email";
 
 const SET_PASSWORD_HASH: &str =
     "UPDATE rollcall_user SET password_hash = ?3 WHERE id = ?1 AND password_hash = ?2";
 
-const REPLACE_PASSWORD: &str = "UPDATE rollcall_user SET password_hash = ?2 WHERE id = ?1";
+const REPLACE_PASSWORD: &str = "UPDATE rollcall_user SET password_hash = ?2, reset_hash = NULL, \
+    reset_until = NULL WHERE id = ?1";
 
 // No device has the nil id, so with it every device goes.
 const REMOVE_OTHER_DEVICES: &str = "DELETE FROM rollcall_device WHERE user = ?1 AND id <> ?2 RETURNING id";
@@ -85,7 +88,8 @@ pub(super) fn add_user(conn: &Connection, user: &User) -> rusqlite::Result<bool>
         user.email,
         user.password_hash,
         user.owner.0.as_bytes(),
-        user.created_at.ms()
+        user.created_at.ms(),
+        user.verified_at.map(Timestamp::ms)
     ])?;
     Ok(rows == 1)
 }
@@ -191,6 +195,7 @@ fn read_user(row: &Row<'_>) -> rusqlite::Result<User> {
         password_hash: row.get(2)?,
         owner: Owner(read_uuid(row, 3)?),
         created_at: Timestamp::from_ms(row.get(4)?),
+        verified_at: row.get::<_, Option<i64>>(5)?.map(Timestamp::from_ms),
     })
 }
 
@@ -220,6 +225,7 @@ mod tests {
         conn.pragma_update(None, "foreign_keys", true).unwrap();
         conn.execute_batch(include_str!("migrations/0002_accounts.sql")).unwrap();
         conn.execute_batch(include_str!("migrations/0009_sightings.sql")).unwrap();
+        conn.execute_batch(include_str!("migrations/0011_mail_tokens.sql")).unwrap();
         conn
     }
 
@@ -230,6 +236,7 @@ mod tests {
             password_hash: "$argon2id$...".into(),
             owner: Owner(Uuid::from_u128(11)),
             created_at: Timestamp::from_ms(1_000),
+            verified_at: None,
         }
     }
 

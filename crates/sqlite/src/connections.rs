@@ -12,11 +12,13 @@ use super::migrate::{self, migrate};
 use super::owner_states::OwnerStateCache;
 use super::past::Beside;
 use super::writer::{Done, Work, Writer};
-use super::{OpenError, OwnerJob, accounts, statements, values};
+use super::{OpenError, OwnerJob, accounts, mail_tokens, statements, values};
 use crate::failed;
 use rollcall_core::broken;
 use rollcall_core::model::{DeviceId, Owner};
-use rollcall_core::storage::accounts::{AccountStore, Device, KeptDevices, Sighting, TokenHash, User};
+use rollcall_core::storage::accounts::{
+    AccountStore, Device, KeptDevices, MailKind, MailToken, MailTokenUse, Sighting, TokenHash, User,
+};
 use rollcall_core::storage::gate::Gate;
 use rollcall_core::storage::{EngineObserver, OwnerState, StorageError, StorageResult, not_run};
 
@@ -247,6 +249,18 @@ impl AccountStore for Connections {
 
     fn replace_password(&self, user: Uuid, hash: &str, keep: KeptDevices) -> StorageResult<Vec<DeviceId>> {
         self.writing(|conn| accounts::replace_password(conn, user, hash, keep))
+    }
+
+    fn put_mail_token(&self, token: &MailToken) -> StorageResult<()> {
+        self.writing(|conn| mail_tokens::put(conn, token))
+    }
+
+    fn mail_token(&self, kind: MailKind, user: Uuid, hash: &TokenHash) -> StorageResult<Option<MailToken>> {
+        self.looking_up(|conn| mail_tokens::find(conn, kind, user, hash).map_err(failed))
+    }
+
+    fn use_mail_token(&self, used: &MailTokenUse<'_>) -> StorageResult<Option<Vec<DeviceId>>> {
+        self.writing(|conn| mail_tokens::spend(conn, used))
     }
 
     fn remove_other_devices(&self, user: Uuid, keep: DeviceId) -> StorageResult<Vec<DeviceId>> {

@@ -10,6 +10,7 @@ mod ddl;
 mod deletions;
 pub mod file;
 mod installations;
+mod mail_tokens;
 mod migrate;
 mod owner_states;
 mod past;

@@ -11,6 +11,7 @@ use crate::accounts::{Caller, LocalAccounts, LogIn, PasswordChange};
 use crate::http::wire::Fields;
 use crate::http::{BodyFault, Peer, Received};
 use crate::model::DeviceId;
+use crate::storage::accounts::User;
 
 /// The accounts that this server manages. With an identity provider the paths do not exist.
 fn local(app: &App) -> Result<&LocalAccounts, ApiError> {
@@ -141,6 +142,79 @@ pub async fn change_password(
     })
     .await?;
     Ok(no_content())
+}
+
+/// `POST /password/reset`
+pub async fn ask_for_reset(
+    app: Arc<App>,
+    Peer(from): Peer,
+    body: Result<Received, ApiError>,
+) -> HandlerResult {
+    let accounts = local(&app)?;
+    let mut fields = Fields::read(&body?.bytes)?;
+    let email = fields.text("email")?;
+    fields.end()?;
+    accounts.ask_for_reset(&email, from)?; // puts it into a queue, and so never blocks
+    Ok(no_content())
+}
+
+/// `POST /password/reset/confirm`
+pub async fn reset_password(
+    app: Arc<App>,
+    Peer(from): Peer,
+    body: Result<Received, ApiError>,
+) -> HandlerResult {
+    local(&app)?;
+    let mut fields = Fields::read(&body?.bytes)?;
+    let (token, new) = (fields.text("token")?, fields.text("new")?);
+    fields.end()?;
+    off_reactor(move || {
+        let (user, devices) = local(&app)?.reset_password(&token, &new, from)?;
+        all_signed_out(&app, &user, &devices);
+        Ok(())
+    })
+    .await?;
+    Ok(no_content())
+}
+
+/// `POST /email/verify`
+pub async fn verify_email(
+    app: Arc<App>,
+    Peer(from): Peer,
+    body: Result<Received, ApiError>,
+) -> HandlerResult {
+    local(&app)?;
+    let mut fields = Fields::read(&body?.bytes)?;
+    let (token, password) = (fields.text("token")?, fields.text("password")?);
+    fields.end()?;
+    off_reactor(move || {
+        let (user, devices) = local(&app)?.verify_email(&token, &password, from)?;
+        all_signed_out(&app, &user, &devices);
+        Ok(())
+    })
+    .await?;
+    Ok(no_content())
+}
+
+/// Ends the streams and locks of devices of a user who is not signed in.
+fn all_signed_out(app: &App, user: &User, devices: &[DeviceId]) {
+    for device in devices {
+        for device in app.forget_device(user.owner, *device) {
+            ended(app.locks.give_back(&device_of(user, device)));
+        }
+    }
+}
+
+/// A device of a user, as the lock knows it.
+fn device_of(user: &User, device: DeviceId) -> Caller {
+    Caller {
+        owner: user.owner,
+        device,
+        device_name: String::new(),
+        token_device: device,
+        installation: None,
+        user: user.id,
+    }
 }
 
 /// `DELETE /devices`

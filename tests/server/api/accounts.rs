@@ -97,6 +97,81 @@ async fn a_password_is_replaced_by_who_knows_it() {
     server.fetch(&ben, "").await.ok();
 }
 
+/// Goal: who forgot a password gets in again, and whoever else was in is out. Method: over both engines, a mail that was
+/// sent, and one after which the server was started anew.
+#[tokio::test]
+async fn a_forgotten_password_is_replaced_by_a_mail() {
+    let with_mail = |settings: &mut Settings| {
+        settings.auth.mail.mail_command = vec!["a test".into()];
+        settings.auth.mail.public_url = Some("https://app.example".into());
+        settings.auth.mail.email_verification = Verification::Required;
+    };
+    let server = Server::with(with_mail);
+    let (phone, ben) = (server.device("anna", "phone"), server.device("ben", "phone"));
+    let post = |path: &str, body: Value| server.ask("POST", path).json(&body).send();
+    let mail = |count: usize| {
+        let began = std::time::Instant::now();
+        loop {
+            if let Some(mail) = server.mails.lock().unwrap().get(count - 1) {
+                return mail.clone();
+            }
+            assert!(began.elapsed().as_secs() < 20, "no mail {count}");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    };
+    for email in ["anna@example.org", "nobody@example.org"] {
+        let answer = post("/password/reset", json!({ "email": email })).await;
+        assert_eq!((answer.status, answer.bytes.len()), (204, 0), "{email}");
+    }
+    assert_eq!(post("/password/reset", json!({ "email": "x" })).await.fault().2, "/email");
+    let token = mail(1).token;
+    server.fetch(&phone, "").await.ok();
+    let confirm =
+        |token: &str, new: &str| post("/password/reset/confirm", json!({ "token": token, "new": new }));
+    assert_eq!(confirm(&token, "12345678").await.fault(), (422, "invalid_value".into(), "/new".into()));
+    assert_eq!(confirm(&token, "battery staple").await.status, 204);
+    assert_eq!(confirm(&token, "battery staple").await.problem(), (403, "invalid_token".into()));
+    assert_eq!(server.fetch(&phone, "").await.status, 401);
+    server.fetch(&ben, "").await.ok();
+    let log_in = |email: &str, password: &str| {
+        post("/login", json!({ "email": email, "password": password, "device": "phone" }))
+    };
+    assert_eq!(log_in("anna@example.org", PASSWORD).await.status, 401);
+    log_in("anna@example.org", "battery staple").await.ok();
+
+    let carl = "carl@example.org";
+    assert_eq!(post("/register", json!({ "email": carl, "password": PASSWORD })).await.status, 201);
+    let first = mail(2);
+    assert_eq!((first.to.as_str(), first.kind), (carl, MailKind::EmailVerification));
+    assert_eq!(log_in(carl, PASSWORD).await.problem(), (403, "email_not_verified".into()));
+    let token = mail(3).token;
+    let verify =
+        |token: &str, password: &str| post("/email/verify", json!({ "token": token, "password": password }));
+    assert_eq!(verify(&first.token, PASSWORD).await.problem(), (403, "invalid_token".into()));
+    assert_eq!(verify(&token, "wrong horse").await.problem(), (403, "wrong_password".into()));
+    assert_eq!(verify(&token, PASSWORD).await.status, 204);
+    assert_eq!(verify(&token, PASSWORD).await.problem(), (403, "invalid_token".into()));
+    log_in(carl, PASSWORD).await.ok();
+    let counts = String::from_utf8(server.get("/metrics").send().await.bytes).unwrap();
+    let line = "rollcall_mails_total{kind=\"password_reset\",outcome=\"sent\"} 1";
+    assert!(counts.lines().any(|one| one == line), "{counts}");
+
+    // A token outlives the server, and a password that is replaced by other means ends it.
+    let token = server.reset_token("ben");
+    let server = server.restarted();
+    let confirm = |token: &str, new: &str| {
+        server.ask("POST", "/password/reset/confirm").json(&json!({ "token": token, "new": new })).send()
+    };
+    assert_eq!(confirm(&token, "battery staple").await.status, 204);
+    let token = server.reset_token("ben");
+    let log_in = json!({ "email": "ben@example.org", "password": "battery staple", "device": "phone" });
+    let phone = server.ask("POST", "/login").json(&log_in).send().await.ok()["token"].clone();
+    let ben = Device { token: phone.as_str().unwrap().into(), ..ben };
+    let change = json!({ "old": "battery staple", "new": "another password" });
+    assert_eq!(server.ask("POST", "/password").of(&ben).json(&change).send().await.status, 204);
+    assert_eq!(confirm(&token, "a thief's password").await.problem(), (403, "invalid_token".into()));
+}
+
 /// Goal: a user sees when and from where each device was last used, also after a restart of the server, and
 /// no request writes for it. Method: two devices, of which one continues; the writes of the database are
 /// counted.
@@ -234,6 +309,9 @@ async fn where_a_provider_keeps_the_accounts_their_paths_are_not_there() {
         ("POST", "/login"),
         ("POST", "/logout"),
         ("POST", "/password"),
+        ("POST", "/password/reset"),
+        ("POST", "/password/reset/confirm"),
+        ("POST", "/email/verify"),
         ("GET", "/devices"),
         ("DELETE", "/devices"),
         ("DELETE", &device),

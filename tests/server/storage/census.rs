@@ -75,6 +75,7 @@ fn a_census_knows_the_devices_of_an_owner() {
                 password_hash: "hash".into(),
                 owner: owner(of),
                 created_at: Timestamp::from_ms(1),
+                verified_at: None,
             };
             assert!(accounts.add_user(&user).unwrap());
             let phone = Device {

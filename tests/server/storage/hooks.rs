@@ -120,6 +120,7 @@ fn what_is_known_is_not_what_was_before_another_process_wrote() {
             password_hash: "hash".into(),
             owner: owner(1),
             created_at: Timestamp::from_ms(1),
+            verified_at: None,
         };
         assert!(ground.store.accounts(BUSY_WAIT).add_user(&user).unwrap());
         ground.write(owner(2), &[(1, "x")]);

@@ -9,7 +9,7 @@ use super::*;
 const MIGRATIONS: &str = "crates/postgres/src/migrations";
 
 /// What takes each step back, from the second on: no row is lost by it, only what the step added.
-const UNDONE: [&str; 7] = [
+const UNDONE: [&str; 8] = [
     "ALTER TABLE rollcall_ledger DROP COLUMN made_at, DROP COLUMN claimed_at, DROP COLUMN row_base, DROP COLUMN base;
      ALTER TABLE rollcall_history DROP COLUMN made_at, DROP COLUMN claimed_at;
      ALTER TABLE rollcall_conflict DROP COLUMN stored_made_at;
@@ -22,6 +22,8 @@ const UNDONE: [&str; 7] = [
      ALTER TABLE rollcall_owner DROP COLUMN past_tombstones, DROP COLUMN past_history, DROP COLUMN past_conflicts,
        DROP COLUMN past_answers, DROP COLUMN past_version",
     "ALTER TABLE rollcall_owner DROP COLUMN dated",
+    "ALTER TABLE rollcall_user DROP COLUMN verified_at, DROP COLUMN reset_hash, DROP COLUMN reset_until,
+       DROP COLUMN verify_hash, DROP COLUMN verify_until",
 ];
 
 /// The step that keeps the sums of what an owner's past takes.
@@ -77,6 +79,7 @@ fn databases_of_earlier_releases_are_taken_over() {
         password_hash: "hash".into(),
         owner: owner(1),
         created_at: Timestamp::from_ms(1),
+        verified_at: None,
     };
     let phone = Device {
         id: device(1),

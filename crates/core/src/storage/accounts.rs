@@ -22,6 +22,8 @@ pub struct User {
     pub owner: Owner,
     /// When the user registered.
     pub created_at: Timestamp,
+    /// Since when the address is known to be the user's; `None` if it was never proved.
+    pub verified_at: Option<Timestamp>,
 }
 
 /// One installation of an app that logged in.
@@ -62,6 +64,50 @@ pub enum SignedOut {
     User(Uuid),
 }
 
+/// What a mail to a user is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MailKind {
+    /// The user wants to choose another password.
+    PasswordReset,
+    /// The user is to prove that the address is theirs.
+    EmailVerification,
+}
+
+impl MailKind {
+    /// As JSON, metrics and log lines name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PasswordReset => "password_reset",
+            Self::EmailVerification => "email_verification",
+        }
+    }
+}
+
+/// A token that was mailed to a user. Of each kind a user has one at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MailToken {
+    /// Whose address it was sent to.
+    pub user: Uuid,
+    /// What it is for.
+    pub kind: MailKind,
+    /// SHA-256 of the token, which is not kept.
+    pub hash: TokenHash,
+    /// From when on it is refused.
+    pub expires_at: Timestamp,
+}
+
+/// What a token that was mailed does once it is used.
+#[derive(Clone, Copy, Debug)]
+pub struct MailTokenUse<'a> {
+    /// The token, which ends.
+    pub token: &'a MailToken,
+    /// The hash of the new password, if there is one.
+    pub password_hash: Option<&'a str>,
+    /// Now: the address is verified from then on.
+    pub at: Timestamp,
+}
+
 /// Which devices of a user stay signed in when the password is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeptDevices {
@@ -94,9 +140,19 @@ pub trait AccountStore: Send + Sync {
     /// more: the password was changed meanwhile.
     fn set_password_hash(&self, user: Uuid, was: &str, hash: &str) -> StorageResult<()>;
 
-    /// Replaces the hash of a password and removes all devices of the user except `keep`, in one transaction. Returns the
-    /// removed devices.
+    /// Replaces the hash of a password and removes all devices of the user except `keep`, in one transaction. A token
+    /// that was mailed for the password ends. Returns the removed devices.
     fn replace_password(&self, user: Uuid, hash: &str, keep: KeptDevices) -> StorageResult<Vec<DeviceId>>;
+
+    /// Writes a token that is about to be mailed, in place of an older one of the same user and kind.
+    fn put_mail_token(&self, token: &MailToken) -> StorageResult<()>;
+
+    /// The token of a user of this kind, expired or not, if it has this hash.
+    fn mail_token(&self, kind: MailKind, user: Uuid, hash: &TokenHash) -> StorageResult<Option<MailToken>>;
+
+    /// Uses a token: in one transaction it ends, the address is verified, the password hash is replaced if there is a new
+    /// one, and all devices of the user are removed. Returns the removed devices; `None` if the token has ended already.
+    fn use_mail_token(&self, used: &MailTokenUse<'_>) -> StorageResult<Option<Vec<DeviceId>>>;
 
     /// Removes all devices of a user except one. Returns the removed devices.
     fn remove_other_devices(&self, user: Uuid, keep: DeviceId) -> StorageResult<Vec<DeviceId>>;

@@ -40,7 +40,14 @@ use ColumnType::{Blob, Boolean, Integer, Text, Uuid};
 const ACCOUNTS: [(&str, &[(&str, ColumnType)]); 2] = [
     (
         "rollcall_user",
-        &[("id", Uuid), ("email", Text), ("password_hash", Text), ("owner", Uuid), ("created_at", Integer)],
+        &[
+            ("id", Uuid),
+            ("email", Text),
+            ("password_hash", Text),
+            ("owner", Uuid),
+            ("created_at", Integer),
+            ("verified_at", Integer),
+        ],
     ),
     (
         "rollcall_device",
