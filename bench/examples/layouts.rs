@@ -1,19 +1,21 @@
-//! How the ledger might lie in SQLite, and what each way costs: the figures in docs/project/performance.md.
+//! Possible layouts of the ledger in SQLite, and their costs: the figures in docs/project/performance.md.
 //!
-//! `cargo run --release -p rollcall-bench --example layouts [rows|log]` writes so many rows of one owner (20,000 by default; 200,000 is
-//! nearer to a large database) in each layout, with keys made by time (v7) and by chance (v4), and prints:
-//! - inserts and updates in transactions of 500 rows: pages written to the log for each row, and rows a second;
+//! `cargo run --release -p rollcall-bench --example layouts [rows|log]` writes this many rows of one owner
+//! (20,000 by default; 200,000 is nearer to a large database) in each layout, with keys by time (v7) and at
+//! random (v4), and prints:
+//! - inserts and updates in transactions of 500 rows: pages written to the log for each row, and rows a
+//!   second;
 //! - updates of 5 rows in a transaction: pages for each transaction;
 //! - bytes of database for each row;
-//! - milliseconds to read the roll call (key and time of each row, by key) and the whole feed (by version, with the
-//!   application's columns), from memory.
+//! - milliseconds to read the manifest (key and time of each row, by key) and the whole feed (by version,
+//!   with the application's columns), from memory.
 //!
-//! With `log` in place of a number it looks at today's layout alone, in a database of 100,000 rows of 64 owners:
-//! 16 jobs of 5 rows in each transaction, synced, as group commit makes them; by how large the log may grow before
-//! it is moved into the database, and by how much the connection remembers.
+//! With `log` in place of a number it measures only the present layout, in a database of 100,000 rows of 64
+//! owners: 16 jobs of 5 rows in each transaction, synced, as group commit makes them; by the largest size of
+//! the log before it is moved into the database, and by the size of the connection's cache.
 //!
-//! Every layout keeps what the protocol asks for: rows by key, changes by version, the columns of the row. The log
-//! is not synced, since a fsync costs each layout the same.
+//! Every layout supports what the protocol needs: rows by key, changes by version, the columns of the row.
+//! The log is not synced, since an fsync costs each layout the same.
 
 use std::time::Instant;
 
@@ -27,7 +29,7 @@ const BATCH: usize = 500;
 const COLUMNS: &str =
     "title TEXT, body TEXT, done INTEGER, position INTEGER, price TEXT, due TEXT, made INTEGER";
 
-/// What the ledger notes of a row beside owner, table and key.
+/// What the ledger stores of a row in addition to owner, table and key.
 const ENTRY: &str = "version INTEGER, created INTEGER NOT NULL, last_update INTEGER NOT NULL, \
     deleted INTEGER NOT NULL, made_by INTEGER NOT NULL, changed_by INTEGER NOT NULL, lives BLOB, writers BLOB";
 
@@ -175,7 +177,7 @@ impl Database {
             }
         }
         self.conn.execute_batch("COMMIT")?;
-        // What is in the log now, since it is emptied after each transaction.
+        // The pages in the log, which is emptied after each transaction.
         let (_, pages, _): (i64, i64, i64) =
             self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -272,7 +274,7 @@ fn log() -> std::result::Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What this process has given to write, as Linux counts it.
+/// The bytes that this process has written, as Linux counts them.
 fn bytes_written() -> std::result::Result<u64, Box<dyn std::error::Error>> {
     let result = std::fs::read_to_string("/proc/self/io")?;
     let line = result.lines().find_map(|line| line.strip_prefix("wchar: "));
@@ -308,7 +310,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             let bytes: i64 = database.conn.query_row("PRAGMA page_count", [], |row| row.get(0))?;
             let (roll_call, feed) =
                 (database.read(&layout.roll_call, TABLE)?, database.read(&layout.feed, 0)?);
-            // People edit what they like, not what is side by side.
+            // People edit rows in no particular order.
             let mut chance = Chance(2);
             let mut any = |count: usize| -> Vec<[u8; 16]> {
                 let mut any: Vec<_> = (0..count).map(|_| keys[chance.next() as usize % rows]).collect();

@@ -1,5 +1,5 @@
-//! The processes that are measured: this very executable, as a server or as a yardstick, or another build of the
-//! server; and what the system says of them. Each ends with its handle.
+//! The measured processes: this executable, as a server or as a yardstick, or another build of the server;
+//! and what the system reports about them. Each ends with its handle.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -20,11 +20,11 @@ pub struct Listening {
     // Dropped with this: killed by its own id, and waited for by the runtime.
     child: Child,
     pub address: SocketAddr,
-    /// From its start until it said where it listens.
+    /// The time from its start until it printed its address.
     pub started_in: Duration,
 }
 
-/// What the system says of a process.
+/// The system's figures of a process.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Usage {
     /// CPU time since its start, s; in steps of 10 ms.
@@ -62,7 +62,7 @@ fn bare(program: &Path, args: &[String]) -> Command {
     command
 }
 
-/// The arguments of a server, but for its database.
+/// The arguments of a server, except its database.
 fn serve(folder: &Path, log_filter: &str) -> Result<Vec<String>> {
     let schema = folder.join("schema.toml");
     std::fs::write(&schema, super::dataset::SCHEMA)?;
@@ -128,7 +128,7 @@ impl Listening {
         Self::spawned(this(&args)?, &folder.join("fixed.log")).await
     }
 
-    /// What the system says of it now.
+    /// The system's present figures of it.
     pub fn usage(&self) -> Usage {
         self.child.id().map(|id| usage(&id.to_string())).unwrap_or_default()
     }
@@ -173,11 +173,11 @@ pub async fn yardstick(args: Vec<String>, url: Option<&str>) -> Result<Yield> {
     Ok(serde_json::from_slice(&ended.stdout)?)
 }
 
-/// What the system says of a process, `self` or its id; nothing where there is no `/proc`.
+/// The system's figures of a process, `self` or its id; nothing without `/proc`.
 pub fn usage(process: &str) -> Usage {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default();
     let stat = read("stat");
-    // The name stands in parentheses and may hold anything.
+    // The name is in parentheses and may contain anything.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let fields: Vec<&str> = after_name.split_whitespace().collect();
     let ticks = |place: usize| fields.get(place).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);

@@ -1,4 +1,4 @@
-//! The people and rows of the benchmark: the same at every run, so that what is compared is alike.
+//! The people and rows of the benchmark: the same in every run, so that runs can be compared.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -189,7 +189,7 @@ impl Row {
     }
 }
 
-/// Numbers that look like chance and are always the same (SplitMix64).
+/// Numbers that look random and are always the same (SplitMix64).
 struct Chance(u64);
 
 impl Chance {

@@ -1,5 +1,5 @@
-//! A lean HTTP/1.1 client: it shares the machine with the server, so what it costs is taken from the server.
-//! Requests are ready bytes; of an answer only what the benchmark looks at is read.
+//! A lean HTTP/1.1 client: it shares the machine with the server, so its own cost reduces the server's speed.
+//! Requests are prepared bytes; of a response only the measured parts are read.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,15 +19,15 @@ pub struct Connection {
     end: usize,
 }
 
-/// What the benchmark looks at of an answer.
+/// The measured parts of a response.
 #[derive(Debug, Default)]
 pub struct Answer {
     pub status: u16,
-    /// Of the whole answer, head and all.
+    /// Bytes of the whole response, including the head.
     pub bytes: u64,
     /// Of the body alone.
     pub body_bytes: u64,
-    /// The body, where it was asked for.
+    /// The body, if requested.
     pub body: Vec<u8>,
     pub etag: Option<String>,
     /// The path and query of the next page.
@@ -73,7 +73,7 @@ impl Connection {
         Ok(Self { stream, buffer: vec![0; 128 * 1024], begin: 0, end: 0 })
     }
 
-    /// Sends a request and reads its answer to the end; the body is kept if `keep` says so.
+    /// Sends a request and reads its response to the end; the body is kept if `keep` is set.
     pub async fn call(&mut self, request: &[u8], keep: bool) -> Result<Answer> {
         self.stream.write_all(request).await?;
         let mut answer = self.head().await?;
@@ -87,7 +87,7 @@ impl Connection {
         Ok(answer)
     }
 
-    /// The same, for an answer that must have that status.
+    /// The same, for a response that must have that status.
     pub async fn good(&mut self, request: &[u8], status: u16, keep: bool) -> Result<Answer> {
         let answer = self.call(request, keep).await?;
         if answer.status == status {
@@ -95,7 +95,7 @@ impl Connection {
         }
         let asked = String::from_utf8_lossy(&request[..request.len().min(60)]).into_owned();
         let asked = asked.lines().next().unwrap_or_default().to_owned();
-        // Asked once more only to learn why.
+        // Sent again only to learn the reason.
         let result = self.call(request, true).await?;
         let words = String::from_utf8_lossy(&result.body[..result.body.len().min(400)]).into_owned();
         Err(format!("{asked}: {} instead of {status}: {words}", answer.status).into())
@@ -203,7 +203,7 @@ fn read_head(head: &[u8]) -> Result<Answer> {
     Ok(answer)
 }
 
-/// Talks over one connection until `next` has no more to say; it is shown the answer before.
+/// Sends requests over one connection until `next` returns none; it receives the previous response.
 pub async fn talk(
     mut connection: Connection,
     status: u16,

@@ -1,13 +1,13 @@
-//! `rollcall-bench`: how fast the real server is, beside a yardstick measured in the same run.
+//! `rollcall-bench`: the speed of the real server, compared with a yardstick in the same run.
 //!
-//! - `scenarios`: what is measured, a to i. `yardstick`: what it is held against, and what that leaves out.
-//! - `dataset`, `seed`: the people, the rows, and databases that hold them.
-//! - `child`: the processes, and what the system says of them. `driver`: the HTTP client.
-//! - `lab`: where a run keeps all that. `report`, `progress`: what people see.
+//! - `scenarios`: what is measured, a to i. `yardstick`: what it is compared with, and what that leaves out.
+//! - `dataset`, `seed`: the people, the rows, and databases that contain them.
+//! - `child`: the processes, and the system's figures of them. `driver`: the HTTP client.
+//! - `lab`: the resources of a run. `report`, `progress`: the output.
 //!
-//! Server and yardstick are measured in turn, run by run, so that whatever else the machine does hits both; where
-//! the disk counts, the yardstick runs before and after. A ratio is the server's speed over the yardstick's: 1 is as
-//! fast, 0.5 takes twice the time.
+//! Server and yardstick are measured in turn, run by run, so that other load on the machine affects both;
+//! where the disk matters, the yardstick runs before and after. A ratio is the server's speed over the
+//! yardstick's: 1 is as fast, 0.5 takes twice the time.
 
 mod child;
 mod dataset;
@@ -34,7 +34,7 @@ use yardstick::Yardstick;
 /// Errors cross threads here, and are for people.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// What a command ends in. The error is for people: it is printed as it stands.
+/// The result of a command. Its error is for people, and is printed unchanged.
 type Done = std::result::Result<(), Box<dyn std::error::Error>>;
 
 #[derive(Debug, Parser)]
@@ -116,7 +116,7 @@ impl Bench {
         // The driver has one thread, so that it takes no more than one core from the server.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let measured = runtime.block_on(async {
-            // What is dropped then takes its processes and files with it.
+            // Dropping what was created ends its processes and deletes its files.
             let mut signals = StopSignals::listen()?;
             tokio::select! {
                 measured = scenarios::run(Lab::new(self.clone())?) => measured,

@@ -24,7 +24,7 @@ impl Progress {
         Self { bar, is_terminal: std::io::stderr().is_terminal(), label: String::new() }
     }
 
-    /// Says what is done now.
+    /// Shows the present step.
     pub fn begin(&mut self, label: &str) {
         self.bar.set_message(label.to_owned());
         if !self.is_terminal && self.label != label {
@@ -33,7 +33,7 @@ impl Progress {
         self.label = label.to_owned();
     }
 
-    /// Says that a part of the step is done.
+    /// Shows that a part of the step is done.
     pub fn within(&self, done: u64, of: u64) {
         let whole_steps = self.bar.position() / STEP * STEP;
         self.bar.set_position(whole_steps + (done * STEP / of.max(1)).min(STEP - 1));

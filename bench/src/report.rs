@@ -8,9 +8,9 @@ use serde::Serialize;
 /// One measurement of the server, and of its yardstick right after it.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
-    /// Of each request (of each whole roll call, feed or start), s.
+    /// The latency of each request (of each whole manifest, feed or start), s.
     pub latencies: Vec<f64>,
-    /// From the first request to the last answer, s.
+    /// From the first request to the last response, s.
     pub seconds: f64,
     pub requests: u64,
     pub rows: u64,
@@ -20,7 +20,7 @@ pub struct Sample {
     pub driver_cpu_s: f64,
     pub rss_start: u64,
     pub rss_peak: u64,
-    /// Commits a request, where the server tells.
+    /// Commits for each request, if the server reports them.
     pub commits: Option<f64>,
     /// The yardstick's speed in the line's unit, and the server's in the same.
     pub yardstick: f64,
@@ -134,7 +134,7 @@ impl Line {
     }
 }
 
-/// A number with three digits that say something.
+/// A number with three significant digits.
 fn short(figure: f64) -> String {
     match figure {
         figure if figure >= 100.0 => format!("{figure:.0}"),

@@ -1,8 +1,8 @@
-//! Databases to measure on: an empty one with its people, and a large one that is loaded in bulk.
+//! Databases for measurements: an empty one with its people, and a large one that is loaded in bulk.
 //!
-//! Rows are loaded through the engine's own `put` and `advance`, 500 rows a version, all owners in turn, so that
-//! tables, ledger and digests are what a server would have written, in whatever layout the engine has; only the
-//! rules are left out, and HTTP. [`check`] asks a server whether it agrees.
+//! Rows are loaded through the engine's own `put` and `advance`, 500 rows for each version, all owners in
+//! turn. So tables, ledger and digests are what a server would have written, in whatever layout the engine
+//! has; only the rules and HTTP are left out. [`check`] compares the result with a server's responses.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use rollcall_core::storage::{OwnerState, Storage, StorageError};
 use rollcall_postgres::{Address, Postgres, Terms};
 use rollcall_sqlite::{Connections, Sqlite};
 
-/// Raised when what is loaded changes.
+/// Raised when the loaded data changes.
 const FORMAT: u32 = 1;
 const ROWS_A_VERSION: u64 = 500;
 const BUSY_WAIT: Duration = Duration::from_secs(5);
-/// Everybody else's rows in the large database are theirs.
+/// All other rows in the large database belong to these owners.
 const OTHERS: u64 = 64;
 
-/// The owners of the large database who are asked for, by how much they have.
+/// The owners of the large database that are measured, by their number of rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     /// All rows.
@@ -101,7 +101,7 @@ fn name(folder: &Path, sizes: Sizes) -> Result<String> {
 
 /// Finds the large database in `cache`, or loads it there; without a cache, in `folder`.
 ///
-/// Stops in between, with an error, once `stop` is set; `result` hears how many rows are in.
+/// Stops with an error once `stop` is set; `result` is called with the number of loaded rows.
 pub fn large(
     folder: &Path,
     cache: Option<&Path>,
@@ -137,7 +137,7 @@ fn load(path: &Path, sizes: Sizes, stop: &AtomicBool, result: &dyn Fn(u64)) -> R
         each.person.enrol(&*storage.accounts())?;
     }
     let mut done = 0;
-    // Whoever is furthest behind comes next: all end together, and nobody's rows lie in one piece.
+    // The owner that is furthest behind comes next: all finish together, and no owner's rows are contiguous.
     while let Some(next) = everybody
         .iter_mut()
         .filter(|each| each.loaded < each.rows)
@@ -205,7 +205,8 @@ fn load_version(storage: &dyn Storage, loading: &mut Loading) -> Result<()> {
     Ok(())
 }
 
-/// Asks a server for the roll call and the digests of the smaller owners: both must tell of the same rows.
+/// Fetches the manifest and the digests of the smaller owners from a server: both must describe the same
+/// rows.
 pub async fn check(server: &Listening, sizes: Sizes) -> Result<()> {
     let mut connection = driver::Connection::open(server.address).await?;
     for (person, rows) in sizes.people().into_iter().take(2) {

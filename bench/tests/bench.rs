@@ -26,8 +26,8 @@ fn files(folder: &TempDir) -> Vec<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Goal: the instrument works on every machine. Method: all scenarios at small sizes. How fast it is says nothing
-/// here: tests run beside each other.
+/// Goal: the benchmark works on every machine. Method: all scenarios at small sizes. The speed means nothing
+/// here: tests run concurrently.
 #[test]
 fn every_scenario_is_told_with_a_ratio() {
     let folder = tempfile::tempdir().unwrap();
@@ -42,7 +42,7 @@ fn every_scenario_is_told_with_a_ratio() {
     let kept = files(&folder);
     assert!(kept.iter().all(|name| name.starts_with("rollcall-bench-40000-")), "{kept:?}");
 
-    // The large database is there now, and a table is the usual answer.
+    // The large database exists now, and a table is the usual output.
     let began = std::fs::metadata(folder.path().join(database(&kept))).unwrap().created();
     let ended = bench(&folder, &["--scenario", "g"]).output().unwrap();
     let table = String::from_utf8(ended.stdout).unwrap();
@@ -120,7 +120,7 @@ fn child_of(id: u32) -> Option<u32> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// Whether it is there, and more than a name that nobody has asked about yet.
+/// Whether the process exists, and is more than an unreaped entry.
 fn is_running(id: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))

@@ -97,7 +97,7 @@ pub struct Device {
     pub name: String,
 }
 
-/// An answer that keeps the contract: [`Ask::send`] looked.
+/// A response that follows the contract: [`Ask::send`] has checked it.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -180,7 +180,7 @@ impl Server {
         Self::over(store, SCHEMA, |_| {})
     }
 
-    /// Another server, over a copy of what is committed here.
+    /// Another server, over a copy of the committed data.
     pub fn copied(&self, change: impl FnOnce(&mut Settings)) -> Self {
         Self::over(self.store.copied(), SCHEMA, change)
     }
@@ -290,7 +290,7 @@ impl Server {
         if held.seed.is_some() { held.version.0 } else { 0 }
     }
 
-    /// Fails unless ledger, tables and counts say the same, and every reference leads to a row.
+    /// Fails unless ledger, tables and counts agree, and every reference leads to a row.
     pub fn check_whole(&self) {
         let one = |sql: &str| self.store.number(sql);
         let id = match self.store.engine {
@@ -327,7 +327,7 @@ impl Server {
         assert_eq!(one(&newest), 0, "a row is newer than its owner");
     }
 
-    /// A number that SQL gives.
+    /// A number from SQL.
     pub fn number(&self, sql: &str) -> i64 {
         self.store.number(sql)
     }
@@ -356,7 +356,7 @@ impl Server {
         self.get(&format!("/fetch{query}")).of(device).send().await
     }
 
-    /// What the roll call says without taking the lock.
+    /// The manifest, without taking the lock.
     pub async fn manifest(&self, device: &Device) -> Value {
         self.fetch(device, "?lock=false").await.ok()
     }
@@ -397,20 +397,20 @@ impl Ask {
         self.body(body.to_string())
     }
 
-    /// A body that says it is JSON.
+    /// A body with the media type of JSON.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = Some(body.into());
         self.header("content-type", "application/json")
     }
 
-    /// The answer, after a look whether the document promises it.
+    /// Sends the request, and checks the response against the contract.
     pub async fn send(self) -> Answer {
         let mut request = Request::builder().method(&self.method).uri(&self.path);
         if let Some(body) = &self.body {
             request = request.header("content-length", body.len());
         }
         for (name, value) in &self.headers {
-            request = request.header(name.as_str(), value.as_str()); // one that comes twice is sent twice
+            request = request.header(name.as_str(), value.as_str()); // a duplicate header is sent twice
         }
         let request = request.body(Full::new(Bytes::from(self.body.unwrap_or_default()))).unwrap();
         let answer = warp::service(routes(self.app)).oneshot(request).await.unwrap();
@@ -428,7 +428,7 @@ impl Ask {
     }
 }
 
-/// The verdicts of one list of an answer.
+/// The verdicts of one list of a response.
 pub fn verdicts<'a>(report: &'a Value, operation: &str, table: &str) -> Vec<&'a str> {
     let list = report[operation][table].as_array().unwrap_or_else(|| panic!("{operation} {table}: {report}"));
     list.iter().map(|result| result["verdict"].as_str().unwrap()).collect()

@@ -17,7 +17,7 @@ pub fn audit(conn: &Connection, schema: &Schema) -> Vec<String> {
     };
     look("integrity", "SELECT * FROM pragma_integrity_check() WHERE integrity_check <> 'ok'");
     look("reference", "SELECT * FROM pragma_foreign_key_check()");
-    // What SQLite itself does not look up: see migration 4.
+    // References that SQLite itself does not check: see migration 4.
     for (table, numbers) in [
         (
             "ledger",

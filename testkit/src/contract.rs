@@ -1,4 +1,4 @@
-//! `openapi.yaml`, and what an answer must be to keep it.
+//! `openapi.yaml`, and the checks of responses against it.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{LazyLock, Mutex};
 
@@ -114,10 +114,11 @@ pub fn exemplified(doc: &Value) -> Vec<Exemplified<'_>> {
     found
 }
 
-/// A schema of OpenAPI 3.0 as JSON Schema draft 4, which it is but for `nullable` and what validates nothing.
+/// A schema of OpenAPI 3.0 as JSON Schema draft 4. They differ only in `nullable` and in keywords that
+/// validate nothing.
 ///
-/// An object that lists its members and does not say whether there may be others gets no others: clients
-/// must bear new ones, but in an example such a member is a misspelling.
+/// An object that lists its members and does not state whether others are allowed gets no others: clients
+/// must accept new ones, but in an example such a member is a misspelling.
 pub fn json_schema(schema: &Value) -> Value {
     let members = match schema {
         Value::Object(members) => members,
@@ -172,7 +173,7 @@ pub fn codes_in_prose(description: &str) -> BTreeSet<&str> {
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
 
-/// Where an answer was promised, and the validator of its body.
+/// The validator of each promised response body.
 static VALIDATORS: LazyLock<Mutex<HashMap<String, &'static Validator>>> = LazyLock::new(Mutex::default);
 
 /// Set by the layers around the routes and not by the routes.
@@ -188,12 +189,12 @@ fn template(path: &str) -> Option<&'static String> {
     DOCUMENT["paths"].as_object().unwrap().keys().find(|template| fits(template))
 }
 
-/// Fails unless the document promises such an answer to such a request: status, code, headers and body.
+/// Fails unless the document describes such a response to such a request: status, code, headers and body.
 pub fn check_answer(method: &Method, path: &str, status: u16, headers: &HeaderMap, body: &[u8]) {
     let path = path.split('?').next().unwrap();
     let place = format!("{method} {path}, {status}");
     let item = template(path).map(|template| &DOCUMENT["paths"][template]);
-    // `HEAD` is answered like `GET`; without the layers the body is still there.
+    // `HEAD` is handled like `GET`; without the layers the body is still present.
     let method = if *method == Method::HEAD { &Method::GET } else { method };
     let operation = item.and_then(|item| item.get(method.as_str().to_lowercase()));
     let response = match (item, operation) {

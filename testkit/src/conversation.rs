@@ -1,4 +1,4 @@
-//! Conversations of named devices with one server: `fixtures/sync`, whose README says how they are written.
+//! Conversations of named devices with one server: `fixtures/sync`, whose README describes their format.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -62,9 +62,9 @@ struct Step {
     #[allow(dead_code)]
     note: String,
     advance_ms: Option<i64>,
-    /// How often the step is taken; once if it does not say.
+    /// How often the step is repeated; once by default.
     times: Option<usize>,
-    /// Forgets what is old, as the server does now and then.
+    /// Forgets old data, as the server does from time to time.
     #[serde(default)]
     purge: bool,
     device: Option<String>,
@@ -129,7 +129,7 @@ impl Conversation {
         serde_json::from_slice(&text).map_err(|error| error.to_string())
     }
 
-    /// Talks it through; an error says at which step it went otherwise.
+    /// Runs the conversation; an error names the step that failed.
     pub async fn run(&self) -> Checked {
         let mut talk = apart(|| ConversationRunner::begin(self))?;
         for (place, step) in self.steps.iter().enumerate() {
@@ -278,9 +278,9 @@ impl ConversationRunner {
         } else {
             let looks = self.looks.load(Ordering::SeqCst);
             let waiting = tokio::spawn(self.ask(device, &request, &headers, body.as_deref()));
-            // More looks than a request takes that does not wait.
+            // More attempts than a request takes that does not wait.
             let begun = Instant::now();
-            // Who waits for the database's leases looks at its clock.
+            // Waiting for the database's leases uses its clock.
             let by_database = self.app.locks.is_remote();
             while if by_database {
                 begun.elapsed() < Duration::from_millis(400)
@@ -306,7 +306,7 @@ impl ConversationRunner {
             .map_err(|error| format!("it must always hold that {error}{}", got()))
     }
 
-    /// Asks as a device does.
+    /// Sends a request like a device.
     fn ask(
         &self,
         device: &str,
@@ -350,7 +350,7 @@ impl ConversationRunner {
         apart(|| self.app.storage.read(owner, |txn| Ok::<_, StorageError>(txn.state().version)).unwrap())
     }
 
-    /// What a text of the file stands for: `#1` is a key, `$name` what was caught.
+    /// Replaces texts of the file: `#1` is a key, `$name` a captured value.
     fn filled(&self, value: &Json) -> Checked<Json> {
         Ok(match value {
             Json::String(text) if key(text).is_some() => json!(key(text)),
@@ -394,7 +394,7 @@ impl ConversationRunner {
             return Err(format!("expected status {}", expect.status));
         }
         for (name, expected) in &expect.headers {
-            // Versions and fences are numbers in bodies, so what is caught of a header is one too.
+            // Versions and fences are numbers in bodies, so a captured header is one too.
             let header = answer.headers.get(name).map(|value| {
                 let text = value.to_str().unwrap_or_default();
                 text.parse::<u64>().map_or_else(|_| json!(text), |number| json!(number))
@@ -544,7 +544,7 @@ impl ConversationRunner {
         Ok(())
     }
 
-    /// Digests that an answer tells are those of the rows that are there.
+    /// The digests in a response are those of the stored rows.
     fn check_digests(&self, body: &Json, owner: Owner) -> Checked {
         let Some(tables) = body["digests"]["tables"].as_object() else { return Ok(()) };
         let held = apart(|| {
@@ -696,7 +696,7 @@ impl ConversationRunner {
     }
 }
 
-/// Whether a verdict says that something was written.
+/// Whether a report has a verdict of a write.
 fn writes(report: &Json) -> bool {
     let sets = ["add", "update", "delete"].into_iter().filter_map(|operation| report[operation].as_object());
     let verdicts = sets.flat_map(Map::values).filter_map(Json::as_array).flatten();
@@ -725,7 +725,7 @@ fn beside(file: &str) -> Checked<String> {
     std::fs::read_to_string(Path::new(FOLDER).join(file)).map_err(|error| format!("{file}: {error}"))
 }
 
-/// A roll call without the order of its rows.
+/// A manifest without the order of its rows.
 fn unordered(body: &Json) -> Json {
     match body {
         Json::Object(tables) => {

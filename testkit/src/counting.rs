@@ -21,11 +21,11 @@ pub struct Counts {
     pub pasts: usize,
     /// Rows that an index gave as referring to another.
     pub referring: usize,
-    /// Times that such an index was asked.
+    /// Lookups in such an index.
     pub referring_asked: usize,
     /// Rows and tombstones written.
     pub put: usize,
-    /// Conflicts noted.
+    /// Recorded conflicts.
     pub conflicts: usize,
     /// Bytes of values in them.
     pub conflict_bytes: usize,
@@ -94,7 +94,7 @@ impl WriteTxn for Counting<'_> {
     }
 }
 
-/// How often each thing comes in a list.
+/// How often each thing occurs in a list.
 pub fn tally<T: Ord>(things: impl IntoIterator<Item = T>) -> BTreeMap<T, usize> {
     let mut tally = BTreeMap::new();
     for thing in things {

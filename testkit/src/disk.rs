@@ -1,4 +1,4 @@
-//! The library that stands between the real program and its disk: see `disk.c`.
+//! The library between the real program and its disk: see `disk.c`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

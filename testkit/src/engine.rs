@@ -112,7 +112,7 @@ pub struct Store {
     looker: Option<Looker>,
 }
 
-/// Looks at what is committed, and past the server.
+/// Reads the committed data directly, without the server.
 enum Looker {
     Sqlite(Mutex<rusqlite::Connection>),
     Postgres(Mutex<pg::Client>),
@@ -151,7 +151,7 @@ fn dump_postgres(looker: &mut pg::Client) -> BTreeMap<String, Vec<String>> {
     let names: Vec<String> = names.iter().map(|row| row.get(0)).collect();
     assert!(names.iter().any(|name| name == "rollcall_ledger"), "{names:?}");
     let mut rows_of = |name: &String| {
-        // An owner that nobody wrote for was only ever locked.
+        // An owner without any write was only ever locked.
         let from = match name.as_str() {
             "rollcall_owner" => {
                 "(SELECT owner, version, horizon, live_rows, live_bytes, seed FROM rollcall_owner \
@@ -187,7 +187,7 @@ impl Store {
         Self { engine, dir: tempfile::tempdir().unwrap(), database, way, shards: Vec::new(), looker: None }
     }
 
-    /// A copy of what is committed here; SQLite only.
+    /// A copy of the committed data; SQLite only.
     pub fn copied(&self) -> Self {
         let copy = Self::of(Engine::Sqlite);
         let path = copy.path();
@@ -233,7 +233,7 @@ impl Store {
         }
     }
 
-    /// A number that SQL gives, in the words of either engine; of several databases the sum.
+    /// A number from SQL, in a dialect that both engines accept; over several databases the sum.
     pub fn number(&self, sql: &str) -> i64 {
         let of_shards: i64 = self.shards.iter().map(|shard| shard.number(sql)).sum();
         let own = match self.looker() {
@@ -247,7 +247,7 @@ impl Store {
         own.unwrap_or(0) + of_shards
     }
 
-    /// The lines of text that a statement of PostgreSQL gives, such as a plan.
+    /// The lines of text of a PostgreSQL statement, such as a plan.
     pub fn lines(&self, sql: &str) -> Vec<String> {
         let Looker::Postgres(looker) = self.looker() else { panic!("this looks into PostgreSQL") };
         pg::apart(|| {
@@ -256,7 +256,7 @@ impl Store {
         })
     }
 
-    /// Several numbers that one statement of PostgreSQL's gives.
+    /// Several numbers of one PostgreSQL statement.
     pub fn numbers<const N: usize>(&self, sql: &str) -> [i64; N] {
         let Looker::Postgres(looker) = self.looker() else { panic!("this looks into PostgreSQL") };
         pg::apart(|| {

@@ -30,7 +30,7 @@ pub const TOO_LONG: Duration = Duration::from_secs(60);
 /// 2024-05-01T12:00:00Z, where the tests' own clocks begin.
 pub const NOON_MS: i64 = 1_714_564_800_000;
 
-/// A table of each policy, alike but for their names, and children that refer to one of them.
+/// One table for each policy, equal except for their names, and children that refer to one of them.
 pub const POLICIES: &str = r#"
 [table.newest]
 key = "id"
@@ -279,7 +279,8 @@ impl World {
             request = request.header(*name, *value);
         }
         let answer = match body {
-            // Without a length the client would send an empty body in chunks, which may come after the answer.
+            // Without a length the client would send an empty body in chunks, which may arrive after the
+            // response.
             None if request.method_ref() == Some(&Method::POST) => {
                 self.agent.run(request.header("content-length", "0").body(Vec::new()).unwrap())
             }
@@ -364,7 +365,7 @@ fn of_tables(set: &Json) -> impl Iterator<Item = (&String, &Vec<Json>)> {
     set.as_object().unwrap().iter().map(|(table, list)| (table, list.as_array().unwrap()))
 }
 
-/// Does what a page of changes says.
+/// Applies a page of changes.
 pub fn take(schema: &Schema, rows: &mut Rows, page: &Json) {
     for set in ["add", "update"] {
         for (table, list) in of_tables(&page[set]) {
@@ -381,12 +382,12 @@ pub fn take(schema: &Schema, rows: &mut Rows, page: &Json) {
     }
 }
 
-/// An app on a device: its copy, and the cursor that its copy is of. It does what the answers say, no more.
+/// An app on a device: its copy, and the cursor of the copy. It only applies responses.
 pub struct Copy {
     pub device: Device,
     pub rows: Rows,
     pub cursor: Option<u64>,
-    /// The `limit` that it asks for.
+    /// The `limit` that it sends.
     pub limit: usize,
 }
 
@@ -428,7 +429,7 @@ impl Copy {
         self.cursor = page["version"].as_u64();
     }
 
-    /// Sends a body under its cursor and does what the answer says; gives the answer.
+    /// Sends a body under its cursor and applies the response; returns the response.
     #[track_caller]
     pub fn push(&mut self, world: &World, body: &Json) -> Json {
         let mut body = body.clone();
@@ -440,7 +441,7 @@ impl Copy {
         answer
     }
 
-    /// Does what the answer to a body says.
+    /// Applies the response to a body.
     pub fn learn(&mut self, schema: &Schema, body: &Json, answer: &Json) {
         for set in ["add", "update", "delete"] {
             for (table, list) in of_tables(&answer[set]) {

@@ -1,7 +1,7 @@
-//! What devices know of one owner's data: every write they sent, and what a server may say afterwards.
+//! What devices know of one owner's data: every write they sent, and what a server may return afterwards.
 //!
-//! A device writes under the lock, so its write gets the version after the one it fetched, or none at all.
-//! That makes every version claimed by few writes and taken by one, and says of every row which write it
+//! A device writes under the lock, so its write gets the version after the one it fetched, or none at all. So
+//! every version is claimed by few writes and used by one, and it determines for every row which write it
 //! must show.
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,11 +24,11 @@ pub enum Effect {
 /// What became of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Its answer never arrived: it is wholly there or not at all.
+    /// Its response never arrived: it is committed completely or not at all.
     Unknown,
-    /// Its answer arrived: it is there, or what came later is.
+    /// Its response arrived: it is committed, or a later one is.
     Acknowledged,
-    /// Its answer never arrived, but the write was seen.
+    /// Its response never arrived, but the write was seen.
     Found,
     /// It is known to have changed nothing: refused, or its version is another's.
     Void,
@@ -42,7 +42,7 @@ pub struct Sent {
     pub version: u64,
     pub rows: BTreeMap<RowId, Effect>,
     pub fate: Fate,
-    /// What the server said about `last_update`, once it was acknowledged.
+    /// The `last_update` of each row, once the write was acknowledged.
     pub stamps: HashMap<RowId, String>,
 }
 
@@ -55,9 +55,9 @@ impl Sent {
 /// What a server shows of one row.
 #[derive(Clone, Copy, Debug)]
 pub enum Seen<'a> {
-    /// The roll call does not have it.
+    /// The manifest does not contain it.
     Absent,
-    /// The roll call has it with this `last_update`.
+    /// The manifest contains it with this `last_update`.
     Listed(&'a str),
     /// The whole row: its token and its `last_update`.
     Whole(&'a str, &'a str),
@@ -69,7 +69,7 @@ pub struct Journal {
     sent: Vec<Sent>,
     by_row: HashMap<RowId, Vec<usize>>,
     by_version: HashMap<u64, Vec<usize>>,
-    /// The highest version that a device was told.
+    /// The highest version that a device received.
     top: u64,
     /// Lowest and highest fence of each life of the server.
     fences: BTreeMap<u64, (u64, u64)>,
@@ -119,7 +119,7 @@ impl Journal {
         self.sent.iter().filter(|sent| sent.fate == fate).count()
     }
 
-    /// Notes a write before it is sent: its answer may be lost.
+    /// Records a write before it is sent, since its response may be lost.
     pub fn send(&mut self, device: usize, version: u64, rows: BTreeMap<RowId, Effect>) -> usize {
         let id = self.sent.len();
         for row in rows.keys() {
@@ -131,7 +131,7 @@ impl Journal {
         id
     }
 
-    /// Notes what became of a write.
+    /// Records the outcome of a write.
     pub fn settle(&mut self, id: usize, fate: Fate) -> Result<(), Wrong> {
         let version = self.sent[id].version;
         match (self.sent[id].fate, fate) {
@@ -155,7 +155,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Notes an answer: the write is there from now on.
+    /// Records a response: the write is committed from now on.
     pub fn acknowledge(&mut self, id: usize, stamps: HashMap<RowId, String>) -> Result<(), Wrong> {
         self.sent[id].stamps = stamps;
         let deleted = self.sent[id].rows.iter().filter(|(_, effect)| **effect == Effect::Deleted);
@@ -175,7 +175,7 @@ impl Journal {
         claims.iter().all(|other| *other == id || self.sent[*other].fate == Fate::Void)
     }
 
-    /// Notes a fence; those of a later life of the server must be higher.
+    /// Records a fence; those of a later run of the server must be higher.
     pub fn show_fence(&mut self, life: u64, fence: u64) -> Result<(), Wrong> {
         let range = self.fences.entry(life).or_insert((fence, fence));
         *range = (range.0.min(fence), range.1.max(fence));
@@ -195,7 +195,8 @@ impl Journal {
         writes.filter(|sent| sent.version <= version && sent.holds()).max_by_key(|sent| sent.version)
     }
 
-    /// What the row is for certain, with its `last_update` where it was told, if no lost answer makes it doubtful.
+    /// The certain state of the row, with its `last_update` if known; `None` if a lost response makes it
+    /// doubtful.
     fn known(&self, row: RowId) -> Option<(&Effect, Option<&String>)> {
         let floor = self.floor(row, u64::MAX)?;
         let doubtful = self.by_row[&row].iter().any(|id| {

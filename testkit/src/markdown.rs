@@ -23,7 +23,7 @@ pub struct Page {
     lines: Vec<String>,
 }
 
-/// What the comment before a block says of it.
+/// The comment before a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
     None,
@@ -107,7 +107,7 @@ impl Page {
         prose
     }
 
-    /// What stands between backticks outside of blocks.
+    /// The text between backticks outside of blocks.
     pub fn inline_code(&self) -> Vec<String> {
         let text = self.prose().join("\n");
         text.split('`').skip(1).step_by(2).map(str::to_owned).collect()

@@ -1,9 +1,11 @@
-//! A PostgreSQL for the tests of one process: a cluster in a temporary folder that ends with the process, however
-//! that ends, and a database for each test.
+//! A PostgreSQL for the tests of one process: a cluster in a temporary folder that ends with the process,
+//! however that ends, and a database for each test.
 //!
-//! - `ROLLCALL_TEST_PG_URL`: a server to use instead, where the tests may make databases.
-//! - `ROLLCALL_TEST_PG_BIN`: the folder of `initdb` and `postgres`, if neither PATH nor Debian's folder has them.
-//! - `ROLLCALL_TEST_PG=required`: that there is none is a failure. Else one line says so, and how to get it.
+//! - `ROLLCALL_TEST_PG_URL`: a server to use instead, where the tests may create databases.
+//! - `ROLLCALL_TEST_PG_BIN`: the folder of `initdb` and `postgres`, if neither PATH nor Debian's folder has
+//!   them.
+//! - `ROLLCALL_TEST_PG=required`: a missing PostgreSQL is a failure. Otherwise one line reports it, and how
+//!   to install it.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -16,10 +18,10 @@ use std::time::{Duration, Instant};
 pub use postgres::Client;
 use postgres::NoTls;
 
-/// Settings of a cluster whose data nobody misses.
+/// Settings of a cluster whose data is disposable.
 const UNSAFE: &[&str] = &["fsync=off", "synchronous_commit=off", "full_page_writes=off"];
 
-/// A clock that tests turn: what `now()` is once the schema comes before PostgreSQL's own.
+/// A clock that tests can set: the result of `now()` once this schema precedes PostgreSQL's own.
 const CLOCK: &str =
     "CREATE SCHEMA clock; CREATE TABLE clock.hands (ms bigint); INSERT INTO clock.hands VALUES (NULL);
     CREATE FUNCTION clock.now() RETURNS timestamptz STABLE LANGUAGE sql
@@ -53,7 +55,7 @@ pub fn cluster() -> Option<&'static Cluster> {
 
 /// A server that databases are made on.
 pub struct Cluster {
-    /// With `{}` where the name of a database goes, or the URL of one that is there.
+    /// With `{}` in place of a database's name, or the URL of an existing database.
     url: String,
     _process: Option<Process>,
 }
@@ -192,7 +194,7 @@ impl Process {
         process
     }
 
-    /// Starts the server, and waits until it answers.
+    /// Starts the server, and waits until it responds.
     pub fn run(&mut self) {
         let mut keeper = kept(&self.binaries.join("postgres"), &self.folder);
         keeper.arg("-D").arg(self.folder.join("data")).arg("-k").arg(&self.folder);
@@ -238,7 +240,7 @@ impl Process {
         with_name(&self.url(), name)
     }
 
-    /// The process id of the server, not of whoever keeps it.
+    /// The process id of the server, not of its parent.
     fn server(&self) -> String {
         let text = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
         text.lines().next().unwrap().to_owned()
@@ -274,7 +276,8 @@ impl Drop for Process {
 
 /// A program that ends with us, and the folder `REMOVED` with it; its arguments are still to come.
 pub fn kept(program: &Path, folder: &Path) -> Command {
-    // The shell reads from us until we are gone, whatever becomes of us; then it ends the program by its id.
+    // The shell reads from this process until it ends, in whatever way; then the shell ends the program by
+    // its id.
     let script = "\"$@\" & server=$!; trap : INT TERM; cat >/dev/null; kill -QUIT $server 2>/dev/null; \
                   wait $server 2>/dev/null; rm -rf -- \"$REMOVED\"";
     let mut keeper = Command::new("sh");

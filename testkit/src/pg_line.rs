@@ -11,18 +11,18 @@ use std::time::Duration;
 use postgres::Config;
 use postgres::config::Host;
 
-/// What becomes of one statement.
+/// What happens to one statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// PostgreSQL answers it with an error of that code.
+    /// PostgreSQL responds with an error of that code.
     Error(&'static str),
     /// The connection breaks, and PostgreSQL never sees it.
     LostBefore,
-    /// PostgreSQL carries it out, and the connection breaks before a word of its answer.
+    /// PostgreSQL executes it, and the connection breaks before its response.
     LostAfter,
     /// The connection breaks, and PostgreSQL sees it a while later.
     Late,
-    /// PostgreSQL carries it out, and reports an error of that code all the same, as a cluster may of a COMMIT.
+    /// PostgreSQL executes it, and reports an error of that code nevertheless, as a cluster may for a COMMIT.
     ErrorAfter(&'static str),
     /// PostgreSQL ends the session, as it does when it is stopped.
     Terminated,
@@ -58,7 +58,7 @@ struct Plan {
     left: usize,
     /// The statement that it struck.
     struck: Option<Struck>,
-    /// What stands in PostgreSQL's answers, and what the client reads there: as many bytes.
+    /// Bytes in PostgreSQL's responses, and the bytes of the same length that the client reads instead.
     replaced: Option<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -112,13 +112,13 @@ impl Line {
         self.shared.statements.load(Ordering::SeqCst)
     }
 
-    /// The client reads other bytes, as many, wherever PostgreSQL answers these.
+    /// Replaces bytes in PostgreSQL's responses by others of the same length.
     pub fn replace(&self, bytes: &[u8], by: &[u8]) {
         assert_eq!(bytes.len(), by.len());
         self.shared.plan.lock().unwrap().replaced = Some((bytes.to_vec(), by.to_vec()));
     }
 
-    /// Ends the disturbance; tells which statement it struck.
+    /// Ends the disturbance; returns the statement that it affected.
     pub fn calm(&self) -> Option<Struck> {
         std::mem::take(&mut *self.shared.plan.lock().unwrap()).struck
     }
@@ -130,7 +130,7 @@ impl Shared {
         let mut plan = self.plan.lock().unwrap();
         let at_commit = |fault: &Fault| matches!(fault, Fault::Late | Fault::ErrorAfter(_));
         let fault = plan.fault.filter(|fault| !at_commit(fault) || sql == "COMMIT")?;
-        // News between servers are no part of a request.
+        // Notifications between servers are not part of a request.
         if plan.struck.is_some() || sql.starts_with("LISTEN") || sql.contains("pg_notify") {
             return None;
         }
@@ -142,7 +142,7 @@ impl Shared {
         Some(fault)
     }
 
-    /// What the client is to read in the place of an answer.
+    /// What the client reads in place of a response.
     fn read(&self, mut message: Vec<u8>) -> Vec<u8> {
         if let Some((bytes, by)) = &self.plan.lock().unwrap().replaced {
             for at in 0..message.len().saturating_sub(bytes.len() - 1) {
@@ -212,7 +212,7 @@ impl Shared {
                 _ => {}
             }
             unit.extend_from_slice(&message);
-            // What ends a statement, or stands alone.
+            // A message that ends a statement, or is complete in itself.
             if !matches!(message[0], b'Q' | b'S' | b'p' | b'X' | b'd' | b'c' | b'f') {
                 continue;
             }
@@ -258,7 +258,7 @@ impl Shared {
     }
 }
 
-/// A statement that fails in the place of another. One that ends a transaction ends it, failing or not.
+/// A failing statement in place of another. One that ends a transaction ends it, failing or not.
 fn failing(code: &str, sql: &str) -> Vec<u8> {
     let first = if matches!(sql, "COMMIT" | "ROLLBACK") { "ROLLBACK; " } else { "" };
     query(&format!("{first}{}", raise(code)))
@@ -280,7 +280,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// A connection to the first place that is named.
+    /// A connection to the first host that is named.
     pub fn to(server: &Config) -> io::Result<Self> {
         let port = server.get_ports().first().copied().unwrap_or(5432);
         match server.get_hosts().first() {
@@ -311,7 +311,7 @@ impl Stream {
         };
     }
 
-    /// A client's first message, after others that ask for TLS or GSSAPI.
+    /// A client's first message, after requests for TLS or GSSAPI.
     pub fn startup(&mut self) -> io::Result<Vec<u8>> {
         loop {
             let message = self.piece(0)?;

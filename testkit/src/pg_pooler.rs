@@ -1,5 +1,5 @@
-//! Poolers in transaction mode: PgBouncer where it is, and one of the tests' own that gives each transaction another
-//! connection, which PgBouncer does only by chance.
+//! Poolers in transaction mode: PgBouncer if installed, and one of the tests' own that uses another
+//! connection for each transaction, which PgBouncer does only by chance.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -54,7 +54,7 @@ pub fn way(pooler: &str, url: &str) -> Way {
 /// Connections that are free before one is used again.
 const FREE_MIN: usize = 3;
 
-/// One client's or server's messages; what a server said of itself as it began.
+/// A connection to the server, and what the server reported about itself at the start.
 struct Backend {
     stream: Stream,
     greeting: Vec<u8>,

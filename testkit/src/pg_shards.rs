@@ -1,6 +1,6 @@
-//! Several databases as one, an owner's rows in one of them by the hash of its id: what asks for two owners in one
-//! transaction, or looks for an owner elsewhere, finds nothing. Tables without an owner are small, and the first
-//! database's here; Citus has a copy of them on every node.
+//! Several databases as one, with an owner's rows in one of them by the hash of its id: a transaction over
+//! two owners, or a lookup of an owner in another database, finds nothing. Tables without an owner are small,
+//! and stored in the first database; Citus has a copy of them on every node.
 
 use std::sync::Arc;
 

@@ -16,14 +16,14 @@ pub const TOO_LONG: Duration = Duration::from_secs(30);
 /// The executable, which cargo has built beside the tests.
 pub fn program() -> PathBuf {
     let built = std::env::var_os("CARGO_BIN_EXE_rollcall").map(PathBuf::from);
-    // Cargo does not say where it is to a test that is started by hand: two folders up from the test.
+    // Cargo does not tell a manually started test where the program is: two folders above the test.
     built.unwrap_or_else(|| {
         let test = std::env::current_exe().expect("a test knows where it is");
         test.parent().and_then(Path::parent).expect("it is in a folder").join("rollcall")
     })
 }
 
-/// The program, with no setting but the flags that the test gives.
+/// The program, with only the flags of the test as settings.
 pub fn rollcall() -> Command {
     let mut command = Command::new(program());
     for (name, _) in std::env::vars_os() {
@@ -78,7 +78,7 @@ impl Process {
         self.child.id()
     }
 
-    /// The next line of standard output; `None` once there are no more.
+    /// The next line of standard output; `None` at its end.
     pub fn line(&self) -> Option<String> {
         match self.lines.recv_timeout(TOO_LONG) {
             Ok(line) => Some(line),
@@ -87,7 +87,7 @@ impl Process {
         }
     }
 
-    /// Where the server listens, once it says so.
+    /// The server's address, once it has printed it.
     pub fn address(&mut self) -> SocketAddr {
         match self.line() {
             Some(line) => match line.strip_prefix("listening on http://") {
@@ -98,7 +98,7 @@ impl Process {
         }
     }
 
-    /// Asks it to end (SIGTERM). By its id: there may be other servers on the machine.
+    /// Sends SIGTERM, by process id: other servers may run on the machine.
     pub fn terminate(&self) {
         let result = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(result.unwrap().success(), "the server is gone already");
@@ -110,7 +110,7 @@ impl Process {
         assert!(result.unwrap().success(), "the server is gone already");
     }
 
-    /// Ends it in the middle of whatever it does (SIGKILL); gives what it logged.
+    /// Sends SIGKILL; returns what it logged.
     pub fn kill(mut self) -> String {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -152,7 +152,7 @@ pub struct Client {
     stream: BufReader<TcpStream>,
 }
 
-/// An answer that arrived whole.
+/// A complete response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -188,7 +188,7 @@ impl Client {
         self.stream.get_mut().write_all(text.as_bytes())
     }
 
-    /// Waits until the server asks for the body.
+    /// Waits until the server invites the body.
     pub fn wait_for_continue(&mut self) {
         for expected in ["HTTP/1.1 100 Continue\r\n", "\r\n"] {
             let mut line = String::new();
@@ -197,7 +197,7 @@ impl Client {
         }
     }
 
-    /// Reads the answer to what was sent.
+    /// Reads the response.
     pub fn answer(&mut self) -> io::Result<Answer> {
         let cut = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let mut line = String::new();
@@ -248,7 +248,7 @@ impl Answer {
     }
 }
 
-/// One request on a connection of its own. It must be answered.
+/// One request on a connection of its own. It must get a response.
 pub fn call(address: SocketAddr, request: &str, token: Option<&str>, body: Option<&Value>) -> Answer {
     let headers: Vec<_> = token.map(bearer).into_iter().collect();
     let body = body.map(Value::to_string);
@@ -260,7 +260,7 @@ pub fn bearer(token: &str) -> String {
     format!("authorization: Bearer {token}")
 }
 
-/// Logs a device in; gives its token.
+/// Logs a device in; returns its token.
 pub fn log_in(address: SocketAddr, email: &str, password: &str, device: &str) -> String {
     let body = serde_json::json!({ "email": email, "password": password, "device": device });
     let answer = call(address, "POST /login", None, Some(&body));

@@ -1,8 +1,8 @@
-//! The readers of what clients and operators send, and what must hold of whatever they make of any bytes.
+//! The readers of what clients and operators send, and what must hold of their results for any bytes.
 //!
-//! `tests/hostile` feeds them mutations from a seed, and every input that once made one fail; the targets in `fuzz`
-//! feed them inputs that are bred by the code they reach. Each tells what came of an input, and panics where something
-//! does not hold.
+//! `tests/hostile` runs them on mutations from a seed, and on every input that once made one fail; the
+//! targets in `fuzz` run them on coverage-guided inputs. Each returns the outcome of an input, and panics if
+//! something does not hold.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -51,8 +51,8 @@ pub fn schema() -> &'static Schema {
     SCHEMA_READ.get_or_init(|| Schema::parse(SCHEMA).unwrap())
 }
 
-/// A body of `POST /synchronise`: what is taken means the same written down once more, and what is refused or rejected
-/// has a place that is there.
+/// A body of `POST /synchronise`: an accepted one means the same when it is written again, and a refused or
+/// rejected one has an existing position.
 pub fn body(input: &[u8]) -> String {
     let limits = Limits::default();
     let read = read_batch(input, schema(), &limits);
@@ -100,7 +100,7 @@ fn outcome<T>(input: &[u8], read: Result<T, ApiError>) -> String {
             assert!(at.is_empty() || at.starts_with('/'), "{at:?} is no JSON pointer");
             if let Ok(json) = json {
                 let holder = at.rsplit_once('/').map_or("", |(holder, _)| holder);
-                // A member that is missing is named where it should be. One that comes twice may hide the other.
+                // A missing member is named where it should be. A duplicate may hide the other.
                 let is_there = json.pointer(&at).is_some() || json.pointer(holder).is_some();
                 assert!(is_there || comes_twice(input), "{at:?} points nowhere: {reason}");
             }
@@ -110,7 +110,7 @@ fn outcome<T>(input: &[u8], read: Result<T, ApiError>) -> String {
     }
 }
 
-/// Whether any name may come twice in an object: told roughly, by names that stand twice in the text.
+/// Whether any name may be duplicate in an object: a rough check, by names that occur twice in the text.
 fn comes_twice(input: &[u8]) -> bool {
     let mut seen = BTreeSet::new();
     let text = String::from_utf8_lossy(input);
@@ -183,7 +183,7 @@ fn accounts() -> &'static JwtAccounts {
     })
 }
 
-/// A token, as it stands.
+/// A token.
 pub fn token(input: &[u8]) -> String {
     authenticated(&String::from_utf8_lossy(input))
 }
@@ -215,7 +215,7 @@ fn authenticated(token: &str) -> String {
     }
 }
 
-/// A schema file: what is taken has a contract, and each of its tables is found.
+/// A schema file: an accepted one has a contract, and each of its tables is found.
 pub fn schema_file(input: &[u8]) -> String {
     match Schema::parse(&String::from_utf8_lossy(input)) {
         Ok(schema) => {
@@ -239,7 +239,8 @@ pub fn schema_file(input: &[u8]) -> String {
     }
 }
 
-/// Where a database is: what is taken is taken again as it was told, and is never shown with its password.
+/// The address of a database: an accepted one is accepted again in its displayed form, and its password is
+/// never shown.
 pub fn address(input: &[u8]) -> String {
     let text = String::from_utf8_lossy(input);
     if text.contains("sslrootcert") {
@@ -264,7 +265,7 @@ pub fn address(input: &[u8]) -> String {
 /// The password in the addresses to begin with.
 pub const PASSWORD: &str = "Sesame-0pen";
 
-/// What is right, to begin with: for each reader by name, inputs that it takes.
+/// Valid inputs to begin with, for each reader by name.
 pub fn begin_with(reader: &str) -> Vec<Vec<u8>> {
     let key = |n: u8| format!("01900000-0000-7000-8000-0000000000{n:02x}");
     let row = json!({ "id": key(1), "text": "x", "whole": 7, "real": 0.5, "exact": "12.50", "flag": true,

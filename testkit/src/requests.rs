@@ -1,4 +1,4 @@
-//! Whole requests, as bytes, to the real routes over a database in memory: no server fails, whatever it is asked.
+//! Whole requests, as bytes, to the real routes over a database in memory: no server fails, whatever is sent.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -24,11 +24,11 @@ use tower::ServiceExt;
 
 use crate::readers::SCHEMA;
 
-/// What a server may say to a request that it does not know.
+/// The statuses that a server may send for an arbitrary request.
 const STATUSES: [u16; 19] =
     [200, 201, 204, 304, 400, 401, 404, 405, 409, 410, 411, 413, 415, 422, 423, 429, 431, 403, 406];
 
-/// What came of an input that says no request.
+/// The outcome of an input that is no request.
 pub const NO_REQUEST: &str = "no request";
 
 type Serve = Box<dyn Fn(Request<Full<Bytes>>) -> (u16, Bytes)>;
@@ -94,8 +94,9 @@ impl Server {
     }
 }
 
-/// Asks what the input says: a line with method and path, lines of headers, an empty line, the body. In the path `{…}`
-/// stands for what is in between, in the coding of page marks. Tells the status, or that this is no request.
+/// Sends the request in the input: a line with method and path, lines of headers, an empty line, the body.
+/// `{…}` in the path is replaced by its contents in the encoding of page tokens. Returns the status, or that
+/// the input is no request.
 pub fn answer(input: &[u8]) -> String {
     SERVER.with_borrow_mut(|server| {
         if server.as_ref().is_none_or(|server| server.asked >= LIFE) {
@@ -134,7 +135,7 @@ fn request(input: &[u8], token: &str) -> Option<Request<Full<Bytes>>> {
     for line in lines {
         let (name, value) = line.split_once(": ")?;
         if !name.eq_ignore_ascii_case("prefer") {
-            asked = asked.header(name, value); // whoever wants to wait does so by the real clock
+            asked = asked.header(name, value); // a requested wait would use the real clock
         }
     }
     asked = asked.header("authorization", format!("Bearer {token}"));
@@ -142,7 +143,7 @@ fn request(input: &[u8], token: &str) -> Option<Request<Full<Bytes>>> {
     asked.body(Full::new(Bytes::copy_from_slice(body))).ok()
 }
 
-/// What is right, to begin with.
+/// Valid inputs to begin with.
 pub fn begin_with() -> Vec<Vec<u8>> {
     let key = |n: u8| format!("01900000-0000-7000-8000-0000000000{n:02x}");
     let rows = json!({ "add": { "lists": [{ "lid": key(1), "title": "a" }, { "lid": key(2), "title": "b" }],

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// A number that the environment gives.
+/// A number from the environment.
 pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
 }
 
-/// Runs each seed; gives what the runs told, in no order. A run that panics is the last that begins, and makes this
-/// panic.
+/// Runs each seed; returns the results, in no particular order. After a run that panics no other begins, and
+/// this function panics.
 pub fn each<T: Send>(seeds: u64, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let only = number("ROLLCALL_SEED");
     let soak = number("ROLLCALL_SOAK_S").map(Duration::from_secs);

@@ -17,13 +17,13 @@ pub fn shows(table: &Table, row: &Stored) -> Columns {
         .collect()
 }
 
-/// The same of a device's row: it keeps whatever the server told.
+/// The same for a device's row, which keeps whatever the server sent.
 pub fn shown(table: &Table, contents: &Columns) -> Columns {
     let of = |name: &String| contents.get(name).cloned().unwrap_or_else(JsonText::null);
     table.columns.iter().map(|column| (column.name.clone(), of(&column.name))).collect()
 }
 
-/// A row of an answer, as a device keeps it.
+/// A row of a response, as a device stores it.
 #[allow(dead_code)]
 pub fn texts(row: &Map<String, Json>) -> Columns {
     row.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect()

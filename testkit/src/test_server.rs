@@ -55,7 +55,7 @@ pub fn key(number: u32) -> String {
 }
 
 impl TestServer {
-    /// Its clock stands `days_ago` behind the system's, so that commands find what was done here old.
+    /// Its clock is `days_ago` behind the system's, so that commands treat its data as old.
     pub fn new(days_ago: i64) -> Self {
         let store = Store::new();
         let path = store.path();
@@ -63,7 +63,7 @@ impl TestServer {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut server = Self { store, path, app: None, now_ms, runtime };
         server.open();
-        // What looks at a file would be in the way of those who replace it.
+        // An open reader of the file would disturb commands that replace it.
         if !is_sqlite() {
             server.store.look();
         }
@@ -146,7 +146,7 @@ impl TestServer {
         (answer.status().as_u16(), serde_json::from_slice(answer.body()).unwrap_or(Value::Null))
     }
 
-    /// A synchronise that must be answered with 200.
+    /// A synchronise that must get a 200.
     #[track_caller]
     pub fn sync(&self, device: &Device, body: Value) -> Value {
         let (status, answer) = self.ask(device, "POST", "/synchronise", Some(body));
@@ -154,14 +154,14 @@ impl TestServer {
         answer
     }
 
-    /// Adds a note; gives the version.
+    /// Adds a note; returns the version.
     #[track_caller]
     pub fn add(&self, device: &Device, number: u32) -> u64 {
         let row = json!({"id": key(number), "text": format!("note {number}")});
         self.sync(device, json!({"add": {"notes": [row]}}))["version"].as_u64().unwrap()
     }
 
-    /// Deletes notes; gives the version.
+    /// Deletes notes; returns the version.
     #[track_caller]
     pub fn delete(&self, device: &Device, numbers: impl Iterator<Item = u32>) -> u64 {
         let keys: Vec<String> = numbers.map(key).collect();
@@ -173,7 +173,7 @@ impl TestServer {
         self.ask(device, "GET", &format!("/changes{query}"), None)
     }
 
-    /// What follows a cursor, which notes that the device has seen everything up to there.
+    /// The changes after a cursor, which acknowledges that the device has read everything up to it.
     pub fn since(&self, device: &Device, version: u64) -> (u16, Value) {
         self.changes(device, &format!("?since={version}"))
     }
@@ -191,7 +191,7 @@ impl TestServer {
         self.store.dir.path()
     }
 
-    /// Looks into an SQLite store, beside the server.
+    /// Opens an SQLite store, beside the server.
     pub fn look(&self) -> Connection {
         Connection::open(&self.path).unwrap()
     }
@@ -200,7 +200,7 @@ impl TestServer {
         self.number(&format!("SELECT count(*) FROM {from}"))
     }
 
-    /// A number that SQL gives, in the words of either engine.
+    /// A number from SQL, in a dialect that both engines accept.
     pub fn number(&self, sql: &str) -> i64 {
         self.numbers::<1>(sql)[0]
     }
@@ -245,7 +245,7 @@ pub fn database(path: &Path) -> String {
     format!("sqlite:{}", path.display())
 }
 
-/// What a command ended with, and what it said.
+/// The exit code and output of a command.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -266,7 +266,7 @@ pub fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
 }
 
-/// Asks until the answer is yes; a test that waits for so long has found a hang.
+/// Polls until the condition holds; a test that waits for too long has found a hang.
 #[track_caller]
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
@@ -290,7 +290,7 @@ impl Served {
         let mut serve = rollcall("serve");
         serve.arg("--schema").arg(&schema).args(["--database", database]);
         serve.args(["--listen", "127.0.0.1:0", "--logins-per-account-per-min", "0"]).args(flags);
-        // Not a pipe: nobody reads it meanwhile, and a full one would hold the server.
+        // Not a pipe: nobody reads it meanwhile, and a full one would block the server.
         let log = dir.join("server.log");
         serve.stderr(std::fs::File::create(&log).unwrap());
         let mut child = serve.spawn().unwrap();
@@ -307,7 +307,7 @@ impl Served {
         ask(&self.url, token, method, path, body)
     }
 
-    /// Stops it as a service manager does; gives how it ended, and its log.
+    /// Stops it like a service manager; returns its status and its log.
     pub fn stop(mut self) -> (ExitStatus, String) {
         signal(&self.child, "-TERM");
         let status = self.child.wait().unwrap();

@@ -14,7 +14,7 @@ use crate::report::{Line, Sample, median};
 /// Enough that the server never waits for the driver.
 const CONNECTIONS: u64 = 8;
 
-/// c: the roll call under its tag, and the feed from the newest version.
+/// c: the manifest with its entity tag, and the feed from the newest version.
 pub async fn unchanged(lab: &mut Lab) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     for (variant, is_fetch) in [("unchanged roll call, 304", true), ("unchanged feed", false)] {
@@ -82,7 +82,7 @@ fn repeat(
     (0..CONNECTIONS).map(|_| once()).collect()
 }
 
-/// g: from the start of the process to the first answer about rows, over the large database.
+/// g: from the start of the process to the first response with rows, over the large database.
 pub async fn cold_starts(lab: &mut Lab) -> Result<Vec<Line>> {
     let database = lab.large().await?;
     let (person, _) = lab.sizes.people()[3];

@@ -1,4 +1,4 @@
-//! What is measured. Each scenario makes a line for each of its variants.
+//! The scenarios. Each produces a line for each of its variants.
 
 mod answers;
 mod fairness;
@@ -19,7 +19,7 @@ use super::{Result, dataset::Person};
 pub enum Scenario {
     /// Bulk upload.
     A,
-    /// The whole roll call.
+    /// The whole manifest.
     B,
     /// Nothing new.
     C,
@@ -41,7 +41,7 @@ pub enum Scenario {
 const ALL: [Scenario; 8] =
     [Scenario::A, Scenario::B, Scenario::C, Scenario::D, Scenario::E, Scenario::F, Scenario::G, Scenario::I];
 
-/// Runs what was asked for.
+/// Runs the selected scenarios.
 pub async fn run(mut lab: Lab) -> Result<Report> {
     let mut asked = lab.options.scenario.clone();
     if asked.is_empty() {
@@ -108,7 +108,7 @@ fn line(letter: char, variant: &str, unit: &'static str, beside: &'static str, s
     Line::of(letter, variant.to_owned(), unit, beside, samples)
 }
 
-/// The bytes that a yardstick makes must be those that the server sends, but for what stands around the rows.
+/// A yardstick must produce the bytes that the server sends, except those around the rows.
 fn same_bytes(server: u64, yardstick: u64) -> Result<()> {
     if server.abs_diff(yardstick) > 1_000 + server / 50 {
         return Err(format!("{server} bytes from the server, {yardstick} from the yardstick").into());

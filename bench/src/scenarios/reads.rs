@@ -1,4 +1,4 @@
-//! b: the whole roll call. d: a few changes. f: first sync.
+//! b: the whole manifest. d: a few changes. f: first sync.
 
 use std::path::Path;
 use std::time::Instant;
@@ -35,7 +35,7 @@ pub async fn roll_calls(lab: &mut Lab) -> Result<Vec<Line>> {
 
 async fn roll_call(lab: &Lab, database: &Path, person: Person, rows: u64, times: u64) -> Result<Sample> {
     let server = lab.server(database).await?;
-    version(&server, person).await?; // it has answered once
+    version(&server, person).await?; // it has responded once
     let token = person.token(0);
     let mut connection = Connection::open(server.address).await?;
     let (mut pages, mut body_bytes, mut latencies) = (Vec::new(), 0, Vec::new());
@@ -133,7 +133,7 @@ async fn first(lab: &Lab, database: &Path, person: Person, rows: u64) -> Result<
     Ok(sample)
 }
 
-/// d: ten rows changed, asked for again and again on one connection; for owners of four sizes.
+/// d: ten rows changed, fetched again and again on one connection; for owners of four sizes.
 pub async fn deltas(lab: &mut Lab) -> Result<Vec<Line>> {
     let database = lab.large().await?;
     let mut lines: Vec<Line> = Vec::new();

@@ -13,7 +13,7 @@ use rollcall::config::PostgresSettings;
 use rollcall_clock::Clock;
 use rollcall_postgres::Address;
 
-/// h: as e, but for the database, and with as many servers.
+/// h: like e, on another database, and with several servers.
 pub async fn small_syncs(lab: &mut Lab) -> Result<Vec<Line>> {
     let Some(address) = lab.options.postgres.clone() else {
         return Err("h needs a PostgreSQL database: --postgres postgres://USER@HOST/DATABASE".into());
@@ -37,7 +37,7 @@ pub async fn small_syncs(lab: &mut Lab) -> Result<Vec<Line>> {
 async fn small(lab: &Lab, address: &Address, replicas: u64) -> Result<Sample> {
     let rounds = lab.times(60, 4);
     let connections = replicas * u64::from(PostgresSettings::default().database_connections_max);
-    // Nobody of an earlier run: what that wrote is still there.
+    // Owners that no earlier run used: its rows are still there.
     let first = Clock::system().now().ms().unsigned_abs() * 1_000;
     let people: Vec<Person> = (first..first + SMALL_OWNERS).map(Person).collect();
     let (to, those) = (address.clone(), people.clone());

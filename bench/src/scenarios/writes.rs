@@ -131,7 +131,7 @@ pub(super) fn seconds_a_piece(before: &Yield, after: &Yield, pieces: u64) -> f64
     seconds / (2 * pieces) as f64
 }
 
-/// What one owner's two devices say, in turn.
+/// The requests of one owner's two devices, in turn.
 pub(super) fn small_talk(
     person: Person,
     rounds: u64,

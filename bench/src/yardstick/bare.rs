@@ -1,5 +1,5 @@
-//! Bare loops over SQLite: the engine's tables, statements, pragmas and bytes, on one thread. What they leave
-//! out stands in the documentation of [`super`].
+//! Bare loops over SQLite: the engine's tables, statements, pragmas and bytes, on one thread. The
+//! documentation of [`super`] lists what they leave out.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,10 +16,10 @@ use rollcall_core::model::{Precision, Timestamp};
 use rollcall_sqlite::prepare_writer;
 use rollcall_sqlite::statements::{self, Statements};
 
-/// A buffer is given away when it is as full as that.
+/// A buffer is released once it has this many bytes.
 const LOT_BYTES: usize = 64 * 1024;
 
-/// What is written, by whom and in what portions.
+/// What is written, by which person and in what portions.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Writing {
     /// The first of the people who write
@@ -86,7 +86,7 @@ pub fn layout(path: &Path) -> Result<String> {
     Ok(hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A person in the database, and where its writing stands.
+/// A person in the database, and the state of its writes.
 struct Writer {
     person: Person,
     owner: i64,
@@ -97,7 +97,7 @@ struct Writer {
 
 /// Rows of one person, ready to be bound.
 struct Batch {
-    /// Place among the writers.
+    /// The writer's index.
     writer: usize,
     rows: Vec<Ready>,
 }
@@ -212,7 +212,7 @@ fn owner(conn: &Connection, person: Person) -> Result<(i64, i64)> {
     Ok(conn.query_row(statements::OWNER, [id.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
-/// Reads a roll call and spells it as the server does. Each piece of work is one whole roll call.
+/// Reads a manifest and serialises it like the server. Each piece of work is one whole manifest.
 pub fn manifest(path: &Path, person: Person, times: u64) -> Result<Yield> {
     let mut conn = open(path)?;
     conn.pragma_update(None, "query_only", true)?;

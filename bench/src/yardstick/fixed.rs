@@ -15,7 +15,7 @@ use rollcall::cli::log_to_stderr;
 use rollcall::config::Settings;
 use rollcall::http::{Bounds, Draining, serve};
 
-/// As many bytes as a page of the roll call may have, and some.
+/// More bytes than a page of the manifest may have.
 const BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// Serves `/bytes/N`, N ready bytes, and `/unchanged`, a bare 304, until standard input ends.
@@ -23,7 +23,7 @@ pub fn run(log: String) -> Done {
     let mut settings = Settings { log, ..Settings::default() };
     settings.limits.connections_per_address_max = 4_096;
     let _log = log_to_stderr(&settings)?;
-    // Whoever started this may be gone without a word.
+    // The parent process may have ended without notice.
     std::thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0]);
         std::process::exit(0);

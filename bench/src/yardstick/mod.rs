@@ -1,18 +1,18 @@
-//! What the server is held against, as a process of the same executable, so that CPU and memory are measured
-//! alike.
+//! The yardsticks of the server, each a process of the same executable, so that CPU and memory are measured
+//! in the same way.
 //!
-//! - **Bare loops** (`write`, `manifest`, `changes`): the engine's own tables, statements, pragmas and durability
-//!   (WAL, `synchronous=FULL`), the same rows in transactions of the same size, statements prepared once, one
-//!   thread. They do no HTTP, read no JSON, look nothing up before they write, apply no rule, know no lock, no
-//!   token and no digest (the digest's row is written, its hashes are not made), keep no earlier states and
-//!   answer nobody. Only the transactions count, not the making of rows. What is read they spell as the same
-//!   JSON, into a buffer of 64 KiB that is used again.
-//! - **A bare loop over PostgreSQL** (`sync`): the very texts that a server says for a small sync, in their order,
-//!   prepared once, over as many connections as the servers have together, an owner's by one of them at a time.
-//!   It does no HTTP, reads and writes no JSON, applies no rule and looks at nothing that it is answered.
-//! - **Fixed bytes** (`fixed`): a warp filter that answers with as many ready bytes as the server did, behind
-//!   the server's own accept loop and layers. It does everything that HTTP costs and reads no database, knows no
-//!   token, no lock and no version.
+//! - **Bare loops** (`write`, `manifest`, `changes`): the engine's own tables, statements, pragmas and
+//!   durability (WAL, `synchronous=FULL`), the same rows in transactions of the same size, statements
+//!   prepared once, one thread. They have no HTTP, no JSON input, no lookup before a write, no rule, no lock,
+//!   no token and no digest (the digest's row is written, but no hash is computed), store no earlier states
+//!   and send no response. Only the transactions are timed, not the construction of rows. What is read is
+//!   serialised as the same JSON, into a reused buffer of 64 KiB.
+//! - **A bare loop over PostgreSQL** (`sync`): the statements of a server for a small sync, in their order,
+//!   prepared once, over as many connections as the servers have together, with one of them at a time for
+//!   each owner. It has no HTTP and no JSON, applies no rule and ignores the results.
+//! - **Fixed bytes** (`fixed`): a warp filter that responds with as many prepared bytes as the server did,
+//!   behind the server's own accept loop and layers. It does everything that HTTP costs, but reads no
+//!   database and uses no token, no lock and no version.
 
 mod bare;
 mod fixed;

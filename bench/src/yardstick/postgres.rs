@@ -1,4 +1,4 @@
-//! A bare loop over PostgreSQL; what it leaves out stands in the documentation of [`super`].
+//! A bare loop over PostgreSQL; the documentation of [`super`] lists what it leaves out.
 
 use std::sync::Barrier;
 use std::time::Instant;

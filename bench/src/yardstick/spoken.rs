@@ -1,4 +1,4 @@
-//! What a server says to the database for one small sync, for whoever measures what that costs without a server.
+//! The statements of a server for one small sync, to measure their cost without a server.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use rollcall_postgres::Address;
 use rollcall_postgres::session::{Purpose, Timeouts};
 use rollcall_postgres::statements::{self, Statements};
 
-/// The texts, in the order in which they are said.
+/// The statements, in order.
 pub struct Spoken {
     /// The time, before each statement about a lease.
     pub now: String,
@@ -21,7 +21,7 @@ pub struct Spoken {
     pub begin: String,
     /// Takes the owner's row.
     pub lock: String,
-    /// What is held of the rows that come.
+    /// Loads the stored state of the sent rows.
     pub load: String,
     /// What the tables hold.
     pub digests: String,
@@ -73,7 +73,7 @@ impl Spoken {
         }
     }
 
-    /// A connection to say them over.
+    /// Opens a connection for them.
     pub fn connect(address: &Address) -> Result<Client, postgres::Error> {
         address.connect(Duration::from_secs(5), None)
     }
