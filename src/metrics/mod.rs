@@ -171,7 +171,7 @@ impl Metrics {
         r.register("busy", "Jobs refused since the writer had too many or took too long", all.busy.clone());
         r.register("verdicts", "Rows settled, by verdict", all.verdicts.clone());
         r.register("conflicts", "Conflicts noted, by table and policy", all.conflicts.clone());
-        r.register("feed_rows", "Rows told by the change feed", all.feed_rows.clone());
+        r.register("feed_rows", "Rows returned by the change feed", all.feed_rows.clone());
         let help = "Entries of the ledger that the change feed looked at, returned or not";
         r.register("feed_entries", help, all.feed_entries.clone());
         let help = "Size of the write-ahead log";
