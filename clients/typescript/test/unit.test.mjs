@@ -92,7 +92,7 @@ for (const [verdict, more, expected] of [
     const now = await row();
     assert.deepEqual([now.row.title, now.row.count, now.state, now.at, Object.keys(now.changed)], [expected.title, 5, "edited", expected.at, ["count"]]);
     if (more.row) assert.equal(now.row.done, true, "the server's columns under it");
-    assert.equal(now.baseRow.title, verdict === "kept" ? "old" : expected.title);
+    assert.deepEqual([now.baseRow.title, now.baseRow.done], [verdict === "kept" ? "old" : expected.title, more.row && verdict !== "kept" ? true : false]);
     assert.equal(now.base, verdict === "kept" ? 1000 : expected.at);
   });
 }
@@ -116,7 +116,7 @@ test("a row that is gone is dropped and told, and one that was sent in part is s
   const part = await send(place());
   assert.deepEqual(part.body.update.items, [{ iid: A, title: "mine", last_update: iso(1500), _base: iso(1000) }]);
   const first = await settle((settling) => settling.report(part, answer("update", { verdict: "gone", last_update: iso(3000) })));
-  assert.deepEqual([first.tally.dropped, first.conflicts.length, (await row()).state, (await row()).at], [0, 0, "edited", null]);
+  assert.deepEqual([first.tally.dropped, first.tally.pushed, first.conflicts.length, (await row()).state, (await row()).at], [0, 0, 0, "edited", null]);
   const whole = await send(place());
   assert.deepEqual(whole.body.update.items[0].done, false);
   const second = await settle((settling) => settling.report(whole, answer("update", { verdict: "gone", last_update: iso(3000) })));
@@ -133,6 +133,63 @@ test("an answer to another request closes nothing, and a key of nobody changes n
   assert.deepEqual([(await row()).state, await row(B)], ["edited", undefined]);
 });
 
+test("a row that is rejected stays as it is, and says why", async () => {
+  const { write, settle, send, row } = await start();
+  await write((held) => put(held, items, A, { title: "mine" }, 1500));
+  const sending = await send(place());
+  const error = { code: "too_long", column: "title", detail: "too long" };
+  const { tally, conflicts, rejected } = await settle((settling) => settling.report(sending, answer("update", { verdict: "rejected", last_update: iso(1000), row: { ...theirs, last_update: iso(1000) }, error })));
+  const now = await row();
+  assert.deepEqual([now.row.title, now.state, now.at, now.base, now.rejected], ["mine", "edited", 1000, 1000, error]);
+  assert.deepEqual([tally.pushed, tally.dropped, conflicts.length], [0, 0, 0]);
+  assert.deepEqual(rejected.map(({ key, code, edit }) => [key, code, edit]), [[A, "too_long", sending.sent[0].edit]]);
+});
+
+test("verdicts are counted, and one for a row that is not here any more changes nothing", async () => {
+  const { write, settle, send, row } = await start({ [A]: { title: "old" }, [B]: { title: "old" } });
+  for (const key of [A, B]) await write((held) => put(held, items, key, { title: "mine" }, 1500));
+  const sending = await send({ rows: [A, B].map((key) => ({ table: "items", key })), gets: [] });
+  await write(async (held) => held.replace(await held.get("items", B), null));
+  const verdicts = [A, B].map((iid) => ({ iid, verdict: "updated", last_update: iso(2000) }));
+  const { tally } = await settle((settling) => settling.report(sending, { update: { items: verdicts }, version: 2 }));
+  assert.deepEqual([tally.verdicts, tally.pushed, (await row()).state, await row(B)], [{ updated: 2 }, 1, "clean", undefined]);
+});
+
+for (const complete of [true, false]) {
+  test(`an add that had arrived before, ${complete ? "with every column" : "without some columns"}, is ${complete ? "known" : "asked for"}`, async () => {
+    const { write, settle, send, row, meta } = await start({});
+    if (complete) await write((held) => put(held, items, A, { title: "mine" }, 1500));
+    else await write((held) => held.replace(undefined, { ...newRow("items", A), state: "added", editedAt: 1500, edit: 1, row: { title: "mine" } }));
+    await write((held) => held.remember("etag", "e"));
+    const sending = await send(place());
+    assert.equal(sending.sent[0].complete, complete);
+    await settle((settling) => settling.report(sending, answer("add", { verdict: "same", last_update: iso(2000) })));
+    const { state, at, base } = await row();
+    assert.deepEqual([state, at, base], complete ? ["clean", 2000, null] : ["clean", null, 2000]);
+    assert.equal(await meta("etag"), complete ? "e" : undefined, "the next roll call has to list what nobody knows");
+  });
+}
+
+test("a row that somebody else made under the same key is nothing that ours was made on", async () => {
+  const { write, settle, row } = await start({});
+  await write((held) => put(held, items, A, { title: "mine" }, 1500));
+  await settle((settling) => settling.page({ type: "diff", version: 5, more: false, add: { items: [theirs] } }));
+  const { state, at, base, baseRow, row: now } = await row();
+  assert.deepEqual([state, at, base, baseRow, now.title], ["edited", 3000, 0, undefined, "mine"]);
+});
+
+test("rows that were asked for are taken; from another past, what they lack is put back", async () => {
+  for (const [epoch, expected] of [[1, ["clean", 500, null, "earlier"]], [2, ["edited", 500, 1000, "old"]]]) {
+    const { write, settle, row } = await start();
+    await write((held) => held.remember("epoch", 1));
+    const earlier = { iid: A, title: "earlier", last_update: iso(500) };
+    const got = { key: "k", body: {}, sent: [] };
+    await settle((settling) => settling.report(got, { get: { items: [earlier] }, changes: { type: "full", version: 9 }, version: 9 }), { epoch });
+    const { state, at, base, row: now } = await row();
+    assert.deepEqual([state, at, base, now.title], expected, `epoch ${epoch}`);
+  }
+});
+
 // --------------------------------------------------------------------------------------------------- pages
 
 test("what is told is taken, counted once, and what is no row of the table is not", async () => {
@@ -142,6 +199,8 @@ test("what is told is taken, counted once, and what is no row of the table is no
   assert.deepEqual([news.tally.pulled, (await row()).row.title, (await row(B)).row.title], [2, "theirs", "new"]);
   const again = await settle((settling) => settling.page(page([{ ...theirs }])));
   assert.equal(again.tally.pulled, 0);
+  await settle((settling) => settling.page(page([{ iid: A, title: "of no time", last_update: "no time" }])));
+  assert.equal((await row()).row.title, "theirs");
   const gone = await settle((settling) => settling.page(page([], { delete: { items: [A, newKey()] } })));
   assert.deepEqual([gone.tally.dropped, await row()], [1, undefined]);
 });
