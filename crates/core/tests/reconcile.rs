@@ -11,7 +11,7 @@ use rollcall_core::model::{
 };
 use rollcall_core::reconcile::{
     AHEAD_UNITS_MAX, Context, Decision, ForeignEdits, Incoming, Operation, Rejection, RejectionCode,
-    Resolution, RowHistory, Skew, TOLERATED_SKEW_MS, Verdict, is_conflict, needs_history, settle,
+    Resolution, RowHistory, Skew, TOLERATED_SKEW_MS, Verdict, needs_history, settle,
 };
 use rollcall_core::schema::{ColumnMerge, Policy, Schema, Table, ValueSeed};
 use serde::Deserialize;
@@ -567,7 +567,7 @@ fn check_conflict(ready: &Ready, settled: &Settled) -> Result<(), String> {
     if let Some(stored) = own.filter(|stored| !context.put_back && !is_covered(stored, incoming, context)) {
         return check_own(ready, stored, settled);
     }
-    let contested = stored.as_ref().is_some_and(|stored| is_conflict(stored, incoming, context));
+    let contested = stored.as_ref().is_some_and(|stored| is_contested(stored, incoming, context));
     let right = match settled {
         Ok(Decision { verdict, conflict, write: Some(_), .. }) => match (conflict, verdict) {
             (None, Verdict::Merged) => contested && merges,
@@ -587,6 +587,20 @@ fn check_conflict(ready: &Ready, settled: &Settled) -> Result<(), String> {
         Err(_) => true,
     };
     if right { Ok(()) } else { Err("a conflict is noted just if somebody lost it".into()) }
+}
+
+/// Whether another device changed the row since the device saw it, so that one of the two loses.
+fn is_contested(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
+    if !context.put_back {
+        let names_base = incoming.base.is_some() || context.base.is_some();
+        return names_base && !is_covered(stored, incoming, context);
+    }
+    // A row that nobody has written since the restore is as the backup had it.
+    let is_anothers =
+        stored.version.epoch() == context.writing.epoch() && stored.changed_by != context.device;
+    // A deletion stands against what is older: no edit loses.
+    let is_older = incoming.last_update.is_some_and(|at| at <= stored.true_time());
+    is_anothers && !(stored.is_tombstone() && is_older)
 }
 
 /// Whether the device says that it knew the present state, or this very request made it.

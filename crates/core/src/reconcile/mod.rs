@@ -30,7 +30,7 @@ pub use clock::{Skew, TOLERATED_SKEW_MS};
 pub use history::{ForeignEdits, RowHistory, needs_history};
 pub use merge::{Merged, merge, union_bytes};
 pub use net::{NetChange, net_change};
-pub use rules::{is_conflict, settle};
+pub use rules::settle;
 pub use times::AHEAD_UNITS_MAX;
 
 /// What a device wants done with a row.

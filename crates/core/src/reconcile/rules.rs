@@ -1,4 +1,4 @@
-use super::base_state::{BaseState, base_state, is_newer};
+use super::base_state::{base_state, is_newer};
 use super::checks::{check_row_size, check_values, missing_column, required_missing};
 use super::edit::Edit;
 use super::ruling::{Revival, RevivalFacts, Ruling, revival, ruling};
@@ -30,18 +30,6 @@ pub fn settle(
     match &row.values {
         Some(values) => Edit::new(table, (row, values), history, operation, incoming, context).decide(),
         None => settle_against_tombstone(table, row, history, operation, incoming, context),
-    }
-}
-
-/// Whether another device changed the row since the device saw it.
-pub fn is_conflict(stored: &Stored, incoming: &Incoming, context: &Context) -> bool {
-    match base_state(stored, incoming, context) {
-        BaseState::Stale => true,
-        // A deletion stands, or a later change undoes it: no edit is lost.
-        BaseState::PutBack => !stored.is_tombstone() || is_newer(stored, incoming.last_update),
-        BaseState::Current | BaseState::OwnWrite(_) | BaseState::OwnWriteUnnamed(_) | BaseState::Unknown => {
-            false
-        }
     }
 }
 
