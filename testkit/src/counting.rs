@@ -25,6 +25,10 @@ pub struct Counts {
     pub referring_asked: usize,
     /// Rows and tombstones written.
     pub put: usize,
+    /// The most bytes of rows that were written at once.
+    pub put_bytes_max: usize,
+    /// Times that the owner's mark of rows shown ahead of a cursor was raised.
+    pub shown_ahead: usize,
     /// Recorded conflicts.
     pub conflicts: usize,
     /// Bytes of values in them.
@@ -75,13 +79,20 @@ impl ReadTxn for Counting<'_> {
 
 impl WriteTxn for Counting<'_> {
     forward!(
-        lease advance show_ahead remember put_delete_window note_restored store_response acknowledge
+        lease advance remember put_delete_window note_restored store_response acknowledge
         forget_device raise_installation add_installation forget_installation purge make_room set_past
     );
 
     fn put(&mut self, table: TableId, rows: &[(RowKey, &Stored)]) -> StorageResult<()> {
+        let bytes = rows.iter().map(|(_, row)| row.weight()).sum();
         self.counts.put += rows.len();
+        self.counts.put_bytes_max = self.counts.put_bytes_max.max(bytes);
         self.inner.put(table, rows)
+    }
+
+    fn show_ahead(&mut self, upto: Version) -> StorageResult<()> {
+        self.counts.shown_ahead += 1;
+        self.inner.show_ahead(upto)
     }
 
     fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {

@@ -403,6 +403,64 @@ fn what_nobody_waits_for_is_undone() {
     assert_eq!(ground.version(), before.next());
 }
 
+/// A request for rows of two tables.
+fn asks(ground: &Ground, parents: &[u128], notes: &[u128], base: Option<u64>) -> Batch {
+    let keys = |of: &[u128]| of.iter().copied().map(key).collect();
+    let get = vec![(ground.table("parents"), keys(parents)), (ground.table("notes"), keys(notes))];
+    Batch { get, base: base.map(Version), ..Batch::default() }
+}
+
+/// Goal: that a device knows a row ahead of its cursor is written once, and only where the row is there, was not there
+/// at its cursor, and is not the device's own. Method: the rows that are written while devices ask.
+#[test]
+fn a_row_is_noted_as_known_once() {
+    let ground = Ground::new();
+    ground.add(1, "parents", (0..4).map(|n| edit(n, vec![None])).collect());
+    ground.add(1, "notes", vec![edit(0, vec![text("a"), None])]);
+    ground.run(1, &ground.delete("parents", [3]));
+    let asks = |base| asks(&ground, &[0, 1, 0, 2, 3, 9], &[0], base);
+    let put = |by, base| ground.run(by, &asks(Some(base))).1.put;
+    assert_eq!(put(1, 1), 0, "its own");
+    assert_eq!(put(2, 3), 0, "they were there at its cursor");
+    assert_eq!(put(2, 2), 1, "one table's were");
+    assert_eq!(put(3, 1), 4);
+    assert_eq!(put(3, 1), 0, "as it knows by now");
+    // A row that a request names and asks for is noted once.
+    let stale =
+        Batch { base: Some(Version(1)), ..ground.update("notes", vec![edit(0, vec![text("b"), None])]) };
+    let (report, counts) = ground.run(4, &Batch { get: asks(None).get, ..stale });
+    assert_eq!((verdicts(&report.update), counts.put), ([("kept", 1)].into(), 4));
+}
+
+/// Goal: many large rows are noted a few at a time. Method: more bytes of rows than are copied at once.
+#[test]
+fn large_rows_are_noted_some_at_a_time() {
+    let ground = Ground::new();
+    let body = "x".repeat(BIG);
+    ground.add(1, "notes", (0..30).map(|n| edit(n, vec![None, text(&body)])).collect());
+    let (_, counts) = ground.run(2, &asks(&ground, &[], &(0..30).collect::<Vec<_>>(), Some(1)));
+    assert_eq!(counts.put, 30);
+    assert!((10 * BIG..13 * BIG).contains(&counts.put_bytes_max), "{counts:?}");
+}
+
+/// Goal: without a cursor one mark is raised for all, and only for a row that is news: that is there, is another
+/// device's, and was made after the mark. Method: how often it is raised while devices ask.
+#[test]
+fn the_mark_of_what_was_shown_is_raised_for_news_alone() {
+    let ground = Ground::new();
+    ground.add(1, "parents", (0..3).map(|n| edit(n, vec![None])).collect());
+    let raised = |by, parents: &[u128]| ground.run(by, &asks(&ground, parents, &[], None)).1.shown_ahead;
+    assert_eq!(raised(1, &[0, 1, 2]), 0, "its own");
+    assert_eq!(raised(2, &[0, 1]), 1);
+    assert_eq!(raised(2, &[0, 1, 2]), 0, "all are older than the mark");
+    ground.add(1, "parents", vec![edit(3, vec![None])]);
+    ground.run(1, &ground.delete("parents", [3]));
+    assert_eq!(raised(2, &[0, 3]), 0, "it was deleted before anybody saw it");
+    ground.add(2, "parents", vec![edit(4, vec![None])]);
+    assert_eq!(raised(2, &[4]), 0, "its own");
+    assert_eq!(raised(1, &[0, 4]), 1, "one of them is news");
+}
+
 /// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
 #[test]
 fn again_on_postgres() {
