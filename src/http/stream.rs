@@ -104,7 +104,7 @@ pub(crate) async fn respond<S: Source>(
     permit: &Permit,
     mut source: S,
 ) -> Result<(S::Head, Body), ApiError> {
-    let asked_at = Instant::now();
+    let started = Instant::now();
     let slot = readers.enter(source.owner()).await?;
     permit.grow(STREAM_BYTES)?; // reserved only now: a request that waits for a turn uses none of it
     let (begun, beginning) = oneshot::channel();
@@ -121,7 +121,7 @@ pub(crate) async fn respond<S: Source>(
     });
     // If the channel is dropped without a message, the thread panicked.
     let began = beginning.await.unwrap_or_else(|gone| Err(ApiError::Internal(Box::new(gone))));
-    timing::worked(asked_at);
+    timing::worked(started);
     began
 }
 
@@ -188,12 +188,12 @@ impl<H: Send + 'static> ChunkWriter<H> {
         }
     }
 
-    /// Whether this stretch has had its time while others wait for a reader.
+    /// Whether this run has used its time while others wait for a reader.
     pub fn is_due(&self) -> bool {
         self.began.elapsed() > TURN && self.rivals.are_there()
     }
 
-    /// There is more than one chunk: the answer begins to go out.
+    /// Begins to send the response, which has more than one chunk.
     fn open(&mut self, chunk: Bytes) -> ControlFlow<()> {
         let (Some(first), Some(head)) = (self.first.take(), self.head.take()) else {
             return ControlFlow::Break(());
@@ -214,6 +214,8 @@ impl<H: Send + 'static> ChunkWriter<H> {
             self.late = Some(chunk); // the client receives nothing meanwhile
             return ControlFlow::Break(());
         }
+        // The reader waits a limited time for its client. A source that needs this snapshot waits longer, unless
+        // another request wants the reader.
         let (rivals, since) = (&self.rivals, Instant::now());
         let patience = PATIENCE.saturating_sub(self.waited);
         let enough = async {
@@ -224,7 +226,7 @@ impl<H: Send + 'static> ChunkWriter<H> {
         };
         let room = self.reactor.block_on(async {
             tokio::select! {
-                biased;
+                biased; // a client that has just made room comes before the end of the wait
                 room = chunks.reserve() => Some(room),
                 () = enough => None,
             }

@@ -228,6 +228,7 @@ impl State {
         self.sweep(now, lease_ms);
         let newest = self.owners.get(&caller.owner);
         let mine = newest.is_some_and(|entry| entry.is_newest_of(caller));
+        // A request that names a fence was built under that lease. Under any other one its data may be outdated.
         if let Some(fence) = fence
             && !(mine && newest.is_some_and(|entry| entry.lease.fence == fence))
         {

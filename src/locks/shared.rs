@@ -217,6 +217,7 @@ impl LockGuard for SharedGuard {
 
     fn confirm(&self, held: Option<&LeaseState>) -> LockResult<()> {
         let Some(held) = held else { return Err(LockError::Lost) };
+        // The write has locked the owner's row, so `held` stays the newest lease until the COMMIT.
         match &self.lease {
             // Another request of the device may have released it, which is a regular end.
             Some(lease) if held.fence == lease.fence && held.holder == Some(lease.device) => Ok(()),

@@ -64,45 +64,21 @@ pub async fn fetch(
     let lease = work.as_ref().and_then(|work| work.lease().cloned());
 
     let (head, body) = match from_memory(&app, &caller, &request, &headers)? {
-        Some(given_tags) => given_tags,
-        None => {
-            let given_tags = headers.get_all(IF_NONE_MATCH).iter().cloned().collect();
-            let request = FetchRequest { lock: takes_lock, ..request.clone() };
-            let (app, owner) = (Arc::clone(&app), caller.owner);
-            let readers = Arc::clone(&app.readers);
-            let source = ManifestSource {
-                app: Arc::clone(&app),
-                owner,
-                request,
-                given_tags,
-                at: None,
-                manifest: Manifest::default(),
-            };
-            let permit = app.memory.permit(Some(owner));
-            let (head, read) = stream::respond(&readers, &permit, source).await?;
-            (head, Body::Read(read, permit))
-        }
+        Some(cached) => cached,
+        None => read(&app, &caller, FetchRequest { lock: takes_lock, ..request.clone() }, &headers).await?,
     };
     let mut response = match body {
-        Body::Unchanged => {
-            let mut response = Response::new(Vec::new().into());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response
-        }
-        Body::Read(stream::Body::Buffered(_), _) if head.unchanged => {
-            let mut response = Response::new(Vec::new().into());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response
-        }
+        Body::Unchanged => not_modified(),
+        Body::Read(stream::Body::Buffered(_), _) if head.unchanged => not_modified(),
         Body::Read(stream::Body::Buffered(body), permit) => hold(json_bytes(body), permit)?,
         Body::Read(stream::Body::Streaming(coming), permit) => {
             let mut response = json_stream(coming.holding((work, permit.clone())));
             response.extensions_mut().insert(permit);
             response
         }
-        Body::Cached(ready) => {
-            let bytes = HeaderValue::from(ready.bytes);
-            let mut response = json_stream(CachedStream::new(ready));
+        Body::Cached(cached) => {
+            let bytes = HeaderValue::from(cached.bytes);
+            let mut response = json_stream(CachedStream::new(cached));
             response.headers_mut().insert(CONTENT_LENGTH, bytes);
             // The cache counts these bytes; only the compressor's memory is reserved here.
             response.extensions_mut().insert(app.memory.permit(Some(caller.owner)));
@@ -120,6 +96,27 @@ pub async fn fetch(
         set_lease_headers(headers, &lease);
     }
     Ok(response)
+}
+
+/// Reads the page from storage; returns once its head is known.
+async fn read(
+    app: &Arc<App>,
+    caller: &Caller,
+    request: FetchRequest,
+    headers: &HeaderMap,
+) -> Result<(Head, Body), ApiError> {
+    let given_tags = headers.get_all(IF_NONE_MATCH).iter().cloned().collect();
+    let (app, owner, manifest) = (Arc::clone(app), caller.owner, Manifest::default());
+    let (readers, permit) = (Arc::clone(&app.readers), app.memory.permit(Some(owner)));
+    let source = ManifestSource { app, owner, request, given_tags, at: None, manifest };
+    let (head, read) = stream::respond(&readers, &permit, source).await?;
+    Ok((head, Body::Read(read, permit)))
+}
+
+fn not_modified() -> warp::reply::Response {
+    let mut response = Response::new(Vec::new().into());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
 }
 
 fn json_stream<S, E>(chunks: S) -> warp::reply::Response

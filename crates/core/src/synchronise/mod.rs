@@ -256,6 +256,7 @@ pub fn run_while(
     let mut digests = txn.digests()?;
     let mut deletions = Deletions::count(txn, &digests, batch, &rows, terms)?;
     deletions.guard(batch.confirm_deletes, terms.mass_delete_rows)?;
+    // Every row is settled in memory first, so a refusal needs no write to be undone.
     let mut settler = Settler::new(txn, schema, context, clock, &mut rows, &mut budget);
     let mut add = settler.edits(Operation::Add, &batch.add)?;
     let mut update = settler.edits(Operation::Update, &batch.update)?;
@@ -296,10 +297,10 @@ pub fn run_while(
 
     // A device that has not seen what others wrote in between must not skip it, so its cursor stays. Without
     // a cursor it stays at the first version of the epoch until the last page is delivered.
-    let told_all = changes.as_ref().is_some_and(|changes| changes.next.is_none());
+    let is_complete = changes.as_ref().is_some_and(|changes| changes.next.is_none());
     let version = match batch.base {
-        Some(base) if base < state.version && !told_all => base,
-        None if changes.is_some() && !told_all => Version::first(state.version.epoch()),
+        Some(base) if base < state.version && !is_complete => base,
+        None if changes.is_some() && !is_complete => Version::first(state.version.epoch()),
         _ => current,
     };
     Ok(Report {

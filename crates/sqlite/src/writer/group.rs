@@ -89,6 +89,7 @@ impl<J: Job> Writer<J> {
     fn run_group(&self, conn: &Connection) -> bool {
         let mut group: Option<Group<J>> = None;
         while let Some(job) = self.next_job() {
+            // The first job begins the transaction, so an empty queue never opens one.
             if let Err(error) = self.join(conn, &mut group) {
                 finish(job, Err(error));
                 continue;
@@ -106,6 +107,7 @@ impl<J: Job> Writer<J> {
             self.commit_group(conn, group);
             self.observer.held(began.elapsed());
         }
+        // Work that needs the writer to itself gets its turn between two groups.
         let schedule = self.schedule.lock();
         schedule.has_jobs() && !schedule.anyone_rested(Instant::now())
     }
@@ -174,6 +176,8 @@ impl<J: Job> Writer<J> {
         let moved: Vec<Moved> = members.iter().filter_map(|(_, moved)| *moved).collect();
         let failed = match self.commit(conn, &moved, members.len()) {
             Ok(()) => None,
+            // SQLite finds a broken reference at COMMIT and does not name the job. Alone, each job succeeds or
+            // fails by itself.
             Err(error) if members.len() > 1 && is_broken_reference(&error) => Some(Failed::Ambiguous),
             Err(error) => Some(Failed::Together(failed(error))),
         };
