@@ -39,7 +39,7 @@ pub mod planned {
     pub use super::deletions::{
         FORGET as FORGET_WINDOWS, FORGET_OLD as FORGET_OLD_WINDOWS, PUT as PUT_WINDOW, WINDOWS,
     };
-    pub use super::quota::{COUNTS, FORGET_RESPONSE, FORGET_STATES, OLDEST_RESPONSES, OLDEST_STATES};
+    pub use super::quota::{COUNTS, FORGET_OLDEST_RESPONSES, FORGET_STATES, OLDEST_RESPONSES, OLDEST_STATES};
 }
 
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use super::{deletions, installations, statements};
 use crate::failure::failed;
 use rollcall_core::model::Version;
 use rollcall_core::storage::ledger::day;
+use rollcall_core::storage::quota::make_room;
 use rollcall_core::storage::{OwnerState, PurgeTerms, Purged, StorageResult};
 
 /// Forgets old data, and raises the horizon of `state` over the versions whose deletions are forgotten. The
@@ -51,7 +52,7 @@ pub(super) fn purge(
         purged.more |= entries == rows_max;
     }
     let mut past = OwnPast { session, owner, bytes: &mut state.past };
-    let entries = past.make_room(0, terms.past_bytes_max, rows_max)?;
+    let entries = make_room(&mut past, 0, terms.past_bytes_max, rows_max)?;
     purged.note_room(entries, rows_max, state.past.excess(0, terms.past_bytes_max), state.past.is_counted);
     for (sql, before) in [
         (statements::FORGET_DEVICES, terms.devices_before.ms()),

@@ -8,8 +8,8 @@ use super::failure::failed;
 use super::session::{Param, Purpose, Session};
 use super::{Connections, statements, txn};
 use rollcall_core::broken;
-use rollcall_core::model::{Owner, Version};
-use rollcall_core::storage::quota::{Past, PastBytes, enough, make_room};
+use rollcall_core::model::{DeviceId, Owner, RowKey, Timestamp, Version};
+use rollcall_core::storage::quota::{Forgettable, Past, PastBytes, PastMark};
 use rollcall_core::storage::{OwnerState, StorageResult};
 
 /// The oldest earlier states, and their sizes.
@@ -20,10 +20,11 @@ pub const FORGET_STATES: &str =
     "DELETE FROM rollcall_history WHERE owner = $1 AND (version, tbl, key) <= ($2, $3, $4)";
 
 /// The oldest stored responses, and their sizes. An owner has few, so they are sorted.
-pub const OLDEST_RESPONSES: &str = "SELECT device, key, (octet_length(body) + octet_length(key) + 200)::bigint FROM rollcall_answer \
-     WHERE owner = $1 ORDER BY at, version LIMIT $2";
-/// Deletes one of those responses.
-pub const FORGET_RESPONSE: &str = "DELETE FROM rollcall_answer WHERE owner = $1 AND device = $2 AND key = $3";
+pub const OLDEST_RESPONSES: &str = "SELECT at, version, device, key, (octet_length(body) + octet_length(key) + 200)::bigint \
+     FROM rollcall_answer WHERE owner = $1 ORDER BY at, version, device, key LIMIT $2";
+/// Deletes all responses up to one of them.
+pub const FORGET_OLDEST_RESPONSES: &str =
+    "DELETE FROM rollcall_answer WHERE owner = $1 AND (at, version, device, key) <= ($2, $3, $4, $5)";
 
 /// One statement for each kind, over all entries of an owner.
 pub const COUNTS: [&str; 4] = [
@@ -126,61 +127,66 @@ pub(super) struct OwnPast<'a> {
     pub bytes: &'a mut PastBytes,
 }
 
-impl OwnPast<'_> {
-    /// Makes room like [`rollcall_core::storage::WriteTxn::make_room`]; returns how many entries were
-    /// forgotten.
-    pub fn make_room(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<usize> {
-        make_room(self, more, max, entries_max)
+/// Reads an entry's position and its size, bytes.
+type ReadMark = fn(&Row) -> Result<(PastMark, i64), postgres::Error>;
+
+impl Past for OwnPast<'_> {
+    fn sums(&mut self) -> &mut PastBytes {
+        self.bytes
     }
 
-    /// Makes room in the same way; returns whether there is enough.
-    pub fn fits(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<bool> {
-        self.make_room(more, max, entries_max)?;
-        Ok(self.bytes.excess(more, max) == 0)
+    fn oldest(&mut self, kind: Forgettable, entries_max: usize) -> StorageResult<Vec<(PastMark, i64)>> {
+        let (sql, read): (_, ReadMark) = match kind {
+            Forgettable::History => (OLDEST_STATES, state_mark),
+            Forgettable::Responses => (OLDEST_RESPONSES, response_mark),
+        };
+        let limit = i64::try_from(entries_max).unwrap_or(i64::MAX);
+        let found = self.session.query(sql, &[(&self.owner, Type::UUID), (&limit, Type::INT8)])?;
+        found.iter().map(read).collect::<Result<_, _>>().map_err(failed)
+    }
+
+    fn forget_up_to(&mut self, last: &PastMark) -> StorageResult<()> {
+        match last {
+            PastMark::State { version, table, key } => {
+                let version = version.0.cast_signed();
+                let params: [Param<'_>; 4] = [
+                    (&self.owner, Type::UUID),
+                    (&version, Type::INT8),
+                    (table, Type::INT4),
+                    (&key.0, Type::UUID),
+                ];
+                self.session.execute(FORGET_STATES, &params)?;
+            }
+            PastMark::Response { at, version, device, key } => {
+                let (at, version) = (at.ms(), version.0.cast_signed());
+                let params: [Param<'_>; 5] = [
+                    (&self.owner, Type::UUID),
+                    (&at, Type::INT8),
+                    (&version, Type::INT8),
+                    (&device.0, Type::UUID),
+                    (key, Type::TEXT),
+                ];
+                self.session.execute(FORGET_OLDEST_RESPONSES, &params)?;
+            }
+        }
+        Ok(())
     }
 }
 
-impl Past for OwnPast<'_> {
-    fn bytes(&self) -> PastBytes {
-        *self.bytes
-    }
+fn state_mark(row: &Row) -> Result<(PastMark, i64), postgres::Error> {
+    let version = Version(row.try_get::<_, i64>(0)?.cast_unsigned());
+    let mark = PastMark::State { version, table: row.try_get(1)?, key: RowKey(row.try_get(2)?) };
+    Ok((mark, row.try_get(3)?))
+}
 
-    fn forget_history(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
-        let limit = i64::try_from(entries_max).unwrap_or(i64::MAX);
-        let found = self.session.query(OLDEST_STATES, &[(&self.owner, Type::UUID), (&limit, Type::INT8)])?;
-        let sizes = found.iter().map(|row| row.try_get::<_, i64>(3));
-        let sizes: Vec<i64> = sizes.collect::<Result<_, _>>().map_err(failed)?;
-        let (entries, freed) = enough(sizes.into_iter(), bytes);
-        let Some(last) = entries.checked_sub(1).and_then(|last| found.get(last)) else { return Ok(0) };
-        let (version, tbl, key): (i64, i32, Uuid) = (
-            last.try_get(0).map_err(failed)?,
-            last.try_get(1).map_err(failed)?,
-            last.try_get(2).map_err(failed)?,
-        );
-        let params: [Param<'_>; 4] =
-            [(&self.owner, Type::UUID), (&version, Type::INT8), (&tbl, Type::INT4), (&key, Type::UUID)];
-        self.session.execute(FORGET_STATES, &params)?;
-        self.bytes.history -= freed;
-        Ok(entries)
-    }
-
-    fn forget_responses(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
-        let limit = i64::try_from(entries_max).unwrap_or(i64::MAX);
-        let found =
-            self.session.query(OLDEST_RESPONSES, &[(&self.owner, Type::UUID), (&limit, Type::INT8)])?;
-        let sizes = found.iter().map(|row| row.try_get::<_, i64>(2));
-        let sizes: Vec<i64> = sizes.collect::<Result<_, _>>().map_err(failed)?;
-        let (entries, freed) = enough(sizes.into_iter(), bytes);
-        for row in found.iter().take(entries) {
-            let (device, key): (Uuid, String) =
-                (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
-            let params: [Param<'_>; 3] =
-                [(&self.owner, Type::UUID), (&device, Type::UUID), (&key, Type::TEXT)];
-            self.session.execute(FORGET_RESPONSE, &params)?;
-        }
-        self.bytes.responses -= freed;
-        Ok(entries)
-    }
+fn response_mark(row: &Row) -> Result<(PastMark, i64), postgres::Error> {
+    let mark = PastMark::Response {
+        at: Timestamp::from_ms(row.try_get(0)?),
+        version: Version(row.try_get::<_, i64>(1)?.cast_unsigned()),
+        device: DeviceId(row.try_get(2)?),
+        key: row.try_get(3)?,
+    };
+    Ok((mark, row.try_get(4)?))
 }
 
 impl Connections {

@@ -18,7 +18,7 @@ use rollcall_core::digest::Digest;
 use rollcall_core::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Schema, Table, TableId};
 use rollcall_core::storage::ledger::{aware_devices_bytes, day, lifetimes_bytes};
-use rollcall_core::storage::quota::RECORD_BYTES;
+use rollcall_core::storage::quota::{RECORD_BYTES, fits};
 use rollcall_core::storage::{
     ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation, LeaseState, OwnerState,
     PastBytes, PurgeTerms, Purged, ReadTxn, ResponsesMax, StorageError, StorageResult, StoredResponse,
@@ -499,7 +499,7 @@ impl WriteTxn for Txn<'_> {
 
     fn make_room(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<bool> {
         let mut past = OwnPast { session: self.session, owner: self.owner, bytes: &mut self.state.past };
-        past.fits(more, max, entries_max)
+        fits(&mut past, more, max, entries_max)
     }
 
     fn set_past(&mut self, past: PastBytes) -> StorageResult<()> {

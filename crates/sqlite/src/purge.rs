@@ -7,6 +7,7 @@ use crate::failed;
 use rollcall_core::broken;
 use rollcall_core::model::{Owner, RowKey, Version};
 use rollcall_core::storage::ledger::day;
+use rollcall_core::storage::quota::make_room;
 use rollcall_core::storage::{Forgetful, OwnerState, PurgeTerms, Purged, StorageResult};
 
 /// A purge uses none of the application's tables, so a command can run it without their schema.
@@ -101,7 +102,7 @@ pub(super) fn purge(
         purged.more |= entries == rows_max;
     }
     let mut past = OwnPast { conn, owner, bytes: &mut state.past };
-    let entries = past.make_room(0, terms.past_bytes_max, rows_max)?;
+    let entries = make_room(&mut past, 0, terms.past_bytes_max, rows_max)?;
     purged.note_room(entries, rows_max, state.past.excess(0, terms.past_bytes_max), state.past.is_counted);
     let forget = |sql: &str, before: i64| -> StorageResult<usize> {
         conn.prepare_cached(sql).map_err(failed)?.execute(params![owner, before]).map_err(failed)

@@ -1,10 +1,10 @@
 //! What an owner's past takes in SQLite, and how its oldest part is forgotten.
 
-use rusqlite::{Connection, Params, params};
+use rusqlite::{Connection, Params, Row, params};
 
-use super::{failed, statements};
-use rollcall_core::model::Owner;
-use rollcall_core::storage::quota::{Past, PastBytes, enough, make_room};
+use super::{failed, statements, values};
+use rollcall_core::model::{DeviceId, Owner, Timestamp, Version};
+use rollcall_core::storage::quota::{Forgettable, Past, PastBytes, PastMark};
 use rollcall_core::storage::{OwnerState, StorageResult};
 
 /// The oldest earlier states, and their sizes.
@@ -15,10 +15,11 @@ pub(super) const FORGET_STATES: &str =
     "DELETE FROM rollcall_history WHERE owner = ?1 AND (version, tbl, key) <= (?2, ?3, ?4)";
 
 /// The oldest stored responses, and their sizes. An owner has few, so they are sorted.
-const OLDEST_RESPONSES: &str = "SELECT device, key, octet_length(body) + octet_length(key) + 200 \
-     FROM rollcall_answer WHERE owner = ?1 ORDER BY at, version LIMIT ?2";
-pub(super) const FORGET_RESPONSE: &str =
-    "DELETE FROM rollcall_answer WHERE owner = ?1 AND device = ?2 AND key = ?3";
+const OLDEST_RESPONSES: &str = "SELECT at, version, device, key, octet_length(body) + octet_length(key) + 200 \
+     FROM rollcall_answer WHERE owner = ?1 ORDER BY at, version, device, key LIMIT ?2";
+/// Deletes all responses up to one of them.
+pub(super) const FORGET_OLDEST_RESPONSES: &str =
+    "DELETE FROM rollcall_answer WHERE owner = ?1 AND (at, version, device, key) <= (?2, ?3, ?4, ?5)";
 
 /// One statement for each kind, over all entries of an owner.
 pub(super) const COUNTS: [&str; 4] = [
@@ -84,61 +85,56 @@ pub(super) struct OwnPast<'a> {
     pub bytes: &'a mut PastBytes,
 }
 
-impl OwnPast<'_> {
-    /// Makes room like [`rollcall_core::storage::WriteTxn::make_room`]; returns how many entries were
-    /// forgotten.
-    pub fn make_room(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<usize> {
-        make_room(self, more, max, entries_max)
+/// Reads an entry's position and its size, bytes.
+type ReadMark = fn(&Row<'_>) -> rusqlite::Result<(PastMark, i64)>;
+
+impl Past for OwnPast<'_> {
+    fn sums(&mut self) -> &mut PastBytes {
+        self.bytes
     }
 
-    /// Makes room in the same way; returns whether there is enough.
-    pub fn fits(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<bool> {
-        self.make_room(more, max, entries_max)?;
-        Ok(self.bytes.excess(more, max) == 0)
+    fn oldest(&mut self, kind: Forgettable, entries_max: usize) -> StorageResult<Vec<(PastMark, i64)>> {
+        let (sql, read): (_, ReadMark) = match kind {
+            Forgettable::History => (OLDEST_STATES, state_mark),
+            Forgettable::Responses => (OLDEST_RESPONSES, response_mark),
+        };
+        let limit = i64::try_from(entries_max).unwrap_or(i64::MAX);
+        let mut statement = self.conn.prepare_cached(sql).map_err(failed)?;
+        let found = statement.query_map(params![self.owner, limit], read).map_err(failed)?;
+        found.collect::<Result<_, _>>().map_err(failed)
+    }
+
+    fn forget_up_to(&mut self, last: &PastMark) -> StorageResult<()> {
+        let prepared = |sql| self.conn.prepare_cached(sql).map_err(failed);
+        match last {
+            PastMark::State { version, table, key } => prepared(FORGET_STATES)?.execute(params![
+                self.owner,
+                version.0.cast_signed(),
+                table,
+                key.0.as_bytes()
+            ]),
+            PastMark::Response { at, version, device, key } => prepared(FORGET_OLDEST_RESPONSES)?
+                .execute(params![self.owner, at.ms(), version.0.cast_signed(), device.0.as_bytes(), key]),
+        }
+        .map_err(failed)?;
+        Ok(())
     }
 }
 
-impl Past for OwnPast<'_> {
-    fn bytes(&self) -> PastBytes {
-        *self.bytes
-    }
+fn state_mark(row: &Row<'_>) -> rusqlite::Result<(PastMark, i64)> {
+    let version = Version(row.get::<_, i64>(0)?.cast_unsigned());
+    let mark = PastMark::State { version, table: row.get(1)?, key: values::key(row.get_ref(2)?)? };
+    Ok((mark, row.get(3)?))
+}
 
-    fn forget_history(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
-        let mut oldest = self.conn.prepare_cached(OLDEST_STATES).map_err(failed)?;
-        let limit = i64::try_from(entries_max).unwrap_or(i64::MAX);
-        let found = oldest
-            .query_map(params![self.owner, limit], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Vec<u8>>(2)?, row.get(3)?))
-            })
-            .map_err(failed)?;
-        let found: Vec<(i64, i64, Vec<u8>, i64)> = found.collect::<Result<_, _>>().map_err(failed)?;
-        let (entries, freed) = enough(found.iter().map(|(.., size)| *size), bytes);
-        let Some((version, tbl, key, _)) = entries.checked_sub(1).and_then(|last| found.get(last)) else {
-            return Ok(0);
-        };
-        let mut forget = self.conn.prepare_cached(FORGET_STATES).map_err(failed)?;
-        forget.execute(params![self.owner, version, tbl, key]).map_err(failed)?;
-        self.bytes.history -= freed;
-        Ok(entries)
-    }
-
-    fn forget_responses(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
-        let mut oldest = self.conn.prepare_cached(OLDEST_RESPONSES).map_err(failed)?;
-        let limit = i64::try_from(entries_max).unwrap_or(i64::MAX);
-        let found = oldest
-            .query_map(params![self.owner, limit], |row| {
-                Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?, row.get(2)?))
-            })
-            .map_err(failed)?;
-        let found: Vec<(Vec<u8>, String, i64)> = found.collect::<Result<_, _>>().map_err(failed)?;
-        let (entries, freed) = enough(found.iter().map(|(.., size)| *size), bytes);
-        let mut forget = self.conn.prepare_cached(FORGET_RESPONSE).map_err(failed)?;
-        for (device, key, _) in found.iter().take(entries) {
-            forget.execute(params![self.owner, device, key]).map_err(failed)?;
-        }
-        self.bytes.responses -= freed;
-        Ok(entries)
-    }
+fn response_mark(row: &Row<'_>) -> rusqlite::Result<(PastMark, i64)> {
+    let mark = PastMark::Response {
+        at: Timestamp::from_ms(row.get(0)?),
+        version: Version(row.get::<_, i64>(1)?.cast_unsigned()),
+        device: DeviceId(values::uuid(row.get_ref(2)?)?),
+        key: row.get(3)?,
+    };
+    Ok((mark, row.get(4)?))
 }
 
 /// An owner's stored sums and its counted past, in one snapshot; `None` for an owner without any write.

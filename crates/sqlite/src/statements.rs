@@ -279,7 +279,7 @@ mod tests {
                     FORGET_LONG_RESPONSES,
                     quota::OLDEST_STATES,
                     quota::FORGET_STATES,
-                    quota::FORGET_RESPONSE,
+                    quota::FORGET_OLDEST_RESPONSES,
                 ])
                 .chain([
                     ACKNOWLEDGED_BY_ALL,

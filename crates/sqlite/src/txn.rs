@@ -453,7 +453,8 @@ impl WriteTxn for Txn<'_> {
 
     fn make_room(&mut self, more: u64, max: u64, entries_max: usize) -> StorageResult<bool> {
         let owner = self.own_records()?.owner;
-        OwnPast { conn: self.conn, owner, bytes: &mut self.state.past }.fits(more, max, entries_max)
+        let mut past = OwnPast { conn: self.conn, owner, bytes: &mut self.state.past };
+        fits(&mut past, more, max, entries_max)
     }
 
     fn set_past(&mut self, past: PastBytes) -> StorageResult<()> {

@@ -68,7 +68,7 @@ fn no_statement_reads_a_whole_table_or_sorts_on_postgres() {
         planned::SIGHTINGS,
         planned::NOTE_SIGHTING,
         planned::FORGET_STATES,
-        planned::FORGET_RESPONSE,
+        planned::FORGET_OLDEST_RESPONSES,
         planned::OLDEST_RESPONSES,
         statements::SURPLUS_STATES,
         statements::FORGET_RESPONSES,

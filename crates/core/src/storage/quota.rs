@@ -3,6 +3,7 @@
 
 use super::StorageResult;
 use crate::broken;
+use crate::model::{DeviceId, RowKey, Timestamp, Version};
 
 /// About how many bytes a tombstone takes, with its entries in indexes.
 pub const TOMBSTONE_BYTES: u64 = 200;
@@ -74,20 +75,64 @@ impl PastBytes {
     }
 }
 
-/// One owner's past, as an engine stores it.
-pub trait Past {
-    /// The present sums.
-    fn bytes(&self) -> PastBytes;
-
-    /// Forgets the oldest earlier states, at most `entries_max`, and no more than needed to free `bytes`;
-    /// returns how many were forgotten.
-    fn forget_history(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize>;
-
-    /// Does the same with stored responses.
-    fn forget_responses(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize>;
+/// What of an owner's past may go to make room, in the order in which it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgettable {
+    /// Earlier states of rows.
+    History,
+    /// Stored responses.
+    Responses,
 }
 
-/// Entries that are read at a time before they are forgotten.
+impl Forgettable {
+    const IN_ORDER: [Self; 2] = [Self::History, Self::Responses];
+
+    fn sum_of(self, sums: &mut PastBytes) -> &mut i64 {
+        match self {
+            Self::History => &mut sums.history,
+            Self::Responses => &mut sums.responses,
+        }
+    }
+}
+
+/// Where an entry stands among those of its kind, the oldest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PastMark {
+    /// An earlier state: ordered by version, table and key.
+    State {
+        /// The version that made the state.
+        version: Version,
+        /// The engine's number of its table.
+        table: i32,
+        /// Its row.
+        key: RowKey,
+    },
+    /// A stored response: ordered by time, version, device and key.
+    Response {
+        /// When it was sent.
+        at: Timestamp,
+        /// The owner's version at the response.
+        version: Version,
+        /// The device that it is stored for.
+        device: DeviceId,
+        /// The `Idempotency-Key` of its request.
+        key: String,
+    },
+}
+
+/// One owner's past, as an engine stores it.
+pub trait Past {
+    /// What it takes now.
+    fn sums(&mut self) -> &mut PastBytes;
+
+    /// The oldest entries of a kind in their order, and how many bytes each takes; at most `entries_max`.
+    fn oldest(&mut self, kind: Forgettable, entries_max: usize) -> StorageResult<Vec<(PastMark, i64)>>;
+
+    /// Forgets all entries of a kind up to this one, by one statement. The sums are the caller's.
+    fn forget_up_to(&mut self, last: &PastMark) -> StorageResult<()>;
+}
+
+/// Entries that are read before they are forgotten.
 const ENTRIES_AT_ONCE: usize = 1_000;
 
 /// Forgets until `more` bytes fit below `max`: the oldest history first, then stored responses.
@@ -96,17 +141,14 @@ const ENTRIES_AT_ONCE: usize = 1_000;
 /// - Nothing is forgotten for an owner that is not counted yet, or with a `max` of 0.
 pub fn make_room(past: &mut dyn Past, more: u64, max: u64, entries_max: usize) -> StorageResult<usize> {
     let mut gone = 0;
-    for of_responses in [false, true] {
+    for kind in Forgettable::IN_ORDER {
         loop {
-            let excess = past.bytes().excess(more, max);
+            let excess = past.sums().excess(more, max);
             let entries = (entries_max - gone).min(ENTRIES_AT_ONCE);
             if excess == 0 || entries == 0 || broken::is("past_unbounded") {
                 return Ok(gone);
             }
-            let forgotten = match of_responses {
-                false => past.forget_history(excess, entries)?,
-                true => past.forget_responses(excess, entries)?,
-            };
+            let forgotten = forget(past, kind, excess, entries)?;
             gone += forgotten;
             if forgotten == 0 {
                 break;
@@ -116,8 +158,25 @@ pub fn make_room(past: &mut dyn Past, more: u64, max: u64, entries_max: usize) -
     Ok(gone)
 }
 
-/// How many entries at the start of a list must be forgotten to free `bytes`.
-pub fn enough(sizes: impl Iterator<Item = i64>, bytes: u64) -> (usize, i64) {
+/// Makes room as [`make_room`] does; returns whether there is enough.
+pub fn fits(past: &mut dyn Past, more: u64, max: u64, entries_max: usize) -> StorageResult<bool> {
+    make_room(past, more, max, entries_max)?;
+    Ok(past.sums().excess(more, max) == 0)
+}
+
+/// Forgets the oldest entries of a kind, at most `entries_max`, and no more than it takes to free `bytes`; returns how many
+/// went.
+fn forget(past: &mut dyn Past, kind: Forgettable, bytes: u64, entries_max: usize) -> StorageResult<usize> {
+    let found = past.oldest(kind, entries_max)?;
+    let (entries, freed) = enough(found.iter().map(|(_, size)| *size), bytes);
+    let Some((last, _)) = entries.checked_sub(1).and_then(|last| found.get(last)) else { return Ok(0) };
+    past.forget_up_to(last)?;
+    *kind.sum_of(past.sums()) -= freed;
+    Ok(entries)
+}
+
+/// How many entries of a list must go, the first of it first, to free `bytes`, and how many bytes those take.
+fn enough(sizes: impl Iterator<Item = i64>, bytes: u64) -> (usize, i64) {
     let (mut entries, mut freed) = (0, 0_i64);
     for size in sizes {
         if freed.max(0).cast_unsigned() >= bytes {
@@ -131,6 +190,8 @@ pub fn enough(sizes: impl Iterator<Item = i64>, bytes: u64) -> (usize, i64) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     /// A past whose entries are sizes, the oldest first.
@@ -149,23 +210,44 @@ mod tests {
         Held { sums, history: history.to_vec(), responses: responses.to_vec() }
     }
 
+    impl Held {
+        fn sizes(&mut self, kind: Forgettable) -> &mut Vec<i64> {
+            match kind {
+                Forgettable::History => &mut self.history,
+                Forgettable::Responses => &mut self.responses,
+            }
+        }
+    }
+
+    /// An entry's place is its version.
     impl Past for Held {
-        fn bytes(&self) -> PastBytes {
-            self.sums
+        fn sums(&mut self) -> &mut PastBytes {
+            &mut self.sums
         }
 
-        fn forget_history(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
-            let (entries, freed) = enough(self.history.iter().copied().take(entries_max), bytes);
-            self.history.drain(..entries);
-            self.sums.history -= freed;
-            Ok(entries)
+        fn oldest(&mut self, kind: Forgettable, entries_max: usize) -> StorageResult<Vec<(PastMark, i64)>> {
+            let mark = |n: usize| match kind {
+                Forgettable::History => {
+                    PastMark::State { version: Version(n as u64), table: 0, key: RowKey(Uuid::nil()) }
+                }
+                Forgettable::Responses => PastMark::Response {
+                    at: Timestamp::from_ms(0),
+                    version: Version(n as u64),
+                    device: DeviceId(Uuid::nil()),
+                    key: String::new(),
+                },
+            };
+            let sizes = self.sizes(kind).iter().take(entries_max).enumerate();
+            Ok(sizes.map(|(n, size)| (mark(n), *size)).collect())
         }
 
-        fn forget_responses(&mut self, bytes: u64, entries_max: usize) -> StorageResult<usize> {
-            let (entries, freed) = enough(self.responses.iter().copied().take(entries_max), bytes);
-            self.responses.drain(..entries);
-            self.sums.responses -= freed;
-            Ok(entries)
+        fn forget_up_to(&mut self, last: &PastMark) -> StorageResult<()> {
+            let (kind, last) = match last {
+                PastMark::State { version, .. } => (Forgettable::History, version),
+                PastMark::Response { version, .. } => (Forgettable::Responses, version),
+            };
+            self.sizes(kind).drain(..=last.0 as usize);
+            Ok(())
         }
     }
 
@@ -176,6 +258,7 @@ mod tests {
         assert_eq!(make_room(&mut past, 15, 150, 9).unwrap(), 2);
         assert_eq!((&past.history[..], &past.responses[..]), (&[30][..], &[40, 50][..]));
         assert_eq!(make_room(&mut past, 0, 60, 9).unwrap(), 2);
+        assert!(fits(&mut past, 10, 60, 9).unwrap() && !fits(&mut past, 61, 60, 0).unwrap());
         assert_eq!((&past.history[..], &past.responses[..]), (&[][..], &[50][..]));
     }
 
