@@ -7,7 +7,7 @@ use rollcall::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, 
 use rollcall::schema::TableId;
 use rollcall::storage::{
     ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation, LeaseState, OwnerState,
-    PastBytes, PurgeTerms, Purged, ReadTxn, ResponsesMax, StorageResult, StoredResponse, Walked,
+    PastBytes, PurgeTerms, Purged, ReadTxn, Replaced, ResponsesMax, StorageResult, StoredResponse, Walked,
     WantedConflicts, WriteTxn,
 };
 use uuid::Uuid;
@@ -58,9 +58,14 @@ impl ReadTxn for Counting<'_> {
         self.inner.load(table, keys)
     }
 
-    fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>> {
+    fn earlier(
+        &mut self,
+        table: TableId,
+        key: RowKey,
+        stored: Option<&Stored>,
+    ) -> StorageResult<Vec<EarlierState>> {
         self.counts.pasts += 1;
-        self.inner.earlier(table, key)
+        self.inner.earlier(table, key, stored)
     }
 
     fn referring(

@@ -36,8 +36,13 @@ macro_rules! forward {
         }
     };
     (@ earlier) => {
-        fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>> {
-            self.inner.earlier(table, key)
+        fn earlier(
+            &mut self,
+            table: TableId,
+            key: RowKey,
+            stored: Option<&Stored>,
+        ) -> StorageResult<Vec<EarlierState>> {
+            self.inner.earlier(table, key, stored)
         }
     };
     (@ stored_response) => {
@@ -130,7 +135,7 @@ macro_rules! forward {
         fn remember(
             &mut self,
             table: TableId,
-            rows: &[(RowKey, &Stored)],
+            rows: &[Replaced<'_>],
             states_max: usize,
         ) -> StorageResult<()> {
             self.inner.remember(table, rows, states_max)

@@ -16,7 +16,7 @@ use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore}
 use rollcall::storage::{
     AccountStore, Census, ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation,
     LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases as KeptLeases, Outcome, OwnerState, PastBytes,
-    PurgeTerms, Purged, ReadTxn, ReadWork, ResponsesMax, Storage, StorageError, StorageResult,
+    PurgeTerms, Purged, ReadTxn, ReadWork, Replaced, ResponsesMax, Storage, StorageError, StorageResult,
     StoredResponse, VersionListener, Walked, WantedConflicts, WriteTxn, WriteWork,
 };
 use rollcall_testkit::forward;

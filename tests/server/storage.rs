@@ -21,6 +21,7 @@ use engine::{Engine, Store};
 
 mod census;
 mod group;
+mod history;
 mod hooks;
 mod pages;
 mod plans;
@@ -671,47 +672,6 @@ fn a_row_comes_back_as_it_was_put() {
         let swapped = [(key(1), rows[2].1.clone()), (key(3), rows[0].1.clone())];
         ground.storage.write(owner(1), |txn| txn.put(things, &by_reference(&swapped))).unwrap();
         assert_eq!(ground.load(owner(1), "things", &[1, 3]), swapped.map(|(_, row)| Some(row)));
-    });
-}
-
-/// Goal: a table with `history = N` remembers exactly N earlier states of each row, the newest, each as it was.
-#[test]
-fn as_many_states_are_remembered_as_the_table_says() {
-    on_every_engine(|ground| {
-        let parents = ground.table("parents");
-        for states_max in 1..4 {
-            let whose = owner(states_max as u128);
-            for n in 1..7_u64 {
-                let at = |ms: u64| Timestamp::from_ms(ms as i64);
-                let earlier = |version: u64| Stored {
-                    last_update: at(version * 10),
-                    made_at: version.is_multiple_of(2).then_some(at(version)),
-                    claim: Claim {
-                        at: version.is_multiple_of(3).then_some(at(version + 1)),
-                        ..Claim::default()
-                    },
-                    ..parent(Version(version), &version.to_string())
-                };
-                let remember = |txn: &mut dyn WriteTxn| {
-                    txn.remember(parents, &[(key(1), &earlier(n)), (key(2), &earlier(n + 1))], states_max)
-                };
-                ground.storage.write(whose, remember).unwrap();
-                let known = |row| ground.storage.read(whose, |txn| txn.earlier(parents, key(row))).unwrap();
-                for (row, newest) in [(1, n), (2, n + 1)] {
-                    let oldest = (newest + 1).saturating_sub(states_max as u64).max(row as u64);
-                    let wanted: Vec<_> = (oldest..=newest)
-                        .rev()
-                        .map(|version| {
-                            let Stored { last_update, made_at, claim, changed_by, values, version, .. } =
-                                earlier(version);
-                            let (claimed_at, values) = (claim.at, values.unwrap());
-                            EarlierState { version, last_update, made_at, claimed_at, changed_by, values }
-                        })
-                        .collect();
-                    assert_eq!(known(row), wanted, "{states_max} states after {n}");
-                }
-            }
-        }
     });
 }
 

@@ -14,11 +14,12 @@ use crate::failure::failed;
 use rollcall_core::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Schema, Table};
 use rollcall_core::storage::records::{
-    ConflictListing, filled, policy, read_base, read_columns, record_bytes, resolution, whole, write_base,
-    write_columns,
+    ConflictListing, policy, read_base, read_columns, record_bytes, resolution, write_base, write_columns,
 };
+use rollcall_core::storage::states::read_state;
 use rollcall_core::storage::{
-    Conflict, ConflictPage, ResponsesMax, Side, StorageError, StorageResult, StoredResponse, WantedConflicts,
+    Conflict, ConflictPage, Replaced, ResponsesMax, Side, StorageError, StorageResult, StoredResponse,
+    WantedConflicts,
 };
 
 /// Conflicts that are read at once: each may contain two rows and their common ancestor.
@@ -38,16 +39,14 @@ impl Records<'_> {
     pub fn remember(
         &mut self,
         table: &Table,
-        rows: &[(RowKey, &Stored)],
+        rows: &[Replaced<'_>],
         states_max: usize,
         entries: u64,
     ) -> StorageResult<i64> {
         let (owner, tbl) = (self.owner, self.statements.of(table.id).id);
         let shared: [Param<'_>; 2] = [(&owner, Type::UUID), (&tbl, Type::INT4)];
-        let live =
-            rows.iter().filter_map(|(key, row)| row.values.as_ref().map(|values| (key.0, *row, values)));
         let states: Vec<(Uuid, &Stored, String)> =
-            live.map(|(key, row, values)| (key, row, write_columns(table, &whole(values)))).collect();
+            rows.iter().filter_map(|row| Some((row.key.0, row.before, row.written(table)?))).collect();
         let remember = &self.statements.remember;
         let new = remember.run(self.session, &shared, states.len(), &|at, bound| {
             let (key, row, columns) = &states[at];
@@ -96,22 +95,24 @@ impl Records<'_> {
         Ok(surplus.values().sum())
     }
 
-    pub fn earlier(&mut self, table: &Table, key: RowKey) -> StorageResult<Vec<EarlierState>> {
+    /// The states up to the first that shares a value with one that was not kept.
+    pub fn earlier(
+        &mut self,
+        table: &Table,
+        key: RowKey,
+        stored: Option<&Stored>,
+    ) -> StorageResult<Vec<EarlierState>> {
         let params: [Param<'_>; 3] =
             [(&self.owner, Type::UUID), (&self.statements.of(table.id).id, Type::INT4), (&key.0, Type::UUID)];
         let rows = self.session.query(statements::EARLIER, &params)?;
-        rows.iter()
-            .map(|row| {
-                Ok(EarlierState {
-                    version: Version(row.try_get::<_, i64>(0).map_err(failed)?.cast_unsigned()),
-                    last_update: Timestamp::from_ms(row.try_get(1).map_err(failed)?),
-                    changed_by: DeviceId(row.try_get(2).map_err(failed)?),
-                    values: filled(columns(table, row.try_get(3).map_err(failed)?)?),
-                    made_at: row.try_get::<_, Option<i64>>(4).map_err(failed)?.map(Timestamp::from_ms),
-                    claimed_at: row.try_get::<_, Option<i64>>(5).map_err(failed)?.map(Timestamp::from_ms),
-                })
-            })
-            .collect()
+        let mut states: Vec<EarlierState> = Vec::new();
+        for row in &rows {
+            let next = states.last().map(|state| state.values.as_slice());
+            let next = next.or_else(|| stored.and_then(|row| row.values.as_deref()));
+            let Some(state) = state_of(table, row, next)? else { break };
+            states.push(state);
+        }
+        Ok(states)
     }
 
     /// Returns how many bytes the conflict takes; 0 if it was stored already.
@@ -245,6 +246,22 @@ impl Records<'_> {
         }
         Ok(response.record_bytes(key) - gone)
     }
+}
+
+/// The state of a row of `EARLIER`; `next` is the state after it.
+fn state_of(table: &Table, row: &Row, next: Option<&[Value]>) -> StorageResult<Option<EarlierState>> {
+    let columns = read_state(table, row.try_get(3).map_err(failed)?, next);
+    let Some(values) = columns.map_err(|error| StorageError::Engine(Box::new(error)))? else {
+        return Ok(None);
+    };
+    Ok(Some(EarlierState {
+        version: Version(row.try_get::<_, i64>(0).map_err(failed)?.cast_unsigned()),
+        last_update: Timestamp::from_ms(row.try_get(1).map_err(failed)?),
+        changed_by: DeviceId(row.try_get(2).map_err(failed)?),
+        values,
+        made_at: row.try_get::<_, Option<i64>>(4).map_err(failed)?.map(Timestamp::from_ms),
+        claimed_at: row.try_get::<_, Option<i64>>(5).map_err(failed)?.map(Timestamp::from_ms),
+    }))
 }
 
 /// How many bytes the sides of a conflict take in the database.

@@ -21,8 +21,8 @@ use rollcall_core::storage::ledger::{aware_devices_bytes, day, lifetimes_bytes};
 use rollcall_core::storage::quota::{RECORD_BYTES, fits};
 use rollcall_core::storage::{
     ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation, LeaseState, OwnerState,
-    PastBytes, PurgeTerms, Purged, ReadTxn, ResponsesMax, StorageError, StorageResult, StoredResponse,
-    Walked, WantedConflicts, WriteTxn,
+    PastBytes, PurgeTerms, Purged, ReadTxn, Replaced, ResponsesMax, StorageError, StorageResult,
+    StoredResponse, Walked, WantedConflicts, WriteTxn,
 };
 
 /// One owner's rows inside one transaction.
@@ -297,9 +297,14 @@ impl ReadTxn for Txn<'_> {
         }
     }
 
-    fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>> {
+    fn earlier(
+        &mut self,
+        table: TableId,
+        key: RowKey,
+        stored: Option<&Stored>,
+    ) -> StorageResult<Vec<EarlierState>> {
         let table = self.schema.at(table);
-        self.records().earlier(table, key)
+        self.records().earlier(table, key, stored)
     }
 
     fn stored_response(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<StoredResponse>> {
@@ -424,12 +429,7 @@ impl WriteTxn for Txn<'_> {
         Ok(())
     }
 
-    fn remember(
-        &mut self,
-        table: TableId,
-        rows: &[(RowKey, &Stored)],
-        states_max: usize,
-    ) -> StorageResult<()> {
+    fn remember(&mut self, table: TableId, rows: &[Replaced<'_>], states_max: usize) -> StorageResult<()> {
         let table = self.schema.at(table);
         // Each state takes at least this many bytes.
         let entries = self.state.past.history.max(0).cast_unsigned() / RECORD_BYTES;

@@ -11,11 +11,11 @@ use crate::failed;
 use rollcall_core::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Schema, Table};
 use rollcall_core::storage::records::{
-    ConflictListing, filled, policy, read_base, read_columns, record_bytes, resolution, whole, write_base,
-    write_columns,
+    ConflictListing, policy, read_base, read_columns, record_bytes, resolution, write_base, write_columns,
 };
+use rollcall_core::storage::states::read_state;
 use rollcall_core::storage::{
-    Conflict, ConflictPage, ResponsesMax, Side, StorageResult, StoredResponse, WantedConflicts,
+    Conflict, ConflictPage, Replaced, ResponsesMax, Side, StorageResult, StoredResponse, WantedConflicts,
 };
 
 /// The records of one owner.
@@ -28,23 +28,17 @@ pub(super) struct Records<'a> {
 
 impl Records<'_> {
     /// Returns how many bytes the history has grown by.
-    pub fn remember(
-        &self,
-        table: &Table,
-        rows: &[(RowKey, &Stored)],
-        states_max: usize,
-    ) -> StorageResult<i64> {
+    pub fn remember(&self, table: &Table, rows: &[Replaced<'_>], states_max: usize) -> StorageResult<i64> {
         let mut grown = 0;
         if rows.is_empty() {
             return Ok(grown);
         }
         let tbl = self.statements.of(table.id).id;
         let mut remember = self.conn.prepare_cached(statements::REMEMBER).map_err(failed)?;
-        for (key, row) in rows {
-            let Some(values) = &row.values else { continue };
-            let key = key.0.as_bytes();
+        for replaced in rows {
+            let Some(columns) = replaced.written(table) else { continue };
+            let (key, row) = (replaced.key.0.as_bytes(), replaced.before);
             let version = row.version.0.cast_signed();
-            let columns = write_columns(table, &whole(values));
             let (at, by) = (row.last_update.ms(), row.changed_by.0.as_bytes());
             let (made, claimed) = (row.made_at.map(Timestamp::ms), row.claim.at.map(Timestamp::ms));
             let new = remember
@@ -57,22 +51,24 @@ impl Records<'_> {
         Ok(grown)
     }
 
-    pub fn earlier(&self, table: &Table, key: RowKey) -> StorageResult<Vec<EarlierState>> {
+    /// The states up to the first that shares a value with one that was not kept.
+    pub fn earlier(
+        &self,
+        table: &Table,
+        key: RowKey,
+        stored: Option<&Stored>,
+    ) -> StorageResult<Vec<EarlierState>> {
         let tbl = self.statements.of(table.id).id;
         let mut statement = self.conn.prepare_cached(statements::STATES).map_err(failed)?;
-        let states = statement
-            .query_map(params![self.owner, tbl, key.0.as_bytes()], |row| {
-                Ok(EarlierState {
-                    version: Version(row.get::<_, i64>(0)?.cast_unsigned()),
-                    last_update: Timestamp::from_ms(row.get(1)?),
-                    changed_by: DeviceId(values::uuid(row.get_ref(2)?)?),
-                    values: filled(columns(table, row.get_ref(3)?)?),
-                    made_at: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_ms),
-                    claimed_at: row.get::<_, Option<i64>>(5)?.map(Timestamp::from_ms),
-                })
-            })
-            .map_err(failed)?;
-        states.collect::<Result<_, _>>().map_err(failed)
+        let mut rows = statement.query(params![self.owner, tbl, key.0.as_bytes()]).map_err(failed)?;
+        let mut states: Vec<EarlierState> = Vec::new();
+        while let Some(row) = rows.next().map_err(failed)? {
+            let next = states.last().map(|state| state.values.as_slice());
+            let next = next.or_else(|| stored.and_then(|row| row.values.as_deref()));
+            let Some(state) = state_of(table, row, next).map_err(failed)? else { break };
+            states.push(state);
+        }
+        Ok(states)
     }
 
     /// Returns how many bytes the conflict takes; 0 if it was stored already.
@@ -241,6 +237,22 @@ impl Records<'_> {
         }
         Ok(response.record_bytes(key) - gone)
     }
+}
+
+/// The state of a row of `STATES`; `next` is the state after it.
+fn state_of(table: &Table, row: &Row<'_>, next: Option<&[Value]>) -> rusqlite::Result<Option<EarlierState>> {
+    let columns = read_state(table, row.get_ref(3)?.as_str()?, next);
+    let Some(values) = columns.map_err(|error| FromSqlError::Other(Box::new(error)))? else {
+        return Ok(None);
+    };
+    Ok(Some(EarlierState {
+        version: Version(row.get::<_, i64>(0)?.cast_unsigned()),
+        last_update: Timestamp::from_ms(row.get(1)?),
+        changed_by: DeviceId(values::uuid(row.get_ref(2)?)?),
+        values,
+        made_at: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_ms),
+        claimed_at: row.get::<_, Option<i64>>(5)?.map(Timestamp::from_ms),
+    }))
 }
 
 /// How many bytes the sides of a conflict take in the database.

@@ -14,9 +14,10 @@ use rollcall_core::digest::{Digest, Seed};
 use rollcall_core::model::{Claim, DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Column, Schema, Table, TableId};
 use rollcall_core::storage::ledger::{aware_devices, aware_devices_bytes, day, lifetimes, lifetimes_bytes};
+use rollcall_core::storage::quota::fits;
 use rollcall_core::storage::{
     ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation, OwnerState, PastBytes,
-    PurgeTerms, Purged, ReadTxn, ResponsesMax, StorageError, StorageResult, StoredResponse, Walked,
+    PurgeTerms, Purged, ReadTxn, Replaced, ResponsesMax, StorageError, StorageResult, StoredResponse, Walked,
     WantedConflicts, WriteTxn,
 };
 
@@ -255,8 +256,13 @@ impl ReadTxn for Txn<'_> {
         Ok(())
     }
 
-    fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>> {
-        self.records().map_or(Ok(Vec::new()), |records| records.earlier(self.schema.at(table), key))
+    fn earlier(
+        &mut self,
+        table: TableId,
+        key: RowKey,
+        stored: Option<&Stored>,
+    ) -> StorageResult<Vec<EarlierState>> {
+        self.records().map_or(Ok(Vec::new()), |records| records.earlier(self.schema.at(table), key, stored))
     }
 
     fn stored_response(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<StoredResponse>> {
@@ -384,12 +390,7 @@ impl WriteTxn for Txn<'_> {
         Ok(())
     }
 
-    fn remember(
-        &mut self,
-        table: TableId,
-        rows: &[(RowKey, &Stored)],
-        states_max: usize,
-    ) -> StorageResult<()> {
+    fn remember(&mut self, table: TableId, rows: &[Replaced<'_>], states_max: usize) -> StorageResult<()> {
         self.state.past.history += self.own_records()?.remember(self.schema.at(table), rows, states_max)?;
         Ok(())
     }

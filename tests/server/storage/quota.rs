@@ -319,7 +319,7 @@ fn a_purge_counts_owners_and_then_holds_them_to_the_bound() {
             assert_eq!((after.responses, after.conflicts), (held.responses, held.conflicts));
         }
         let table = ground.table("parents");
-        let left = ground.storage.read(owner(1), |txn| txn.earlier(table, key(1))).unwrap();
+        let left = ground.storage.read(owner(1), |txn| txn.earlier(table, key(1), None)).unwrap();
         let titles: Vec<_> = left.iter().map(|state| format!("{:?}", state.values)).collect();
         assert!(titles[0].contains("04\"") && titles[1].contains("03\""), "{titles:?}");
 
@@ -370,7 +370,7 @@ fn a_write_makes_room_in_a_full_past() {
         let after = past(ground, owner(1));
         assert_eq!(after, counted(ground, owner(1)));
         assert_eq!(after.history, full.history);
-        let of_first = ground.storage.read(owner(1), |txn| txn.earlier(parents, key(1))).unwrap();
+        let of_first = ground.storage.read(owner(1), |txn| txn.earlier(parents, key(1), None)).unwrap();
         assert_eq!(of_first.len(), 1, "of the row that was changed first");
         // A stale edit of another device overwrites: a conflict is recorded, and history makes room for it.
         send(2, Some(seen), 4, false, max).unwrap();

@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod plan;
 pub mod quota;
 pub mod records;
+pub mod states;
 pub mod whole;
 
 mod observer;
@@ -40,6 +41,7 @@ pub use leases::{LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases};
 pub use observer::EngineObserver;
 pub use quota::PastBytes;
 pub use records::{Conflict, ResponsesMax, Side, StoredResponse};
+pub use states::Replaced;
 
 /// The result of a storage call.
 pub type StorageResult<T> = Result<T, StorageError>;
@@ -151,8 +153,14 @@ pub trait ReadTxn {
         each: &mut ChangeSink<'_>,
     ) -> StorageResult<()>;
 
-    /// The stored earlier states of a row, the latest first.
-    fn earlier(&mut self, table: TableId, key: RowKey) -> StorageResult<Vec<EarlierState>>;
+    /// The stored earlier states of a row, the latest first. `stored` is the row as the database has it: the latest
+    /// state may share long values with it.
+    fn earlier(
+        &mut self,
+        table: TableId,
+        key: RowKey,
+        stored: Option<&Stored>,
+    ) -> StorageResult<Vec<EarlierState>>;
 
     /// The response that was stored for a device under an idempotency key.
     fn stored_response(&mut self, device: DeviceId, key: &str) -> StorageResult<Option<StoredResponse>>;
@@ -217,12 +225,7 @@ pub trait WriteTxn: ReadTxn {
     fn show_ahead(&mut self, until: Version) -> StorageResult<()>;
 
     /// Stores states that are about to be replaced, and forgets all but the newest `states_max` of each row.
-    fn remember(
-        &mut self,
-        table: TableId,
-        rows: &[(RowKey, &Stored)],
-        states_max: usize,
-    ) -> StorageResult<()>;
+    fn remember(&mut self, table: TableId, rows: &[Replaced<'_>], states_max: usize) -> StorageResult<()>;
 
     /// Stores a conflict; a conflict that is stored already stays as it is.
     fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()>;

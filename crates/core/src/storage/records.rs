@@ -117,6 +117,21 @@ pub fn write_columns(table: &Table, values: &[Option<Value>]) -> String {
 
 /// Reads what [`write_columns`] wrote; a column that the table no longer has is skipped.
 pub fn read_columns(table: &Table, text: &str) -> serde_json::Result<Vec<Option<Value>>> {
+    read_members(table, text).map(|members| members.values)
+}
+
+/// Before the name of a column: in place of the value its hash is kept. No column's name begins so.
+pub(super) const HASH_MARK: char = '#';
+
+/// Columns as they are written down.
+pub(super) struct Members {
+    /// The values, by place; `None` of those that are not there.
+    pub values: Vec<Option<Value>>,
+    /// Places of columns, and the hash that is kept of each.
+    pub hashes: Vec<(usize, String)>,
+}
+
+pub(super) fn read_members(table: &Table, text: &str) -> serde_json::Result<Members> {
     ColumnsSeed(table).deserialize(&mut serde_json::Deserializer::from_str(text))
 }
 
@@ -212,14 +227,14 @@ pub fn resolution(name: &str) -> Option<Resolution> {
 struct ColumnsSeed<'a>(&'a Table);
 
 impl<'de> DeserializeSeed<'de> for ColumnsSeed<'_> {
-    type Value = Vec<Option<Value>>;
+    type Value = Members;
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
         json.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for ColumnsSeed<'_> {
-    type Value = Vec<Option<Value>>;
+    type Value = Members;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("columns by name")
@@ -227,8 +242,12 @@ impl<'de> Visitor<'de> for ColumnsSeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut values = vec![None; self.0.columns.len()];
+        let mut hashes = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
-            match self.0.column(&name) {
+            let (name, is_hash) =
+                name.strip_prefix(HASH_MARK).map_or((name.as_str(), false), |name| (name, true));
+            match self.0.column(name) {
+                Some(index) if is_hash => hashes.push((index, map.next_value()?)),
                 Some(index) => {
                     let column = &self.0.columns[index];
                     let seed =
@@ -240,6 +259,6 @@ impl<'de> Visitor<'de> for ColumnsSeed<'_> {
                 }
             }
         }
-        Ok(values)
+        Ok(Members { values, hashes })
     }
 }

@@ -3,7 +3,6 @@
 use super::losses::Losses;
 use super::working_set::WorkingSet;
 use super::{Budget, Refusal, Terms};
-use crate::model::Value;
 use crate::reconcile::Context;
 use crate::schema::Schema;
 use crate::storage::WriteTxn;
@@ -45,13 +44,12 @@ pub(super) fn make_room(
 
 /// About how many stored bytes the replaced states of a batch take.
 fn remembered(schema: &Schema, rows: &WorkingSet) -> u64 {
-    const PUNCTUATION: usize = 6; // per column in JSON
+    const PUNCTUATION: usize = 6; // per column in JSON, with the mark of a hash
     let mut bytes = 0;
     for table in schema.tables().iter().filter(|table| table.history > 0) {
         let names: usize = table.columns.iter().map(|column| column.name.len() + PUNCTUATION).sum();
-        for (_, row) in rows.replaced(table.id) {
-            let values = row.values.iter().flatten().map(Value::weight).sum::<usize>();
-            bytes += RECORD_BYTES + (names + values) as u64;
+        for row in rows.replaced(table.id) {
+            bytes += RECORD_BYTES + (names + row.weight()) as u64;
         }
     }
     bytes

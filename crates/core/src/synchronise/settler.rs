@@ -261,13 +261,13 @@ impl<'a, 'b> Settler<'a, 'b> {
             return Ok(Rc::default());
         }
         if !self.rows.is_named_again(table, key) {
-            let states = self.txn.earlier(table, key)?;
+            let states = self.txn.earlier(table, key, self.rows.before(table, key))?;
             return Ok(Rc::new(RowHistory::new(&states, stored, incoming, context)));
         }
         let known = match self.histories.remove(&(table, key)) {
             Some(known) => known.again(stored, incoming, context),
             None => {
-                let states = self.txn.earlier(table, key)?;
+                let states = self.txn.earlier(table, key, self.rows.before(table, key))?;
                 self.budget.take(Cost::Held, 2 * states.iter().map(EarlierState::weight).sum::<usize>())?;
                 KnownHistory::of(states, stored, incoming, context)
             }

@@ -5,7 +5,7 @@ use super::{Batch, Refusal};
 use crate::digest::{Digest, Seed};
 use crate::model::{RowKey, Stored, Value};
 use crate::schema::{Schema, TableId};
-use crate::storage::WriteTxn;
+use crate::storage::{Replaced, WriteTxn};
 
 /// The rows that a batch names or refers to, as they were and in their present state.
 ///
@@ -132,11 +132,14 @@ impl WorkingSet {
     }
 
     /// The live rows of a table that the batch replaces or deletes, as they were.
-    pub fn replaced(&self, table: TableId) -> Vec<(RowKey, &Stored)> {
-        let slots = self.tables.get(&table).into_iter().flatten().filter(|(_, slot)| slot.after.is_some());
+    pub fn replaced(&self, table: TableId) -> Vec<Replaced<'_>> {
+        let slots = self.tables.get(&table).into_iter().flatten();
         slots
-            .filter_map(|(key, slot)| Some((*key, slot.before.as_ref()?)))
-            .filter(|(_, row)| !row.is_tombstone())
+            .filter_map(|(key, slot)| {
+                let (before, after) = (slot.before.as_ref()?, slot.after.as_ref()?);
+                Some(Replaced { key: *key, before, after })
+            })
+            .filter(|row| !row.before.is_tombstone())
             .collect()
     }
 
