@@ -97,7 +97,8 @@ pub fn body(
 ///   allocated. The time is bounded by the pace of the body, and by `body_s` in total; `request_s` begins
 ///   when the body has arrived. The body of a caller that is refused has `request_s`, and is empty here: it
 ///   is read and discarded.
-/// - Errors: 411, 413, 415, 400 for a truncated body, 503 if `memory_bytes_max` is used up. 408
+/// - Errors: 411, 413, 415, 400 for a truncated body, and for one that arrives in pieces of less than 64 bytes on
+///   average (beyond the first 4,096), 503 if `memory_bytes_max` is used up. 408
 ///   [`ApiError::BodyTooSlow`] for less than `body_bytes_per_s_min` on average after `body_grace`, for
 ///   silence of `request_s`, and for a body that takes too long in total.
 pub fn slow_body(
@@ -146,6 +147,7 @@ where
         expected: None,
         keeps: !refused,
         count: 0,
+        pieces: 0,
         whole: Vec::new(),
         permit: memory.permit(owner),
     };
@@ -161,6 +163,13 @@ struct Clocks {
     latest: Instant,
     time: Duration,
 }
+
+/// The average length of the pieces of a body. A piece is a chunk, or the content of a packet; each costs about a
+/// microsecond, however short it is.
+const PIECE_BYTES_MIN: usize = 64;
+
+/// Pieces that may be shorter: a client that writes value by value sends some.
+const SHORT_PIECES_MAX: usize = 4_096;
 
 /// Bytes of an unwanted body that are read to keep the connection.
 const UNWANTED_BYTES_MAX: usize = 4_096;
@@ -199,6 +208,8 @@ struct Incoming {
     keeps: bool,
     /// Bytes that have arrived.
     count: usize,
+    /// The number of pieces in which they arrived.
+    pieces: usize,
     whole: Vec<u8>,
     permit: Permit,
 }
@@ -246,6 +257,14 @@ impl Incoming {
         }
         let is_first = self.count == 0;
         self.count = sum;
+        self.pieces += 1;
+        if self.pieces > SHORT_PIECES_MAX + sum / PIECE_BYTES_MIN {
+            return Err(ApiError::InvalidRequest {
+                reason: format!(
+                    "The body arrives in pieces of less than {PIECE_BYTES_MIN} bytes. Send larger chunks."
+                ),
+            });
+        }
         if !self.keeps {
             return Ok(None);
         }
@@ -324,4 +343,30 @@ fn is_json(headers: &HeaderMap) -> Result<(), ApiError> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    async fn arrives(piece: usize, pieces: usize) -> Result<usize, &'static str> {
+        let settings = Settings::default();
+        let bounds = Bounds::from_settings(&settings).unwrap();
+        let memory = Memory::new(64 << 20, 1 << 20, Arc::default());
+        let headers = HeaderMap::from_iter([(TRANSFER_ENCODING, "chunked".parse().unwrap())]);
+        let stream = futures_util::stream::iter((0..pieces).map(|_| Ok(Bytes::from(vec![b' '; piece]))));
+        let received = receive(&bounds, &memory, headers, None, true, stream).await;
+        received.map(|received| received.bytes.len()).map_err(|error| error.status_and_code().1)
+    }
+
+    /// Goal: a body costs no more than its bytes do. Method: the longest body in chunks of one byte, and in longer ones.
+    #[tokio::test]
+    async fn a_body_in_crumbs_is_refused() {
+        assert_eq!(arrives(1, 4_000).await, Ok(4_000));
+        assert_eq!(arrives(1, 8_388_608).await, Err("invalid_request"));
+        assert_eq!(arrives(PIECE_BYTES_MIN - 4, 130_000).await, Err("invalid_request"));
+        assert_eq!(arrives(PIECE_BYTES_MIN, 130_000).await, Ok(8_320_000));
+    }
 }

@@ -204,7 +204,7 @@ impl ApiError {
                 insert("column", json!(column));
             }
             Self::InvalidBody { at, .. } => {
-                insert("at", json!(at));
+                insert("at", json!(clipped(at.clone())));
             }
             Self::CursorExpired { version, horizon, .. } => {
                 insert("version", json!(version));
@@ -329,6 +329,18 @@ impl From<AccountError> for ApiError {
     }
 }
 
+/// The longest text of a problem document: a request may have sent the name or the value that it is about.
+const TEXT_BYTES_MAX: usize = 1_024;
+
+/// The beginning of a long text.
+fn clipped(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}
+
 impl Reply for ApiError {
     fn into_response(self) -> warp::reply::Response {
         let (status, code) = self.status_and_code();
@@ -341,7 +353,7 @@ impl Reply for ApiError {
         document.insert("title".into(), json!(status.canonical_reason().unwrap_or("Error")));
         document.insert("status".into(), json!(status.as_u16()));
         document.insert("code".into(), json!(code));
-        document.insert("detail".into(), json!(self.to_string()));
+        document.insert("detail".into(), json!(clipped(self.to_string())));
         document.append(&mut self.extensions());
 
         let mut response = Response::new(Value::Object(document).to_string().into());

@@ -411,3 +411,24 @@ async fn half_an_emoji_outside_of_rows_is_refused_at_its_place() {
         ((400, "malformed_json".into()), json!(2))
     );
 }
+
+/// Goal: a refusal is short, whatever was sent. Method: names and values of a megabyte, wherever a problem repeats one.
+#[tokio::test]
+async fn a_problem_repeats_no_more_than_the_beginning() {
+    let server = Server::new();
+    let phone = server.device("anna", "phone");
+    let long = "ü".repeat(500_000);
+    for body in [
+        json!({ &long: 1 }),
+        json!({ "base": long }),
+        json!({ "add": { &long: [{}] } }),
+        json!({ "add": { "lists": [{ "lid": key(1), &long: 1 }] } }),
+        json!({ "sent_at": long }),
+        json!({ "atomic": long }),
+        json!({ "atomic": true, "add": { "lists": [{ "lid": long, "title": "x" }] } }),
+    ] {
+        let refused = server.ask("POST", "/synchronise").of(&phone).json(&body).send().await;
+        assert_eq!(refused.status, 422);
+        assert!(refused.bytes.len() < 4_096, "{} bytes", refused.bytes.len());
+    }
+}
