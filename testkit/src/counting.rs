@@ -103,7 +103,7 @@ impl WriteTxn for Counting<'_> {
     fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
         let sides = [&conflict.stored, &conflict.incoming].into_iter().flat_map(|side| &side.values);
         let sides = sides.flatten().flatten();
-        let bytes: usize = sides.chain(conflict.base.iter().flatten()).map(Value::weight).sum();
+        let bytes: usize = sides.chain(conflict.base.iter().flatten().flatten()).map(Value::weight).sum();
         self.counts.conflicts += 1;
         self.counts.conflict_bytes += bytes;
         self.inner.note_conflict(conflict)

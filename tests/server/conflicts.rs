@@ -617,6 +617,45 @@ fn a_page_of_large_conflicts_ends_with_the_one_that_passes_the_limit() {
     }
 }
 
+/// Goal: an edit of a few bytes does not copy a long text that it is not about, and the loser comes back whole.
+/// Method: under each policy two devices change a title beside a long text; the loser comes back into the row, and
+/// once more after the row was deleted.
+#[test]
+fn a_long_text_that_nobody_lost_is_not_noted() {
+    let world = World::start(POLICIES);
+    for table in TABLES {
+        let (mut a, mut b) = two(&world, table);
+        let (long, longer) = ("x".repeat(20_000), "y".repeat(30_000));
+        a.push(&world, &edit(table, &json!({ "body": long })));
+        b.pull(&world);
+        world.hands.advance_ms(1_000);
+        a.push(&world, &edit(table, &json!({ "body": longer, "title": "a's" })));
+        world.hands.advance_ms(1_000);
+        b.push(&world, &edit(table, &json!({ "title": "b's" })));
+        let noted = conflicts(&world, &b.device);
+        assert_eq!(noted.len(), 1, "{table}");
+        let conflict = &noted[0];
+        assert!(conflict.to_string().len() < 2_000, "{table}: {} bytes", conflict.to_string().len());
+        for side in [&conflict["stored"]["row"], &conflict["base"]] {
+            assert!(side["title"].is_string() && side["n"] == 10 && side["body"].is_null(), "{side}");
+        }
+        let lost = match conflict["outcome"].as_str() {
+            Some("kept") => &conflict["incoming"]["row"]["title"],
+            _ => &conflict["stored"]["row"]["title"], // b's edit is the later one
+        };
+        for is_gone in [false, true] {
+            if is_gone {
+                b.pull(&world);
+                b.push(&world, &json!({ "delete": { table: [key(1)] } }));
+            }
+            restore(&world, &a.device, conflict);
+            let back = row(&world, &a, table).unwrap();
+            assert_eq!((&back["body"], &back["title"]), (&json!(longer), lost), "{table}, gone: {is_gone}");
+        }
+        agree(&world, &mut [&mut a, &mut b]);
+    }
+}
+
 /// Goal: conflicts of a table that the app no longer declares do not hide those of the others.
 #[test]
 fn a_table_that_is_gone_takes_its_conflicts_with_it() {

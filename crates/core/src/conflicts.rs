@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::model::{DeviceId, RowKey, Stored, Timestamp, Value, Version};
 use crate::reconcile::{Incoming, Merged, Operation, Resolution, Verdict, merge};
 use crate::schema::{Policy, Schema, Table};
-use crate::storage::records::write_columns;
+use crate::storage::records::{filled, write_columns};
 use crate::storage::{Conflict, Side, StorageError, WriteTxn};
 use crate::synchronise::{self, Batch, ItemResult, LiveRow, Refusal, RowResult, StillWanted, Terms};
 
@@ -23,12 +23,20 @@ pub fn id(
     Uuid::new_v5(&Uuid::NAMESPACE_OID, about.as_bytes())
 }
 
+/// The columns of a conflict's record, by index; `None` for those that are left out.
+pub struct RecordedColumns {
+    /// The server's state; `None` if that was a deletion.
+    pub stored: Option<Vec<Option<Value>>>,
+    /// The row that both sides began with, if it is known.
+    pub base: Option<Vec<Option<Value>>>,
+}
+
 /// Builds the record of a conflict.
 pub fn note(
     table: &Table,
     key: RowKey,
     stored: &Stored,
-    base: Option<Vec<Value>>,
+    columns: RecordedColumns,
     incoming: Side,
     resolution: Resolution,
     at: Timestamp,
@@ -40,12 +48,8 @@ pub fn note(
         key,
         policy: table.policy,
         resolution,
-        base,
-        stored: Side {
-            values: stored.values.as_ref().map(|values| values.iter().cloned().map(Some).collect()),
-            last_update: stored.last_update,
-            device: stored.changed_by,
-        },
+        base: columns.base,
+        stored: Side { values: columns.stored, last_update: stored.last_update, device: stored.changed_by },
         incoming,
         restored_at: None,
         stored_made_at: stored.made_at,
@@ -65,11 +69,12 @@ impl Conflict {
     fn merged(&self, table: &Table, row_bytes_max: usize) -> Option<Merged> {
         let merges = self.policy == Policy::Merge && self.resolution != Resolution::Overwritten;
         let stored = self.stored.values.as_ref().filter(|_| merges)?;
-        let stored: Vec<Value> = stored.iter().map(|value| value.clone().unwrap_or(Value::Null)).collect();
+        let whole = |values: &Vec<Option<Value>>| filled(values.clone());
+        let (stored, base) = (whole(stored), self.base.as_ref().map(whole));
         let stored_at = self.stored_made_at.unwrap_or(self.stored.last_update);
         let newer = self.incoming.last_update > stored_at;
-        let (base, incoming) = (self.base.as_deref(), self.incoming.values.as_ref()?);
-        Some(merge(&table.columns, base, &stored, incoming, newer, row_bytes_max))
+        let incoming = self.incoming.values.as_ref()?;
+        Some(merge(&table.columns, base.as_deref(), &stored, incoming, newer, row_bytes_max))
     }
 }
 
@@ -89,7 +94,8 @@ pub struct Restored {
 /// Brings the loser of a conflict back, as a new edit of the calling device.
 ///
 /// - For a merge, the columns that were lost come back, whichever side had them; the others stay.
-/// - A row that has been deleted since is created again from the conflict's record.
+/// - A row that has been deleted since is created again from the conflict's record. Columns that the record
+///   leaves out come from the row's last state.
 /// - `wanted`: the work ends with [`Refusal::Unwanted`] once no client waits for the response.
 /// - Returns `Ok(None)` if no such conflict exists.
 /// - Errors: [`RestoreError`]; the caller then rolls the transaction back.
@@ -110,7 +116,11 @@ pub fn restore(
         Some(lost) if held.as_ref().is_some_and(|row| !row.is_tombstone()) => {
             (Operation::Update, lost.clone())
         }
-        Some(lost) => (Operation::Add, completed(&conflict, merged.as_ref(), lost)),
+        Some(lost) => {
+            let last = txn.earlier(conflict.table, conflict.key, None)?.into_iter().next();
+            let last = last.map(|state| state.values).unwrap_or_default();
+            (Operation::Add, completed(&conflict, merged.as_ref(), lost, &last))
+        }
     };
     // The edit names the present state as its base, so it causes no conflict. It has no time, so it counts as
     // made now.
@@ -160,13 +170,22 @@ impl From<StorageError> for RestoreError {
 }
 
 /// Completes a partial row. Columns that were not lost are taken from the merge, from the other side, or from
-/// the common base.
-fn completed(conflict: &Conflict, merged: Option<&Merged>, lost: &[Option<Value>]) -> Vec<Option<Value>> {
+/// the common base; those that the record leaves out, from the row's `last` state.
+fn completed(
+    conflict: &Conflict,
+    merged: Option<&Merged>,
+    lost: &[Option<Value>],
+    last: &[Value],
+) -> Vec<Option<Value>> {
     let column = |(index, value): (usize, &Option<Value>)| {
+        let recorded =
+            |side: &Option<Vec<Option<Value>>>| side.as_ref().and_then(|values| values[index].clone());
+        let is_left_out = conflict.stored.values.is_some() && recorded(&conflict.stored.values).is_none();
+        let merged = merged.filter(|_| !is_left_out);
         let of_merge = || merged.map(|merged| merged.values[index].clone());
-        let of_other = || conflict.stored.values.as_ref().and_then(|values| values[index].clone());
-        let of_base = || conflict.base.as_ref().map(|values| values[index].clone());
-        value.clone().or_else(of_merge).or_else(of_other).or_else(of_base)
+        let (of_other, of_base) = (|| recorded(&conflict.stored.values), || recorded(&conflict.base));
+        let of_last = || last.get(index).filter(|_| is_left_out).cloned();
+        value.clone().or_else(of_merge).or_else(of_other).or_else(of_base).or_else(of_last)
     };
     lost.iter().enumerate().map(column).collect()
 }

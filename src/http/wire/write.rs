@@ -402,7 +402,6 @@ impl Serialize for ConflictBody<'_> {
         let table = schema.at(conflict.table);
         let key = conflict.key;
         let at = |at: Timestamp| at.format(Precision::Milliseconds).to_string();
-        let base = conflict.base.as_ref().map(|values| values.iter().cloned().map(Some).collect());
         let side = |side| SideBody { schema, table, key, side };
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("id", &conflict.id)?;
@@ -411,7 +410,7 @@ impl Serialize for ConflictBody<'_> {
         map.serialize_entry("key", &key)?;
         map.serialize_entry("policy", conflict.policy.name())?;
         map.serialize_entry("outcome", &conflict.resolution)?;
-        map.serialize_entry("base", &PartialBody { schema, table, key, values: base.as_ref() })?;
+        map.serialize_entry("base", &PartialBody { schema, table, key, values: conflict.base.as_ref() })?;
         map.serialize_entry("stored", &side(&conflict.stored))?;
         map.serialize_entry("incoming", &side(&conflict.incoming))?;
         if let Some(restored_at) = conflict.restored_at {

@@ -29,9 +29,9 @@ pub struct Conflict {
     pub policy: Policy,
     /// Its outcome.
     pub resolution: Resolution,
-    /// The row that both sides began with, if it was still known.
-    pub base: Option<Vec<Value>>,
-    /// The server's state.
+    /// The row that both sides began with, if it was still known, without the columns that `stored` leaves out.
+    pub base: Option<Vec<Option<Value>>>,
+    /// The server's state, without the long values that the device did not send and that the row kept.
     pub stored: Side,
     /// What the device sent.
     pub incoming: Side,
@@ -191,9 +191,9 @@ pub fn whole(values: &[Value]) -> Vec<Option<Value>> {
 /// stored side. In nearly all conflicts one column differs, and the others need not be stored twice.
 pub fn write_base(table: &Table, conflict: &Conflict) -> Option<String> {
     let stored = conflict.stored.values.as_deref().unwrap_or_default();
-    let apart = |(index, value): (usize, &Value)| {
-        let is_alike = stored.get(index).is_some_and(|stored| stored.as_ref() == Some(value));
-        (!is_alike).then(|| value.clone())
+    let apart = |(index, value): (usize, &Option<Value>)| {
+        let is_alike = stored.get(index).is_some_and(|stored| stored == value);
+        value.clone().filter(|_| !is_alike)
     };
     let base = conflict.base.as_ref()?;
     let apart: Vec<_> = base.iter().enumerate().map(apart).collect();
@@ -201,11 +201,10 @@ pub fn write_base(table: &Table, conflict: &Conflict) -> Option<String> {
 }
 
 /// Reads what [`write_base`] wrote, or a whole row, as earlier releases wrote it.
-pub fn read_base(base: Option<Vec<Option<Value>>>, stored: &Side) -> Option<Vec<Value>> {
+pub fn read_base(base: Option<Vec<Option<Value>>>, stored: &Side) -> Option<Vec<Option<Value>>> {
     let stored = stored.values.as_deref().unwrap_or_default();
-    let column = |(index, value): (usize, Option<Value>)| {
-        value.or_else(|| stored.get(index).cloned().flatten()).unwrap_or(Value::Null)
-    };
+    let column =
+        |(index, value): (usize, Option<Value>)| value.or_else(|| stored.get(index).cloned().flatten());
     base.map(|base| base.into_iter().enumerate().map(column).collect())
 }
 

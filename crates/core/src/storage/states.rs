@@ -11,7 +11,7 @@ use crate::model::{Precision, RowKey, Stored, Value};
 use crate::schema::{Table, WireValue};
 
 /// A value of more bytes is not written where the next state has the same: its hash is, which is shorter.
-const SHARED_BYTES_MIN: usize = 128;
+pub const SHARED_BYTES_MIN: usize = 128;
 
 /// A state that is about to be replaced.
 #[derive(Clone, Copy, Debug)]

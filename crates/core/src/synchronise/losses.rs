@@ -8,10 +8,11 @@ use super::budget::{Budget, Cost};
 use super::working_set::WorkingSet;
 use super::{Refusal, TableResults};
 use crate::broken;
-use crate::conflicts;
+use crate::conflicts::{self, RecordedColumns};
 use crate::model::{EarlierState, RowKey, Stored, Value};
 use crate::reconcile::{Context, Incoming, Resolution, RowHistory};
 use crate::schema::{Schema, TableId};
+use crate::storage::states::SHARED_BYTES_MIN;
 use crate::storage::{Conflict, Side, WriteTxn};
 
 /// The losses of a batch: one for each row of which a device lost a change.
@@ -118,6 +119,9 @@ impl Losses {
     }
 }
 
+/// Values by index; `None` for those that are left out.
+type Columns<'a> = Vec<Option<&'a Value>>;
+
 impl Loss {
     /// The row as the batch found it, and the state that the edit was compared with if that was another: see
     /// [`RowHistory::foreign_state`].
@@ -142,19 +146,44 @@ impl Loss {
         conflicts::id(table, self.incoming.key, version.unwrap_or(context.writing), context.device, sent)
     }
 
+    /// What is recorded of the state that the edit was compared with, `met`, and of the one that it began with.
+    ///
+    /// A long value that the device did not send is left out if the row still has it: nobody lost it, and an
+    /// edit of a few bytes must not copy it.
+    fn recorded<'a>(&'a self, rows: &WorkingSet, met: &'a [Value]) -> (Columns<'a>, Columns<'a>) {
+        let now = rows.get(self.table, self.incoming.key).and_then(|row| row.values.as_deref());
+        let now = now.unwrap_or_default();
+        let is_long = |index: usize, value: &Value| {
+            let is_sent = self.incoming.values.get(index).is_some_and(Option::is_some);
+            !is_sent && value.weight() > SHARED_BYTES_MIN
+        };
+        let is_kept = |index: usize| {
+            met.get(index).is_some_and(|value| is_long(index, value) && now.get(index) == Some(value))
+        };
+        let base = self.history.ancestor.iter().flatten().enumerate();
+        let of_base = base.map(|(index, value)| {
+            // Of a deleted row the base is all that is left.
+            let is_apart = met.get(index).is_some_and(|met| met != value);
+            let is_left_out = is_kept(index) || (is_apart && is_long(index, value));
+            (!is_left_out).then_some(value)
+        });
+        let of_met = met.iter().enumerate().map(|(index, value)| (!is_kept(index)).then_some(value));
+        (of_met.collect(), of_base.collect())
+    }
+
     /// About how many bytes the conflict takes.
     fn weight(&self, schema: &Schema, rows: &WorkingSet, context: &Context) -> usize {
         let Some((stored, foreign)) = self.met(schema, rows, context) else { return 0 };
         let met = foreign.map(|state| state.values.as_slice()).or(stored.values.as_deref());
-        let met = met.unwrap_or_default();
-        let base = self.history.ancestor.iter().flatten().enumerate();
-        let apart = base.filter(|(index, value)| met.get(*index) != Some(value)).map(|(_, value)| value);
+        let (met, base) = self.recorded(rows, met.unwrap_or_default());
+        let apart = base.iter().enumerate().filter(|(index, value)| met.get(*index) != Some(value));
+        let recorded = met.iter().chain(apart.map(|(_, value)| value)).flatten().copied();
         let sent = self.incoming.values.iter().flatten();
-        size_of::<Conflict>() + met.iter().chain(apart).chain(sent).map(Value::weight).sum::<usize>()
+        size_of::<Conflict>() + recorded.chain(sent).map(Value::weight).sum::<usize>()
     }
 
     /// The conflict; `None` if no row existed.
-    fn conflict(self, schema: &Schema, rows: &WorkingSet, context: &Context) -> Option<Conflict> {
+    fn conflict(&self, schema: &Schema, rows: &WorkingSet, context: &Context) -> Option<Conflict> {
         let (stored, foreign) = self.met(schema, rows, context)?;
         let met = foreign.map_or_else(|| Cow::Borrowed(stored), |state| Cow::Owned(state.over(stored)));
         let incoming = Side {
@@ -162,8 +191,13 @@ impl Loss {
             last_update: self.incoming.last_update.unwrap_or(context.now),
             device: context.device,
         };
-        let (table, base) = (schema.at(self.table), self.history.ancestor.clone());
-        let key = self.incoming.key;
-        Some(conflicts::note(table, key, &met, base, incoming, self.resolution, context.now))
+        let owned = |values: Columns<'_>| values.into_iter().map(Option::<&Value>::cloned).collect();
+        let (of_met, of_base) = self.recorded(rows, met.values.as_deref().unwrap_or_default());
+        let columns = RecordedColumns {
+            stored: met.values.is_some().then(|| owned(of_met)),
+            base: self.history.ancestor.is_some().then(|| owned(of_base)),
+        };
+        let (table, key) = (schema.at(self.table), self.incoming.key);
+        Some(conflicts::note(table, key, &met, columns, incoming, self.resolution, context.now))
     }
 }
