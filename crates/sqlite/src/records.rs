@@ -45,10 +45,26 @@ impl Records<'_> {
                 .execute(params![self.owner, tbl, key, version, at, by, columns, made, claimed])
                 .map_err(failed)?;
             grown += if new > 0 { record_bytes([columns.as_str()]) } else { 0 };
-            let oldest = params![self.owner, tbl, key, states_max as i64];
-            grown -= forgotten(self.conn, statements::FORGET_STATES, oldest).map_err(failed)?.1;
+            grown -= self.forget_surplus(tbl, replaced.key, states_max).map_err(failed)?;
         }
         Ok(grown)
+    }
+
+    /// Forgets the states of a row beyond the newest `states_max`; returns how many bytes they took.
+    fn forget_surplus(&self, tbl: i64, key: RowKey, states_max: usize) -> rusqlite::Result<i64> {
+        let key = key.0.as_bytes();
+        let mut surplus = self.conn.prepare_cached(statements::SURPLUS_STATES)?;
+        let mut rows = surplus.query(params![self.owner, tbl, key, states_max as i64])?;
+        let (mut latest, mut bytes) = (None, 0);
+        while let Some(row) = rows.next()? {
+            latest = Some(latest.map_or_else(|| row.get::<_, i64>(0), Ok)?);
+            bytes += row.get::<_, i64>(1)?;
+        }
+        if let Some(latest) = latest {
+            let mut forget = self.conn.prepare_cached(statements::FORGET_STATES)?;
+            forget.execute(params![self.owner, tbl, key, latest])?;
+        }
+        Ok(bytes)
     }
 
     /// The states up to the first that shares a value with one that was not kept.
