@@ -20,6 +20,7 @@ pub mod explain;
 
 pub mod accounts;
 pub mod copy;
+pub mod erasure;
 pub mod locks;
 pub mod mail;
 pub mod purge;

@@ -411,7 +411,8 @@ impl LocalAccounts {
         let token = fingerprint(token);
         let Some(device) = self.store.device(&token)? else {
             TokenCache::drop(&self.known, &token); // another process revoked it
-            return Err(NO_TOKEN);
+            let is_gone = self.store.is_gone(&token, now)? && !broken::is("erased_unnoticed");
+            return Err(if is_gone { AccountError::AccountGone } else { NO_TOKEN });
         };
         if device.expires_at <= now {
             return Err(AccountError::Unauthorized("The token has expired. Log in again."));
@@ -450,6 +451,13 @@ impl LocalAccounts {
         self.store.remove_device(caller.user, caller.token_device)?;
         self.forget(caller.token_device);
         Ok(())
+    }
+
+    /// The caller as a user.
+    ///
+    /// Errors: `Unauthorized` if the user was removed meanwhile.
+    pub fn user(&self, caller: &Caller) -> Result<User, AccountError> {
+        self.store.user_of(caller.user)?.ok_or(NO_TOKEN)
     }
 
     /// The caller's devices with a valid token, oldest first.

@@ -5,6 +5,7 @@
 //!   a provider publishes it.
 //! - `password`: Argon2id, and how many of it run at once. `opaque`: the one form of a password, and which may be
 //!   chosen. `change`: a password is replaced. `mailing`: tokens that are sent to a user's address.
+//!   `erase`: an account goes.
 //!   `attempts`: how often one may try.
 //! - `audit`: a log line for everything that changes who may come in.
 //! - `installations`: which copy of an app a request comes from, where it names itself.
@@ -16,6 +17,7 @@
 mod attempts;
 pub mod audit;
 pub mod change;
+pub mod erase;
 pub mod installations;
 mod jwks;
 mod jws;
@@ -181,6 +183,9 @@ pub enum AccountError {
     /// The password that is to prove who asks is another one.
     #[error("the password is wrong")]
     WrongPassword,
+    /// The user of the token was erased.
+    #[error("the account is gone")]
+    AccountGone,
     /// A token of a mail that is unknown, was used, or has expired.
     #[error("the token of a mail is of no use")]
     InvalidToken,

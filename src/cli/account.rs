@@ -56,6 +56,14 @@ pub(super) enum Account {
         #[command(flatten)]
         database: DatabaseArg,
     },
+    /// Erase a user with all devices, and the rows if nobody shares them; a server on the database removes the rows
+    Erase {
+        /// Erase the user with this email address
+        email: String,
+
+        #[command(flatten)]
+        database: DatabaseArg,
+    },
     /// Remove a user and log out all of their devices; the rows stay
     Remove {
         /// Remove the user with this email address
@@ -103,6 +111,7 @@ impl Account {
             Self::List { database } => list(&database),
             Self::Password { email, database } => set_password(&email, &database),
             Self::ResetLink { email, public_url, database } => reset_link(&email, public_url, &database),
+            Self::Erase { email, database } => erase(&email, &database),
             Self::Remove { email, database } => remove(&email, &database),
         }
     }
@@ -151,6 +160,14 @@ fn reset_link(email: &str, public_url: Option<String>, database: &DatabaseArg) -
     let mail = local_with(database.open()?, &auth)?.reset_mail(email)?;
     let mail = mail.ok_or_else(|| format!("there is no user {email}"))?;
     println!("{}", mail.link.unwrap_or(mail.token));
+    Ok(())
+}
+
+fn erase(email: &str, database: &DatabaseArg) -> Done {
+    if !local(database.open()?)?.erase_by_operator(email)? {
+        return Err(format!("there is no user {email}").into());
+    }
+    println!("erased {}; a server removes the rows within the hour", kept(email));
     Ok(())
 }
 

@@ -82,6 +82,7 @@ fn once(app: &App) -> StorageResult<()> {
     let mut go_on = || !app.draining.is_set();
     app.acks.flush(&*app.storage, &mut go_on)?;
     app.accounts.local().map_or(Ok(()), |local| local.sightings.flush(&mut go_on))?;
+    app.erase()?;
     if app.settings.sync.purge_s == 0 || !go_on() {
         return Ok(());
     }

@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::contract;
 use crate::dialects;
+use crate::erasure;
 use crate::http::readers::Readers;
 use crate::http::response_cache::ResponseCache;
 use crate::http::{ApiError, BadSetting, Bounds, Console, Draining, Events, Memory};
@@ -56,6 +57,8 @@ pub struct App {
     pub(crate) readers: Arc<Readers>,
     /// Whether the server is stopping.
     pub draining: Draining,
+    /// Held while rows of erased owners are removed.
+    erasing: parking_lot::Mutex<()>,
     /// The contract of the declared tables, built on the first request.
     pub contract: OnceLock<Arc<Contract>>,
 }
@@ -141,6 +144,30 @@ impl App {
         devices
     }
 
+    /// Removes the rows of erased owners on a thread of its own. What it does not come to, housekeeping does.
+    pub fn erase_soon(self: &Arc<Self>) {
+        let app = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = app.erase() {
+                tracing::warn!(%error, "could not remove the rows of an erased account; it is tried again");
+            }
+        });
+    }
+
+    /// Removes the rows of erased owners, until the server is about to stop. One thread does so at a time.
+    pub fn erase(&self) -> StorageResult<()> {
+        let Some(_alone) = self.erasing.try_lock() else { return Ok(()) };
+        let mut go_on = || !self.draining.is_set();
+        let limits = &self.settings.limits;
+        let late_ms = limits.body_s.saturating_add(limits.request_s).saturating_mul(1_000);
+        let late_ms = i64::try_from(late_ms).unwrap_or(i64::MAX);
+        let steps = erasure::run(&*self.storage, self.clock.now(), limits.rows_max, late_ms, &mut go_on)?;
+        if steps > 0 {
+            tracing::info!(steps, "removed the rows of erased accounts");
+        }
+        Ok(())
+    }
+
     /// Puts the parts of a server together.
     ///
     /// Errors: [`BadSetting`] for a setting that can only be checked here.
@@ -197,6 +224,7 @@ impl App {
             memory,
             readers,
             draining,
+            erasing: parking_lot::Mutex::default(),
             contract,
         }))
     }

@@ -50,6 +50,8 @@ pub enum ApiError {
     OtherUser,
     #[error("An account with this email exists already.")]
     EmailTaken,
+    #[error("The account was erased. Its data is not on the server any more.")]
+    AccountGone,
     #[error("The cursor {given} is of no use here. Fetch everything again.")]
     CursorExpired { given: Version, version: Version, horizon: Version },
     #[error("Say how long the body is (Content-Length), or send it in chunks.")]
@@ -156,6 +158,7 @@ codes! {
     Self::OtherUser => CONFLICT "other_user",
     Self::EmailTaken => CONFLICT "email_taken",
     Self::NotRestorable => CONFLICT "not_restorable",
+    Self::AccountGone => GONE "account_gone",
     Self::CursorExpired { .. } => GONE "cursor_expired",
     Self::LengthRequired => LENGTH_REQUIRED "length_required",
     Self::BodyTooLarge { .. } => PAYLOAD_TOO_LARGE "body_too_large",
@@ -305,6 +308,7 @@ impl From<AccountError> for ApiError {
             AccountError::RegistrationClosed => Self::Forbidden { reason: "Registration is closed here." },
             AccountError::EmailTaken => Self::EmailTaken,
             AccountError::WrongPassword => Self::WrongPassword,
+            AccountError::AccountGone => Self::AccountGone,
             AccountError::InvalidToken => Self::InvalidToken,
             AccountError::EmailNotVerified => Self::EmailNotVerified,
             AccountError::NoMail => Self::no_such_path(),

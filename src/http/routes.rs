@@ -180,8 +180,22 @@ pub fn routes(
         .and(post())
         .and(with_app.clone())
         .and(peer())
-        .and(body)
+        .and(body.clone())
         .then(accounts::verify_email);
+    let export = warp::path!("account" / "export")
+        .and(get())
+        .and(with_app.clone())
+        .and(caller.clone())
+        .then(|app, who: Who| handle_caller(who, |who| changes::export(app, who)));
+    let erased = warp::path!("account" / "erase")
+        .and(post())
+        .and(with_app.clone())
+        .and(peer())
+        .and(caller.clone())
+        .and(body)
+        .then(|app, peer: Peer, who: Who, body| {
+            handle_caller(who, move |who| accounts::erase(app, peer, who, body))
+        });
     let logout = warp::path!("logout")
         .and(post())
         .and(no_body.clone())
@@ -224,6 +238,7 @@ pub fn routes(
     let people = people.or(boxed(password)).unify();
     let people =
         people.or(boxed(reset)).unify().or(boxed(reset_confirmed)).unify().or(boxed(verified)).unify();
+    let people = people.or(boxed(erased)).unify().or(boxed(export)).unify();
     let devices = boxed(devices).or(boxed(devices_ended)).unify().or(boxed(device)).unify();
     let about = boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(metrics)).unify();
     let about = about.or(boxed(general)).unify().or(boxed(typed)).unify();

@@ -53,6 +53,10 @@ impl Storage for Shards {
         Ok(owners)
     }
 
+    fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool> {
+        self.0[0].erase(owner, rows_max)
+    }
+
     fn accounts(&self) -> Arc<dyn AccountStore> {
         self.0[0].accounts()
     }

@@ -305,6 +305,13 @@ impl Lab {
                 Worst::of("POST /email/verify", "a token and a password that do not fit, in 64 KiB")
                     .sending(json!({ "token": "x".repeat(30_000), "password": "y".repeat(30_000) })),
             ],
+            "GET /account/export" => vec![of("GET /account/export", "all rows").streaming()],
+            "POST /account/erase" => vec![
+                of("POST /account/erase", "a password that does not fit, in 64 KiB")
+                    .sending(json!({ "password": "x".repeat(60_000) })),
+                of("POST /account/erase", "100 devices and 50,000 rows")
+                    .sending(json!({ "password": PASSWORD })),
+            ],
             "POST /password" => vec![
                 of("POST /password", "two passwords that do not fit, in 64 KiB")
                     .sending(json!({ "old": "x".repeat(30_000), "new": "y".repeat(30_000) })),

@@ -306,6 +306,10 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
                 .body(json!({ "token": format!("rv_{}", "x".repeat(64)), "password": "correct horse" }))
                 .alike("names nothing"),
         ],
+        "GET /account/export" => vec![probe_of("its own account", path).alike("names nothing")],
+        "POST /account/erase" => vec![
+            probe_of("its own account", path).body(json!({ "password": PASSWORD })).alike("names nothing"),
+        ],
         "POST /logout" => vec![probe_of("its own token", path).alike("names nothing")],
         "GET /me" => vec![probe_of("its own token", path).alike("names nothing")],
         "POST /password" => vec![

@@ -287,6 +287,10 @@ impl Storage for Shared {
         self.0.engine.owners(after, owners_max)
     }
 
+    fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool> {
+        self.0.engine.erase(owner, rows_max)
+    }
+
     fn accounts(&self) -> Arc<dyn AccountStore> {
         self.0.engine.accounts()
     }

@@ -7,6 +7,7 @@ mod disk_faults;
 mod documents;
 mod guards;
 mod kill;
+mod life;
 mod pg_admin;
 mod pg_start;
 mod replicas;

@@ -15,9 +15,9 @@ use rollcall::clock::Clock;
 use rollcall::config::{AuthSettings, Limits, Registration, Verification};
 use rollcall::http::ApiError;
 use rollcall::mail::{Hook, HookError, Mail};
-use rollcall::model::{DeviceId, Timestamp};
+use rollcall::model::{DeviceId, Owner, Timestamp};
 use rollcall::storage::accounts::{
-    Device, KeptDevices, MailKind, MailToken, MailTokenUse, Sighting, TokenHash, User,
+    Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Sighting, TokenHash, User,
 };
 use rollcall::storage::{AccountStore, StorageError, StorageResult};
 use sha2::{Digest, Sha256};
@@ -80,6 +80,28 @@ impl AccountStore for Memory {
             KeptDevices::One(device) => self.remove_other_devices(user, device),
             KeptDevices::None => self.remove_other_devices(user, DeviceId(Uuid::nil())),
         }
+    }
+
+    fn erase_user(&self, user: &User, _: Timestamp, _: Timestamp) -> StorageResult<Vec<DeviceId>> {
+        let devices = self.devices(user.id)?.into_iter().map(|device| device.id).collect();
+        self.remove_user(&user.email)?;
+        Ok(devices)
+    }
+
+    fn is_gone(&self, _: &TokenHash, _: Timestamp) -> StorageResult<bool> {
+        Ok(false)
+    }
+
+    fn forget_gone(&self, _: Timestamp) -> StorageResult<()> {
+        Ok(())
+    }
+
+    fn erasures(&self, _: usize) -> StorageResult<Vec<Erasure>> {
+        Ok(Vec::new())
+    }
+
+    fn end_erasure(&self, _: Owner) -> StorageResult<()> {
+        Ok(())
     }
 
     fn put_mail_token(&self, token: &MailToken) -> StorageResult<()> {
@@ -821,6 +843,7 @@ fn every_account_error_has_its_place_in_the_contract() {
         (AccountError::RegistrationClosed, 403, "forbidden"),
         (AccountError::EmailTaken, 409, "email_taken"),
         (AccountError::WrongPassword, 403, "wrong_password"),
+        (AccountError::AccountGone, 410, "account_gone"),
         (AccountError::InvalidToken, 403, "invalid_token"),
         (AccountError::EmailNotVerified, 403, "email_not_verified"),
         (AccountError::NoMail, 404, "not_found"),

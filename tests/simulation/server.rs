@@ -202,6 +202,10 @@ impl Storage for Trapped {
         self.inner.owners(after, owners_max)
     }
 
+    fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool> {
+        self.inner.erase(owner, rows_max)
+    }
+
     fn accounts(&self) -> Arc<dyn AccountStore> {
         self.inner.accounts()
     }

@@ -6,11 +6,11 @@ use uuid::Uuid;
 
 use super::connections::Connections;
 use super::session::{Param, Purpose, Session};
-use super::{mail_tokens, notify};
+use super::{erase, mail_tokens, notify};
 use crate::failure::failed;
 use rollcall_core::model::{DeviceId, Owner, Timestamp};
 use rollcall_core::storage::accounts::{
-    AccountStore, Device, KeptDevices, MailKind, MailToken, MailTokenUse, Sighting, SignOutListener,
+    AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Sighting, SignOutListener,
     SignedOut, TokenHash, User,
 };
 use rollcall_core::storage::{StorageError, StorageResult};
@@ -109,6 +109,50 @@ impl AccountStore for Connections {
             transaction.commit()?;
             Ok(removed)
         })
+    }
+
+    fn erase_user(&self, user: &User, at: Timestamp, until: Timestamp) -> StorageResult<Vec<DeviceId>> {
+        let (id, owner): (Param<'_>, Param<'_>) = ((&user.id, Type::UUID), (&user.owner.0, Type::UUID));
+        let (at, until) = (at.ms(), until.ms());
+        let devices = self.looking_up(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            let session = &mut *transaction.session;
+            session.execute(erase::KEEP_TOKENS, &[id.clone(), (&until, Type::INT8)])?;
+            let mut devices = ids(&session.query(erase::DEVICES, std::slice::from_ref(&id))?)?;
+            devices.extend(ids(&session.query(erase::INSTALLATIONS, &[owner.clone(), id.clone()])?)?);
+            erase::forget_devices(session, user.owner, &devices)?;
+            session.execute(erase::ERASE_USER, std::slice::from_ref(&id))?;
+            session.execute(erase::QUEUE_OWNER, &[owner.clone(), (&at, Type::INT8)])?;
+            transaction.commit()?;
+            Ok(devices)
+        })?;
+        self.signed_out(SignedOut::User(user.id));
+        Ok(devices.into_iter().map(DeviceId).collect())
+    }
+
+    fn is_gone(&self, token: &TokenHash, now: Timestamp) -> StorageResult<bool> {
+        let params: [Param<'_>; 2] = [(&&token[..], Type::BYTEA), (&now.ms(), Type::INT8)];
+        Ok(self.looking_up(|session| session.row(erase::IS_GONE, &params))?.is_some())
+    }
+
+    fn forget_gone(&self, now: Timestamp) -> StorageResult<()> {
+        let params: [Param<'_>; 1] = [(&now.ms(), Type::INT8)];
+        self.looking_up(|session| session.execute(erase::FORGET_GONE, &params)).map(drop)
+    }
+
+    fn erasures(&self, owners_max: usize) -> StorageResult<Vec<Erasure>> {
+        let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
+        let rows = self.looking_up(|session| session.query(erase::ERASURES, &[(&limit, Type::INT8)]))?;
+        let erasure = |row: &Row| {
+            let since = Timestamp::from_ms(row.try_get(1).map_err(failed)?);
+            Ok(Erasure { owner: Owner(row.try_get(0).map_err(failed)?), since })
+        };
+        rows.iter().map(erasure).collect()
+    }
+
+    fn end_erasure(&self, owner: Owner) -> StorageResult<()> {
+        let params: [Param<'_>; 1] = [(&owner.0, Type::UUID)];
+        self.looking_up(|session| session.execute(erase::END_ERASURE, &params)).map(drop)
     }
 
     fn put_mail_token(&self, token: &MailToken) -> StorageResult<()> {
@@ -264,6 +308,11 @@ impl Connections {
         let rows = self.looking_up(|session| session.query(sql, &[(&id, Type::UUID)]))?;
         rows.iter().map(read_device).collect()
     }
+}
+
+/// The ids in the first column.
+fn ids(rows: &[Row]) -> StorageResult<Vec<Uuid>> {
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
 }
 
 fn read_user(row: &Row) -> Result<User, StorageError> {

@@ -14,8 +14,15 @@ use rollcall_core::storage::plan::quoted;
 use rollcall_core::storage::{StorageError, StorageResult};
 
 /// Small tables without an owner, parents first.
-const REFERENCE: [&str; 5] =
-    ["rollcall_meta", "rollcall_table", "rollcall_column", "rollcall_user", "rollcall_device"];
+const REFERENCE: [&str; 7] = [
+    "rollcall_meta",
+    "rollcall_table",
+    "rollcall_column",
+    "rollcall_user",
+    "rollcall_device",
+    "rollcall_gone",
+    "rollcall_erasure",
+];
 
 /// rollcall's tables of owners' rows; the first one determines where an owner is stored.
 const OWNED: [&str; 10] = [

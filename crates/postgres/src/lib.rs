@@ -12,6 +12,7 @@ mod connections;
 mod ddl;
 mod deletions;
 mod entries;
+mod erase;
 mod failure;
 mod installations;
 mod leases;
@@ -478,6 +479,15 @@ impl Storage for Postgres {
 
     fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
         self.connections.owners(after, owners_max)
+    }
+
+    fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool> {
+        self.connections.with_retry(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            let is_more = erase::erase(transaction.session, &self.schema, owner, rows_max)?;
+            transaction.commit()?;
+            Ok(is_more)
+        })
     }
 
     fn accounts(&self) -> Arc<dyn AccountStore> {

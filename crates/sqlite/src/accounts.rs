@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use rollcall_core::model::{DeviceId, Owner, Timestamp};
-use rollcall_core::storage::accounts::{Device, KeptDevices, Sighting, TokenHash, User};
+use rollcall_core::storage::accounts::{Device, Erasure, KeptDevices, Sighting, TokenHash, User};
 
 const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at, verified_at)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (email) DO NOTHING";
@@ -131,6 +131,85 @@ pub(super) fn replace_password(
         KeptDevices::One(device) => remove_other_devices(conn, user, device),
         KeptDevices::None => remove_other_devices(conn, user, DeviceId(Uuid::nil())),
     }
+}
+
+/// Remembers the tokens of a user's devices.
+const KEEP_TOKENS: &str = "INSERT INTO rollcall_gone (token_hash, until) \
+    SELECT token_hash, ?2 FROM rollcall_device WHERE user = ?1 ON CONFLICT DO NOTHING";
+
+/// The devices of a user, and what they call themselves for its owner.
+const IDS_OF_DEVICES: &str = "SELECT id FROM rollcall_device WHERE user = ?1 UNION SELECT device \
+    FROM rollcall_installation WHERE user_id = ?1 AND owner = (SELECT id FROM rollcall_owner WHERE owner = ?2)";
+
+/// The ledger names a device by its number. Under another id nothing leads from it to the user.
+const RENAME_WRITER: &str = "UPDATE rollcall_writer SET device = randomblob(16) WHERE device = ?1";
+
+const ERASE_USER: &str = "DELETE FROM rollcall_user WHERE id = ?1";
+
+const ERASE_OWNER: &str = "INSERT INTO rollcall_erasure (owner, since) SELECT ?1, ?2 \
+    WHERE NOT EXISTS (SELECT 1 FROM rollcall_user WHERE owner = ?1) ON CONFLICT (owner) DO NOTHING";
+
+/// What is stored of a device for an owner beside the rows. Parameters: owner, device.
+const FORGET_DEVICE: [&str; 4] = [
+    "DELETE FROM rollcall_ack WHERE owner = (SELECT id FROM rollcall_owner WHERE owner = ?1) AND device = ?2",
+    "DELETE FROM rollcall_answer WHERE owner = (SELECT id FROM rollcall_owner WHERE owner = ?1) AND device = ?2",
+    "DELETE FROM rollcall_installation WHERE owner = (SELECT id FROM rollcall_owner WHERE owner = ?1) AND device = ?2",
+    "DELETE FROM rollcall_delete_window WHERE owner = (SELECT id FROM rollcall_owner WHERE owner = ?1) AND device = ?2",
+];
+
+const IS_GONE: &str = "SELECT 1 FROM rollcall_gone WHERE token_hash = ?1 AND until > ?2";
+const FORGET_GONE: &str = "DELETE FROM rollcall_gone WHERE until <= ?1";
+const ERASURES: &str = "SELECT owner, since FROM rollcall_erasure ORDER BY owner LIMIT ?1";
+const END_ERASURE: &str = "DELETE FROM rollcall_erasure WHERE owner = ?1";
+
+/// Erases a user; returns the devices. Within a transaction.
+pub(super) fn erase_user(
+    conn: &Connection,
+    user: &User,
+    at: Timestamp,
+    until: Timestamp,
+) -> rusqlite::Result<Vec<DeviceId>> {
+    let (id, owner) = (user.id.as_bytes(), user.owner.0.as_bytes());
+    conn.prepare_cached(KEEP_TOKENS)?.execute(params![id, until.ms()])?;
+    let devices: Vec<DeviceId> = {
+        let mut statement = conn.prepare_cached(IDS_OF_DEVICES)?;
+        let found = statement.query_map(params![id, owner], |row| Ok(DeviceId(read_uuid(row, 0)?)))?;
+        found.collect::<rusqlite::Result<_>>()?
+    };
+    for device in &devices {
+        conn.prepare_cached(RENAME_WRITER)?.execute([device.0.as_bytes()])?;
+        for sql in FORGET_DEVICE {
+            conn.prepare_cached(sql)?.execute(params![owner, device.0.as_bytes()])?;
+        }
+    }
+    conn.prepare_cached(ERASE_USER)?.execute([id])?;
+    conn.prepare_cached(ERASE_OWNER)?.execute(params![owner, at.ms()])?;
+    Ok(devices)
+}
+
+/// Whether a token was that of an erased user.
+pub(super) fn is_gone(conn: &Connection, token: &TokenHash, now: Timestamp) -> rusqlite::Result<bool> {
+    conn.prepare_cached(IS_GONE)?.exists(params![token, now.ms()])
+}
+
+/// Forgets tokens of erased users.
+pub(super) fn forget_gone(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+    conn.prepare_cached(FORGET_GONE)?.execute([now.ms()]).map(drop)
+}
+
+/// Owners whose rows are to be erased.
+pub(super) fn erasures(conn: &Connection, owners_max: usize) -> rusqlite::Result<Vec<Erasure>> {
+    let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
+    let mut statement = conn.prepare_cached(ERASURES)?;
+    let found = statement.query_map([limit], |row| {
+        Ok(Erasure { owner: Owner(read_uuid(row, 0)?), since: Timestamp::from_ms(row.get(1)?) })
+    })?;
+    found.collect()
+}
+
+/// Notes that the rows of an owner are erased.
+pub(super) fn end_erasure(conn: &Connection, owner: Owner) -> rusqlite::Result<()> {
+    conn.prepare_cached(END_ERASURE)?.execute([owner.0.as_bytes()]).map(drop)
 }
 
 /// Removes a user's devices except one; returns them.

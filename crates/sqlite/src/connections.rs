@@ -15,9 +15,9 @@ use super::writer::{Done, Work, Writer};
 use super::{OpenError, OwnerJob, accounts, mail_tokens, statements, values};
 use crate::failed;
 use rollcall_core::broken;
-use rollcall_core::model::{DeviceId, Owner};
+use rollcall_core::model::{DeviceId, Owner, Timestamp};
 use rollcall_core::storage::accounts::{
-    AccountStore, Device, KeptDevices, MailKind, MailToken, MailTokenUse, Sighting, TokenHash, User,
+    AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Sighting, TokenHash, User,
 };
 use rollcall_core::storage::gate::Gate;
 use rollcall_core::storage::{EngineObserver, OwnerState, StorageError, StorageResult, not_run};
@@ -249,6 +249,26 @@ impl AccountStore for Connections {
 
     fn replace_password(&self, user: Uuid, hash: &str, keep: KeptDevices) -> StorageResult<Vec<DeviceId>> {
         self.writing(|conn| accounts::replace_password(conn, user, hash, keep))
+    }
+
+    fn erase_user(&self, user: &User, at: Timestamp, until: Timestamp) -> StorageResult<Vec<DeviceId>> {
+        self.writing(|conn| accounts::erase_user(conn, user, at, until))
+    }
+
+    fn is_gone(&self, token: &TokenHash, now: Timestamp) -> StorageResult<bool> {
+        self.looking_up(|conn| accounts::is_gone(conn, token, now).map_err(failed))
+    }
+
+    fn forget_gone(&self, now: Timestamp) -> StorageResult<()> {
+        self.writing(|conn| accounts::forget_gone(conn, now))
+    }
+
+    fn erasures(&self, owners_max: usize) -> StorageResult<Vec<Erasure>> {
+        self.looking_up(|conn| accounts::erasures(conn, owners_max).map_err(failed))
+    }
+
+    fn end_erasure(&self, owner: Owner) -> StorageResult<()> {
+        self.writing(|conn| accounts::end_erasure(conn, owner))
     }
 
     fn put_mail_token(&self, token: &MailToken) -> StorageResult<()> {

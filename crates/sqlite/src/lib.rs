@@ -8,6 +8,7 @@ mod census;
 mod connections;
 mod ddl;
 mod deletions;
+mod erase;
 pub mod file;
 mod installations;
 mod mail_tokens;
@@ -385,6 +386,20 @@ impl Storage for Sqlite {
     ///   writes to the file (such as `rollcall purge`) goes unnoticed for at most 10 ms.
     fn known_state(&self, owner: Owner) -> Option<OwnerState> {
         self.connections.known_state(owner)
+    }
+
+    fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool> {
+        let mut is_more = false;
+        self.connections.writing_for(owner, &mut |conn| {
+            let Some((id, state)) = txn::load_owner(conn, owner).map_err(failed)? else {
+                return Ok(Done::Rollback);
+            };
+            is_more = erase::erase(conn, &self.schema, id, rows_max)?;
+            // What is known of the owner in memory ends with it.
+            let after = OwnerState { version: state.version.next(), ..state };
+            Ok(Done::Move((owner, state.version, after)))
+        })?;
+        Ok(is_more)
     }
 
     /// Only this server changes versions, so there are no events of other servers.

@@ -17,6 +17,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0009_sightings.sql"),
     include_str!("migrations/0010_past_bytes.sql"),
     include_str!("migrations/0011_mail_tokens.sql"),
+    include_str!("migrations/0012_erasures.sql"),
 ];
 
 /// Brings rollcall's own tables up to date, each migration in a transaction of its own.

@@ -217,6 +217,35 @@ fn device_of(user: &User, device: DeviceId) -> Caller {
     }
 }
 
+/// `POST /account/erase`
+///
+/// The response comes once no token leads to the account any more. Its rows go after that.
+pub async fn erase(
+    app: Arc<App>,
+    Peer(from): Peer,
+    caller: Result<Caller, ApiError>,
+    body: Result<Received, ApiError>,
+) -> HandlerResult {
+    local(&app)?;
+    let caller = caller?;
+    let mut fields = Fields::read(&body?.bytes)?;
+    let password = fields.text("password")?;
+    fields.end()?;
+    let at_work = Arc::clone(&app);
+    off_reactor(move || {
+        let devices = local(&at_work)?.erase(&caller, &password, from)?;
+        for device in devices {
+            at_work.events.signed_out(caller.owner, device);
+            at_work.acks.forget(caller.owner, device);
+            ended(at_work.locks.give_back(&Caller { device, ..caller.clone() }));
+        }
+        Ok(())
+    })
+    .await?;
+    app.erase_soon();
+    Ok(no_content())
+}
+
 /// `DELETE /devices`
 pub async fn revoke_others(
     app: Arc<App>,

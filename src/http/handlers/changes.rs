@@ -3,13 +3,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use serde_json::json;
 use warp::reply::Reply;
 
-use super::{ApiError, App, HandlerResult, hold, json, off_reactor, set_version_headers};
+use super::{ApiError, App, HandlerResult, hold, json, off_reactor, set_version_headers, time_text};
 use crate::accounts::Caller;
 use crate::changes::{self, Expired, Feed};
 use crate::digest::Digest;
@@ -21,7 +21,7 @@ use crate::http::response_cache::CacheKey;
 use crate::http::stream::{self, Body, ChunkWriter, Progress, Source};
 use crate::http::wire::{ChangeLine, ChangesBody, DigestsBody, EndLine};
 use crate::model::{Owner, Version};
-use crate::schema::TableId;
+use crate::schema::{Column, Schema, TableId};
 use crate::storage::{FeedPosition, OwnerState};
 use crate::synchronise::Changes;
 
@@ -61,7 +61,7 @@ pub async fn changes(
     let caller = caller?;
     let request = ChangesRequest::read(&query, &app)?;
     if accept::preferred(&headers, &[JSON, NDJSON]) == NDJSON {
-        return stream(app, caller, request).await;
+        return stream(app, caller, request, Vec::new()).await;
     }
     match unchanged(&app, &caller, &request) {
         Some(response) => Ok(response),
@@ -146,11 +146,11 @@ fn read(
 }
 
 /// The whole feed, one row per line, in constant memory.
-async fn stream(app: Arc<App>, caller: Caller, request: ChangesRequest) -> HandlerResult {
+async fn stream(app: Arc<App>, caller: Caller, request: ChangesRequest, first: Vec<u8>) -> HandlerResult {
     let readers = Arc::clone(&app.readers);
     let permit = app.memory.permit(Some(caller.owner));
     let (version, lines) =
-        stream::respond(&readers, &permit, Lines { app, caller, request, rest: None }).await?;
+        stream::respond(&readers, &permit, Lines { app, caller, request, first, rest: None }).await?;
     let response = match lines {
         Body::Buffered(lines) => hold(Response::new(lines.into()), permit)?,
         Body::Streaming(coming) => {
@@ -162,11 +162,74 @@ async fn stream(app: Arc<App>, caller: Caller, request: ChangesRequest) -> Handl
     Ok(with_headers(response, NDJSON, version))
 }
 
+/// `GET /account/export`: who the user is, the declared tables, and every row, as lines.
+pub async fn export(app: Arc<App>, caller: Result<Caller, ApiError>) -> HandlerResult {
+    let caller = caller?;
+    let (at_work, who) = (Arc::clone(&app), caller.clone());
+    let first = off_reactor(move || account_line(&at_work, &who)).await?;
+    let request = ChangesRequest {
+        since: None,
+        tables: app.schema.tables().iter().map(|table| table.id).collect(),
+        rows_max: usize::MAX,
+        next: None,
+    };
+    let mut response = stream(app, caller, request, first).await?;
+    let name = HeaderValue::from_static("attachment; filename=\"export.ndjson\"");
+    response.headers_mut().insert(CONTENT_DISPOSITION, name);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// The first line of an export.
+fn account_line(app: &App, caller: &Caller) -> Result<Vec<u8>, ApiError> {
+    let (mut email, mut created_at, mut devices) = (None, None, Vec::new());
+    if let Some(local) = app.accounts.local() {
+        let user = local.user(caller)?;
+        (email, created_at) = (Some(user.email), Some(time_text(user.created_at)));
+        for device in local.devices(caller)? {
+            devices.push(json!({ "device_id": device.id, "device": device.name, "created_at": time_text(device.created_at) }));
+        }
+    }
+    let account = json!({
+        "op": "account",
+        "user": caller.user,
+        "owner": caller.owner,
+        "email": email,
+        "created_at": created_at,
+        "devices": devices,
+        "tables": tables_of(&app.schema),
+    });
+    let mut bytes = Vec::new();
+    line(&mut bytes, &account)?;
+    Ok(bytes)
+}
+
+/// The declared tables, parents before the tables that refer to them.
+fn tables_of(schema: &Schema) -> Vec<serde_json::Value> {
+    let column = |column: &Column| {
+        json!({
+            "name": column.name,
+            "type": column.kind.name(),
+            "required": column.required,
+            "references": column.references.map(|table| &schema.at(table).name),
+        })
+    };
+    let tables = schema.parents_first().iter().map(|table| schema.at(*table));
+    tables
+        .map(|table| {
+            let columns: Vec<_> = table.columns.iter().map(column).collect();
+            json!({ "name": table.name, "key": table.key, "columns": columns })
+        })
+        .collect()
+}
+
 /// A feed as lines.
 struct Lines {
     app: Arc<App>,
     caller: Caller,
     request: ChangesRequest,
+    /// What comes before the feed.
+    first: Vec<u8>,
     /// The part that is not written yet, once writing has begun.
     rest: Option<Feed>,
 }
@@ -183,7 +246,7 @@ impl Source for Lines {
     /// A run reads as many entries as a page does, so that a walk over entries that are not returned occupies
     /// no reader for longer.
     fn read(&mut self, out: &mut ChunkWriter<Version>) -> Result<Progress, ApiError> {
-        let Self { app, caller, request, rest } = self;
+        let Self { app, caller, request, first, rest } = self;
         let schema = &app.schema;
         app.storage.read(caller.owner, |txn| {
             let state = txn.state();
@@ -193,6 +256,7 @@ impl Source for Lines {
                     let feed = request.feed(state)?;
                     app.acks.note(caller, request.since, app.clock.now());
                     out.begin(feed.until);
+                    out.buf.extend_from_slice(first);
                     *rest.insert(feed)
                 }
             };

@@ -172,6 +172,166 @@ async fn a_forgotten_password_is_replaced_by_a_mail() {
     assert_eq!(confirm(&token, "a thief's password").await.problem(), (403, "invalid_token".into()));
 }
 
+/// Goal: a user can take everything along, and nothing of anybody else. Method: the lines, against what the server holds.
+#[tokio::test]
+async fn an_export_has_the_user_the_tables_and_every_row() {
+    let (server, anna, ben) = furnished().await;
+    let answer = server.get("/account/export").of(&anna).send().await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/x-ndjson")));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert!(answer.header("content-disposition").unwrap().starts_with("attachment"));
+    let text = String::from_utf8(answer.bytes).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (first, last) = (&lines[0], lines.last().unwrap());
+    assert_eq!(
+        (&first["op"], &first["email"], &last["op"]),
+        (&json!("account"), &json!("anna@example.org"), &json!("end"))
+    );
+    assert_eq!(first["devices"][0]["device"], "Anna's phone");
+    let tables: Vec<&str> =
+        first["tables"].as_array().unwrap().iter().map(|table| table["name"].as_str().unwrap()).collect();
+    let at = |name: &str| tables.iter().position(|table| *table == name).unwrap();
+    assert!(at("lists") < at("items") && tables.len() == 6, "{tables:?}");
+    let mut exported: Vec<(String, String)> = lines[1..lines.len() - 1]
+        .iter()
+        .map(|line| {
+            let table = line["table"].as_str().unwrap();
+            let key = &first["tables"][at(table)]["key"];
+            (table.to_owned(), line["row"][key.as_str().unwrap()].as_str().unwrap().to_owned())
+        })
+        .collect();
+    exported.sort();
+    let manifest = server.manifest(&anna).await;
+    let mut held: Vec<(String, String)> = Vec::new();
+    for (table, entries) in manifest.as_object().unwrap() {
+        let key = first["tables"][at(table)]["key"].as_str().unwrap();
+        held.extend(
+            entries.as_array().unwrap().iter().map(|row| (table.clone(), row[key].as_str().unwrap().into())),
+        );
+    }
+    held.sort();
+    assert_eq!(exported, held);
+    assert!(!held.is_empty() && !text.contains(&ben.id) && !text.contains("ben@"), "{text}");
+}
+
+/// How long an erased owner stays in the list of those to be erased.
+const LATE_MS: i64 = 60_000;
+
+/// Goal: an erased account leaves nothing behind, and nobody else loses anything. Method: two owners with rows, history,
+/// conflicts and kept responses, one of whom is erased in steps of three rows with a restart in between; and every table
+/// of the database.
+#[tokio::test]
+async fn an_erased_account_leaves_nothing_behind() {
+    let (server, anna, ben) = furnished().await;
+    let tablet = server.device("anna", "tablet");
+    let owner = server.owner("anna");
+    let once = server.ask("POST", "/synchronise").of(&anna).header("idempotency-key", "once");
+    once.header("sync-device", format!("{}.1", key(500)))
+        .json(&json!({ "update": { "lists": [{ "lid": key(1), "title": "new" }] } }))
+        .send()
+        .await
+        .ok();
+    let old = json!({ "update": { "lists": [{ "lid": key(1), "title": "lost", "_base": "2001-01-01T00:00:00.000Z" }] } });
+    server.sync(&tablet, old).await.ok();
+    let bens = server.manifest(&ben).await;
+    let erase = |password: &str| {
+        server.ask("POST", "/account/erase").of(&anna).json(&json!({ "password": password })).send()
+    };
+    assert_eq!(erase("wrong horse").await.problem(), (403, "wrong_password".into()));
+    server.fetch(&anna, "?lock=false").await.ok();
+
+    // The rows stay for a while: the thread that removes them stops at once.
+    server.app.draining.set();
+    assert_eq!(erase(PASSWORD).await.status, 204);
+    let server = server.restarted();
+    let gone = (410, "account_gone".to_owned());
+    for path in ["/fetch", "/changes", "/devices", "/me", "/events"] {
+        assert_eq!(server.get(path).of(&anna).send().await.problem(), gone, "{path}");
+        assert_eq!(server.get(path).of(&tablet).send().await.problem(), gone, "{path}");
+    }
+    let log_in = json!({ "email": "anna@example.org", "password": PASSWORD, "device": "phone" });
+    assert_eq!(server.ask("POST", "/login").json(&log_in).send().await.status, 401);
+    assert_eq!(server.manifest(&ben).await, bens);
+
+    let (storage, clock) = (Arc::clone(&server.app.storage), server.app.clock.clone());
+    let some = app::engine::pg::apart(|| {
+        let mut steps = 3;
+        let mut go_on = || {
+            steps -= 1;
+            steps >= 0
+        };
+        rollcall::erasure::run(&*storage, clock.now(), 3, LATE_MS, &mut go_on).unwrap()
+    });
+    assert_eq!(some, 3, "there is more than that to remove");
+    drop(storage);
+    let server = server.restarted();
+    assert_eq!(server.get("/fetch").of(&anna).send().await.problem(), gone);
+    let (storage, clock) = (Arc::clone(&server.app.storage), server.app.clock.clone());
+    let steps = app::engine::pg::apart(|| {
+        rollcall::erasure::run(&*storage, clock.now(), 3, LATE_MS, &mut || true).unwrap()
+    });
+    assert!(steps > 1, "{steps}");
+    drop(storage);
+    server.check_whole();
+    // As the dumps of either engine spell bytes, ids and texts.
+    let id = |text: &str| text.parse::<uuid::Uuid>().unwrap();
+    let mut names: Vec<String> = Vec::new();
+    for id in [owner.0, id(&anna.id), id(&tablet.id), id(&key(500))] {
+        names.extend([id.to_string(), id.simple().to_string(), format!("{:?}", id.as_bytes())]);
+    }
+    for text in ["anna@example.org", "Shopping", "tablet"] {
+        names.extend([text.to_owned(), format!("{:?}", text.as_bytes())]);
+    }
+    let names: Vec<&str> = names.iter().map(|name| name.trim_matches(['[', ']'])).collect();
+    let dump = server.dump();
+    for (table, rows) in dump.iter().filter(|(table, _)| *table != "rollcall_erasure") {
+        for row in rows {
+            assert!(!names.iter().any(|name| row.contains(name)), "{table}: {row}");
+        }
+    }
+    let waits = &dump["rollcall_erasure"];
+    assert!(
+        waits.iter().any(|row| names.iter().any(|name| row.contains(name))),
+        "the search finds nothing: {waits:?}"
+    );
+    assert_eq!(server.manifest(&ben).await, bens);
+
+    // The hashes of tokens go after 30 days, and the owner leaves the list.
+    server.turn(31 * 86_400_000);
+    let (storage, clock) = (Arc::clone(&server.app.storage), server.app.clock.clone());
+    app::engine::pg::apart(|| {
+        rollcall::erasure::run(&*storage, clock.now(), 3, LATE_MS, &mut || true).unwrap()
+    });
+    drop(storage);
+    assert_eq!(server.get("/fetch").of(&anna).send().await.problem(), (401, "unauthorized".into()));
+    let left = server.dump();
+    assert!(left.get("rollcall_erasure").is_none_or(Vec::is_empty), "{left:?}");
+    assert!(left.get("rollcall_gone").is_none_or(Vec::is_empty), "{left:?}");
+    // The address is free again, and its new user begins with nothing.
+    let anna = server.device("anna", "phone");
+    assert_eq!(server.manifest(&anna).await["lists"], json!([]));
+}
+
+/// Goal: who shares rows does not lose them when another user goes.
+#[tokio::test]
+async fn an_erased_user_takes_no_row_from_who_shares_them() {
+    let server = Server::new();
+    let anna = server.device("anna", "phone");
+    let carl = server.sharing("anna", "carl", "Carl's phone");
+    server.sync(&anna, json!({ "add": { "lists": [{ "lid": key(1), "title": "ours" }] } })).await.ok();
+    let erase = json!({ "password": PASSWORD });
+    assert_eq!(server.ask("POST", "/account/erase").of(&anna).json(&erase).send().await.status, 204);
+    let (storage, clock) = (Arc::clone(&server.app.storage), server.app.clock.clone());
+    app::engine::pg::apart(|| {
+        rollcall::erasure::run(&*storage, clock.now(), 100, LATE_MS, &mut || true).unwrap()
+    });
+    drop(storage);
+    assert_eq!(server.get("/me").of(&anna).send().await.problem(), (410, "account_gone".into()));
+    assert_eq!(server.row(&carl, "lists", &key(1)).await.unwrap()["title"], "ours");
+    server.sync(&carl, json!({ "update": { "lists": [{ "lid": key(1), "title": "mine" }] } })).await.ok();
+    server.check_whole();
+}
+
 /// Goal: a user sees when and from where each device was last used, also after a restart of the server, and
 /// no request writes for it. Method: two devices, of which one continues; the writes of the database are
 /// counted.
@@ -312,6 +472,7 @@ async fn where_a_provider_keeps_the_accounts_their_paths_are_not_there() {
         ("POST", "/password/reset"),
         ("POST", "/password/reset/confirm"),
         ("POST", "/email/verify"),
+        ("POST", "/account/erase"),
         ("GET", "/devices"),
         ("DELETE", "/devices"),
         ("DELETE", &device),

@@ -48,6 +48,10 @@ impl Storage for Hooked {
         self.storage.owners(after, owners_max)
     }
 
+    fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool> {
+        self.storage.erase(owner, rows_max)
+    }
+
     fn accounts(&self) -> Arc<dyn AccountStore> {
         self.storage.accounts()
     }

@@ -9,7 +9,7 @@ use super::*;
 const MIGRATIONS: &str = "crates/postgres/src/migrations";
 
 /// What takes each step back, from the second on: no row is lost by it, only what the step added.
-const UNDONE: [&str; 8] = [
+const UNDONE: [&str; 9] = [
     "ALTER TABLE rollcall_ledger DROP COLUMN made_at, DROP COLUMN claimed_at, DROP COLUMN row_base, DROP COLUMN base;
      ALTER TABLE rollcall_history DROP COLUMN made_at, DROP COLUMN claimed_at;
      ALTER TABLE rollcall_conflict DROP COLUMN stored_made_at;
@@ -24,6 +24,7 @@ const UNDONE: [&str; 8] = [
     "ALTER TABLE rollcall_owner DROP COLUMN dated",
     "ALTER TABLE rollcall_user DROP COLUMN verified_at, DROP COLUMN reset_hash, DROP COLUMN reset_until,
        DROP COLUMN verify_hash, DROP COLUMN verify_until",
+    "DROP TABLE rollcall_gone, rollcall_erasure",
 ];
 
 /// The step that keeps the sums of what an owner's past takes.

@@ -108,6 +108,15 @@ pub struct MailTokenUse<'a> {
     pub at: Timestamp,
 }
 
+/// An owner whose rows are to be erased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erasure {
+    /// Whose rows.
+    pub owner: Owner,
+    /// When the last user of the owner was erased.
+    pub since: Timestamp,
+}
+
 /// Which devices of a user stay signed in when the password is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeptDevices {
@@ -143,6 +152,26 @@ pub trait AccountStore: Send + Sync {
     /// Replaces the hash of a password and removes all devices of the user except `keep`, in one transaction. A token
     /// that was mailed for the password ends. Returns the removed devices.
     fn replace_password(&self, user: Uuid, hash: &str, keep: KeptDevices) -> StorageResult<Vec<DeviceId>>;
+
+    /// Erases a user in one transaction: the user, the devices, and what is stored of them beside the owner's rows. Returns
+    /// the devices.
+    ///
+    /// - The hashes of the devices' tokens are kept until `until`, so that [`Self::is_gone`] knows them.
+    /// - If no other user has the owner, its rows are to be erased: [`Self::erasures`] lists it from then on. Other users
+    ///   keep the rows.
+    fn erase_user(&self, user: &User, at: Timestamp, until: Timestamp) -> StorageResult<Vec<DeviceId>>;
+
+    /// Whether a token was that of a user who was erased, and is remembered still.
+    fn is_gone(&self, token: &TokenHash, now: Timestamp) -> StorageResult<bool>;
+
+    /// Forgets the tokens of erased users that are remembered until before `now`.
+    fn forget_gone(&self, now: Timestamp) -> StorageResult<()>;
+
+    /// Owners whose rows are to be erased, at most `owners_max`.
+    fn erasures(&self, owners_max: usize) -> StorageResult<Vec<Erasure>>;
+
+    /// Notes that the rows of an owner are erased.
+    fn end_erasure(&self, owner: Owner) -> StorageResult<()>;
 
     /// Writes a token that is about to be mailed, in place of an older one of the same user and kind.
     fn put_mail_token(&self, token: &MailToken) -> StorageResult<()>;

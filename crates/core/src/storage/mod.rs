@@ -478,6 +478,10 @@ pub trait Storage: Send + Sync {
     /// Every owner after `after`, by id, at most `owners_max`.
     fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>>;
 
+    /// Removes at most `rows_max` rows of an owner, of whatever kind, in one transaction; returns whether some may be left.
+    /// Where none are left the owner itself is removed.
+    fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool>;
+
     /// Users and devices.
     fn accounts(&self) -> Arc<dyn AccountStore>;
 
