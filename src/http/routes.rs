@@ -28,7 +28,7 @@ pub fn routes(
         let app = Arc::clone(&app);
         warp::any().map(move || Arc::clone(&app))
     };
-    let caller = {
+    let caller = |enters: bool| {
         let app = Arc::clone(&app);
         warp::header::headers_cloned()
             .and(warp::ext::optional::<Deadline>())
@@ -36,7 +36,7 @@ pub fn routes(
             .then(move |headers: HeaderMap, deadline: Option<Deadline>, peer: Peer| {
                 let app = Arc::clone(&app);
                 async move {
-                    let caller = caller::caller(app, peer, headers).await;
+                    let caller = caller::caller(app, peer, headers, enters).await;
                     match (&caller, deadline) {
                         (Ok(caller), Some(deadline)) => deadline.of_owner(caller.owner),
                         (Err(_), Some(deadline)) => deadline.refuse(),
@@ -48,6 +48,7 @@ pub fn routes(
             // Boxed, since every route contains it: otherwise compiling takes many minutes.
             .boxed()
     };
+    let (entering, caller) = (caller(true), caller(false));
     // When the request arrived, before its body, which may take long.
     let received = {
         let app = Arc::clone(&app);
@@ -79,7 +80,7 @@ pub fn routes(
         .and(post())
         .and(with_app.clone())
         .and(received)
-        .and(caller.clone())
+        .and(entering)
         .and(headers)
         .and(slow_body)
         .then(synchronise::synchronise);

@@ -36,6 +36,11 @@ impl Engine {
         }
     }
 
+    /// Whether there is a PostgreSQL whose plans and counts can be looked at: the coordinator of a cluster has none of rows.
+    pub fn has_plans() -> bool {
+        pg::cluster().is_some() && pg::citus_url().is_none()
+    }
+
     /// Every engine that is here.
     pub fn all() -> Vec<Self> {
         let postgres = pg::cluster().map(|_| Self::Postgres);
@@ -229,7 +234,14 @@ impl Store {
         self.shards.iter().for_each(|shard| shard.sql(sql));
         match self.looker() {
             Looker::Sqlite(looker) => looker.lock().unwrap().execute_batch(sql).unwrap(),
-            Looker::Postgres(looker) => pg::apart(|| looker.lock().unwrap().batch_execute(sql).unwrap()),
+            Looker::Postgres(looker) => pg::apart(|| {
+                let mut looker = looker.lock().unwrap();
+                // Citus takes one change of a table at a time.
+                let is_one = pg::citus_url().is_none() || sql.contains("$$");
+                for part in if is_one { vec![sql] } else { sql.split(';').collect() } {
+                    looker.batch_execute(part).unwrap();
+                }
+            }),
         }
     }
 
@@ -348,8 +360,16 @@ impl Store {
                 let (address, terms) = (self.address(), terms(busy_wait));
                 let connections =
                     postgres::Connections::open(&address, &terms).map_err(|error| error.to_string())?;
-                let served = Postgres::serve(&address, connections, &terms, schema, now, metrics);
-                Ok(Arc::new(served.map_err(|error| error.to_string())?) as Arc<dyn Storage>)
+                let served =
+                    Postgres::serve(&address, connections, &terms, Arc::clone(&schema), now, metrics);
+                let served = served.map_err(|error| error.to_string())?;
+                if pg::citus_url().is_some() {
+                    // As the command does it: in no hurry.
+                    let patient = Terms { busy_wait: Duration::from_secs(30), ..terms };
+                    postgres::distribute(&address, &patient, &schema, &mut |_| {})
+                        .map_err(|error| error.to_string())?;
+                }
+                Ok(Arc::new(served) as Arc<dyn Storage>)
             }),
         }
     }

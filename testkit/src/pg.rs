@@ -2,6 +2,8 @@
 //! however that ends, and a database for each test.
 //!
 //! - `ROLLCALL_TEST_PG_URL`: a server to use instead, where the tests may create databases.
+//! - `ROLLCALL_TEST_CITUS`: a database on the coordinator of a Citus cluster, as its superuser, whose workers were
+//!   added. The tests create theirs beside it, on every node, and spread the tables of each over the workers.
 //! - `ROLLCALL_TEST_PG_BIN`: the folder of `initdb` and `postgres`, if neither PATH nor Debian's folder has
 //!   them.
 //! - `ROLLCALL_TEST_PG=required`: a missing PostgreSQL is a failure. Otherwise one line reports it, and how
@@ -34,11 +36,24 @@ const EMPTY: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid();
     DROP SCHEMA public CASCADE; CREATE SCHEMA public; UPDATE clock.hands SET ms = NULL;";
 
+/// The same on Citus, whose extension would go with the schema.
+const EMPTY_CITUS: &str = "DO $$ DECLARE tables text; BEGIN
+        SELECT string_agg(format('%I', tablename), ', ') INTO tables FROM pg_tables
+            WHERE schemaname = 'public' AND tablename !~ '_[0-9]{6,}$';
+        IF tables IS NOT NULL THEN EXECUTE 'DROP TABLE ' || tables || ' CASCADE'; END IF;
+    END $$; UPDATE clock.hands SET ms = NULL;";
+
 /// The cluster of this process; `None` if there is no PostgreSQL to be had.
 pub fn cluster() -> Option<&'static Cluster> {
     static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
+        if let Some(url) = citus_url() {
+            let nodes = apart(|| nodes_of(&url));
+            let cluster = Cluster { url, nodes, _process: None };
+            apart(|| cluster.places().iter().for_each(|place| drop_left(place)));
+            return Some(cluster);
+        }
         if let Ok(url) = std::env::var("ROLLCALL_TEST_PG_URL") {
-            return Some(Cluster { url, _process: None });
+            return Some(Cluster { url, nodes: Vec::new(), _process: None });
         }
         let Some(binaries) = binaries() else {
             let absent = "PostgreSQL is not here, so its half of the tests did not run: install it (Debian: \
@@ -48,7 +63,7 @@ pub fn cluster() -> Option<&'static Cluster> {
             return None;
         };
         let process = Process::start(&binaries, UNSAFE);
-        Some(Cluster { url: process.url(), _process: Some(process) })
+        Some(Cluster { url: process.url(), nodes: Vec::new(), _process: Some(process) })
     });
     CLUSTER.as_ref()
 }
@@ -57,7 +72,33 @@ pub fn cluster() -> Option<&'static Cluster> {
 pub struct Cluster {
     /// With `{}` in place of a database's name, or the URL of an existing database.
     url: String,
+    /// The workers of a Citus cluster, whose coordinator `url` is.
+    nodes: Vec<Node>,
     _process: Option<Process>,
+}
+
+/// A node of a Citus cluster.
+#[derive(Clone)]
+struct Node {
+    host: String,
+    port: i32,
+}
+
+/// The Citus cluster that tests are to use.
+pub fn citus_url() -> Option<String> {
+    std::env::var("ROLLCALL_TEST_CITUS").ok().filter(|url| !url.is_empty())
+}
+
+/// The nodes of a cluster, its coordinator first.
+fn nodes_of(url: &str) -> Vec<Node> {
+    let mut client = Client::connect(url, NoTls).expect("ROLLCALL_TEST_CITUS cannot be reached");
+    let nodes = "SELECT nodename, nodeport FROM pg_dist_node ORDER BY groupid";
+    let nodes = client.query(nodes, &[]).expect("ROLLCALL_TEST_CITUS is not a database with Citus");
+    assert!(
+        nodes.len() > 1,
+        "ROLLCALL_TEST_CITUS has no workers: citus_set_coordinator_host, citus_add_node"
+    );
+    nodes.iter().map(|row| Node { host: row.get(0), port: row.get(1) }).collect()
 }
 
 impl Cluster {
@@ -67,16 +108,20 @@ impl Cluster {
         if let Some(name) = free {
             apart(|| {
                 let mut client = Client::connect(&with_name(&self.url, &name), NoTls).unwrap();
-                client.batch_execute(EMPTY).unwrap();
+                client.batch_execute(if self.nodes.is_empty() { EMPTY } else { EMPTY_CITUS }).unwrap();
             });
-            return Database { url: with_name(&self.url, &name), name, others: None };
+            return Database { url: with_name(&self.url, &name), name, others: Vec::new() };
         }
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let name = format!("rollcall_test_{}_{number}", std::process::id());
+        let places = self.places();
         apart(|| {
-            let mut client = Client::connect(&with_name(&self.url, "postgres"), NoTls).unwrap();
-            client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+            for place in &places {
+                let mut client = Client::connect(place, NoTls).unwrap();
+                client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+            }
+            self.spread(&name, &places);
             let mut client = Client::connect(&with_name(&self.url, &name), NoTls).unwrap();
             client
                 .batch_execute(&format!(
@@ -84,9 +129,56 @@ impl Cluster {
                 ))
                 .unwrap();
         });
-        let others = self._process.is_none().then(|| with_name(&self.url, "postgres"));
+        // To make a cluster's takes seconds, so they stay for the next test, and for the next run to drop.
+        let is_kept = self._process.is_some() || !self.nodes.is_empty();
+        let others = if is_kept { Vec::new() } else { places };
         Database { url: with_name(&self.url, &name), name, others }
     }
+
+    /// Where databases are made: on the server, or on each node of a cluster, its coordinator first.
+    fn places(&self) -> Vec<String> {
+        let first = with_name(&self.url, "postgres");
+        let workers = self.nodes.iter().skip(1).map(|node| at_node(&first, node));
+        std::iter::once(first.clone()).chain(workers).collect()
+    }
+
+    /// Makes a Citus cluster of databases of that name.
+    fn spread(&self, name: &str, places: &[String]) {
+        let Some((coordinator, workers)) = self.nodes.split_first() else { return };
+        for place in places {
+            let mut client = Client::connect(&with_name(place, name), NoTls).unwrap();
+            client.batch_execute("CREATE EXTENSION citus").unwrap();
+        }
+        let mut client = Client::connect(&with_name(&self.url, name), NoTls).unwrap();
+        let Node { host, port } = coordinator;
+        client.execute("SELECT citus_set_coordinator_host($1, $2)", &[host, port]).unwrap();
+        for Node { host, port } in workers {
+            client.execute("SELECT citus_add_node($1, $2)", &[host, port]).unwrap();
+        }
+        // Few, since each test makes them anew.
+        client.batch_execute(&format!("ALTER DATABASE {name} SET citus.shard_count = 6")).unwrap();
+    }
+}
+
+/// Drops the databases of processes that have ended.
+fn drop_left(place: &str) {
+    let mut client = Client::connect(place, NoTls).unwrap();
+    let left = client
+        .query("SELECT datname FROM pg_database WHERE datname LIKE 'rollcall!_test!_%' ESCAPE '!'", &[]);
+    for name in left.unwrap().iter().map(|row| row.get::<_, String>(0)) {
+        let process = name.split('_').nth(2).unwrap_or_default();
+        if !Path::new("/proc").join(process).exists() {
+            let _ = client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
+        }
+    }
+}
+
+/// The same address at another node.
+fn at_node(url: &str, node: &Node) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (place, path) = rest.split_once('/').unwrap();
+    let user = place.rsplit_once('@').map_or(String::new(), |(user, _)| format!("{user}@"));
+    format!("{scheme}://{user}{}:{}/{path}", node.host, node.port)
 }
 
 fn with_name(url: &str, name: &str) -> String {
@@ -101,8 +193,8 @@ fn with_name(url: &str, name: &str) -> String {
 pub struct Database {
     pub url: String,
     name: String,
-    /// Where to drop it, if its server outlives the test.
-    others: Option<String>,
+    /// Where to drop it, if its server outlives the test: the coordinator of a cluster first.
+    others: Vec<String>,
 }
 
 impl Database {
@@ -120,19 +212,19 @@ impl Drop for Database {
     fn drop(&mut self) {
         // PgBouncer would hand out connections to it that have ended.
         let is_pooled = std::env::var("ROLLCALL_TEST_POOLER").as_deref() == Ok("pgbouncer");
-        if self.others.is_none() && !is_pooled {
+        if self.others.is_empty() && !is_pooled {
             FREE.lock().unwrap().push(std::mem::take(&mut self.name));
         }
-        if let Some(url) = &self.others {
-            apart(|| {
+        apart(|| {
+            for url in &self.others {
                 let dropped = Client::connect(url, NoTls).and_then(|mut client| {
                     client.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name))
                 });
                 if let Err(error) = dropped {
                     eprintln!("{} stays: {error}", self.name);
                 }
-            });
-        }
+            }
+        });
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod backup;
+mod citus;
 mod commands;
 mod disk_faults;
 mod documents;

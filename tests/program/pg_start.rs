@@ -8,6 +8,7 @@ use rollcall_testkit::process;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use pg_line::Line;
 use process::{Ended, Process, rollcall};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -40,13 +41,25 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn until_tls(url: &str) {
+/// Waits until a new connection finds the setting so.
+fn until(url: &str, setting: &str, value: &str) {
     let begun = Instant::now();
-    let is_on = || pg::Client::connect(url, postgres::NoTls).unwrap().query_one("SHOW ssl", &[]).unwrap();
-    while is_on().get::<_, String>(0) != "on" {
+    let show = format!("SHOW {setting}");
+    let shown = || pg::Client::connect(url, postgres::NoTls).unwrap().query_one(&show, &[]).unwrap();
+    while shown().get::<_, String>(0) != value {
         assert!(begun.elapsed() < Duration::from_secs(20), "the settings are never read");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The same certificate as one of X.509 version 1, in PEM. Its own signature no longer fits, which no server looks at.
+fn of_version_1(certificate: &[u8]) -> String {
+    const VERSION_3: [u8; 5] = [0xa0, 3, 2, 1, 2];
+    let mut certificate = certificate.to_vec();
+    let at = certificate.windows(5).position(|bytes| bytes == VERSION_3).unwrap();
+    certificate[at + 4] = 0;
+    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
 }
 
 const HBA: &str = "local all all trust\nhost all secret all scram-sha-256\nhost all all all trust\n";
@@ -134,9 +147,21 @@ fn whatever_is_wrong_is_said_in_one_line() {
         admin.batch_execute(&format!("ALTER SYSTEM SET {name} = '{value}'")).unwrap();
     }
     admin.batch_execute("SELECT pg_reload_conf()").unwrap();
-    until_tls(&inside);
+    until(&inside, "ssl", "on");
     server.write("data/pg_hba.conf", &HBA.replace("\nhost", "\nhostssl"));
     admin.batch_execute("SELECT pg_reload_conf()").unwrap();
+
+    // One as Citus makes for its nodes.
+    let old = server.write("old.pem", &of_version_1(own.der()));
+    for file in [&old, &certificate] {
+        let file = file.to_str().unwrap();
+        admin.batch_execute(&format!("ALTER SYSTEM SET ssl_cert_file = '{file}'")).unwrap();
+        admin.batch_execute("SELECT pg_reload_conf()").unwrap();
+        until(&inside, "ssl_cert_file", file);
+        for query in ["app", "app?sslmode=require"] {
+            starts(&url("rollcall", query));
+        }
+    }
 
     let roots = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {

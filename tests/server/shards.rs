@@ -219,8 +219,9 @@ const OF_OWNERS: [&str; 11] = [
     "{name}",
 ];
 
-/// The operator's queries across owners, a page of owners, and the creation of tables.
-const ACROSS: [&str; 8] = [
+/// The operator's queries across owners, a page of owners, where an owner is, and the creation of tables.
+const ACROSS: [&str; 9] = [
+    "pg_dist_placement",
     "create_",
     "max(day) from rollcall_day",
     "max(at)",

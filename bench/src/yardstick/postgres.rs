@@ -13,6 +13,7 @@ use crate::Result;
 use crate::child::{Yield, usage};
 use crate::dataset::{Keys, Person, Row, TABLE, schema};
 use rollcall_postgres::Address;
+use rollcall_postgres::planned::PAIRED_MAX;
 
 use super::spoken::Spoken;
 
@@ -97,15 +98,14 @@ struct Syncer {
 
 struct Prepared {
     now: Statement,
-    renew: Statement,
     lease: Statement,
     lock: Statement,
     load: Statement,
     digests: Statement,
+    put_both: Statement,
     put_entries: Statement,
     put_rows: Statement,
     date: Statement,
-    put_digest: Statement,
     advance: Statement,
     changes: Statement,
     values: Statement,
@@ -133,15 +133,14 @@ impl<'a> Talker<'a> {
         let mut prepare = |sql: &str| client.prepare(sql);
         let says = Prepared {
             now: prepare(&spoken.now)?,
-            renew: prepare(&spoken.renew)?,
             lease: prepare(&spoken.lease)?,
             lock: prepare(&spoken.lock)?,
             load: prepare(&spoken.load)?,
             digests: prepare(&spoken.digests)?,
+            put_both: prepare(&spoken.put_both)?,
             put_entries: prepare(&spoken.put_entries)?,
             put_rows: prepare(&spoken.put_rows)?,
             date: prepare(&spoken.date)?,
-            put_digest: prepare(&spoken.put_digest)?,
             advance: prepare(&spoken.advance)?,
             changes: prepare(&spoken.changes)?,
             values: prepare(&spoken.values)?,
@@ -175,8 +174,6 @@ impl<'a> Talker<'a> {
         let (device, table, owner) = (person.device(round % 2).0, *table, *owner);
         let (before, after) = (*version, *version + 1);
 
-        let now: i64 = client.query_one(&says.now, &[])?.get(0);
-        client.execute(&says.renew, &[&owner, &device, &15_000_i64, &11_250_i64, &900_000_i64, &now])?;
         client.query_one(&says.now, &[])?;
         client.query(&says.lease, &[&owner])?;
         client.batch_execute(&spoken.begin)?;
@@ -190,25 +187,26 @@ impl<'a> Talker<'a> {
             bound.extend([&ready.key as &(dyn ToSql + Sync), &after, &after, at, &false, &device, &device]);
             bound.extend([&no_bytes as &(dyn ToSql + Sync), &no_bytes, &no_number, at, &no_number, &before]);
         }
-        client.execute(&says.put_entries, &bound)?;
-        let mut bound: Bound<'_> = vec![&owner];
+        let is_paired = rows.len() <= PAIRED_MAX;
+        if !is_paired {
+            client.execute(&says.put_entries, &bound)?;
+            bound = vec![&owner];
+        }
         for Ready { key, row, price, due, made } in &rows {
             bound.extend([key as &(dyn ToSql + Sync), &row.title, &row.body, &row.done, &row.position]);
             bound.extend([price as &(dyn ToSql + Sync), due, made]);
         }
-        client.execute(&says.put_rows, &bound)?;
+        client.execute(if is_paired { &says.put_both } else { &says.put_rows }, &bound)?;
         if round == 0 {
             client.execute(&says.date, &[&owner, &20_000_i64, &before])?;
         }
         let held = ((round + 1) * batch).cast_signed();
         let root = after.wrapping_mul(0x1234_5678_9abc_def1);
-        client.execute(&says.put_digest, &[&owner, &table, &held, &root])?;
         let bytes = held * 200;
         let (none, horizon, day) = (&0_i64, &1_i64, Some(20_000_i64));
-        client.execute(
-            &says.advance,
-            &[&owner, horizon, none, none, none, none, &after, &before, &after, &held, &bytes, &device, &day],
-        )?;
+        let mut bound: Bound<'_> = vec![&owner, horizon, none, none, none, none, &after, &before, &after];
+        bound.extend([&held as &(dyn ToSql + Sync), &bytes, &device, &day, &table, &held, &root]);
+        client.execute(&says.advance, &bound)?;
         let since = (before - 1).max(1);
         client.query(&says.changes, &[&owner, &since, &i32::MAX, &Uuid::nil(), &after, &1_000_i64])?;
         if !others.is_empty() {

@@ -13,8 +13,6 @@ use rollcall_postgres::statements::{self, Statements};
 pub struct Spoken {
     /// The time, before each statement about a lease.
     pub now: String,
-    /// Every request of a device renews its lease.
-    pub renew: String,
     /// Whether another device holds the lock.
     pub lease: String,
     /// Begins the transaction.
@@ -25,15 +23,15 @@ pub struct Spoken {
     pub load: String,
     /// What the tables hold.
     pub digests: String,
-    /// As many ledger entries as rows come.
+    /// The ledger entries and the rows of a few rows.
+    pub put_both: String,
+    /// As many ledger entries as rows come, where these are more.
     pub put_entries: String,
     /// The rows.
     pub put_rows: String,
     /// Once a day.
     pub date: String,
-    /// What the table holds now.
-    pub put_digest: String,
-    /// The owner's new version.
+    /// What the table holds now, and the owner's new version.
     pub advance: String,
     /// What the device has not seen.
     pub changes: String,
@@ -51,21 +49,21 @@ impl Spoken {
         let ids: Vec<i32> = schema.tables().iter().map(|_| id).collect();
         let all = Statements::new(schema, &ids);
         let seconds = Duration::from_secs(30);
-        let timeouts = Timeouts { lock: seconds, statement: seconds, idle: seconds };
+        let timeouts =
+            Timeouts { lock: seconds, statement: seconds, idle: seconds, is_spread: false, is_set: true };
         let own = all.of(table);
         Self {
             now: statements::NOW.into(),
-            renew: statements::RENEW_LEASE.into(),
             lease: statements::LEASE.into(),
             begin: timeouts.begin(Purpose::Write),
             lock: statements::LOCK_OWNER.into(),
             load: own.load.clone(),
             digests: statements::DIGESTS.into(),
+            put_both: own.put_both.for_rows(rows).1.into(),
             put_entries: all.put_entries.for_rows(rows).1.into(),
             put_rows: own.put.for_rows(rows).1.into(),
             date: statements::DATE.into(),
-            put_digest: statements::PUT_DIGEST.into(),
-            advance: statements::ADVANCE_OWNER.into(),
+            advance: statements::ADVANCE_WITH_DIGEST.into(),
             changes: statements::CHANGES.into(),
             values: own.values.clone(),
             commit: "COMMIT".into(),

@@ -27,7 +27,7 @@ impl Census for Postgres {
 
     fn totals(&self) -> StorageResult<Totals> {
         self.connections.with_retry(|session| {
-            let transaction = session.begin(Purpose::Read)?; // one snapshot for both
+            let transaction = session.begin(Purpose::Survey)?; // one snapshot for both
             let Some(row) = transaction.session.row(statements::TOTALS, &[])? else {
                 return Ok(Totals::default());
             };
@@ -41,9 +41,10 @@ impl Census for Postgres {
 
     fn newest_time(&self) -> StorageResult<Option<Timestamp>> {
         self.connections.with_retry(|session| {
+            let transaction = session.begin(Purpose::Survey)?;
             let mut newest = None;
             for (sql, unit_ms) in TIMES {
-                let row = session.row(sql, &[])?;
+                let row = transaction.session.row(sql, &[])?;
                 let found =
                     row.map(|row| row.try_get::<_, Option<i64>>(0)).transpose().map_err(failed)?.flatten();
                 newest = newest.max(found.map(|found| Timestamp::from_ms(found.saturating_mul(unit_ms))));

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use postgres::types::Type;
 
 use super::address::Address;
+use super::circuit::{Circuit, Node};
 use super::failure::Failure;
 use super::notify::Notifier;
 use super::session::{Session, Timeouts};
@@ -41,6 +42,8 @@ pub struct Connections {
     gate: Gate,
     /// Notifications of this database's owners.
     pub(super) notify: Arc<Notifier>,
+    /// Nodes that are away; `None` if the tables are not spread over a cluster.
+    circuit: Option<Circuit>,
     busy_wait: Duration,
     tries_max: u32,
 }
@@ -70,8 +73,11 @@ impl Connections {
     ///
     /// Errors: [`OpenError`] contains the remedy.
     pub fn open(address: &Address, terms: &Terms) -> Result<Self, OpenError> {
-        migrate::migrate(&mut Self::single(address, terms)?, address)?;
-        let manager = Manager { address: address.clone(), terms: terms.clone() };
+        let mut session = Self::single(address, terms)?;
+        migrate::migrate(&mut session, address)?;
+        let is_spread = has_citus(&mut session).map_err(|error| OpenError::database(address, &error))?;
+        drop(session);
+        let manager = Manager { address: address.clone(), terms: terms.clone(), is_spread };
         let pool = r2d2::Pool::builder()
             .max_size(terms.connections_max.max(2))
             .min_idle(Some(1))
@@ -84,12 +90,13 @@ impl Connections {
         let notify = Notifier::new(address.clone());
         let gate =
             Gate::new(terms.connections_max.max(2).saturating_sub(terms.for_accounts), terms.busy_wait);
-        Ok(Self { pool: Some(pool), gate, notify, busy_wait: terms.busy_wait, tries_max })
+        let circuit = is_spread.then(Circuit::default);
+        Ok(Self { pool: Some(pool), gate, notify, circuit, busy_wait: terms.busy_wait, tries_max })
     }
 
     /// A single connection, to inspect or prepare the database.
     pub(super) fn single(address: &Address, terms: &Terms) -> Result<Session, OpenError> {
-        let manager = Manager { address: address.clone(), terms: terms.clone() };
+        let manager = Manager { address: address.clone(), terms: terms.clone(), is_spread: false };
         let mut session = manager.session().map_err(|error| OpenError::connecting(address, &error))?;
         let version = session.version().map_err(|error| OpenError::database(address, &error))?;
         if version < VERSION_MIN * 10_000 {
@@ -143,6 +150,46 @@ impl Connections {
         })
     }
 
+    /// The same for work of one owner: at once [`StorageError::Busy`] while its node is away.
+    pub(super) fn for_owner<T>(
+        &self,
+        owner: Owner,
+        mut work: impl FnMut(&mut Session) -> StorageResult<T>,
+    ) -> StorageResult<T> {
+        self.with_owner(owner, |session| match work(session) {
+            Err(error) => Try::failed(session, error),
+            done => Try::Done(done),
+        })
+    }
+
+    /// The same, where the work judges failures itself.
+    pub(super) fn with_owner<T>(
+        &self,
+        owner: Owner,
+        mut work: impl FnMut(&mut Session) -> Try<T>,
+    ) -> StorageResult<T> {
+        let Some(circuit) = &self.circuit else { return self.with(work) };
+        self.with(|session| {
+            let node = if circuit.is_open() { node_of(session, owner) } else { None };
+            if node.as_ref().is_some_and(|node| !circuit.may_try(node, Instant::now())) {
+                return Try::Done(Err(StorageError::Busy));
+            }
+            let tried = work(session);
+            match (session.failure(), node) {
+                (Some(Failure::Away | Failure::TooLong), node) => {
+                    if let Some(node) = node.or_else(|| node_of(session, owner))
+                        && circuit.failed(node.clone(), Instant::now())
+                    {
+                        tracing::warn!(host = node.0, port = node.1, "a node of the cluster does not answer");
+                    }
+                }
+                (None, Some(node)) => circuit.answered(&node),
+                _ => {}
+            }
+            tried
+        })
+    }
+
     /// The same, to look up or change an account, a token or an installation. It does not wait for rows of
     /// owners.
     pub(super) fn looking_up<T>(
@@ -182,6 +229,21 @@ impl Drop for Connections {
     }
 }
 
+/// Whether the database is one of a Citus cluster.
+fn has_citus(session: &mut Session) -> StorageResult<bool> {
+    let found = session.row("SELECT count(*) FROM pg_extension WHERE extname = 'citus'", &[])?;
+    Ok(found.map_or(Ok(0), |row| row.try_get::<_, i64>(0)).map_err(failed)? > 0)
+}
+
+/// The node that has an owner's rows, as the coordinator knows it.
+const NODE: &str = "SELECT n.nodename, n.nodeport FROM pg_dist_placement p JOIN pg_dist_node n USING (groupid) \
+     WHERE p.shardid = get_shard_id_for_distribution_column('rollcall_owner', $1::uuid)";
+
+fn node_of(session: &mut Session, owner: Owner) -> Option<Node> {
+    let row = session.beside(NODE, &[(&owner.0, Type::UUID)])?;
+    Some((row.try_get(0).ok()?, row.try_get(1).ok()?))
+}
+
 /// 10 to 200 ms, random so that conflicting writers do not meet again.
 fn pause() -> Duration {
     let mut random = [0; 1];
@@ -189,26 +251,33 @@ fn pause() -> Duration {
     Duration::from_millis(10 + u64::from(random[0]) * 190 / 255)
 }
 
-/// The settings of a connection on which statements are prepared.
+/// What a connection that statements are prepared on begins with, beside what bounds its statements.
 ///
-/// Statements outside of a transaction must not wait without limit either. If a table was empty when it was
-/// analysed, every statement prepared afterwards would scan it, even when it has grown. So scans are disabled
-/// here. A statement without an index still scans, and its estimated cost must not start the JIT compiler.
-fn options(lock: Duration) -> String {
-    format!("-c lock_timeout={} -c enable_seqscan=off -c jit=off", lock.as_millis())
-}
+/// A table that was empty when it was analysed is read from end to end by every statement that a connection then prepares,
+/// and still is when it has grown. So here each statement goes by an index; what has none is scanned all the same, and its
+/// cost must not start the compiler.
+const PLANNING: &str = "-c enable_seqscan=off -c jit=off";
 
 struct Manager {
     address: Address,
     terms: Terms,
+    /// Whether the tables are spread over the nodes of a cluster.
+    is_spread: bool,
 }
 
 impl Manager {
     fn session(&self) -> Result<Session, postgres::Error> {
         let Terms { busy_wait, statement_max, idle_max, prepare, .. } = self.terms;
-        let timeouts = Timeouts { lock: busy_wait, statement: statement_max, idle: idle_max };
-        // A pooler refuses such options.
-        let options = prepare.then(|| options(busy_wait));
+        // A pooler refuses such options, and an address may have its own.
+        let is_set = prepare && !self.address.has_options();
+        let timeouts = Timeouts {
+            lock: busy_wait,
+            statement: statement_max,
+            idle: idle_max,
+            is_spread: self.is_spread,
+            is_set,
+        };
+        let options = is_set.then(|| format!("{} {PLANNING}", timeouts.options()));
         Ok(Session::new(self.address.connect(busy_wait, options.as_deref())?, prepare, timeouts))
     }
 }

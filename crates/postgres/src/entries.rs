@@ -4,12 +4,14 @@ use postgres::Row;
 use postgres::types::Type;
 use uuid::Uuid;
 
+use super::many::Bindable;
 use super::session::{Param, Session};
+use super::values::Bound;
 use super::{statements, values};
 use crate::failure::failed;
 use rollcall_core::model::{Claim, DeviceId, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Column, Table};
-use rollcall_core::storage::ledger::{aware_devices, lifetimes};
+use rollcall_core::storage::ledger::{aware_devices, aware_devices_bytes, lifetimes, lifetimes_bytes};
 use rollcall_core::storage::{StorageResult, Walked};
 
 /// The number of columns of a ledger entry, its key first, and the index of the one that marks tombstones.
@@ -51,6 +53,36 @@ pub(super) fn stored(table: &Table, row: &Row) -> StorageResult<Stored> {
 pub(super) fn columns(table: &Table, row: &Row, first: usize) -> StorageResult<Vec<Value>> {
     let read = |(at, column): (usize, &Column)| values::read(column.kind, row, first + at);
     table.columns.iter().enumerate().map(read).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// The parameters of a ledger entry.
+pub(super) fn bind(&(key, row): &(RowKey, &Stored), bound: &mut Vec<Bindable<'_>>) {
+    let number = |version: Version| version.0.cast_signed();
+    bound.push((Box::new(key.0), Type::UUID));
+    bound.push((Box::new(number(row.version)), Type::INT8));
+    bound.push((Box::new(number(row.created)), Type::INT8));
+    bound.push((Box::new(row.last_update.ms()), Type::INT8));
+    bound.push((Box::new(row.is_tombstone()), Type::BOOL));
+    bound.push((Box::new(row.made_by.0), Type::UUID));
+    bound.push((Box::new(row.changed_by.0), Type::UUID));
+    bound.push((Box::new(lifetimes_bytes(&row.lifetimes)), Type::BYTEA));
+    bound.push((Box::new(aware_devices_bytes(&row.aware_devices)), Type::BYTEA));
+    bound.push((Box::new(row.made_at.map(Timestamp::ms)), Type::INT8));
+    bound.push((Box::new(row.claim.at.map(Timestamp::ms)), Type::INT8));
+    bound.push((Box::new(row.claim.row_base.map(Timestamp::ms)), Type::INT8));
+    bound.push((Box::new(row.claim.base.map(number)), Type::INT8));
+}
+
+/// The parameters of a live row.
+pub(super) fn bind_row<'r>(
+    (key, values): (RowKey, &'r Vec<Value>),
+    types: &[Type],
+    bound: &mut Vec<Bindable<'r>>,
+) {
+    bound.push((Box::new(key.0), Type::UUID));
+    for (value, kind) in values.iter().zip(types) {
+        bound.push((Box::new(Bound(value)), kind.clone()));
+    }
 }
 
 pub(super) fn unsigned(row: &Row, at: usize) -> Result<u64, postgres::Error> {

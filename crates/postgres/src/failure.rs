@@ -17,6 +17,8 @@ pub(super) enum Failure {
     ReadOnly,
     /// The connection is lost, or the server is shutting down.
     Lost,
+    /// A statement took longer than it may: what it waits for does not answer.
+    TooLong,
     /// It would fail again.
     Lasting,
 }
@@ -52,6 +54,8 @@ impl Failure {
             Self::ReadOnly
         } else if *code == SqlState::INVALID_SQL_STATEMENT_NAME {
             Self::Lost // a pooler has switched the connection between statements
+        } else if *code == SqlState::QUERY_CANCELED {
+            Self::TooLong
         } else if going.contains(code) || code.code().starts_with("08") {
             if goes_on { Self::Away } else { Self::Lost }
         } else {
@@ -65,7 +69,7 @@ impl Failure {
 
     /// Whether another attempt may succeed.
     pub fn may_pass(self) -> bool {
-        self != Self::Lasting
+        !matches!(self, Self::Lasting | Self::TooLong)
     }
 }
 
@@ -74,11 +78,12 @@ pub(super) fn failed(error: postgres::Error) -> StorageError {
     let full = [SqlState::DISK_FULL];
     match error.code() {
         Some(code) if full.contains(code) => return StorageError::Full(error.to_string()),
-        // A statement exceeded its time limit.
-        Some(code) if *code == SqlState::QUERY_CANCELED => return StorageError::Busy,
         _ => {}
     }
-    if Failure::of(&error).may_pass() { StorageError::Busy } else { StorageError::Engine(Box::new(error)) }
+    match Failure::of(&error) {
+        Failure::Lasting => StorageError::Engine(Box::new(error)),
+        _ => StorageError::Busy,
+    }
 }
 
 #[cfg(test)]
@@ -98,5 +103,7 @@ mod tests {
         assert!(Failure::ReadOnly.breaks_the_session() && Failure::ReadOnly.may_pass());
         assert_eq!(of("40001", true), Failure::InTheWay);
         assert_eq!(of("42P01", true), Failure::Lasting);
+        assert_eq!(of("57014", true), Failure::TooLong);
+        assert!(!Failure::TooLong.may_pass(), "what was cancelled once takes as long again");
     }
 }

@@ -14,7 +14,7 @@ use rollcall_core::storage::{LeaseListener, LeaseState, LeaseStore, LeaseTerms, 
 
 impl LeaseStore for Connections {
     fn look(&self, owner: Owner) -> StorageResult<Option<LeaseState>> {
-        self.with_retry(|session| {
+        self.for_owner(owner, |session| {
             let now = session.now()?;
             let row = session.row(statements::LEASE, &[(&owner.0, Type::UUID)])?;
             row.map(|row| lease(&row, now)).transpose()
@@ -39,7 +39,7 @@ impl LeaseStore for Connections {
         terms: LeaseTerms,
     ) -> StorageResult<Option<LeaseState>> {
         let fence = fence.map(|fence| fence.0.cast_signed());
-        let taken = self.with_retry(|session| {
+        let taken = self.for_owner(owner, |session| {
             let now = session.now()?;
             let params: [Param<'_>; 7] = [
                 (&owner.0, Type::UUID),
@@ -66,7 +66,7 @@ impl LeaseStore for Connections {
     }
 
     fn renew(&self, owner: Owner, device: DeviceId, terms: LeaseTerms, below_ms: i64) -> StorageResult<()> {
-        self.with_retry(|session| {
+        self.for_owner(owner, |session| {
             let now = session.now()?;
             let params: [Param<'_>; 6] = [
                 (&owner.0, Type::UUID),
@@ -82,7 +82,7 @@ impl LeaseStore for Connections {
     }
 
     fn cut(&self, owner: Owner, lease_ms: i64) -> StorageResult<()> {
-        self.with_retry(|session| {
+        self.for_owner(owner, |session| {
             let now = session.now()?;
             let params: [Param<'_>; 3] =
                 [(&owner.0, Type::UUID), (&lease_ms, Type::INT8), (&now, Type::INT8)];
@@ -107,7 +107,7 @@ impl LeaseStore for Connections {
 
 impl Connections {
     fn ended(&self, owner: Owner, sql: &str, params: &[Param<'_>]) -> StorageResult<()> {
-        if self.with_retry(|session| session.execute(sql, params))? > 0 {
+        if self.for_owner(owner, |session| session.execute(sql, params))? > 0 {
             self.notify.freed(owner);
         }
         Ok(())

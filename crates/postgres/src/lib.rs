@@ -8,6 +8,7 @@ mod accounts;
 mod address;
 mod admin;
 mod census;
+mod circuit;
 mod connections;
 mod ddl;
 mod deletions;
@@ -40,6 +41,7 @@ pub mod planned {
     pub use super::deletions::{
         FORGET as FORGET_WINDOWS, FORGET_OLD as FORGET_OLD_WINDOWS, PUT as PUT_WINDOW, WINDOWS,
     };
+    pub use super::many::PAIRED_MAX;
     pub use super::quota::{COUNTS, FORGET_OLDEST_RESPONSES, FORGET_STATES, OLDEST_RESPONSES, OLDEST_STATES};
 }
 
@@ -58,7 +60,7 @@ use rollcall_core::storage::gate::OwnerGates;
 use rollcall_core::storage::plan::{self, Plan};
 use rollcall_core::storage::{
     AccountStore, Census, EngineObserver, Forgetful, Leases, Outcome, OwnerState, PurgeTerms, Purged,
-    ReadTxn, ReadWork, Storage, StorageError, StorageResult, VersionListener, WriteWork,
+    ReadTxn, ReadWork, Storage, StorageError, StorageResult, StoredResponse, VersionListener, WriteWork,
 };
 use session::{Param, Purpose, Session};
 use statements::Statements;
@@ -352,7 +354,7 @@ enum WriteEnd {
 impl Postgres {
     fn write_in_turn(&self, owner: Owner, work: WriteWork<'_>) -> StorageResult<()> {
         for _ in 0..3 {
-            match self.connections.with_retry(|session| self.write_once(session, owner, work))? {
+            match self.connections.for_owner(owner, |session| self.write_once(session, owner, work))? {
                 WriteEnd::Done(moved) => {
                     self.observer.committed(1);
                     moved.inspect(|version| self.connections.notify.moved(owner, *version));
@@ -366,7 +368,7 @@ impl Postgres {
                         self.connections.notify.moved(owner, sent.after);
                         return Ok(());
                     }
-                    if failure == Failure::Lasting {
+                    if !failure.may_pass() {
                         return Err(error);
                     }
                 }
@@ -415,7 +417,7 @@ impl Postgres {
         if sent.after == sent.before {
             return Ok(false); // such work may be done twice
         }
-        self.connections.with_retry(|session| {
+        self.connections.for_owner(owner, |session| {
             let transaction = session.begin(Purpose::Write)?;
             let known = txn::load_owner(transaction.session, owner, statements::LOCK_OWNER)?;
             let Some(known) = known else { return Ok(false) };
@@ -438,7 +440,7 @@ fn spoilt() -> StorageError {
 
 impl Storage for Postgres {
     fn run_read(&self, owner: Owner, work: ReadWork<'_>) -> StorageResult<()> {
-        self.connections.with(|session| {
+        self.connections.with_owner(owner, |session| {
             let mut begun = false;
             let done = session.begin(Purpose::Read).and_then(|transaction| {
                 // The first statement fixes the snapshot.
@@ -460,6 +462,15 @@ impl Storage for Postgres {
 
     fn counter(&self, owner: Owner, device: DeviceId) -> StorageResult<Option<u64>> {
         self.connections.looking_up(|session| installations::counter(session, owner.0, device))
+    }
+
+    fn stored_response(
+        &self,
+        owner: Owner,
+        device: DeviceId,
+        key: &str,
+    ) -> StorageResult<Option<StoredResponse>> {
+        self.connections.for_owner(owner, |session| records::stored_response(session, owner.0, device, key))
     }
 
     /// Another server may have written a moment ago, so only the database knows.
@@ -510,7 +521,7 @@ impl Forgetful for Connections {
     }
 
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
-        self.with_retry(|session| {
+        self.for_owner(owner, |session| {
             let transaction = session.begin(Purpose::Write)?;
             let known = txn::load_owner(transaction.session, owner, statements::LOCK_OWNER)?;
             let Some(mut known) = known else { return Ok(Purged::default()) };

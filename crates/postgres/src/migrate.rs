@@ -48,11 +48,21 @@ fn step(session: &mut Session, address: &Address) -> Result<bool, OpenError> {
     let transaction = session.begin(Purpose::Write).map_err(failed)?;
     let done = done(transaction.session, address)?;
     let Some(step) = STEPS.get(done) else { return Ok(false) };
-    transaction.session.batch(step).map_err(failed)?;
+    // One by one: Citus hands the whole text of a change of a table on to its nodes, and takes one change in it.
+    for statement in parts(step) {
+        transaction.session.batch(&statement).map_err(failed)?;
+    }
     let count = done as i64 + 1;
     transaction.session.execute(COUNT, &[(&count, Type::INT8)]).map_err(failed)?;
     transaction.commit().map_err(failed)?;
     Ok(true)
+}
+
+/// The statements of a step, without its comments. None of them has a semicolon or two dashes in a text.
+fn parts(step: &str) -> Vec<String> {
+    let lines = step.lines().map(|line| line.split_once("--").map_or(line, |(before, _)| before));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    text.split(';').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
 /// How many migrations this release has.
@@ -82,4 +92,26 @@ pub(super) fn done(session: &mut Session, address: &Address) -> Result<usize, Op
 
 pub(super) fn is_there(session: &mut Session) -> StorageResult<bool> {
     session.row(IS_THERE, &[])?.map_or(Ok(false), |row| row.try_get(0)).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_is_taken_apart_into_its_statements() {
+        let begins =
+            ["CREATE TABLE ", "CREATE INDEX ", "CREATE UNIQUE INDEX ", "ALTER TABLE ", "INSERT INTO "];
+        for step in STEPS {
+            let parts = parts(step);
+            assert!(!parts.is_empty());
+            for part in &parts {
+                assert!(begins.iter().any(|begin| part.starts_with(begin)), "{part}");
+                assert!(!part.contains("$$") && !part.contains(" ADD COLUMN\n"), "{part}");
+                assert_eq!(part.matches('\'').count() % 2, 0, "{part}");
+            }
+        }
+        let of = "-- a; b\nCREATE TABLE a (x INT); -- c;\nALTER TABLE a ADD COLUMN y INT;\n";
+        assert_eq!(parts(of), ["CREATE TABLE a (x INT)", "ALTER TABLE a ADD COLUMN y INT"]);
+    }
 }

@@ -66,7 +66,12 @@ pub(super) struct Advance {
     pub by: Uuid,
     /// The last day whose versions are dated.
     pub dated: Option<i64>,
+    /// A table's digest that is written down along with it.
+    pub digest: Option<PutDigest>,
 }
+
+/// What one table holds: its number, live rows, and root.
+pub(super) type PutDigest = (i32, i64, i64);
 
 /// Writes an owner's state, as the last statement of a transaction that has locked the owner at the version
 /// `before`.
@@ -97,11 +102,17 @@ pub(super) fn put_state(
         (&before, Type::INT8),
     ];
     let mut sql = statements::PUT_PAST;
-    if let Some(Advance { by, dated }) = &advance {
+    if let Some(Advance { by, dated, digest }) = &advance {
         sql = statements::ADVANCE_OWNER;
         let numbers = [&version, &rows, &bytes].map(|number| -> Param<'_> { (number, Type::INT8) });
         params.extend(numbers);
         params.extend([(by as _, Type::UUID), (dated as _, Type::INT8)] as [Param<'_>; 2]);
+        if let Some((tbl, rows, root)) = digest {
+            sql = statements::ADVANCE_WITH_DIGEST;
+            params
+                .extend([(tbl as _, Type::INT4), (rows as _, Type::INT8), (root as _, Type::INT8)]
+                    as [Param<'_>; 3]);
+        }
     }
     if session.execute(sql, &params)? == 0 && !broken::is("overtaken_unnoticed") {
         return Err(session.overtaken());
@@ -193,7 +204,7 @@ impl Connections {
     /// Counts what an owner's past takes, over one snapshot and concurrently with writers, and stores the
     /// result.
     pub(super) fn count_past(&self, owner: Owner) -> StorageResult<()> {
-        let counted = self.with_retry(|session| {
+        let counted = self.for_owner(owner, |session| {
             let transaction = session.begin(Purpose::Read)?;
             let Some(known) = txn::load_owner(transaction.session, owner, statements::OWNER)? else {
                 return Ok(None);
@@ -201,7 +212,7 @@ impl Connections {
             Ok(Some((known.state.past, count(transaction.session, owner.0)?)))
         })?;
         let Some((before, counted)) = counted else { return Ok(()) };
-        self.with_retry(|session| {
+        self.for_owner(owner, |session| {
             let transaction = session.begin(Purpose::Write)?;
             let Some(mut known) = txn::load_owner(transaction.session, owner, statements::LOCK_OWNER)? else {
                 return Ok(());

@@ -1,6 +1,6 @@
 //! What is stored in addition to the rows: replaced states, conflicts, responses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use postgres::Row;
 use postgres::types::Type;
@@ -115,33 +115,41 @@ impl Records<'_> {
         Ok(states)
     }
 
-    /// Returns how many bytes the conflict takes; 0 if it was stored already.
-    pub fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<i64> {
+    /// Returns how many bytes they take; those that were noted already take none.
+    pub fn note_conflicts(&mut self, conflicts: &[Conflict]) -> StorageResult<i64> {
+        let texts: Vec<[Option<String>; 3]> =
+            conflicts.iter().map(|conflict| self.texts_of(conflict)).collect();
+        let (owner, numbers) = (self.owner, self.statements);
+        let shared: [Param<'_>; 1] = [(&owner, Type::UUID)];
+        let new = numbers.note_conflicts.run(self.session, &shared, conflicts.len(), &|at, bound| {
+            let Conflict { stored, incoming, .. } = &conflicts[at];
+            let [base, stored_text, incoming_text] = &texts[at];
+            bound.push((Box::new(conflicts[at].id), Type::UUID));
+            bound.push((Box::new(conflicts[at].at.ms()), Type::INT8));
+            bound.push((Box::new(numbers.of(conflicts[at].table).id), Type::INT4));
+            bound.push((Box::new(conflicts[at].key.0), Type::UUID));
+            bound.push((Box::new(conflicts[at].policy.name()), Type::TEXT));
+            bound.push((Box::new(conflicts[at].resolution.name()), Type::TEXT));
+            bound.push((Box::new(base.as_deref()), Type::TEXT));
+            bound.push((Box::new(stored_text.as_deref()), Type::TEXT));
+            bound.push((Box::new(stored.last_update.ms()), Type::INT8));
+            bound.push((Box::new(stored.device.0), Type::UUID));
+            bound.push((Box::new(incoming_text.as_deref()), Type::TEXT));
+            bound.push((Box::new(incoming.last_update.ms()), Type::INT8));
+            bound.push((Box::new(incoming.device.0), Type::UUID));
+            bound.push((Box::new(conflicts[at].stored_made_at.map(Timestamp::ms)), Type::INT8));
+        })?;
+        let new = new.iter().map(|row| row.try_get::<_, Uuid>(0));
+        let mut new: HashSet<Uuid> = new.collect::<Result<_, _>>().map_err(failed)?;
+        let noted = conflicts.iter().zip(&texts).filter(|(conflict, _)| new.remove(&conflict.id));
+        Ok(noted.map(|(_, texts)| record_bytes(texts.iter().flatten().map(String::as_str))).sum())
+    }
+
+    /// The common ancestor and both sides of a conflict, as they are kept.
+    fn texts_of(&self, conflict: &Conflict) -> [Option<String>; 3] {
         let table = self.schema.at(conflict.table);
         let side = |side: &Side| side.values.as_ref().map(|values| write_columns(table, values));
-        let base = write_base(table, conflict);
-        let (stored, incoming) = (&conflict.stored, &conflict.incoming);
-        let (stored_text, incoming_text) = (side(stored), side(incoming));
-        let params: [Param<'_>; 15] = [
-            (&self.owner, Type::UUID),
-            (&conflict.id, Type::UUID),
-            (&conflict.at.ms(), Type::INT8),
-            (&self.statements.of(conflict.table).id, Type::INT4),
-            (&conflict.key.0, Type::UUID),
-            (&conflict.policy.name(), Type::TEXT),
-            (&conflict.resolution.name(), Type::TEXT),
-            (&base, Type::TEXT),
-            (&stored_text, Type::TEXT),
-            (&stored.last_update.ms(), Type::INT8),
-            (&stored.device.0, Type::UUID),
-            (&incoming_text, Type::TEXT),
-            (&incoming.last_update.ms(), Type::INT8),
-            (&incoming.device.0, Type::UUID),
-            (&conflict.stored_made_at.map(Timestamp::ms), Type::INT8),
-        ];
-        let new = self.session.execute(statements::NOTE_CONFLICT, &params)?;
-        let texts = [&base, &stored_text, &incoming_text].into_iter().flatten();
-        Ok(if new > 0 { record_bytes(texts.map(String::as_str)) } else { 0 })
+        [write_base(table, conflict), side(&conflict.stored), side(&conflict.incoming)]
     }
 
     pub fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {

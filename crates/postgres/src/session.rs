@@ -1,6 +1,7 @@
 //! One connection, with its prepared statements and its last failure.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -37,16 +38,29 @@ pub struct Timeouts {
     pub statement: Duration,
     /// Idle-in-transaction timeout: a frozen server must not keep its owner locked.
     pub idle: Duration,
+    /// Whether the tables are spread over the nodes of a cluster, which must know of the bounds too.
+    pub is_spread: bool,
+    /// Whether the session has these as its own settings, so that a transaction need not set them.
+    pub is_set: bool,
 }
 
 /// Prepared statements of one connection, before all are dropped and prepared again.
 const PREPARED_MAX: usize = 2_000;
+
+/// How long a node of a cluster may say nothing, if waits for other transactions are bounded by less.
+const SILENT_MAX: Duration = Duration::from_secs(5);
+
+/// Has Citus hand what is set for the transaction from here on to the nodes that it uses: each with all of the text that
+/// it came in, so it comes alone.
+const HAND_ON: &str = "SET LOCAL citus.propagate_set_commands = 'local'";
 
 /// What a transaction is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Reads one snapshot.
     Read,
+    /// The same over all owners, which may take long.
+    Survey,
     /// Each statement sees what is committed. The first one locks the owner, so the following ones see all of
     /// the owner's rows.
     Write,
@@ -55,20 +69,53 @@ pub enum Purpose {
 impl Timeouts {
     /// The statement that begins a transaction and returns the time.
     pub fn begin(&self, purpose: Purpose) -> String {
-        let Self { lock, statement, idle } = self;
+        let Self { idle, is_spread, .. } = self;
         let level = match purpose {
-            Purpose::Read => "REPEATABLE READ READ ONLY",
+            Purpose::Read | Purpose::Survey => "REPEATABLE READ READ ONLY",
             Purpose::Write => "READ COMMITTED",
         };
-        // Limited to this transaction: a pooler may give the connection to another client afterwards.
-        format!(
-            "BEGIN ISOLATION LEVEL {level}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
-             SET LOCAL idle_in_transaction_session_timeout = {}; {}",
-            lock.as_millis(),
-            statement.as_millis(),
-            idle.as_millis(),
-            statements::NOW,
-        )
+        // For this transaction alone: a pooler may hand the connection to somebody else after it.
+        let mut begin = format!("BEGIN ISOLATION LEVEL {level}; ");
+        let statement = if purpose == Purpose::Survey { self.statement } else { self.statement_max() };
+        if !self.is_set || statement != self.statement_max() {
+            let _ = write!(begin, "SET LOCAL statement_timeout = {}; ", statement.as_millis());
+        }
+        if !self.is_set {
+            let idle = idle.as_millis();
+            let _ =
+                write!(begin, "SET LOCAL idle_in_transaction_session_timeout = {idle}; {}; ", self.wait());
+        }
+        begin.push_str(statements::NOW);
+        if *is_spread {
+            let _ = write!(begin, "; {HAND_ON}");
+        }
+        begin
+    }
+
+    /// The same as settings of a session, as a connection takes them.
+    pub fn options(&self) -> String {
+        let Self { lock, idle, .. } = self;
+        let [lock, idle] = [lock, idle].map(Duration::as_millis);
+        let statement = self.statement_max().as_millis();
+        let mut options = format!(
+            "-c lock_timeout={lock} -c statement_timeout={statement} \
+             -c idle_in_transaction_session_timeout={idle}"
+        );
+        if self.is_spread {
+            let _ = write!(options, " -c citus.node_connection_timeout={statement}");
+        }
+        options
+    }
+
+    /// How long a statement of one owner may take. A node that is frozen says nothing at all: the coordinator must not
+    /// wait for it as long as for an answer.
+    fn statement_max(&self) -> Duration {
+        if self.is_spread { self.statement.min(self.lock.max(SILENT_MAX)) } else { self.statement }
+    }
+
+    /// What bounds the transaction's waits for others.
+    fn wait(&self) -> String {
+        format!("SET LOCAL lock_timeout = {}", self.lock.as_millis())
     }
 }
 
@@ -100,7 +147,12 @@ impl Session {
             SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
             _ => None,
         });
-        Ok(Transaction { session: self, ended: false })
+        let transaction = Transaction { session: self, ended: false };
+        if transaction.session.timeouts.is_spread {
+            let wait = transaction.session.timeouts.wait();
+            transaction.session.batch(&wait)?;
+        }
+        Ok(transaction)
     }
 
     /// The time by the database's clock, ms. In a transaction it is the time of its beginning, without a query.
@@ -146,6 +198,14 @@ impl Session {
     /// The only row, if there is one.
     pub fn row(&mut self, sql: &str, params: &[Param<'_>]) -> StorageResult<Option<Row>> {
         Ok(self.query(sql, params)?.into_iter().next())
+    }
+
+    /// A row that tells of the database and not of an owner, outside of a transaction. Its failure is none of the work's.
+    pub fn beside(&mut self, sql: &str, params: &[Param<'_>]) -> Option<Row> {
+        let before = self.failure;
+        let row = self.row(sql, params).ok().flatten();
+        self.failure = before;
+        row
     }
 
     /// Returns how many rows were written.

@@ -3,7 +3,7 @@
 
 use postgres::types::Type;
 
-use super::many::{Put, Row};
+use super::many::{Parts, Put, Row};
 use super::values::sql_type;
 use rollcall_core::schema::{Schema, Table, TableId};
 use rollcall_core::storage::plan::quoted;
@@ -18,6 +18,8 @@ pub struct Statements {
     pub remember: Put,
     /// Deletes earlier states. Parameters: owner, table; then key and version of each.
     pub forget_states: Put,
+    /// Notes conflicts; returns the id of each that is new. Parameters: owner; then fourteen for each.
+    pub note_conflicts: Put,
 }
 
 /// The statements over one application table.
@@ -30,12 +32,18 @@ pub struct TableStatements {
     pub values: String,
     /// Parameters: owner; then key and columns of each row.
     pub put: Put,
+    /// Writes the ledger entries and the rows of a few live rows. Parameters: those of `put_entries`, then key and columns
+    /// of each row.
+    pub put_both: Put,
     /// Parameters: owner, keys. May read every row of the owner.
     pub remove: String,
     /// Reads only the row that it deletes. Parameters: owner, key.
     pub remove_one: String,
     /// By column, for those that refer to another table. Parameters: owner, parent's key, most rows.
     pub referring: Vec<Option<String>>,
+    /// The same for several parents; returns the place of the parent, from 1, and the key. Parameters: owner, parents'
+    /// keys, most rows of each.
+    pub referring_each: Vec<Option<String>>,
     /// The columns' types.
     pub types: Vec<Type>,
 }
@@ -44,31 +52,30 @@ impl Statements {
     /// `ids` are the tables' numbers in the ledger, in declared order.
     pub fn new(schema: &Schema, ids: &[i32]) -> Self {
         let tables = schema.tables().iter().zip(ids).map(|(table, id)| TableStatements::new(table, *id));
-        let put_entries = Put::new(
-            "INSERT INTO rollcall_ledger (owner, tbl, key, version, created, last_update, deleted, made_by, \
-             changed_by, lives, writers, made_at, claimed_at, row_base, base) VALUES ",
-            Row::WithShared(2),
-            13,
-            " ON CONFLICT (owner, tbl, key) DO UPDATE SET version = excluded.version, \
-             created = excluded.created, last_update = excluded.last_update, deleted = excluded.deleted, \
-             made_by = excluded.made_by, changed_by = excluded.changed_by, lives = excluded.lives, \
-             writers = excluded.writers, made_at = excluded.made_at, claimed_at = excluded.claimed_at, \
-             row_base = excluded.row_base, base = excluded.base",
-        );
-        let remember = Put::new(
-            "INSERT INTO rollcall_history \
-             (owner, tbl, key, version, last_update, changed_by, columns, made_at, claimed_at) VALUES ",
-            Row::WithShared(2),
-            7,
-            " ON CONFLICT DO NOTHING RETURNING (octet_length(columns) + 200)::bigint",
-        );
-        let forget_states = Put::new(
-            "DELETE FROM rollcall_history WHERE owner = $1 AND tbl = $2 AND (key, version) IN (",
-            Row::WithoutShared(2),
-            2,
-            ")",
-        );
-        Self { tables: tables.collect(), put_entries, remember, forget_states }
+        let remember = Put::new(&Parts {
+            head: "INSERT INTO rollcall_history \
+                   (owner, tbl, key, version, last_update, changed_by, columns, made_at, claimed_at) VALUES "
+                .into(),
+            row: Row::WithShared(2),
+            each: 7,
+            tail: " ON CONFLICT DO NOTHING RETURNING (octet_length(columns) + 200)::bigint".into(),
+        });
+        let forget_states = Put::new(&Parts {
+            head: "DELETE FROM rollcall_history WHERE owner = $1 AND tbl = $2 AND (key, version) IN (".into(),
+            row: Row::WithoutShared(2),
+            each: 2,
+            tail: ")".into(),
+        });
+        let note_conflicts = Put::new(&Parts {
+            head: "INSERT INTO rollcall_conflict (owner, id, at, tbl, key, policy, resolution, base, stored, stored_at, \
+                   stored_by, incoming, incoming_at, incoming_by, stored_made_at) VALUES "
+                .into(),
+            row: Row::WithShared(1),
+            each: 14,
+            tail: " ON CONFLICT DO NOTHING RETURNING id".into(),
+        });
+        let put_entries = Put::new(&entries());
+        Self { tables: tables.collect(), put_entries, remember, forget_states, note_conflicts }
     }
 
     /// The index of the table with that number in the ledger.
@@ -78,6 +85,24 @@ impl Statements {
 
     pub fn of(&self, table: TableId) -> &TableStatements {
         &self.tables[table.index()]
+    }
+}
+
+/// Writes ledger entries.
+fn entries() -> Parts {
+    Parts {
+        head:
+            "INSERT INTO rollcall_ledger (owner, tbl, key, version, created, last_update, deleted, made_by, \
+               changed_by, lives, writers, made_at, claimed_at, row_base, base) VALUES "
+                .into(),
+        row: Row::WithShared(2),
+        each: 13,
+        tail: " ON CONFLICT (owner, tbl, key) DO UPDATE SET version = excluded.version, \
+               created = excluded.created, last_update = excluded.last_update, deleted = excluded.deleted, \
+               made_by = excluded.made_by, changed_by = excluded.changed_by, lives = excluded.lives, \
+               writers = excluded.writers, made_at = excluded.made_at, claimed_at = excluded.claimed_at, \
+               row_base = excluded.row_base, base = excluded.base"
+            .into(),
     }
 }
 
@@ -105,6 +130,22 @@ impl TableStatements {
             let reference = quoted(&column.name);
             Some(format!("SELECT {key} FROM {name} WHERE {owner} = $1 AND {reference} = $2 LIMIT $3"))
         });
+        let referring_each = table.columns.iter().map(|column| {
+            column.references?;
+            let reference = quoted(&column.name);
+            // As in `for_each`.
+            Some(format!(
+                "SELECT k.place, r.{key} FROM unnest($2::uuid[], $3::bigint[]) WITH ORDINALITY AS k (key, most, place) \
+                 CROSS JOIN LATERAL (SELECT {key} FROM {name} WHERE {owner} = $1 AND {reference} >= k.key \
+                 AND {reference} <= k.key ORDER BY {reference} LIMIT k.most) AS r"
+            ))
+        });
+        let rows = Parts {
+            head: format!("INSERT INTO {name} ({owner}, {key}{listed}) VALUES "),
+            row: Row::WithShared(1),
+            each: 1 + columns.len(),
+            tail: format!(" ON CONFLICT ({owner}, {key}) {on_conflict}"),
+        };
         Self {
             id,
             load: for_each(
@@ -117,15 +158,12 @@ impl TableStatements {
                 &format!("e.*{of_row}"),
             ),
             values: for_each("$2", &format!("{row} AS r"), &format!("r.{key}{of_row}")),
-            put: Put::new(
-                &format!("INSERT INTO {name} ({owner}, {key}{listed}) VALUES "),
-                Row::WithShared(1),
-                1 + columns.len(),
-                &format!(" ON CONFLICT ({owner}, {key}) {on_conflict}"),
-            ),
+            put: Put::new(&rows),
+            put_both: Put::pair(&entries(), &rows),
             remove: format!("DELETE FROM {name} WHERE {owner} = $1 AND {key} = ANY($2)"),
             remove_one: format!("DELETE FROM {name} WHERE {owner} = $1 AND {key} = $2"),
             referring: referring.collect(),
+            referring_each: referring_each.collect(),
             types: table.columns.iter().map(|column| sql_type(column.kind).1).collect(),
         }
     }
@@ -169,6 +207,14 @@ macro_rules! owner {
     };
 }
 
+macro_rules! advance {
+    () => {
+        "UPDATE rollcall_owner SET horizon = $2, past_tombstones = $3, past_history = $4, past_conflicts = $5, \
+         past_answers = $6, past_version = $7, version = $9, live_rows = $10, live_bytes = $11, written = $12, \
+         dated = $13 WHERE owner = $1 AND version = $8"
+    };
+}
+
 /// The time of the server that the session is connected to, in ms. It names no table, so a cluster uses no
 /// other node; and if all servers connect to one node, they share one clock.
 pub const NOW: &str = "SELECT (extract(epoch FROM now()) * 1000)::bigint";
@@ -188,12 +234,16 @@ pub const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
      (owner, version, horizon, live_rows, live_bytes, seed, fence, past_version) \
      VALUES ($1, $2, $2, 0, 0, $3, ($2::bigint >> 40) << 32, $2) ON CONFLICT (owner) DO NOTHING";
 
-/// Writes an owner's state. `$8` is the version before: if it has changed, another writer was faster, and
-/// nothing is written. `$12` is the id of the transaction.
-pub const ADVANCE_OWNER: &str = "UPDATE rollcall_owner SET horizon = $2, past_tombstones = $3, \
-     past_history = $4, past_conflicts = $5, past_answers = $6, past_version = $7, version = $9, live_rows = $10, \
-     live_bytes = $11, written = $12, dated = $13 WHERE owner = $1 AND version = $8";
-/// The same after a transaction that changed no version: it stores no transaction id.
+/// Says what an owner is after a write. `$8` is the version before it: if that is no longer the owner's, somebody else
+/// wrote meanwhile, and nothing is written. `$12` names the transaction.
+pub const ADVANCE_OWNER: &str = advance!();
+/// The same with one table's digest, `$14` to `$16`. Citus runs one after the other: it saves a way to the coordinator.
+pub const ADVANCE_WITH_DIGEST: &str = concat!(
+    "WITH digest AS (INSERT INTO rollcall_digest (owner, tbl, live_rows, root) VALUES ($1, $14, $15, $16) \
+     ON CONFLICT (owner, tbl) DO UPDATE SET live_rows = excluded.live_rows, root = excluded.root) ",
+    advance!()
+);
+/// The same after one that moved no version: it names no transaction.
 pub const PUT_PAST: &str = "UPDATE rollcall_owner SET horizon = $2, past_tombstones = $3, \
      past_history = $4, past_conflicts = $5, past_answers = $6, past_version = $7 WHERE owner = $1 AND version = $8";
 
@@ -245,9 +295,6 @@ pub const EARLIER: &str = "SELECT version, last_update, changed_by, columns, mad
      FROM rollcall_history WHERE owner = $1 AND tbl = $2 AND key = $3 ORDER BY version DESC";
 
 /// Conflicts.
-pub const NOTE_CONFLICT: &str = "INSERT INTO rollcall_conflict (owner, id, at, tbl, key, policy, \
-     resolution, base, stored, stored_at, stored_by, incoming, incoming_at, incoming_by, stored_made_at) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING";
 pub const NOTE_RESTORED: &str = "UPDATE rollcall_conflict SET restored_at = $3 WHERE owner = $1 AND id = $2";
 macro_rules! conflict {
     () => {

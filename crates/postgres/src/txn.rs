@@ -4,20 +4,19 @@ use postgres::types::Type;
 use uuid::Uuid;
 
 use super::entries::{DELETED, ENTRY_COLUMNS, columns, entry, stored, unsigned};
-use super::many::as_a_list;
+use super::many::{PAIRED_MAX, as_a_list};
 use super::owner::first_version;
 pub(super) use super::owner::{load_owner, lock, make, state_of};
-use super::quota::OwnPast;
+use super::quota::{OwnPast, PutDigest};
 use super::records::{self, Records};
 use super::session::{Param, Session};
 use super::statements::{self, Statements, TableStatements};
-use super::values::Bound;
 use super::{deletions, entries, installations, purge, quota};
 use crate::failure::failed;
 use rollcall_core::digest::Digest;
 use rollcall_core::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Value, Version};
 use rollcall_core::schema::{Schema, Table, TableId};
-use rollcall_core::storage::ledger::{aware_devices_bytes, day, lifetimes_bytes};
+use rollcall_core::storage::ledger::day;
 use rollcall_core::storage::quota::{RECORD_BYTES, fits};
 use rollcall_core::storage::{
     ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation, LeaseState, OwnerState,
@@ -39,6 +38,8 @@ pub(super) struct Txn<'a> {
     lease: Option<LeaseState>,
     /// Cached, since a sync reads them several times, and each read is a round trip.
     digests: Option<Vec<Digest>>,
+    /// Digests that are not written down yet: the last one goes along with the owner's row.
+    put_digests: Vec<PutDigest>,
     /// The last day whose versions are dated.
     dated: Option<i64>,
     /// The id of this transaction, stored in the owner's row if the version is raised.
@@ -74,6 +75,7 @@ impl<'a> Txn<'a> {
             has_advanced: false,
             lease,
             digests: None,
+            put_digests: Vec::new(),
             dated: None,
             id: Uuid::nil(),
             kept: None,
@@ -98,6 +100,7 @@ impl<'a> Txn<'a> {
             has_advanced: false,
             lease: Some(known.lease),
             digests: None,
+            put_digests: Vec::new(),
             dated: known.dated,
             id: Uuid::new_v4(),
             kept: None,
@@ -122,8 +125,19 @@ impl<'a> Txn<'a> {
         if self.session.failure().is_some() || (self.state == self.written && !self.has_advanced) {
             return Ok(()); // a failed transaction accepts no statement
         }
-        let advance = self.has_advanced.then_some(quota::Advance { by: self.id, dated: self.dated });
+        let digest = self.put_digests.pop();
+        self.write_digests()?;
+        let advance = self.has_advanced.then_some(quota::Advance { by: self.id, dated: self.dated, digest });
         quota::put_state(self.session, self.owner, self.written.version, &self.state, advance)
+    }
+
+    fn write_digests(&mut self) -> StorageResult<()> {
+        for (tbl, rows, root) in std::mem::take(&mut self.put_digests) {
+            let params: [Param<'_>; 4] =
+                [(&self.owner, Type::UUID), (&tbl, Type::INT4), (&rows, Type::INT8), (&root, Type::INT8)];
+            self.session.execute(statements::PUT_DIGEST, &params)?;
+        }
+        Ok(())
     }
 
     /// The columns of live rows of one table.
@@ -232,6 +246,7 @@ impl ReadTxn for Txn<'_> {
         if let Some(digests) = &self.digests {
             return Ok(digests.clone());
         }
+        self.write_digests()?;
         let mut digests = vec![Digest::default(); self.schema.tables().len()];
         for row in self.session.query(statements::DIGESTS, &[(&self.owner, Type::UUID)])? {
             if let Some(place) = self.statements.table(row.try_get(0).map_err(failed)?) {
@@ -350,6 +365,29 @@ impl ReadTxn for Txn<'_> {
         let rows = self.session.query(sql, &params)?;
         rows.iter().map(|row| Ok(RowKey(row.try_get(0).map_err(failed)?))).collect()
     }
+
+    fn referring_each(
+        &mut self,
+        table: TableId,
+        column: usize,
+        parents: &[(RowKey, usize)],
+    ) -> StorageResult<Vec<Vec<RowKey>>> {
+        let (_, sql) = self.table(table);
+        let mut found = vec![Vec::new(); parents.len()];
+        let Some(sql) = &sql.referring_each[column] else { return Ok(found) };
+        let keys: Vec<Uuid> = parents.iter().map(|(key, _)| key.0).collect();
+        let most: Vec<i64> =
+            parents.iter().map(|(_, most)| i64::try_from(*most).unwrap_or(i64::MAX)).collect();
+        let params: [Param<'_>; 3] =
+            [(&self.owner, Type::UUID), (&keys, Type::UUID_ARRAY), (&most, Type::INT8_ARRAY)];
+        for row in self.session.query(sql, &params)? {
+            let place: i64 = row.try_get(0).map_err(failed)?;
+            let place = usize::try_from(place - 1).ok().and_then(|place| found.get_mut(place));
+            let key = RowKey(row.try_get(1).map_err(failed)?);
+            place.ok_or_else(|| lost(key.0))?.push(key);
+        }
+        Ok(found)
+    }
 }
 
 impl WriteTxn for Txn<'_> {
@@ -361,32 +399,15 @@ impl WriteTxn for Txn<'_> {
         let (statements, (_, sql)) = (self.statements, self.table(table));
         let owner = self.owner;
         let shared: [Param<'_>; 2] = [(&owner, Type::UUID), (&sql.id, Type::INT4)];
-        statements.put_entries.run(self.session, &shared, rows.len(), &|at, bound| {
-            let (key, row) = &rows[at];
-            let [version, created] = [row.version, row.created].map(|version| version.0.cast_signed());
-            bound.push((Box::new(key.0), Type::UUID));
-            bound.push((Box::new(version), Type::INT8));
-            bound.push((Box::new(created), Type::INT8));
-            bound.push((Box::new(row.last_update.ms()), Type::INT8));
-            bound.push((Box::new(row.is_tombstone()), Type::BOOL));
-            bound.push((Box::new(row.made_by.0), Type::UUID));
-            bound.push((Box::new(row.changed_by.0), Type::UUID));
-            bound.push((Box::new(lifetimes_bytes(&row.lifetimes)), Type::BYTEA));
-            bound.push((Box::new(aware_devices_bytes(&row.aware_devices)), Type::BYTEA));
-            bound.push((Box::new(row.made_at.map(Timestamp::ms)), Type::INT8));
-            bound.push((Box::new(row.claim.at.map(Timestamp::ms)), Type::INT8));
-            bound.push((Box::new(row.claim.row_base.map(Timestamp::ms)), Type::INT8));
-            bound.push((Box::new(row.claim.base.map(|base| base.0.cast_signed())), Type::INT8));
-        })?;
         let live = rows.iter().filter_map(|(key, row)| row.values.as_ref().map(|values| (*key, values)));
         let live: Vec<(RowKey, &Vec<Value>)> = live.collect();
-        sql.put.run(self.session, &shared[..1], live.len(), &|at, bound| {
-            let (key, values) = live[at];
-            bound.push((Box::new(key.0), Type::UUID));
-            for (value, kind) in values.iter().zip(&sql.types) {
-                bound.push((Box::new(Bound(value)), kind.clone()));
-            }
-        })?;
+        let entry = |at: usize, bound: &mut Vec<_>| entries::bind(&rows[at], bound);
+        let row = |at: usize, bound: &mut Vec<_>| entries::bind_row(live[at], &sql.types, bound);
+        if live.len() == rows.len() && rows.len() <= PAIRED_MAX {
+            return sql.put_both.run_pair(self.session, &shared, rows.len(), [&entry, &row]);
+        }
+        statements.put_entries.run(self.session, &shared, rows.len(), &entry)?;
+        sql.put.run(self.session, &shared[..1], live.len(), &row)?;
         let gone: Vec<Uuid> =
             rows.iter().filter(|(_, row)| row.is_tombstone()).map(|(key, _)| key.0).collect();
         self.remove(sql, &gone)
@@ -410,13 +431,9 @@ impl WriteTxn for Txn<'_> {
                 held[table.index()] = *digest;
             }
             let (count, root) = (digest.count.cast_signed(), digest.root.cast_signed());
-            let params: [Param<'_>; 4] = [
-                (&self.owner, Type::UUID),
-                (&self.statements.of(*table).id, Type::INT4),
-                (&count, Type::INT8),
-                (&root, Type::INT8),
-            ];
-            self.session.execute(statements::PUT_DIGEST, &params)?;
+            let tbl = self.statements.of(*table).id;
+            self.put_digests.retain(|(of, ..)| *of != tbl);
+            self.put_digests.push((tbl, count, root));
         }
         (self.state, self.has_advanced) = (state, true);
         Ok(())
@@ -439,7 +456,11 @@ impl WriteTxn for Txn<'_> {
     }
 
     fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
-        self.records().note_conflict(conflict).map(|bytes| self.state.past.conflicts += bytes)
+        self.note_conflicts(std::slice::from_ref(conflict))
+    }
+
+    fn note_conflicts(&mut self, conflicts: &[Conflict]) -> StorageResult<()> {
+        self.records().note_conflicts(conflicts).map(|bytes| self.state.past.conflicts += bytes)
     }
 
     fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()> {

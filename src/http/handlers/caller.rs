@@ -3,11 +3,11 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{ApiError, App, HandlerResult, json, off_reactor, with_locks};
+use super::{ApiError, App, HandlerResult, json, off_reactor, report, with_locks};
 use crate::accounts::Caller;
 use crate::broken;
 use crate::http::Peer;
@@ -21,15 +21,23 @@ const SYNC_DEVICE: HeaderName = HeaderName::from_static("sync-device");
 ///
 /// A client that names another user or owner than its token is refused here, before a row is read or the lock
 /// is used: every operation with a caller uses this function.
-pub async fn caller(app: Arc<App>, Peer(from): Peer, headers: HeaderMap) -> Result<Caller, ApiError> {
-    let caller = known_caller(&app, headers).await?;
+///
+/// `enters`: the request looks at the lock at once and renews the lease by that.
+pub async fn caller(
+    app: Arc<App>,
+    Peer(from): Peer,
+    headers: HeaderMap,
+    enters: bool,
+) -> Result<Caller, ApiError> {
+    let caller = known_caller(&app, headers, enters).await?;
     if let Some(local) = app.accounts.local() {
         local.sightings.note(caller.token_device, from, app.clock.now());
     }
     Ok(caller)
 }
 
-async fn known_caller(app: &Arc<App>, headers: HeaderMap) -> Result<Caller, ApiError> {
+async fn known_caller(app: &Arc<App>, headers: HeaderMap, enters: bool) -> Result<Caller, ApiError> {
+    let renews = !(enters && app.locks.is_remote() && is_short(&headers));
     let token = bearer(&headers)?;
     let meant = Meant::read(&headers)?;
     let sent = named(&headers)?;
@@ -39,7 +47,9 @@ async fn known_caller(app: &Arc<App>, headers: HeaderMap) -> Result<Caller, ApiE
         meant.check(caller)?;
         if let Some(caller) = from_memory(app, caller, sent) {
             let holder = caller.clone();
-            renewed(with_locks(app, move |locks| locks.renew(&holder)).await?);
+            if renews {
+                renewed(with_locks(app, move |locks| locks.renew(&holder)).await?);
+            }
             return Ok(caller);
         }
     }
@@ -51,10 +61,18 @@ async fn known_caller(app: &Arc<App>, headers: HeaderMap) -> Result<Caller, ApiE
             (None, Some(sent)) => app.identify(&caller, sent)?,
             (known, _) => known.unwrap_or(caller),
         };
-        renewed(app.locks.renew(&caller));
+        if renews {
+            renewed(app.locks.renew(&caller));
+        }
         Ok(caller)
     })
     .await
+}
+
+/// Whether the body arrives with the headers, more or less. While a longer one arrives the lease might run out.
+fn is_short(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    length.is_some_and(|length| length <= report::SHORT_BYTES)
 }
 
 /// The caller with its installation, if that needs no database access.

@@ -193,6 +193,16 @@ pub trait ReadTxn {
         parent: RowKey,
         rows_max: usize,
     ) -> StorageResult<Vec<RowKey>>;
+
+    /// The same for several parents, each with its own `rows_max`: their rows in the order of the parents.
+    fn referring_each(
+        &mut self,
+        table: TableId,
+        column: usize,
+        parents: &[(RowKey, usize)],
+    ) -> StorageResult<Vec<Vec<RowKey>>> {
+        parents.iter().map(|(parent, rows_max)| self.referring(table, column, *parent, *rows_max)).collect()
+    }
 }
 
 /// One owner's rows in a write transaction, which has the owner to itself.
@@ -229,6 +239,11 @@ pub trait WriteTxn: ReadTxn {
 
     /// Stores a conflict; a conflict that is stored already stays as it is.
     fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()>;
+
+    /// The same for several.
+    fn note_conflicts(&mut self, conflicts: &[Conflict]) -> StorageResult<()> {
+        conflicts.iter().try_for_each(|conflict| self.note_conflict(conflict))
+    }
 
     /// Records that the loser of a conflict was brought back.
     fn note_restored(&mut self, id: Uuid, at: Timestamp) -> StorageResult<()>;
@@ -454,6 +469,21 @@ pub trait Storage: Send + Sync {
         let mut found = None;
         self.run_read(owner, &mut |txn| {
             found = txn.counter(device)?;
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The response that a device got under an idempotency key, as [`ReadTxn::stored_response`] returns it.
+    fn stored_response(
+        &self,
+        owner: Owner,
+        device: DeviceId,
+        key: &str,
+    ) -> StorageResult<Option<StoredResponse>> {
+        let mut found = None;
+        self.run_read(owner, &mut |txn| {
+            found = txn.stored_response(device, key)?;
             Ok(())
         })?;
         Ok(found)

@@ -15,6 +15,9 @@ use crate::schema::{Schema, TableId};
 use crate::storage::states::SHARED_BYTES_MIN;
 use crate::storage::{Conflict, Side, WriteTxn};
 
+/// Conflicts that are noted by one statement.
+const NOTED_AT_ONCE: usize = 64;
+
 /// The losses of a batch: one for each row of which a device lost a change.
 ///
 /// A device that changes a row more than once in one request means the last state. Its later edit is laid
@@ -107,15 +110,16 @@ impl Losses {
         context: &Context,
         budget: &Budget<'_>,
     ) -> Result<(), Refusal> {
+        let mut noted = Vec::new();
         for loss in self.list {
             budget.check()?;
-            if let Some(conflict) = loss.conflict(schema, rows, context)
-                && !broken::is("conflict_not_noted")
-            {
-                txn.note_conflict(&conflict)?;
+            noted.extend(loss.conflict(schema, rows, context).filter(|_| !broken::is("conflict_not_noted")));
+            if noted.len() == NOTED_AT_ONCE {
+                txn.note_conflicts(&noted)?;
+                noted.clear();
             }
         }
-        Ok(())
+        Ok(txn.note_conflicts(&noted)?)
     }
 }
 

@@ -39,6 +39,9 @@ pub(super) fn is_missing(
     }
 }
 
+/// Rows whose references are looked up by one statement.
+const LOOKED_UP_AT_ONCE: usize = 500;
+
 /// A reference as an index entry: the referring table and column, and the key that they name.
 type Reference = (TableId, usize, RowKey);
 
@@ -73,6 +76,30 @@ impl Referrers {
             }
         }
         Self { shown, loaded, others: HashMap::new() }
+    }
+
+    /// Looks up at once what refers to rows that may be deleted.
+    pub fn look_up(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        schema: &Schema,
+        rows: &WorkingSet,
+        table: TableId,
+        keys: &[RowKey],
+    ) -> StorageResult<()> {
+        for (child, column) in schema.referrers(table) {
+            for some in keys.chunks(LOOKED_UP_AT_ONCE) {
+                let shown = |key: &RowKey| self.shown.get(&(child, column, *key)).copied().unwrap_or(0);
+                // One more than the loaded ones that it can show.
+                let asked: Vec<_> = some.iter().map(|key| (*key, shown(key) + 1)).collect();
+                let found = txn.referring_each(child, column, &asked)?;
+                for ((key, _), found) in asked.iter().zip(found) {
+                    let other = found.into_iter().find(|by| !rows.knows(child, *by));
+                    self.others.insert((child, column, *key), other);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Records that a row is about to be deleted.

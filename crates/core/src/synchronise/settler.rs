@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 use super::budget::{Budget, Cost};
@@ -110,7 +110,14 @@ impl<'a, 'b> Settler<'a, 'b> {
     pub fn deletes(&mut self, sets: &[Set]) -> Result<Vec<TableResults>, Refusal> {
         let is_parent = |table: TableId| self.schema.referrers(table).next().is_some();
         if sets.iter().any(|(table, set)| !set.is_empty() && is_parent(*table)) {
-            self.referrers = Some(Referrers::of(self.schema, self.rows));
+            let mut referrers = Referrers::of(self.schema, self.rows);
+            for (table, set) in sets.iter().filter(|(table, _)| is_parent(*table)) {
+                let keys: BTreeSet<RowKey> = set.iter().map(|incoming| incoming.key).collect();
+                let keys: Vec<RowKey> =
+                    keys.into_iter().filter(|key| self.rows.is_live(*table, *key)).collect();
+                referrers.look_up(self.txn, self.schema, self.rows, *table, &keys)?;
+            }
+            self.referrers = Some(referrers);
         }
         let mut result: Vec<TableResults> = sets.iter().map(|(table, _)| (*table, Vec::new())).collect();
         for table in self.schema.parents_first().iter().rev() {

@@ -12,7 +12,7 @@ use crate::http::app::App;
 use crate::http::problem::ApiError;
 use crate::model::{DeviceId, Timestamp, Version};
 use crate::storage::quota::RECORD_BYTES;
-use crate::storage::{ReadTxn, ResponsesMax, StoredResponse, WriteTxn};
+use crate::storage::{ResponsesMax, StorageResult, StoredResponse, WriteTxn};
 use crate::synchronise::FORGOTTEN_MAX;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -42,17 +42,17 @@ impl IdempotentRequest {
 
     /// The response that one of these devices received for this request before, if any.
     ///
-    /// Errors: 422 `idempotency_key_reused` if it was for another body.
-    pub fn stored_response<T: ReadTxn + ?Sized>(
+    /// - `look`: returns what a device was given under a key.
+    /// - Errors: 422 `idempotency_key_reused` if it was for another body.
+    pub fn stored_response(
         &self,
-        txn: &mut T,
+        mut look: impl FnMut(DeviceId, &str) -> StorageResult<Option<StoredResponse>>,
         app: &App,
         senders: impl Iterator<Item = DeviceId>,
     ) -> Result<Option<StoredResponse>, ApiError> {
         let mut stored = None;
         for device in senders {
-            stored =
-                stored.map_or_else(|| txn.stored_response(device, &self.key), |stored| Ok(Some(stored)))?;
+            stored = stored.map_or_else(|| look(device, &self.key), |stored| Ok(Some(stored)))?;
         }
         let oldest = oldest_kept(app);
         match stored.filter(|stored| stored.at > oldest && !broken::is("replay_applied_twice")) {

@@ -113,7 +113,9 @@ impl SyncJob {
         let SyncRequest { app, caller, idempotent, .. } = &self.request;
         let Some(idempotent) = idempotent else { return Ok(None) };
         let senders = caller.may_have_sent().chain(caller.may_be_copied_from(txn)?);
-        Ok(idempotent.stored_response(txn, app, senders)?.map(replay))
+        Ok(idempotent
+            .stored_response(|device, key| txn.stored_response(device, key), app, senders)?
+            .map(replay))
     }
 
     /// Runs phase 2 within the request's memory. Nothing is written if the response would be too long.

@@ -138,9 +138,8 @@ impl SyncRequest {
         let Some(idempotent) = self.idempotent.clone() else { return Ok(None) };
         let Self { app, caller, fence, body, .. } = self.clone();
         off_reactor(move || {
-            let stored = app
-                .storage
-                .read(caller.owner, |txn| idempotent.stored_response(txn, &app, caller.may_have_sent()))?;
+            let look = |device, key: &str| app.storage.stored_response(caller.owner, device, key);
+            let stored = idempotent.stored_response(look, &app, caller.may_have_sent())?;
             let Some(stored) = stored else { return Ok(None) };
             body.permit.grow(stored.body.len())?;
             let batch = read_batch_within(&body.bytes, &app.schema, &app.settings.limits, &body.permit);
