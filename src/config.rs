@@ -465,11 +465,28 @@ pub struct DialectSettings {
     /// Keep it below `request_s` and the idle limits of common proxies.
     #[arg(long, env = "ROLLCALL_ELECTRIC_WAIT_S", value_name = "N", default_value_t = 20)]
     pub electric_wait_s: u64,
+
+    /// Send a sign of life to a PowerSync client every N s
+    ///
+    /// Keep it below the idle limits of proxies and phone networks.
+    #[arg(long, env = "ROLLCALL_POWERSYNC_KEEPALIVE_S", value_name = "N", default_value_t = 20)]
+    pub powersync_keepalive_s: u64,
+
+    /// Accept at most N buckets in a request of a PowerSync client (422)
+    ///
+    /// A client has one, and others for a moment after a restore.
+    #[arg(long, env = "ROLLCALL_POWERSYNC_BUCKETS_MAX", value_name = "N", default_value_t = 1_000)]
+    pub powersync_buckets_max: usize,
 }
 
 impl Default for DialectSettings {
     fn default() -> Self {
-        Self { dialects: Vec::new(), electric_wait_s: 20 }
+        Self {
+            dialects: Vec::new(),
+            electric_wait_s: 20,
+            powersync_keepalive_s: 20,
+            powersync_buckets_max: 1_000,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod change_tracking;
 mod electric;
+mod powersync;
 
 use clap::ValueEnum;
 use http::header::HeaderName;
@@ -28,17 +29,21 @@ pub enum Dialect {
     ChangeTracking,
     /// The shapes of Electric's clients, for reading.
     Electric,
+    /// The streams of PowerSync's SDKs.
+    #[value(name = "powersync")]
+    PowerSync,
 }
 
 impl Dialect {
     /// Every dialect.
-    pub const ALL: [Self; 2] = [Self::ChangeTracking, Self::Electric];
+    pub const ALL: [Self; 3] = [Self::ChangeTracking, Self::Electric, Self::PowerSync];
 
     /// The name that the command line uses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ChangeTracking => "change-tracking",
             Self::Electric => "electric",
+            Self::PowerSync => "powersync",
         }
     }
 
@@ -47,6 +52,7 @@ impl Dialect {
         match self {
             Self::ChangeTracking => "Change tracking",
             Self::Electric => "Electric",
+            Self::PowerSync => "PowerSync",
         }
     }
 
@@ -55,13 +61,14 @@ impl Dialect {
         match self {
             Self::ChangeTracking => change_tracking::fault(table),
             Self::Electric => None,
+            Self::PowerSync => powersync::fault(table),
         }
     }
 
     /// The response headers that a page of another origin must see.
     fn response_headers(self) -> &'static [&'static str] {
         match self {
-            Self::ChangeTracking => &[],
+            Self::ChangeTracking | Self::PowerSync => &[],
             Self::Electric => &electric::RESPONSE_HEADERS,
         }
     }
@@ -71,7 +78,21 @@ impl Dialect {
         match self {
             Self::ChangeTracking => &["fromversion"],
             Self::Electric => &[],
+            Self::PowerSync => &["x-user-agent"],
         }
+    }
+}
+
+/// What the dialects keep in memory.
+pub(crate) struct State {
+    pub(super) checkpoint_requests: powersync::Requests,
+}
+
+impl State {
+    /// Nothing is kept yet.
+    pub fn new(settings: &Settings) -> Self {
+        let streams_max = settings.limits.event_streams_max;
+        Self { checkpoint_requests: powersync::Requests::new(streams_max) }
     }
 }
 
@@ -121,6 +142,7 @@ pub(crate) fn routes(app: &Arc<App>, who: &BoxedFilter<(Who,)>) -> BoxedFilter<(
         let more = match dialect {
             Dialect::ChangeTracking => change_tracking::routes(app, who),
             Dialect::Electric => electric::routes(app, who),
+            Dialect::PowerSync => powersync::routes(app),
         };
         routes.or(more).unify().boxed()
     })

@@ -59,6 +59,8 @@ pub struct App {
     pub draining: Draining,
     /// Held while rows of erased owners are removed.
     erasing: parking_lot::Mutex<()>,
+    /// What the dialects keep in memory.
+    pub(crate) dialects: dialects::State,
     /// The contract of the declared tables, built on the first request.
     pub contract: OnceLock<Arc<Contract>>,
 }
@@ -187,6 +189,7 @@ impl App {
         let bounds = Arc::new(Bounds::from_settings(&settings)?);
         dialects::check(&settings, &schema)?;
         let memory = Memory::from_settings(&settings, Arc::clone(&metrics))?;
+        let dialects = dialects::State::new(&settings);
         let draining = Draining::default();
         let acks = Acks::default();
         let counters = matches!(storage.leases(), Leases::InMemory(_)).then(Counters::default);
@@ -225,6 +228,7 @@ impl App {
             readers,
             draining,
             erasing: parking_lot::Mutex::default(),
+            dialects,
             contract,
         }))
     }

@@ -59,13 +59,17 @@ const GZIP_BYTES: usize = 512 * 1024;
 #[derive(Clone, Copy)]
 struct Plain;
 
+/// Marks a response that lasts as long as the client wants. It is not compressed: what is sent must arrive at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Endless;
+
 /// Whether a response has no such mark.
 #[derive(Clone, Copy)]
 struct HasMemory;
 
 impl Predicate for HasMemory {
     fn should_compress<B: Body>(&self, response: &Response<B>) -> bool {
-        response.extensions().get::<Plain>().is_none()
+        response.extensions().get::<Plain>().is_none() && response.extensions().get::<Endless>().is_none()
     }
 }
 
@@ -322,7 +326,8 @@ where
     let refused = status.is_client_error() || status.is_server_error();
     unread.store(has_body && refused, Ordering::Relaxed);
     line.status = Some(status.as_u16());
-    line.lasts = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
+    line.lasts = response.extensions().get::<Endless>().is_some()
+        || response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
     let mut response = response;
     let held = response.extensions_mut().remove::<Permit>();
     let mut response = response.map(|body| Sent { body: Some(Box::pin(body)), line, held });

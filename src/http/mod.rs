@@ -20,7 +20,7 @@ pub mod problem;
 pub(crate) mod query;
 pub(crate) mod readers;
 pub(crate) mod response_cache;
-mod routes;
+pub(crate) mod routes;
 pub mod server;
 mod socket;
 pub(crate) mod stream;

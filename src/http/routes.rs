@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
 use super::app::App;
@@ -19,6 +20,32 @@ use crate::dialects;
 
 type Who = Result<Caller, ApiError>;
 
+/// Finds out who makes a request, from its headers as `translate` returns them.
+pub(crate) fn caller_filter(
+    app: &Arc<App>,
+    enters: bool,
+    translate: impl Fn(HeaderMap) -> HeaderMap + Clone + Send + Sync + 'static,
+) -> BoxedFilter<(Who,)> {
+    let app = Arc::clone(app);
+    warp::header::headers_cloned()
+        .and(warp::ext::optional::<Deadline>())
+        .and(peer())
+        .then(move |headers: HeaderMap, deadline: Option<Deadline>, peer: Peer| {
+            let (app, headers) = (Arc::clone(&app), translate(headers));
+            async move {
+                let caller = caller::caller(app, peer, headers, enters).await;
+                match (&caller, deadline) {
+                    (Ok(caller), Some(deadline)) => deadline.of_owner(caller.owner),
+                    (Err(_), Some(deadline)) => deadline.refuse(),
+                    (_, None) => {}
+                }
+                caller
+            }
+        })
+        // Boxed, since every route contains it: otherwise compiling takes many minutes.
+        .boxed()
+}
+
 /// All routes. Unmatched requests get a problem document too.
 pub fn routes(
     app: Arc<App>,
@@ -28,27 +55,8 @@ pub fn routes(
         let app = Arc::clone(&app);
         warp::any().map(move || Arc::clone(&app))
     };
-    let caller = |enters: bool| {
-        let app = Arc::clone(&app);
-        warp::header::headers_cloned()
-            .and(warp::ext::optional::<Deadline>())
-            .and(peer())
-            .then(move |headers: HeaderMap, deadline: Option<Deadline>, peer: Peer| {
-                let app = Arc::clone(&app);
-                async move {
-                    let caller = caller::caller(app, peer, headers, enters).await;
-                    match (&caller, deadline) {
-                        (Ok(caller), Some(deadline)) => deadline.of_owner(caller.owner),
-                        (Err(_), Some(deadline)) => deadline.refuse(),
-                        (_, None) => {}
-                    }
-                    caller
-                }
-            })
-            // Boxed, since every route contains it: otherwise compiling takes many minutes.
-            .boxed()
-    };
-    let (entering, caller) = (caller(true), caller(false));
+    let (entering, caller) =
+        (caller_filter(&app, true, |headers| headers), caller_filter(&app, false, |headers| headers));
     // When the request arrived, before its body, which may take long.
     let received = {
         let app = Arc::clone(&app);

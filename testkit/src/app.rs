@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full};
 use rollcall::accounts::{Accounts, LocalAccounts, LocalSettings, LogIn};
 use rollcall::clock::Clock;
@@ -417,8 +417,18 @@ impl Ask {
         let (head, mut body) = answer.into_parts();
         let bytes = match head.headers.get("content-type") {
             // It would never end.
-            Some(kind) if kind == "text/event-stream" && self.method != "HEAD" => {
-                body.frame().await.unwrap().unwrap().into_data().unwrap()
+            _ if head.headers.contains_key("x-accel-buffering") && self.method != "HEAD" => {
+                let mut read = Vec::new();
+                // A stream of checkpoints is read to the end of the first.
+                let is_enough = |read: &[u8], kind: &HeaderValue| {
+                    kind != "application/x-ndjson"
+                        || read.windows(20).any(|part| part == b"\"checkpoint_complete")
+                };
+                while read.is_empty() || !is_enough(&read, &head.headers["content-type"]) {
+                    let Some(frame) = body.frame().await else { break };
+                    read.extend_from_slice(&frame.unwrap().into_data().unwrap());
+                }
+                read.into()
             }
             _ => body.collect().await.unwrap().to_bytes(),
         };

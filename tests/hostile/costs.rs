@@ -157,7 +157,7 @@ async fn measure(server: &Server, worst: &Worst) -> Cost {
     let before = MEMORY.current_usage();
     let answer = service.oneshot(request).await.unwrap();
     let (head, mut body) = answer.into_parts();
-    let endless = head.headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
+    let endless = head.headers.contains_key("x-accel-buffering");
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         length += frame.unwrap().into_data().unwrap().len() as u64;
@@ -262,8 +262,14 @@ impl Lab {
             }
             "GET /sync" => vec![of("GET /sync", "all rows").streaming()],
             "GET /v1/shape" => {
-                vec![of("GET /v1/shape", "a page of long rows").at("/v1/shape?table=things&offset=-1")]
+                vec![of("GET /v1/shape", "a page of rows").at("/v1/shape?table=lists&offset=-1")]
             }
+            "POST /sync/stream" => vec![of("POST /sync/stream", "the first rows").sending(json!({}))],
+            "POST /sync/checkpoint-request" => {
+                let body = json!({ "client_id": "x".repeat(60_000), "checkpoint_request_id": 1 });
+                vec![of("POST /sync/checkpoint-request", "a long id").sending(body)]
+            }
+            "GET /write-checkpoint2.json" => vec![of("GET /write-checkpoint2.json", "")],
             "GET /events" => vec![of("GET /events", "the first event")],
             "GET /digests" => vec![of("GET /digests", "all tables")],
             "GET /conflicts" => vec![of("GET /conflicts", "a page of long rows")],

@@ -40,6 +40,9 @@ struct Names {
     /// Of a shape of the first table.
     shape_handle: String,
     shape_page: String,
+    /// Of a PowerSync client.
+    bucket: String,
+    after: String,
 }
 
 /// An owner with two devices, rows in several tables and two conflicts.
@@ -99,7 +102,12 @@ async fn furnish(server: &Server, user: &str, first: u64, word: &str, syncs: u64
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let shape = server.get("/v1/shape?table=lists&offset=-1").of(&tablet).send().await;
     let lists = server.get("/changes?limit=1&tables=lists").of(&tablet).send().await.ok();
+    let stream = server.ask("POST", "/sync/stream").of(&tablet).json(&json!({})).send().await;
+    let checkpoint: Value =
+        serde_json::from_slice(stream.bytes.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
     let names = Names {
+        bucket: text(&checkpoint["checkpoint"]["buckets"][0]["bucket"]),
+        after: text(&checkpoint["checkpoint"]["last_op_id"]),
         shape_handle: shape.header("electric-handle").unwrap().to_owned(),
         shape_page: text(&lists["next"]),
         list,
@@ -251,6 +259,17 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
         "GET /sync" => vec![
             probe_of("fromVersion", format!("{path}?fromVersion={version}")),
             probe_of("fromVersion in a header", path).with("fromversion", version),
+        ],
+        "POST /sync/stream" => {
+            let buckets = json!([{ "name": of.bucket, "after": of.after }]);
+            vec![sync("a bucket", json!({ "buckets": buckets, "client_id": of.idempotency }))]
+        }
+        "POST /sync/checkpoint-request" => {
+            let body = json!({ "client_id": of.idempotency, "checkpoint_request_id": "1" });
+            vec![sync("a client", body).alike("the version is the caller's own")]
+        }
+        "GET /write-checkpoint2.json" => vec![
+            probe_of("a client", format!("{path}?client_id={}", of.idempotency)).alike("the version is the caller's own"),
         ],
         "GET /v1/shape" => {
             let shape = format!("{path}?table=lists&handle={}&offset", of.shape_handle);
@@ -491,6 +510,8 @@ fn every_operation_has_its_place_in_the_matrix() {
         installation: key(8),
         shape_handle: "h".into(),
         shape_page: "p".into(),
+        bucket: "b".into(),
+        after: "1".into(),
     };
     let doc = document();
     let mut faults = Vec::new();

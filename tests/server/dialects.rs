@@ -26,8 +26,11 @@ fn forget_the_past(server: &Server) {
 /// Goal: none is served unless it is named. Method: a server without dialects.
 #[tokio::test]
 async fn a_dialect_is_served_only_if_it_is_named() {
-    let paths =
-        [(Dialect::Electric, "/v1/shape?table=lists&offset=-1"), (Dialect::ChangeTracking, "/lists/sync")];
+    let paths = [
+        (Dialect::Electric, "/v1/shape?table=lists&offset=-1"),
+        (Dialect::ChangeTracking, "/lists/sync"),
+        (Dialect::PowerSync, "/write-checkpoint2.json"),
+    ];
     for chosen in Dialect::ALL {
         let server = Server::with(|settings| settings.dialects.dialects = vec![chosen]);
         let phone = server.device("anna", "phone");
@@ -38,6 +41,7 @@ async fn a_dialect_is_served_only_if_it_is_named() {
         let typed = server.get("/openapi.json").send().await.ok();
         assert_eq!(typed["paths"].get("/v1/shape").is_some(), chosen == Dialect::Electric);
         assert_eq!(typed["paths"].get("/sync").is_some(), chosen == Dialect::ChangeTracking);
+        assert_eq!(typed["paths"].get("/sync/stream").is_some(), chosen == Dialect::PowerSync);
         let tags: Vec<_> = typed["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
         for dialect in Dialect::ALL {
             assert_eq!(tags.contains(&&Value::from(dialect.tag())), dialect == chosen, "{tags:?}");
@@ -58,6 +62,14 @@ fn names_that_a_dialect_needs_are_refused() {
         let fault = refused(Dialect::ChangeTracking, &schema).unwrap();
         assert!(fault.contains("change-tracking") && fault.contains(table), "{fault}");
         assert_eq!(refused(Dialect::Electric, &schema), None);
+    }
+    for (schema, name) in [
+        ("[table.ps_notes]\nkey = \"id\"\n[table.ps_notes.columns]\nname = \"text\"\n", "ps_notes"),
+        ("[table.notes]\nkey = \"nid\"\n[table.notes.columns]\nID = \"text\"\n", "\"ID\""),
+    ] {
+        let fault = refused(Dialect::PowerSync, schema).unwrap();
+        assert!(fault.contains("powersync") && fault.contains(name), "{fault}");
+        assert_eq!(refused(Dialect::ChangeTracking, schema), None);
     }
     let mut settings = Settings::default();
     settings.dialects.dialects = vec![Dialect::Electric];
@@ -325,4 +337,190 @@ async fn a_long_table_is_one_whole_response() {
     add(&server, &phone, 0..3_000).await;
     let (_, _, _, rows) = tracked(&server, &phone, "/lists/sync").await;
     assert_eq!(rows.len(), 3_000);
+}
+
+/// What an SDK keeps of a bucket: its rows, the sum of its operations, and the last one.
+#[derive(Clone, Debug, Default)]
+struct Bucket {
+    name: String,
+    rows: BTreeMap<String, Value>,
+    sum: u32,
+    after: u64,
+}
+
+impl Bucket {
+    /// Streams one checkpoint, of which at most `lines_max` lines of data arrive; returns the operations.
+    async fn pull(&mut self, server: &Server, device: &Device, lines_max: usize) -> Vec<String> {
+        let buckets = match self.name.as_str() {
+            "" => json!([]),
+            name => json!([{ "name": name, "after": self.after.to_string() }]),
+        };
+        let body = json!({ "buckets": buckets, "client_id": "c", "raw_data": true });
+        let answer = server.ask("POST", "/sync/stream").of(device).json(&body).send().await;
+        assert_eq!(answer.status, 200, "{}", answer.json());
+        let text = String::from_utf8(answer.bytes).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let head = &lines[0]["checkpoint"];
+        let bucket = &head["buckets"][0];
+        let name = bucket["bucket"].as_str().unwrap();
+        if name != self.name {
+            *self = Self { name: name.into(), ..Self::default() };
+        }
+        let mut operations = Vec::new();
+        let data = lines.iter().filter_map(|line| line.get("data"));
+        for line in data.clone().take(lines_max) {
+            assert_eq!(line["bucket"], name);
+            for op in line["data"].as_array().unwrap() {
+                operations.push(self.apply(op));
+            }
+            assert_eq!(line["next_after"], self.after.to_string());
+        }
+        if data.count() <= lines_max {
+            assert_eq!(lines.last().unwrap()["checkpoint_complete"]["last_op_id"], head["last_op_id"]);
+            assert_eq!(bucket["checksum"], self.sum, "the SDK would load everything again");
+            self.after = head["last_op_id"].as_str().unwrap().parse().unwrap();
+        }
+        operations
+    }
+
+    fn apply(&mut self, op: &Value) -> String {
+        self.after = op["op_id"].as_str().unwrap().parse().unwrap();
+        self.sum = self.sum.wrapping_add(u32::try_from(op["checksum"].as_u64().unwrap()).unwrap());
+        let kind = op["op"].as_str().unwrap();
+        let row = format!("{}/{}", op["object_type"], op["object_id"]);
+        match kind {
+            "PUT" => {
+                let row_data = serde_json::from_str(op["data"].as_str().unwrap()).unwrap();
+                self.rows.insert(row, row_data);
+            }
+            "REMOVE" => drop(self.rows.remove(&row)),
+            _ => assert_eq!(kind, "MOVE"),
+        }
+        kind.to_owned()
+    }
+
+    fn titles(&self) -> Vec<&str> {
+        let mut titles: Vec<_> = self.rows.values().filter_map(|row| row["title"].as_str()).collect();
+        titles.sort_unstable();
+        titles
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_has_all_rows_and_then_what_changes() {
+    let server = Server::new();
+    let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    let mut bucket = Bucket::default();
+    assert_eq!(bucket.pull(&server, &tablet, 9).await, ["MOVE"], "nothing yet, and the sum is right");
+    let thing = json!({ "id": key(60), "flag": true, "whole": 7, "extra": { "a": [1] }, "exact": "1.50" });
+    server.sync(&phone, json!({ "add": { "lists": lists([1, 2, 3]), "things": [thing] } })).await.ok();
+    assert_eq!(bucket.pull(&server, &tablet, 9).await, ["PUT", "PUT", "PUT", "PUT", "MOVE"]);
+    let thing = &bucket.rows[&format!("\"things\"/\"{}\"", key(60))];
+    assert_eq!(
+        (&thing["flag"], &thing["whole"], &thing["extra"], &thing["exact"]),
+        (&json!(1), &json!(7), &json!("{\"a\":[1]}"), &json!("1.5")),
+    );
+    assert!(thing.get("id").is_none() && thing["last_update"].is_string(), "{thing}");
+
+    let edit =
+        json!({ "update": { "lists": [{ "lid": key(1), "title": "x" }] }, "delete": { "lists": [key(2)] } });
+    server.sync(&phone, edit).await.ok();
+    let mut operations = bucket.pull(&server, &tablet, 9).await;
+    operations.sort();
+    assert_eq!(operations, ["MOVE", "PUT", "REMOVE"]);
+    assert_eq!(bucket.titles(), ["list 3", "x"]);
+    assert!(bucket.pull(&server, &tablet, 9).await.is_empty());
+    // A device that begins now has the same rows under a name of its own.
+    let mut other = Bucket::default();
+    other.pull(&server, &phone, 9).await;
+    assert_eq!(other.rows, bucket.rows);
+    let stranger = server.device("ben", "phone");
+    bucket.pull(&server, &stranger, 9).await;
+    assert!(bucket.rows.is_empty(), "another owner's bucket is no use");
+}
+
+/// Goal: a download that breaks off goes on where it was, and loses nothing that changes meanwhile. Method: a few lines at
+/// a time, in the middle of a version, with edits in between.
+#[tokio::test]
+async fn a_download_that_breaks_off_goes_on() {
+    let server = Server::new();
+    let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    add(&server, &phone, 0..1_800).await;
+    add(&server, &phone, 1_800..3_000).await;
+    let mut bucket = Bucket::default();
+    let begun = bucket.pull(&server, &tablet, 1).await.len();
+    assert!((100..=500).contains(&begun), "one line of {begun} operations");
+    let first = bucket.rows.keys().next().unwrap().split('"').nth(3).unwrap().to_owned();
+    // One that the device has is deleted, one that it lacks is edited, one is new.
+    let edit = json!({
+        "delete": { "lists": [first] },
+        "update": { "lists": [{ "lid": key(1_700), "title": "edited" }] },
+        "add": { "lists": lists([9_000]) },
+    });
+    server.sync(&phone, edit).await.ok();
+    bucket.pull(&server, &tablet, 10).await; // the version that broke off, from its beginning, and some of the next
+    while bucket.pull(&server, &tablet, 10).await.len() > 1 {}
+    assert_eq!(bucket.rows.len(), 3_000);
+    let mut whole = Bucket::default();
+    whole.pull(&server, &tablet, usize::MAX).await;
+    assert_eq!(whole.rows, bucket.rows);
+}
+
+/// Goal: a bucket that is of no use is loaded anew, under another name. Method: a forgotten past, another schema; a first
+/// load below the horizon is of use still.
+#[tokio::test]
+async fn a_bucket_of_no_use_gets_another_name() {
+    let server = Server::new();
+    let phone = server.device("anna", "phone");
+    add(&server, &phone, 0..3).await;
+    add(&server, &phone, 10..900).await;
+    let mut bucket = Bucket::default();
+    bucket.pull(&server, &phone, usize::MAX).await;
+    server.sync(&phone, json!({ "delete": { "lists": [key(1)] } })).await.ok();
+    forget_the_past(&server);
+    let server = server.restarted();
+    let name = bucket.name.clone();
+    bucket.pull(&server, &phone, usize::MAX).await;
+    assert_ne!(bucket.name, name);
+    assert_eq!(bucket.rows.len(), 892);
+    // It begins below the horizon, where the oldest rows are, and goes on there.
+    let mut new = Bucket::default();
+    new.pull(&server, &phone, 1).await;
+    let name = new.name.clone();
+    server.sync(&phone, json!({ "delete": { "lists": [key(0), key(899)] } })).await.ok();
+    new.pull(&server, &phone, usize::MAX).await;
+    assert_eq!((new.name, new.rows.len()), (name, 890));
+}
+
+/// Goal: the SDK learns when its uploads have come back. Method: both calls, and the number of the next checkpoint.
+#[tokio::test]
+async fn a_checkpoint_reaches_what_was_requested() {
+    let server = Server::new();
+    let phone = server.device("anna", "phone");
+    add(&server, &phone, 0..3).await;
+    let version = server.version_of("anna");
+    let token = format!("Token {}", phone.token);
+    let legacy =
+        server.get("/write-checkpoint2.json?client_id=c").header("authorization", &token).send().await.ok();
+    assert_eq!(legacy, json!({ "data": { "write_checkpoint": version.to_string() } }));
+    let request = |number: u64| {
+        let body = json!({ "client_id": "c", "checkpoint_request_id": number.to_string() });
+        server.ask("POST", "/sync/checkpoint-request").of(&phone).json(&body).send()
+    };
+    let number = |answer: Answer| {
+        answer.ok()["data"]["checkpoint_request_id"].as_str().unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(number(request(1).await), version, "at least the version");
+    assert_eq!(number(request(version + 5).await), version + 5);
+    let answer =
+        server.ask("POST", "/sync/stream").of(&phone).json(&json!({ "client_id": "c" })).send().await;
+    let head: Value =
+        serde_json::from_slice(answer.bytes.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+    assert_eq!(head["checkpoint"]["write_checkpoint"], (version + 5).to_string());
+    for body in ["[]", r#"{"buckets": [{"name": "a", "after": "x"}]}"#] {
+        let answer = server.ask("POST", "/sync/stream").of(&phone).body(body).send().await;
+        assert_eq!(answer.status, 422, "{body}");
+    }
+    let many = json!({ "buckets": vec![json!({ "name": "a", "after": "1" }); 1_001] });
+    assert_eq!(server.ask("POST", "/sync/stream").of(&phone).json(&many).send().await.status, 422);
 }

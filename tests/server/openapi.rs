@@ -195,7 +195,10 @@ fn the_second_names_are_the_same_calls() {
     };
     let mut twins = 0;
     for (method, path) in operations(&doc) {
-        let Some(first) = path.strip_suffix(".json").filter(|_| path != "/openapi.json") else { continue };
+        let Some(first) = path.strip_suffix(".json").filter(|first| doc["paths"].get(*first).is_some())
+        else {
+            continue;
+        };
         assert_eq!(call(&method, &path), call(&method, first), "{method} {path}");
         twins += 1;
     }
@@ -269,6 +272,7 @@ fn every_path_of_the_routes_is_in_the_document() {
         "http/console_routes.rs",
         "dialects/change_tracking.rs",
         "dialects/electric/mod.rs",
+        "dialects/powersync/mod.rs",
     ]
     .map(|file| std::fs::read_to_string(format!("src/{file}")).unwrap())
     .concat();

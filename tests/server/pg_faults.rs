@@ -352,6 +352,12 @@ fn what_devices_read() {
         reads("GET /changes", |ground, _| ground.get("/changes")),
         reads("GET /{table}/sync", |ground, _| ground.get("/lists/sync")),
         reads("GET /sync", |ground, _| ground.get("/sync?fromVersion=1")),
+        reads("POST /sync/stream", |ground, _| ground.post("/sync/stream").json(&json!({}))),
+        reads("POST /sync/checkpoint-request", |ground, _| {
+            let body = json!({ "client_id": "phone", "checkpoint_request_id": "1" });
+            ground.post("/sync/checkpoint-request").json(&body)
+        }),
+        reads("GET /write-checkpoint2.json", |ground, _| ground.get("/write-checkpoint2.json")),
         reads("GET /v1/shape", |ground, _| ground.get("/v1/shape?table=lists&offset=-1")),
         reads("GET /digests", |ground, _| ground.get("/digests")),
         reads("GET /events", |ground, _| ground.get("/events")),

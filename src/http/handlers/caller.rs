@@ -8,7 +8,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{ApiError, App, HandlerResult, json, off_reactor, report, with_locks};
-use crate::accounts::Caller;
+use crate::accounts::{AccountError, Caller};
 use crate::broken;
 use crate::http::Peer;
 use crate::locks::LockResult;
@@ -114,6 +114,26 @@ pub fn set_installation_header(headers: &mut HeaderMap, adopted: Option<Installa
 fn renewed(lease: LockResult<()>) {
     if let Err(error) = lease {
         tracing::warn!(%error, "could not renew a lease");
+    }
+}
+
+/// Whether a token still names the caller. If nobody can say so at the moment, it does.
+pub async fn is_token_good(app: &Arc<App>, token: &str, caller: &Caller) -> bool {
+    let (app, token) = (Arc::clone(app), token.to_owned());
+    let found = off_reactor(move || {
+        Ok(match app.accounts.authenticate(&token) {
+            Ok(caller) => Some(caller),
+            Err(AccountError::Unauthorized(_)) => None,
+            Err(error) => return Err(error.into()),
+        })
+    });
+    match found.await {
+        Ok(Some(found)) => (found.owner, found.token_device) == (caller.owner, caller.token_device),
+        Ok(None) => false,
+        Err(error) => {
+            tracing::debug!(%error, "could not check whether the token of a stream is still valid");
+            true
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use warp::reply::Reply;
 
-use super::caller::bearer;
+use super::caller::{bearer, is_token_good};
 use super::{ApiError, App, HandlerResult, off_reactor, refused, time_text, with_locks};
-use crate::accounts::{AccountError, Caller};
+use crate::accounts::Caller;
 use crate::http::Unavailable;
 use crate::http::events::{End, PendingEvents, Subscription};
 use crate::locks::Lease;
@@ -81,7 +81,7 @@ fn event_stream(
     response
 }
 
-async fn version(app: &Arc<App>, owner: Owner) -> Result<Version, ApiError> {
+pub(crate) async fn version(app: &Arc<App>, owner: Owner) -> Result<Version, ApiError> {
     if let Some(state) = app.storage.known_state(owner) {
         return Ok(state.version);
     }
@@ -128,7 +128,7 @@ impl Listening {
                 () = sleep_until(self.beat) => {
                     self.beat = Instant::now() + self.period;
                     self.ask_again().await;
-                    return Some(if self.is_welcome().await { ": heartbeat\n\n".into() } else { self.end(End::Unauthorized) });
+                    return Some(if is_token_good(&self.app, &self.token, &self.caller).await { ": heartbeat\n\n".into() } else { self.end(End::Unauthorized) });
                 }
                 // The expiry or renewal of a lease causes no event.
                 () = sleep_until(lease_ends.unwrap_or(self.beat)), if lease_ends.is_some() => {
@@ -200,28 +200,6 @@ impl Listening {
         let left = lease.ends.ms_since(self.app.clock.tick());
         // A request in progress holds the lock beyond its lease, so the check is repeated with a pause.
         Some(Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0).max(250)))
-    }
-
-    /// Whether the token is still valid. If that cannot be found out now, the next heartbeat checks again.
-    async fn is_welcome(&self) -> bool {
-        let (app, token) = (Arc::clone(&self.app), self.token.clone());
-        let asked = off_reactor(move || {
-            Ok(match app.accounts.authenticate(&token) {
-                Ok(caller) => Some(caller),
-                Err(AccountError::Unauthorized(_)) => None,
-                Err(error) => return Err(error.into()),
-            })
-        });
-        match asked.await {
-            Ok(Some(caller)) => {
-                (caller.owner, caller.token_device) == (self.caller.owner, self.caller.token_device)
-            }
-            Ok(None) => false,
-            Err(error) => {
-                tracing::debug!(%error, "could not look whether the token of an event stream is still good");
-                true
-            }
-        }
     }
 
     fn end(&mut self, end: End) -> String {
