@@ -20,6 +20,14 @@ pub(super) const OWN: [(&str, &str); 9] = [
     ("rollcall_day", "day"),
 ];
 
+/// Gives the devices of the entries that go next other ids, except devices that are signed in: these ids name nobody, and
+/// belong to who is erased all the same. Parameters: owner, most entries.
+const RENAME_WRITERS: &str = "WITH next AS \
+     (SELECT made_by, changed_by FROM rollcall_ledger WHERE owner = ?1 ORDER BY tbl, key LIMIT ?2) \
+     UPDATE rollcall_writer SET device = randomblob(16) \
+     WHERE id IN (SELECT made_by FROM next UNION SELECT changed_by FROM next) \
+     AND NOT EXISTS (SELECT 1 FROM rollcall_device AS d WHERE d.id = rollcall_writer.device)";
+
 const ERASE_OWNER: &str = "DELETE FROM rollcall_owner WHERE id = ?1";
 
 /// Removes at most `rows_max` rows of an owner; returns whether some may be left.
@@ -29,6 +37,11 @@ const ERASE_OWNER: &str = "DELETE FROM rollcall_owner WHERE id = ?1";
 pub(super) fn erase(conn: &Connection, schema: &Schema, owner: i64, rows_max: usize) -> StorageResult<bool> {
     let mut left = i64::try_from(rows_max).unwrap_or(i64::MAX);
     for sql in statements(schema) {
+        if sql.starts_with("DELETE FROM rollcall_ledger") {
+            let renamed =
+                conn.prepare_cached(RENAME_WRITERS).and_then(|mut one| one.execute(params![owner, left]));
+            renamed.map_err(failed)?;
+        }
         let rows = conn
             .prepare_cached(&sql)
             .and_then(|mut one| one.execute(params![owner, left]))
@@ -63,7 +76,7 @@ pub(super) fn statements(schema: &Schema) -> Vec<String> {
         ));
     }
     all.extend(OWN.iter().map(|(name, key)| {
-        format!("DELETE FROM {name} WHERE owner = ?1 AND ({key}) IN (SELECT {key} FROM {name} WHERE owner = ?1 LIMIT ?2)")
+        format!("DELETE FROM {name} WHERE owner = ?1 AND ({key}) IN (SELECT {key} FROM {name} WHERE owner = ?1 ORDER BY {key} LIMIT ?2)")
     }));
     all
 }
