@@ -25,6 +25,9 @@ use uuid::Uuid;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
+/// What another caller does in between.
+type Meanwhile = Box<dyn FnOnce(&Memory) + Send>;
+
 /// A simple model of the accounts as the contract describes them.
 #[derive(Default)]
 struct Memory {
@@ -34,7 +37,7 @@ struct Memory {
     /// How many users were looked up.
     looked_up: std::sync::atomic::AtomicUsize,
     /// What another one does just before the next device is put.
-    meanwhile: Mutex<Option<Box<dyn FnOnce(&Memory) + Send>>>,
+    meanwhile: Mutex<Option<Meanwhile>>,
     sightings: Mutex<std::collections::HashMap<DeviceId, Sighting>>,
     /// How many sightings were written, one after the other.
     written: std::sync::atomic::AtomicUsize,
@@ -127,7 +130,9 @@ impl AccountStore for Memory {
         let mut users = self.users.lock().unwrap();
         let user = users.iter_mut().find(|user| user.id == used.token.user).unwrap();
         user.verified_at.get_or_insert(used.at);
-        used.password_hash.map(|hash| user.password_hash = hash.to_owned());
+        if let Some(hash) = used.password_hash {
+            user.password_hash = hash.to_owned();
+        }
         drop(users);
         self.remove_other_devices(used.token.user, DeviceId(Uuid::nil())).map(Some)
     }
