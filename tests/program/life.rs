@@ -33,7 +33,7 @@ fn mail(folder: &Path, number: usize) -> Value {
 
 fn post(address: SocketAddr, path: &str, token: Option<&str>, body: Value) -> (u16, Value) {
     let answer = call(address, &format!("POST {path}"), token, Some(&body));
-    (answer.status, serde_json::from_str(&answer.text()).unwrap_or(Value::Null))
+    (answer.status, serde_json::from_str(answer.text()).unwrap_or(Value::Null))
 }
 
 /// Goal: from the first mail to the last byte. Method: a server that mails into a file; after the account is erased, the
@@ -74,7 +74,7 @@ fn a_user_registers_forgets_resets_exports_and_is_erased() {
         assert_eq!(post(address, "/synchronise", Some(&phone), batch).0, 200);
     }
 
-    let first: Value = serde_json::from_str(&call(address, "GET /me", Some(&phone), None).text()).unwrap();
+    let first: Value = serde_json::from_str(call(address, "GET /me", Some(&phone), None).text()).unwrap();
     let forgot = json!({ "email": EMAIL });
     assert_eq!(post(address, "/password/reset", None, forgot).0, 204);
     let sent = mail(path, 3);
@@ -85,7 +85,7 @@ fn a_user_registers_forgets_resets_exports_and_is_erased() {
     assert_eq!(call(address, "GET /me", Some(&phone), None).status, 401);
     assert_eq!(post(address, "/login", None, login(FIRST)).0, 401);
     let phone = log_in(address, EMAIL, SECOND, "zq7phone");
-    let me: Value = serde_json::from_str(&call(address, "GET /me", Some(&phone), None).text()).unwrap();
+    let me: Value = serde_json::from_str(call(address, "GET /me", Some(&phone), None).text()).unwrap();
     let ben = json!({ "email": "ben@example.com", "password": FIRST });
     assert_eq!(post(address, "/register", None, ben).0, 201);
 
