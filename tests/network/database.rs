@@ -54,6 +54,10 @@ struct Listeners {
     leased: Vec<LeaseListener>,
 }
 
+/// How long the engine may keep its caller waiting, by the machine's own clock. So long that a busy machine never
+/// decides what a run does.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 impl Database {
     pub fn open(folder: PathBuf, schema: &Arc<Schema>, clock: Clock, rng: Rng) -> Arc<Self> {
         let database = Self {
@@ -85,7 +89,7 @@ impl Database {
 
     fn start(&self) {
         let (path, schema, now) = (self.file(), Arc::clone(&self.schema), self.clock.now());
-        let connections = Connections::open(&path, Duration::from_secs(5), 2).unwrap();
+        let connections = Connections::open(&path, PATIENCE, 2).unwrap();
         let engine = Sqlite::serve(&path, connections, schema, now, Arc::new(())).unwrap();
         *self.engine.lock() = Some(Arc::new(engine));
     }
@@ -134,7 +138,7 @@ impl Database {
 
     fn restore(&self) {
         // A pool that was dropped may be opening its last connection still.
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + PATIENCE;
         let now = self.clock.now();
         while let Err(error) = restore(&self.copy(), &self.file(), true, now, &mut |_| true) {
             assert!(matches!(error, CopyError::InUse(_)) && Instant::now() < until, "{error}");
