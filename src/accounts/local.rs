@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::attempts::{Attempts, Recent, network_of};
 use super::audit::{self, Subject};
 use super::change::check_chosen;
-use super::mailing::{Desk, Job, MailTerms};
+use super::local_settings::LocalSettings;
+use super::mailing::{Desk, Job};
 use super::opaque::BYTES_MAX;
 use super::password::{Checked, Passwords};
 use super::sightings::Sightings;
@@ -19,7 +20,7 @@ use super::token_cache::{TokenCache, Validity, fingerprint};
 use super::{AccountError, Caller, SetupError};
 use crate::broken;
 use crate::clock::Clock;
-use crate::config::{AuthSettings, Limits, Registration, Verification};
+use crate::config::{Registration, Verification};
 use crate::mail::Outbox;
 use crate::model::{DeviceId, Owner, Timestamp};
 use crate::storage::accounts::{AccountStore, Device, KeptDevices, SignedOut, User};
@@ -35,66 +36,6 @@ const DEVICE_NAME_CHARS_MAX: usize = 100;
 const ADDRESS_KNOWN_MS: i64 = 30 * Timestamp::DAY_MS;
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
-
-/// The settings of local accounts.
-#[derive(Clone, Debug)]
-pub struct LocalSettings {
-    /// Whether anyone may register.
-    pub registration: Registration,
-    /// How long a token is valid, days.
-    pub token_days: u32,
-    /// Failed log-ins for one account from one address, a minute; 0 for no limit.
-    pub logins_per_account_per_min: u32,
-    /// Failed log-ins for one account from all addresses that are not known for it, an hour; 0 for no limit.
-    pub logins_per_account_per_hour: u32,
-    /// Log-in and registration attempts from one address, a minute; 0 for no limit.
-    pub logins_per_address_per_min: u32,
-    /// Most passwords that are hashed at once; no more than there are cores.
-    pub password_hashes_max: usize,
-    /// Most callers that wait for a password hash.
-    pub password_queue_max: usize,
-    /// Most devices with a token for one user. A script that never sends its `device_id` would add one at
-    /// each log-in; the oldest are removed.
-    pub devices_max: usize,
-    /// Mails to one address, an hour; 0 for no limit.
-    pub mails_per_account_per_hour: u32,
-    /// Mails to all addresses, an hour; 0 for no limit.
-    pub mails_per_hour: u32,
-    /// Whether users prove their address.
-    pub verification: Verification,
-    /// What mails say.
-    pub mail: MailTerms,
-    /// Most tokens in the cache; 0 disables it.
-    pub tokens_known_max: usize,
-    /// How long a token stays cached, s.
-    pub token_known_s: u32,
-}
-
-impl LocalSettings {
-    /// Reads the settings of local accounts.
-    pub fn new(auth: &AuthSettings, limits: &Limits) -> Self {
-        Self {
-            registration: auth.registration,
-            token_days: auth.token_days,
-            logins_per_account_per_min: limits.logins_per_account_per_min,
-            logins_per_account_per_hour: limits.logins_per_account_per_hour,
-            logins_per_address_per_min: limits.logins_per_address_per_min,
-            password_hashes_max: auth.password_hashes_max,
-            password_queue_max: auth.password_queue_max,
-            devices_max: limits.devices_per_user_max.max(1),
-            mails_per_account_per_hour: limits.mails_per_account_per_hour,
-            mails_per_hour: limits.mails_per_hour,
-            verification: auth.mail.email_verification,
-            mail: MailTerms {
-                public_url: auth.mail.public_url.clone(),
-                reset_ms: i64::from(auth.mail.reset_minutes) * MINUTE_MS,
-                verification_ms: i64::from(auth.mail.verification_hours) * HOUR_MS,
-            },
-            tokens_known_max: auth.tokens_known_max,
-            token_known_s: auth.token_known_s,
-        }
-    }
-}
 
 /// A log-in request.
 #[derive(Clone, Copy, Debug)]
@@ -350,19 +291,27 @@ impl LocalAccounts {
     /// Takes a new device back if the password was replaced while it was being checked: whoever replaces it signs out
     /// the devices that there are then, and this one came later.
     fn confirm(&self, user: &User, password: &str, token: &NewToken) -> Result<(), AccountError> {
-        let is_right = match self.store.user_of(user.id)? {
+        let is_right = self.is_still_right(user, password);
+        if matches!(is_right, Ok(true)) {
+            return Ok(());
+        }
+        // Where nobody can tell, the log-in is refused, and leaves nothing behind either.
+        let removed = self.store.remove_device(user.id, token.device_id);
+        self.forget(token.device_id);
+        is_right?;
+        removed?;
+        Err(WRONG)
+    }
+
+    /// Whether a password that was right a moment ago is still the user's.
+    fn is_still_right(&self, user: &User, password: &str) -> Result<bool, AccountError> {
+        Ok(match self.store.user_of(user.id)? {
             _ if broken::is("late_log_in_kept") => true,
             Some(now) if now.password_hash == user.password_hash => true,
             // Another log-in may have replaced the hash by a stronger one of the same password.
             Some(now) => !matches!(self.passwords.check(password, Some(&now.password_hash))?, Checked::Wrong),
             None => false,
-        };
-        if is_right {
-            return Ok(());
-        }
-        self.store.remove_device(user.id, token.device_id)?;
-        self.forget(token.device_id);
-        Err(WRONG)
+        })
     }
 
     /// Counts a log-in as failed until it is given back, or returns when the next one may be tried.

@@ -299,11 +299,15 @@ impl LocalAccounts {
         outcome
     }
 
-    /// A mail for a user who forgot the password, for the operator to hand over. `None` if there is no such user.
-    pub fn reset_mail(&self, email: &str) -> Result<Option<Mail>, AccountError> {
+    /// A mail for a user, for the operator to hand over. `None` if there is no such user.
+    pub fn mail_for(&self, kind: MailKind, email: &str) -> Result<Option<Mail>, AccountError> {
         let Some(user) = self.store.user(&email_of(email)?)? else { return Ok(None) };
-        let mail = self.desk.mail(MailKind::PasswordReset, &user)?;
-        audit::done("password_reset_link", Subject::default().of_user(user.id));
+        let mail = self.desk.mail(kind, &user)?;
+        let event = match kind {
+            MailKind::PasswordReset => "password_reset_link",
+            MailKind::EmailVerification => "email_verification_link",
+        };
+        audit::done(event, Subject::default().of_user(user.id));
         Ok(Some(mail))
     }
 }

@@ -24,6 +24,7 @@ mod jws;
 pub mod jwt;
 mod keys;
 pub mod local;
+mod local_settings;
 pub mod mailing;
 mod opaque;
 mod password;
@@ -41,7 +42,8 @@ use crate::storage::{AccountStore, StorageError};
 pub use attempts::network_of;
 pub use change::PasswordChange;
 pub use jwt::JwtAccounts;
-pub use local::{LocalAccounts, LocalSettings, LogIn, NewToken};
+pub use local::{LocalAccounts, LogIn, NewToken};
+pub use local_settings::LocalSettings;
 
 /// The caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use super::database::{Database, no_database, patient_terms};
 use crate::accounts::{LocalAccounts, LocalSettings, SetupError};
 use crate::clock::Clock;
 use crate::config::{AuthSettings, Limits, MailSettings};
+use crate::mail::MailKind;
 use crate::model::Precision;
 use crate::storage::AccountStore;
 use crate::storage::postgres;
@@ -157,7 +158,7 @@ fn reset_link(email: &str, public_url: Option<String>, database: &DatabaseArg) -
         mail: MailSettings { public_url, ..MailSettings::default() },
         ..AuthSettings::default()
     };
-    let mail = local_with(database.open()?, &auth)?.reset_mail(email)?;
+    let mail = local_with(database.open()?, &auth)?.mail_for(MailKind::PasswordReset, email)?;
     let mail = mail.ok_or_else(|| format!("there is no user {email}"))?;
     println!("{}", mail.link.unwrap_or(mail.token));
     Ok(())

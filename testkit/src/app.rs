@@ -12,7 +12,7 @@ use rollcall::clock::Clock;
 use rollcall::config::{AuthMode, Settings};
 use rollcall::dialects::Dialect;
 use rollcall::http::{App, routes};
-use rollcall::mail::{Hook, Mail};
+use rollcall::mail::{Hook, Mail, MailKind};
 use rollcall::metrics::Metrics;
 use rollcall::model::{Owner, Precision, Timestamp};
 use rollcall::schema::Schema;
@@ -226,8 +226,13 @@ impl Server {
 
     /// A token with which the user can choose another password, as a mail has it.
     pub fn reset_token(&self, user: &str) -> String {
+        self.mail_token(MailKind::PasswordReset, user)
+    }
+
+    /// A token of a mail to the user.
+    pub fn mail_token(&self, kind: MailKind, user: &str) -> String {
         let local = self.app.accounts.local().unwrap();
-        apart(|| local.reset_mail(&format!("{user}@example.org")).unwrap().unwrap().token)
+        apart(|| local.mail_for(kind, &format!("{user}@example.org")).unwrap().unwrap().token)
     }
 
     /// Turns the clock.

@@ -18,8 +18,10 @@ use app::engine::pg_line::Fault::{self, Error, ErrorAfter, Late, LostAfter, Lost
 use app::engine::pg_line::Line;
 use app::engine::{Store, pg};
 use app::{Answer, Ask, Device, PASSWORD, SCHEMA, Server, key};
+use rollcall::mail::MailKind;
 use serde_json::{Value, json};
 
+const NEW_PASSWORD: &str = "another horse";
 const OPERATOR: &str = "the operator's own token";
 
 /// More statements than any request here needs.
@@ -78,6 +80,7 @@ impl Ground {
         store.by_way_of(line.url());
         let server = Server::over(store, SCHEMA, |settings| {
             settings.operator.console_token = Some(OPERATOR.into());
+            settings.auth.mail.mail_command = vec!["a test".into()];
             // Each request looks up its token.
             settings.auth.tokens_known_max = 0;
         });
@@ -166,6 +169,12 @@ impl Ground {
     /// A user of that number, with a device.
     fn user(&self, n: u64) -> Device {
         self.server.device(&format!("user{n}"), "phone")
+    }
+
+    /// A token of a mail to the user of that number, who has a device.
+    fn mail_token(&self, kind: MailKind, n: u64) -> String {
+        self.user(n);
+        self.server.mail_token(kind, &format!("user{n}"))
     }
 
     /// Lets each statement of each case meet with each fault.
@@ -344,6 +353,55 @@ fn accounts_and_locks() {
 }
 
 #[test]
+fn passwords_and_accounts_that_end() {
+    let Some(ground) = Ground::start() else { return };
+    ground.run(&[
+        Case {
+            done: 204,
+            again: 403,
+            ..writes("POST /password", 0, |ground, n| {
+                let body = json!({ "old": PASSWORD, "new": NEW_PASSWORD, "sign_out_others": true });
+                ground.server.ask("POST", "/password").of(&ground.user(n)).json(&body)
+            })
+        },
+        Case {
+            done: 204,
+            again: 204,
+            ..writes("DELETE /devices", 0, |ground, n| {
+                let [device, _] = [ground.user(n), ground.user(n)];
+                ground.server.ask("DELETE", "/devices").of(&device)
+            })
+        },
+        Case {
+            done: 204,
+            again: 403,
+            ..writes("POST /password/reset/confirm", 0, |ground, n| {
+                let body =
+                    json!({ "token": ground.mail_token(MailKind::PasswordReset, n), "new": NEW_PASSWORD });
+                ground.server.ask("POST", "/password/reset/confirm").json(&body)
+            })
+        },
+        Case {
+            done: 204,
+            again: 403,
+            ..writes("POST /email/verify", 0, |ground, n| {
+                let token = ground.mail_token(MailKind::EmailVerification, n);
+                let body = json!({ "token": token, "password": PASSWORD });
+                ground.server.ask("POST", "/email/verify").json(&body)
+            })
+        },
+        Case {
+            done: 204,
+            again: 410,
+            ..writes("POST /account/erase", 0, |ground, n| {
+                let body = json!({ "password": PASSWORD });
+                ground.server.ask("POST", "/account/erase").of(&ground.user(n)).json(&body)
+            })
+        },
+    ]);
+}
+
+#[test]
 fn what_devices_read() {
     let Some(ground) = Ground::start() else { return };
     ground.conflict(1);
@@ -364,6 +422,7 @@ fn what_devices_read() {
         reads("GET /conflicts", |ground, _| ground.get("/conflicts")),
         reads("GET /lock", |ground, _| ground.get("/lock")),
         reads("GET /devices", |ground, _| ground.get("/devices")),
+        reads("GET /account/export", |ground, _| ground.get("/account/export")),
         reads("GET /me", |ground, _| ground.get("/me")),
         reads("GET /readyz", |ground, _| ground.server.get("/readyz")),
     ]);
@@ -490,6 +549,9 @@ const STATEMENTS: &[(&str, u64, usize)] = &[
 const QUIET: [&str; 5] =
     ["GET /healthz", "GET /limits", "GET /metrics", "GET /openapi.json", "GET /openapi.yaml"];
 
+/// Requests whose work another thread does later.
+const QUEUED: [&str; 1] = ["POST /password/reset"];
+
 /// Goal: no operation is forgotten. Method: those of `openapi.yaml`, looked for in the text of this file.
 #[test]
 fn every_operation_has_its_place() {
@@ -506,5 +568,12 @@ fn every_operation_has_its_place() {
         ground.line.disturb(LostBefore, 1);
         let answer = ground.send(ground.server.get(operation.strip_prefix("GET ").unwrap()));
         assert!(answer.status == 200 && ground.line.calm().is_none(), "{operation}");
+    }
+    for operation in QUEUED {
+        ground.line.disturb(LostBefore, 1);
+        let ask = ground.server.ask("POST", operation.strip_prefix("POST ").unwrap());
+        let answer = ground.send(ask.json(&json!({ "email": "anna@example.org" })));
+        assert_eq!(answer.status, 204, "{operation}");
+        ground.line.calm();
     }
 }

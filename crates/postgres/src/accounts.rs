@@ -97,24 +97,15 @@ impl AccountStore for Connections {
             KeptDevices::One(device) => Some(device.0),
             KeptDevices::None => Some(Uuid::nil()),
         };
-        self.removing(|session| {
-            let transaction = session.begin(Purpose::Write)?;
-            transaction.session.execute(REPLACE_PASSWORD, &replaced)?;
-            let removed = match &kept {
-                None => Vec::new(),
-                Some(kept) => transaction
-                    .session
-                    .query(REMOVE_OTHER_DEVICES, &[(&user, Type::UUID), (kept, Type::UUID)])?,
-            };
-            transaction.commit()?;
-            Ok(removed)
-        })
+        self.removing(user, kept, |session, _| session.execute(REPLACE_PASSWORD, &replaced).map(|_| true))
     }
 
     fn erase_user(&self, user: &User, at: Timestamp, until: Timestamp) -> StorageResult<Vec<DeviceId>> {
         let (id, owner): (Param<'_>, Param<'_>) = ((&user.id, Type::UUID), (&user.owner.0, Type::UUID));
         let (at, until) = (at.ms(), until.ms());
-        let devices = self.looking_up(|session| {
+        // With those of earlier tries, since a later one does not find them any more.
+        let mut all = Vec::new();
+        self.looking_up(|session| {
             let transaction = session.begin(Purpose::Write)?;
             let session = &mut *transaction.session;
             session.execute(erase::KEEP_TOKENS, &[id.clone(), (&until, Type::INT8)])?;
@@ -123,11 +114,13 @@ impl AccountStore for Connections {
             erase::forget_devices(session, user.owner, &devices)?;
             session.execute(erase::ERASE_USER, std::slice::from_ref(&id))?;
             session.execute(erase::QUEUE_OWNER, &[owner.clone(), (&at, Type::INT8)])?;
-            transaction.commit()?;
-            Ok(devices)
+            all.append(&mut devices);
+            transaction.commit()
         })?;
         self.signed_out(SignedOut::User(user.id));
-        Ok(devices.into_iter().map(DeviceId).collect())
+        all.sort_unstable();
+        all.dedup();
+        Ok(all.into_iter().map(DeviceId).collect())
     }
 
     fn is_gone(&self, token: &TokenHash, now: Timestamp) -> StorageResult<bool> {
@@ -179,24 +172,20 @@ impl AccountStore for Connections {
             (&password_hash, Type::TEXT),
             (&at.ms(), Type::INT8),
         ];
-        let mut has_ended = false;
-        let removed = self.removing(|session| {
-            let transaction = session.begin(Purpose::Write)?;
-            has_ended = transaction.session.execute(mail_tokens::spend(token.kind), &params)? == 0;
-            if has_ended {
-                return Ok(Vec::new());
+        let mut is_used = true;
+        let removed = self.removing(token.user, Some(Uuid::nil()), |session, is_again| {
+            is_used = session.execute(mail_tokens::spend(token.kind), &params)? == 1;
+            if !is_used && is_again {
+                let done: [Param<'_>; 3] = [params[0].clone(), params[2].clone(), params[3].clone()];
+                is_used = session.row(mail_tokens::IS_SPENT, &done)?.is_some();
             }
-            let everyone: [Param<'_>; 2] = [(&token.user, Type::UUID), (&Uuid::nil(), Type::UUID)];
-            let removed = transaction.session.query(REMOVE_OTHER_DEVICES, &everyone)?;
-            transaction.commit()?;
-            Ok(removed)
+            Ok(is_used)
         })?;
-        Ok((!has_ended).then_some(removed))
+        Ok(is_used.then_some(removed))
     }
 
     fn remove_other_devices(&self, user: Uuid, keep: DeviceId) -> StorageResult<Vec<DeviceId>> {
-        let params: [Param<'_>; 2] = [(&user, Type::UUID), (&keep.0, Type::UUID)];
-        self.removing(|session| session.query(REMOVE_OTHER_DEVICES, &params))
+        self.removing(user, Some(keep.0), |_, _| Ok(true))
     }
 
     fn remove_user(&self, email: &str) -> StorageResult<bool> {
@@ -280,15 +269,34 @@ impl Connections {
         }
     }
 
-    /// Removes devices and tells the other servers; returns them. An earlier try may have removed some, and lost the
-    /// connection: the other servers refuse those within `token_known_s`.
+    /// Removes the devices of a user except `kept`, and notifies the other servers; returns them. `None` removes nothing.
+    ///
+    /// `first` runs in the same transaction, and returns whether there is anything to do. It is given whether an earlier
+    /// try may have been committed, of which the connection was lost before the response came.
     fn removing(
         &self,
-        work: impl FnMut(&mut Session) -> StorageResult<Vec<Row>>,
+        user: Uuid,
+        kept: Option<Uuid>,
+        mut first: impl FnMut(&mut Session, bool) -> StorageResult<bool>,
     ) -> StorageResult<Vec<DeviceId>> {
-        let rows = self.looking_up(work)?;
-        let removed = rows.iter().map(|row| Ok(DeviceId(row.try_get(0).map_err(failed)?)));
-        let removed: Vec<DeviceId> = removed.collect::<StorageResult<_>>()?;
+        // With those of earlier tries, since a later one does not find them any more.
+        let mut removed: Vec<Uuid> = Vec::new();
+        let mut is_again = false;
+        self.looking_up(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            if !first(transaction.session, is_again)? {
+                return Ok(());
+            }
+            if let Some(kept) = &kept {
+                let params: [Param<'_>; 2] = [(&user, Type::UUID), (kept, Type::UUID)];
+                removed.extend(ids(&transaction.session.query(REMOVE_OTHER_DEVICES, &params)?)?);
+            }
+            is_again = true;
+            transaction.commit()
+        })?;
+        removed.sort_unstable();
+        removed.dedup();
+        let removed: Vec<DeviceId> = removed.into_iter().map(DeviceId).collect();
         removed.iter().for_each(|device| self.signed_out(SignedOut::Device(*device)));
         Ok(removed)
     }

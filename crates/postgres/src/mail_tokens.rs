@@ -38,3 +38,7 @@ pub(super) const fn spend(kind: MailKind) -> &'static str {
         }
     }
 }
+
+/// Whether a token was spent by this very use. Parameters: user, new password hash or NULL, when.
+pub(super) const IS_SPENT: &str = "SELECT 1 FROM rollcall_user \
+     WHERE id = $1 AND verified_at = $3 AND ($2::text IS NULL OR password_hash = $2)";
