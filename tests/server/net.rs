@@ -26,6 +26,7 @@ struct Case {
     title: String,
     before: String,
     after: String,
+    #[serde(rename = "told")]
     result: BTreeMap<String, Option<NetChange>>,
 }
 
