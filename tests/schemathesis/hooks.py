@@ -1,12 +1,13 @@
 """What schemathesis cannot know of rollcall: how tokens are had."""
 
 import os
+import uuid
 
 import requests
 import schemathesis
 
 URL = os.environ["ROLLCALL_URL"]
-WHO = {"email": "anna@example.com", "password": "correct horse battery"}
+PASSWORD = "correct horse battery"
 
 
 def ask(method, path, token=None, **more):
@@ -16,19 +17,29 @@ def ask(method, path, token=None, **more):
 
 @schemathesis.auth(refresh_interval=None)
 class Session:
-    """One device, logged in anew whenever a case has ended its token; the operator for the console."""
+    """One device, logged in anew whenever a case has ended its token, and as another user whenever a case has erased
+    the user or replaced the password; the operator for the console."""
 
+    email = "anna@example.com"
     token = None
 
     def get(self, case, context):
         if context.operation.path.startswith("/console/"):
             return os.environ["ROLLCALL_TOKEN_OF_CONSOLE"]
-        if Session.token is None or ask("GET", "/lock", Session.token).status_code == 401:
-            ask("POST", "/register", json=WHO)
-            told = ask("POST", "/login", json={**WHO, "device": "st"})
-            told.raise_for_status()
-            Session.token = told.json()["token"]
+        if Session.token is None or ask("GET", "/me", Session.token).status_code in (401, 410):
+            Session.token = self.log_in() or self.log_in(another=True)
         return Session.token
+
+    def log_in(self, another=False):
+        if another:
+            Session.email = f"{uuid.uuid4()}@example.com"
+        who = {"email": Session.email, "password": PASSWORD}
+        ask("POST", "/register", json=who)
+        response = ask("POST", "/login", json={**who, "device": "st"})
+        if not another and response.status_code == 401:
+            return None
+        response.raise_for_status()
+        return response.json()["token"]
 
     def set(self, case, data, context):
         case.headers = case.headers or {}
