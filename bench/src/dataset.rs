@@ -171,7 +171,7 @@ impl Row {
 
     /// As a device sends it.
     pub fn write_json(&self, body: &mut Vec<u8>) {
-        let spelt = |at: Timestamp| at.format(Precision::Milliseconds);
+        let format = |at: Timestamp| at.format(Precision::Milliseconds);
         let text = format!(
             "{{\"id\":\"{}\",\"title\":\"{}\",\"body\":\"{}\",\"done\":{},\"position\":{},\"price\":\"{}\",\
              \"due\":\"{}\",\"made\":\"{}\",\"last_update\":\"{}\"}}",
@@ -182,8 +182,8 @@ impl Row {
             self.position,
             self.price_text(),
             self.due_text(),
-            spelt(self.made),
-            spelt(self.last_update),
+            format(self.made),
+            format(self.last_update),
         );
         body.extend_from_slice(text.as_bytes());
     }

@@ -26,6 +26,26 @@ fn the_embedded_document_is_the_written_one() {
     assert_eq!(document(), contract::written());
 }
 
+/// Goal: no client meets an erased account unprepared. Method: what a device's token leads to has the header `Sync-For`, and
+/// a 410 that can be that of an erased account.
+#[test]
+fn every_operation_of_a_device_documents_that_its_account_is_gone() {
+    let doc = document();
+    let (mut checked, mut missing) = (0, Vec::new());
+    for ((method, path), operation) in operation_objects(&doc) {
+        if !operation.get("parameters").is_some_and(|all| all.to_string().contains("SyncFor")) {
+            continue;
+        }
+        checked += 1;
+        let gone = operation["responses"].get("410").map(|gone| follow(&doc, gone));
+        if !gone.is_some_and(|gone| gone.to_string().contains("account_gone")) {
+            missing.push(format!("{method} {path}"));
+        }
+    }
+    assert!(checked > 20, "only {checked} operations found");
+    assert!(missing.is_empty(), "no account_gone: {missing:?}");
+}
+
 #[test]
 fn every_reference_leads_somewhere() {
     fn count(doc: &Value, node: &Value) -> usize {

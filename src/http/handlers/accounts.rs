@@ -170,7 +170,7 @@ pub async fn reset_password(
     fields.end()?;
     off_reactor(move || {
         let (user, devices) = local(&app)?.reset_password(&token, &new, from)?;
-        all_signed_out(&app, &user, &devices);
+        signed_out(&app, &absent(&user), &devices);
         Ok(())
     })
     .await?;
@@ -189,24 +189,16 @@ pub async fn verify_email(
     fields.end()?;
     off_reactor(move || {
         let (user, devices) = local(&app)?.verify_email(&token, &password, from)?;
-        all_signed_out(&app, &user, &devices);
+        signed_out(&app, &absent(&user), &devices);
         Ok(())
     })
     .await?;
     Ok(no_content())
 }
 
-/// Ends the streams and locks of devices of a user who is not signed in.
-fn all_signed_out(app: &App, user: &User, devices: &[DeviceId]) {
-    for device in devices {
-        for device in app.forget_device(user.owner, *device) {
-            ended(app.locks.give_back(&device_of(user, device)));
-        }
-    }
-}
-
-/// A device of a user, as the lock knows it.
-fn device_of(user: &User, device: DeviceId) -> Caller {
+/// A user who is not signed in, as the owner's lock knows the user's devices.
+fn absent(user: &User) -> Caller {
+    let device = DeviceId(Uuid::nil());
     Caller {
         owner: user.owner,
         device,
