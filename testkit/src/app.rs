@@ -143,11 +143,12 @@ impl Answer {
     }
 }
 
-/// The settings of a test: nobody waits, nobody is counted, every dialect is served.
+/// The settings of a test: nobody waits, nobody is counted, every dialect is served. A slow disk refuses nothing.
 pub fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.dialects.dialects = Dialect::ALL.to_vec();
     settings.dialects.electric_wait_s = 0;
+    settings.limits.busy_wait_ms = 60_000;
     settings.limits.logins_per_account_per_min = 0;
     settings.limits.logins_per_account_per_hour = 0;
     settings.limits.logins_per_address_per_min = 0;

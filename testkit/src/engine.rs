@@ -400,8 +400,8 @@ pub fn terms(busy_wait: Duration) -> Terms {
         connections_max: 8,
         for_accounts: 2,
         busy_wait,
-        statement_max: Duration::from_secs(30),
-        idle_max: Duration::from_secs(30),
+        statement_max: Duration::from_secs(60),
+        idle_max: Duration::from_secs(60),
         prepare: pg_pooler::wanted().is_none(),
     }
 }

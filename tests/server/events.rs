@@ -19,7 +19,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 /// Longer than anything here takes on a busy machine.
-const TOO_LONG: Duration = Duration::from_secs(20);
+const TOO_LONG: Duration = Duration::from_secs(60);
+
+/// Longer than what is to happen at once takes on a loaded machine; shorter than what a fault would wait for.
+const AT_ONCE: Duration = Duration::from_secs(25);
 
 /// A server on a port of its own.
 struct Live {
@@ -243,10 +246,11 @@ async fn a_lease_that_runs_out_is_told() {
     assert_eq!(heard.of("lock").await.1, json!({ "held": false }));
 }
 
-/// Goal: a token that ended ends its streams. Method: each way in which it ends.
+/// Goal: a stream ends at once when this server ends its token. Method: a heartbeat, which would look at the
+/// token too, is far away.
 #[tokio::test]
 async fn a_stream_ends_with_its_token() {
-    let live = Live::start(|settings| settings.limits.event_heartbeat_s = 1).await;
+    let live = Live::start(|settings| settings.limits.event_heartbeat_s = 3_600).await;
     let server = &live.server;
     let unauthorized = json!({ "code": "unauthorized" });
     let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
@@ -254,19 +258,24 @@ async fn a_stream_ends_with_its_token() {
     of_phone.head().await;
     of_tablet.head().await;
 
-    // Revoked by another device: at once, and that one only.
-    let begun = Instant::now();
+    // Revoked by another device, and that one only.
     let path = format!("/devices/{}", tablet.id);
     assert_eq!(server.ask("DELETE", &path).of(&phone).send().await.status, 204);
     assert_eq!(of_tablet.of("end").await.1, unauthorized);
-    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}: not before a heartbeat", begun.elapsed());
     assert!(of_tablet.event().await.is_none(), "the stream is over");
 
     // Logged out.
     assert_eq!(server.ask("POST", "/logout").of(&phone).send().await.status, 204);
     assert_eq!(of_phone.of("end").await.1, unauthorized);
+    live.until_streams(0).await;
+}
 
-    // The token ended in another process: the next heartbeat notices it.
+/// Goal: a token that ended in another process, or by its age, ends its streams: the next heartbeat notices it.
+#[tokio::test]
+async fn a_heartbeat_ends_the_stream_of_a_token_that_ended() {
+    let live = Live::start(|settings| settings.limits.event_heartbeat_s = 1).await;
+    let server = &live.server;
+    let unauthorized = json!({ "code": "unauthorized" });
     let laptop = server.device("anna", "laptop");
     let mut of_laptop = live.listen(&laptop).await;
     assert_eq!(of_laptop.head().await.0, 200);
@@ -302,7 +311,7 @@ async fn a_stream_outlives_every_deadline_and_ends_with_the_server() {
     let begun = Instant::now();
     let drained = timeout(TOO_LONG, live.task).await.expect("the server never stopped").unwrap();
     assert_eq!(drained, Drained { cut: 0 });
-    assert!(begun.elapsed() < Duration::from_secs(5), "a stream held the server up");
+    assert!(begun.elapsed() < AT_ONCE, "a stream held the server up");
     assert!(live.server.app.metrics.written().contains("route=\"/events\",status=\"200\"} 1"));
 }
 
@@ -345,7 +354,7 @@ async fn places_are_limited_and_given_back() {
     // Beside the streams the server has work to do: they hold neither its threads nor its database.
     let begun = Instant::now();
     live.server.fetch(&devices[2], "?lock=false").await.ok();
-    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(begun.elapsed() < AT_ONCE);
     drop((streams, newest));
     live.until_streams(0).await;
 }

@@ -72,7 +72,7 @@ impl Locks {
     fn shared_for(lease_ms: i64) -> Self {
         let schema = Schema::parse("[table.t]\nkey = \"id\"\n[table.t.columns]\nn = \"integer\"\n").unwrap();
         let store = Store::of(Engine::Postgres);
-        let (busy_wait, now) = (Duration::from_secs(3), Timestamp::from_ms(START_MS));
+        let (busy_wait, now) = (Duration::from_secs(60), Timestamp::from_ms(START_MS));
         let storage = store.serve(&Arc::new(schema), busy_wait, now, Arc::default()).unwrap();
         store.set_now(START_MS);
         let Leases::Shared(leases) = storage.leases() else { panic!("PostgreSQL keeps leases") };

@@ -21,7 +21,10 @@ use tokio::task::JoinHandle;
 use warp::{Filter, Reply};
 
 /// Far longer than anything here should take: a test that waits so long has found a hang.
-const TOO_LONG: Duration = Duration::from_secs(10);
+const TOO_LONG: Duration = Duration::from_secs(60);
+
+/// Longer than what is to happen at once takes on a loaded machine; shorter than what a fault would wait for.
+const AT_ONCE: Duration = Duration::from_secs(25);
 
 /// Small limits, so that a test reaches each of them within half a second.
 fn small() -> Bounds {
@@ -357,7 +360,7 @@ async fn the_answer_to_a_huge_body_arrives() {
     answer.is_problem(413, "body_too_large");
     assert_eq!(answer.header("connection"), Some("close"));
     let (took, _) = client.closed().await;
-    assert!(took < Duration::from_secs(5), "closed after {took:?}");
+    assert!(took < AT_ONCE, "closed after {took:?}");
 }
 
 #[tokio::test]
@@ -404,7 +407,7 @@ async fn a_slow_body_does_not_use_up_the_time_of_its_request() {
         if outcome.is_empty() {
             answer.is_problem(503, "timeout");
             let took = sent.elapsed();
-            assert!(took >= Duration::from_millis(450) && took < Duration::from_secs(3), "{took:?}");
+            assert!(took >= Duration::from_millis(450) && took < AT_ONCE, "{took:?}");
         } else {
             assert_eq!((answer.status, answer.text()), (200, outcome), "{path}");
         }
@@ -467,7 +470,7 @@ async fn a_body_that_stops_coming_is_refused() {
     client.send(&json_of(1000).replace("/echo", "/upload")).await;
     client.send(&"x".repeat(900)).await; // at this pace it might take 90 s
     client.answer().await.is_problem(408, "body_too_slow");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -646,7 +649,7 @@ async fn an_address_has_only_so_many_connections() {
         assert_eq!(client.answer().await.text(), "pong");
     }
     let (took, said) = server.client().await.closed().await;
-    assert!(took < Duration::from_secs(2) && said.is_empty(), "{took:?} {said}");
+    assert!(took < AT_ONCE && said.is_empty(), "{took:?} {said}");
     drop(first);
     // The permit is free once the server has seen the close, after a moment at most.
     let started = Instant::now();
@@ -706,7 +709,7 @@ async fn a_stop_lets_running_requests_finish() {
     let (signals, draining, address) = (server.signals.clone(), server.draining.clone(), server.address);
     let stopping = tokio::spawn(server.stop());
     let (took, _) = idle.closed().await;
-    assert!(took < Duration::from_secs(2), "an idle connection was held for {took:?}");
+    assert!(took < AT_ONCE, "an idle connection was held for {took:?}");
     assert!(draining.is_set());
     waiting.await.unwrap();
     let refused = TcpStream::connect(address).await;
@@ -735,7 +738,7 @@ async fn a_stop_does_not_wait_past_its_time() {
     let drained = server.stop().await;
     let took = started.elapsed();
     assert!((1..=2).contains(&drained.cut), "{drained:?}");
-    assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(3), "{took:?}");
+    assert!(took >= Duration::from_millis(300) && took < AT_ONCE, "{took:?}");
     assert_eq!(busy.closed().await.1, "");
 }
 
@@ -751,7 +754,7 @@ async fn a_client_that_does_not_read_is_cut() {
     assert!(client.more().await);
     let started = Instant::now();
     assert_eq!(server.stop().await, Drained { cut: 0 });
-    assert!(started.elapsed() < Duration::from_secs(3), "held for {:?}", started.elapsed());
+    assert!(started.elapsed() < AT_ONCE, "held for {:?}", started.elapsed());
     assert!(client.closed().await.1.len() < 50_000_000);
 }
 

