@@ -1,5 +1,5 @@
 import type { Json } from "./types.js";
-/** A problem document (RFC 9457). Members beside these are as the server's contract says. */
+/** A problem document (RFC 9457). The server's contract describes the other members. */
 export interface Problem {
     readonly status: number;
     readonly code: string;
@@ -14,23 +14,23 @@ export interface Problem {
     readonly [member: string]: Json | undefined;
 }
 /**
- * Whatever goes wrong. Decide by `code`: one of the server's, such as `sync_in_progress`, or
- * - `offline`: no answer came, however often it was asked;
+ * Every error of the client. Decide by `code`: one of the server's, such as `sync_in_progress`, or
+ * - `offline`: no response came to any attempt;
  * - `aborted`: by the caller's signal, or `close`;
  * - `not_logged_in`: there is neither a token nor a way to get one;
  * - `other_user`: the rows in the store are another user's;
  * - `restless`: others keep changing the data faster than it can be listed;
- * - `garbled`: an answer that the contract does not know;
+ * - `garbled`: a response that does not match the contract;
  * - `in_flight`: a row that is being sent cannot be reverted;
- * - `no_such_table`, `no_such_row`, `no_such_column`, `wrong_type`, `invalid_key`: what the app asked for.
+ * - `no_such_table`, `no_such_row`, `no_such_column`, `wrong_type`, `invalid_key`: the app's call is wrong.
  */
 export declare class RollcallError extends Error {
     readonly code: string;
-    /** What the server said, if it said no. */
+    /** The server's problem document, if the server refused the request. */
     readonly problem?: Problem | undefined;
     readonly name = "RollcallError";
     constructor(code: string, message: string, 
-    /** What the server said, if it said no. */
+    /** The server's problem document, if the server refused the request. */
     problem?: Problem | undefined);
     get status(): number | undefined;
 }

@@ -5,10 +5,10 @@
 /** Any JSON value. */
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
 
-/** What a column holds, in the words of `schema.toml`. */
+/** The values of a column, by its type in `schema.toml`. */
 export interface ValueTypes {
   text: string;
-  /** Beyond ±2^53 a string of digits. */
+  /** Beyond ±2^53 it is a string of digits. */
   integer: number;
   real: number;
   /** Exact: a string such as `"12.5"`. */
@@ -30,15 +30,15 @@ export type ColumnType = keyof ValueTypes;
 export interface ColumnSpec {
   readonly type: ColumnType;
   readonly required?: boolean;
-  /** What a new row gets that is put without it; `"now"` for a timestamp or a date. */
+  /** The value in a new row that is put without this column; `"now"` for a timestamp or a date. */
   readonly default?: Json;
-  /** The table whose key it holds: rows of that table are sent first. */
+  /** The table whose key the column holds. Rows of that table are sent first. */
   readonly references?: string;
   readonly max_length?: number;
   readonly merge?: string;
 }
 
-/** A table as `schema.toml` has it. Without `columns` rows are not checked and not typed. */
+/** A table as `schema.toml` has it. Without `columns`, rows are neither checked nor typed. */
 export interface TableSpec {
   /** The name of the key column. */
   readonly key: string;
@@ -55,7 +55,7 @@ export interface Tables {
 
 type TypeOf<C> = C extends ColumnType ? ValueTypes[C] : C extends { readonly type: infer T extends ColumnType } ? ValueTypes[T] : never;
 type ValueOf<C> = C extends { readonly required: true } ? TypeOf<C> : TypeOf<C> | null;
-/** Columns that a new row cannot do without. */
+/** The columns that a new row must have. */
 type Needed<C> = {
   [N in keyof C]: C[N] extends { readonly required: true } ? (C[N] extends { readonly default: unknown } ? never : N) : never;
 }[keyof C];
@@ -65,7 +65,7 @@ type Flat<T> = { [N in keyof T]: T[N] };
 export type RowOf<T extends TableSpec> = T extends { readonly columns: infer C }
   ? Flat<{ [N in T["key"]]: string } & { -readonly [N in keyof C]: ValueOf<C[N]> }>
   : Row;
-/** A row to put: the key may be left out, and whatever is not required. */
+/** A row to put: the key and every column that is not required may be left out. */
 export type NewRowOf<T extends TableSpec> = T extends { readonly columns: infer C }
   ? Flat<
       { [N in T["key"]]?: string } & { -readonly [N in Needed<C>]: ValueOf<C[N]> } & {
@@ -85,36 +85,36 @@ export interface Row {
 
 // ---------------------------------------------------------------------------------------------- client
 
-/** Whether a row has something for the server, and what. */
+/** Whether a row has a change for the server, and which. */
 export type RowState = "clean" | "added" | "edited" | "deleted";
 
-/** Why the server did not take a row. */
+/** Why the server rejected a row. */
 export interface Rejection {
   readonly code: string;
   readonly detail: string;
-  /** The column at fault, if it is one. */
+  /** The column at fault, if the rejection names one. */
   readonly column?: string;
-  /** The row is sent again as it is from then on, ms since 1970; else once it is edited. */
+  /** When the row may be sent again unchanged, ms since 1970. Absent: it is sent once it is edited. */
   readonly retryAt?: number;
 }
 
-/** A row with what is known of it. */
+/** A row with its state. */
 export interface Entry<R = Row> {
   readonly table: string;
   readonly key: string;
-  /** What the app sees. Of a deleted row: what it was. */
+  /** The row as the app sees it. Of a deleted row: its last contents. */
   readonly row: R;
   readonly state: RowState;
   /** The state that the server holds, ms since 1970; null if it holds none. */
   readonly lastUpdate: number | null;
   /**
-   * The state that the edit was made on; null of a clean row, and of one made here; 0 of one made here under a key
-   * that somebody else has made too.
+   * The state on which the edit was made. It is null for a clean row and for a row that was created here, and 0 if
+   * another device created a row under the same key.
    */
   readonly base: number | null;
   /** The row as it was when the edit began. */
   readonly baseRow: R | null;
-  /** When the user last changed it, by this device's clock; null of a clean row. */
+  /** When the user last changed it, by this device's clock; null for a clean row. */
   readonly editedAt: number | null;
   /** Set if the server rejected the edit. It waits until the row is edited again. */
   readonly rejected: Rejection | null;
@@ -126,77 +126,77 @@ export interface Table<T extends TableSpec = TableSpec> {
   /** The name of the key column. */
   readonly keyColumn: T["key"];
   get(key: string): Promise<RowOf<T> | undefined>;
-  /** Every row that is not deleted, by key; UUIDv7 keys put them in the order in which they were made. */
+  /** Returns every row that is not deleted, by key; keys of UUIDv7 are in the order of creation. */
   list(): Promise<RowOf<T>[]>;
-  /** Makes a row, or changes one that is there. Gives it back, with the key that was made for it (UUIDv7). */
+  /** Creates a row, or changes an existing one. Returns it; a new row without a key gets one (UUIDv7). */
   put(row: NewRowOf<T>): Promise<RowOf<T>>;
   /** Changes some columns of a row. Throws `no_such_row`. */
   patch(key: string, columns: PatchOf<T>): Promise<RowOf<T>>;
-  /** Deletes a row; one that is not there is fine. */
+  /** Deletes a row. Does nothing if there is none. */
   remove(key: string): Promise<void>;
   /**
-   * Gives up what was changed here and not sent: the way out after a rejection. A row that a restored server lost and
-   * rejects is given up, too. Throws `in_flight` while it is being sent.
+   * Discards the unsent edit of a row, for example after a rejection. A row that a restored server lost and rejects is
+   * deleted here. Throws `in_flight` while the row is being sent.
    */
   revert(key: string): Promise<void>;
-  /** One row with what is known of it, deleted or not. */
+  /** Returns one row with its state, deleted or not. */
   entry(key: string): Promise<Entry<RowOf<T>> | undefined>;
-  /** Every row with what is known of it, those that are deleted here and still wait for the server too. */
+  /** Returns every row with its state, including rows whose deletion still waits for the server. */
   entries(): Promise<Entry<RowOf<T>>[]>;
-  /** Tells all rows at once and after every change, whoever made it: this tab, another one, a sync. */
+  /** Calls the listener with all rows, at once and after every change, by this tab, another tab or a sync. */
   subscribe(listener: (rows: RowOf<T>[], entries: Entry<RowOf<T>>[]) => void): Unsubscribe;
 }
 
 export type Unsubscribe = () => void;
 
-/** What to log in with, where the server keeps the accounts. */
+/** Credentials for a server that keeps the accounts. */
 export interface Login {
   readonly email: string;
   readonly password: string;
-  /** What people call the device: "Anna's phone". */
+  /** The device's name for its user: "Anna's phone". */
   readonly device: string;
-  /** Make the account first; one that is there already is fine. */
+  /** Create the account first, unless it exists. */
   readonly register?: boolean;
 }
 
-/** How to find out what others changed. */
+/** How a sync finds the changes of other devices. */
 export type Way = "cursor" | "manifest";
 
 export interface ClientOptions<T extends Tables> {
-  /** The server, such as `https://sync.example.com`; empty: where the page came from. */
+  /** The server, such as `https://sync.example.com`; empty: the page's own origin. */
   readonly url: string;
   readonly tables: T;
   /** `indexedDbStore("name")`, `sqliteStore(database)`, `memoryStore()`. One store, one user. */
   readonly store: Store;
-  /** A token, or what gives one; asked again after a 401. */
+  /** A token, or a function that returns one; it is called again after a 401. */
   readonly token?: string | (() => string | Promise<string>);
-  /** Or how to get one: used when there is none yet, and after a 401. The password is not stored. */
+  /** Instead of `token`: credentials, used while there is no token yet, and after a 401. The password is not stored. */
   readonly login?: Login;
-  /** Default: `cursor`, which costs what changed. `manifest` lists all rows and compares. */
+  /** Default: `cursor`, whose cost is that of the changes. `manifest` lists all rows and compares them. */
   readonly way?: Way;
   /**
-   * Called in a sync for every edit of this device that lost against another's, when the server's row is in
-   * place. Give columns to make the row so (as an edit that knows the server's row), nothing to leave it.
+   * Called in a sync for every edit of this device that lost against another device's, once the server's row is
+   * applied. Return columns to change the row (as an edit that is based on the server's row), or nothing to leave it.
    */
   readonly onConflict?: (conflict: Conflict) => Row | void | null | undefined | Promise<Row | void | null | undefined>;
-  /** Instead of the global one: for tests, for an airplane mode. */
+  /** Replaces the global `fetch`, for tests or for an airplane mode. */
   readonly fetch?: typeof globalThis.fetch;
   /** The device's clock, ms since 1970. */
   readonly now?: () => number;
-  /** How long and how often to wait. */
+  /** Limits of waits and retries. */
   readonly patience?: Partial<Patience>;
 }
 
 export interface Patience {
-  /** Attempts at one request while no answer comes, or 429 or 5xx. Default 6. */
+  /** Attempts at one request that gets no response, or 429 or 5xx. Default 6. */
   attemptsMax: number;
   /** Longest time to wait for other devices' syncs, ms. Default 120,000. */
   lockWaitMaxMs: number;
   /** Longest time for one request, ms. Default 60,000. */
   requestMaxMs: number;
-  /** Waits; a test hands in one that does not. */
+  /** Waits. A test replaces it. */
   pause: (ms: number, signal?: AbortSignal) => Promise<void>;
-  /** In [0, 1). */
+  /** Returns a number in [0, 1). */
   random: () => number;
 }
 
@@ -206,7 +206,7 @@ export interface SyncOptions {
   readonly way?: Way;
   /**
    * After the error `mass_delete`: its `problem.confirm_deletes`, if the user agrees. A sync of several requests may be
-   * refused more than once: it goes on as long as what the refusals name is no more than this, in all.
+   * refused more than once: it continues while the sum of the refused deletions is at most this number.
    */
   readonly confirmDeletes?: number;
 }
@@ -215,82 +215,82 @@ export interface SyncOptions {
 export type Progress =
   /** Another device is syncing. */
   | { readonly phase: "waiting"; readonly holder: string | null; readonly until: string | null; readonly ms: number }
-  /** No answer, or 429 or 5xx: the same again in `ms`. */
+  /** No response, or 429 or 5xx: the request is repeated in `ms`. */
   | { readonly phase: "retrying"; readonly attempt: number; readonly reason: string; readonly ms: number }
-  /** The server listed so many rows. */
+  /** The manifest has that many rows. */
   | { readonly phase: "listed"; readonly rows: number }
-  /** So many rows are still to be sent, and to be asked for. */
+  /** Rows still to be sent (`left`), and rows still to be requested (`asked`). */
   | { readonly phase: "sending"; readonly left: number; readonly asked: number }
-  /** So many rows came so far. */
+  /** That many rows have been received so far. */
   | { readonly phase: "receiving"; readonly rows: number }
-  /** The proof failed: everything is compared once. */
+  /** The digests of these tables differ: all rows are compared once. */
   | { readonly phase: "repairing"; readonly tables: string[] };
 
 export type Verdict = "added" | "updated" | "merged" | "deleted" | "same" | "kept" | "gone" | "absent" | "rejected";
 
-/** What a sync did. */
+/** The result of a sync. */
 export interface SyncReport {
   readonly way: Way;
-  /** Rows of this device that the server took. */
+  /** Rows of this device that the server accepted. */
   readonly pushed: number;
-  /** Rows that came from the server. */
+  /** Rows that were received from the server. */
   readonly pulled: number;
-  /** Rows that were dropped here, as they are deleted there. */
+  /** Rows that were dropped here because they are deleted on the server. */
   readonly dropped: number;
-  /** Every verdict that the server gave, counted. */
+  /** The number of each of the server's verdicts. */
   readonly verdicts: Readonly<Partial<Record<Verdict, number>>>;
   /** Edits of this device that lost. */
   readonly conflicts: readonly Conflict[];
-  /** Rows that the server does not take as they are; they wait for their user. */
+  /** Rows that the server rejected; they wait for their user. */
   readonly rejected: readonly (Rejection & { readonly table: string; readonly key: string })[];
-  /** Whether both sides were proved equal; null if somebody wrote meanwhile, so that there was nothing to compare. */
+  /** Whether the digests of both sides are equal; null if another device wrote meanwhile, so that they cannot be compared. */
   readonly digestsEqual: boolean | null;
   /** The server's digests, and this device's. */
   readonly digests: { readonly server: Digests | null; readonly device: Digests | null };
-  /** Whether the proof failed first and a comparison of all rows mended it. */
+  /** Whether the digests differed and all rows were compared. */
   readonly repaired: boolean;
   /** The version of the server's data that this device holds; null after an incomplete sync. */
   readonly version: number | null;
-  /** Whether the answer of an earlier sync had been lost. */
+  /** Whether the response of an earlier sync was missing, so that its request was sent again. */
   readonly resumed: boolean;
   readonly requests: number;
-  /** Requests that were repeats. */
+  /** How many of the requests were repeats. */
   readonly repeats: number;
   readonly ms: number;
 }
 
-/** An edit of this device that lost, in part or as a whole. */
+/** An edit of this device that lost, in part or whole. */
 export interface Conflict {
-  /** Local, for `resolve` and `dismiss`. */
+  /** Its id on this device, for `resolve` and `dismiss`. */
   readonly id: string;
-  /** Under which the server keeps the loser; for `restore`. */
+  /** Its id on the server, for `restore`. */
   readonly serverId: string | null;
   readonly table: string;
   readonly key: string;
   /** `kept`: the server's row won; `gone`: it was deleted there; `merged`: some columns lost. */
   readonly verdict: "kept" | "gone" | "merged";
-  /** The row that the edit began with; null if it was made here. */
+  /** The row before the edit; null if it was created here. */
   readonly base: Row | null;
-  /** What was sent; null: the row was deleted here. */
+  /** The row that was sent; null: it was deleted here. */
   readonly mine: Row | null;
-  /** What the server holds, and this device now; null: deleted. */
+  /** The row that the server, and now this device, holds; null: it is deleted. */
   readonly theirs: Row | null;
-  /** The server's time of it, ms; the `_base` of whatever settles it. */
+  /** The time of the server's row, ms; the `_base` of an edit that resolves the conflict. */
   readonly lastUpdate: number | null;
-  /** When this device heard of it, ms. */
+  /** When this device received the verdict, ms. */
   readonly at: number;
 }
 
-/** What this device lost, until the app has seen to it. Survives a reload. */
+/** The edits that this device lost, until the app resolves or dismisses them. They survive a reload. */
 export interface Conflicts {
-  /** Newest first. Those that `onConflict` saw are not listed. */
+  /** Returns them newest first, without those that `onConflict` received. */
   list(): Promise<Conflict[]>;
-  /** `"mine"` makes the row what was sent, a row makes it so, null deletes it; goes up with the next sync. */
+  /** Sets the row to what was sent (`"mine"`) or to a given row; null deletes it. The next sync sends it. */
   resolve(id: string, as: "mine" | "theirs" | Row | null): Promise<void>;
   dismiss(id: string): Promise<void>;
-  /** The owner's conflicts as the server keeps them, other devices' too (`GET /conflicts`). */
+  /** Returns the owner's conflicts from the server, of all devices (`GET /conflicts`). */
   history(query?: { table?: string; key?: string; limit?: number; page?: string }): Promise<{ conflicts: Json[]; next?: string }>;
-  /** Brings a loser back on the server; the next sync brings it here. */
+  /** Restores the losing row on the server. The next sync fetches it. */
   restore(serverId: string): Promise<Json>;
 }
 
@@ -299,11 +299,11 @@ export interface Pending {
   readonly added: number;
   readonly edited: number;
   readonly deleted: number;
-  /** Those among them that the server rejected. */
+  /** How many of these rows the server rejected. */
   readonly rejected: number;
 }
 
-/** Proof of what is held: a count and a sum of hashes for each table. */
+/** Proof of the rows that a side holds: a count and a sum of hashes for each table. */
 export interface Digests {
   readonly as_of: number | null;
   readonly tables: { readonly [table: string]: Digest };
@@ -314,9 +314,9 @@ export interface Digest {
   readonly root: string;
 }
 
-/** A request or its answer, for wire inspectors. Tokens and passwords are left out. */
+/** A request or its response, for wire inspectors. Tokens and passwords are left out. */
 export interface Traffic {
-  /** The same for a request and its answer. */
+  /** The same for a request and its response. */
   readonly id: number;
   readonly phase: "sent" | "answered" | "failed";
   readonly method: string;
@@ -324,7 +324,7 @@ export interface Traffic {
   readonly path: string;
   readonly requestHeaders: Readonly<Record<string, string>>;
   readonly requestBody: Json | undefined;
-  /** Of an answer. */
+  /** Of a response. */
   readonly status?: number;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Json | undefined;
@@ -336,14 +336,17 @@ export interface Traffic {
   readonly error?: string;
 }
 
-/** What the client is about, for a status line. */
+/** The client's state, for a status line. */
 export interface Status {
   readonly syncing: boolean;
-  /** Who holds the sync lock, as far as `live` or a wait told. */
+  /** The holder of the sync lock, as `live` or a wait last reported it. */
   readonly lock: { readonly held: boolean; readonly device?: string; readonly device_id?: string; readonly until?: string } | null;
-  /** Whether the server was last heard; null: not tried yet. */
+  /** Whether the last request got a response; null: none was sent yet. */
   readonly online: boolean | null;
-  /** Of `live`: `listening` in this tab, `waiting` while another tab does, `connecting`, `polling` where answers cannot be streamed, `off`. */
+  /**
+   * The state of `live`: `listening` in this tab, `waiting` while another tab listens, `connecting`, `polling` where
+   * responses cannot be streamed, `off`.
+   */
   readonly live: "off" | "waiting" | "connecting" | "listening" | "polling";
   readonly pending: Pending;
   readonly lastSync: { readonly at: number; readonly report: SyncReport } | null;
@@ -351,45 +354,45 @@ export interface Status {
 }
 
 export interface LiveOptions {
-  /** Between an edit and the sync that it starts, ms. Default 100. */
+  /** Time between an edit and the sync that it starts, ms. Default 100. */
   readonly debounceMs?: number;
-  /** Between two syncs where the server's events cannot be streamed, ms. Default 15,000. */
+  /** Time between two syncs where the server's events cannot be streamed, ms. Default 15,000. */
   readonly pollMs?: number;
 }
 
 export interface Client<T extends Tables = Tables> {
   readonly tables: T;
   table<N extends keyof T & string>(name: N): Table<T[N]>;
-  /** Brings this device and the server together. One at a time, over all tabs. Throws `SyncError`. */
+  /** Syncs this device with the server. Only one tab syncs at a time. Throws `RollcallError`. */
   sync(options?: SyncOptions): Promise<SyncReport>;
-  /** What waits for the next sync. */
+  /** Counts the rows that wait for the next sync. */
   pending(): Promise<Pending>;
   readonly conflicts: Conflicts;
-  /** Syncs promptly: after each edit, and whenever the server tells that others wrote. Until `stop`, or `close`. */
+  /** Syncs after each edit, and whenever the server reports a write of another device. Lasts until `stop` or `close`. */
   live(options?: LiveOptions): { stop(): void };
-  /** What this device holds, as the server would prove it. Null before the first sync: the seed is the server's. */
+  /** Returns the digests of this device's rows. Null before the first sync, which fetches the seed. */
   digests(): Promise<Digests | null>;
   onTraffic(listener: (traffic: Traffic) => void): Unsubscribe;
-  /** Tells at once, and whenever something of it changes. */
+  /** Calls the listener at once, and at every change of the status. */
   onStatus(listener: (status: Status) => void): Unsubscribe;
-  /** Told of every change of rows: which tables. */
+  /** Calls the listener with the names of the tables whose rows changed. */
   onChange(listener: (tables: string[]) => void): Unsubscribe;
   logIn(login: Login): Promise<void>;
-  /** Ends the token. `wipe` also deletes everything here, unsent edits too. */
+  /** Revokes the token. `wipe` also deletes all data on this device, including unsent edits. */
   logOut(options?: { wipe?: boolean }): Promise<void>;
-  /** Deletes everything here, unsent edits too. The server keeps its own. */
+  /** Deletes all data on this device, including unsent edits. The server keeps its rows. */
   wipe(): Promise<void>;
-  /** Ends `live` and lets go of the store. */
+  /** Stops `live`, cancels syncs and closes the store. */
   close(): Promise<void>;
 }
 
 // ---------------------------------------------------------------------------------------------- store
 
-/** A row as a store keeps it. Stores write and read it whole and look only at `table`, `key` and `waits`. */
+/** A row as a store keeps it. Stores read and write it whole, and use only `table`, `key` and `waits`. */
 export interface StoredRow {
   table: string;
   key: string;
-  /** 1 if a sync has something to do about it; else absent. Stores index it. */
+  /** 1 if a sync must send or request the row, otherwise absent. Stores index it. */
   waits?: 1;
   state: RowState;
   at: number | null;
@@ -399,22 +402,22 @@ export interface StoredRow {
   edit: number;
   /** Columns by name, without the key. */
   row: Row;
-  /** The columns that the user changed, with the edit that last did. */
+  /** The columns that the user changed, each with its last edit. */
   changed: { [column: string]: number };
   baseRow?: Row;
   rejected?: Rejection;
-  /** 1 if a request with it may have arrived, of which no answer will come any more; else absent. */
+  /** 1 if a request with the row may have arrived and its response will never come, otherwise absent. */
   doubtful?: 1;
   /** The full feed that last mentioned it. */
   seen?: number;
 }
 
-/** One transaction. All or nothing; nobody else writes meanwhile. */
+/** One transaction: all of it is committed or nothing, and no other writes meanwhile. */
 export interface StoreTxn {
   get(table: string, key: string): Promise<StoredRow | undefined>;
-  /** Every row of a table, by key. */
+  /** Returns every row of a table, by key. */
   all(table: string): Promise<StoredRow[]>;
-  /** Every row that waits. */
+  /** Returns every row with `waits`. */
   waiting(): Promise<StoredRow[]>;
   put(row: StoredRow): Promise<void>;
   delete(table: string, key: string): Promise<void>;
@@ -422,11 +425,11 @@ export interface StoreTxn {
   setMeta(name: string, value: Json | undefined): Promise<void>;
 }
 
-/** Where a device keeps its rows. `work` may await nothing but the transaction. */
+/** Where a device keeps its rows. `work` may await only calls of the transaction. */
 export interface Store {
-  /** The same for every tab or process that shares the data. */
+  /** The same name in every tab or process that shares the data. */
   readonly name: string;
-  /** How other holders of the same data are kept in step. */
+  /** Which other clients may share the data. */
   readonly shared: "tabs" | "processes" | "nobody";
   transact<R>(mode: "read" | "write", work: (txn: StoreTxn) => Promise<R>): Promise<R>;
   wipe(): Promise<void>;
