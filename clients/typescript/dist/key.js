@@ -11,8 +11,8 @@ export function newKey(now = Date.now()) {
     if (random)
         random.getRandomValues(bytes);
     else
-        for (let place = 0; place < 16; place++)
-            bytes[place] = Math.random() * 256;
+        for (let i = 0; i < 16; i++)
+            bytes[i] = Math.random() * 256;
     if (now > last) {
         last = now;
         count = ((bytes[6] & 7) << 8) | bytes[7];
@@ -21,8 +21,8 @@ export function newKey(now = Date.now()) {
         last++;
         count = 0;
     }
-    for (let place = 5, rest = last; place >= 0; place--, rest = Math.floor(rest / 256))
-        bytes[place] = rest % 256;
+    for (let i = 5, rest = last; i >= 0; i--, rest = Math.floor(rest / 256))
+        bytes[i] = rest % 256;
     bytes[6] = 0x70 | (count >> 8);
     bytes[7] = count & 0xff;
     bytes[8] = 0x80 | (bytes[8] & 0x3f);

@@ -8,14 +8,14 @@ export interface PreparingDatabase {
         all(...values: Value[]): unknown;
     };
 }
-/** Any other library, in a few lines: `run` a statement, or get `all` rows of one, at once or by a promise. */
+/** Any other library: `run` executes a statement, `all` returns its rows; each returns a value or a promise. */
 export interface AnyDatabase {
     run(sql: string, values: Value[]): unknown;
     all(sql: string, values: Value[]): unknown;
 }
 /**
  * A store in an open SQLite database. Give it a connection of its own: its transactions wait for promises, and
- * what the app writes on the same connection meanwhile would be part of them. `name` is the same for all
+ * a statement of the app on the same connection would become part of them. `name` must be the same for all
  * processes that open the same file.
  */
 export declare function sqliteStore(database: PreparingDatabase | AnyDatabase, name?: string): Store;

@@ -5,9 +5,9 @@ const LAYOUT = [
     "CREATE TABLE IF NOT EXISTS rollcall_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 ];
 const BUSY_MAX_MS = 10000;
-const LOOK_MS = 10;
-async function patiently(work) {
-    for (const began = Date.now();; await new Promise((resolve) => setTimeout(resolve, LOOK_MS))) {
+const POLL_MS = 10;
+async function retryBusy(work) {
+    for (const began = Date.now();; await new Promise((resolve) => setTimeout(resolve, POLL_MS))) {
         try {
             return await work();
         }
@@ -41,9 +41,9 @@ export function sqliteStore(database, name = "rollcall") {
     };
     let queue = (async () => {
         await all("PRAGMA busy_timeout = 0");
-        await patiently(() => all("PRAGMA journal_mode = WAL"));
+        await retryBusy(() => all("PRAGMA journal_mode = WAL"));
         for (const statement of LAYOUT)
-            await patiently(() => run(statement));
+            await retryBusy(() => run(statement));
     })();
     const inTurn = (work) => {
         const turn = queue.then(work);
@@ -55,7 +55,7 @@ export function sqliteStore(database, name = "rollcall") {
         name,
         shared: "processes",
         transact: (mode, work) => inTurn(async () => {
-            await patiently(() => run(mode === "read" ? "BEGIN" : "BEGIN IMMEDIATE"));
+            await retryBusy(() => run(mode === "read" ? "BEGIN" : "BEGIN IMMEDIATE"));
             try {
                 const result = await work(txn);
                 await run("COMMIT");

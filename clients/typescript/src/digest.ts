@@ -1,11 +1,11 @@
 /**
  * Proof that both sides are equal: for each table a count, and the sum of the rows' hashes modulo 2^64. A row's
- * hash is the first 8 bytes of SHA-256 of the owner's seed, the key and `last_update` in ms; 40 bytes, so one
- * block of SHA-256 does, and no transaction has to wait for `crypto.subtle`.
+ * hash is the first 8 bytes of SHA-256 of the owner's seed, the key and `last_update` in ms. These are 40 bytes, so
+ * one block of SHA-256 suffices. It is computed here because a store's transaction cannot wait for `crypto.subtle`.
  */
 import type { Digest } from "./types.js";
 
-/** The first bits of the fractions of the roots of the first primes: what SHA-256 begins with. */
+/** The constants of SHA-256: the first 32 bits of the fractions of the cube and square roots of the first primes. */
 const K = new Uint32Array(64);
 const H = new Uint32Array(8);
 for (let candidate = 2, found = 0; found < 64; candidate++) {
@@ -18,29 +18,29 @@ for (let candidate = 2, found = 0; found < 64; candidate++) {
 
 const block = new DataView(new ArrayBuffer(64));
 const words = new Uint32Array(64);
-const turn = (word: number, by: number) => (word >>> by) | (word << (32 - by));
+const rotate = (word: number, by: number) => (word >>> by) | (word << (32 - by));
 
 /** The first 8 bytes of SHA-256 of the first `length` bytes of `block`, at most 55. */
 function sha256(length: number): bigint {
   block.setUint8(length, 0x80);
-  for (let place = length + 1; place < 64; place++) block.setUint8(place, 0);
+  for (let i = length + 1; i < 64; i++) block.setUint8(i, 0);
   block.setUint32(60, length * 8);
   for (let i = 0; i < 16; i++) words[i] = block.getUint32(i * 4);
   for (let i = 16; i < 64; i++) {
     const [a, b] = [words[i - 15]!, words[i - 2]!];
-    words[i] = words[i - 16]! + (turn(a, 7) ^ turn(a, 18) ^ (a >>> 3)) + words[i - 7]! + (turn(b, 17) ^ turn(b, 19) ^ (b >>> 10));
+    words[i] = words[i - 16]! + (rotate(a, 7) ^ rotate(a, 18) ^ (a >>> 3)) + words[i - 7]! + (rotate(b, 17) ^ rotate(b, 19) ^ (b >>> 10));
   }
   let [a, b, c, d, e, f, g, h] = H as unknown as [number, number, number, number, number, number, number, number];
   for (let i = 0; i < 64; i++) {
-    const x = (h + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & f) ^ (~e & g)) + K[i]! + words[i]!) | 0;
-    const y = ((turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & b) ^ (a & c) ^ (b & c))) | 0;
+    const x = (h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) + K[i]! + words[i]!) | 0;
+    const y = ((rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c))) | 0;
     [h, g, f, e, d, c, b, a] = [g, f, e, (d + x) | 0, c, b, a, (x + y) | 0];
   }
   return (BigInt((H[0]! + a) >>> 0) << 32n) | BigInt((H[1]! + b) >>> 0);
 }
 
 const fill = (hex: string, from: number) => {
-  for (let place = 0; place < 16; place++) block.setUint8(from + place, parseInt(hex.slice(place * 2, place * 2 + 2), 16));
+  for (let i = 0; i < 16; i++) block.setUint8(from + i, parseInt(hex.slice(i * 2, i * 2 + 2), 16));
 };
 
 /** The hash of one row. `seed` has 32 hexadecimal digits. */
@@ -51,7 +51,7 @@ export function rowHash(seed: string, key: string, at: number): bigint {
   return sha256(40);
 }
 
-/** A table's proof while rows come and go. */
+/** A table's digest, updated with each change of a row. */
 export class Sum {
   constructor(
     private readonly seed: string,
@@ -63,11 +63,11 @@ export class Sum {
     return new Sum(seed, digest.count, BigInt(`0x${digest.root}`));
   }
 
-  /** The server's state of a row changes; null: it holds none. */
-  change(key: string, was: number | null, is: number | null): void {
-    if (was === is) return;
-    if (was !== null) this.add(-1, -rowHash(this.seed, key, was));
-    if (is !== null) this.add(1, rowHash(this.seed, key, is));
+  /** The state that the server holds of a row changes from `before` to `after`; null: it holds none. */
+  change(key: string, before: number | null, after: number | null): void {
+    if (before === after) return;
+    if (before !== null) this.add(-1, -rowHash(this.seed, key, before));
+    if (after !== null) this.add(1, rowHash(this.seed, key, after));
   }
 
   private add(rows: number, hash: bigint): void {

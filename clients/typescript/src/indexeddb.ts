@@ -1,4 +1,4 @@
-/** Keeps rows in the browser's IndexedDB. Every tab of the same origin that opens the name shares them. */
+/** Keeps rows in the browser's IndexedDB. All tabs of an origin that open the same name share them. */
 import type { Json, Store, StoredRow, StoreTxn } from "./types.js";
 
 const done = <T>(request: IDBRequest<T>): Promise<T> =>
@@ -24,7 +24,7 @@ export function indexedDbStore(name: string): Store {
         const forget = () => (opened = undefined);
         database.onclose = forget;
         database.onversionchange = () => {
-          database.close(); // another tab deletes the database: do not stand in its way
+          database.close(); // another tab deletes the database: an open connection would block it
           forget();
         };
         resolve(database);
@@ -53,7 +53,7 @@ export function indexedDbStore(name: string): Store {
     transact: async (mode, work) => {
       const database = await open();
       const names = ["rows", "meta"];
-      // An edit that the app has shown as saved is on the disk.
+      // `strict`: an edit that the app shows as saved must be on the disk.
       const txn = mode === "read" ? database.transaction(names) : database.transaction(names, "readwrite", { durability: "strict" });
       const ended = new Promise<void>((resolve, reject) => {
         txn.oncomplete = () => resolve();
@@ -68,7 +68,7 @@ export function indexedDbStore(name: string): Store {
         try {
           txn.abort();
         } catch {
-          // it has ended already
+          // the transaction has ended already
         }
         throw error;
       }

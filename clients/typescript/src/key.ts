@@ -1,4 +1,4 @@
-/** Keys: UUIDs of version 7, so that they sort in the order in which they were made. */
+/** Keys: UUIDs of version 7, which sort in the order in which they were made. */
 
 const UUID = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/;
 
@@ -14,10 +14,10 @@ let count = 0;
 /** A new key. Within one millisecond, and while the clock goes backwards, a counter keeps them in order. */
 export function newKey(now: number = Date.now()): string {
   const bytes = new Uint8Array(16);
-  // React Native has no `crypto` of its own: add a polyfill for keys that nobody can guess.
+  // React Native has no `crypto` of its own. An app that needs keys that cannot be guessed adds a polyfill.
   const random = globalThis.crypto as Crypto | undefined;
   if (random) random.getRandomValues(bytes);
-  else for (let place = 0; place < 16; place++) bytes[place] = Math.random() * 256;
+  else for (let i = 0; i < 16; i++) bytes[i] = Math.random() * 256;
   if (now > last) {
     last = now;
     count = ((bytes[6]! & 7) << 8) | bytes[7]!; // 12 bits, the first of them free to count up
@@ -25,7 +25,7 @@ export function newKey(now: number = Date.now()): string {
     last++;
     count = 0;
   }
-  for (let place = 5, rest = last; place >= 0; place--, rest = Math.floor(rest / 256)) bytes[place] = rest % 256;
+  for (let i = 5, rest = last; i >= 0; i--, rest = Math.floor(rest / 256)) bytes[i] = rest % 256;
   bytes[6] = 0x70 | (count >> 8);
   bytes[7] = count & 0xff;
   bytes[8] = 0x80 | (bytes[8]! & 0x3f);

@@ -1,11 +1,11 @@
-/** Keeps rows in memory: for tests, and for servers that need no copy of their own. */
+/** Keeps rows in memory: for tests, and for programs that need no copy on disk. */
 import type { Store, StoredRow, StoreTxn } from "./types.js";
 
 let stores = 0;
 
 /** A store that is gone when the program ends. */
 export function memoryStore(name = `memory-${++stores}`): Store {
-  // As text, so that nobody can change a row by changing an object that was given out.
+  // Rows are kept as text, so that a caller cannot change a row by changing an object that was returned.
   let rows = new Map<string, Map<string, string>>();
   let meta = new Map<string, string>();
   let queue: Promise<unknown> = Promise.resolve();
@@ -29,7 +29,7 @@ export function memoryStore(name = `memory-${++stores}`): Store {
       waiting: async () =>
         [...rows.values()].flatMap((all) => [...all.values()].filter((text) => text.startsWith('{"waits"')).map(read).sort(by)),
       put: async ({ waits, ...row }) =>
-        set(table(row.table), row.key, JSON.stringify(waits ? { waits, ...row } : row)), // in front, to be found without reading
+        set(table(row.table), row.key, JSON.stringify(waits ? { waits, ...row } : row)), // `waits` comes first, so that `waiting` need not parse
       delete: async (name, key) => set(table(name), key, undefined),
       meta: async (key) => {
         const text = meta.get(key);

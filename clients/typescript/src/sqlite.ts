@@ -8,7 +8,7 @@ export interface PreparingDatabase {
   prepare(sql: string): { run(...values: Value[]): unknown; all(...values: Value[]): unknown };
 }
 
-/** Any other library, in a few lines: `run` a statement, or get `all` rows of one, at once or by a promise. */
+/** Any other library: `run` executes a statement, `all` returns its rows; each returns a value or a promise. */
 export interface AnyDatabase {
   run(sql: string, values: Value[]): unknown;
   all(sql: string, values: Value[]): unknown;
@@ -21,13 +21,13 @@ const LAYOUT = [
   "CREATE TABLE IF NOT EXISTS rollcall_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 ];
 
-/** How long to wait for another process, and how often to look, ms. */
+/** How long to wait for another process that writes, and how often to retry, ms. */
 const BUSY_MAX_MS = 10_000;
-const LOOK_MS = 10;
+const POLL_MS = 10;
 
-/** Tries again while another connection writes. */
-async function patiently<R>(work: () => Promise<R>): Promise<R> {
-  for (const began = Date.now(); ; await new Promise((resolve) => setTimeout(resolve, LOOK_MS))) {
+/** Retries while another connection writes. */
+async function retryBusy<R>(work: () => Promise<R>): Promise<R> {
+  for (const began = Date.now(); ; await new Promise((resolve) => setTimeout(resolve, POLL_MS))) {
     try {
       return await work();
     } catch (error) {
@@ -38,7 +38,7 @@ async function patiently<R>(work: () => Promise<R>): Promise<R> {
 
 /**
  * A store in an open SQLite database. Give it a connection of its own: its transactions wait for promises, and
- * what the app writes on the same connection meanwhile would be part of them. `name` is the same for all
+ * a statement of the app on the same connection would become part of them. `name` must be the same for all
  * processes that open the same file.
  */
 export function sqliteStore(database: PreparingDatabase | AnyDatabase, name = "rollcall"): Store {
@@ -71,23 +71,23 @@ export function sqliteStore(database: PreparingDatabase | AnyDatabase, name = "r
   };
 
   let queue: Promise<unknown> = (async () => {
-    // Readers do not stand in the way of a writer then. Whoever waits must not keep this thread from going on.
+    // `retryBusy` waits instead of SQLite, which would block the thread. With a write-ahead log readers do not block a writer.
     await all("PRAGMA busy_timeout = 0");
-    await patiently(() => all("PRAGMA journal_mode = WAL"));
-    for (const statement of LAYOUT) await patiently(() => run(statement));
+    await retryBusy(() => all("PRAGMA journal_mode = WAL"));
+    for (const statement of LAYOUT) await retryBusy(() => run(statement));
   })();
   const inTurn = <R>(work: () => Promise<R>): Promise<R> => {
     const turn = queue.then(work);
     queue = turn.catch(() => {});
     return turn;
   };
-  queue.catch(() => {}); // the first transaction tells
+  queue.catch(() => {}); // the first transaction reports the error
   return {
     name,
     shared: "processes",
     transact: (mode, work) =>
       inTurn(async () => {
-        await patiently(() => run(mode === "read" ? "BEGIN" : "BEGIN IMMEDIATE"));
+        await retryBusy(() => run(mode === "read" ? "BEGIN" : "BEGIN IMMEDIATE"));
         try {
           const result = await work(txn);
           await run("COMMIT");
