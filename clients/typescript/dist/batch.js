@@ -1,17 +1,17 @@
 import { goesWhole, isPutBack } from "./decide.js";
 import { localOf } from "./held.js";
 import { newKey } from "./key.js";
-import { spellTime } from "./time.js";
+import { formatTime } from "./time.js";
 export const BODY_SHARE = 0.8;
 const KEY_BYTES = 40;
 const bytes = new TextEncoder();
 export function inOrder(rows, tables) {
     const order = [...tables.keys()];
     const rank = ({ table, state, editedAt }) => {
-        const place = order.indexOf(table);
+        const index = order.indexOf(table);
         if (isPutBack({ state, editedAt }))
-            return place - order.length;
-        return state === "added" ? place : state === "deleted" ? 3 * order.length - place : order.length + place;
+            return index - order.length;
+        return state === "added" ? index : state === "deleted" ? 3 * order.length - index : order.length + index;
     };
     return rows
         .filter(({ table, state }) => tables.has(table) && state !== "clean")
@@ -31,14 +31,14 @@ export function itemOf(table, row) {
                 item[column] = value;
         }
     }
-    const [edited, began] = isPutBack(row) ? [base, null] : [editedAt, base];
-    if (edited !== null)
-        item["last_update"] = spellTime(edited);
-    if (began !== null)
-        item["_base"] = spellTime(began);
+    const [lastUpdate, editBase] = isPutBack(row) ? [base, null] : [editedAt, base];
+    if (lastUpdate !== null)
+        item["last_update"] = formatTime(lastUpdate);
+    if (editBase !== null)
+        item["_base"] = formatTime(editBase);
     return [operation, item];
 }
-export async function nextRequest(held, queue, limits, terms) {
+export async function nextRequest(held, queue, limits, options) {
     const body = {};
     const into = (member, table, item) => {
         const tables = (body[member] ?? (body[member] = {}));
@@ -70,21 +70,21 @@ export async function nextRequest(held, queue, limits, terms) {
     const keys = Math.max(Math.min(limits.keys, Math.floor(left / KEY_BYTES)), sent.length ? 0 : 1);
     for (const { table, key } of queue.gets.splice(0, keys))
         into("get", table, key);
-    if (terms.base !== null)
-        body["base"] = terms.base;
+    if (options.base !== null)
+        body["base"] = options.base;
     if (queue.rows.length || queue.gets.length)
         body["keep_lock"] = true;
-    else if (terms.pull)
+    else if (options.pull)
         body["pull"] = true;
     if (putBack)
         body["put_back"] = true;
-    if (terms.confirmDeletes !== undefined)
-        body["confirm_deletes"] = terms.confirmDeletes;
+    if (options.confirmDeletes !== undefined)
+        body["confirm_deletes"] = options.confirmDeletes;
     const sending = { key: newKey(), body, sent };
     await held.remember("outstanding", sending);
     return sending;
 }
-export function putBack(queue, sending) {
+export function requeue(queue, sending) {
     queue.rows = [...sending.sent.map(({ table, key }) => ({ table, key })), ...queue.rows];
     for (const [table, keys] of Object.entries((sending.body["get"] ?? {}))) {
         queue.gets.push(...keys.map((key) => ({ table, key })));
@@ -99,4 +99,4 @@ export function columnsSent({ body }, { table, key, operation }, keyColumn) {
 }
 export const sizeOf = ({ body }) => bytes.encode(JSON.stringify(body)).length;
 export const isDivisible = ({ body, sent }) => sent.length + Object.values((body["get"] ?? {})).reduce((sum, keys) => sum + keys.length, 0) > 1;
-export const stamped = ({ body }, at) => ({ ...body, sent_at: spellTime(at) });
+export const stamped = ({ body }, sentAt) => ({ ...body, sent_at: formatTime(sentAt) });

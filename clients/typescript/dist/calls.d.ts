@@ -2,7 +2,7 @@ import { RollcallError } from "./error.js";
 import { type Installation, type Me } from "./identity.js";
 import type { Declared } from "./held.js";
 import type { Digests, Json, Patience, Progress, Row, Traffic, Verdict } from "./types.js";
-/** What became of one row that was sent. Its key is under the table's key column. */
+/** The server's result for one row that was sent. Its key is under the table's key column. */
 export interface VerdictItem {
     readonly verdict: Verdict;
     readonly last_update?: string;
@@ -31,8 +31,8 @@ export interface Changes {
     };
     readonly digests?: Digests;
 }
-/** The answer of `POST /synchronise`. */
-export interface Answered {
+/** The response of `POST /synchronise`. */
+export interface SyncResponse {
     readonly add?: {
         readonly [table: string]: VerdictItem[];
     };
@@ -50,81 +50,86 @@ export interface Answered {
     readonly changes?: Changes;
     readonly digests?: Digests;
 }
-/** What the roll call told. */
-export interface RollCall {
-    /** Null if nothing changed since the `ETag` that was named. */
+/** The response of `GET /fetch`. */
+export interface Manifest {
+    /** By table, the time of each row by its key. Null if nothing changed since the `ETag` of the request. */
     readonly tables: Map<string, Map<string, number>> | null;
     readonly version: number;
     readonly fence: string | null;
     readonly etag: string | null;
 }
-interface Answer {
+interface JsonResponse {
     readonly status: number;
     readonly header: (name: string) => string | null;
     readonly body: Json | undefined;
 }
-interface Ask {
+/** The headers and the body of a request. */
+interface Content {
     readonly headers?: {
         [name: string]: string;
     };
     readonly body?: Json | undefined;
 }
-/** How a call is made. */
-interface Manner {
-    /** Without a token. */
+interface CallOptions {
+    /** Sends no token. */
     readonly open?: boolean;
-    /** With this token, whatever others there are; it is not bound to the store yet. */
+    /** Sends this token, which is not bound to the store yet. */
     readonly token?: string;
-    /** Without saying whose rows the store holds: this call finds that out. */
+    /** Sends no `Sync-For` and `Sync-Device`: the request finds out whose rows the store holds. */
     readonly unbound?: boolean;
-    /** Not to be repeated after it took too long: the caller can ask for less. */
+    /** Is not repeated after it took too long: the caller sends a smaller request instead. */
     readonly divisible?: boolean;
 }
-/** Whether a request took too long for the line or for the server, so that a smaller one may not. */
+/** Whether a request took too long for the line or for the server, so that a smaller one may succeed. */
 export declare const tookTooLong: (error: unknown) => error is RollcallError;
 /** How a client reaches its server. */
 export interface Wire {
     readonly url: string;
     readonly fetch: typeof globalThis.fetch;
     readonly patience: Patience;
-    /** The token to use; another one than `refused`, if the server refused that. Null if there is none. */
+    /** Returns a token other than `refused`, which the server refused. Null if there is none. */
     token(refused: string | null): Promise<string | null>;
-    /** What each call says beside its token: whose rows the store holds, which installation it is. Null: not known yet. */
+    /** Returns the headers `Sync-For` and `Sync-Device`. Null: the store is not bound yet. */
     identity(): Promise<{
         [name: string]: string;
     } | null>;
-    /** Binds the store to what the server says of a token. `seed`: asks for the owner's. Throws `other_user`. */
+    /** Binds the store to a token's user and owner. `seed` requests the owner's seed. Throws `other_user`. */
     bind(me: Me, seed: () => Promise<string>): Promise<void>;
-    /** Until then the server counts as one that does not know `GET /me`, ms since 1970. */
+    /** Until this time the server is taken for one without `GET /me`, ms since 1970. */
     olderUntil: number;
-    /** Takes over what the server calls this installation. */
+    /** Stores the installation that the server assigned in a response to a request with the headers `sent`. */
     adopt(sent: {
         [name: string]: string;
-    }, made: Installation): Promise<void>;
+    }, assigned: Installation): Promise<void>;
     traffic(traffic: Traffic): void;
     listening(): boolean;
     online(online: boolean): void;
 }
-/** Sends one request, once. Fails with `offline` if no answer comes, or with `aborted`. */
-export declare function send(wire: Wire, method: string, path: string, token: string | null, { headers, body }: Ask, signal: AbortSignal | undefined, stream?: boolean): Promise<Response & {
+/**
+ * Sends one request, once. Returns a response whose body has been read or, for `stream`, a successful one whose body
+ * has not. Fails with `offline` if no response comes, or with `aborted`.
+ */
+export declare function send(wire: Wire, method: string, path: string, token: string | null, { headers: given, body }: Content, signal: AbortSignal | undefined, stream?: boolean): Promise<Response & {
     text(): Promise<string>;
 }>;
-/** The problem that an answer is, also if a proxy wrote it. */
+/** Makes an error of a response that is a problem document, or of a proxy's error page. */
 export declare function problemOf(status: number, header: (name: string) => string | null, body: Json | undefined): RollcallError;
-/** The calls of one sync. */
+/** The requests of one sync. */
 export declare class Calls {
     private readonly wire;
     private readonly signal;
     private readonly progress;
     requests: number;
     repeats: number;
-    /** The epoch of the data, as the last answer said that said it. */
+    /** The epoch of the data, by the last response that named it. */
     epoch: number | null;
-    /** Whether this device may have the lock, so that it should be given back after a failure. */
+    /** Whether this device may hold the lock, which must then be released after a failure. */
     holding: boolean;
     constructor(wire: Wire, signal: AbortSignal | undefined, progress: (progress: Progress) => void);
-    /** Asks until there is an answer that counts. `make` is given how many attempts have failed. */
-    ask(method: string, path: string, make?: (failed: number) => Ask, manner?: Manner): Promise<Answer>;
+    /** Sends a request until it gets a final response. `make` receives the number of failed attempts. */
+    call(method: string, path: string, make?: (failed: number) => Content, options?: CallOptions): Promise<JsonResponse>;
+    /** Sends a request once. Returns a problem for the caller to decide about a retry. */
+    private attempt;
     private read;
     limits(): Promise<{
         rows_max: number;
@@ -132,27 +137,27 @@ export declare class Calls {
         body_bytes_max: number;
         time_precision: "seconds" | "milliseconds";
     }>;
-    /** Whose rows a token leads to; null from a server that does not say. */
+    /** Returns the user and owner of a token; null from a server without `GET /me`. */
     me(token?: string): Promise<Me | null>;
-    /** What each call says beside its token. A store that is not bound yet is, before anything else is asked. */
+    /** Returns the headers `Sync-For` and `Sync-Device`. Binds the store first if it is not bound yet. */
     identity(): Promise<{
         [name: string]: string;
     }>;
     digests(): Promise<{
         seed: string;
     } & Digests>;
-    /** The whole roll call, under the lock, however many pages it has. Fails with `version_moved`: begin again. */
-    fetch(declared: readonly Declared[], known: string | undefined): Promise<RollCall>;
+    /** Fetches all pages of the manifest, under the lock. After the error `version_moved` the caller begins again. */
+    fetch(declared: readonly Declared[], known: string | undefined): Promise<Manifest>;
     /**
-     * `body` gives the body of each attempt: it says when it was sent. A repeated attempt leaves the fence out:
-     * the first may have been answered, and have given the lock back. `divisible`: after an attempt that took too long
-     * the caller sends less, instead of the same again.
+     * `body` makes the body of each attempt, with its time of sending. A repeated attempt omits the fence: the first may
+     * have been processed, and have released the lock. `divisible`: after an attempt that took too long the caller sends
+     * a smaller request instead of a repeat.
      */
-    synchronise(key: string, fence: string | null, divisible: boolean, body: () => Json): Promise<Answered>;
+    synchronise(key: string, fence: string | null, divisible: boolean, body: () => Json): Promise<SyncResponse>;
     changes(since: number | null, next?: string): Promise<Changes>;
-    /** Whether it works does not matter: leases end by themselves. */
-    giveLockBack(): Promise<void>;
+    /** Releases the lock after a failure. Errors are ignored: a lease expires by itself. */
+    releaseLock(): Promise<void>;
 }
-/** The query of a `Link` to the next page: the server does not know under which path a proxy shows it. */
+/** The query of a `Link` to the next page. Its path is ignored, since a proxy may serve the API under another one. */
 export declare function nextQuery(link: string | null): string | null;
 export {};

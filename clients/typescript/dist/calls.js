@@ -1,6 +1,6 @@
 import { lockPauseMs, pauseMs } from "./decide.js";
 import { RollcallError } from "./error.js";
-import { boundTo, named } from "./identity.js";
+import { assignedInstallation, boundTo } from "./identity.js";
 import { readKey } from "./key.js";
 import { parseTime } from "./time.js";
 class TimedOut extends RollcallError {
@@ -21,17 +21,17 @@ const readJson = (text) => {
         return undefined;
     }
 };
-const hidden = (body) => {
+const redacted = (body) => {
     if (!body || typeof body !== "object" || Array.isArray(body))
         return body;
     const secret = ["password", "token", "seed"].filter((name) => name in body);
     return secret.length ? { ...body, ...Object.fromEntries(secret.map((name) => [name, "…"])) } : body;
 };
-export async function send(wire, method, path, token, { headers = {}, body }, signal, stream = false) {
+export async function send(wire, method, path, token, { headers: given = {}, body }, signal, stream = false) {
     const id = ++requests;
     const text = body === undefined ? undefined : JSON.stringify(body);
-    const said = { ...headers, ...(text === undefined ? {} : { "Content-Type": "application/json" }) };
-    const traffic = { id, method, path, requestHeaders: said, requestBody: hidden(body), bytesSent: wire.listening() ? bytes(text) : 0 };
+    const headers = { ...given, ...(text === undefined ? {} : { "Content-Type": "application/json" }) };
+    const traffic = { id, method, path, requestHeaders: headers, requestBody: redacted(body), bytesSent: wire.listening() ? bytes(text) : 0 };
     wire.traffic({ ...traffic, phase: "sent" });
     const began = Date.now();
     const control = new AbortController();
@@ -42,39 +42,38 @@ export async function send(wire, method, path, token, { headers = {}, body }, si
     let late = false;
     const timer = setTimeout(() => ((late = true), abort()), wire.patience.requestMaxMs);
     try {
-        const answer = await wire.fetch(wire.url + path, {
+        const response = await wire.fetch(wire.url + path, {
             method,
-            headers: token === null ? said : { ...said, Authorization: `Bearer ${token}` },
+            headers: token === null ? headers : { ...headers, Authorization: `Bearer ${token}` },
             signal: control.signal,
             cache: "no-store",
             credentials: "omit",
             ...(text === undefined ? {} : { body: text }),
         });
-        if (stream && answer.ok && answer.body) {
-            wire.traffic({ ...traffic, phase: "answered", status: answer.status, ms: Date.now() - began });
+        if (stream && response.ok && response.body) {
+            wire.traffic({ ...traffic, phase: "answered", status: response.status, ms: Date.now() - began });
             wire.online(true);
-            return answer;
+            return response;
         }
-        const came = await answer.text();
+        const received = await response.text();
         wire.online(true);
         if (wire.listening()) {
-            const told = {};
-            answer.headers.forEach((value, name) => (told[name] = value));
-            const parsed = hidden(readJson(came));
-            wire.traffic({ ...traffic, phase: "answered", status: answer.status, headers: told, body: parsed, bytesReceived: bytes(came), ms: Date.now() - began });
+            const headers = {};
+            response.headers.forEach((value, name) => (headers[name] = value));
+            const body = redacted(readJson(received));
+            wire.traffic({ ...traffic, phase: "answered", status: response.status, headers, body, bytesReceived: bytes(received), ms: Date.now() - began });
         }
-        const { status, headers: answerHeaders, ok } = answer;
-        return { status, ok, headers: answerHeaders, text: async () => came };
+        return { status: response.status, ok: response.ok, headers: response.headers, text: async () => received };
     }
     catch (error) {
-        const why = error instanceof Error ? error.message : String(error);
-        wire.traffic({ ...traffic, phase: "failed", error: why, ms: Date.now() - began });
+        const reason = error instanceof Error ? error.message : String(error);
+        wire.traffic({ ...traffic, phase: "failed", error: reason, ms: Date.now() - began });
         if (signal?.aborted)
             throw new RollcallError("aborted", "the sync was cancelled");
         wire.online(false);
         if (late)
-            throw new TimedOut("offline", `the server did not answer within ${wire.patience.requestMaxMs} ms`);
-        throw new (Date.now() - began > SLOW_MS ? TimedOut : RollcallError)("offline", `the server cannot be reached: ${why}`);
+            throw new TimedOut("offline", `the server did not respond within ${wire.patience.requestMaxMs} ms`);
+        throw new (Date.now() - began > SLOW_MS ? TimedOut : RollcallError)("offline", `the server cannot be reached: ${reason}`);
     }
     finally {
         clearTimeout(timer);
@@ -83,13 +82,17 @@ export async function send(wire, method, path, token, { headers = {}, body }, si
     }
 }
 export function problemOf(status, header, body) {
-    const said = (body && typeof body === "object" && !Array.isArray(body) ? body : {});
+    const received = (body && typeof body === "object" && !Array.isArray(body) ? body : {});
     const after = Number(header("retry-after") ?? NaN);
-    const code = said.code ?? "unknown";
-    const detail = said.detail ?? `HTTP ${status}`;
-    const problem = { ...said, status, code, detail, ...(said.retry_after_s === undefined && after >= 0 ? { retry_after_s: after } : {}) };
+    const { code = "unknown", detail = `HTTP ${status}`, retry_after_s } = received;
+    const problem = { ...received, status, code, detail, ...(retry_after_s === undefined && after >= 0 ? { retry_after_s: after } : {}) };
     return new RollcallError(code, `the server refused (${status} ${code}): ${detail}`, problem);
 }
+const catchOffline = (work) => work().catch((error) => {
+    if (error instanceof RollcallError && error.code === "offline")
+        return error;
+    throw error;
+});
 export class Calls {
     constructor(wire, signal, progress) {
         this.wire = wire;
@@ -100,75 +103,73 @@ export class Calls {
         this.epoch = null;
         this.holding = false;
     }
-    async ask(method, path, make = () => ({}), manner = {}) {
+    async call(method, path, make = () => ({}), options = {}) {
         const { patience } = this.wire;
         let [failed, waited, renewed] = [0, 0, false];
         for (;;) {
             if (this.signal?.aborted)
                 throw new RollcallError("aborted", "the sync was cancelled");
-            const mine = manner.open || manner.unbound ? {} : await this.identity();
-            let problem;
+            const identity = options.open || options.unbound ? {} : await this.identity();
             const began = Date.now();
             let token = null;
-            try {
-                token = manner.open ? null : (manner.token ?? (await this.wire.token(null)));
-                if (!manner.open && token === null)
+            const result = await catchOffline(async () => {
+                token = options.open ? null : (options.token ?? (await this.wire.token(null)));
+                if (!options.open && token === null)
                     throw new RollcallError("not_logged_in", "this device has no token: log in first");
-                const asked = make(failed);
-                this.requests++;
-                const answer = await send(this.wire, method, path, token, { ...asked, headers: { ...asked.headers, ...mine } }, this.signal);
-                const header = (name) => answer.headers.get(name);
-                const made = named(mine, header);
-                if (made)
-                    await this.wire.adopt(mine, made);
-                const body = readJson(await answer.text());
-                if (answer.status < 400) {
-                    const epoch = header("sync-epoch");
-                    if (epoch !== null)
-                        this.epoch = Number(epoch);
-                    return { status: answer.status, header, body };
-                }
-                problem = problemOf(answer.status, header, body);
-            }
-            catch (error) {
-                if (!(error instanceof RollcallError) || error.code !== "offline")
-                    throw error;
-                problem = error;
-            }
-            if (manner.divisible && tookTooLong(problem))
-                throw problem;
-            let pause = null;
-            const after = problem.problem?.retry_after_s ?? null;
-            const status = problem.status;
-            if (status === 401 && !manner.open && manner.token === undefined && !renewed) {
+                return this.attempt(method, path, token, make(failed), identity);
+            });
+            if (!(result instanceof RollcallError))
+                return result;
+            if (options.divisible && tookTooLong(result))
+                throw result;
+            const { status } = result;
+            if (status === 401 && !options.open && options.token === undefined && !renewed) {
                 renewed = true;
                 if ((await this.wire.token(token)) === null)
-                    throw problem;
+                    throw result;
                 continue;
             }
+            const after = result.problem?.retry_after_s ?? null;
+            let pause;
             if (status === 423) {
                 pause = lockPauseMs(waited, patience.lockWaitMaxMs, after, patience.random());
                 if (pause === null)
-                    throw problem;
+                    throw result;
                 waited += pause + Date.now() - began;
-                const { holder = null, until = null } = problem.problem;
+                const { holder = null, until = null } = result.problem;
                 this.progress({ phase: "waiting", holder, until, ms: pause });
             }
             else if (status === undefined || RETRIED.includes(status)) {
                 pause = pauseMs(++failed, patience.attemptsMax, after, patience.random());
                 if (pause === null)
-                    throw problem;
-                this.progress({ phase: "retrying", attempt: failed, reason: problem.message, ms: pause });
+                    throw result;
+                this.progress({ phase: "retrying", attempt: failed, reason: result.message, ms: pause });
             }
             else {
-                throw problem;
+                throw result;
             }
             this.repeats++;
             await patience.pause(pause, this.signal);
         }
     }
-    async read(method, path, make, manner) {
-        const { body } = await this.ask(method, path, make, manner);
+    async attempt(method, path, token, content, identity) {
+        this.requests++;
+        const headers = { ...content.headers, ...identity };
+        const response = await send(this.wire, method, path, token, { ...content, headers }, this.signal);
+        const header = (name) => response.headers.get(name);
+        const assigned = assignedInstallation(identity, header);
+        if (assigned)
+            await this.wire.adopt(identity, assigned);
+        const body = readJson(await response.text());
+        if (response.status >= 400)
+            return problemOf(response.status, header, body);
+        const epoch = header("sync-epoch");
+        if (epoch !== null)
+            this.epoch = Number(epoch);
+        return { status: response.status, header, body };
+    }
+    async read(method, path, make, options) {
+        const { body } = await this.call(method, path, make, options);
         if (!body || typeof body !== "object")
             throw garbled(`${method} ${path}`);
         return body;
@@ -213,7 +214,7 @@ export class Calls {
             const headers = { Prefer: `wait=${LOCK_WAIT_S}` };
             if (known && !first)
                 headers["If-None-Match"] = known;
-            const { status, header, body } = await this.ask("GET", path, () => ({ headers }));
+            const { status, header, body } = await this.call("GET", path, () => ({ headers }));
             this.holding = true;
             const version = Number(header("sync-version") ?? NaN);
             if (!Number.isSafeInteger(version))
@@ -236,15 +237,15 @@ export class Calls {
         }
     }
     async synchronise(key, fence, divisible, body) {
-        const answer = await this.read("POST", "/synchronise", (failed) => {
+        const response = await this.read("POST", "/synchronise", (failed) => {
             const headers = { Prefer: `wait=${LOCK_WAIT_S}`, "Idempotency-Key": key };
             if (fence && failed === 0)
                 headers["Sync-Lock"] = fence;
             return { headers, body: body() };
         }, { divisible });
-        if (!Number.isSafeInteger(answer.version))
+        if (!Number.isSafeInteger(response.version))
             throw garbled("POST /synchronise");
-        return answer;
+        return response;
     }
     async changes(since, next) {
         const query = next !== undefined ? `?next=${encodeURIComponent(next)}` : since !== null ? `?since=${since}` : "";
@@ -253,7 +254,7 @@ export class Calls {
             throw garbled("GET /changes");
         return page;
     }
-    async giveLockBack() {
+    async releaseLock() {
         if (!this.holding)
             return;
         try {
@@ -264,7 +265,7 @@ export class Calls {
         }
     }
 }
-const garbled = (call) => new RollcallError("garbled", `the server's answer to ${call} cannot be read`);
+const garbled = (call) => new RollcallError("garbled", `the server's response to ${call} cannot be read`);
 export function nextQuery(link) {
     for (const part of link?.split(", <") ?? []) {
         const found = /^<?[^>?]*\?([^>]*)>.*rel="next"/.exec(part);

@@ -1,3 +1,3 @@
 import type { Client, ClientOptions, Tables } from "./types.js";
-/** Opens the device's own copy of the tables. Needs no network. */
+/** Opens the device's copy of the tables. It needs no network. */
 export declare function openClient<const T extends Tables>(options: ClientOptions<T>): Promise<Client<T>>;

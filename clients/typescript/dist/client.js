@@ -5,31 +5,31 @@ import { adopt, bind, headersOf, otherUser } from "./identity.js";
 import { declare, Held, shown } from "./held.js";
 import { newKey } from "./key.js";
 import { Live } from "./live.js";
-import { Syncing } from "./sync.js";
+import { SyncRun } from "./sync.js";
 import { inTurn, openChannel, pause } from "./turn.js";
 class Listeners {
     constructor() {
         this.all = new Set();
     }
     add(listener) {
-        const own = (told) => listener(told);
+        const own = (event) => listener(event);
         this.all.add(own);
         return () => void this.all.delete(own);
     }
-    tell(told) {
+    notify(event) {
         for (const listener of [...this.all])
-            listener(told);
+            listener(event);
     }
-    get some() {
-        return this.all.size > 0;
+    get isEmpty() {
+        return this.all.size === 0;
     }
 }
 export async function openClient(options) {
-    const client = new Opened(options);
+    const client = new StoreClient(options);
     await client.pending();
     return client;
 }
-class Opened {
+class StoreClient {
     constructor(options) {
         this.options = options;
         this.closing = new AbortController();
@@ -37,39 +37,39 @@ class Opened {
         this.traffic = new Listeners();
         this.statuses = new Listeners();
         this.lives = new Set();
-        this.known = { lock: null, online: null, live: "off", lastSync: null, lastError: null };
+        this.status = { lock: null, online: null, live: "off", lastSync: null, lastError: null };
         this.syncs = new Set();
-        this.telling = false;
+        this.isNotifying = false;
         this.tables = options.tables;
         this.declared = declare(options.tables);
         this.now = options.now ?? Date.now;
-        this.channel = openChannel(options.store, (tables) => this.heard(tables));
+        this.channel = openChannel(options.store, (tables) => this.notifyChange(tables));
         const patience = {
             ...{ attemptsMax: 6, lockWaitMaxMs: 120000, requestMaxMs: 60000, pause, random: Math.random },
             ...options.patience,
         };
         this.wire = {
             url: options.url.replace(/\/+$/, ""),
-            fetch: options.fetch ?? ((...asked) => globalThis.fetch(...asked)),
+            fetch: options.fetch ?? ((...args) => globalThis.fetch(...args)),
             patience,
             token: (refused) => this.token(refused),
             identity: () => this.read(headersOf),
             olderUntil: 0,
             bind: (me, seed) => this.bind(me, seed),
-            adopt: (sent, made) => this.write((held) => adopt(held, sent, made)),
-            traffic: (traffic) => this.traffic.tell(traffic),
-            listening: () => this.traffic.some,
-            online: (online) => this.know({ online }),
+            adopt: (sent, assigned) => this.write((held) => adopt(held, sent, assigned)),
+            traffic: (traffic) => this.traffic.notify(traffic),
+            listening: () => !this.traffic.isEmpty,
+            online: (online) => this.updateStatus({ online }),
         };
         this.conflicts = {
             list: async () => (await this.read((held) => held.recall("conflicts"))) ?? [],
-            dismiss: (id) => this.write((held) => this.forget(held, id)).then(() => { }),
+            dismiss: (id) => this.write((held) => this.takeConflict(held, id)).then(() => { }),
             resolve: (id, as) => this.resolve(id, as),
             history: async (query = {}) => {
-                const asked = Object.entries(query).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
-                return (await this.ask("GET", `/conflicts?${asked.join("&")}`));
+                const parameters = Object.entries(query).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
+                return (await this.call("GET", `/conflicts?${parameters.join("&")}`));
             },
-            restore: (id) => this.ask("POST", `/conflicts/${encodeURIComponent(id)}/restore`),
+            restore: (id) => this.call("POST", `/conflicts/${encodeURIComponent(id)}/restore`),
         };
     }
     table(name) {
@@ -85,7 +85,7 @@ class Opened {
         });
         const load = (key) => this.read((held) => held.get(name, keyOf(table, key)));
         const all = () => this.read((held) => held.all(name));
-        const there = (rows) => rows.filter(({ state }) => state !== "deleted");
+        const present = (rows) => rows.filter(({ state }) => state !== "deleted");
         return {
             name,
             keyColumn: table.key,
@@ -93,7 +93,7 @@ class Opened {
                 const found = await load(key);
                 return found && found.state !== "deleted" ? row(found) : undefined;
             },
-            list: async () => there(await all()).map(row),
+            list: async () => present(await all()).map(row),
             entry: async (key) => {
                 const found = await load(key);
                 return found && entryOf(found);
@@ -112,32 +112,35 @@ class Opened {
             }),
             remove: (key) => this.edit((held) => remove(held, table, keyOf(table, key), this.now())),
             revert: (key) => this.edit((held) => revert(held, table, keyOf(table, key))),
-            subscribe: (listener) => {
-                let [wanted, working, ended] = [true, false, false];
-                const tell = async () => {
-                    if (working)
-                        return;
-                    working = true;
-                    while (wanted && !ended) {
-                        wanted = false;
-                        const rows = await all();
-                        if (!ended)
-                            listener(there(rows).map(row), rows.map(entryOf));
-                    }
-                    working = false;
-                };
-                const stop = this.changes.add((tables) => {
-                    if (!tables.includes(name))
-                        return;
-                    wanted = true;
-                    void tell();
-                });
-                void tell();
-                return () => {
-                    ended = true;
-                    stop();
-                };
-            },
+            subscribe: (listener) => this.onTable(name, async (isEnded) => {
+                const rows = await all();
+                if (!isEnded())
+                    listener(present(rows).map(row), rows.map(entryOf));
+            }),
+        };
+    }
+    onTable(name, work) {
+        let [isDue, isRunning, ended] = [true, false, false];
+        const run = async () => {
+            if (isRunning)
+                return;
+            isRunning = true;
+            while (isDue && !ended) {
+                isDue = false;
+                await work(() => ended);
+            }
+            isRunning = false;
+        };
+        const stop = this.changes.add((tables) => {
+            if (!tables.includes(name))
+                return;
+            isDue = true;
+            void run();
+        });
+        void run();
+        return () => {
+            ended = true;
+            stop();
         };
     }
     read(work) {
@@ -146,7 +149,7 @@ class Opened {
     async write(work) {
         const [result, touched] = await Held.write(this.options.store, this.declared, work);
         if (touched.size)
-            this.touched(touched);
+            this.rowsChanged(touched);
         return result;
     }
     async edit(work) {
@@ -155,19 +158,19 @@ class Opened {
             live.edited();
         return result;
     }
-    touched(tables) {
-        this.channel.tell([...tables]);
-        this.heard([...tables]);
+    rowsChanged(tables) {
+        this.channel.notify([...tables]);
+        this.notifyChange([...tables]);
     }
-    heard(tables) {
-        this.changes.tell(tables);
-        this.know({});
+    notifyChange(tables) {
+        this.changes.notify(tables);
+        this.updateStatus({});
     }
     onChange(listener) {
         return this.changes.add(listener);
     }
     async sync(options = {}) {
-        const asked = this.now();
+        const called = this.now();
         const way = options.way ?? this.options.way ?? "cursor";
         const control = new AbortController();
         const abort = () => control.abort();
@@ -176,37 +179,37 @@ class Opened {
                 abort();
             signal?.addEventListener("abort", abort);
         }
-        const ground = {
+        const context = {
             ...{ store: this.options.store, tables: this.declared, wire: this.wire, now: this.now },
-            touched: (tables) => this.touched(tables),
-            lost: (conflicts) => this.lost(conflicts),
+            rowsChanged: (tables) => this.rowsChanged(tables),
+            conflictsFound: (conflicts) => this.onConflicts(conflicts),
         };
         const work = inTurn(this.options.store, control.signal, async () => {
             const [synced, waiting] = await this.read(async (held) => [await held.recall("synced"), (await held.waiting()).length]);
-            if (synced && synced.began > asked && synced.way === way && !waiting)
+            if (synced && synced.began > called && synced.way === way && !waiting)
                 return synced.report;
             const began = this.now();
-            const done = await new Syncing(ground, { ...options, signal: control.signal, way }).run();
-            await this.write((held) => held.remember("synced", { began, at: this.now(), report: done, way }));
-            return done;
+            const report = await new SyncRun(context, { ...options, signal: control.signal, way }).run();
+            await this.write((held) => held.remember("synced", { began, at: this.now(), report, way }));
+            return report;
         });
         this.syncs.add(work);
-        this.know({});
+        this.updateStatus({});
         try {
             const report = await work;
-            this.know({ lastSync: { at: this.now(), report }, lastError: null });
+            this.updateStatus({ lastSync: { at: this.now(), report }, lastError: null });
             return report;
         }
         catch (error) {
             const { code, message } = error instanceof RollcallError ? error : { code: "internal", message: String(error) };
-            this.know({ lastError: { at: this.now(), code, message } });
+            this.updateStatus({ lastError: { at: this.now(), code, message } });
             throw error;
         }
         finally {
             options.signal?.removeEventListener("abort", abort);
             this.closing.signal.removeEventListener("abort", abort);
             this.syncs.delete(work);
-            this.know({});
+            this.updateStatus({});
         }
     }
     pending() {
@@ -230,18 +233,18 @@ class Opened {
         });
     }
     live(options = {}) {
-        const lively = {
+        const context = {
             ...{ store: this.options.store, wire: this.wire },
             sync: () => this.sync(),
-            behind: (version) => this.read(async (held) => (await held.recall("cursor")) !== version || (await held.waiting()).length > 0),
-            retryAt: () => this.read(async (held) => {
+            isBehind: (version) => this.read(async (held) => (await held.recall("cursor")) !== version || (await held.waiting()).length > 0),
+            retryInMs: () => this.read(async (held) => {
                 const times = (await held.waiting()).flatMap(({ rejected }) => (rejected?.retryAt === undefined ? [] : [rejected.retryAt - this.now()]));
                 return times.length ? Math.max(Math.min(...times), 0) : null;
             }),
-            state: (live) => this.know({ live, ...(live === "off" ? { lock: null } : {}) }),
-            lock: (lock) => this.know({ lock }),
+            setState: (live) => this.updateStatus({ live, ...(live === "off" ? { lock: null } : {}) }),
+            setLock: (lock) => this.updateStatus({ lock }),
         };
-        const live = new Live(lively, options);
+        const live = new Live(context, options);
         this.lives.add(live);
         return {
             stop: () => {
@@ -250,7 +253,7 @@ class Opened {
             },
         };
     }
-    async forget(held, id) {
+    async takeConflict(held, id) {
         const known = (await held.recall("conflicts")) ?? [];
         const found = known.find((conflict) => conflict.id === id);
         if (!found)
@@ -260,22 +263,22 @@ class Opened {
     }
     resolve(id, as) {
         return this.edit(async (held) => {
-            const conflict = await this.forget(held, id);
+            const conflict = await this.takeConflict(held, id);
             const table = this.declared.get(conflict.table);
             if (as !== "theirs" && table)
                 await settle(held, table, conflict, as === "mine" ? conflict.mine : as, this.now());
         });
     }
-    async lost(conflicts) {
+    async onConflicts(conflicts) {
         const { onConflict } = this.options;
         if (!onConflict)
             return;
         for (const conflict of conflicts)
             await this.resolve(conflict.id, (await onConflict(conflict)) ?? "theirs");
     }
-    async ask(method, path, body) {
-        const answer = await new Calls(this.wire, this.closing.signal, () => { }).ask(method, path, () => ({ body }));
-        return answer.body ?? null;
+    async call(method, path, body) {
+        const response = await new Calls(this.wire, this.closing.signal, () => { }).call(method, path, () => ({ body }));
+        return response.body ?? null;
     }
     async token(refused) {
         const { token, login } = this.options;
@@ -283,16 +286,16 @@ class Opened {
             return token();
         if (typeof token === "string")
             return token === refused ? null : token;
-        const known = async () => {
-            const found = await this.read((held) => held.recall("token"));
-            return found === undefined || found === refused ? null : found;
+        const storedToken = async () => {
+            const stored = await this.read((held) => held.recall("token"));
+            return stored === undefined || stored === refused ? null : stored;
         };
-        const found = await known();
+        const found = await storedToken();
         if (found !== null || !login)
             return found;
-        return this.alone(async () => (await known()) ?? this.enter(login));
+        return this.inLoginTurn(async () => (await storedToken()) ?? this.requestToken(login));
     }
-    alone(work) {
+    inLoginTurn(work) {
         return inTurn(this.options.store, this.closing.signal, work, "login");
     }
     async bind(me, seed) {
@@ -302,50 +305,50 @@ class Opened {
         await this.write((held) => bind(held, me));
     }
     async logIn(login) {
-        await this.alone(() => this.enter(login));
+        await this.inLoginTurn(() => this.requestToken(login));
         for (const live of this.lives)
             live.edited();
     }
-    async enter({ email: written, password, device, register }) {
-        const email = written.trim().toLowerCase();
+    async requestToken({ email: typed, password, device, register }) {
+        const email = typed.trim().toLowerCase();
         const [known, device_id] = await this.read(async (held) => [await held.recall("email"), await held.recall("device_id")]);
         if (known !== undefined && known !== email)
             throw otherUser(known);
         const calls = new Calls(this.wire, this.closing.signal, () => { });
-        const post = (path, body) => calls.ask("POST", path, () => ({ body }), { open: true });
+        const post = (path, body) => calls.call("POST", path, () => ({ body }), { open: true });
         if (register) {
             await post("/register", { email, password }).catch((error) => {
                 if (!(error instanceof RollcallError && error.code === "email_taken"))
                     throw error;
             });
         }
-        const asked = { email, password, device, ...(device_id === undefined ? {} : { device_id }) };
-        const said = (await post("/login", asked)).body;
-        const me = await calls.me(said.token);
+        const credentials = { email, password, device, ...(device_id === undefined ? {} : { device_id }) };
+        const session = (await post("/login", credentials)).body;
+        const me = await calls.me(session.token);
         try {
             await this.write(async (held) => {
                 if (me)
                     await bind(held, me);
                 await held.remember("email", email);
-                await held.remember("device_id", said.device_id);
-                await held.remember("token", said.token);
+                await held.remember("device_id", session.device_id);
+                await held.remember("token", session.token);
             });
         }
         catch (error) {
-            await calls.ask("POST", "/logout", undefined, { token: said.token, unbound: true }).catch(() => { });
+            await calls.call("POST", "/logout", undefined, { token: session.token, unbound: true }).catch(() => { });
             throw error;
         }
-        return said.token;
+        return session.token;
     }
     async logOut({ wipe = false } = {}) {
-        await this.ask("POST", "/logout").catch(() => { });
+        await this.call("POST", "/logout").catch(() => { });
         await this.write((held) => held.remember("token", undefined));
         if (wipe)
             await this.wipe();
     }
     async wipe() {
         await inTurn(this.options.store, undefined, () => this.options.store.wipe());
-        this.touched(new Set(this.declared.keys()));
+        this.rowsChanged(new Set(this.declared.keys()));
     }
     async close() {
         this.closing.abort();
@@ -361,22 +364,22 @@ class Opened {
     }
     onStatus(listener) {
         const stop = this.statuses.add(listener);
-        this.know({});
+        this.updateStatus({});
         return stop;
     }
-    know(news) {
-        this.known = { ...this.known, ...news };
-        if (this.telling || !this.statuses.some)
+    updateStatus(changes) {
+        this.status = { ...this.status, ...changes };
+        if (this.isNotifying || this.statuses.isEmpty)
             return;
-        this.telling = true;
+        this.isNotifying = true;
         void Promise.resolve().then(async () => {
             try {
                 const pending = await this.pending();
-                this.telling = false;
-                this.statuses.tell({ ...this.known, syncing: this.syncs.size > 0, pending });
+                this.isNotifying = false;
+                this.statuses.notify({ ...this.status, syncing: this.syncs.size > 0, pending });
             }
             catch {
-                this.telling = false;
+                this.isNotifying = false;
             }
         });
     }

@@ -1,89 +1,90 @@
 /**
- * What a device decides. Pure: no store, no network, no clock. The same rules as the reference device's; the
- * cases in `fixtures/device` hold both to them.
+ * The decisions of a device. They are pure: no store, no network, no clock. The reference device has the same rules
+ * (`crates/device/src/decide.rs`); the cases in `fixtures/device` test both.
  *
- * Two times belong to a row. `at` is the state that the server holds, as it last told it; `base` is the state
- * that the user's edit was made on. They differ when others change a row that is edited here: the edit stays,
- * and goes up with its old `base`, so that the server sees the conflict and decides it.
+ * A row has two times. `at` is the state that the server holds, as it last reported it. `base` is the state on which
+ * the user's edit was made. They differ when other devices change a row that is edited here: the edit stays, and is
+ * sent with its old `base`, so that the server detects the conflict and decides it.
  */
 import type { RowState, Verdict } from "./types.js";
 /**
- * What an edit was made on that knew of no row of the server's: a state that no row ever has. Not the edit's own
- * time, which may be the server's row's as well.
+ * The base of an edit that was made without any row of the server: a state that no row ever has. The edit's own time
+ * would not do, since it may also be that of the server's row.
  */
 export declare const NO_STATE = 0;
-/** What a device knows of a row, its contents aside. Times are ms since 1970; null is none. */
+/** What a device knows of a row, apart from its contents. Times are ms since 1970; null is none. */
 export interface Local {
     readonly state: RowState;
     readonly at: number | null;
     readonly base: number | null;
     readonly editedAt: number | null;
 }
-/** Whose contents a row has: ours, the server's, or the server's with what was changed since on it. */
+/** The source of a row's contents: the device, the server, or the server with the columns over it that were changed since. */
 export type Contents = "mine" | "theirs" | "mine_over_theirs";
-/** What becomes of a local row; without `local` the device drops it. */
+/** The outcome for a local row. If `local` is null, the device drops the row. */
 export interface Outcome {
     readonly local: Local | null;
     readonly contents: Contents;
 }
 export type Operation = "add" | "update" | "delete";
-/** A clean row whose contents have to be asked for. `held` is the state that the device knows. */
+/** A clean row whose contents must be requested. `held` is the state that the device knows. */
 export declare const unsure: (held: number | null) => Local;
 /**
- * A clean row that the server gave in the state `held` and may have lost since: it waits to be put back. The server
- * holds the older state `at`, or no row.
+ * A clean row that the server returned in the state `held` and may have lost since: it waits to be put back. The
+ * server holds the older state `at`, or no row.
  */
 export declare const putBackOf: (held: number | null, at: number | null) => Local;
-/** Whether it waits only because the server may have lost it, and not since its user changed it. */
+/** Whether it waits only because the server may have lost it, and not because its user changed it. */
 export declare const isPutBack: ({ state, editedAt }: Pick<Local, "state" | "editedAt">) => boolean;
-/** The state whose contents the device has, of a row that its user has not changed. */
+/** The state of the device's contents, for a row that its user has not changed. */
 export declare const heldOf: (local: Local) => number | null;
-/** A row just as the server told it. */
+/** A row in the state that the server reported. */
 export declare const clean: (at: number | null) => Local;
 /**
- * Whether all columns go up, or only the changed ones. Half a row can neither be made nor be brought back, so a
- * row that the server does not hold goes up whole.
+ * Whether all of its columns are sent, or only the changed ones. A partial row can neither be created nor revived, so
+ * a row that the server may not hold is sent whole.
  */
 export declare const goesWhole: (local: Local) => boolean;
-/** What to do about one table after the roll call, by key ascending. */
+/** The plan for one table after the manifest, by key ascending. */
 export interface Plan {
     add: string[];
     update: string[];
     delete: string[];
-    /** Send these as states that the server gave and may have lost: with `put_back`, before anything else. */
+    /** Send these as states that the server returned and may have lost: with `put_back`, before everything else. */
     put_back: string[];
+    /** Request these. */
     get: string[];
     /** Delete these here, at once. */
     drop: string[];
-    /** Remember this of these rows, at once: the server holds another state than was known, or may. */
+    /** Store this about these rows, at once: the server holds another state than was known, or may. */
     note: [string, Local][];
 }
 /**
- * Whether the server's past is the one that the device knows. A server that was put back to a backup, or begun anew,
- * has forgotten states: what it does not hold is not deleted therefore. It may also have taken a state since that
- * another device made in the very moment of a forgotten one: then one time names two states.
+ * Whether the server's past is the one that the device knows. A server that was put back to a backup, or started anew,
+ * has lost states, so a row that it does not hold need not be deleted. It may also have accepted a state that another
+ * device made at the same time as a lost one: then one time denotes two states.
  */
 export type Epoch = "same" | "earlier";
-/** An owner of the server's, as far as a device knows. */
+/** An owner's state on the server: the epoch (null from a server that does not report it) and the version. */
 export interface Known {
     readonly epoch: number | null;
     readonly version: number;
 }
 /**
- * Compares what a device remembers of its last complete look at the server with what the server says now. `known` is
- * null if the device holds nothing of any server.
+ * Compares the device's last complete view of the server with the server's present state. `known` is null if the
+ * device holds no data of any server.
  */
 export declare const past: (known: Known | null, now: Known) => Epoch;
-/** Compares the roll call of a table with the local rows. `complete`: the last page has come. */
+/** Compares the manifest of a table with the local rows. `complete`: the last page has arrived. */
 export declare function compare(theirs: ReadonlyMap<string, number>, mine: ReadonlyMap<string, Local>, epoch: Epoch, complete: boolean): Plan;
 /**
- * What becomes of a row that a complete list of the server's rows does not have. A clean row was deleted there if the
- * server's past is the one that the device knows; else it may have been forgotten, and is put back. A row that was
- * synced once and edited since was deleted there against edited here: a conflict, and not ours to decide.
+ * The outcome for a row that is missing from a complete list of the server's rows. A clean row was deleted there if
+ * the server's past is the one that the device knows. Otherwise the row may have been lost, and is put back. A row
+ * that was synced once and edited since was deleted there and edited here: a conflict, which the server decides.
  */
 export declare function absent(local: Local, epoch: Epoch): Outcome;
-/** What becomes of a row of which the server tells a state; `told` null: it was deleted. Edits always stay. */
-export declare function apply(local: Local | null, told: number | null, epoch: Epoch): Outcome;
+/** The outcome for a row after a state from the server; `at` null: the row was deleted. An edit without a verdict stays. */
+export declare function apply(local: Local | null, at: number | null, epoch: Epoch): Outcome;
 /** What the device had sent of a row. */
 export interface Sent {
     readonly operation: Operation;
@@ -94,24 +95,24 @@ export interface Sent {
     /** Whether the user changed the row again after the request was made. */
     readonly editedSince: boolean;
 }
-/** What the server said of it. `row`: whether the server's row came along. */
-export interface Told {
+/** The server's result for a row. `row`: whether the response contained the server's row. */
+export interface RowResult {
     readonly verdict: Verdict;
     readonly at: number | null;
     readonly row: boolean;
 }
-/** What becomes of a row after its verdict. It settles what was sent; what the user did since stays. */
-export declare function obey(local: Local, sent: Sent, told: Told): Outcome;
+/** The outcome for a row after its verdict. It settles what was sent; later changes of the user stay. */
+export declare function applyVerdict(local: Local, sent: Sent, { at, row, verdict }: RowResult): Outcome;
 /**
- * When a row that the server rejected may go up again as it is: `later`, and its user has nothing to mend;
- * `with_others`, when the rows that it is about may have changed; or once its user has `edited` it.
+ * When a rejected row may be sent again: `later`, unchanged and without a correction; `with_others`, unchanged, since
+ * the rows that it depends on may have changed; or once its user has `edited` it.
  */
-export type Again = "later" | "with_others" | "edited";
-/** Reads off a rejection when the row may go up again. `timed`: whether the server said after how long. */
-export declare function again(code: string, timed: boolean): Again;
-/** What moves the cursor, or does not. */
-export type Heard = 
-/** The answer to a push that had a `base`. `complete`: the copy is all of what that base was. */
+export type RetryWhen = "later" | "with_others" | "edited";
+/** Determines it from a rejection's `code`. `timed`: whether the rejection had a `retry_after_s`. */
+export declare function retryWhen(code: string, timed: boolean): RetryWhen;
+/** An event that may move the cursor. */
+export type CursorEvent = 
+/** The response to a push with a `base`. `complete`: the device has a complete copy of that base. */
 {
     readonly pushed: {
         readonly version: number;
@@ -125,19 +126,23 @@ export type Heard =
         readonly more: boolean;
     };
 }
-/** 410: the server cannot say what changed since the cursor. */
+/** 410: the server no longer knows what changed since the cursor. */
  | "expired"
 /**
- * A roll call that was compared with the copy. What it asks for is still to come, and is known ahead of any cursor
- * from before: were it deleted until then, no feed would mention it.
+ * A manifest that was compared with the copy. The rows that it requests arrive later and ahead of any earlier
+ * cursor: if they were deleted before then, no feed would mention that.
  */
  | "compared";
-/** Where the cursor stands after an answer. It moves in the transaction that applies the answer. */
-export declare function cursorAfter(cursor: number | null, heard: Heard): number | null;
+/** The cursor after a response. It must be stored in the transaction that applies the response. */
+export declare function cursorAfter(cursor: number | null, event: CursorEvent): number | null;
 /**
- * The pause after the failed attempt of that number, from 1: exponential, with full jitter, but never shorter
- * than what the server asks for. Null: give up. `random` is in [0, 1).
+ * The pause after the failed attempt of that number, from 1: exponential backoff with full jitter, but never shorter
+ * than the server's `Retry-After`. Null: give up. `random` is in [0, 1).
  */
 export declare function pauseMs(attempt: number, attemptsMax: number, retryAfterS: number | null, random: number): number | null;
-/** The pause before the lock is asked for again. `waitedMs`: so far. Null: give up. */
+/** The pause before the lock is requested again. `waitedMs`: so far. Null: give up. */
 export declare function lockPauseMs(waitedMs: number, waitMaxMs: number, retryAfterS: number | null, random: number): number | null;
+/** @deprecated Earlier names. */
+export { applyVerdict as obey, retryWhen as again };
+/** @deprecated Earlier names. */
+export type { RowResult as Told, RetryWhen as Again, CursorEvent as Heard };

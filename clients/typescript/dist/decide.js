@@ -56,25 +56,24 @@ export function absent(local, epoch) {
         return of(putBackOf(heldOf(local), null));
     return local.state === "clean" || local.state === "deleted" ? DROP : of({ ...local, at: null });
 }
-export function apply(local, told, epoch) {
+export function apply(local, at, epoch) {
     if (!local || !isUsers(local)) {
-        if (told === null)
+        if (at === null)
             return DROP;
         const held = local && heldOf(local);
         const mayBeLost = local !== null && (epoch === "earlier" || isPutBack(local));
-        return mayBeLost && held !== null && held > told ? of(putBackOf(held, told)) : of(clean(told), "theirs");
+        return mayBeLost && held !== null && held > at ? of(putBackOf(held, at)) : of(clean(at), "theirs");
     }
-    if (local.state === "deleted" && told === null)
+    if (local.state === "deleted" && at === null)
         return DROP;
     if (local.state === "added")
-        return of({ ...local, at: told, state: "edited", base: local.base ?? NO_STATE });
+        return of({ ...local, at, state: "edited", base: local.base ?? NO_STATE });
     const doubtful = epoch === "earlier" || local.at === null;
-    if (doubtful && local.state === "edited" && local.base === told)
+    if (doubtful && local.state === "edited" && local.base === at)
         return of({ ...local, at: null });
-    return of({ ...local, at: told });
+    return of({ ...local, at });
 }
-export function obey(local, sent, told) {
-    const { at, row, verdict } = told;
+export function applyVerdict(local, sent, { at, row, verdict }) {
     const deleted = local.state === "deleted";
     const settled = (base) => sent.editedSince
         ? of({ ...local, state: deleted ? "deleted" : "edited", at, base }, row ? "mine_over_theirs" : "mine")
@@ -107,17 +106,17 @@ export function obey(local, sent, told) {
             return of(local);
     }
 }
-export function again(code, timed) {
+export function retryWhen(code, timed) {
     if (timed)
         return "later";
     return code === "reference_missing" || code === "still_referenced" ? "with_others" : "edited";
 }
-export function cursorAfter(cursor, heard) {
-    if (heard === "expired" || heard === "compared")
+export function cursorAfter(cursor, event) {
+    if (event === "expired" || event === "compared")
         return null;
-    if ("pushed" in heard)
-        return heard.pushed.complete ? heard.pushed.version : cursor;
-    return heard.page.more ? cursor : heard.page.version;
+    if ("pushed" in event)
+        return event.pushed.complete ? event.pushed.version : cursor;
+    return event.page.more ? cursor : event.page.version;
 }
 const PAUSE_FIRST_MS = 250;
 const PAUSE_MAX_MS = 30000;
@@ -128,10 +127,11 @@ export function pauseMs(attempt, attemptsMax, retryAfterS, random) {
         return null;
     if (retryAfterS === null)
         return Math.floor(random * (Math.min(PAUSE_FIRST_MS * 2 ** attempt, PAUSE_MAX_MS) + 1));
-    const asked = retryAfterS * 1000;
-    return asked > RETRY_AFTER_MAX_MS ? null : asked + Math.floor(random * SPREAD_MS);
+    const least = retryAfterS * 1000;
+    return least > RETRY_AFTER_MAX_MS ? null : least + Math.floor(random * SPREAD_MS);
 }
 export function lockPauseMs(waitedMs, waitMaxMs, retryAfterS, random) {
     const pause = Math.min((retryAfterS ?? 1) * 1000, RETRY_AFTER_MAX_MS) + Math.floor(random * SPREAD_MS);
     return waitedMs + pause <= waitMaxMs ? pause : null;
 }
+export { applyVerdict as obey, retryWhen as again };

@@ -2,16 +2,16 @@ import { heldOf, isPutBack } from "./decide.js";
 import { RollcallError } from "./error.js";
 import { newRow } from "./held.js";
 import { readKey } from "./key.js";
-import { parseTime, spellTime } from "./time.js";
-const wrong = (table, column, expected) => new RollcallError("wrong_type", `${table.name}.${column}: expected ${expected}`);
-function plain(value) {
+import { parseTime, formatTime } from "./time.js";
+const wrongType = (table, column, expected) => new RollcallError("wrong_type", `${table.name}.${column}: expected ${expected}`);
+function wellFormed(value) {
     if (typeof value === "string")
         return value.replace(/\p{Surrogate}/gu, "\ufffd");
     if (Array.isArray(value))
-        return value.map(plain);
+        return value.map(wellFormed);
     if (value === null || typeof value !== "object")
         return value;
-    return Object.fromEntries(Object.entries(value).map(([name, member]) => [plain(name), plain(member)]));
+    return Object.fromEntries(Object.entries(value).map(([name, member]) => [wellFormed(name), wellFormed(member)]));
 }
 function checked(table, column, value, precision) {
     const declared = table.spec.columns?.[column];
@@ -21,40 +21,40 @@ function checked(table, column, value, precision) {
     switch (type) {
         case "boolean":
             if (typeof value !== "boolean")
-                throw wrong(table, column, "true or false");
+                throw wrongType(table, column, "true or false");
             return value;
         case "integer":
             if (!Number.isSafeInteger(value) && !(typeof value === "string" && /^-?\d+$/.test(value)))
-                throw wrong(table, column, "an integer");
+                throw wrongType(table, column, "an integer");
             return value;
         case "real":
             if (typeof value !== "number" || !Number.isFinite(value))
-                throw wrong(table, column, "a number");
+                throw wrongType(table, column, "a number");
             return value;
         case "decimal":
             if (!/^-?\d+(\.\d+)?$/.test(String(value)))
-                throw wrong(table, column, 'a decimal such as "12.50"');
+                throw wrongType(table, column, 'a decimal such as "12.50"');
             return String(value);
         case "json":
             return value;
         default:
             if (typeof value !== "string")
-                throw wrong(table, column, "a string");
+                throw wrongType(table, column, "a string");
     }
     if (type === "uuid") {
         const key = readKey(value);
         if (key === null)
-            throw wrong(table, column, "a UUID of 36 characters");
+            throw wrongType(table, column, "a UUID of 36 characters");
         return key;
     }
     if (type === "timestamp") {
         const at = parseTime(value);
         if (at === null)
-            throw wrong(table, column, 'a time such as "2013-05-01T15:42:50.000Z"');
-        return precision ? spellTime(at, precision) : value;
+            throw wrongType(table, column, 'a time such as "2013-05-01T15:42:50.000Z"');
+        return precision ? formatTime(at, precision) : value;
     }
     if (type === "date" && !/^\d{4}-\d\d-\d\d$/.test(value))
-        throw wrong(table, column, 'a date such as "2013-05-01"');
+        throw wrongType(table, column, 'a date such as "2013-05-01"');
     return value;
 }
 function defaultOf(declared, now, precision) {
@@ -63,31 +63,35 @@ function defaultOf(declared, now, precision) {
     if (declared.default !== "now")
         return declared.default;
     if (declared.type === "date")
-        return spellTime(now).slice(0, 10);
-    return declared.type === "timestamp" && precision ? spellTime(now, precision) : undefined;
+        return formatTime(now).slice(0, 10);
+    return declared.type === "timestamp" && precision ? formatTime(now, precision) : undefined;
 }
 export function keyOf(table, key) {
-    const read = readKey(key);
-    if (read === null)
+    const uuid = readKey(key);
+    if (uuid === null)
         throw new RollcallError("invalid_key", `${table.name}: a key is a UUID of 36 characters`);
-    return read;
+    return uuid;
 }
-export async function put(held, table, key, columns, now, base) {
-    const precision = (await held.recall("limits"))?.precision;
-    const was = await held.get(table.name, key);
-    const row = was ?? newRow(table.name, key);
-    const news = {};
+function newValues(table, row, columns, precision) {
+    const values = {};
     for (const [column, value] of Object.entries(columns)) {
         if (column === table.key || column === "last_update" || value === undefined)
             continue;
         if (table.columns && !table.columns.includes(column)) {
             throw new RollcallError("no_such_column", `${table.name} has no column ${JSON.stringify(column)}`);
         }
-        const said = checked(table, column, plain(JSON.parse(JSON.stringify(value))), precision);
-        if (JSON.stringify(row.row[column]) !== JSON.stringify(said))
-            news[column] = said;
+        const valid = checked(table, column, wellFormed(JSON.parse(JSON.stringify(value))), precision);
+        if (JSON.stringify(row[column]) !== JSON.stringify(valid))
+            values[column] = valid;
     }
-    if (was && row.state !== "deleted" && Object.keys(news).length === 0)
+    return values;
+}
+export async function put(held, table, key, columns, now, base) {
+    const precision = (await held.recall("limits"))?.precision;
+    const was = await held.get(table.name, key);
+    const row = was ?? newRow(table.name, key);
+    const values = newValues(table, row.row, columns, precision);
+    if (was && row.state !== "deleted" && Object.keys(values).length === 0)
         return row;
     const edit = await held.nextEdit();
     const at = isPutBack(row) ? null : row.at;
@@ -99,7 +103,7 @@ export async function put(held, table, key, columns, now, base) {
                 next.row[column] = value;
         }
     }
-    for (const [column, value] of Object.entries(news)) {
+    for (const [column, value] of Object.entries(values)) {
         next.row[column] = value;
         next.changed[column] = edit;
     }
@@ -120,8 +124,8 @@ export async function remove(held, table, key, now) {
     const row = await held.get(table.name, key);
     if (!row || row.state === "deleted")
         return;
-    const isKnown = row.at !== null || row.base !== null || row.doubtful || (await isInFlight(held, table, key));
-    if (row.state === "added" && !isKnown)
+    const mayBeOnServer = row.at !== null || row.base !== null || row.doubtful || (await isInFlight(held, table, key));
+    if (row.state === "added" && !mayBeOnServer)
         return held.replace(row, null);
     const next = { ...row, state: "deleted", editedAt: now, edit: await held.nextEdit() };
     if (row.state === "clean")
@@ -147,7 +151,7 @@ export async function revert(held, table, key) {
 export async function settle(held, table, conflict, as, now) {
     if (as === null)
         return remove(held, table, conflict.key, now);
-    const there = await held.get(table.name, conflict.key);
-    const columns = there || conflict.theirs ? as : { ...conflict.base, ...conflict.mine, ...as };
+    const present = await held.get(table.name, conflict.key);
+    const columns = present || conflict.theirs ? as : { ...conflict.base, ...conflict.mine, ...as };
     await put(held, table, conflict.key, columns, now, conflict.lastUpdate);
 }

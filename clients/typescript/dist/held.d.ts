@@ -7,13 +7,13 @@ import type { Conflict, Digest, Json, Rejection, Row, Store, StoredRow, SyncRepo
 export interface Declared {
     readonly name: string;
     readonly key: string;
-    /** The declared columns; null: whatever the app puts. */
+    /** The declared columns; null: any column is allowed. */
     readonly columns: readonly string[] | null;
-    /** What a row shows in columns that it was told without: a new column, whose default the server filled in unsaid. */
+    /** Values of columns that a stored row lacks. The server fills in the default of a new column without sending the row. */
     readonly blank: Row;
     readonly spec: TableSpec;
 }
-/** The tables by name, those that others refer to first. */
+/** The tables by name, parents first. */
 export declare function declare(tables: Tables): Map<string, Declared>;
 /** A row of an outstanding request. */
 export interface SentRow {
@@ -22,22 +22,22 @@ export interface SentRow {
     readonly operation: "add" | "update" | "delete";
     readonly whole: boolean;
     readonly complete: boolean;
-    /** The edit that is in the request; a later one is not settled by the answer. */
+    /** The edit that is in the request; the response does not settle a later one. */
     readonly edit: number;
 }
 /**
- * A request whose answer has not been applied. Written before it is sent, removed in the transaction that
- * applies the answer: after a lost answer or a reload the same goes up again under the same key.
+ * A request whose response has not been applied. It is stored before it is sent, and removed in the transaction that
+ * applies the response: after a lost response or a reload the same request is sent again under the same key.
  */
 export interface Outstanding {
     readonly key: string;
-    /** Without `sent_at`: that is the time of each sending, and the server leaves it out when it compares bodies. */
+    /** Without `sent_at`, which is the time of each sending; the server ignores it when it compares bodies. */
     readonly body: {
         readonly [member: string]: Json;
     };
     readonly sent: readonly SentRow[];
 }
-/** What is remembered beside rows. */
+/** The state that is stored beside rows, by name. */
 export interface Meta {
     cursor: number;
     /** The epoch of the server that the rows are of. */
@@ -45,14 +45,14 @@ export interface Meta {
     /** The latest version of the server's that the device has seen in that epoch. */
     known: number;
     seed: string;
-    /** By table; only once the seed is known. */
+    /** By table; present once the seed is known. */
     digests: {
         [table: string]: Digest;
     };
     edits: number;
     outstanding: Outstanding;
     etag: string;
-    /** Bytes of a request that does not take too long on this device's line; none: as many as the server takes. */
+    /** The largest request that is fast enough on this device's line, bytes; absent: the server's limit holds. */
     pace: number;
     limits: {
         rows: number;
@@ -60,7 +60,7 @@ export interface Meta {
         bytes: number;
         precision: "seconds" | "milliseconds";
     };
-    /** The feed under way: the mark of its next page and, of a full one, its number. */
+    /** The feed that is being read: the token of its next page and, for a full feed, its number. */
     feed: {
         number: number | null;
         next: string;
@@ -70,7 +70,7 @@ export interface Meta {
     token: string;
     email: string;
     device_id: string;
-    /** The user and the owner whose rows these are, as `GET /me` names them, with a dot between. */
+    /** The user and the owner of the rows, as `GET /me` names them, with a dot between. */
     bound: string;
     installation: Installation;
     synced: {
@@ -90,11 +90,11 @@ export interface Meta {
 }
 export declare const localOf: ({ state, at, base, editedAt }: StoredRow) => Local;
 export declare const newRow: (table: string, key: string) => StoredRow;
-/** Rejected for the sake of other rows, which may have changed by the next sync. */
+/** Whether a row was rejected because of other rows, which may have changed by the next sync. */
 export declare const isAboutOthers: ({ code, retryAt }: Rejection) => boolean;
-/** Whether a rejected row may be sent once more as it is. */
+/** Whether a rejected row may be sent again unchanged. */
 export declare const mayTryAgain: (rejected: Rejection, now: number) => boolean;
-/** Why a row was rejected, as it is kept with the row. */
+/** The reason of a rejection, as it is stored with the row. */
 export declare const rejectionOf: (error: Problem | (VerdictItem["error"] & {}), now: number) => Rejection;
 /** One transaction over a store. */
 export declare class Held {
@@ -105,21 +105,21 @@ export declare class Held {
     private sums;
     private constructor();
     static read<R>(store: Store, tables: ReadonlyMap<string, Declared>, work: (held: Held) => Promise<R>): Promise<R>;
-    /** All of `work` is kept, or nothing. Gives the tables whose rows changed, too. */
+    /** Commits all of `work`, or nothing. Returns its result, and the tables whose rows changed. */
     static write<R>(store: Store, tables: ReadonlyMap<string, Declared>, work: (held: Held) => Promise<R>): Promise<[R, Set<string>]>;
     get(table: string, key: string): Promise<StoredRow | undefined>;
     all(table: string): Promise<StoredRow[]>;
     waiting(): Promise<StoredRow[]>;
     recall<N extends keyof Meta>(name: N): Promise<Meta[N] | undefined>;
     remember<N extends keyof Meta>(name: N, value: Meta[N] | undefined): Promise<void>;
-    /** Puts `row` in the place of `was`; null drops it. Keeps the table's proof in step. */
+    /** Replaces `was` by `row`; null deletes it. Updates the table's digest. */
     replace(was: StoredRow | undefined, row: StoredRow | null): Promise<void>;
     nextEdit(): Promise<number>;
-    /** The proof of what the server holds, as far as it told: an edit that waits counts as the state before it. */
+    /** The digests of the server's states as this device knows them: a waiting edit counts as the state before it. */
     digests(): Promise<Meta["digests"] | null>;
-    /** Adds the proofs up again from the rows. Within a transaction that writes. */
+    /** Computes the digests again from the rows. Needs a transaction that writes. */
     recount(): Promise<void>;
-    private proofs;
+    private loadSums;
 }
 /** The row as the app sees it. */
 export declare const shown: (table: Declared, key: string, row: Row) => Row;

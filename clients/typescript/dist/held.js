@@ -1,8 +1,8 @@
 import { Sum } from "./digest.js";
-import { again } from "./decide.js";
+import { retryWhen } from "./decide.js";
 const blankOf = (spec) => Object.fromEntries(Object.entries(spec.columns ?? {}).map(([name, column]) => {
-    const said = typeof column === "string" ? undefined : column.default;
-    return [name, said === "now" ? null : (said ?? null)];
+    const value = typeof column === "string" ? undefined : column.default;
+    return [name, value === "now" ? null : (value ?? null)];
 }));
 export function declare(tables) {
     const sorted = new Map();
@@ -26,7 +26,7 @@ export const newRow = (table, key) => ({
     ...{ table, key, state: "clean", at: null, base: null, editedAt: null },
     ...{ edit: 0, row: {}, changed: {} },
 });
-export const isAboutOthers = ({ code, retryAt }) => again(code, retryAt !== undefined) === "with_others";
+export const isAboutOthers = ({ code, retryAt }) => retryWhen(code, retryAt !== undefined) === "with_others";
 export const mayTryAgain = (rejected, now) => isAboutOthers(rejected) || (rejected.retryAt !== undefined && rejected.retryAt <= now);
 export const rejectionOf = (error, now) => ({
     code: error.code,
@@ -71,7 +71,7 @@ export class Held {
     }
     async replace(was, row) {
         const { table, key } = (row ?? was);
-        const sums = await this.proofs();
+        const sums = await this.loadSums();
         sums?.get(table)?.change(key, was?.at ?? null, row?.at ?? null);
         this.touched.add(table);
         if (!row)
@@ -88,7 +88,7 @@ export class Held {
         return edit;
     }
     async digests() {
-        const sums = await this.proofs();
+        const sums = await this.loadSums();
         if (!sums)
             return null;
         return Object.fromEntries([...this.tables.keys()].map((name) => [name, sums.get(name).digest()]));
@@ -106,13 +106,13 @@ export class Held {
         }
         this.sums = sums;
     }
-    async proofs() {
+    async loadSums() {
         if (this.sums)
             return this.sums;
-        const [seed, known] = await Promise.all([this.recall("seed"), this.recall("digests")]);
-        if (!seed || !known)
+        const [seed, digests] = await Promise.all([this.recall("seed"), this.recall("digests")]);
+        if (!seed || !digests)
             return undefined;
-        return (this.sums ?? (this.sums = new Map([...this.tables.keys()].map((name) => [name, known[name] ? Sum.read(seed, known[name]) : new Sum(seed)]))));
+        return (this.sums ?? (this.sums = new Map([...this.tables.keys()].map((name) => [name, digests[name] ? Sum.read(seed, digests[name]) : new Sum(seed)]))));
     }
 }
 export const shown = (table, key, row) => ({ [table.key]: key, ...table.blank, ...row });

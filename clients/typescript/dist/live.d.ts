@@ -1,17 +1,17 @@
-/** Syncs promptly: after edits, and when the server tells that others wrote (`GET /events`). */
+/** Syncs promptly: after edits, and when the server reports writes of other devices (`GET /events`). */
 import { type Wire } from "./calls.js";
 import type { LiveOptions, Status, Store } from "./types.js";
-/** What `live` needs of its client. */
-export interface Lively {
+/** What `live` needs from its client. */
+export interface LiveContext {
     readonly store: Store;
     readonly wire: Wire;
     sync(): Promise<unknown>;
-    /** Whether a sync would have anything to do, for a device that heard of this version. */
-    behind(version: number | null): Promise<boolean>;
-    /** In how many ms a rejected row may be sent once more; null: none. */
-    retryAt(): Promise<number | null>;
-    state(live: Status["live"]): void;
-    lock(lock: Status["lock"]): void;
+    /** Whether a sync has anything to do, if the server is at this version. */
+    isBehind(version: number | null): Promise<boolean>;
+    /** In how many ms a rejected row may be sent again; null: no row waits for that. */
+    retryInMs(): Promise<number | null>;
+    setState(live: Status["live"]): void;
+    setLock(lock: Status["lock"]): void;
 }
 export declare class Live {
     private readonly client;
@@ -21,22 +21,24 @@ export declare class Live {
     private timer;
     private retry;
     private running;
-    /** Why to sync: the version that the server told of; null: whatever it holds. */
+    /** Set while a sync is due: the version that the server reported; null: sync in any case. */
     private due;
     private readonly wake;
-    constructor(client: Lively, options: LiveOptions);
-    /** The user changed something here. */
+    constructor(client: LiveContext, options: LiveOptions);
+    /** Notes an edit of the user. */
     edited(): void;
     stop(): void;
     private get stopped();
-    /** Syncs in `ms`; what is to be synced by then goes along. */
-    private poke;
+    /** Syncs in `ms`. Replaces a sync that was scheduled before. */
+    private schedule;
     private work;
+    /** The pause after that many failures: exponential backoff with jitter, ms. */
     private backoff;
-    /** Listens in one tab for all; the others wait until it closes. */
+    /** Follows the events in one tab for all; the other tabs wait until it closes. */
     private listen;
     private follow;
-    /** Follows the events until they end. False if they cannot be had here. */
+    /** Follows the events until the stream ends. Returns false if this server or platform cannot stream them. */
     private stream;
-    private take;
+    /** Handles an event. Returns false for what is no event, such as a comment. */
+    private handle;
 }

@@ -14,25 +14,25 @@ export class Live {
         this.control = new AbortController();
         this.failed = 0;
         this.running = false;
-        this.wake = () => this.poke(0);
+        this.wake = () => this.schedule(0);
         globalThis.addEventListener?.("online", this.wake);
         void this.listen();
-        this.poke(0);
+        this.schedule(0);
     }
     edited() {
-        this.poke(this.options.debounceMs ?? 100);
+        this.schedule(this.options.debounceMs ?? 100);
     }
     stop() {
         this.control.abort();
         clearTimeout(this.timer);
         clearTimeout(this.retry);
         globalThis.removeEventListener?.("online", this.wake);
-        this.client.state("off");
+        this.client.setState("off");
     }
     get stopped() {
         return this.control.signal.aborted;
     }
-    poke(ms, version = null) {
+    schedule(ms, version = null) {
         if (this.stopped)
             return;
         this.due = { version };
@@ -47,25 +47,25 @@ export class Live {
             while (this.due && !this.stopped) {
                 const { version } = this.due;
                 this.due = undefined;
-                if (version === null || (await this.client.behind(version)))
+                if (version === null || (await this.client.isBehind(version)))
                     await this.client.sync();
                 this.failed = 0;
             }
-            const ms = await this.client.retryAt();
+            const ms = await this.client.retryInMs();
             clearTimeout(this.retry);
             if (ms !== null && !this.stopped)
-                this.retry = setTimeout(() => this.poke(0), Math.min(ms + RETRY_MIN_MS, RETRY_MAX_MS));
+                this.retry = setTimeout(() => this.schedule(0), Math.min(ms + RETRY_MIN_MS, RETRY_MAX_MS));
         }
         catch (error) {
             if (!(error instanceof RollcallError && FINAL.includes(error.code)))
-                this.poke(this.backoff());
+                this.schedule(this.backoff(this.failed++));
         }
         finally {
             this.running = false;
         }
     }
-    backoff() {
-        const most = Math.min(BACKOFF_FIRST_MS * 2 ** this.failed++, BACKOFF_MAX_MS);
+    backoff(failed) {
+        const most = Math.min(BACKOFF_FIRST_MS * 2 ** failed, BACKOFF_MAX_MS);
         return most / 2 + (this.client.wire.patience.random() * most) / 2;
     }
     async listen() {
@@ -74,7 +74,7 @@ export class Live {
         try {
             if (!locks)
                 return await this.follow();
-            this.client.state("waiting");
+            this.client.setState("waiting");
             await locks.request(`rollcall ${this.client.store.name} live`, { signal }, () => this.follow());
         }
         catch {
@@ -84,13 +84,13 @@ export class Live {
         const { signal } = this.control;
         let failed = 0;
         while (!this.stopped) {
-            this.client.state("connecting");
-            let heard = false;
+            this.client.setState("connecting");
+            let received = false;
             try {
-                if (!(await this.stream(() => (heard = true)))) {
-                    this.client.state("polling");
+                if (!(await this.stream(() => (received = true)))) {
+                    this.client.setState("polling");
                     await pause(this.options.pollMs ?? 15000, signal);
-                    this.poke(0);
+                    this.schedule(0);
                     continue;
                 }
             }
@@ -98,41 +98,40 @@ export class Live {
             }
             if (this.stopped)
                 return;
-            this.client.state("connecting");
-            failed = heard ? 0 : failed + 1;
-            const most = Math.min(BACKOFF_FIRST_MS * 2 ** failed, BACKOFF_MAX_MS);
-            await pause(most / 2 + (this.client.wire.patience.random() * most) / 2, signal).catch(() => { });
+            this.client.setState("connecting");
+            failed = received ? 0 : failed + 1;
+            await pause(this.backoff(failed), signal).catch(() => { });
         }
     }
-    async stream(heard) {
+    async stream(onEvent) {
         const { wire } = this.client;
         const token = await wire.token(null);
         const control = new AbortController();
         const abort = () => control.abort();
         this.control.signal.addEventListener("abort", abort);
         let silence;
-        const alive = () => {
+        const restartTimer = () => {
             clearTimeout(silence);
             silence = setTimeout(abort, SILENCE_MAX_MS);
         };
         try {
-            const mine = await new Calls(wire, control.signal, () => { }).identity();
-            const headers = { Accept: "text/event-stream", ...mine };
-            const answer = await send(wire, "GET", "/events", token, { headers }, control.signal, true);
-            if (answer.status === 404 || (answer.ok && !answer.body))
+            const identity = await new Calls(wire, control.signal, () => { }).identity();
+            const headers = { Accept: "text/event-stream", ...identity };
+            const response = await send(wire, "GET", "/events", token, { headers }, control.signal, true);
+            if (response.status === 404 || (response.ok && !response.body))
                 return false;
-            if (!answer.ok) {
-                if (answer.status === 401)
+            if (!response.ok) {
+                if (response.status === 401)
                     await wire.token(token);
-                throw problemOf(answer.status, (name) => answer.headers.get(name), undefined);
+                throw problemOf(response.status, (name) => response.headers.get(name), undefined);
             }
-            this.client.state("listening");
-            this.poke(0);
-            const reader = answer.body.getReader();
+            this.client.setState("listening");
+            this.schedule(0);
+            const reader = response.body.getReader();
             const decoder = new TextDecoder();
             let text = "";
             for (;;) {
-                alive();
+                restartTimer();
                 const { done, value } = await reader.read();
                 if (done)
                     return true;
@@ -140,8 +139,8 @@ export class Live {
                 const events = text.split(/\r?\n\r?\n/);
                 text = events.pop();
                 for (const event of events)
-                    if (this.take(event))
-                        heard();
+                    if (this.handle(event))
+                        onEvent();
             }
         }
         finally {
@@ -150,7 +149,7 @@ export class Live {
             this.control.signal.removeEventListener("abort", abort);
         }
     }
-    take(event) {
+    handle(event) {
         const field = (name) => event
             .split(/\r?\n/)
             .filter((line) => line.startsWith(`${name}:`))
@@ -165,9 +164,9 @@ export class Live {
         }
         const type = field("event");
         if (type === "version" && typeof data["version"] === "number")
-            this.poke(0, data["version"]);
+            this.schedule(0, data["version"]);
         if (type === "lock")
-            this.client.lock(data);
+            this.client.setLock(data);
         return type !== "";
     }
 }

@@ -1,4 +1,4 @@
-import { absent, apply, cursorAfter, isPutBack, obey, past } from "./decide.js";
+import { absent, apply, applyVerdict, cursorAfter, isPutBack, past } from "./decide.js";
 import { columnsSent } from "./batch.js";
 import { localOf, newRow, rejectionOf, shown } from "./held.js";
 import { advance } from "./identity.js";
@@ -10,7 +10,7 @@ export function parts(table, row) {
     const [key, at] = [readKey(id), parseTime(last_update)];
     return key === null || at === null ? null : { key, at, columns };
 }
-function after(row, { local, contents }, theirs, settled, sent) {
+function rowAfter(row, { local, contents }, theirs, settled, sent) {
     if (!local)
         return null;
     const changed = Object.fromEntries(Object.entries(row.changed).filter(([, edit]) => edit > settled));
@@ -56,27 +56,27 @@ export class Settling {
                 await Promise.all(items.map((item) => work(table, item)));
         }
     }
-    async report(sending, answer) {
-        if (answer.changes?.type === "full")
-            this.past = await this.pastAt(answer.changes.version);
+    async applyResponse(sending, response) {
+        if (response.changes?.type === "full")
+            this.past = await this.pastAt(response.changes.version);
         const sent = new Map(sending.sent.map((row) => [`${row.operation} ${row.table} ${row.key}`, row]));
         const sentKeys = new Set(sending.sent.map((row) => `${row.table} ${row.key}`));
-        const got = new Map();
-        await this.each(answer.get, async (table, row) => {
+        const requested = new Map();
+        await this.each(response.get, async (table, row) => {
             const name = `${table.name} ${readKey(row[table.key])}`;
             if (sentKeys.has(name))
-                got.set(name, row);
+                requested.set(name, row);
         });
         for (const operation of ["add", "update", "delete"]) {
-            await this.each(answer[operation], async (table, item) => {
+            await this.each(response[operation], async (table, item) => {
                 const row = sent.get(`${operation} ${table.name} ${readKey(item[table.key])}`);
-                const theirs = item.row ?? got.get(`${table.name} ${row?.key}`);
+                const theirs = item.row ?? requested.get(`${table.name} ${row?.key}`);
                 if (row)
-                    await this.verdict(table, sending, row, theirs ? { ...item, row: theirs } : item);
+                    await this.settleRow(table, sending, row, theirs ? { ...item, row: theirs } : item);
             });
         }
-        await this.each(answer.get, (table, row) => this.entry(table, row));
-        await this.each(answer.missing, (table, key) => this.gone(table, key));
+        await this.each(response.get, (table, row) => this.applyRow(table, row));
+        await this.each(response.missing, (table, key) => this.applyDeletion(table, key));
         if ((await this.held.recall("outstanding"))?.key === sending.key)
             await this.held.remember("outstanding", undefined);
         await advance(this.held);
@@ -85,7 +85,7 @@ export class Settling {
             await this.held.remember("conflicts", [...this.conflicts, ...known].slice(0, CONFLICTS_MAX));
         }
     }
-    async verdict(table, sending, sent, item) {
+    async settleRow(table, sending, sent, item) {
         this.tally.verdicts[item.verdict] = (this.tally.verdicts[item.verdict] ?? 0) + 1;
         const row = await this.held.get(table.name, sent.key);
         if (!row)
@@ -94,12 +94,12 @@ export class Settling {
         const at = parseTime(item.last_update);
         const columns = columnsSent(sending, sent, table.key);
         const { operation, whole, complete } = sent;
-        const outcome = obey(localOf(row), { operation, whole, complete, editedSince: row.edit > sent.edit }, { verdict: item.verdict, at, row: theirs !== null });
-        const judged = !["gone", "absent", "rejected"].includes(item.verdict);
+        const outcome = applyVerdict(localOf(row), { operation, whole, complete, editedSince: row.edit > sent.edit }, { verdict: item.verdict, at, row: theirs !== null });
+        const isSettled = !["gone", "absent", "rejected"].includes(item.verdict);
         const lost = item.verdict === "kept" || (item.verdict === "gone" && !outcome.local);
         if (lost && item.verdict === "gone")
             this.tally.dropped++;
-        if (judged && !lost)
+        if (isSettled && !lost)
             this.tally.pushed++;
         if (outcome.local && outcome.local.state === "clean" && outcome.local.at === null)
             await this.held.remember("etag", undefined);
@@ -112,15 +112,15 @@ export class Settling {
                 theirs: theirs && shown(table, sent.key, theirs),
             });
         }
-        const next = after(row, outcome, theirs, judged ? sent.edit : 0, columns);
+        const next = rowAfter(row, outcome, theirs, isSettled ? sent.edit : 0, columns);
         if (next && item.error && next.state !== "clean") {
             next.rejected = rejectionOf(item.error, this.now);
             this.rejected.push({ ...sent, ...next.rejected });
         }
         await this.put(row, next);
     }
-    async entry(table, told) {
-        const found = parts(table, told);
+    async applyRow(table, received) {
+        const found = parts(table, received);
         if (!found)
             return;
         const { key, at, columns } = found;
@@ -128,49 +128,49 @@ export class Settling {
         const outcome = apply(row ? localOf(row) : null, at, this.past);
         if (outcome.contents === "theirs" && row?.at !== at)
             this.tally.pulled++;
-        await this.put(row, after(row ?? newRow(table.name, key), outcome, columns, 0, null));
+        await this.put(row, rowAfter(row ?? newRow(table.name, key), outcome, columns, 0, null));
     }
-    async gone(table, key) {
+    async applyDeletion(table, key) {
         const row = await this.held.get(table.name, key);
         if (row)
-            await this.decided(row, apply(localOf(row), null, "same"));
+            await this.applyOutcome(row, apply(localOf(row), null, "same"));
     }
-    decided(row, outcome) {
+    applyOutcome(row, outcome) {
         if (!outcome.local)
             this.tally.dropped++;
-        return this.put(row, after(row, outcome, null, 0, null));
+        return this.put(row, rowAfter(row, outcome, null, 0, null));
     }
-    async page(page) {
+    async applyPage(page) {
         if (page.type === "full") {
             this.past = await this.pastAt(page.version);
             if (this.past === "same")
-                await this.adopt(page.version);
+                await this.adoptPast(page.version);
         }
         for (const lists of [page.add, page.update])
-            await this.each(lists, (table, row) => this.entry(table, row));
-        await this.each(page.delete, (table, key) => this.gone(table, key));
+            await this.each(lists, (table, row) => this.applyRow(table, row));
+        await this.each(page.delete, (table, key) => this.applyDeletion(table, key));
         const full = page.type === "full" && this.feed !== null;
         if (full && !page.more) {
             for (const name of this.held.tables.keys()) {
                 for (const row of await this.held.all(name))
                     if (row.seen !== this.feed)
-                        await this.decided(row, absent(localOf(row), this.past));
+                        await this.applyOutcome(row, absent(localOf(row), this.past));
             }
-            await this.adopt(page.version);
+            await this.adoptPast(page.version);
         }
         const number = page.type === "full" ? this.feed : null;
         await this.held.remember("feed", page.more && page.next !== undefined ? { number, next: page.next } : undefined);
         if (page.type === "diff")
-            await this.know(page.version);
+            await this.noteVersion(page.version);
         if (page.digests && typeof page.digests.as_of === "number")
-            await this.know(page.digests.as_of);
-        await this.heard({ page: { version: page.version, more: page.more === true } });
+            await this.noteVersion(page.digests.as_of);
+        await this.moveCursor({ page: { version: page.version, more: page.more === true } });
     }
-    async plan(table, plan) {
+    async applyPlan(table, plan) {
         for (const key of plan.drop) {
             const row = await this.held.get(table.name, key);
             if (row)
-                await this.decided(row, { local: null, contents: "mine" });
+                await this.applyOutcome(row, { local: null, contents: "mine" });
         }
         for (const [key, local] of plan.note) {
             const row = await this.held.get(table.name, key);
@@ -178,24 +178,23 @@ export class Settling {
                 await this.put(row, { ...row, ...local });
         }
     }
-    async heard(heard) {
+    async moveCursor(event) {
         const cursor = (await this.held.recall("cursor")) ?? null;
-        const moved = cursorAfter(cursor, heard);
-        await this.held.remember("cursor", moved ?? undefined);
-        if (heard === "expired" || heard === "compared")
+        await this.held.remember("cursor", cursorAfter(cursor, event) ?? undefined);
+        if (event === "expired" || event === "compared")
             await this.held.remember("feed", undefined);
     }
     async pastAt(version) {
         const [epoch, known, cursor] = await Promise.all([this.held.recall("epoch"), this.held.recall("known"), this.held.recall("cursor")]);
-        const nothing = epoch === undefined && known === undefined && cursor === undefined;
-        return past(nothing ? null : { epoch: epoch ?? null, version: known ?? cursor ?? 0 }, { epoch: this.epoch, version });
+        const isNew = epoch === undefined && known === undefined && cursor === undefined;
+        return past(isNew ? null : { epoch: epoch ?? null, version: known ?? cursor ?? 0 }, { epoch: this.epoch, version });
     }
-    async know(version) {
+    async noteVersion(version) {
         const [epoch, known] = await Promise.all([this.held.recall("epoch"), this.held.recall("known")]);
         if ((epoch ?? null) === this.epoch && version > (known ?? 0))
             await this.held.remember("known", version);
     }
-    async adopt(version, doubt = false) {
+    async adoptPast(version, doubt = false) {
         const before = doubt ? "earlier" : await this.pastAt(version);
         if (before === "earlier") {
             await this.held.remember("seed", undefined);

@@ -1,107 +1,114 @@
 import { type Wire } from "./calls.js";
 import { type Declared } from "./held.js";
 import type { Conflict, Store, SyncOptions, SyncReport, Way } from "./types.js";
-/** What a sync needs of its client. */
-export interface Ground {
+/** What a sync needs from its client. */
+export interface SyncContext {
     readonly store: Store;
     readonly tables: ReadonlyMap<string, Declared>;
     readonly wire: Wire;
     now(): number;
-    /** Rows of these tables changed. */
-    touched(tables: Set<string>): void;
-    /** Shows the app what it lost, and takes its answers as edits. */
-    lost(conflicts: readonly Conflict[]): Promise<void>;
+    /** Reports that rows of these tables changed. */
+    rowsChanged(tables: Set<string>): void;
+    /** Passes conflicts to the app, and stores what it returns as edits. */
+    conflictsFound(conflicts: readonly Conflict[]): Promise<void>;
 }
-/** Brings the store and the server together. The caller sees to it that nobody else does it at the same time. */
-export declare class Syncing {
-    private readonly ground;
+/** One sync of a store with its server. The caller must exclude other syncs of the same store. */
+export declare class SyncRun {
+    private readonly context;
     private readonly options;
     private readonly calls;
     private readonly tally;
     private readonly conflicts;
     private readonly progress;
-    /** Rows that the server cannot take as they are, with the edit that it refused. */
+    /** Rows that the server does not accept as they are, each with the edit that it refused. */
     private readonly refused;
     private limits;
-    /** Bytes of a request that does not take too long, once one has. */
+    /** The size of a request that is fast enough, bytes; undefined while none has taken too long. */
     private pace;
-    /** Requests that took too long, one after the other. */
+    /** The number of successive requests that took too long. */
     private slow;
-    private said;
+    /** The last digests that the server sent. */
+    private serverDigests;
     private resumed;
-    /** The digests say that the server's past is not the one that the device knows. */
+    /** Whether the digests differ, so that the server's past may not be the one that the device knows. */
     private doubt;
     private way;
-    /** Deletions that the user has confirmed and that no refusal has named yet. */
-    private agreed;
-    constructor(ground: Ground, options: SyncOptions & {
+    /** How many of the deletions that the user has confirmed are left. */
+    private confirmedDeletes;
+    constructor(context: SyncContext, options: SyncOptions & {
         readonly way: Way;
     });
     run(): Promise<SyncReport>;
     private read;
     private write;
-    /** Applies what the server said, in one transaction, and then shows the app what it lost. */
+    /** Applies a response in one transaction, and then passes its conflicts to the app. */
     private settle;
-    /** The server's limits and the owner's seed, asked for once; a server that lowers its limits says so by 413 and 422. */
+    /** Loads the server's limits and the owner's seed, which are requested once. A server with lower limits responds with 413 or 422. */
     private prepare;
-    private askSeed;
+    private fetchSeed;
     /**
-     * Hears the answer to a request that an earlier sync sent and never settled. Only its rows are settled: the
-     * cursor stays, and whatever else the answer said is asked for again.
+     * Sends a request again that an earlier sync sent without receiving the response. Only its verdicts are applied: the
+     * cursor stays, and this sync requests everything else again.
      */
     private resume;
-    /** Roll call under the lock, comparison, and one or more requests under the same lock. */
+    /** Fetches the manifest under the lock, compares it, and sends one or more requests under the same lock. */
     private byManifest;
-    private oneRollCall;
-    /** By cursor: the edits and the question what else changed, in one request. */
+    private syncManifest;
+    /** Compares the manifest with the copy. Returns the rows to send and to request. */
+    private compareManifest;
+    /** Sends the edits and pulls the changes of other devices in one request. */
     private byCursor;
     /**
-     * The server cannot say what changed since: forgets the cursor, to hear everything. What waits here goes up as
-     * ever, each row with its own `_base`.
+     * Deletes the cursor, since the server no longer knows what changed after it. The next pull reads a full feed. The
+     * waiting rows are sent as before, each with its own `_base`.
      */
     private expire;
-    /** Whether all is told. */
-    private onePull;
+    /** Syncs by cursor once. Returns false if it must be called again. */
+    private pull;
     private newFeed;
-    /** Applies a page of the feed and all that follow it. */
+    /** Applies a page of the feed, and fetches and applies all pages after it. */
     private pages;
     /**
-     * Sends what waits still: rows whose parents came in a later request, rows that have to go up whole, what the
-     * user did meanwhile; and asks for rows of which nobody has told what they are. Ends when a round settles nothing.
+     * Sends the rows that still wait: rows whose parents were in a later request, rows that must be sent whole, and edits
+     * made meanwhile. Requests the rows whose contents are unknown. Ends when a round settles nothing.
      */
-    private rest;
-    /** Sends a queue, request by request, each settled before the next is made. Gives the last `version`. */
+    private pushRest;
+    /** Sends a queue in requests, each settled before the next is made. Returns the last `version`. */
     private push;
-    /** The number that a refused deletion is to be confirmed by, if the user has agreed to as many. */
-    private agreedTo;
     /**
-     * Sends one request until it is answered. A refusal means that nothing was written: the request is given up.
-     * Anything else leaves it outstanding, to be sent again.
+     * Queues the rows of a failed request again if another request may succeed, and throws the error otherwise.
+     * `sentConfirmation`: the `confirm_deletes` of the failed request. Returns that of the next one.
+     */
+    private recover;
+    /** The number that confirms a refused deletion, if the user has confirmed that many. */
+    private confirmed;
+    /**
+     * Sends one request until it gets a response. If the server refuses it, nothing was written, and the request is no
+     * longer outstanding. After any other error it stays outstanding, to be sent again.
      */
     private send;
     /**
-     * A request took longer than the server or this client waits: the next ones are half of it, in later syncs too.
-     * Whether it arrived nobody knows. Its rows go up again under other keys, and the server tells by the rows what is
-     * new.
+     * Halves the size of requests after one that took longer than the server or this client waits, for later syncs too.
+     * The request may have arrived. Its rows are sent again under other keys; the server recognises those that it has.
      */
-    private slower;
-    /** A request that took little of the time there is: the next may be twice as large. */
-    private faster;
+    private halveRequests;
+    /** Doubles the size of requests after one that took at most a quarter of the time limit. */
+    private enlargeRequests;
     /**
-     * What to do about a refused request: send it without the row at fault, or in smaller parts. One row that no
-     * server takes must not keep all the others.
+     * Queues the rows of a refused request again, without the rows at fault or for smaller requests: one row that the
+     * server does not accept must not block the others.
      */
-    private mend;
+    private dropFaults;
     /**
-     * The rows for whose sake a whole request was refused: the one that the answer points at, or all of a table that
-     * the server does not have. None if it is not about rows.
+     * The rows because of which a request was refused: the one that the response points at, or all of a table that the
+     * server does not have. It is empty if the refusal does not concern rows.
      */
     private atFault;
     /**
-     * What waits, or those of `of`, without what was refused: in this sync, or before and not edited since. A row
-     * that was rejected for the sake of others is tried again.
+     * The rows of `of`, or all that wait, without those that were refused in this sync, or before and not edited since.
+     * A row that was rejected because of other rows is sent again.
      */
     private sendable;
-    /** Compares the server's digests with what the device holds; repairs once by a roll call. */
-    private prove;
+    /** Compares the server's digests with the device's. If they differ, repairs the copy once, by manifest. */
+    private verify;
 }

@@ -1,6 +1,6 @@
-const SPELLING = /^(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(Z|[+-]\d\d:?\d\d)?$/i;
+const FORMAT = /^(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(Z|[+-]\d\d:?\d\d)?$/i;
 export function parseTime(text) {
-    const found = typeof text === "string" ? SPELLING.exec(text) : null;
+    const found = typeof text === "string" ? FORMAT.exec(text) : null;
     if (!found)
         return null;
     const [year, month, day, hour, minute, second] = found.slice(1, 7).map(Number);
@@ -15,7 +15,7 @@ export function parseTime(text) {
     const offset = Number(zone.slice(1, 3)) * 60 + Number(zone.slice(3));
     return at.getTime() - (zone[0] === "-" ? -offset : offset) * 60000;
 }
-export function spellTime(ms, precision = "milliseconds") {
+export function formatTime(ms, precision = "milliseconds") {
     const text = new Date(ms).toISOString();
     return precision === "seconds" ? text.slice(0, 19).replace("T", " ") : text;
 }

@@ -1,15 +1,16 @@
 import type { Store } from "./types.js";
-/** What is done by one holder of the data at a time: a sync, or a log-in. A sync may log in while it has its turn. */
+/** The work that only one client of the data does at a time: a sync (`turn`), or a log-in. A sync may log in during its turn. */
 export type Turn = "turn" | "login";
-/** Waits, unless the signal ends it. */
+/** Waits. Fails with `aborted` as soon as the signal aborts. */
 export declare const pause: (ms: number, signal?: AbortSignal) => Promise<void>;
-/** The browser's locks, shared by all tabs; not there on React Native, nor on pages without TLS. */
+/** The browser's locks, shared by all tabs. React Native has none, nor have pages without TLS. */
 export declare const webLocks: (store: Store) => LockManager | undefined;
-/** Does `work` while no other holder of the same data does work of this kind. */
+/** Runs `work` while no other client of the same data does work of this kind. */
 export declare function inTurn<R>(store: Store, signal: AbortSignal | undefined, work: () => Promise<R>, kind?: Turn): Promise<R>;
-/** What tabs tell each other: whose rows changed. */
+/** Notifies the other tabs of the tables whose rows changed. */
 export interface Channel {
-    tell(tables: string[]): void;
+    notify(tables: string[]): void;
     close(): void;
 }
-export declare function openChannel(store: Store, heard: (tables: string[]) => void): Channel;
+/** Opens the channel between tabs. `onTables` is called when another tab has changed rows. */
+export declare function openChannel(store: Store, onTables: (tables: string[]) => void): Channel;

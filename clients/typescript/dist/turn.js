@@ -2,7 +2,7 @@ import { RollcallError } from "./error.js";
 import { Held } from "./held.js";
 import { newKey } from "./key.js";
 const LEASE_MS = 15000;
-const LOOK_MS = 100;
+const POLL_MS = 100;
 const queues = { turn: new WeakMap(), login: new WeakMap() };
 export const pause = (ms, signal) => new Promise((resolve, reject) => {
     const stop = () => {
@@ -38,7 +38,7 @@ export async function inTurn(store, signal, work, kind = "turn") {
 }
 async function underLease(store, signal, work, kind) {
     const holder = newKey();
-    const write = (of) => Held.write(store, new Map(), of).then(([result]) => result);
+    const write = (change) => Held.write(store, new Map(), change).then(([result]) => result);
     const take = () => write(async (held) => {
         const known = await held.recall(kind);
         if (known && known.holder !== holder && known.until > Date.now())
@@ -47,7 +47,7 @@ async function underLease(store, signal, work, kind) {
         return true;
     });
     while (!(await take()))
-        await pause(LOOK_MS, signal);
+        await pause(POLL_MS, signal);
     const renewal = setInterval(() => void take().catch(() => { }), LEASE_MS / 3);
     try {
         return await work();
@@ -60,10 +60,10 @@ async function underLease(store, signal, work, kind) {
         });
     }
 }
-export function openChannel(store, heard) {
+export function openChannel(store, onTables) {
     if (store.shared !== "tabs" || typeof BroadcastChannel === "undefined")
-        return { tell: () => { }, close: () => { } };
+        return { notify: () => { }, close: () => { } };
     const channel = new BroadcastChannel(`rollcall ${store.name}`);
-    channel.onmessage = ({ data }) => heard(data);
-    return { tell: (tables) => channel.postMessage(tables), close: () => channel.close() };
+    channel.onmessage = ({ data }) => onTables(data);
+    return { notify: (tables) => channel.postMessage(tables), close: () => channel.close() };
 }

@@ -1,13 +1,13 @@
-/** The calls of the protocol, each repeated as long as that is right. */
+/** The requests of the protocol, with retries. */
 import { lockPauseMs, pauseMs } from "./decide.js";
 import { RollcallError, type Problem } from "./error.js";
-import { boundTo, named, type Installation, type Me } from "./identity.js";
+import { assignedInstallation, boundTo, type Installation, type Me } from "./identity.js";
 import { readKey } from "./key.js";
 import { parseTime } from "./time.js";
 import type { Declared } from "./held.js";
 import type { Digests, Json, Patience, Progress, Row, Traffic, Verdict } from "./types.js";
 
-/** What became of one row that was sent. Its key is under the table's key column. */
+/** The server's result for one row that was sent. Its key is under the table's key column. */
 export interface VerdictItem {
   readonly verdict: Verdict;
   readonly last_update?: string;
@@ -32,8 +32,8 @@ export interface Changes {
   readonly digests?: Digests;
 }
 
-/** The answer of `POST /synchronise`. */
-export interface Answered {
+/** The response of `POST /synchronise`. */
+export interface SyncResponse {
   readonly add?: { readonly [table: string]: VerdictItem[] };
   readonly update?: { readonly [table: string]: VerdictItem[] };
   readonly delete?: { readonly [table: string]: VerdictItem[] };
@@ -44,42 +44,42 @@ export interface Answered {
   readonly digests?: Digests;
 }
 
-/** What the roll call told. */
-export interface RollCall {
-  /** Null if nothing changed since the `ETag` that was named. */
+/** The response of `GET /fetch`. */
+export interface Manifest {
+  /** By table, the time of each row by its key. Null if nothing changed since the `ETag` of the request. */
   readonly tables: Map<string, Map<string, number>> | null;
   readonly version: number;
   readonly fence: string | null;
   readonly etag: string | null;
 }
 
-interface Answer {
+interface JsonResponse {
   readonly status: number;
   readonly header: (name: string) => string | null;
   readonly body: Json | undefined;
 }
 
-interface Ask {
+/** The headers and the body of a request. */
+interface Content {
   readonly headers?: { [name: string]: string };
   readonly body?: Json | undefined;
 }
 
-/** How a call is made. */
-interface Manner {
-  /** Without a token. */
+interface CallOptions {
+  /** Sends no token. */
   readonly open?: boolean;
-  /** With this token, whatever others there are; it is not bound to the store yet. */
+  /** Sends this token, which is not bound to the store yet. */
   readonly token?: string;
-  /** Without saying whose rows the store holds: this call finds that out. */
+  /** Sends no `Sync-For` and `Sync-Device`: the request finds out whose rows the store holds. */
   readonly unbound?: boolean;
-  /** Not to be repeated after it took too long: the caller can ask for less. */
+  /** Is not repeated after it took too long: the caller sends a smaller request instead. */
   readonly divisible?: boolean;
 }
 
-/** No answer came within the client's own time, or the connection broke after a long while. */
+/** No response came within `requestMaxMs`, or the connection broke after a long time. */
 class TimedOut extends RollcallError {}
 
-/** Whether a request took too long for the line or for the server, so that a smaller one may not. */
+/** Whether a request took too long for the line or for the server, so that a smaller one may succeed. */
 export const tookTooLong = (error: unknown): error is RollcallError =>
   error instanceof TimedOut ||
   (error instanceof RollcallError && (error.status === 408 || error.status === 504 || (error.status === 503 && error.code === "timeout")));
@@ -89,26 +89,26 @@ export interface Wire {
   readonly url: string;
   readonly fetch: typeof globalThis.fetch;
   readonly patience: Patience;
-  /** The token to use; another one than `refused`, if the server refused that. Null if there is none. */
+  /** Returns a token other than `refused`, which the server refused. Null if there is none. */
   token(refused: string | null): Promise<string | null>;
-  /** What each call says beside its token: whose rows the store holds, which installation it is. Null: not known yet. */
+  /** Returns the headers `Sync-For` and `Sync-Device`. Null: the store is not bound yet. */
   identity(): Promise<{ [name: string]: string } | null>;
-  /** Binds the store to what the server says of a token. `seed`: asks for the owner's. Throws `other_user`. */
+  /** Binds the store to a token's user and owner. `seed` requests the owner's seed. Throws `other_user`. */
   bind(me: Me, seed: () => Promise<string>): Promise<void>;
-  /** Until then the server counts as one that does not know `GET /me`, ms since 1970. */
+  /** Until this time the server is taken for one without `GET /me`, ms since 1970. */
   olderUntil: number;
-  /** Takes over what the server calls this installation. */
-  adopt(sent: { [name: string]: string }, made: Installation): Promise<void>;
+  /** Stores the installation that the server assigned in a response to a request with the headers `sent`. */
+  adopt(sent: { [name: string]: string }, assigned: Installation): Promise<void>;
   traffic(traffic: Traffic): void;
   listening(): boolean;
   online(online: boolean): void;
 }
 
-/** How long a server that does not say who the caller is counts as such, ms. */
+/** How long a server without `GET /me` is not asked for it again, ms. */
 const OLDER_MS = 3_600_000;
-/** A connection that breaks after so long broke for the length of the request, for all that the client can see, ms. */
+/** A connection that breaks after this time counts as broken by the length of the request, ms. */
 const SLOW_MS = 10_000;
-/** How long the server may wait for the lock before it answers 423, s. */
+/** How long the server may wait for the lock before it responds with 423, s. */
 const LOCK_WAIT_S = 10;
 const RETRIED = [408, 429, 500, 502, 503, 504];
 
@@ -122,27 +122,30 @@ const readJson = (text: string): Json | undefined => {
   }
 };
 
-/** Hides what an inspector must not show. */
-const hidden = (body: Json | undefined): Json | undefined => {
+/** Replaces the secrets in a body, for inspectors. */
+const redacted = (body: Json | undefined): Json | undefined => {
   if (!body || typeof body !== "object" || Array.isArray(body)) return body;
   const secret = ["password", "token", "seed"].filter((name) => name in body);
   return secret.length ? { ...body, ...Object.fromEntries(secret.map((name) => [name, "…"])) } : body;
 };
 
-/** Sends one request, once. Fails with `offline` if no answer comes, or with `aborted`. */
+/**
+ * Sends one request, once. Returns a response whose body has been read or, for `stream`, a successful one whose body
+ * has not. Fails with `offline` if no response comes, or with `aborted`.
+ */
 export async function send(
   wire: Wire,
   method: string,
   path: string,
   token: string | null,
-  { headers = {}, body }: Ask,
+  { headers: given = {}, body }: Content,
   signal: AbortSignal | undefined,
   stream = false,
 ): Promise<Response & { text(): Promise<string> }> {
   const id = ++requests;
   const text = body === undefined ? undefined : JSON.stringify(body);
-  const said = { ...headers, ...(text === undefined ? {} : { "Content-Type": "application/json" }) };
-  const traffic = { id, method, path, requestHeaders: said, requestBody: hidden(body), bytesSent: wire.listening() ? bytes(text) : 0 };
+  const headers = { ...given, ...(text === undefined ? {} : { "Content-Type": "application/json" }) };
+  const traffic = { id, method, path, requestHeaders: headers, requestBody: redacted(body), bytesSent: wire.listening() ? bytes(text) : 0 };
   wire.traffic({ ...traffic, phase: "sent" });
   const began = Date.now();
   const control = new AbortController();
@@ -152,59 +155,64 @@ export async function send(
   let late = false;
   const timer = setTimeout(() => ((late = true), abort()), wire.patience.requestMaxMs);
   try {
-    const answer = await wire.fetch(wire.url + path, {
+    const response = await wire.fetch(wire.url + path, {
       method,
-      headers: token === null ? said : { ...said, Authorization: `Bearer ${token}` },
+      headers: token === null ? headers : { ...headers, Authorization: `Bearer ${token}` },
       signal: control.signal,
-      cache: "no-store", // 304 is for us to hear, not for the browser
+      cache: "no-store", // otherwise the browser would handle a 304 itself
       credentials: "omit",
       ...(text === undefined ? {} : { body: text }),
     });
-    if (stream && answer.ok && answer.body) {
-      wire.traffic({ ...traffic, phase: "answered", status: answer.status, ms: Date.now() - began });
+    if (stream && response.ok && response.body) {
+      wire.traffic({ ...traffic, phase: "answered", status: response.status, ms: Date.now() - began });
       wire.online(true);
-      return answer;
+      return response;
     }
-    const came = await answer.text();
+    const received = await response.text();
     wire.online(true);
     if (wire.listening()) {
-      const told: Record<string, string> = {};
-      answer.headers.forEach((value, name) => (told[name] = value));
-      const parsed = hidden(readJson(came));
-      wire.traffic({ ...traffic, phase: "answered", status: answer.status, headers: told, body: parsed, bytesReceived: bytes(came), ms: Date.now() - began });
+      const headers: Record<string, string> = {};
+      response.headers.forEach((value, name) => (headers[name] = value));
+      const body = redacted(readJson(received));
+      wire.traffic({ ...traffic, phase: "answered", status: response.status, headers, body, bytesReceived: bytes(received), ms: Date.now() - began });
     }
-    const { status, headers: answerHeaders, ok } = answer;
-    return { status, ok, headers: answerHeaders, text: async () => came } as Response;
+    return { status: response.status, ok: response.ok, headers: response.headers, text: async () => received } as Response;
   } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    wire.traffic({ ...traffic, phase: "failed", error: why, ms: Date.now() - began });
+    const reason = error instanceof Error ? error.message : String(error);
+    wire.traffic({ ...traffic, phase: "failed", error: reason, ms: Date.now() - began });
     if (signal?.aborted) throw new RollcallError("aborted", "the sync was cancelled");
     wire.online(false);
-    if (late) throw new TimedOut("offline", `the server did not answer within ${wire.patience.requestMaxMs} ms`);
-    throw new (Date.now() - began > SLOW_MS ? TimedOut : RollcallError)("offline", `the server cannot be reached: ${why}`);
+    if (late) throw new TimedOut("offline", `the server did not respond within ${wire.patience.requestMaxMs} ms`);
+    throw new (Date.now() - began > SLOW_MS ? TimedOut : RollcallError)("offline", `the server cannot be reached: ${reason}`);
   } finally {
     clearTimeout(timer);
     if (!stream) signal?.removeEventListener("abort", abort);
   }
 }
 
-/** The problem that an answer is, also if a proxy wrote it. */
+/** Makes an error of a response that is a problem document, or of a proxy's error page. */
 export function problemOf(status: number, header: (name: string) => string | null, body: Json | undefined): RollcallError {
-  const said = (body && typeof body === "object" && !Array.isArray(body) ? body : {}) as Partial<Problem>;
+  const received = (body && typeof body === "object" && !Array.isArray(body) ? body : {}) as Partial<Problem>;
   const after = Number(header("retry-after") ?? NaN);
-  const code = said.code ?? "unknown";
-  const detail = said.detail ?? `HTTP ${status}`;
-  const problem: Problem = { ...said, status, code, detail, ...(said.retry_after_s === undefined && after >= 0 ? { retry_after_s: after } : {}) };
+  const { code = "unknown", detail = `HTTP ${status}`, retry_after_s } = received;
+  const problem: Problem = { ...received, status, code, detail, ...(retry_after_s === undefined && after >= 0 ? { retry_after_s: after } : {}) };
   return new RollcallError(code, `the server refused (${status} ${code}): ${detail}`, problem);
 }
 
-/** The calls of one sync. */
+/** Returns the error `offline` instead of throwing it, so that the caller can retry. */
+const catchOffline = <R>(work: () => Promise<R>): Promise<R | RollcallError> =>
+  work().catch((error: unknown) => {
+    if (error instanceof RollcallError && error.code === "offline") return error;
+    throw error;
+  });
+
+/** The requests of one sync. */
 export class Calls {
   requests = 0;
   repeats = 0;
-  /** The epoch of the data, as the last answer said that said it. */
+  /** The epoch of the data, by the last response that named it. */
   epoch: number | null = null;
-  /** Whether this device may have the lock, so that it should be given back after a failure. */
+  /** Whether this device may hold the lock, which must then be released after a failure. */
   holding = false;
 
   constructor(
@@ -213,65 +221,71 @@ export class Calls {
     private readonly progress: (progress: Progress) => void,
   ) {}
 
-  /** Asks until there is an answer that counts. `make` is given how many attempts have failed. */
-  async ask(method: string, path: string, make: (failed: number) => Ask = () => ({}), manner: Manner = {}): Promise<Answer> {
+  /** Sends a request until it gets a final response. `make` receives the number of failed attempts. */
+  async call(method: string, path: string, make: (failed: number) => Content = () => ({}), options: CallOptions = {}): Promise<JsonResponse> {
     const { patience } = this.wire;
     let [failed, waited, renewed] = [0, 0, false];
     for (;;) {
       if (this.signal?.aborted) throw new RollcallError("aborted", "the sync was cancelled");
-      const mine = manner.open || manner.unbound ? {} : await this.identity();
-      let problem: RollcallError;
+      const identity = options.open || options.unbound ? {} : await this.identity();
       const began = Date.now();
       let token: string | null = null;
-      try {
-        token = manner.open ? null : (manner.token ?? (await this.wire.token(null)));
-        if (!manner.open && token === null) throw new RollcallError("not_logged_in", "this device has no token: log in first");
-        const asked = make(failed);
-        this.requests++;
-        const answer = await send(this.wire, method, path, token, { ...asked, headers: { ...asked.headers, ...mine } }, this.signal);
-        const header = (name: string) => answer.headers.get(name);
-        const made = named(mine, header);
-        if (made) await this.wire.adopt(mine, made);
-        const body = readJson(await answer.text());
-        if (answer.status < 400) {
-          const epoch = header("sync-epoch");
-          if (epoch !== null) this.epoch = Number(epoch);
-          return { status: answer.status, header, body };
-        }
-        problem = problemOf(answer.status, header, body);
-      } catch (error) {
-        if (!(error instanceof RollcallError) || error.code !== "offline") throw error;
-        problem = error;
-      }
-      if (manner.divisible && tookTooLong(problem)) throw problem;
-      let pause: number | null = null;
-      const after = problem.problem?.retry_after_s ?? null;
-      const status = problem.status;
-      if (status === 401 && !manner.open && manner.token === undefined && !renewed) {
+      const result = await catchOffline(async () => {
+        token = options.open ? null : (options.token ?? (await this.wire.token(null)));
+        if (!options.open && token === null) throw new RollcallError("not_logged_in", "this device has no token: log in first");
+        return this.attempt(method, path, token, make(failed), identity);
+      });
+      if (!(result instanceof RollcallError)) return result;
+      if (options.divisible && tookTooLong(result)) throw result;
+      const { status } = result;
+      if (status === 401 && !options.open && options.token === undefined && !renewed) {
         renewed = true;
-        if ((await this.wire.token(token)) === null) throw problem;
+        if ((await this.wire.token(token)) === null) throw result;
         continue;
       }
+      const after = result.problem?.retry_after_s ?? null;
+      let pause: number | null;
       if (status === 423) {
         pause = lockPauseMs(waited, patience.lockWaitMaxMs, after, patience.random());
-        if (pause === null) throw problem;
+        if (pause === null) throw result;
         waited += pause + Date.now() - began; // the server has waited, too
-        const { holder = null, until = null } = problem.problem!;
+        const { holder = null, until = null } = result.problem!;
         this.progress({ phase: "waiting", holder, until, ms: pause });
       } else if (status === undefined || RETRIED.includes(status)) {
         pause = pauseMs(++failed, patience.attemptsMax, after, patience.random());
-        if (pause === null) throw problem;
-        this.progress({ phase: "retrying", attempt: failed, reason: problem.message, ms: pause });
+        if (pause === null) throw result;
+        this.progress({ phase: "retrying", attempt: failed, reason: result.message, ms: pause });
       } else {
-        throw problem;
+        throw result;
       }
       this.repeats++;
       await patience.pause(pause, this.signal);
     }
   }
 
-  private async read<T>(method: string, path: string, make?: (failed: number) => Ask, manner?: Manner): Promise<T> {
-    const { body } = await this.ask(method, path, make, manner);
+  /** Sends a request once. Returns a problem for the caller to decide about a retry. */
+  private async attempt(
+    method: string,
+    path: string,
+    token: string | null,
+    content: Content,
+    identity: { [name: string]: string },
+  ): Promise<JsonResponse | RollcallError> {
+    this.requests++;
+    const headers = { ...content.headers, ...identity };
+    const response = await send(this.wire, method, path, token, { ...content, headers }, this.signal);
+    const header = (name: string) => response.headers.get(name);
+    const assigned = assignedInstallation(identity, header);
+    if (assigned) await this.wire.adopt(identity, assigned);
+    const body = readJson(await response.text());
+    if (response.status >= 400) return problemOf(response.status, header, body);
+    const epoch = header("sync-epoch");
+    if (epoch !== null) this.epoch = Number(epoch);
+    return { status: response.status, header, body };
+  }
+
+  private async read<T>(method: string, path: string, make?: (failed: number) => Content, options?: CallOptions): Promise<T> {
+    const { body } = await this.call(method, path, make, options);
     if (!body || typeof body !== "object") throw garbled(`${method} ${path}`);
     return body as T;
   }
@@ -280,7 +294,7 @@ export class Calls {
     return this.read("GET", "/limits", undefined, { open: true });
   }
 
-  /** Whose rows a token leads to; null from a server that does not say. */
+  /** Returns the user and owner of a token; null from a server without `GET /me`. */
   async me(token?: string): Promise<Me | null> {
     try {
       const me = await this.read<Me>("GET", "/me", undefined, { unbound: true, ...(token === undefined ? {} : { token }) });
@@ -292,16 +306,16 @@ export class Calls {
     }
   }
 
-  /** What each call says beside its token. A store that is not bound yet is, before anything else is asked. */
+  /** Returns the headers `Sync-For` and `Sync-Device`. Binds the store first if it is not bound yet. */
   async identity(): Promise<{ [name: string]: string }> {
     const known = await this.wire.identity();
     if (known || Date.now() < this.wire.olderUntil) return known ?? {};
     const me = await this.me();
     if (!me) {
-      this.wire.olderUntil = Date.now() + OLDER_MS; // it would not look at what we say
+      this.wire.olderUntil = Date.now() + OLDER_MS; // such a server ignores these headers
       return {};
     }
-    // Whatever token is used by now: the seed is that of this user's owner, or not given.
+    // The token may have changed since `me`. `Sync-For` makes sure that the seed is that of the same owner.
     const headers = { "Sync-For": boundTo(me) };
     await this.wire.bind(me, async () => (await this.read<{ seed: string }>("GET", "/digests", () => ({ headers }), { unbound: true })).seed);
     return (await this.wire.identity()) ?? {};
@@ -311,16 +325,16 @@ export class Calls {
     return this.read("GET", "/digests");
   }
 
-  /** The whole roll call, under the lock, however many pages it has. Fails with `version_moved`: begin again. */
-  async fetch(declared: readonly Declared[], known: string | undefined): Promise<RollCall> {
+  /** Fetches all pages of the manifest, under the lock. After the error `version_moved` the caller begins again. */
+  async fetch(declared: readonly Declared[], known: string | undefined): Promise<Manifest> {
     let path = `/fetch?tables=${declared.map(({ name }) => name).join(",")}`;
     const tables = new Map(declared.map(({ name }) => [name, new Map<string, number>()]));
-    let first: RollCall | undefined;
+    let first: Manifest | undefined;
     for (;;) {
       const headers: { [name: string]: string } = { Prefer: `wait=${LOCK_WAIT_S}` };
-      // Only the first page can be left out: the others are then as they were.
+      // A 304 for the first page means that all pages are unchanged.
       if (known && !first) headers["If-None-Match"] = known;
-      const { status, header, body } = await this.ask("GET", path, () => ({ headers }));
+      const { status, header, body } = await this.call("GET", path, () => ({ headers }));
       this.holding = true;
       const version = Number(header("sync-version") ?? NaN);
       if (!Number.isSafeInteger(version)) throw garbled("GET /fetch");
@@ -340,18 +354,18 @@ export class Calls {
   }
 
   /**
-   * `body` gives the body of each attempt: it says when it was sent. A repeated attempt leaves the fence out:
-   * the first may have been answered, and have given the lock back. `divisible`: after an attempt that took too long
-   * the caller sends less, instead of the same again.
+   * `body` makes the body of each attempt, with its time of sending. A repeated attempt omits the fence: the first may
+   * have been processed, and have released the lock. `divisible`: after an attempt that took too long the caller sends
+   * a smaller request instead of a repeat.
    */
-  async synchronise(key: string, fence: string | null, divisible: boolean, body: () => Json): Promise<Answered> {
-    const answer = await this.read<Answered>("POST", "/synchronise", (failed) => {
+  async synchronise(key: string, fence: string | null, divisible: boolean, body: () => Json): Promise<SyncResponse> {
+    const response = await this.read<SyncResponse>("POST", "/synchronise", (failed) => {
       const headers: { [name: string]: string } = { Prefer: `wait=${LOCK_WAIT_S}`, "Idempotency-Key": key };
       if (fence && failed === 0) headers["Sync-Lock"] = fence;
       return { headers, body: body() };
     }, { divisible });
-    if (!Number.isSafeInteger(answer.version)) throw garbled("POST /synchronise");
-    return answer;
+    if (!Number.isSafeInteger(response.version)) throw garbled("POST /synchronise");
+    return response;
   }
 
   async changes(since: number | null, next?: string): Promise<Changes> {
@@ -361,21 +375,21 @@ export class Calls {
     return page;
   }
 
-  /** Whether it works does not matter: leases end by themselves. */
-  async giveLockBack(): Promise<void> {
+  /** Releases the lock after a failure. Errors are ignored: a lease expires by itself. */
+  async releaseLock(): Promise<void> {
     if (!this.holding) return;
     try {
       const headers = (await this.wire.identity()) ?? {};
       await send(this.wire, "DELETE", "/lock", await this.wire.token(null), { headers }, undefined);
     } catch {
-      // then it ends with its lease
+      // the lease expires
     }
   }
 }
 
-const garbled = (call: string) => new RollcallError("garbled", `the server's answer to ${call} cannot be read`);
+const garbled = (call: string) => new RollcallError("garbled", `the server's response to ${call} cannot be read`);
 
-/** The query of a `Link` to the next page: the server does not know under which path a proxy shows it. */
+/** The query of a `Link` to the next page. Its path is ignored, since a proxy may serve the API under another one. */
 export function nextQuery(link: string | null): string | null {
   for (const part of link?.split(", <") ?? []) {
     const found = /^<?[^>?]*\?([^>]*)>.*rel="next"/.exec(part);

@@ -1,4 +1,4 @@
-/** Puts the parts together. */
+/** The client: tables, syncs, conflicts, the account and the status. */
 import { Calls, type Wire } from "./calls.js";
 import { keyOf, put, remove, revert, settle } from "./edits.js";
 import { RollcallError } from "./error.js";
@@ -6,7 +6,7 @@ import { adopt, bind, headersOf, otherUser, type Me } from "./identity.js";
 import { declare, Held, shown, type Declared } from "./held.js";
 import { newKey } from "./key.js";
 import { Live } from "./live.js";
-import { Syncing } from "./sync.js";
+import { SyncRun } from "./sync.js";
 import { inTurn, openChannel, pause } from "./turn.js";
 import type {
   Client, ClientOptions, Conflict, Conflicts, Entry, Json, Login, Patience, Pending, Row, Status, StoredRow, SyncOptions,
@@ -14,28 +14,28 @@ import type {
 } from "./types.js";
 
 class Listeners<T> {
-  private readonly all = new Set<(told: T) => void>();
-  add(listener: (told: T) => void): () => void {
-    const own = (told: T) => listener(told); // the same function may listen twice
+  private readonly all = new Set<(event: T) => void>();
+  add(listener: (event: T) => void): () => void {
+    const own = (event: T) => listener(event); // the same function may be added twice
     this.all.add(own);
     return () => void this.all.delete(own);
   }
-  tell(told: T): void {
-    for (const listener of [...this.all]) listener(told);
+  notify(event: T): void {
+    for (const listener of [...this.all]) listener(event);
   }
-  get some(): boolean {
-    return this.all.size > 0;
+  get isEmpty(): boolean {
+    return this.all.size === 0;
   }
 }
 
-/** Opens the device's own copy of the tables. Needs no network. */
+/** Opens the device's copy of the tables. It needs no network. */
 export async function openClient<const T extends Tables>(options: ClientOptions<T>): Promise<Client<T>> {
-  const client = new Opened(options as unknown as ClientOptions<Tables>);
-  await client.pending(); // a store that cannot be opened says so now
+  const client = new StoreClient(options as unknown as ClientOptions<Tables>);
+  await client.pending(); // throws if the store cannot be opened
   return client as unknown as Client<T>;
 }
 
-class Opened implements Client {
+class StoreClient implements Client {
   readonly tables: Tables;
   readonly conflicts: Conflicts;
   private readonly declared: ReadonlyMap<string, Declared>;
@@ -47,41 +47,41 @@ class Opened implements Client {
   private readonly statuses = new Listeners<Status>();
   private readonly lives = new Set<Live>();
   private readonly now: () => number;
-  private known: Omit<Status, "pending" | "syncing"> = { lock: null, online: null, live: "off", lastSync: null, lastError: null };
+  private status: Omit<Status, "pending" | "syncing"> = { lock: null, online: null, live: "off", lastSync: null, lastError: null };
   private readonly syncs = new Set<Promise<unknown>>();
-  private telling = false;
+  private isNotifying = false;
 
   constructor(private readonly options: ClientOptions<Tables>) {
     this.tables = options.tables;
     this.declared = declare(options.tables);
     this.now = options.now ?? Date.now;
-    this.channel = openChannel(options.store, (tables) => this.heard(tables));
+    this.channel = openChannel(options.store, (tables) => this.notifyChange(tables));
     const patience: Patience = {
       ...{ attemptsMax: 6, lockWaitMaxMs: 120_000, requestMaxMs: 60_000, pause, random: Math.random },
       ...options.patience,
     };
     this.wire = {
       url: options.url.replace(/\/+$/, ""),
-      fetch: options.fetch ?? ((...asked) => globalThis.fetch(...asked)),
+      fetch: options.fetch ?? ((...args) => globalThis.fetch(...args)),
       patience,
       token: (refused) => this.token(refused),
       identity: () => this.read(headersOf),
       olderUntil: 0,
       bind: (me, seed) => this.bind(me, seed),
-      adopt: (sent, made) => this.write((held) => adopt(held, sent, made)),
-      traffic: (traffic) => this.traffic.tell(traffic),
-      listening: () => this.traffic.some,
-      online: (online) => this.know({ online }),
+      adopt: (sent, assigned) => this.write((held) => adopt(held, sent, assigned)),
+      traffic: (traffic) => this.traffic.notify(traffic),
+      listening: () => !this.traffic.isEmpty,
+      online: (online) => this.updateStatus({ online }),
     };
     this.conflicts = {
       list: async () => (await this.read((held) => held.recall("conflicts"))) ?? [],
-      dismiss: (id) => this.write((held) => this.forget(held, id)).then(() => {}),
+      dismiss: (id) => this.write((held) => this.takeConflict(held, id)).then(() => {}),
       resolve: (id, as) => this.resolve(id, as),
       history: async (query = {}) => {
-        const asked = Object.entries(query).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
-        return (await this.ask("GET", `/conflicts?${asked.join("&")}`)) as { conflicts: Json[]; next?: string };
+        const parameters = Object.entries(query).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
+        return (await this.call("GET", `/conflicts?${parameters.join("&")}`)) as { conflicts: Json[]; next?: string };
       },
-      restore: (id) => this.ask("POST", `/conflicts/${encodeURIComponent(id)}/restore`),
+      restore: (id) => this.call("POST", `/conflicts/${encodeURIComponent(id)}/restore`),
     };
   }
 
@@ -100,7 +100,7 @@ class Opened implements Client {
     });
     const load = (key: string) => this.read((held) => held.get(name, keyOf(table, key)));
     const all = () => this.read((held) => held.all(name));
-    const there = (rows: StoredRow[]) => rows.filter(({ state }) => state !== "deleted");
+    const present = (rows: StoredRow[]) => rows.filter(({ state }) => state !== "deleted");
     return {
       name,
       keyColumn: table.key,
@@ -108,7 +108,7 @@ class Opened implements Client {
         const found = await load(key);
         return found && found.state !== "deleted" ? row(found) : undefined;
       },
-      list: async () => there(await all()).map(row),
+      list: async () => present(await all()).map(row),
       entry: async (key) => {
         const found = await load(key);
         return found && entryOf(found);
@@ -127,30 +127,36 @@ class Opened implements Client {
         }),
       remove: (key) => this.edit((held) => remove(held, table, keyOf(table, key), this.now())),
       revert: (key) => this.edit((held) => revert(held, table, keyOf(table, key))),
-      subscribe: (listener) => {
-        let [wanted, working, ended] = [true, false, false];
-        const tell = async () => {
-          if (working) return;
-          working = true;
-          while (wanted && !ended) {
-            wanted = false;
-            const rows = await all();
-            if (!ended) listener(there(rows).map(row), rows.map(entryOf));
-          }
-          working = false;
-        };
-        const stop = this.changes.add((tables) => {
-          if (!tables.includes(name)) return;
-          wanted = true;
-          void tell();
-        });
-        void tell();
-        return () => {
-          ended = true;
-          stop();
-        };
-      },
+      subscribe: (listener) =>
+        this.onTable(name, async (isEnded) => {
+          const rows = await all();
+          if (!isEnded()) listener(present(rows).map(row), rows.map(entryOf));
+        }),
     } satisfies Table<TableSpec> as Table;
+  }
+
+  /** Runs `work` at once and after every change of the table, one run at a time. */
+  private onTable(name: string, work: (isEnded: () => boolean) => Promise<void>): () => void {
+    let [isDue, isRunning, ended] = [true, false, false];
+    const run = async () => {
+      if (isRunning) return;
+      isRunning = true;
+      while (isDue && !ended) {
+        isDue = false;
+        await work(() => ended);
+      }
+      isRunning = false;
+    };
+    const stop = this.changes.add((tables) => {
+      if (!tables.includes(name)) return;
+      isDue = true;
+      void run();
+    });
+    void run();
+    return () => {
+      ended = true;
+      stop();
+    };
   }
 
   private read<R>(work: (held: Held) => Promise<R>): Promise<R> {
@@ -159,7 +165,7 @@ class Opened implements Client {
 
   private async write<R>(work: (held: Held) => Promise<R>): Promise<R> {
     const [result, touched] = await Held.write(this.options.store, this.declared, work);
-    if (touched.size) this.touched(touched);
+    if (touched.size) this.rowsChanged(touched);
     return result;
   }
 
@@ -169,14 +175,14 @@ class Opened implements Client {
     return result;
   }
 
-  private touched(tables: Set<string>): void {
-    this.channel.tell([...tables]);
-    this.heard([...tables]);
+  private rowsChanged(tables: Set<string>): void {
+    this.channel.notify([...tables]);
+    this.notifyChange([...tables]);
   }
 
-  private heard(tables: string[]): void {
-    this.changes.tell(tables);
-    this.know({});
+  private notifyChange(tables: string[]): void {
+    this.changes.notify(tables);
+    this.updateStatus({});
   }
 
   onChange(listener: (tables: string[]) => void): () => void {
@@ -186,7 +192,7 @@ class Opened implements Client {
   // -------------------------------------------------------------------------------------------- sync
 
   async sync(options: SyncOptions = {}): Promise<SyncReport> {
-    const asked = this.now();
+    const called = this.now();
     const way = options.way ?? this.options.way ?? "cursor";
     const control = new AbortController();
     const abort = () => control.abort();
@@ -194,35 +200,35 @@ class Opened implements Client {
       if (signal?.aborted) abort();
       signal?.addEventListener("abort", abort);
     }
-    const ground = {
+    const context = {
       ...{ store: this.options.store, tables: this.declared, wire: this.wire, now: this.now },
-      touched: (tables: Set<string>) => this.touched(tables),
-      lost: (conflicts: readonly Conflict[]) => this.lost(conflicts),
+      rowsChanged: (tables: Set<string>) => this.rowsChanged(tables),
+      conflictsFound: (conflicts: readonly Conflict[]) => this.onConflicts(conflicts),
     };
     const work = inTurn(this.options.store, control.signal, async () => {
-      // Another tab may have done it all while this one waited for its turn.
+      // Another tab may have synced everything while this one waited for its turn.
       const [synced, waiting] = await this.read(async (held) => [await held.recall("synced"), (await held.waiting()).length] as const);
-      if (synced && synced.began > asked && synced.way === way && !waiting) return synced.report;
+      if (synced && synced.began > called && synced.way === way && !waiting) return synced.report;
       const began = this.now();
-      const done = await new Syncing(ground, { ...options, signal: control.signal, way }).run();
-      await this.write((held) => held.remember("synced", { began, at: this.now(), report: done, way }));
-      return done;
+      const report = await new SyncRun(context, { ...options, signal: control.signal, way }).run();
+      await this.write((held) => held.remember("synced", { began, at: this.now(), report, way }));
+      return report;
     });
     this.syncs.add(work);
-    this.know({});
+    this.updateStatus({});
     try {
       const report = await work;
-      this.know({ lastSync: { at: this.now(), report }, lastError: null });
+      this.updateStatus({ lastSync: { at: this.now(), report }, lastError: null });
       return report;
     } catch (error) {
       const { code, message } = error instanceof RollcallError ? error : { code: "internal", message: String(error) };
-      this.know({ lastError: { at: this.now(), code, message } });
+      this.updateStatus({ lastError: { at: this.now(), code, message } });
       throw error;
     } finally {
       options.signal?.removeEventListener("abort", abort);
       this.closing.signal.removeEventListener("abort", abort);
       this.syncs.delete(work);
-      this.know({});
+      this.updateStatus({});
     }
   }
 
@@ -247,20 +253,20 @@ class Opened implements Client {
   }
 
   live(options = {}) {
-    const lively = {
+    const context = {
       ...{ store: this.options.store, wire: this.wire },
       sync: () => this.sync(),
-      behind: (version: number | null) =>
+      isBehind: (version: number | null) =>
         this.read(async (held) => (await held.recall("cursor")) !== version || (await held.waiting()).length > 0),
-      retryAt: () =>
+      retryInMs: () =>
         this.read(async (held) => {
           const times = (await held.waiting()).flatMap(({ rejected }) => (rejected?.retryAt === undefined ? [] : [rejected.retryAt - this.now()]));
           return times.length ? Math.max(Math.min(...times), 0) : null;
         }),
-      state: (live: Status["live"]) => this.know({ live, ...(live === "off" ? { lock: null } : {}) }),
-      lock: (lock: Status["lock"]) => this.know({ lock }),
+      setState: (live: Status["live"]) => this.updateStatus({ live, ...(live === "off" ? { lock: null } : {}) }),
+      setLock: (lock: Status["lock"]) => this.updateStatus({ lock }),
     };
-    const live = new Live(lively, options);
+    const live = new Live(context, options);
     this.lives.add(live);
     return {
       stop: () => {
@@ -272,8 +278,8 @@ class Opened implements Client {
 
   // --------------------------------------------------------------------------------------- conflicts
 
-  /** Forgets a conflict; gives it. */
-  private async forget(held: Held, id: string): Promise<Conflict> {
+  /** Removes a conflict from the store and returns it. */
+  private async takeConflict(held: Held, id: string): Promise<Conflict> {
     const known = (await held.recall("conflicts")) ?? [];
     const found = known.find((conflict) => conflict.id === id);
     if (!found) throw new RollcallError("not_found", `there is no conflict ${id}`);
@@ -283,13 +289,13 @@ class Opened implements Client {
 
   private resolve(id: string, as: "mine" | "theirs" | Row | null): Promise<void> {
     return this.edit(async (held) => {
-      const conflict = await this.forget(held, id);
+      const conflict = await this.takeConflict(held, id);
       const table = this.declared.get(conflict.table);
       if (as !== "theirs" && table) await settle(held, table, conflict, as === "mine" ? conflict.mine : as, this.now());
     });
   }
 
-  private async lost(conflicts: readonly Conflict[]): Promise<void> {
+  private async onConflicts(conflicts: readonly Conflict[]): Promise<void> {
     const { onConflict } = this.options;
     if (!onConflict) return;
     for (const conflict of conflicts) await this.resolve(conflict.id, (await onConflict(conflict)) ?? "theirs");
@@ -297,81 +303,81 @@ class Opened implements Client {
 
   // ------------------------------------------------------------------------------------------ account
 
-  private async ask(method: string, path: string, body?: Json): Promise<Json> {
-    const answer = await new Calls(this.wire, this.closing.signal, () => {}).ask(method, path, () => ({ body }));
-    return answer.body ?? null;
+  private async call(method: string, path: string, body?: Json): Promise<Json> {
+    const response = await new Calls(this.wire, this.closing.signal, () => {}).call(method, path, () => ({ body }));
+    return response.body ?? null;
   }
 
   private async token(refused: string | null): Promise<string | null> {
     const { token, login } = this.options;
     if (typeof token === "function") return token();
     if (typeof token === "string") return token === refused ? null : token;
-    const known = async () => {
-      const found = await this.read((held) => held.recall("token"));
-      return found === undefined || found === refused ? null : found;
+    const storedToken = async () => {
+      const stored = await this.read((held) => held.recall("token"));
+      return stored === undefined || stored === refused ? null : stored;
     };
-    const found = await known();
+    const found = await storedToken();
     if (found !== null || !login) return found;
-    // A second log-in would end the first one's token, or leave a device behind that nobody uses.
-    return this.alone(async () => (await known()) ?? this.enter(login));
+    // A second log-in at the same time would revoke the first one's token, or create a device that is never used.
+    return this.inLoginTurn(async () => (await storedToken()) ?? this.requestToken(login));
   }
 
-  /** Runs a log-in while no other one of this store is under way. */
-  private alone<R>(work: () => Promise<R>): Promise<R> {
+  /** Runs a log-in while no other client of this store logs in. */
+  private inLoginTurn<R>(work: () => Promise<R>): Promise<R> {
     return inTurn(this.options.store, this.closing.signal, work, "login");
   }
 
-  /** Binds the store at its first call. One of an older release holds rows already, of the owner with that seed. */
+  /** Binds the store at its first request. A store of an older release may hold rows, of the owner with the stored seed. */
   private async bind(me: Me, seed: () => Promise<string>): Promise<void> {
     const [known, email] = await this.read(async (held) => [await held.recall("seed"), await held.recall("email")] as const);
-    // With a log-in, the address has been compared.
+    // After a log-in the address has already been compared.
     if (known !== undefined && email === undefined && (await seed()) !== known) throw otherUser("another user");
     await this.write((held) => bind(held, me));
   }
 
   async logIn(login: Login): Promise<void> {
-    await this.alone(() => this.enter(login));
+    await this.inLoginTurn(() => this.requestToken(login));
     for (const live of this.lives) live.edited();
   }
 
-  private async enter({ email: written, password, device, register }: Login): Promise<string> {
-    const email = written.trim().toLowerCase();
+  private async requestToken({ email: typed, password, device, register }: Login): Promise<string> {
+    const email = typed.trim().toLowerCase();
     const [known, device_id] = await this.read(async (held) => [await held.recall("email"), await held.recall("device_id")] as const);
-    // Another user's roll call would lack every row, and all would be dropped.
+    // Another user's manifest would not contain these rows, so a sync would drop all of them.
     if (known !== undefined && known !== email) throw otherUser(known);
     const calls = new Calls(this.wire, this.closing.signal, () => {});
-    const post = (path: string, body: Json) => calls.ask("POST", path, () => ({ body }), { open: true });
+    const post = (path: string, body: Json) => calls.call("POST", path, () => ({ body }), { open: true });
     if (register) {
       await post("/register", { email, password }).catch((error: unknown) => {
         if (!(error instanceof RollcallError && error.code === "email_taken")) throw error;
       });
     }
-    const asked = { email, password, device, ...(device_id === undefined ? {} : { device_id }) };
-    const said = (await post("/login", asked)).body as { token: string; device_id: string };
-    const me = await calls.me(said.token);
+    const credentials = { email, password, device, ...(device_id === undefined ? {} : { device_id }) };
+    const session = (await post("/login", credentials)).body as { token: string; device_id: string };
+    const me = await calls.me(session.token);
     try {
       await this.write(async (held) => {
-        if (me) await bind(held, me); // a callback's token may have bound it, without an address
+        if (me) await bind(held, me); // throws if a token of another user has bound the store, which then has no address
         await held.remember("email", email);
-        await held.remember("device_id", said.device_id);
-        await held.remember("token", said.token);
+        await held.remember("device_id", session.device_id);
+        await held.remember("token", session.token);
       });
     } catch (error) {
-      await calls.ask("POST", "/logout", undefined, { token: said.token, unbound: true }).catch(() => {});
+      await calls.call("POST", "/logout", undefined, { token: session.token, unbound: true }).catch(() => {});
       throw error;
     }
-    return said.token;
+    return session.token;
   }
 
   async logOut({ wipe = false } = {}): Promise<void> {
-    await this.ask("POST", "/logout").catch(() => {}); // offline, or known no longer: the token is forgotten all the same
+    await this.call("POST", "/logout").catch(() => {}); // offline, or revoked already: the token is deleted here anyway
     await this.write((held) => held.remember("token", undefined));
     if (wipe) await this.wipe();
   }
 
   async wipe(): Promise<void> {
     await inTurn(this.options.store, undefined, () => this.options.store.wipe());
-    this.touched(new Set(this.declared.keys()));
+    this.rowsChanged(new Set(this.declared.keys()));
   }
 
   async close(): Promise<void> {
@@ -391,22 +397,22 @@ class Opened implements Client {
 
   onStatus(listener: (status: Status) => void): () => void {
     const stop = this.statuses.add(listener);
-    this.know({});
+    this.updateStatus({});
     return stop;
   }
 
-  /** Tells whoever listens, once for all that becomes known at the same time. */
-  private know(news: Partial<Omit<Status, "pending" | "syncing">>): void {
-    this.known = { ...this.known, ...news };
-    if (this.telling || !this.statuses.some) return;
-    this.telling = true;
+  /** Changes the status and notifies its listeners, once for all changes of the same moment. */
+  private updateStatus(changes: Partial<Omit<Status, "pending" | "syncing">>): void {
+    this.status = { ...this.status, ...changes };
+    if (this.isNotifying || this.statuses.isEmpty) return;
+    this.isNotifying = true;
     void Promise.resolve().then(async () => {
       try {
         const pending = await this.pending();
-        this.telling = false;
-        this.statuses.tell({ ...this.known, syncing: this.syncs.size > 0, pending });
+        this.isNotifying = false;
+        this.statuses.notify({ ...this.status, syncing: this.syncs.size > 0, pending });
       } catch {
-        this.telling = false; // the store is closed
+        this.isNotifying = false; // the store is closed
       }
     });
   }

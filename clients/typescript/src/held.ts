@@ -1,7 +1,7 @@
-/** What the device holds, within one transaction: rows, the proofs of its tables, and what it remembers beside. */
+/** The device's copy within one transaction: rows, the digests of the tables, and other state. */
 import { Sum } from "./digest.js";
 import type { VerdictItem } from "./calls.js";
-import { again, type Local } from "./decide.js";
+import { retryWhen, type Local } from "./decide.js";
 import type { Problem } from "./error.js";
 import type { Installation } from "./identity.js";
 import type { Conflict, Digest, Json, Rejection, Row, Store, StoredRow, StoreTxn, SyncReport, TableSpec, Tables, Way } from "./types.js";
@@ -10,9 +10,9 @@ import type { Conflict, Digest, Json, Rejection, Row, Store, StoredRow, StoreTxn
 export interface Declared {
   readonly name: string;
   readonly key: string;
-  /** The declared columns; null: whatever the app puts. */
+  /** The declared columns; null: any column is allowed. */
   readonly columns: readonly string[] | null;
-  /** What a row shows in columns that it was told without: a new column, whose default the server filled in unsaid. */
+  /** Values of columns that a stored row lacks. The server fills in the default of a new column without sending the row. */
   readonly blank: Row;
   readonly spec: TableSpec;
 }
@@ -20,12 +20,12 @@ export interface Declared {
 const blankOf = (spec: TableSpec): Row =>
   Object.fromEntries(
     Object.entries(spec.columns ?? {}).map(([name, column]) => {
-      const said = typeof column === "string" ? undefined : column.default;
-      return [name, said === "now" ? null : (said ?? null)]; // when it was filled in, only the server knows
+      const value = typeof column === "string" ? undefined : column.default;
+      return [name, value === "now" ? null : (value ?? null)]; // the device does not know at which time it was filled in
     }),
   );
 
-/** The tables by name, those that others refer to first. */
+/** The tables by name, parents first. */
 export function declare(tables: Tables): Map<string, Declared> {
   const sorted = new Map<string, Declared>();
   const visiting = new Set<string>();
@@ -49,22 +49,22 @@ export interface SentRow {
   readonly operation: "add" | "update" | "delete";
   readonly whole: boolean;
   readonly complete: boolean;
-  /** The edit that is in the request; a later one is not settled by the answer. */
+  /** The edit that is in the request; the response does not settle a later one. */
   readonly edit: number;
 }
 
 /**
- * A request whose answer has not been applied. Written before it is sent, removed in the transaction that
- * applies the answer: after a lost answer or a reload the same goes up again under the same key.
+ * A request whose response has not been applied. It is stored before it is sent, and removed in the transaction that
+ * applies the response: after a lost response or a reload the same request is sent again under the same key.
  */
 export interface Outstanding {
   readonly key: string;
-  /** Without `sent_at`: that is the time of each sending, and the server leaves it out when it compares bodies. */
+  /** Without `sent_at`, which is the time of each sending; the server ignores it when it compares bodies. */
   readonly body: { readonly [member: string]: Json };
   readonly sent: readonly SentRow[];
 }
 
-/** What is remembered beside rows. */
+/** The state that is stored beside rows, by name. */
 export interface Meta {
   cursor: number;
   /** The epoch of the server that the rows are of. */
@@ -72,22 +72,22 @@ export interface Meta {
   /** The latest version of the server's that the device has seen in that epoch. */
   known: number;
   seed: string;
-  /** By table; only once the seed is known. */
+  /** By table; present once the seed is known. */
   digests: { [table: string]: Digest };
   edits: number;
   outstanding: Outstanding;
   etag: string;
-  /** Bytes of a request that does not take too long on this device's line; none: as many as the server takes. */
+  /** The largest request that is fast enough on this device's line, bytes; absent: the server's limit holds. */
   pace: number;
   limits: { rows: number; keys: number; bytes: number; precision: "seconds" | "milliseconds" };
-  /** The feed under way: the mark of its next page and, of a full one, its number. */
+  /** The feed that is being read: the token of its next page and, for a full feed, its number. */
   feed: { number: number | null; next: string };
   feeds: number;
   conflicts: Conflict[];
   token: string;
   email: string;
   device_id: string;
-  /** The user and the owner whose rows these are, as `GET /me` names them, with a dot between. */
+  /** The user and the owner of the rows, as `GET /me` names them, with a dot between. */
   bound: string;
   installation: Installation;
   synced: { began: number; at: number; report: SyncReport; way: Way };
@@ -102,14 +102,14 @@ export const newRow = (table: string, key: string): StoredRow => ({
   ...{ edit: 0, row: {}, changed: {} },
 });
 
-/** Rejected for the sake of other rows, which may have changed by the next sync. */
-export const isAboutOthers = ({ code, retryAt }: Rejection) => again(code, retryAt !== undefined) === "with_others";
+/** Whether a row was rejected because of other rows, which may have changed by the next sync. */
+export const isAboutOthers = ({ code, retryAt }: Rejection) => retryWhen(code, retryAt !== undefined) === "with_others";
 
-/** Whether a rejected row may be sent once more as it is. */
+/** Whether a rejected row may be sent again unchanged. */
 export const mayTryAgain = (rejected: Rejection, now: number) =>
   isAboutOthers(rejected) || (rejected.retryAt !== undefined && rejected.retryAt <= now);
 
-/** Why a row was rejected, as it is kept with the row. */
+/** The reason of a rejection, as it is stored with the row. */
 export const rejectionOf = (error: Problem | VerdictItem["error"] & {}, now: number): Rejection => ({
   code: error.code,
   detail: error.detail,
@@ -132,7 +132,7 @@ export class Held {
     return store.transact("read", (txn) => work(new Held(txn, tables)));
   }
 
-  /** All of `work` is kept, or nothing. Gives the tables whose rows changed, too. */
+  /** Commits all of `work`, or nothing. Returns its result, and the tables whose rows changed. */
   static write<R>(store: Store, tables: ReadonlyMap<string, Declared>, work: (held: Held) => Promise<R>): Promise<[R, Set<string>]> {
     return store.transact("write", async (txn) => {
       const held = new Held(txn, tables);
@@ -162,10 +162,10 @@ export class Held {
     return this.txn.setMeta(name, value as Json | undefined);
   }
 
-  /** Puts `row` in the place of `was`; null drops it. Keeps the table's proof in step. */
+  /** Replaces `was` by `row`; null deletes it. Updates the table's digest. */
   async replace(was: StoredRow | undefined, row: StoredRow | null): Promise<void> {
     const { table, key } = (row ?? was)!;
-    const sums = await this.proofs();
+    const sums = await this.loadSums();
     sums?.get(table)?.change(key, was?.at ?? null, row?.at ?? null);
     this.touched.add(table);
     if (!row) return was && this.txn.delete(table, key);
@@ -180,14 +180,14 @@ export class Held {
     return edit;
   }
 
-  /** The proof of what the server holds, as far as it told: an edit that waits counts as the state before it. */
+  /** The digests of the server's states as this device knows them: a waiting edit counts as the state before it. */
   async digests(): Promise<Meta["digests"] | null> {
-    const sums = await this.proofs();
+    const sums = await this.loadSums();
     if (!sums) return null;
     return Object.fromEntries([...this.tables.keys()].map((name) => [name, sums.get(name)!.digest()]));
   }
 
-  /** Adds the proofs up again from the rows. Within a transaction that writes. */
+  /** Computes the digests again from the rows. Needs a transaction that writes. */
   async recount(): Promise<void> {
     const seed = await this.recall("seed");
     if (!seed) return;
@@ -200,13 +200,13 @@ export class Held {
     this.sums = sums;
   }
 
-  private async proofs(): Promise<Map<string, Sum> | undefined> {
+  private async loadSums(): Promise<Map<string, Sum> | undefined> {
     if (this.sums) return this.sums;
-    const [seed, known] = await Promise.all([this.recall("seed"), this.recall("digests")]);
-    if (!seed || !known) return undefined;
-    // Calls may run side by side: whoever comes second takes the first one's sums.
+    const [seed, digests] = await Promise.all([this.recall("seed"), this.recall("digests")]);
+    if (!seed || !digests) return undefined;
+    // Concurrent calls must share the sums of the first.
     return (this.sums ??= new Map(
-      [...this.tables.keys()].map((name) => [name, known[name] ? Sum.read(seed, known[name]) : new Sum(seed)]),
+      [...this.tables.keys()].map((name) => [name, digests[name] ? Sum.read(seed, digests[name]) : new Sum(seed)]),
     ));
   }
 }

@@ -1,30 +1,30 @@
-/** Syncs promptly: after edits, and when the server tells that others wrote (`GET /events`). */
+/** Syncs promptly: after edits, and when the server reports writes of other devices (`GET /events`). */
 import { Calls, problemOf, send, type Wire } from "./calls.js";
 import { RollcallError } from "./error.js";
 import { pause, webLocks } from "./turn.js";
 import type { Json, LiveOptions, Status, Store } from "./types.js";
 
-/** The server sends something every 15 s; whoever hears nothing for so long asks again, ms. */
+/** The server sends something every 15 s. After this time without data the client connects again, ms. */
 const SILENCE_MAX_MS = 40_000;
 const BACKOFF_FIRST_MS = 500;
 const BACKOFF_MAX_MS = 60_000;
-/** Between a sync and the next try of a row that the server rejected for the time being, ms: a timer holds no more. */
+/** The least pause before a temporarily rejected row is sent again, and the most that a timer can hold, ms. */
 const RETRY_MIN_MS = 100;
 const RETRY_MAX_MS = 2 ** 31 - 1;
-/** What trying again does not mend. */
+/** Errors that a retry does not solve. */
 const FINAL = ["unauthorized", "forbidden", "not_logged_in", "other_user", "mass_delete", "aborted"];
 
-/** What `live` needs of its client. */
-export interface Lively {
+/** What `live` needs from its client. */
+export interface LiveContext {
   readonly store: Store;
   readonly wire: Wire;
   sync(): Promise<unknown>;
-  /** Whether a sync would have anything to do, for a device that heard of this version. */
-  behind(version: number | null): Promise<boolean>;
-  /** In how many ms a rejected row may be sent once more; null: none. */
-  retryAt(): Promise<number | null>;
-  state(live: Status["live"]): void;
-  lock(lock: Status["lock"]): void;
+  /** Whether a sync has anything to do, if the server is at this version. */
+  isBehind(version: number | null): Promise<boolean>;
+  /** In how many ms a rejected row may be sent again; null: no row waits for that. */
+  retryInMs(): Promise<number | null>;
+  setState(live: Status["live"]): void;
+  setLock(lock: Status["lock"]): void;
 }
 
 export class Live {
@@ -33,22 +33,22 @@ export class Live {
   private timer: ReturnType<typeof setTimeout> | undefined;
   private retry: ReturnType<typeof setTimeout> | undefined;
   private running = false;
-  /** Why to sync: the version that the server told of; null: whatever it holds. */
+  /** Set while a sync is due: the version that the server reported; null: sync in any case. */
   private due: { version: number | null } | undefined;
-  private readonly wake = () => this.poke(0);
+  private readonly wake = () => this.schedule(0);
 
   constructor(
-    private readonly client: Lively,
+    private readonly client: LiveContext,
     private readonly options: LiveOptions,
   ) {
     globalThis.addEventListener?.("online", this.wake);
     void this.listen();
-    this.poke(0);
+    this.schedule(0);
   }
 
-  /** The user changed something here. */
+  /** Notes an edit of the user. */
   edited(): void {
-    this.poke(this.options.debounceMs ?? 100);
+    this.schedule(this.options.debounceMs ?? 100);
   }
 
   stop(): void {
@@ -56,15 +56,15 @@ export class Live {
     clearTimeout(this.timer);
     clearTimeout(this.retry);
     globalThis.removeEventListener?.("online", this.wake);
-    this.client.state("off");
+    this.client.setState("off");
   }
 
   private get stopped(): boolean {
     return this.control.signal.aborted;
   }
 
-  /** Syncs in `ms`; what is to be synced by then goes along. */
-  private poke(ms: number, version: number | null = null): void {
+  /** Syncs in `ms`. Replaces a sync that was scheduled before. */
+  private schedule(ms: number, version: number | null = null): void {
     if (this.stopped) return;
     this.due = { version };
     clearTimeout(this.timer);
@@ -72,37 +72,38 @@ export class Live {
   }
 
   private async work(): Promise<void> {
-    if (this.running) return; // whoever runs looks at `due` again
+    if (this.running) return; // the running call checks `due` again
     this.running = true;
     try {
       while (this.due && !this.stopped) {
         const { version } = this.due;
         this.due = undefined;
-        if (version === null || (await this.client.behind(version))) await this.client.sync();
+        if (version === null || (await this.client.isBehind(version))) await this.client.sync();
         this.failed = 0;
       }
-      const ms = await this.client.retryAt();
+      const ms = await this.client.retryInMs();
       clearTimeout(this.retry);
-      if (ms !== null && !this.stopped) this.retry = setTimeout(() => this.poke(0), Math.min(ms + RETRY_MIN_MS, RETRY_MAX_MS));
+      if (ms !== null && !this.stopped) this.retry = setTimeout(() => this.schedule(0), Math.min(ms + RETRY_MIN_MS, RETRY_MAX_MS));
     } catch (error) {
-      if (!(error instanceof RollcallError && FINAL.includes(error.code))) this.poke(this.backoff());
+      if (!(error instanceof RollcallError && FINAL.includes(error.code))) this.schedule(this.backoff(this.failed++));
     } finally {
       this.running = false;
     }
   }
 
-  private backoff(): number {
-    const most = Math.min(BACKOFF_FIRST_MS * 2 ** this.failed++, BACKOFF_MAX_MS);
+  /** The pause after that many failures: exponential backoff with jitter, ms. */
+  private backoff(failed: number): number {
+    const most = Math.min(BACKOFF_FIRST_MS * 2 ** failed, BACKOFF_MAX_MS);
     return most / 2 + (this.client.wire.patience.random() * most) / 2;
   }
 
-  /** Listens in one tab for all; the others wait until it closes. */
+  /** Follows the events in one tab for all; the other tabs wait until it closes. */
   private async listen(): Promise<void> {
     const { signal } = this.control;
     const locks = webLocks(this.client.store);
     try {
       if (!locks) return await this.follow();
-      this.client.state("waiting");
+      this.client.setState("waiting");
       await locks.request(`rollcall ${this.client.store.name} live`, { signal }, () => this.follow());
     } catch {
       // stopped while it waited
@@ -113,60 +114,59 @@ export class Live {
     const { signal } = this.control;
     let failed = 0;
     while (!this.stopped) {
-      this.client.state("connecting");
-      let heard = false;
+      this.client.setState("connecting");
+      let received = false;
       try {
-        if (!(await this.stream(() => (heard = true)))) {
-          this.client.state("polling");
+        if (!(await this.stream(() => (received = true)))) {
+          this.client.setState("polling");
           await pause(this.options.pollMs ?? 15_000, signal);
-          this.poke(0);
+          this.schedule(0);
           continue;
         }
       } catch {
-        // asked again below
+        // retried below
       }
       if (this.stopped) return;
-      this.client.state("connecting");
-      failed = heard ? 0 : failed + 1;
-      const most = Math.min(BACKOFF_FIRST_MS * 2 ** failed, BACKOFF_MAX_MS);
-      await pause(most / 2 + (this.client.wire.patience.random() * most) / 2, signal).catch(() => {});
+      this.client.setState("connecting");
+      failed = received ? 0 : failed + 1;
+      await pause(this.backoff(failed), signal).catch(() => {});
     }
   }
 
-  /** Follows the events until they end. False if they cannot be had here. */
-  private async stream(heard: () => void): Promise<boolean> {
+  /** Follows the events until the stream ends. Returns false if this server or platform cannot stream them. */
+  private async stream(onEvent: () => void): Promise<boolean> {
     const { wire } = this.client;
     const token = await wire.token(null);
     const control = new AbortController();
     const abort = () => control.abort();
     this.control.signal.addEventListener("abort", abort);
     let silence: ReturnType<typeof setTimeout> | undefined;
-    const alive = () => {
+    const restartTimer = () => {
       clearTimeout(silence);
       silence = setTimeout(abort, SILENCE_MAX_MS);
     };
     try {
-      const mine = await new Calls(wire, control.signal, () => {}).identity();
-      const headers = { Accept: "text/event-stream", ...mine };
-      const answer = await send(wire, "GET", "/events", token, { headers }, control.signal, true);
-      if (answer.status === 404 || (answer.ok && !answer.body)) return false; // an older server, or React Native
-      if (!answer.ok) {
-        if (answer.status === 401) await wire.token(token);
-        throw problemOf(answer.status, (name) => answer.headers.get(name), undefined);
+      const identity = await new Calls(wire, control.signal, () => {}).identity();
+      const headers = { Accept: "text/event-stream", ...identity };
+      const response = await send(wire, "GET", "/events", token, { headers }, control.signal, true);
+      if (response.status === 404 || (response.ok && !response.body)) return false; // an older server, or React Native
+      if (!response.ok) {
+        if (response.status === 401) await wire.token(token);
+        throw problemOf(response.status, (name) => response.headers.get(name), undefined);
       }
-      this.client.state("listening");
-      this.poke(0); // what was written before the first event
-      const reader = answer.body!.getReader();
+      this.client.setState("listening");
+      this.schedule(0); // other devices may have written before the first event
+      const reader = response.body!.getReader();
       const decoder = new TextDecoder();
       let text = "";
       for (;;) {
-        alive();
+        restartTimer();
         const { done, value } = await reader.read();
         if (done) return true;
         text += decoder.decode(value, { stream: true });
         const events = text.split(/\r?\n\r?\n/);
         text = events.pop()!;
-        for (const event of events) if (this.take(event)) heard();
+        for (const event of events) if (this.handle(event)) onEvent();
       }
     } finally {
       clearTimeout(silence);
@@ -175,7 +175,8 @@ export class Live {
     }
   }
 
-  private take(event: string): boolean {
+  /** Handles an event. Returns false for what is no event, such as a comment. */
+  private handle(event: string): boolean {
     const field = (name: string) =>
       event
         .split(/\r?\n/)
@@ -189,8 +190,8 @@ export class Live {
       return false;
     }
     const type = field("event");
-    if (type === "version" && typeof data["version"] === "number") this.poke(0, data["version"]);
-    if (type === "lock") this.client.lock(data as unknown as Status["lock"]);
+    if (type === "version" && typeof data["version"] === "number") this.schedule(0, data["version"]);
+    if (type === "lock") this.client.setLock(data as unknown as Status["lock"]);
     return type !== "";
   }
 }

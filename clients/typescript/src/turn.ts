@@ -1,19 +1,19 @@
-/** One sync at a time over all holders of the same data, and word to the others. */
+/** Mutual exclusion between all clients of the same data, and notifications between tabs. */
 import { RollcallError } from "./error.js";
 import { Held } from "./held.js";
 import { newKey } from "./key.js";
 import type { Store } from "./types.js";
 
-/** A lease in the store, where there are no Web Locks: its life, and how often to look whether it is free, ms. */
+/** Without Web Locks a lease in the store is used: how long it lasts, and how often to check whether it is free, ms. */
 const LEASE_MS = 15_000;
-const LOOK_MS = 100;
+const POLL_MS = 100;
 
-/** What is done by one holder of the data at a time: a sync, or a log-in. A sync may log in while it has its turn. */
+/** The work that only one client of the data does at a time: a sync (`turn`), or a log-in. A sync may log in during its turn. */
 export type Turn = "turn" | "login";
 
 const queues: { readonly [turn in Turn]: WeakMap<Store, Promise<unknown>> } = { turn: new WeakMap(), login: new WeakMap() };
 
-/** Waits, unless the signal ends it. */
+/** Waits. Fails with `aborted` as soon as the signal aborts. */
 export const pause = (ms: number, signal?: AbortSignal): Promise<void> =>
   new Promise((resolve, reject) => {
     const stop = () => {
@@ -28,11 +28,11 @@ export const pause = (ms: number, signal?: AbortSignal): Promise<void> =>
     else signal?.addEventListener("abort", stop, { once: true });
   });
 
-/** The browser's locks, shared by all tabs; not there on React Native, nor on pages without TLS. */
+/** The browser's locks, shared by all tabs. React Native has none, nor have pages without TLS. */
 export const webLocks = (store: Store): LockManager | undefined =>
   store.shared === "tabs" ? ((globalThis.navigator as Navigator | undefined)?.locks as LockManager | undefined) : undefined;
 
-/** Does `work` while no other holder of the same data does work of this kind. */
+/** Runs `work` while no other client of the same data does work of this kind. */
 export async function inTurn<R>(store: Store, signal: AbortSignal | undefined, work: () => Promise<R>, kind: Turn = "turn"): Promise<R> {
   const locks = webLocks(store);
   if (locks) {
@@ -55,7 +55,7 @@ export async function inTurn<R>(store: Store, signal: AbortSignal | undefined, w
 
 async function underLease<R>(store: Store, signal: AbortSignal | undefined, work: () => Promise<R>, kind: Turn): Promise<R> {
   const holder = newKey();
-  const write = <T>(of: (held: Held) => Promise<T>) => Held.write(store, new Map(), of).then(([result]) => result);
+  const write = <T>(change: (held: Held) => Promise<T>) => Held.write(store, new Map(), change).then(([result]) => result);
   const take = () =>
     write(async (held) => {
       const known = await held.recall(kind);
@@ -63,7 +63,7 @@ async function underLease<R>(store: Store, signal: AbortSignal | undefined, work
       await held.remember(kind, { holder, until: Date.now() + LEASE_MS });
       return true;
     });
-  while (!(await take())) await pause(LOOK_MS, signal);
+  while (!(await take())) await pause(POLL_MS, signal);
   const renewal = setInterval(() => void take().catch(() => {}), LEASE_MS / 3);
   try {
     return await work();
@@ -75,15 +75,16 @@ async function underLease<R>(store: Store, signal: AbortSignal | undefined, work
   }
 }
 
-/** What tabs tell each other: whose rows changed. */
+/** Notifies the other tabs of the tables whose rows changed. */
 export interface Channel {
-  tell(tables: string[]): void;
+  notify(tables: string[]): void;
   close(): void;
 }
 
-export function openChannel(store: Store, heard: (tables: string[]) => void): Channel {
-  if (store.shared !== "tabs" || typeof BroadcastChannel === "undefined") return { tell: () => {}, close: () => {} };
+/** Opens the channel between tabs. `onTables` is called when another tab has changed rows. */
+export function openChannel(store: Store, onTables: (tables: string[]) => void): Channel {
+  if (store.shared !== "tabs" || typeof BroadcastChannel === "undefined") return { notify: () => {}, close: () => {} };
   const channel = new BroadcastChannel(`rollcall ${store.name}`);
-  channel.onmessage = ({ data }: MessageEvent<string[]>) => heard(data);
-  return { tell: (tables) => channel.postMessage(tables), close: () => channel.close() };
+  channel.onmessage = ({ data }: MessageEvent<string[]>) => onTables(data);
+  return { notify: (tables) => channel.postMessage(tables), close: () => channel.close() };
 }

@@ -1,9 +1,9 @@
-// The pure rules, by the cases in fixtures/device, which the reference device runs too.
+// The pure rules pass the cases in fixtures/device, as the reference device does.
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { test } from "node:test";
 import { itemOf } from "../dist/batch.js";
-import { absent, again, apply, compare, cursorAfter, isPutBack, lockPauseMs, obey, past, pauseMs } from "../dist/decide.js";
+import { absent, apply, applyVerdict, compare, cursorAfter, isPutBack, lockPauseMs, past, pauseMs, retryWhen } from "../dist/decide.js";
 import { declare, newRow } from "../dist/held.js";
 import { readFixture, root } from "./support.mjs";
 
@@ -20,8 +20,8 @@ const rules = {
   apply: (given) => outcome(apply(local(given.device), given.entry === "deleted" ? null : given.entry.row, given.epoch ?? "same"), given),
   obey: (given) => {
     const { operation, whole, complete, edited_since } = given.sent;
-    const told = { verdict: given.told.verdict, at: given.told.last_update ?? null, row: given.told.row };
-    outcome(obey(local(given.device), { operation, whole, complete, editedSince: edited_since }, told), given);
+    const result = { verdict: given.told.verdict, at: given.told.last_update ?? null, row: given.told.row };
+    outcome(applyVerdict(local(given.device), { operation, whole, complete, editedSince: edited_since }, result), given);
   },
   past: ({ known, now, then }) => assert.equal(past(known && { epoch: null, ...known }, { epoch: null, ...now }), then),
   send: ({ columns, device, row, changed, then }) => {
@@ -31,8 +31,8 @@ const rules = {
     assert.deepEqual(itemOf(things, mine), [then.operation, then.item]);
     assert.equal(isPutBack(mine), then.put_back);
   },
-  rejected: ({ error, then }) => assert.equal(again(error.code, error.retry_after_s !== undefined), then),
-  cursor: ({ cursor, heard, then }) => assert.equal(cursorAfter(cursor, heard), then),
+  rejected: ({ error, then }) => assert.equal(retryWhen(error.code, error.retry_after_s !== undefined), then),
+  cursor: ({ cursor, heard: event, then }) => assert.equal(cursorAfter(cursor, event), then),
 };
 
 function outcome(got, { then, contents }) {
@@ -46,12 +46,12 @@ for (const name of cases) {
   test(`fixtures/device/${name}: ${given.title}`, () => rules[given.rule](given));
 }
 
-test("pauses grow, are spread and end", () => {
+test("pauses grow exponentially, have jitter, and end", () => {
   assert.deepEqual([1, 2, 3, 4, 5, 6].map((attempt) => pauseMs(attempt, 6, null, 0.999999)), [500, 1000, 2000, 4000, 8000, null]);
   assert.equal(pauseMs(3, 6, null, 0), 0);
 });
 
-test("what the server asks for is the least", () => {
+test("a pause is at least as long as Retry-After", () => {
   assert.equal(pauseMs(1, 6, 7, 0), 7000);
   assert.equal(pauseMs(1, 6, 7, 0.4), 7400);
   assert.equal(pauseMs(1, 6, 3600, 0), null);

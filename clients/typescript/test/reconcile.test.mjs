@@ -1,9 +1,9 @@
-// The server's rules, by the cases in fixtures/reconcile, from the other side: a device that obeys the verdict knows
-// what the server holds then, which is what the digests compare, and shows it unless there is something left to send.
+// The cases of the server's rules in fixtures/reconcile, from the device's side: after it has applied the verdict, the
+// device knows the state that the server holds (which the digests compare), and shows it unless an edit is left to send.
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { test } from "node:test";
-import { obey } from "../dist/decide.js";
+import { applyVerdict } from "../dist/decide.js";
 import { readFixture, root } from "./support.mjs";
 
 const names = readdirSync(`${root}fixtures/reconcile`).filter((name) => name.endsWith(".json"));
@@ -16,24 +16,24 @@ for (const name of names) {
     const operation = sent.delete ? "delete" : sent.add ? "add" : "update";
     const held = expect.written ?? stored;
     const alive = held && !held.deleted ? held.last_update : null;
-    // With a rejection the live row goes along whatever the rules say of it.
+    // A rejection contains the live row, whatever the rules say.
     const row = expect.tells_row === true || (expect.verdict === "rejected" && alive !== null);
-    const told = { verdict: expect.verdict, at: held?.last_update ?? null, row };
-    verdicts.add(told.verdict);
+    const result = { verdict: expect.verdict, at: held?.last_update ?? null, row };
+    verdicts.add(result.verdict);
     const state = { add: "added", update: "edited", delete: "deleted" }[operation];
     const local = { state, at: operation === "add" ? null : alive, base: operation === "add" ? null : (sent._base ?? null), editedAt: sent.last_update ?? null };
     for (const whole of operation === "update" ? [true, false] : [true]) {
-      const outcome = obey(local, { operation, whole, complete: true, editedSince: false }, told);
+      const outcome = applyVerdict(local, { operation, whole, complete: true, editedSince: false }, result);
       assert.equal(outcome.local?.at ?? null, alive, "what the server holds");
       const state = outcome.local?.state ?? "dropped";
-      if (state === "clean") assert.equal(outcome.contents, told.row ? "theirs" : "mine");
+      if (state === "clean") assert.equal(outcome.contents, result.row ? "theirs" : "mine");
       else if (state === "dropped") assert.equal(alive, null);
-      else assert.ok(["gone", "absent", "rejected"].includes(told.verdict), `${state} after ${told.verdict}`);
-      if (told.verdict === "gone") assert.equal(state, whole ? "dropped" : "edited");
+      else assert.ok(["gone", "absent", "rejected"].includes(result.verdict), `${state} after ${result.verdict}`);
+      if (result.verdict === "gone") assert.equal(state, whole ? "dropped" : "edited");
     }
   });
 }
 
-test("every verdict is among them", () => {
+test("the cases have every verdict", () => {
   assert.deepEqual([...verdicts].sort(), ["absent", "added", "deleted", "gone", "kept", "merged", "rejected", "same", "updated"]);
 });

@@ -1,7 +1,7 @@
-// How one answer is carried out, how a request is made, and what a transaction keeps: against a store alone.
+// How a response is applied, how a request is made, and what a transaction stores. These tests need only a store.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { inOrder, isDivisible, nextRequest, putBack } from "../dist/batch.js";
+import { inOrder, isDivisible, nextRequest, requeue } from "../dist/batch.js";
 import { goesWhole } from "../dist/decide.js";
 import { put, remove, revert } from "../dist/edits.js";
 import { declare, Held, mayTryAgain, newRow, rejectionOf } from "../dist/held.js";
@@ -17,7 +17,7 @@ const NOW = Date.UTC(2026, 4, 1);
 const limits = { rows: 100, keys: 100, bytes: 1_000_000, precision: "milliseconds" };
 const SEED = "00112233445566778899aabbccddeeff";
 
-/** A store with a row of the server's, in its state of 1,000. */
+/** A store with one clean row, whose `last_update` is 1,000. */
 async function start(rows = { [A]: { title: "old", done: false } }) {
   const store = memoryStore();
   const write = (work) => Held.write(store, declared, work).then(([result]) => result);
@@ -30,29 +30,29 @@ async function start(rows = { [A]: { title: "old", done: false } }) {
   const settle = async (work, { epoch = null, feed = null } = {}) => {
     const tally = { pushed: 0, pulled: 0, dropped: 0, verdicts: {} };
     const settling = await write(async (held) => {
-      const made = new Settling(held, tally, NOW, epoch, feed);
-      await work(made);
-      return made;
+      const settling = new Settling(held, tally, NOW, epoch, feed);
+      await work(settling);
+      return settling;
     });
     return { tally, conflicts: settling.conflicts, rejected: settling.rejected };
   };
-  const send = (queue, terms = { base: 1, pull: false, confirmDeletes: undefined }, bounds = limits) => write((held) => nextRequest(held, queue, bounds, terms));
+  const send = (queue, options = { base: 1, pull: false, confirmDeletes: undefined }, bounds = limits) => write((held) => nextRequest(held, queue, bounds, options));
   const row = (key = A) => read((held) => held.get("items", key));
   const meta = (name) => read((held) => held.recall(name));
   return { write, read, settle, send, row, meta };
 }
-const place = (key = A) => ({ rows: [{ table: "items", key }], gets: [] });
-const answer = (operation, item) => ({ [operation]: { items: [{ iid: A, ...item }] }, version: 2 });
+const queueOf = (key = A) => ({ rows: [{ table: "items", key }], gets: [] });
+const response = (operation, item) => ({ [operation]: { items: [{ iid: A, ...item }] }, version: 2 });
 
 // ------------------------------------------------------------------------------------------------ verdicts
 
 const theirs = { iid: A, title: "theirs", done: true, last_update: iso(3000) };
-test("a row that won and was asked for as well is taken from under get", async () => {
+test("the winning row is read from `get` if it was also requested", async () => {
   const { write, settle, send, row } = await start();
   await write((held) => put(held, items, A, { title: "mine" }, 1500));
-  const sending = await send(place());
-  const kept = answer("update", { verdict: "kept", last_update: iso(3000), conflict: "c1" });
-  const { conflicts } = await settle((settling) => settling.report(sending, { ...kept, get: { items: [theirs] } }));
+  const sending = await send(queueOf());
+  const kept = response("update", { verdict: "kept", last_update: iso(3000), conflict: "c1" });
+  const { conflicts } = await settle((settling) => settling.applyResponse(sending, { ...kept, get: { items: [theirs] } }));
   const now = await row();
   assert.deepEqual([now.row.title, now.at, now.state, now.changed], ["theirs", 3000, "clean", {}]);
   assert.deepEqual([conflicts[0].mine.title, conflicts[0].theirs.title], ["mine", "theirs"]);
@@ -68,123 +68,123 @@ for (const [verdict, more, expected] of [
   test(`an edit that is ${verdict}${more.conflict ? " with a conflict" : ""} is settled`, async () => {
     const { write, settle, send, row, meta } = await start();
     await write((held) => put(held, items, A, { title: "mine" }, 1500));
-    const sending = await send(place());
-    const { tally, conflicts } = await settle((settling) => settling.report(sending, answer("update", { verdict, ...more })));
+    const sending = await send(queueOf());
+    const { tally, conflicts } = await settle((settling) => settling.applyResponse(sending, response("update", { verdict, ...more })));
     const now = await row();
     assert.deepEqual([now.row.title, now.at, now.state, now.base, now.editedAt, now.changed], [expected.title, expected.at, "clean", null, null, {}]);
     assert.ok(!("baseRow" in now) && !("rejected" in now) && !("waits" in now));
     assert.deepEqual([tally.pushed, tally.dropped, tally.verdicts], [expected.pushed, 0, { [verdict]: 1 }]);
     assert.equal(conflicts.length, expected.conflicts);
     if (conflicts.length) {
-      const { serverId, mine, theirs: there, base, lastUpdate, at, key, table } = conflicts[0];
-      assert.deepEqual([serverId, mine.title, there.title, base.title, lastUpdate, at, key, table], [more.conflict, "mine", "theirs", "old", 3000, NOW, A, "items"]);
+      const { serverId, mine, theirs, base, lastUpdate, at, key, table } = conflicts[0];
+      assert.deepEqual([serverId, mine.title, theirs.title, base.title, lastUpdate, at, key, table], [more.conflict, "mine", "theirs", "old", 3000, NOW, A, "items"]);
       assert.equal((await meta("conflicts")).length, 1);
     }
     assert.equal(await meta("outstanding"), undefined);
   });
 
-  test(`an edit made while one is ${verdict}${more.conflict ? " with a conflict" : ""} stays on top of it`, async () => {
+  test(`an edit made while another is ${verdict}${more.conflict ? " with a conflict" : ""} stays`, async () => {
     const { write, settle, send, row } = await start();
     await write((held) => put(held, items, A, { title: "mine" }, 1500));
-    const sending = await send(place());
+    const sending = await send(queueOf());
     await write((held) => put(held, items, A, { count: 5 }, 1600));
-    await settle((settling) => settling.report(sending, answer("update", { verdict, ...more })));
+    await settle((settling) => settling.applyResponse(sending, response("update", { verdict, ...more })));
     const now = await row();
     assert.deepEqual([now.row.title, now.row.count, now.state, now.at, Object.keys(now.changed)], [expected.title, 5, "edited", expected.at, ["count"]]);
-    if (more.row) assert.equal(now.row.done, true, "the server's columns under it");
+    if (more.row) assert.equal(now.row.done, true, "the other columns are the server's");
     assert.deepEqual([now.baseRow.title, now.baseRow.done], [verdict === "kept" ? "old" : expected.title, more.row && verdict !== "kept" ? true : false]);
     assert.equal(now.base, verdict === "kept" ? 1000 : expected.at);
   });
 }
 
-test("a deletion is settled, and one that was lost to an edit brings the row", async () => {
+test("a deletion is settled, and one that lost to an edit restores the row", async () => {
   const { write, settle, send, row } = await start();
   await write((held) => remove(held, items, A, 1500));
-  const sending = await send(place());
+  const sending = await send(queueOf());
   assert.deepEqual(sending.body.delete, { items: [{ iid: A, last_update: iso(1500), _base: iso(1000) }] });
-  const { conflicts } = await settle((settling) => settling.report(sending, answer("delete", { verdict: "kept", last_update: iso(3000), row: theirs })));
+  const { conflicts } = await settle((settling) => settling.applyResponse(sending, response("delete", { verdict: "kept", last_update: iso(3000), row: theirs })));
   assert.deepEqual([(await row()).row.title, (await row()).state, conflicts[0].mine], ["theirs", "clean", null]);
   await write((held) => remove(held, items, A, 1600));
-  const again = await send(place());
-  const { tally } = await settle((settling) => settling.report(again, answer("delete", { verdict: "deleted", last_update: iso(4000) })));
+  const again = await send(queueOf());
+  const { tally } = await settle((settling) => settling.applyResponse(again, response("delete", { verdict: "deleted", last_update: iso(4000) })));
   assert.deepEqual([await row(), tally.pushed], [undefined, 1]);
 });
 
-test("a row that is gone is dropped and told, and one that was sent in part is sent whole", async () => {
+test("a row that is gone is dropped and reported, but one that was sent in part is first sent whole", async () => {
   const { write, settle, send, row } = await start();
   await write((held) => put(held, items, A, { title: "mine" }, 1500));
-  const part = await send(place());
+  const part = await send(queueOf());
   assert.deepEqual(part.body.update.items, [{ iid: A, title: "mine", last_update: iso(1500), _base: iso(1000) }]);
-  const first = await settle((settling) => settling.report(part, answer("update", { verdict: "gone", last_update: iso(3000) })));
+  const first = await settle((settling) => settling.applyResponse(part, response("update", { verdict: "gone", last_update: iso(3000) })));
   assert.deepEqual([first.tally.dropped, first.tally.pushed, first.conflicts.length, (await row()).state, (await row()).at], [0, 0, 0, "edited", null]);
-  const whole = await send(place());
+  const whole = await send(queueOf());
   assert.deepEqual(whole.body.update.items[0].done, false);
-  const second = await settle((settling) => settling.report(whole, answer("update", { verdict: "gone", last_update: iso(3000) })));
+  const second = await settle((settling) => settling.applyResponse(whole, response("update", { verdict: "gone", last_update: iso(3000) })));
   assert.deepEqual([second.tally.dropped, second.tally.pushed, second.conflicts.map(({ verdict }) => verdict), await row()], [1, 0, ["gone"], undefined]);
 });
 
-test("an answer to another request closes nothing, and a key of nobody changes nothing", async () => {
+test("a response to another request does not close this one, and a verdict on an unknown key changes nothing", async () => {
   const { write, settle, send, row, meta } = await start();
   await write((held) => put(held, items, A, { title: "mine" }, 1500));
-  const sending = await send(place());
-  await settle((settling) => settling.report({ ...sending, key: "other", sent: [] }, answer("update", { verdict: "updated", last_update: iso(2000) })));
+  const sending = await send(queueOf());
+  await settle((settling) => settling.applyResponse({ ...sending, key: "other", sent: [] }, response("update", { verdict: "updated", last_update: iso(2000) })));
   assert.deepEqual([(await row()).state, (await meta("outstanding")).key], ["edited", sending.key]);
-  await settle((settling) => settling.report(sending, { update: { items: [{ iid: B, verdict: "updated", last_update: iso(2000) }], unknown: [{ id: B, verdict: "updated" }] }, version: 2 }));
+  await settle((settling) => settling.applyResponse(sending, { update: { items: [{ iid: B, verdict: "updated", last_update: iso(2000) }], unknown: [{ id: B, verdict: "updated" }] }, version: 2 }));
   assert.deepEqual([(await row()).state, await row(B)], ["edited", undefined]);
 });
 
-test("a row that is rejected stays as it is, and says why", async () => {
+test("a rejected row stays as it is, with the reason", async () => {
   const { write, settle, send, row } = await start();
   await write((held) => put(held, items, A, { title: "mine" }, 1500));
-  const sending = await send(place());
+  const sending = await send(queueOf());
   const error = { code: "too_long", column: "title", detail: "too long" };
-  const { tally, conflicts, rejected } = await settle((settling) => settling.report(sending, answer("update", { verdict: "rejected", last_update: iso(1000), row: { ...theirs, last_update: iso(1000) }, error })));
+  const { tally, conflicts, rejected } = await settle((settling) => settling.applyResponse(sending, response("update", { verdict: "rejected", last_update: iso(1000), row: { ...theirs, last_update: iso(1000) }, error })));
   const now = await row();
   assert.deepEqual([now.row.title, now.state, now.at, now.base, now.rejected], ["mine", "edited", 1000, 1000, error]);
   assert.deepEqual([tally.pushed, tally.dropped, conflicts.length], [0, 0, 0]);
   assert.deepEqual(rejected.map(({ key, code, edit }) => [key, code, edit]), [[A, "too_long", sending.sent[0].edit]]);
 });
 
-test("verdicts are counted, and one for a row that is not here any more changes nothing", async () => {
+test("verdicts are counted, and one for a row that no longer exists here changes nothing", async () => {
   const { write, settle, send, row } = await start({ [A]: { title: "old" }, [B]: { title: "old" } });
   for (const key of [A, B]) await write((held) => put(held, items, key, { title: "mine" }, 1500));
   const sending = await send({ rows: [A, B].map((key) => ({ table: "items", key })), gets: [] });
   await write(async (held) => held.replace(await held.get("items", B), null));
   const verdicts = [A, B].map((iid) => ({ iid, verdict: "updated", last_update: iso(2000) }));
-  const { tally } = await settle((settling) => settling.report(sending, { update: { items: verdicts }, version: 2 }));
+  const { tally } = await settle((settling) => settling.applyResponse(sending, { update: { items: verdicts }, version: 2 }));
   assert.deepEqual([tally.verdicts, tally.pushed, (await row()).state, await row(B)], [{ updated: 2 }, 1, "clean", undefined]);
 });
 
 for (const complete of [true, false]) {
-  test(`an add that had arrived before, ${complete ? "with every column" : "without some columns"}, is ${complete ? "known" : "asked for"}`, async () => {
+  test(`an add that had arrived before ${complete ? "with every column is clean" : "without some columns is requested"}`, async () => {
     const { write, settle, send, row, meta } = await start({});
     if (complete) await write((held) => put(held, items, A, { title: "mine" }, 1500));
     else await write((held) => held.replace(undefined, { ...newRow("items", A), state: "added", editedAt: 1500, edit: 1, row: { title: "mine" } }));
     await write((held) => held.remember("etag", "e"));
-    const sending = await send(place());
+    const sending = await send(queueOf());
     assert.equal(sending.sent[0].complete, complete);
-    await settle((settling) => settling.report(sending, answer("add", { verdict: "same", last_update: iso(2000) })));
+    await settle((settling) => settling.applyResponse(sending, response("add", { verdict: "same", last_update: iso(2000) })));
     const { state, at, base } = await row();
     assert.deepEqual([state, at, base], complete ? ["clean", 2000, null] : ["clean", null, 2000]);
-    assert.equal(await meta("etag"), complete ? "e" : undefined, "the next roll call has to list what nobody knows");
+    assert.equal(await meta("etag"), complete ? "e" : undefined, "the next manifest has to list a row with unknown contents");
   });
 }
 
-test("a row that somebody else made under the same key is nothing that ours was made on", async () => {
+test("if another device created a row under the same key, the own row has the base 0", async () => {
   const { write, settle, row } = await start({});
   await write((held) => put(held, items, A, { title: "mine" }, 1500));
-  await settle((settling) => settling.page({ type: "diff", version: 5, more: false, add: { items: [theirs] } }));
+  await settle((settling) => settling.applyPage({ type: "diff", version: 5, more: false, add: { items: [theirs] } }));
   const { state, at, base, baseRow, row: now } = await row();
   assert.deepEqual([state, at, base, baseRow, now.title], ["edited", 3000, 0, undefined, "mine"]);
 });
 
-test("rows that were asked for are taken; from another past, what they lack is put back", async () => {
+test("requested rows are applied, but a newer row is put back if the server has another past", async () => {
   for (const [epoch, expected] of [[1, ["clean", 500, null, "earlier"]], [2, ["edited", 500, 1000, "old"]]]) {
     const { write, settle, row } = await start();
     await write((held) => held.remember("epoch", 1));
     const earlier = { iid: A, title: "earlier", last_update: iso(500) };
-    const got = { key: "k", body: {}, sent: [] };
-    await settle((settling) => settling.report(got, { get: { items: [earlier] }, changes: { type: "full", version: 9 }, version: 9 }), { epoch });
+    const sending = { key: "k", body: {}, sent: [] };
+    await settle((settling) => settling.applyResponse(sending, { get: { items: [earlier] }, changes: { type: "full", version: 9 }, version: 9 }), { epoch });
     const { state, at, base, row: now } = await row();
     assert.deepEqual([state, at, base, now.title], expected, `epoch ${epoch}`);
   }
@@ -192,16 +192,16 @@ test("rows that were asked for are taken; from another past, what they lack is p
 
 // --------------------------------------------------------------------------------------------------- pages
 
-test("what is told is taken, counted once, and what is no row of the table is not", async () => {
+test("the rows of a page are applied and counted once, and invalid rows are ignored", async () => {
   const { settle, row } = await start();
   const page = (rows, more = {}) => ({ type: "diff", version: 5, add: { items: rows }, update: {}, delete: {}, ...more });
-  const news = await settle((settling) => settling.page(page([{ ...theirs }, { iid: B, title: "new", last_update: iso(2000) }, { iid: "no key", last_update: iso(1) }, { iid: B, last_update: "no time" }])));
-  assert.deepEqual([news.tally.pulled, (await row()).row.title, (await row(B)).row.title], [2, "theirs", "new"]);
-  const again = await settle((settling) => settling.page(page([{ ...theirs }])));
+  const first = await settle((settling) => settling.applyPage(page([{ ...theirs }, { iid: B, title: "new", last_update: iso(2000) }, { iid: "no key", last_update: iso(1) }, { iid: B, last_update: "no time" }])));
+  assert.deepEqual([first.tally.pulled, (await row()).row.title, (await row(B)).row.title], [2, "theirs", "new"]);
+  const again = await settle((settling) => settling.applyPage(page([{ ...theirs }])));
   assert.equal(again.tally.pulled, 0);
-  await settle((settling) => settling.page(page([{ iid: A, title: "of no time", last_update: "no time" }])));
+  await settle((settling) => settling.applyPage(page([{ iid: A, title: "of no time", last_update: "no time" }])));
   assert.equal((await row()).row.title, "theirs");
-  const gone = await settle((settling) => settling.page(page([], { delete: { items: [A, newKey()] } })));
+  const gone = await settle((settling) => settling.applyPage(page([], { delete: { items: [A, newKey()] } })));
   assert.deepEqual([gone.tally.dropped, await row()], [1, undefined]);
 });
 
@@ -209,7 +209,7 @@ for (const [state, at, after] of [
   ["added", null, undefined],
   ["edited", 500, { state: "clean", at: null, base: null }],
 ]) {
-  test(`a row (${state}) that a restored server does not take back can be given up, and before it was refused not`, async () => {
+  test(`a row (${state}) that is put back can be reverted only after the server has rejected it`, async () => {
     const { write, row } = await start();
     const refused = { code: "reference_missing", detail: "", at: NOW };
     await write(async (held) => held.replace(await held.get("items", A), { ...newRow("items", A), state, at, base: 1000, row: { title: "old" } }));
@@ -223,36 +223,36 @@ for (const [state, at, after] of [
   });
 }
 
-test("the cursor moves with the last page, and the mark of the next one is kept till then", async () => {
+test("the cursor moves with the last page, and until then the page token is stored", async () => {
   const { settle, meta } = await start();
-  await settle((settling) => settling.page({ type: "diff", version: 5, more: true, next: "p2" }));
+  await settle((settling) => settling.applyPage({ type: "diff", version: 5, more: true, next: "p2" }));
   assert.deepEqual([await meta("cursor"), await meta("feed")], [undefined, { number: null, next: "p2" }]);
-  await settle((settling) => settling.page({ type: "diff", version: 5, more: false }));
+  await settle((settling) => settling.applyPage({ type: "diff", version: 5, more: false }));
   assert.deepEqual([await meta("cursor"), await meta("feed"), await meta("known")], [5, undefined, 5]);
 });
 
-for (const heard of ["expired", "compared"]) {
-  test(`a cursor that is ${heard} takes the feed under way with it`, async () => {
+for (const event of ["expired", "compared"]) {
+  test(`the event "${event}" deletes the cursor and the unfinished feed`, async () => {
     const { write, settle, meta } = await start();
     await write(async (held) => {
       await held.remember("cursor", 4);
       await held.remember("feed", { number: null, next: "p2" });
     });
-    await settle((settling) => settling.heard(heard));
+    await settle((settling) => settling.moveCursor(event));
     assert.deepEqual([await meta("cursor"), await meta("feed")], [undefined, undefined]);
   });
 }
 
-test("a row that a server may have after a slow request is in doubt until it has been judged", async () => {
+test("a row that may have arrived with a slow request is doubtful until it has a verdict", async () => {
   const { write, settle, send, row } = await start({});
   await write((held) => put(held, items, A, { title: "mine" }, 1500));
   await write(async (held) => held.replace(await held.get("items", A), { ...(await held.get("items", A)), doubtful: 1 }));
-  const sending = await send(place());
-  await settle((settling) => settling.report(sending, answer("add", { verdict: "added", last_update: iso(2000) })));
+  const sending = await send(queueOf());
+  await settle((settling) => settling.applyResponse(sending, response("add", { verdict: "added", last_update: iso(2000) })));
   assert.deepEqual([(await row()).state, "doubtful" in (await row())], ["clean", false]);
 });
 
-test("a row whose edit is given up has to be listed by the next roll call", async () => {
+test("the next manifest has to list a row whose edit was reverted", async () => {
   const { write, meta } = await start();
   await write((held) => put(held, items, A, { title: "mine" }, 1500));
   await write((held) => held.remember("etag", "e"));
@@ -260,42 +260,42 @@ test("a row whose edit is given up has to be listed by the next roll call", asyn
   assert.equal(await meta("etag"), undefined);
 });
 
-test("conflicts that no app looks at are kept up to a number, the newest first", async () => {
+test("at most 200 conflicts are stored, the newest first", async () => {
   const { write, settle, send, meta } = await start();
   await write((held) => held.remember("conflicts", Array.from({ length: 200 }, (_, number) => ({ id: `old ${number}` }))));
   await write((held) => put(held, items, A, { title: "mine" }, 1500));
-  const sending = await send(place());
-  await settle((settling) => settling.report(sending, answer("update", { verdict: "kept", last_update: iso(3000), row: theirs, conflict: "c1" })));
+  const sending = await send(queueOf());
+  await settle((settling) => settling.applyResponse(sending, response("update", { verdict: "kept", last_update: iso(3000), row: theirs, conflict: "c1" })));
   const known = await meta("conflicts");
   assert.deepEqual([known.length, known[0].serverId, known[1].id, known[199].id], [200, "c1", "old 0", "old 198"]);
 });
 
-test("a row that was asked for and is not there any more goes, unless its user has changed it", async () => {
+test("a requested row that no longer exists is dropped, unless its user has changed it", async () => {
   const { write, settle, row } = await start({ [A]: { title: "old" }, [B]: { title: "old" } });
   await write((held) => put(held, items, B, { title: "mine" }, 1500));
-  const { tally } = await settle((settling) => settling.report({ key: "k", body: {}, sent: [] }, { missing: { items: [A, B] }, version: 2 }));
+  const { tally } = await settle((settling) => settling.applyResponse({ key: "k", body: {}, sent: [] }, { missing: { items: [A, B] }, version: 2 }));
   assert.deepEqual([await row(A), tally.dropped], [undefined, 1]);
   assert.deepEqual([(await row(B)).state, (await row(B)).at, (await row(B)).row.title], ["edited", null, "mine"]);
 });
 
-test("a new row that is on its way is deleted there, one that nobody knows goes at once", async () => {
+test("a new row that is being sent is deleted by a request, and an unsent one at once", async () => {
   const { write, send, row } = await start({});
   await write((held) => put(held, items, A, { title: "mine" }, 1500));
   await write((held) => put(held, items, B, { title: "mine" }, 1500));
-  await send(place());
+  await send(queueOf());
   await write((held) => remove(held, items, A, 1600));
   await write((held) => remove(held, items, B, 1600));
   assert.deepEqual([(await row(A))?.state, await row(B)], ["deleted", undefined]);
 });
 
-test("half of a character goes up as the sign for what cannot be read, wherever it stands", async () => {
+test("a lone surrogate is replaced by U+FFFD, also within JSON", async () => {
   const { write, row } = await start({});
   await write((held) => put(held, items, A, { title: "cut \ud83d", tags: ["\ude00", { "\ud83d": "\ud83d\ude00" }] }, 1500));
   const { title, tags } = (await row()).row;
   assert.deepEqual([title, tags], ["cut \ufffd", ["\ufffd", { "\ufffd": "\ud83d\ude00" }]]);
 });
 
-test("rows that are gone or of no table are passed over, and keys take what the rows leave", async () => {
+test("rows that no longer exist or have no table are skipped, and keys fill the rest of a request", async () => {
   const { write, send } = await start({});
   await write((held) => put(held, items, A, { title: "mine" }, 1500));
   const keys = Array.from({ length: 5 }, () => ({ table: "items", key: newKey() }));
@@ -307,91 +307,91 @@ test("rows that are gone or of no table are passed over, and keys take what the 
   assert.deepEqual(Object.keys(sending.body.add), ["items"]);
   const size = JSON.stringify(sending.body.add.items[0]).length + 1;
   const filled = await send({ rows: [{ table: "items", key: A }], gets: [...keys] }, undefined, { ...limits, bytes: (size + 39) / 0.8 });
-  assert.equal(filled.body.get, undefined, "no place for a key");
+  assert.equal(filled.body.get, undefined, "no room for a key");
   const two = await send({ rows: [], gets: [...keys] }, undefined, { ...limits, bytes: 100 });
   assert.equal(two.body.get.items.length, 2);
   const one = await send({ rows: [], gets: [...keys] }, undefined, { ...limits, bytes: 1 });
-  assert.equal(one.body.get.items.length, 1, "one at least");
+  assert.equal(one.body.get.items.length, 1, "at least one");
 });
 
-test("what a page of changes says of the server's version is remembered", async () => {
+test("the version of a page is stored", async () => {
   const { write, settle, meta } = await start();
   await write((held) => held.remember("known", 3));
-  await settle((settling) => settling.page({ type: "diff", version: 5, more: true, next: "p2" }));
+  await settle((settling) => settling.applyPage({ type: "diff", version: 5, more: true, next: "p2" }));
   assert.equal(await meta("known"), 5);
-  await settle((settling) => settling.page({ type: "diff", version: 4, more: false }));
+  await settle((settling) => settling.applyPage({ type: "diff", version: 4, more: false }));
   assert.equal(await meta("known"), 5, "it does not fall");
 });
 
-for (const [what, before, epoch, version, kept] of [
+for (const [past, before, epoch, version, kept] of [
   ["the past that the device knows", { epoch: 1, known: 4 }, 1, 5, false],
   ["another epoch", { epoch: 1, known: 4 }, 2, 5, true],
   ["a lower version", { epoch: 1, known: 9 }, 1, 5, true],
 ]) {
-  test(`a row that a full feed lacks, in ${what}: ${kept ? "kept, to be put back" : "deleted"}`, async () => {
-    const { write, settle, row, meta } = await start({ [A]: { title: "old" }, [B]: { title: "told" } });
+  test(`a row that is missing from a full feed of ${past} is ${kept ? "put back" : "deleted"}`, async () => {
+    const { write, settle, row, meta } = await start({ [A]: { title: "old" }, [B]: { title: "listed" } });
     await write(async (held) => {
       for (const [name, value] of Object.entries(before)) await held.remember(name, value);
       await held.remember("etag", "e");
     });
-    const told = { iid: B, title: "told", last_update: iso(1000) };
-    const { tally } = await settle((settling) => settling.page({ type: "full", version, more: false, add: { items: [told] } }), { epoch, feed: 7 });
+    const listed = { iid: B, title: "listed", last_update: iso(1000) };
+    const { tally } = await settle((settling) => settling.applyPage({ type: "full", version, more: false, add: { items: [listed] } }), { epoch, feed: 7 });
     assert.equal((await row(B)).state, "clean");
     assert.equal(tally.dropped, kept ? 0 : 1);
     assert.deepEqual(await row().then((one) => one && [one.state, one.base, one.editedAt, one.waits]), kept ? ["added", 1000, null, 1] : undefined);
     assert.deepEqual([await meta("epoch"), await meta("known"), await meta("cursor")], [epoch, version, version]);
-    assert.equal(await meta("seed"), kept ? undefined : SEED, "a server that was begun anew has another");
+    assert.equal(await meta("seed"), kept ? undefined : SEED, "a server that was started anew has another seed");
     assert.equal(await meta("etag"), kept ? undefined : "e");
   });
 }
 
 // ------------------------------------------------------------------------------------------------- requests
 
-test("what goes up whole, and what in part", async () => {
+test("only an edit of a known state is sent in part", async () => {
   const of = (state, at, editedAt = 1) => goesWhole({ state, at, base: null, editedAt });
   assert.deepEqual([of("added", null), of("edited", null), of("edited", 5), of("edited", 5, null), of("deleted", 5)], [true, true, false, true, true]);
 });
 
-test("requests keep to the limits, say their terms, and send what is put back apart", async () => {
+test("requests keep to the limits, contain their options, and have rows that are put back in requests of their own", async () => {
   const { write, send } = await start({});
   const keys = Array.from({ length: 7 }, () => newKey());
   for (const key of keys) await write((held) => put(held, items, key, { title: "x".repeat(40) }, 1500));
   const queue = { rows: keys.map((key) => ({ table: "items", key })), gets: [{ table: "items", key: A }, { table: "items", key: B }] };
-  const terms = { base: 3, pull: true, confirmDeletes: 9 };
-  const first = await send(queue, terms, { ...limits, rows: 3 });
+  const options = { base: 3, pull: true, confirmDeletes: 9 };
+  const first = await send(queue, options, { ...limits, rows: 3 });
   assert.equal(first.sent.length, 3);
   assert.deepEqual([first.body.base, first.body.keep_lock, first.body.pull, first.body.confirm_deletes, first.body.put_back], [3, true, undefined, 9, undefined]);
   assert.deepEqual(first.body.get?.items, [A, B], "keys fill what is left");
-  assert.deepEqual(first.body.add.items[0], { iid: keys[0], title: "x".repeat(40), done: false, last_update: iso(1500) }, "nothing that is empty");
+  assert.deepEqual(first.body.add.items[0], { iid: keys[0], title: "x".repeat(40), done: false, last_update: iso(1500) }, "null columns are left out");
   const size = JSON.stringify(first.body.add.items[0]).length + 1;
-  const second = await send(queue, terms, { ...limits, bytes: (size * 2 + 1) / 0.8 });
+  const second = await send(queue, options, { ...limits, bytes: (size * 2 + 1) / 0.8 });
   assert.equal(second.sent.length, 2);
-  const last = await send(queue, terms);
+  const last = await send(queue, options);
   assert.deepEqual([last.sent.length, last.body.keep_lock, last.body.pull, queue.rows.length], [2, undefined, true, 0]);
-  putBack(queue, first);
+  requeue(queue, first);
   assert.deepEqual([queue.rows.map(({ key }) => key), queue.gets.map(({ key }) => key)], [keys.slice(0, 3), [A, B]]);
-  const tiny = await send({ rows: queue.rows, gets: [] }, terms, { ...limits, bytes: 1 });
-  assert.equal(tiny.sent.length, 1, "one row goes whatever its size");
+  const tiny = await send({ rows: queue.rows, gets: [] }, options, { ...limits, bytes: 1 });
+  assert.equal(tiny.sent.length, 1, "one row is sent in spite of its size");
   assert.deepEqual([isDivisible(first), isDivisible(tiny), isDivisible({ sent: [], body: { get: { items: [A] } } }), isDivisible({ sent: [], body: { get: { items: [A, B] } } })], [true, false, false, true]);
-  // A row that waits to be put back goes alone, as the state that it is, with what is empty in it.
+  // A row that is put back is sent in a request of its own, with its time and its null columns.
   await write((held) => held.replace(undefined, { ...newRow("items", A), state: "added", base: 1000, row: { title: "lost", tags: null } }));
   const mixed = { rows: [{ table: "items", key: A }, { table: "items", key: keys[0] }], gets: [] };
-  const lost = await send(mixed, terms);
+  const lost = await send(mixed, options);
   assert.deepEqual([lost.body.put_back, lost.body.add.items], [true, [{ iid: A, title: "lost", tags: null, last_update: iso(1000) }]]);
-  assert.equal((await send(mixed, terms)).body.put_back, undefined);
+  assert.equal((await send(mixed, options)).body.put_back, undefined);
 });
 
-test("parents go first, children are deleted first", () => {
+test("parents are sent first, and children are deleted first", () => {
   const row = (table, state, key, editedAt = 1) => ({ ...newRow(table, key), state, editedAt });
   const rows = [row("lists", "deleted", "1"), row("items", "added", "2"), row("items", "deleted", "3"), row("lists", "added", "4"), row("items", "edited", "5"), row("lists", "edited", "6"), row("items", "added", "7", null), row("lists", "clean", "8"), row("strange", "added", "9")];
   assert.deepEqual(inOrder(rows, declared).map(({ key }) => key), ["7", "4", "2", "6", "5", "3", "1"]);
   const alike = ["3", "1", "2"].map((key) => row("items", "added", key));
-  assert.deepEqual(inOrder(alike, declared).map(({ key }) => key), ["1", "2", "3"], "else by key");
+  assert.deepEqual(inOrder(alike, declared).map(({ key }) => key), ["1", "2", "3"], "rows of one kind are in the order of their keys");
 });
 
 // ----------------------------------------------------------------------------------------------------- held
 
-test("the proof is in step with the rows, and edits are counted", async () => {
+test("the digests follow the rows, and edits are counted", async () => {
   const { write, read, row } = await start({ [A]: { title: "a" }, [B]: { title: "b" } });
   const kept = await read((held) => held.digests());
   assert.equal(kept.items.count, 2);
@@ -413,7 +413,7 @@ test("the proof is in step with the rows, and edits are counted", async () => {
   assert.deepEqual([...touched], ["items"]);
 });
 
-test("when a rejected row may go up again", () => {
+test("a rejection determines when the row may be sent again", () => {
   const of = (error) => rejectionOf({ detail: "d", ...error }, NOW);
   assert.deepEqual(of({ code: "too_long", column: "title" }), { code: "too_long", detail: "d", column: "title" });
   assert.deepEqual(of({ code: "too_many_edits", retry_after_s: 2 }), { code: "too_many_edits", detail: "d", retryAt: NOW + 2000 });
@@ -422,7 +422,7 @@ test("when a rejected row may go up again", () => {
   assert.deepEqual([may({ code: "x", retry_after_s: 2 }, NOW + 1999), may({ code: "x", retry_after_s: 2 }, NOW + 2000)], [false, true]);
 });
 
-test("whether every declared column went along", async () => {
+test("a sent row is complete if it has every declared column", async () => {
   const { write, send } = await start({});
   const [whole, lacking] = [newKey(), newKey()];
   await write((held) => put(held, items, whole, { title: "a" }, 1500)); // defaults and nulls fill the others in
@@ -435,10 +435,10 @@ test("whether every declared column went along", async () => {
     await put(held, free.get("items"), whole, { title: "a" }, 1500);
     return nextRequest(held, { rows: [{ table: "items", key: whole }], gets: [] }, limits, { base: null, pull: false, confirmDeletes: undefined });
   });
-  assert.deepEqual([made.sent[0].complete, made.body.base], [false, undefined], "of a table without columns nobody knows");
+  assert.deepEqual([made.sent[0].complete, made.body.base], [false, undefined], "a table without columns has no complete rows");
 });
 
-test("tables that others refer to come first, round or not", () => {
+test("parent tables come first, also if the references form a cycle", () => {
   const column = (references) => ({ type: "uuid", references });
   const order = [...declare({ a: { key: "id", columns: { b: column("b"), gone: column("nowhere") } }, b: { key: "id", columns: { a: column("a"), c: column("c") } }, c: { key: "id" } }).keys()];
   assert.deepEqual(order, ["c", "b", "a"]);

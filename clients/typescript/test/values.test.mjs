@@ -1,11 +1,11 @@
-// Digests, times and keys, by the vectors that the server's tests run too.
+// Digests, times and keys, by the vectors that the server's tests use too.
 import assert from "node:assert/strict";
 import { createHash, randomBytes, randomUUID } from "node:crypto";
 import { readdirSync } from "node:fs";
 import { test } from "node:test";
 import { rowHash, Sum } from "../dist/digest.js";
 import { newKey, readKey } from "../dist/key.js";
-import { parseTime, spellTime } from "../dist/time.js";
+import { parseTime, formatTime } from "../dist/time.js";
 import { nextQuery } from "../dist/calls.js";
 import { readFixture, root } from "./support.mjs";
 
@@ -19,10 +19,10 @@ for (const name of files) {
       for (const row of rows) {
         assert.equal(rowHash(seed, row.key, row.ms).toString(16).padStart(16, "0"), row.hash);
         assert.equal(parseTime(row.milliseconds), row.ms);
-        assert.equal(spellTime(row.ms), row.milliseconds);
+        assert.equal(formatTime(row.ms), row.milliseconds);
         if (row.seconds) {
           assert.equal(parseTime(row.seconds), row.ms);
-          assert.equal(spellTime(row.ms, "seconds"), row.seconds);
+          assert.equal(formatTime(row.ms, "seconds"), row.seconds);
         }
         total.change(row.key, null, row.ms);
       }
@@ -33,8 +33,8 @@ for (const name of files) {
   });
 }
 
-test("the hash is that of any SHA-256", () => {
-  for (let time = 0; time < 500; time++) {
+test("the hash is equal to that of Node's SHA-256", () => {
+  for (let i = 0; i < 500; i++) {
     const [seed, key, at] = [randomBytes(16), randomUUID(), Math.floor((Math.random() - 0.3) * 4e13)];
     const ms = Buffer.alloc(8);
     ms.writeBigInt64BE(BigInt(at));
@@ -43,15 +43,15 @@ test("the hash is that of any SHA-256", () => {
   }
 });
 
-test("every spelling of one instant is one instant", () => {
+test("every format of an instant is read as that instant", () => {
   const texts = ["2013-05-01T15:42:50.343Z", "2013-05-01T15:42:50.343000+00:00", "2013-05-01T17:42:50.343+02:00"];
   for (const text of [...texts, "2013-05-01 15:42:50.343", "2013-05-01T15:42:50.3439Z"]) assert.equal(parseTime(text), 1_367_422_970_343, text);
   for (const text of ["", "2013-05-01", "yesterday", "2013-13-01 00:00:00", "2013-02-30 00:00:00", "15:42:50", null, 7]) assert.equal(parseTime(text), null);
 });
 
-test("keys are UUIDs of version 7 and sort in the order of their making", () => {
+test("keys are UUIDs of version 7 and sort in the order of creation", () => {
   const now = Date.now();
-  const keys = Array.from({ length: 10_000 }, (_, place) => newKey(now - (place % 3)));
+  const keys = Array.from({ length: 10_000 }, (_, i) => newKey(now - (i % 3)));
   assert.deepEqual([...keys].sort(), keys);
   assert.equal(new Set(keys).size, keys.length);
   for (const key of keys) assert.match(key, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
