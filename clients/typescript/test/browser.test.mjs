@@ -25,9 +25,9 @@ async function tab(context, email, options = {}) {
   await page.evaluate(([given, name]) => window.open_(given, name), [{ url: started.url, tables, login, ...options }, email]);
   return page;
 }
-const heard = (page, titles) => page.waitForFunction((titles) => JSON.stringify(window.heard.at(-1)) === titles, JSON.stringify(titles));
+const showsTitles = (page, titles) => page.waitForFunction((titles) => JSON.stringify(window.seenTitles.at(-1)) === titles, JSON.stringify(titles));
 
-test("IndexedDB keeps what every store promises", { skip }, async () => {
+test("IndexedDB passes the cases of every store", { skip }, async () => {
   const context = await browser.newContext();
   const page = await context.newPage();
   await page.goto(`${origin}/page/index.html`);
@@ -38,58 +38,58 @@ test("IndexedDB keeps what every store promises", { skip }, async () => {
   await context.close();
 });
 
-test("tabs share rows, one syncs at a time, one listens for all", { skip }, async () => {
+test("tabs share rows, only one syncs at a time, and one listens for all", { skip }, async () => {
   const context = await browser.newContext();
   const [one, two] = [await tab(context, "tabs@example.com"), await tab(context, "tabs@example.com")];
   await one.evaluate(() => client.table("items").put({ title: "Cake" }));
-  await heard(two, ["Cake"]);
+  await showsTitles(two, ["Cake"]);
   const reports = await Promise.all([one.evaluate(() => client.sync()), two.evaluate(() => client.sync())]);
   for (const report of reports) assert.equal(report.digestsEqual, true);
   const posts = async (page) => (await page.evaluate("sent")).filter((path) => path === "POST /synchronise").length;
   assert.equal((await posts(one)) + (await posts(two)), 1, "the cake is sent once");
 
   await one.evaluate(() => void (window.live = client.live({ debounceMs: 5 })));
-  await one.waitForFunction(() => told?.live === 'listening');
+  await one.waitForFunction(() => status_?.live === 'listening');
   await two.evaluate(() => void (window.live = client.live({ debounceMs: 5 })));
-  await two.waitForFunction(() => told?.live === 'waiting');
+  await two.waitForFunction(() => status_?.live === 'waiting');
 
-  // Another device writes: the listening tab hears it, both show it.
+  // Another device writes: the listening tab syncs, and both show the row.
   const other = await tab(await browser.newContext(), "tabs@example.com");
   await other.evaluate(async () => {
     await client.table("items").put({ title: "Pie" });
     await client.sync();
   });
-  await heard(one, ["Cake", "Pie"]);
-  await heard(two, ["Cake", "Pie"]);
+  await showsTitles(one, ["Cake", "Pie"]);
+  await showsTitles(two, ["Cake", "Pie"]);
 
-  // An edit in the tab that does not listen goes up by itself.
+  // An edit in the tab that does not listen is sent without a call of `sync`.
   await two.evaluate(() => client.table("items").put({ title: "Bread" }));
-  await two.waitForFunction(() => told?.pending.rows === 0);
+  await two.waitForFunction(() => status_?.pending.rows === 0);
   await one.close();
-  await two.waitForFunction(() => told?.live === 'listening');
+  await two.waitForFunction(() => status_?.live === 'listening');
   await other.evaluate(async () => {
     await client.sync();
     const [row] = await client.table("items").list();
     await client.table("items").remove(row.iid);
     await client.sync();
   });
-  await heard(two, ["Pie", "Bread"]);
+  await showsTitles(two, ["Pie", "Bread"]);
   const digests = await Promise.all([two, other].map((page) => page.evaluate(() => client.digests())));
   assert.deepEqual(digests[0].tables, digests[1].tables);
 });
 
-test("without Web Locks a lease in the store keeps tabs apart", { skip }, async () => {
+test("without Web Locks a lease in the store lets one tab sync at a time", { skip }, async () => {
   const context = await browser.newContext();
   await context.addInitScript(() => Object.defineProperty(navigator, "locks", { value: undefined }));
   const [one, two] = [await tab(context, "lease@example.com"), await tab(context, "lease@example.com")];
   await one.evaluate(() => client.table("items").put({ title: "Cake" }));
-  await heard(two, ["Cake"]);
+  await showsTitles(two, ["Cake"]);
   await Promise.all([one, two].map((page) => page.evaluate(() => client.sync())));
   const sent = [...(await one.evaluate("sent")), ...(await two.evaluate("sent"))];
   assert.equal(sent.filter((path) => path === "POST /synchronise").length, 1, "the cake is sent once");
   for (const page of [one, two]) {
     await page.evaluate(() => client.live());
-    await page.waitForFunction(() => told?.live === "listening");
+    await page.waitForFunction(() => status_?.live === "listening");
   }
   await context.close();
 });
@@ -105,17 +105,17 @@ test("edits made offline survive a reload", { skip }, async () => {
   await page.close();
 
   const again = await tab(context, "reload@example.com");
-  await heard(again, ["Cake"]);
+  await showsTitles(again, ["Cake"]);
   assert.equal((await again.evaluate(() => client.pending())).rows, 1);
   const report = await again.evaluate(() => client.sync());
   assert.deepEqual([report.pushed, report.resumed, report.digestsEqual], [1, true, true]);
 });
 
-test("5,000 rows come and are kept", { skip }, async (t) => {
+test("a first sync stores 5,000 rows", { skip }, async (t) => {
   const context = await browser.newContext();
   const page = await tab(context, "many@example.com");
   const ms = await page.evaluate(async () => {
-    const rows = Array.from({ length: 5000 }, (_, place) => ({ iid: crypto.randomUUID(), title: `item ${place}` }));
+    const rows = Array.from({ length: 5000 }, (_, i) => ({ iid: crypto.randomUUID(), title: `item ${i}` }));
     const login = await fetch(`${client.wire.url}/register`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ email: "many@example.com", password: "something borrowed" }) });
     const token = await client.wire.token(false);
     await fetch(`${client.wire.url}/synchronise`, { method: "POST", headers: { "Content-Type": "application/json", Authorization: `Bearer ${token}` }, body: JSON.stringify({ add: { items: rows } }) });

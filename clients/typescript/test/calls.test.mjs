@@ -1,11 +1,11 @@
-// What the calls of a sync say, and what they hold on to: against a server of a few lines, whose roll call has pages.
+// The requests of a sync: their headers, keys, retries and limits. The fake server's manifest has two pages.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fakeDevice, fakeServer, problem, sent } from "./fake.mjs";
 
 const reply = (status, body, headers) => new Response(status === 304 ? null : JSON.stringify(body), { status, headers });
 
-/** A roll call of two pages, of version 1, under the lock 7. */
+/** A manifest of two pages, of version 1, under the lock 7. */
 const pages = (more = {}) => (request) => {
   if (request.path !== "/fetch") return undefined;
   const page = { lists: [], items: [], tallies: [], papers: [] };
@@ -15,21 +15,21 @@ const pages = (more = {}) => (request) => {
     : reply(200, page, { "sync-version": "1", etag: '"first"', link: '<?page=MQ&tables=lists>; rel="next"', ...known });
 };
 
-/** A server whose requests tell their query, too. */
+/** A fake server that also records the query of each request. */
 function server(before) {
   const fake = fakeServer({ before });
   const { fetch } = fake;
   let query = "";
-  const asked = [];
+  const requests = [];
   fake.fetch = (url, init) => {
     query = new URL(url).search;
-    asked.push({ path: new URL(url).pathname, query, headers: init.headers });
+    requests.push({ path: new URL(url).pathname, query, headers: init.headers });
     return fetch(url, init);
   };
-  return Object.assign(fake, { asked, query: () => query });
+  return Object.assign(fake, { requests, query: () => query });
 }
 
-test("a request that is repeated leaves the lock's number out: the first may have given the lock back", async () => {
+test("a repeated request omits the fence, since the first attempt may have released the lock", async () => {
   let lose = true;
   const fake = server((request) => {
     if (request.path === "/synchronise" && lose) {
@@ -45,33 +45,33 @@ test("a request that is repeated leaves the lock's number out: the first may hav
   assert.deepEqual([first.headers["Sync-Lock"], second.headers["Sync-Lock"]], ["7", undefined]);
 });
 
-test("a roll call is of the version of its first page, and only that can be left out as known", async () => {
+test("a manifest has the version of its first page, and only the first request has If-None-Match", async () => {
   const fake = server((request) => {
-    const answer = pages()({ ...request, query: fake.query() });
-    return request.path === "/synchronise" && request.body.base === 1 ? undefined : answer;
+    const page = pages()({ ...request, query: fake.query() });
+    return request.path === "/synchronise" && request.body.base === 1 ? undefined : page;
   });
   const phone = await fakeDevice(fake, { way: "manifest" });
   await phone.sync();
   await phone.sync();
-  const rolls = fake.asked.filter(({ path }) => path === "/fetch");
-  assert.deepEqual(rolls.map(({ query }) => query.includes("page=")), [false, true, false, true]);
-  assert.deepEqual(rolls.map(({ headers }) => headers["If-None-Match"]), [undefined, undefined, '"first"', undefined]);
+  const fetches = fake.requests.filter(({ path }) => path === "/fetch");
+  assert.deepEqual(fetches.map(({ query }) => query.includes("page=")), [false, true, false, true]);
+  assert.deepEqual(fetches.map(({ headers }) => headers["If-None-Match"]), [undefined, undefined, '"first"', undefined]);
   assert.deepEqual(sent(fake).map(({ body }) => body.base), [1, 1]);
 });
 
-test("what others wrote during a sync makes its roll call out of date", async () => {
+test("a write of another device during a sync invalidates its manifest", async () => {
   const fake = server((request) => {
-    if (request.path === "/synchronise") fake.owner(fake.users.anna.owner).version = 5; // somebody else wrote
+    if (request.path === "/synchronise") fake.owner(fake.users.anna.owner).version = 5; // another device wrote
     return pages()({ ...request, query: fake.query() });
   });
   const phone = await fakeDevice(fake, { way: "manifest" });
   await phone.sync();
   await phone.sync();
-  const firsts = fake.asked.filter(({ path, query }) => path === "/fetch" && !query.includes("page="));
+  const firsts = fake.requests.filter(({ path, query }) => path === "/fetch" && !query.includes("page="));
   assert.deepEqual(firsts.map(({ headers }) => headers["If-None-Match"]), [undefined, undefined]);
 });
 
-test("the wait for the lock ends, however often the server asks to wait", async () => {
+test("the wait for the lock ends, even if the server always returns 423", async () => {
   const fake = server(({ path }) => (path === "/synchronise" ? problem(423, "sync_in_progress", { retry_after_s: 10 }) : undefined));
   const phone = await fakeDevice(fake, { patience: { lockWaitMaxMs: 60_000 } });
   await phone.table("papers").put({ text: "a" });
@@ -81,20 +81,20 @@ test("the wait for the lock ends, however often the server asks to wait", async 
   assert.equal((await phone.pending()).rows, 1);
 });
 
-test("a token that is refused is renewed once", async () => {
+test("a refused token is renewed once", async () => {
   const fake = server(({ path }) => (path === "/synchronise" ? problem(401, "unauthorized") : undefined));
-  let asked = 0;
-  const token = async () => (asked++, "anna");
+  let calls = 0;
+  const token = async () => (calls++, "anna");
   const phone = await fakeDevice(fake, { token });
   await phone.table("papers").put({ text: "a" });
-  const before = asked;
+  const before = calls;
   await assert.rejects(phone.sync(), { code: "unauthorized" });
   assert.equal(sent(fake).length, 2);
-  assert.ok(asked > before);
+  assert.ok(calls > before);
 });
 
 for (const status of [401, 403, 408, 423, 429, 503]) {
-  test(`${status} says nothing of what became of a request: it goes up again under its key`, async () => {
+  test(`${status} leaves the outcome of a request open: it is sent again under its key`, async () => {
     let refuse = true;
     const fake = server(({ path }) => (path === "/synchronise" && refuse ? problem(status, "no") : undefined));
     const phone = await fakeDevice(fake, { patience: { attemptsMax: 1, lockWaitMaxMs: 1 } });
@@ -107,7 +107,7 @@ for (const status of [401, 403, 408, 423, 429, 503]) {
 }
 
 for (const status of [507, 404]) {
-  test(`${status} says that nothing was written: the rows go up under another key`, async () => {
+  test(`${status} means that nothing was written: the rows are sent under another key`, async () => {
     let refuse = true;
     const fake = server(({ path }) => (path === "/synchronise" && refuse ? problem(status, "no") : undefined));
     const phone = await fakeDevice(fake, { patience: { attemptsMax: 1 } });
@@ -119,7 +119,7 @@ for (const status of [507, 404]) {
   });
 }
 
-test("each request of a sync is built on the answer to the one before", async () => {
+test("the base of each request is the version of the response before", async () => {
   const fake = fakeServer({ limits: { rows_max: 1 } });
   const phone = await fakeDevice(fake);
   await phone.sync();
@@ -128,7 +128,7 @@ test("each request of a sync is built on the answer to the one before", async ()
   assert.deepEqual(sent(fake).map(({ body }) => body.base), [1, 2, 3]);
 });
 
-test("limits that turned out to be lower are asked for again by the next sync", async () => {
+test("after a limit turned out to be lower, the next sync requests the limits again", async () => {
   const few = ({ path, body }) => (path === "/synchronise" && body.add.papers.length > 1 ? problem(422, "too_many_rows") : undefined);
   const fake = fakeServer({ before: few });
   const phone = await fakeDevice(fake);
@@ -139,7 +139,7 @@ test("limits that turned out to be lower are asked for again by the next sync", 
   assert.equal(sent(fake, "/limits").length, 2);
 });
 
-test("a request that was given up counts: the server may have answered it", async () => {
+test("a request that was given up raises the counter, since the server may have responded", async () => {
   let slow = true;
   const fake = fakeServer({
     before: ({ path, signal }) => {
@@ -155,7 +155,7 @@ test("a request that was given up counts: the server may have answered it", asyn
   assert.equal(counters[1], counters[0] + 1);
 });
 
-test("a row that may be tried again at once is tried again by the next sync, not by this one", async () => {
+test("a rejected row without a pause is sent again by the next sync, not by the same one", async () => {
   let busy = true;
   const verdict = () => (busy ? { verdict: "rejected", last_update: null, error: { code: "too_many_edits", detail: "", retry_after_s: 0 } } : undefined);
   const fake = fakeServer({ verdict });
@@ -167,7 +167,7 @@ test("a row that may be tried again at once is tried again by the next sync, not
   assert.equal((await phone.sync()).pushed, 1);
 });
 
-test("digests that differ at one version prove that nothing was deleted: what the server lacks is put back", async () => {
+test("if digests of the same version differ, the rows that the server lacks are put back", async () => {
   let lost = false;
   const none = { count: 0, root: "0".repeat(16) };
   const fake = fakeServer({
@@ -191,10 +191,10 @@ test("digests that differ at one version prove that nothing was deleted: what th
   assert.deepEqual(fake.rows("anna"), [`papers ${id}`]);
   assert.equal((await phone.table("papers").get(id)).text, "a");
   assert.equal(sent(fake).at(-1).body.put_back, true);
-  assert.ok(sent(fake, "/digests").length > seeds, "a server that was begun anew has another seed");
+  assert.ok(sent(fake, "/digests").length > seeds, "a server that was started anew has another seed");
 });
 
-test("a sync that fails after its roll call gives the lock back", async () => {
+test("a sync that fails after the manifest releases the lock", async () => {
   const fake = server((request) => {
     if (request.path === "/synchronise") return problem(503, "unavailable");
     return pages()({ ...request, query: fake.query() });
@@ -205,14 +205,14 @@ test("a sync that fails after its roll call gives the lock back", async () => {
   assert.deepEqual(sent(fake, "/lock").map(({ method }) => method), ["DELETE"]);
 });
 
-test("the mark of the next page goes back as it came", async () => {
-  const mark = "a&b=c+d/ é#%";
+test("the page token is sent unchanged", async () => {
+  const token = "a&b=c+d/ é#%";
   const fake = server(({ path }) => {
     const first = path === "/changes" && fake.query() === "";
-    return first ? reply(200, { type: "full", version: 1, more: true, next: mark, add: {}, update: {}, delete: {} }, {}) : undefined;
+    return first ? reply(200, { type: "full", version: 1, more: true, next: token, add: {}, update: {}, delete: {} }, {}) : undefined;
   });
   const phone = await fakeDevice(fake);
   await phone.sync();
-  const next = fake.asked.filter(({ path }) => path === "/changes").map(({ query }) => new URLSearchParams(query).get("next"));
-  assert.deepEqual(next, [null, mark]);
+  const next = fake.requests.filter(({ path }) => path === "/changes").map(({ query }) => new URLSearchParams(query).get("next"));
+  assert.deepEqual(next, [null, token]);
 });

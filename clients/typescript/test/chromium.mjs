@@ -1,4 +1,4 @@
-// Debian's Chromium, driven by playwright-core; CHROMIUM names another.
+// Drives Debian's Chromium, or the browser in CHROMIUM, by playwright-core.
 import { existsSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
@@ -16,7 +16,7 @@ after(async () => {
 
 const types = { ".js": "text/javascript", ".mjs": "text/javascript", ".html": "text/html; charset=utf-8", ".css": "text/css" };
 
-/** Serves folders by prefix, each to its own; gives the origin. */
+/** Serves folders, each under its prefix. Returns the origin. */
 export async function serveFiles(folders, headers = {}) {
   const server = createServer((request, response) => {
     const path = normalize(new URL(request.url, "http://x").pathname);

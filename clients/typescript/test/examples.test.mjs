@@ -1,4 +1,4 @@
-// The examples of the reference and of the React tutorial: type-checked as they stand, and run against a real server.
+// The examples of the reference and of the React tutorial are type-checked unchanged, and run against a real server.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync, mkdirSync } from "node:fs";
@@ -30,7 +30,7 @@ list = { type = "uuid", references = "lists" }
 `;
 const started = await server({ schemaText: schema });
 
-/** All blocks but React's as one module: imports in front, once. */
+/** All blocks except React's as one module, with each import once at the top. */
 function module() {
   const lines = blocks.filter((code) => !code.includes('"react"')).join("\n").split("\n");
   const names = { "rollcall-client": ["openClient", "memoryStore"], "rollcall-client/indexeddb": ["indexedDbStore"], "rollcall-client/sqlite": ["sqliteStore"] };
@@ -39,7 +39,7 @@ function module() {
 }
 
 test("the examples have the right types", () => {
-  assert.ok(blocks.length >= 6, "the examples are gone");
+  assert.ok(blocks.length >= 6, "no examples found");
   const code = module().replace("(database) =>", "(database: any) =>");
   writeFileSync(join(folder, "readme.ts"), `declare function getToken(): string;\n${code}\nexport {};\n`);
   const options = { module: "ES2022", moduleResolution: "bundler", target: "ES2022", lib: ["ES2022", "DOM"], types: [], strict: true, noEmit: true };
@@ -67,7 +67,7 @@ test("the examples run", { skip }, async () => {
   await tablet.close();
 });
 
-test("React's store gives the same rows until they change", { skip }, async () => {
+test("React's store returns the same array until the rows change", { skip }, async () => {
   const code = blocks.find((block) => block.includes('"react"')).replace('import { useSyncExternalStore } from "react";', "const useSyncExternalStore = (_, snapshot) => snapshot();");
   writeFileSync(join(folder, "react.mjs"), code);
   const { tableStore, useRows } = await import(pathToFileURL(join(folder, "react.mjs")).href);

@@ -1,5 +1,5 @@
-// A server of a few lines in the place of `fetch`, for what a real one cannot be brought to do at will: slow lines,
-// other clocks, older releases, tokens that change between two calls. It keeps rows by the seed's rules alone.
+// A small server in the place of `fetch`, for what a real one cannot do at will: slow lines, other clocks, older
+// releases, tokens that change between two requests. Every write wins; it decides no conflicts.
 import { randomUUID } from "node:crypto";
 import { after } from "node:test";
 import { memoryStore, openClient } from "../dist/index.js";
@@ -10,8 +10,8 @@ const reply = (status, body, headers = {}) => new Response(status === 304 ? null
 export const problem = (status, code, more = {}) => reply(status, { status, code, detail: code, title: code, ...more });
 
 /**
- * `users` maps tokens to `{ user, owner }`. `before(request)` may answer in the server's place, or throw as a network
- * does; `verdict(operation, table, item)` may judge a row in its place.
+ * `users` maps tokens to `{ user, owner }`. `before(request)` may return another response, or throw as a network does;
+ * `verdict(operation, table, item)` may return another verdict.
  */
 export function fakeServer({ users = {}, older = false, limits = {}, before = () => undefined, verdict = () => undefined } = {}) {
   const owners = new Map();
@@ -19,43 +19,43 @@ export function fakeServer({ users = {}, older = false, limits = {}, before = ()
   const known = { anna: { user: randomUUID(), owner: randomUUID() }, ...users };
 
   const synchronise = (owner, body) => {
-    const answer = { add: {}, update: {}, delete: {}, get: {}, missing: {} };
+    const response = { add: {}, update: {}, delete: {}, get: {}, missing: {} };
     const before = owner.version;
     let written = false;
     for (const operation of ["add", "update", "delete"]) {
       for (const [table, items] of Object.entries(body[operation] ?? {})) {
-        answer[operation][table] = items.map((item) => {
+        response[operation][table] = items.map((item) => {
           const { [keys[table]]: key, last_update, _base, ...columns } = item;
-          const place = `${table} ${key}`;
-          const judged = verdict(operation, table, item);
-          if (judged) return { [keys[table]]: key, ...judged };
-          const at = Math.max(Date.parse(last_update ?? new Date().toISOString()), (owner.rows.get(place)?.at ?? 0) + 1);
+          const name = `${table} ${key}`;
+          const given = verdict(operation, table, item);
+          if (given) return { [keys[table]]: key, ...given };
+          const at = Math.max(Date.parse(last_update ?? new Date().toISOString()), (owner.rows.get(name)?.at ?? 0) + 1);
           written = true;
-          const was = owner.rows.get(place);
-          owner.rows.set(place, operation === "delete" ? { version: before + 1, deleted: true, at } : { version: before + 1, at, columns: { ...was?.columns, ...columns } });
+          const was = owner.rows.get(name);
+          owner.rows.set(name, operation === "delete" ? { version: before + 1, deleted: true, at } : { version: before + 1, at, columns: { ...was?.columns, ...columns } });
           return { [keys[table]]: key, verdict: { add: "added", update: "updated", delete: "deleted" }[operation], last_update: new Date(at).toISOString() };
         });
       }
     }
     if (written) owner.version++;
-    for (const [table, asked] of Object.entries(body.get ?? {})) {
-      const there = asked.filter((key) => owner.rows.get(`${table} ${key}`)?.columns);
-      answer.get[table] = there.map((key) => told(owner, table, key));
-      answer.missing[table] = asked.filter((key) => !there.includes(key));
+    for (const [table, requested] of Object.entries(body.get ?? {})) {
+      const present = requested.filter((key) => owner.rows.get(`${table} ${key}`)?.columns);
+      response.get[table] = present.map((key) => rowOf(owner, table, key));
+      response.missing[table] = requested.filter((key) => !present.includes(key));
     }
-    return { ...answer, version: owner.version, ...(body.pull ? { changes: changes(owner, body.base ?? 0) } : {}) };
+    return { ...response, version: owner.version, ...(body.pull ? { changes: changes(owner, body.base ?? 0) } : {}) };
   };
-  const told = (owner, table, key) => {
+  const rowOf = (owner, table, key) => {
     const { at, columns } = owner.rows.get(`${table} ${key}`);
     return { [keys[table]]: key, last_update: new Date(at).toISOString(), ...columns };
   };
   const changes = (owner, since) => {
     const page = { type: since ? "diff" : "full", version: owner.version, more: false, add: {}, update: {}, delete: {} };
-    for (const [place, row] of owner.rows) {
-      const [table, key] = place.split(" ");
+    for (const [name, row] of owner.rows) {
+      const [table, key] = name.split(" ");
       if (row.version <= since) continue;
       if (row.deleted) (page.delete[table] ??= []).push(key);
-      else (page.update[table] ??= []).push(told(owner, table, key));
+      else (page.update[table] ??= []).push(rowOf(owner, table, key));
     }
     return page;
   };
@@ -84,16 +84,16 @@ export function fakeServer({ users = {}, older = false, limits = {}, before = ()
     return reply(204, null);
   };
   state.users = known;
-  state.rows = (token) => [...state.owner(known[token].owner).rows].filter(([, { deleted }]) => !deleted).map(([place]) => place);
+  state.rows = (token) => [...state.owner(known[token].owner).rows].filter(([, { deleted }]) => !deleted).map(([name]) => name);
   return state;
 }
 
-/** A client of it; its pauses take no time, and are noted. */
+/** A client of the fake server. Its pauses take no time, and are recorded. */
 export async function fakeDevice(fake, options = {}) {
   const pauses = [];
   const { patience, ...more } = options;
   const client = await openClient({
-    ...{ url: "http://fake", tables, store: memoryStore(), token: "anna", fetch: (...asked) => fake.fetch(...asked) },
+    ...{ url: "http://fake", tables, store: memoryStore(), token: "anna", fetch: (...args) => fake.fetch(...args) },
     ...more,
     patience: { pause: async (ms) => void pauses.push(ms), random: () => 0, ...patience },
   });

@@ -1,5 +1,5 @@
-// One store, one user: a token of somebody else is refused whichever way it comes. And each installation has a name
-// and a counter, by which the server tells two phones with one token apart.
+// A store belongs to one user: another user's token is refused, however it is passed. Each installation has an id and a
+// counter, by which the server distinguishes two phones with one token.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { test } from "node:test";
@@ -11,7 +11,7 @@ const two = (options = {}) => fakeServer({ ...options, users: { ben, ...options.
 const meta = (store, name, value) =>
   store.transact(value === undefined ? "read" : "write", (txn) => (value === undefined ? txn.meta(name) : txn.setMeta(name, value)));
 
-/** A store of Anna's with a row that is synced and one that is not. */
+/** Anna's store with a synced row and an unsent one. */
 async function annas(fake, options = {}) {
   const store = options.store ?? memoryStore();
   const phone = await fakeDevice(fake, { store, ...options });
@@ -21,7 +21,7 @@ async function annas(fake, options = {}) {
   return { store, phone };
 }
 
-/** Nothing of Anna's is in Ben's account, and nothing is lost here. */
+/** Asserts that no row of Anna is in Ben's account, and that none is lost here. */
 async function untouched(fake, client) {
   assert.deepEqual(fake.rows("ben"), []);
   assert.deepEqual((await client.table("papers").list()).map(({ text }) => text).sort(), ["synced", "unsent"]);
@@ -38,7 +38,7 @@ for (const way of ["cursor", "manifest"]) {
     const fake = two({ before: (request) => (request.token === "anna" ? manifest(request) : undefined) });
     const { store, phone } = await annas(fake);
     await phone.close();
-    // As a string, from a callback, for the first time after the start of the app, and later.
+    // As a string, and from a callback.
     for (const token of ["ben", () => "ben", async () => "ben"]) {
       const other = await fakeDevice(fake, { store, token, way });
       const before = fake.log.length;
@@ -48,13 +48,13 @@ for (const way of ["cursor", "manifest"]) {
       await untouched(fake, other);
       await other.close();
     }
-    // Anna's own token goes on, where it was.
+    // With Anna's own token the sync continues.
     const again = await fakeDevice(fake, { store });
     assert.equal((await again.sync()).pushed, 1);
     assert.equal((await again.pending()).rows, 0);
   });
 
-  test(`a token that changes between two calls of one sync is refused (${way})`, async () => {
+  test(`a token that changes between two requests of one sync is refused (${way})`, async () => {
     for (let calls = 0; calls < 6; calls++) {
       let left = Infinity;
       const fake = two({ before: (request) => (request.token === "anna" ? manifest(request) : undefined) });
@@ -69,7 +69,7 @@ for (const way of ["cursor", "manifest"]) {
     }
   });
 
-  test(`a token that changes in the very first sync of a store is refused (${way})`, async () => {
+  test(`a token that changes in the first sync of a store is refused (${way})`, async () => {
     for (let calls = 0; calls < 6; calls++) {
       let left = calls;
       const fake = two({ before: (request) => (request.token === "anna" ? manifest(request) : undefined) });
@@ -79,22 +79,22 @@ for (const way of ["cursor", "manifest"]) {
       const owners = ["anna", "ben"].filter((name) => fake.rows(name).length);
       assert.ok(owners.length <= 1);
       const bound = fake.log.find(({ path }) => path === "/me").token;
-      for (const owner of owners) assert.equal(owner, bound, "whoever the store was bound to first");
+      for (const owner of owners) assert.equal(owner, bound, "the rows belong to the user to whom the store was bound");
     }
   });
 }
 
-test("a callback that gives another token after a 401 is refused", async () => {
+test("another user's token from the callback after a 401 is refused", async () => {
   let expired = false;
   const fake = two({ before: ({ token }) => (expired && token === "anna" ? problem(401, "unauthorized") : undefined) });
-  let asked = 0;
-  const { phone } = await annas(fake, { token: () => (expired && asked++ > 0 ? "ben" : "anna") });
+  let calls = 0;
+  const { phone } = await annas(fake, { token: () => (expired && calls++ > 0 ? "ben" : "anna") });
   expired = true;
   await assert.rejects(phone.sync(), { code: "other_user" });
   await untouched(fake, phone);
 });
 
-test("a request whose answer was lost is not sent with another user's token, and not given up", async () => {
+test("a request whose response was lost is not sent with another user's token, and stays outstanding", async () => {
   let lose = false;
   const fake = two({
     before: ({ path }) => {
@@ -115,7 +115,7 @@ test("a request whose answer was lost is not sent with another user's token, and
   assert.equal(sent(fake).at(-1).headers["Idempotency-Key"], key);
 });
 
-test("somebody else's log-in is refused, also under a store that a callback's token has bound", async () => {
+test("another user's log-in is refused, also by a store that a callback's token has bound", async () => {
   const logins = { "anna@x": "anna", "ben@x": "ben" };
   const ended = [];
   const fake = two({
@@ -124,30 +124,30 @@ test("somebody else's log-in is refused, also under a store that a callback's to
       if (path === "/logout") return ended.push(token), new Response(null, { status: 204 });
     },
   });
-  const { store, phone } = await annas(fake); // by a token that names no address
+  const { store, phone } = await annas(fake); // by a token without an address
   await phone.close();
   const login = { email: "ben@x", password: "p", device: "d" };
   const other = await fakeDevice(fake, { store, token: undefined, login });
   await assert.rejects(other.sync(), { code: "other_user" });
   await assert.rejects(other.logIn(login), { code: "other_user" });
-  assert.equal(await meta(store, "token"), undefined, "the token is not kept");
-  assert.ok(ended.length > 0 && ended.every((token) => token === "ben"), "and is ended");
+  assert.equal(await meta(store, "token"), undefined, "the token is not stored");
+  assert.ok(ended.length > 0 && ended.every((token) => token === "ben"), "the token is revoked");
   await untouched(fake, other);
   await other.logIn({ ...login, email: "anna@x" });
   assert.equal((await other.sync()).pushed, 1);
-  // A session that was restored from the store, and then a callback.
+  // A callback, after the store was bound by a log-in.
   await other.close();
   const third = await fakeDevice(fake, { store, token: () => "ben" });
   await third.table("papers").put({ text: "unsent" });
   await assert.rejects(third.sync(), { code: "other_user" });
-  // Wiped, the store is anybody's.
+  // After a wipe any user can use the store.
   await third.wipe();
   await third.table("papers").put({ text: "Ben's" });
   await third.sync();
   assert.equal(fake.rows("ben").length, 1);
 });
 
-test("the same user of another owner is another user", async () => {
+test("the same user with another owner is refused like another user", async () => {
   const fake = fakeServer();
   const { phone } = await annas(fake);
   fake.users.anna = { ...fake.users.anna, owner: randomUUID() };
@@ -155,12 +155,12 @@ test("the same user of another owner is another user", async () => {
   assert.equal((await phone.pending()).rows, 1);
 });
 
-test("a store of an older release is bound at its first call, unless its rows are of another owner", async () => {
+test("a store of an older release is bound at its first request, unless its rows belong to another owner", async () => {
   const old = two({ older: true });
   const { store, phone } = await annas(old);
   assert.equal(await meta(store, "bound"), undefined);
-  assert.ok(old.log.every(({ headers }) => headers["Sync-For"] === undefined && headers["Sync-Device"] === undefined), "an older server would not allow them across origins");
-  assert.equal(old.log.filter(({ path }) => path === "/me").length, 1, "it is not asked again and again");
+  assert.ok(old.log.every(({ headers }) => headers["Sync-For"] === undefined && headers["Sync-Device"] === undefined), "an older server does not allow these headers across origins");
+  assert.equal(old.log.filter(({ path }) => path === "/me").length, 1, "`GET /me` is requested only once");
   await phone.close();
 
   const seed = await meta(store, "seed");
@@ -176,7 +176,7 @@ test("a store of an older release is bound at its first call, unless its rows ar
   assert.equal(await meta(store, "bound"), `${old.users.anna.user}.${old.users.anna.owner}`);
 });
 
-test("every call but the open ones says whose rows the store holds", async () => {
+test("every request except the open ones has Sync-For", async () => {
   const fake = fakeServer();
   const { phone } = await annas(fake);
   await phone.conflicts.history();
@@ -192,7 +192,7 @@ test("every call but the open ones says whose rows the store holds", async () =>
   assert.match(events.headers["Sync-Device"], /^[0-9a-f-]{36}\.\d+$/);
 });
 
-test("the counter rises with each answer that is applied, and is the same after one that was lost", async () => {
+test("the counter rises with each applied response, and not after a lost one", async () => {
   let lose = false;
   const fake = fakeServer({
     before: ({ path }) => {
@@ -202,8 +202,8 @@ test("the counter rises with each answer that is applied, and is the same after 
   const store = memoryStore();
   const phone = await fakeDevice(fake, { store, patience: { attemptsMax: 2 } });
   const counters = () => sent(fake).map(({ headers }) => headers["Sync-Device"].split(".")).map(([id, counter]) => [id, Number(counter)]);
-  for (let time = 0; time < 3; time++) {
-    await phone.table("papers").put({ text: `${time}` });
+  for (let i = 0; i < 3; i++) {
+    await phone.table("papers").put({ text: `${i}` });
     await phone.sync();
   }
   lose = true;
@@ -215,7 +215,7 @@ test("the counter rises with each answer that is applied, and is the same after 
   assert.equal(new Set(counters().map(([id]) => id)).size, 1);
   const { id, counter } = await meta(store, "installation");
   assert.deepEqual([id, counter], [counters()[0][0], 4]);
-  // Kept in the transaction that applies the answer: one that fails leaves both.
+  // The counter is stored in the transaction that applies the response: if it fails, neither changes.
   const { transact } = store;
   await phone.table("papers").put({ text: "not applied" });
   let failing = true;
@@ -233,27 +233,27 @@ test("the counter rises with each answer that is applied, and is the same after 
   assert.equal((await meta(store, "installation")).counter, 5);
 });
 
-test("a copy of a store goes on under the id that the server gives it", async () => {
+test("a copy of a store takes the id that the server assigns", async () => {
   const clone = newKey();
-  let named = false;
+  let assign = false;
   const fake = fakeServer();
   const plain = fake.fetch;
   fake.fetch = async (url, init) => {
-    const answer = await plain(url, init);
-    if (named && init.headers["Sync-Device"] && !init.headers["Sync-Device"].startsWith(clone)) answer.headers.set("sync-device", `${clone}.7`);
-    return answer;
+    const response = await plain(url, init);
+    if (assign && init.headers["Sync-Device"] && !init.headers["Sync-Device"].startsWith(clone)) response.headers.set("sync-device", `${clone}.7`);
+    return response;
   };
   const store = memoryStore();
   const phone = await fakeDevice(fake, { store });
   await phone.sync();
-  named = true;
+  assign = true;
   await phone.table("papers").put({ text: "a" });
   await phone.sync();
   assert.deepEqual(await meta(store, "installation"), { id: clone, counter: 8 });
   await phone.table("papers").put({ text: "b" });
   await phone.sync();
   assert.equal(sent(fake).at(-1).headers["Sync-Device"], `${clone}.8`);
-  // By a call that only reads, too; and what is no such header changes nothing.
+  // A request that only reads is enough.
   const other = memoryStore();
   const tablet = await fakeDevice(fake, { store: other });
   await tablet.conflicts.history();

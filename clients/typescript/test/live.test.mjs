@@ -1,4 +1,4 @@
-// `live`: edits go up by themselves, and the edits of others come by themselves.
+// `live` sends edits and fetches the edits of other devices without a call of `sync`.
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { memoryStore, openClient } from "../dist/index.js";
@@ -6,7 +6,7 @@ import { server, skip, startServer, tables, user } from "./support.mjs";
 
 const started = await server();
 
-/** Waits until it holds, at most 10 s. */
+/** Waits until `holds` returns true, at most 10 s. `what` describes that for the error. */
 async function until(holds, what) {
   for (const began = Date.now(); !(await holds()); await new Promise((resolve) => setTimeout(resolve, 10))) {
     if (Date.now() - began > 10_000) throw new Error(`not within 10 s: ${what}`);
@@ -16,19 +16,19 @@ async function until(holds, what) {
 async function open(url, email, device) {
   const login = { email, password: "something borrowed", device, register: true };
   const client = await openClient({ url, tables, store: memoryStore(), login });
-  client.told = [];
-  client.onStatus((status) => client.told.push(status));
+  client.seenStatuses = [];
+  client.onStatus((status) => client.seenStatuses.push(status));
   after(() => client.close());
   return client;
 }
 const titles = async (client) => (await client.table("items").list()).map(({ title }) => title).sort();
 
-test("two devices stay in step without a call of sync", { skip }, async () => {
+test("two devices stay equal without a call of `sync`", { skip }, async () => {
   const [phone, tablet] = [await open(started.url, "live@example.com", "phone"), await open(started.url, "live@example.com", "tablet")];
   const paths = [];
   tablet.onTraffic(({ phase, method, path }) => phase === "sent" && paths.push(`${method} ${path.split("?")[0]}`));
   const stops = [phone.live({ debounceMs: 5 }), tablet.live({ debounceMs: 5 })];
-  await until(() => phone.told.at(-1).live === "listening" && tablet.told.at(-1).live === "listening", "both listen");
+  await until(() => phone.seenStatuses.at(-1).live === "listening" && tablet.seenStatuses.at(-1).live === "listening", "both listen");
   const began = Date.now();
   const cake = await phone.table("items").put({ title: "Cake" });
   await until(async () => (await titles(tablet)).includes("Cake"), "the tablet has the cake");
@@ -36,9 +36,9 @@ test("two devices stay in step without a call of sync", { skip }, async () => {
   await tablet.table("items").patch(cake.iid, { title: "Pie" });
   await until(async () => (await titles(phone)).includes("Pie"), "the phone has the pie");
   await until(async () => (await tablet.pending()).rows === 0, "nothing waits");
-  assert.ok(!paths.includes("GET /lock"), "the lock is told by events");
+  assert.ok(!paths.includes("GET /lock"), "events report the lock");
 
-  // A device that has heard of its own write has nothing to ask for.
+  // The event about a device's own write starts no request.
   await new Promise((resolve) => setTimeout(resolve, 200));
   paths.length = 0;
   await tablet.table("items").put({ title: "Bread" });
@@ -46,10 +46,10 @@ test("two devices stay in step without a call of sync", { skip }, async () => {
   await new Promise((resolve) => setTimeout(resolve, 200));
   assert.deepEqual(paths, ["POST /synchronise"]);
   stops.forEach((live) => live.stop());
-  await until(() => phone.told.at(-1).live === "off", "it is off");
+  await until(() => phone.seenStatuses.at(-1).live === "off", "it is off");
 });
 
-test("it comes back after the server was away", { skip }, async () => {
+test("`live` reconnects after the server was down", { skip }, async () => {
   let other = await startServer();
   const listen = other.url.replace("http://", "");
   const [phone, tablet] = [await open(other.url, "back@example.com", "phone"), await open(other.url, "back@example.com", "tablet")];
@@ -57,10 +57,10 @@ test("it comes back after the server was away", { skip }, async () => {
   await tablet.sync();
   phone.live({ debounceMs: 5 });
   tablet.live({ debounceMs: 5 });
-  await until(() => tablet.told.at(-1).live === "listening", "it listens");
+  await until(() => tablet.seenStatuses.at(-1).live === "listening", "it listens");
   await other.stop("SIGKILL");
   await phone.table("items").put({ title: "made offline" });
-  await until(() => phone.told.at(-1).online === false, "the phone knows that it is offline");
+  await until(() => phone.seenStatuses.at(-1).online === false, "the phone is offline");
   other = await startServer({ dir: other.dir, listen });
   try {
     await until(async () => (await titles(tablet)).includes("made offline"), "the tablet has it");
@@ -72,7 +72,7 @@ test("it comes back after the server was away", { skip }, async () => {
   }
 });
 
-test("where answers cannot be streamed it asks now and then", { skip }, async () => {
+test("without streamed responses `live` polls", { skip }, async () => {
   const phone = await open(started.url, "poll@example.com", "phone");
   const login = { email: "poll@example.com", password: "something borrowed", device: "react native" };
   const unstreamed = async (url, init) => {

@@ -1,5 +1,5 @@
-// One log-in at a time for all that share a store: a second one would leave a device behind that nobody uses, or end
-// the token of the first.
+// All clients of a store log in one at a time. A second log-in would create a device that is never used, or revoke the
+// token of the first.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { test } from "node:test";
@@ -9,7 +9,7 @@ import { fakeDevice, fakeServer, problem, sent } from "./fake.mjs";
 
 const login = { email: "anna@x", password: "p", device: "phone" };
 
-/** A server that gives each log-in a token of its own, after a while, and takes only the latest. */
+/** A server that issues a new token for each log-in, after a while, and accepts only the latest. */
 function issuing() {
   const anna = { user: randomUUID(), owner: randomUUID() };
   const issued = [];
@@ -27,7 +27,7 @@ function issuing() {
   return { fake, issued };
 }
 
-test("a client that syncs, listens and lists conflicts at its first open logs in once", async () => {
+test("a client that syncs, listens and lists conflicts at the same time logs in once", async () => {
   const { fake, issued } = issuing();
   const phone = await fakeDevice(fake, { token: undefined, login });
   const live = phone.live();
@@ -40,7 +40,7 @@ for (const shared of ["nobody", "processes"]) {
   test(`two clients over one store log in once (shared by ${shared})`, async () => {
     const { fake, issued } = issuing();
     const store = Object.assign(memoryStore(), { shared });
-    // Two processes know nothing of each other but the data.
+    // Two processes share only the data.
     const other = shared === "processes" ? { ...store } : store;
     const [one, two] = [await fakeDevice(fake, { store, token: undefined, login }), await fakeDevice(fake, { store: other, token: undefined, login })];
     await Promise.all([one.conflicts.history(), two.conflicts.history(), one.conflicts.history()]);
@@ -48,11 +48,11 @@ for (const shared of ["nobody", "processes"]) {
   });
 }
 
-test("many calls whose token was refused get one new token", async () => {
+test("concurrent requests whose token was refused log in once", async () => {
   const { fake, issued } = issuing();
   const phone = await fakeDevice(fake, { token: undefined, login });
   await phone.sync();
-  issued.push("another server's"); // the token ends
+  issued.push("another server's"); // the token is no longer valid
   fake.log.length = 0;
   await Promise.all([phone.conflicts.history(), phone.conflicts.history(), phone.conflicts.history()]);
   assert.equal(sent(fake, "/login").length, 1);

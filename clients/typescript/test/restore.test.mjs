@@ -1,5 +1,5 @@
-// The server is put back to a backup, by the program's own commands. What it lost comes back from the devices; what it
-// knows as deleted stays deleted; and a broken sync in between loses nothing.
+// The server is restored from a backup, by the program's own commands. The devices send back what it lost; rows that it
+// knows as deleted stay deleted; and an interrupted sync loses nothing.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { memoryStore } from "../dist/index.js";
@@ -20,62 +20,62 @@ async function agree(...devices) {
   }
 }
 
-async function restored(work) {
-  let place = await startServer();
-  const again = async () => (place = await place.restore());
+async function withServer(work) {
+  let server = await startServer();
+  const restore = async () => (server = await server.restore());
   try {
-    await work(place, again);
+    await work(server, restore);
   } finally {
-    await place.stop();
-    place.remove();
+    await server.stop();
+    server.remove();
   }
 }
 
 for (const way of ["cursor", "manifest"]) {
-  test(`what a restored server lost comes back from the devices (${way})`, { skip }, () =>
-    restored(async (place, again) => {
-      const anna = user(place, { way });
+  test(`the devices send back what a restored server lost (${way})`, { skip }, () =>
+    withServer(async (server, restore) => {
+      const anna = user(server, { way });
       const [phone, tablet, away] = [await anna.device("phone"), await anna.device("tablet"), await anna.device("away")];
       const items = phone.table("items");
       const [old, doomed, edited] = [await items.put({ title: "old" }), await items.put({ title: "doomed" }), await items.put({ title: "before" })];
       await agree(phone, tablet, away);
       await items.remove(doomed.iid);
-      await agree(phone, tablet); // the third does not hear of it
-      place.backUp();
+      await agree(phone, tablet); // the third device does not sync
+      server.backUp();
       const list = await phone.table("lists").put({ name: "Food" });
       for (let n = 0; n < 3; n++) await items.put({ title: `later ${n}`, list: list.id });
       await items.patch(edited.iid, { title: "after" });
-      await items.remove(old.iid); // the backup does not know of it: it may come back
+      await items.remove(old.iid); // the backup does not contain this deletion, so the row may come back
       await agree(phone, tablet);
       await tablet.table("items").put({ title: "unsent" });
-      await again();
+      await restore();
       await agree(phone, tablet, away);
       const expected = ["after", "later 0", "later 1", "later 2", "unsent"];
       assert.deepEqual((await titles(phone)).filter((title) => title !== "old"), expected);
-      assert.ok(!(await titles(phone)).includes("doomed"), "the backup knows of that deletion");
+      assert.ok(!(await titles(phone)).includes("doomed"), "the backup contains that deletion");
       for (const { list: of } of (await phone.table("items").list()).filter(({ title }) => title.startsWith("later"))) assert.equal(of, list.id);
     }));
 
-  test(`a second restore, and syncs that break off in between, lose nothing (${way})`, { skip }, () =>
-    restored(async (place, again) => {
-      const anna = user(place, { way, patience: quick });
+  test(`a second restore and interrupted syncs lose nothing (${way})`, { skip }, () =>
+    withServer(async (server, restore) => {
+      const anna = user(server, { way, patience: quick });
       const store = memoryStore();
       let phone = await anna.device("phone", { store });
       await phone.table("items").put({ title: "old" });
       await phone.sync();
-      place.backUp();
+      server.backUp();
       for (let n = 0; n < 3; n++) await phone.table("items").put({ title: `later ${n}` });
       await phone.sync();
-      await again();
+      await restore();
       const expected = ["later 0", "later 1", "later 2", "old"];
       for (const lose of ["/synchronise", "/fetch", "/changes"]) {
-        for (const fate of ["lost", "answer lost"]) {
+        for (const fate of ["lost", "response lost"]) {
           phone.net.disturb = ({ path, headers, body }) => (path === lose && (lose !== "/synchronise" || body.add) ? fate : "arrives");
           await phone.sync().catch(({ code }) => assert.equal(code, "offline"));
           assert.deepEqual(await titles(phone), expected, `${lose} ${fate}`);
           await phone.close();
-          phone = await anna.device("phone", { store }); // the app is started again
-          if (lose === "/synchronise" && fate === "answer lost") await again();
+          phone = await anna.device("phone", { store }); // the app is restarted
+          if (lose === "/synchronise" && fate === "response lost") await restore();
         }
       }
       await agree(phone, await anna.device("tablet"));
@@ -83,7 +83,7 @@ for (const way of ["cursor", "manifest"]) {
     }));
 }
 
-test("a server that was begun anew, of the same epoch, gets everything back", async () => {
+test("a server that was started anew in the same epoch gets all rows back", async () => {
   const fake = fakeServer();
   const phone = await fakeDevice(fake);
   for (const text of ["a", "b", "c"]) await phone.table("papers").put({ text });

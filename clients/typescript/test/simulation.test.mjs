@@ -1,17 +1,17 @@
-// Several devices with random edits, skewed clocks, lost answers, doubled requests and late copies of them, tokens of
-// somebody else in between, and phones that are set up from another's backup: once it is quiet, all hold the same as the server. Some histories have restores from a
-// backup: no row goes that nobody deleted. A failure prints its seed; ROLLCALL_SEED runs that one alone, ROLLCALL_SEEDS so many,
-// ROLLCALL_STEPS makes them longer.
+// Several devices with random edits, skewed clocks, lost responses, duplicate and late requests, tokens of another user,
+// and phones that are set up from another phone's backup. At the end all devices hold the server's rows. In some runs
+// the server is restored from a backup; then no row may be missing that no user deleted. The name of a failed test has
+// its seed. ROLLCALL_SEED runs one seed, ROLLCALL_SEEDS sets how many run, ROLLCALL_STEPS how long they are.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { memoryStore } from "../dist/index.js";
-import { randomFrom, sees, server, skip, startServer, user } from "./support.mjs";
+import { randomFrom, sees, server as sharedServer, skip, startServer, user } from "./support.mjs";
 
 const settings = ["--lease-ms", "1000", "--changes-rows-max", "5", "--rows-max", "12", "--get-keys-max", "6", "--fetch-rows-max", "9"];
-const started = await server({ settings });
-const seeds = process.env.ROLLCALL_SEED ? [Number(process.env.ROLLCALL_SEED)] : Array.from({ length: Number(process.env.ROLLCALL_SEEDS ?? 8) }, (_, place) => place + 1);
+const started = await sharedServer({ settings });
+const seeds = process.env.ROLLCALL_SEED ? [Number(process.env.ROLLCALL_SEED)] : Array.from({ length: Number(process.env.ROLLCALL_SEEDS ?? 8) }, (_, i) => i + 1);
 
-/** A store that can be copied with all that is in it. */
+/** A store that can be copied with all of its data. */
 function copyable() {
   const store = memoryStore();
   const metas = new Set();
@@ -49,21 +49,21 @@ const steps = Number(process.env.ROLLCALL_STEPS ?? 40);
 
 for (const [seed, restores] of seeds.flatMap((seed) => [[seed, false], [seed, true]])) {
   test(`devices converge, seed ${seed}${restores ? ", with restores" : ""}`, { skip }, async () => {
-    // What is restored is restored for everybody: such a history has a server of its own.
-    let place = restores ? await startServer({ settings }) : started;
+    // A restore concerns all users of a server, so a run with restores has a server of its own.
+    let server = restores ? await startServer({ settings }) : started;
     const random = randomFrom(seed + (restores ? 1_000_000 : 0));
     const below = (most) => Math.floor(random() * most);
     const pick = (list) => list[below(list.length)];
-    const anna = user(place);
-    const ben = await user(place).device("Ben's");
+    const anna = user(server);
+    const ben = await user(server).device("Ben's");
     await ben.sync();
     const { Authorization: bens } = ben.net.log.at(-1).headers;
-    const refuses = (await fetch(`${place.url}/me`)).status !== 404;
-    /** Rows that were made and that nobody deleted or gave up. */
+    const refuses = (await fetch(`${server.url}/me`)).status !== 404;
+    /** Rows that were created and that no user deleted or reverted. */
     const made = new Map();
     let backedUp = false;
     const devices = [];
-    for (let place = 0; place < 3; place++) {
+    for (let i = 0; i < 3; i++) {
       const skew = pick([0, 0, -3_600_000, 90_000]);
       const store = copyable();
       const options = {
@@ -71,12 +71,12 @@ for (const [seed, restores] of seeds.flatMap((seed) => [[seed, false], [seed, tr
         way: pick(["cursor", "manifest"]),
         now: () => Date.now() + skew,
         patience: { attemptsMax: 3, pause: async () => {}, random },
-        // Some devices settle what they lost.
+        // Some devices resolve their conflicts.
         ...(random() < 0.5 ? { onConflict: ({ mine, theirs }) => (mine && theirs && random() < 0.5 ? mine : undefined) } : {}),
       };
-      devices.push({ options, client: await anna.device(`device ${place}`, options) });
+      devices.push({ options, client: await anna.device(`device ${i}`, options) });
     }
-    // Bound before the trouble begins: to a user whom every backup knows, and by that user's own token.
+    // Every store is bound before the faults begin, by the user's own token, so that every backup contains the user.
     for (const { client } of devices) await client.sync();
     const edit = async (client) => {
       const table = client.table(pick(["lists", "items", "items", "items", "tallies", "papers"]));
@@ -98,15 +98,15 @@ for (const [seed, restores] of seeds.flatMap((seed) => [[seed, false], [seed, tr
       made.delete(`${table.name} ${key}`);
       return table.remove(key);
     };
-    const trouble = () => {
+    const randomFate = () => {
       const roll = random();
-      return roll < 0.1 ? "lost" : roll < 0.22 ? "answer lost" : roll < 0.3 ? "twice" : roll < 0.34 && refuses ? "another's token" : "arrives";
+      return roll < 0.1 ? "lost" : roll < 0.22 ? "response lost" : roll < 0.3 ? "twice" : roll < 0.34 && refuses ? "another's token" : "arrives";
     };
     for (let step = 0; step < steps; step++) {
       const device = pick(devices);
       if (restores && random() < 0.08) {
-        if (backedUp && random() < 0.6) place = await place.restore();
-        else place.backUp();
+        if (backedUp && random() < 0.6) server = await server.restore();
+        else server.backUp();
         backedUp = true;
       }
       if (!restores && random() < 0.1) {
@@ -114,11 +114,11 @@ for (const [seed, restores] of seeds.flatMap((seed) => [[seed, false], [seed, tr
         const copies = device.client.net.log.filter(({ path }) => path === "/synchronise");
         if (copies.length) {
           const { headers, body } = pick(copies);
-          await (await fetch(`${place.url}/synchronise`, { method: "POST", headers, body: JSON.stringify(body) })).text();
+          await (await fetch(`${server.url}/synchronise`, { method: "POST", headers, body: JSON.stringify(body) })).text();
         }
       }
       if (devices.length < 5 && random() < 0.06) {
-        // Another phone is set up from a backup of this one: both have its token and what waits in it.
+        // Another phone is set up from a backup of this one: both have its token and its unsent edits.
         const options = { ...device.options, store: await device.options.store.copy() };
         devices.push({ options, client: await anna.device("copy", options) });
       }
@@ -126,34 +126,34 @@ for (const [seed, restores] of seeds.flatMap((seed) => [[seed, false], [seed, tr
         await edit(device.client);
         continue;
       }
-      device.client.net.disturb = trouble;
+      device.client.net.disturb = randomFate;
       device.client.net.bens = bens;
-      // The user goes on while the sync is under way.
+      // The user edits rows during the sync.
       device.client.net.answered = async () => void (random() < 0.15 && (await edit(device.client)));
       const control = new AbortController();
       if (random() < 0.1) setTimeout(() => control.abort(), below(20));
       try {
         const { repaired } = await device.client.sync({ signal: control.signal, way: random() < 0.2 ? pick(["cursor", "manifest"]) : undefined });
-        assert.equal(repaired, false, "a sync leaves both sides equal by itself");
+        assert.equal(repaired, false, "a sync leaves both sides equal without a repair");
       } catch (error) {
         if (!["offline", "aborted", "sync_in_progress", ...(refuses ? ["other_user"] : [])].includes(error.code)) throw error;
       }
       device.client.net.disturb = () => "arrives";
       device.client.net.answered = () => {};
       if (random() < 0.15) {
-        // The app dies and is started again: only the store is left.
+        // The app dies and is restarted: only the store is left.
         await device.client.close();
         device.client = await anna.device("again", device.options);
       }
     }
-    // Quiet.
+    // No more edits and faults: every device syncs until all are equal.
     let reports = [];
     for (let round = 0; round < 6; round++) {
       reports = [];
       for (const { client } of devices) {
         const report = await client.sync({ confirmDeletes: 1000 });
         reports.push(report);
-        // Where a row that is referred to is gone, or one that was to go is referred to, the user gives in.
+        // If a parent is missing, or a deleted row still has children, the user reverts the edit.
         for (const { table, key, code } of report.rejected) {
           assert.ok(["reference_missing", "still_referenced"].includes(code), code);
           made.delete(`${table} ${key}`);
@@ -162,18 +162,18 @@ for (const [seed, restores] of seeds.flatMap((seed) => [[seed, false], [seed, tr
       }
     }
     const seen = await sees(devices[0].client);
-    for (const [place, { client }] of devices.entries()) {
-      assert.deepEqual(await sees(client), seen, `device ${place}`);
-      const { digestsEqual, repaired, pushed, pulled } = reports[place];
-      assert.deepEqual({ digestsEqual, repaired, pushed, pulled }, { digestsEqual: true, repaired: false, pushed: 0, pulled: 0 }, `device ${place}`);
+    for (const [i, { client }] of devices.entries()) {
+      assert.deepEqual(await sees(client), seen, `device ${i}`);
+      const { digestsEqual, repaired, pushed, pulled } = reports[i];
+      assert.deepEqual({ digestsEqual, repaired, pushed, pulled }, { digestsEqual: true, repaired: false, pushed: 0, pulled: 0 }, `device ${i}`);
     }
-    // No row is gone that nobody deleted, and none is in another user's account.
-    for (const { table, key } of made.values()) assert.ok(await devices[0].client.table(table).get(key), `${table} ${key} is gone`);
+    // No row is missing that no user deleted, and none is in another user's account.
+    for (const { table, key } of made.values()) assert.ok(await devices[0].client.table(table).get(key), `${table} ${key} is missing`);
     await ben.sync();
     assert.deepEqual(Object.values(await sees(ben)).flat(), []);
     if (restores) {
-      await place.stop();
-      place.remove();
+      await server.stop();
+      server.remove();
     }
   });
 }

@@ -1,5 +1,5 @@
-// A slow line: what takes too long goes up in smaller requests, and in larger ones again once the line is good.
-// And rows that the server does not take for now: they wait, keep no other back, and go up again.
+// On a slow line the client sends smaller requests, and larger ones again once the line is fast. And rows that the
+// server rejects wait, do not block others, and are sent again.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { memoryStore } from "../dist/index.js";
@@ -10,10 +10,13 @@ const rowsOf = ({ body }) => body?.add?.papers?.length ?? 0;
 const meta = (store, name) => store.transact("read", (txn) => txn.meta(name));
 
 async function fill(client, rows, text = "x".repeat(1000)) {
-  for (let place = 0; place < rows; place++) await client.table("papers").put({ text });
+  for (let i = 0; i < rows; i++) await client.table("papers").put({ text });
 }
 
-/** A line of so many bytes per ms that the device's clock runs by; the server waits for a body so many ms. */
+/**
+ * A line with `perMs` bytes per ms, by the device's clock. A body that takes longer than `bodyMs` gets the response of
+ * `fate`.
+ */
 function line(perMs, bodyMs, fate) {
   const wire = { perMs, bodyMs, ms: Date.UTC(2026, 4, 1), uploads: [] };
   wire.before = (request) => {
@@ -26,7 +29,7 @@ function line(perMs, bodyMs, fate) {
   return wire;
 }
 
-/** The client's own time is over. */
+/** No response, until the client's own time limit ends the request. */
 const waits = ({ signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(new Error("aborted"))));
 
 const fates = {
@@ -36,12 +39,12 @@ const fates = {
   "the client's own time": waits,
 };
 
-for (const [what, fate] of Object.entries(fates)) {
-  test(`after ${what} the client sends half, until it comes through`, async () => {
+for (const [name, fate] of Object.entries(fates)) {
+  test(`after ${name} the client halves its requests until one succeeds`, async () => {
     const slow = line(1, 30_000, fate);
     const fake = fakeServer({ before: slow.before });
     const store = memoryStore();
-    const phone = await fakeDevice(fake, { store, now: () => slow.ms, patience: { requestMaxMs: what.startsWith("the client") ? 20 : 60_000 } });
+    const phone = await fakeDevice(fake, { store, now: () => slow.ms, patience: { requestMaxMs: name.startsWith("the client") ? 20 : 60_000 } });
     await fill(phone, 150);
     const phases = [];
     const report = await phone.sync({ onProgress: ({ phase }) => phases.push(phase) });
@@ -54,10 +57,10 @@ for (const [what, fate] of Object.entries(fates)) {
     const lost = slow.uploads.filter((size) => size > 30_000).length;
     assert.ok(lost <= 3, `${slow.uploads}`);
     assert.ok(phases.includes("retrying"));
-    assert.equal(phone.pauses.length, lost, "it does not press a server that has too much to do");
+    assert.equal(phone.pauses.length, lost, "the client pauses after each");
     // Each request has a key of its own.
     assert.equal(new Set(sent(fake).map(({ headers }) => headers["Idempotency-Key"])).size, sent(fake).length);
-    // The next sync, and the next start of the app, begin with what went through.
+    // The next sync, also after a restart, begins with the size that succeeded.
     await phone.close();
     slow.uploads.length = 0;
     const again = await fakeDevice(fake, { store, now: () => slow.ms });
@@ -68,7 +71,7 @@ for (const [what, fate] of Object.entries(fates)) {
   });
 }
 
-test("once the line is good again, requests grow to what the server takes", async () => {
+test("once the line is fast again, requests grow up to the server's limit", async () => {
   const slow = line(1, 30_000, () => problem(503, "timeout"));
   const fake = fakeServer({ before: slow.before, limits: { body_bytes_max: 250_000 } });
   const store = memoryStore();
@@ -82,10 +85,10 @@ test("once the line is good again, requests grow to what the server takes", asyn
   await phone.sync();
   const grown = slow.uploads.findIndex((size) => size > 150_000);
   assert.ok(grown > 1, `step by step: ${slow.uploads}`);
-  assert.ok(slow.uploads.slice(1, grown).every((size, place) => size < slow.uploads[place] * 2.3));
+  assert.ok(slow.uploads.slice(1, grown).every((size, i) => size < slow.uploads[i] * 2.3));
   assert.ok(Math.max(...slow.uploads) <= 250_000);
   assert.equal(await meta(store, "pace"), undefined);
-  // A line that just holds is not tried with more: it would be in vain each second time.
+  // On a line that is just fast enough, requests do not grow; otherwise every second one would fail.
   slow.perMs = 1;
   await fill(phone, 100);
   await phone.sync();
@@ -95,7 +98,7 @@ test("once the line is good again, requests grow to what the server takes", asyn
   assert.ok(slow.uploads.filter((size) => size > 30_000).length === 0, `${slow.uploads}`);
 });
 
-test("one row alone is sent again, as it is", async () => {
+test("a request with a single row is repeated unchanged", async () => {
   let times = 3;
   const fake = fakeServer({ before: ({ path }) => (path === "/synchronise" && times-- > 0 ? problem(503, "timeout") : undefined) });
   const phone = await fakeDevice(fake);
@@ -105,11 +108,11 @@ test("one row alone is sent again, as it is", async () => {
   assert.equal(new Set(sent(fake).map(({ headers }) => headers["Idempotency-Key"])).size, 1);
 });
 
-test("other refusals make nothing smaller", async () => {
-  const troubles = [() => problem(503, "unavailable"), () => problem(429, "too_many_requests"), () => problem(500, "internal"), () => { throw new TypeError("reset"); }];
-  for (const trouble of troubles) {
+test("other failures do not make requests smaller", async () => {
+  const failures = [() => problem(503, "unavailable"), () => problem(429, "too_many_requests"), () => problem(500, "internal"), () => { throw new TypeError("reset"); }];
+  for (const fail of failures) {
     let times = 2;
-    const fake = fakeServer({ before: ({ path }) => (path === "/synchronise" && times-- > 0 ? trouble() : undefined) });
+    const fake = fakeServer({ before: ({ path }) => (path === "/synchronise" && times-- > 0 ? fail() : undefined) });
     const store = memoryStore();
     const phone = await fakeDevice(fake, { store });
     await fill(phone, 20);
@@ -119,7 +122,7 @@ test("other refusals make nothing smaller", async () => {
   }
 });
 
-test("a line that lets nothing through ends the sync, and the next begins with less", async () => {
+test("a sync fails on a line that is too slow for every attempt, and the next one begins with less", async () => {
   const slow = line(1, 30_000, () => problem(503, "timeout", { retry_after_s: 2 }));
   const fake = fakeServer({ before: slow.before });
   const store = memoryStore();
@@ -127,14 +130,14 @@ test("a line that lets nothing through ends the sync, and the next begins with l
   await fill(phone, 400);
   await assert.rejects(phone.sync(), { code: "timeout" });
   assert.equal(sent(fake).length, 2);
-  assert.deepEqual(phone.pauses, [2_000], "as the server asks");
+  assert.deepEqual(phone.pauses, [2_000], "the server's Retry-After");
   assert.equal((await phone.pending()).rows, 400);
   await assert.rejects(phone.sync(), { code: "timeout" });
   await phone.sync();
   assert.equal(fake.rows("anna").length, 400);
 });
 
-test("a request that an earlier run left behind is sent in parts after it took too long", async () => {
+test("a request from an earlier run is sent in parts after it took too long", async () => {
   let fate = "lost";
   const fake = fakeServer({
     before: ({ path, body }) => {
@@ -154,17 +157,17 @@ test("a request that an earlier run left behind is sent in parts after it took t
   assert.deepEqual(sent(fake).map(rowsOf).slice(0, 2), [30, 30]);
 });
 
-test("a row that may have arrived is not forgotten when its user deletes it", async () => {
-  // The request arrives, and its answer takes too long; then the network is away.
+test("the deletion of a row that may have arrived is sent", async () => {
+  // The request arrives, and its response takes too long; then there is no network.
   let fate = "arrives late";
   const fake = fakeServer();
   const plain = fake.fetch;
   fake.fetch = async (url, init) => {
     if (!url.endsWith("/synchronise")) return plain(url, init);
-    if (fate === "away") throw new TypeError("away");
-    const answer = await plain(url, init);
-    if (fate !== "arrives late") return answer;
-    fate = "away";
+    if (fate === "offline") throw new TypeError("offline");
+    const response = await plain(url, init);
+    if (fate !== "arrives late") return response;
+    fate = "offline";
     return problem(504, "unknown");
   };
   const phone = await fakeDevice(fake, { patience: { attemptsMax: 2 } });
@@ -182,7 +185,7 @@ test("a row that may have arrived is not forgotten when its user deletes it", as
 
 const rejected = (code, more = {}) => ({ verdict: "rejected", error: { code, detail: `${code}!`, at: "/add/papers/0", ...more } });
 
-test("a rejected row keeps no other back, says why, and goes up again once it is edited", async () => {
+test("a rejected row does not block others, has a reason, and is sent again once it is edited", async () => {
   const fake = fakeServer({ verdict: (_, __, { text }) => (text === "bad" ? rejected("invalid_value", { column: "text" }) : undefined) });
   const phone = await fakeDevice(fake);
   await fill(phone, 500, "good");
@@ -190,19 +193,19 @@ test("a rejected row keeps no other back, says why, and goes up again once it is
   await fill(phone, 500, "good");
   const report = await phone.sync();
   assert.deepEqual([report.pushed, report.verdicts], [1000, { added: 1000, rejected: 1 }]);
-  const why = { code: "invalid_value", detail: "invalid_value!", column: "text" };
-  assert.deepEqual(report.rejected, [{ table: "papers", key: id, ...why }]);
-  assert.deepEqual((await phone.table("papers").entry(id)).rejected, why);
+  const reason = { code: "invalid_value", detail: "invalid_value!", column: "text" };
+  assert.deepEqual(report.rejected, [{ table: "papers", key: id, ...reason }]);
+  assert.deepEqual((await phone.table("papers").entry(id)).rejected, reason);
   assert.equal((await phone.table("papers").get(id)).text, "bad", "the edit stays");
   const before = sent(fake).length;
-  assert.deepEqual((await phone.sync()).rejected, [{ table: "papers", key: id, ...why }]);
-  assert.equal(sent(fake).length, before, "not again as it is");
+  assert.deepEqual((await phone.sync()).rejected, [{ table: "papers", key: id, ...reason }]);
+  assert.equal(sent(fake).length, before, "it is not sent again unchanged");
   await phone.table("papers").patch(id, { text: "better" });
   assert.equal((await phone.table("papers").entry(id)).rejected, null);
   assert.deepEqual([(await phone.sync()).pushed, (await phone.pending()).rows], [1, 0]);
 });
 
-test("a row that was edited too often goes up again when the server says, not before", async () => {
+test("a row that was edited too often is sent again after the server's pause, not before", async () => {
   let busy = true;
   let ms = Date.UTC(2026, 4, 1);
   const fake = fakeServer({ verdict: () => (busy ? rejected("too_many_edits", { retry_after_s: 30 }) : undefined) });
@@ -220,7 +223,7 @@ test("a row that was edited too often goes up again when the server says, not be
   assert.equal((await phone.table("papers").entry(id)).rejected, null);
 });
 
-test("`live` sends it by itself", async () => {
+test("`live` sends a temporarily rejected row again", async () => {
   let busy = 1;
   const fake = fakeServer({
     before: ({ path }) => (path === "/events" ? problem(404, "not_found") : undefined),
@@ -236,14 +239,14 @@ test("`live` sends it by itself", async () => {
   assert.ok(Date.now() - began >= 1_000);
 });
 
-test("a server that refuses the whole request for one row gets the others", async () => {
-  const refuse = (places) => ({ path, body }) => {
+test("if the server refuses a whole request because of one row, the others are sent without it", async () => {
+  const refuse = (pointer) => ({ path, body }) => {
     if (path !== "/synchronise") return undefined;
-    const place = (body.add?.papers ?? []).findIndex(({ text }) => text === "bad");
-    return place < 0 ? undefined : problem(422, "invalid_value", { at: places(place) });
+    const index = (body.add?.papers ?? []).findIndex(({ text }) => text === "bad");
+    return index < 0 ? undefined : problem(422, "invalid_value", { at: pointer(index) });
   };
-  for (const places of [(place) => `/add/papers/${place}`, (place) => `/add/papers/${place}/text`]) {
-    const fake = fakeServer({ before: refuse(places) });
+  for (const pointer of [(index) => `/add/papers/${index}`, (index) => `/add/papers/${index}/text`]) {
+    const fake = fakeServer({ before: refuse(pointer) });
     const phone = await fakeDevice(fake);
     for (const text of ["good", "bad", "good", "bad", "good"]) await phone.table("papers").put({ text });
     const report = await phone.sync();
@@ -252,7 +255,7 @@ test("a server that refuses the whole request for one row gets the others", asyn
   }
 });
 
-test("a table that the server does not have keeps the others' rows back no longer", async () => {
+test("rows of a table that the server does not have do not block the other tables", async () => {
   const fake = fakeServer({
     before: ({ path, body }) => (path === "/synchronise" && body.add?.papers ? problem(422, "unknown_table", { at: "/add/papers" }) : undefined),
   });

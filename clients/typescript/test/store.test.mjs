@@ -1,4 +1,4 @@
-// What every store promises. IndexedDB's turn is in browser.test.mjs, by the same cases.
+// The cases that every store must pass. IndexedDB runs them in browser.test.mjs.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -10,19 +10,20 @@ import { sqliteStore } from "../dist/sqlite.js";
 import { storeCases } from "./store-cases.mjs";
 import { sees, server, skip, tables, user } from "./support.mjs";
 
-// ROLLCALL_SQLITE=better-sqlite3 tries the other library of the same interface.
+// ROLLCALL_SQLITE=better-sqlite3 tests another library with the same interface.
 const Database = createRequire(import.meta.url)(process.env.ROLLCALL_SQLITE ?? "libsql");
 const folder = mkdtempSync(join(tmpdir(), "rollcall-store-"));
 test.after(() => rmSync(folder, { recursive: true, force: true }));
 let files = 0;
 const file = () => join(folder, `${++files}.db`);
 
-const promised = () => {
+/** A database whose functions return promises. */
+const asyncDatabase = () => {
   const database = new Database(file());
-  const later = (of) => (sql, values) => new Promise((resolve) => setImmediate(() => resolve(database.prepare(sql)[of](...values))));
+  const later = (method) => (sql, values) => new Promise((resolve) => setImmediate(() => resolve(database.prepare(sql)[method](...values))));
   return { run: later("run"), all: later("all") };
 };
-const stores = { memory: memoryStore, sqlite: () => sqliteStore(new Database(file())), "sqlite by promises": () => sqliteStore(promised()) };
+const stores = { memory: memoryStore, sqlite: () => sqliteStore(new Database(file())), "sqlite by promises": () => sqliteStore(asyncDatabase()) };
 
 for (const [kind, make] of Object.entries(stores)) {
   for (const [title, check] of Object.entries(storeCases)) test(`${kind}: ${title}`, () => check(make()));
@@ -30,7 +31,7 @@ for (const [kind, make] of Object.entries(stores)) {
 
 const started = await server();
 
-test("a file outlives its program, and two connections take turns", { skip }, async () => {
+test("a store in a file survives its program, and two connections sync one at a time", { skip }, async () => {
   const anna = user(started);
   const path = file();
   const open = () => sqliteStore(new Database(path), path);
@@ -45,12 +46,12 @@ test("a file outlives its program, and two connections take turns", { skip }, as
   assert.equal((await two.pending()).rows, 0);
 });
 
-test("a store that cannot be opened says so at once", async () => {
+test("openClient throws if the store cannot be opened", async () => {
   const broken = { run: () => { throw new Error("disk I/O error"); }, all: () => [] };
   await assert.rejects(openClient({ url: "", tables, store: sqliteStore(broken) }), /disk I\/O error/);
 });
 
-test("a row that was told before the app knew a column shows its default", async () => {
+test("a row that is older than a column shows the column's default", async () => {
   const store = memoryStore();
   const url = "http://127.0.0.1:9";
   const older = await openClient({ url, tables: { items: { key: "id", columns: { title: "text" } } }, store });

@@ -1,4 +1,4 @@
-// A real server for each test file, accounts for each test, and ways to the server that can be disturbed.
+// A real server for each test file, accounts for each test, and a network that can be disturbed.
 import { execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -10,7 +10,7 @@ import { memoryStore, openClient } from "../dist/index.js";
 export const root = fileURLToPath(new URL("../../../", import.meta.url));
 const binary = process.env.ROLLCALL_BIN ?? join(root, "target/debug/rollcall");
 
-/** Why tests with a server do not run here; false if they do. */
+/** The reason why tests with a server cannot run here; false if they can. */
 export const skip = existsSync(binary) ? false : `no server at ${binary}: build it, or set ROLLCALL_BIN`;
 if (skip && process.env.CI) throw new Error(skip);
 
@@ -63,7 +63,7 @@ export const tables = {
   papers: { key: "id", columns: { text: "text" } },
 };
 
-/** Starts a server on a free port; ended with the test file. */
+/** Starts a server on a free port. It ends with the test file. */
 export async function startServer({ schemaText = schema, settings = [], listen = "127.0.0.1:0", dir } = {}) {
   const folder = dir ?? mkdtempSync(join(tmpdir(), "rollcall-client-"));
   writeFileSync(join(folder, "schema.toml"), schemaText);
@@ -80,7 +80,7 @@ export async function startServer({ schemaText = schema, settings = [], listen =
     });
     child.on("exit", (code) => reject(new Error(`the server ended with ${code}: ${text}`)));
   });
-  after(() => child.kill("SIGKILL")); // whatever becomes of the test
+  after(() => child.kill("SIGKILL")); // also if the test fails
   const stop = (signal = "SIGTERM") =>
     new Promise((resolve) => {
       if (child.exitCode !== null || child.signalCode !== null) return resolve();
@@ -90,7 +90,7 @@ export async function startServer({ schemaText = schema, settings = [], listen =
   return {
     ...{ url, dir: folder, stop },
     backUp: () => void execFileSync(binary, ["backup", "--database", database, "--to", backup, "--overwrite"], { stdio: "ignore" }),
-    /** Puts the backup back; gives the server that goes on with it, under the same address. */
+    /** Restores the backup. Returns a new server on it, at the same address. */
     restore: async () => {
       await stop();
       execFileSync(binary, ["restore", "--from", backup, "--database", database, "--replace"], { stdio: "ignore" });
@@ -113,7 +113,7 @@ export async function server(options) {
 
 let accounts = 0;
 
-/** A user with as many devices as asked for. `disturb(request)` may lose a request or its answer. */
+/** A user, whose `device` opens a client. */
 export function user(started, defaults = {}) {
   const email = `anna${++accounts}@example.com`;
   return {
@@ -136,7 +136,10 @@ export function user(started, defaults = {}) {
   };
 }
 
-/** What a test does to requests: "arrives", "lost" on the way there, "answer lost", "twice", "another's token". */
+/**
+ * A `fetch` whose requests have the fate that `wire.disturb(request)` returns: "arrives", "lost" before it arrives,
+ * "response lost", "twice", "old base", "another's token".
+ */
 export function disturbed(wire) {
   return async (url, init) => {
     const path = new URL(url).pathname;
@@ -146,16 +149,16 @@ export function disturbed(wire) {
     if (fate === "old base") init = { ...init, body: init.body.replace(/"base":(\d+)/, (_, base) => `"base":${Number(base) + 2 ** 45}`) };
     if (fate === "another's token") init = { ...init, headers: { ...init.headers, Authorization: wire.bens } };
     if (fate === "twice") await (await fetch(url, { ...init, signal: undefined })).text();
-    const answer = await fetch(url, init);
-    wire.log.push({ ...request, status: answer.status });
-    const text = await answer.text();
+    const response = await fetch(url, init);
+    wire.log.push({ ...request, status: response.status });
+    const text = await response.text();
     await wire.answered(request, text);
-    if (fate === "answer lost") throw new TypeError("lost on the way back");
-    return new Response([204, 304].includes(answer.status) ? null : text, { status: answer.status, headers: answer.headers });
+    if (fate === "response lost") throw new TypeError("lost on the way back");
+    return new Response([204, 304].includes(response.status) ? null : text, { status: response.status, headers: response.headers });
   };
 }
 
-/** What a device sees, with the server's time of each row. */
+/** The rows of a device, each with the server's time. */
 export async function sees(client) {
   const seen = {};
   for (const name of Object.keys(client.tables)) {

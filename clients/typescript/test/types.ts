@@ -1,4 +1,4 @@
-// What the compiler must infer, and what it must refuse. Checked by `npm run check`, never run.
+// Types that the compiler must infer, and code that it must refuse. `npm run check` checks it; it never runs.
 import { openClient, memoryStore, type Row } from "../dist/index.js";
 
 const client = await openClient({

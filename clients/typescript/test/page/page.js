@@ -1,4 +1,4 @@
-// What browser.test.mjs calls.
+// The functions that browser.test.mjs calls in the page.
 import { openClient } from "/dist/index.js";
 import { indexedDbStore } from "/dist/indexeddb.js";
 import { storeCases } from "/test/store-cases.mjs";
@@ -10,11 +10,11 @@ window.checkStore = async (title) => {
 };
 window.open_ = async (options, name) => {
   window.client = await openClient({ ...options, store: indexedDbStore(name) });
-  window.heard = [];
-  window.told = null;
+  window.seenTitles = [];
+  window.status_ = null;
   window.sent = [];
   client.onTraffic(({ phase, method, path }) => phase === "sent" && sent.push(`${method} ${path.split("?")[0]}`));
-  client.table("items").subscribe((rows) => heard.push(rows.map(({ title }) => title)));
-  client.onStatus((status) => (window.told = status));
+  client.table("items").subscribe((rows) => seenTitles.push(rows.map(({ title }) => title)));
+  client.onStatus((status) => (window.status_ = status));
 };
 window.ready = true;
