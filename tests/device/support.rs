@@ -1,5 +1,6 @@
 //! Devices for tests: a file, a way to the server that can be disturbed, and retries that does not wait.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub struct Disturbed {
     pub log: Vec<(Request, u16)>,
     /// The verdicts on what was added, response by response.
     pub verdicts: Vec<String>,
+    /// Why added rows were rejected, by key.
+    pub faults: BTreeMap<String, Json>,
 }
 
 impl Remote for Disturbed {
@@ -59,6 +62,9 @@ impl Remote for Disturbed {
         let added = report["add"].as_object().into_iter().flat_map(|tables| tables.values());
         for item in added.flat_map(|list| list.as_array().cloned().unwrap_or_default()) {
             self.verdicts.extend(item["verdict"].as_str().map(str::to_owned));
+            if let (Some(key), error @ Json::Object(_)) = (item["id"].as_str(), &item["error"]) {
+                self.faults.insert(key.to_owned(), error.clone());
+            }
         }
         (self.answered)(request);
         if fate == Fate::LostAfter {
@@ -89,8 +95,14 @@ impl Phone {
         let path = server.dir.path().join(format!("{name}.db"));
         let store = Store::create(&path, schema, Clock::system()).unwrap();
         let disturb: Disturb = Box::new(|_| Fate::Arrives);
-        let mut remote =
-            Disturbed { inner, disturb, answered: Box::new(|_| {}), log: Vec::new(), verdicts: Vec::new() };
+        let mut remote = Disturbed {
+            inner,
+            disturb,
+            answered: Box::new(|_| {}),
+            log: Vec::new(),
+            verdicts: Vec::new(),
+            faults: BTreeMap::new(),
+        };
         let asked = LogIn { email: EMAIL, password: PASSWORD, device: name, register: false };
         log_in(&store, &mut remote, &mut retries(1), asked).unwrap();
         Self { store, path, remote, way }
