@@ -1,5 +1,5 @@
 // A rollcall server and devices for the adapters' tests.
-import { server as start, readFixture, skip, startServer } from "../../clients/typescript/test/support.mjs";
+import { badValues, samples, server as start, readFixture, skip, startServer } from "../../clients/typescript/test/support.mjs";
 export { readFixture, skip, startServer };
 
 const schema = `
@@ -12,7 +12,7 @@ done = { type = "boolean", default = false }
 stars = "integer"
 `;
 
-export const server = () => start({ schemaText: schema });
+export const server = (options) => start({ schemaText: schema, ...options });
 /** One that a test backs up and restores. */
 export const fragile = () => startServer({ schemaText: schema });
 
@@ -28,6 +28,30 @@ export const badTexts = [
   ...readFixture("values/bad.json").values.filter(({ column, json }) => column === "text" && json.startsWith('"') && isOneText(json)).map(({ json }) => JSON.parse(json)),
   "x".repeat(201),
 ];
+
+/** A table with a column of every type, under the policy that the adapters need. */
+export const samplesSchema = samples.replace("[table.samples]\n", '[table.samples]\npolicy = "manual"\n');
+/** The names of its columns, without the key. */
+export const sampleColumns = [...samplesSchema.split("[table.samples.columns]")[1].matchAll(/^(\w+) = /gm)].map(([, name]) => name);
+
+/**
+ * A thousand good rows of `samples` with a bad one of each case among them. `holds(value)` says which cases the library
+ * can hold, `row(columns)` makes a row of it. Gives the rows in order, and for each bad one its `{ row, name, column, code, value }`.
+ */
+export function badAmongGood(row, holds = () => true) {
+  const cases = badValues().filter(({ value }) => holds(value));
+  const bad = cases.map((given) => ({ ...given, row: row({ needed: "x", [given.column]: given.value }) }));
+  const good = Array.from({ length: 1000 }, (_, place) => row({ needed: `${place}`, text: "good" }));
+  return { bad, rows: good.flatMap((one, place) => (bad[place] ? [one, bad[place].row] : [one])) };
+}
+/** A change that makes a bad row a good one. */
+export const mended = ({ column }) => (column === "needed" ? { needed: "y" } : { [column]: null });
+
+/** How many rows of `samples` the server has for this token. */
+export async function samplesThere({ url }, token) {
+  const feed = await (await fetch(`${url}/changes`, { headers: { Authorization: `Bearer ${token}`, Accept: "application/x-ndjson" } })).text();
+  return feed.trim().split("\n").filter((line) => JSON.parse(line).row).length;
+}
 
 /**
  * Another server than the real one: `judge(operation, item)` may give a verdict, and the real server does not see that

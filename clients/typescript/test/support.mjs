@@ -179,3 +179,25 @@ export function randomFrom(seed) {
 }
 
 export const readFixture = (path) => JSON.parse(readFileSync(join(root, "fixtures", path), "utf8"));
+
+/** One table with a column of every type. */
+export const samples = readFileSync(join(root, "fixtures/values/schema.toml"), "utf8");
+
+/** The value, if JavaScript can represent it and sends it unchanged. (`put` replaces half an emoji.) */
+function representable(json) {
+  try {
+    const value = JSON.parse(json);
+    const text = JSON.stringify(value);
+    if (value === Infinity || value === -Infinity) return null;
+    return !/\\ud[89a-f]/i.test(text) && text.length <= json.length && (!/\d{16}|e\d/.test(json) || text === json) ? { value } : null;
+  } catch {
+    return null; // the JSON has a column twice
+  }
+}
+
+/** Values that a column of `samples` cannot hold, each `{ name, column, code, value }`. */
+export function badValues() {
+  const cases = readFixture("values/bad.json").values.map((given) => ({ ...given, ...representable(given.json) })).filter((given) => "value" in given);
+  if (cases.length < 80) throw new Error(`only ${cases.length} cases found: a moved file must not pass`);
+  return cases;
+}
