@@ -267,8 +267,8 @@ impl ApiError {
 }
 
 impl From<Expired> for ApiError {
-    fn from(Expired { given, state }: Expired) -> Self {
-        Self::CursorExpired { given, version: state.version, horizon: state.horizon }
+    fn from(Expired { given, version, horizon }: Expired) -> Self {
+        Self::CursorExpired { given, version, horizon }
     }
 }
 

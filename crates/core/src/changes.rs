@@ -29,8 +29,10 @@ pub struct Feed {
 pub struct Expired {
     /// What the device sent.
     pub given: Version,
-    /// The owner's state.
-    pub state: OwnerState,
+    /// The owner's version.
+    pub version: Version,
+    /// The oldest cursor that is of use.
+    pub horizon: Version,
 }
 
 /// Which changes to return, and how many.
@@ -79,7 +81,7 @@ pub fn check(state: OwnerState, cursor: Option<Version>) -> Result<(), Expired> 
         Some(given)
             if given < state.horizon || given > state.version || given.epoch() != state.version.epoch() =>
         {
-            Err(Expired { given, state })
+            Err(Expired { given, version: state.version, horizon: state.horizon })
         }
         _ => Ok(()),
     }
