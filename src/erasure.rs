@@ -1,7 +1,7 @@
-//! Removes the rows of owners whose last user was erased: step by step, in transactions of a bounded size.
+//! Removes the rows of erased owners: step by step, in transactions of a bounded size.
 //!
-//! Nobody sees these rows: no token leads to the owner any more. A stop in between loses nothing, since the owner stays in the
-//! list of those to be erased.
+//! Nobody sees these rows: nobody is a member of an erased owner. A stop in between loses nothing, since the owner stays
+//! marked as erased.
 
 use crate::model::Timestamp;
 use crate::storage::{Storage, StorageResult};
@@ -12,7 +12,7 @@ const OWNERS_AT_ONCE: usize = 100;
 /// Erases what is to be erased, until `go_on` returns `false`. Returns how many transactions it took.
 ///
 /// - `rows_max`: most rows of one transaction.
-/// - `late_ms`: how long an owner stays in the list. A request that was at work when its user was erased may write until then,
+/// - `late_ms`: how long an owner stays marked. A request that was at work when its user was erased may write until then,
 ///   and that goes with a later run.
 pub fn run(
     storage: &dyn Storage,

@@ -11,7 +11,9 @@
 //! `docs/project/architecture.md` follows one sync from socket to disk.
 
 pub use rollcall_clock as clock;
-pub use rollcall_core::{broken, changes, conflicts, digest, fetch, model, reconcile, schema, synchronise};
+pub use rollcall_core::{
+    broken, changes, conflicts, digest, fetch, members, model, reconcile, schema, synchronise,
+};
 pub use rollcall_device as device;
 
 pub mod contract;

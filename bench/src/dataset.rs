@@ -81,7 +81,15 @@ impl Person {
         let email = format!("person-{}@example.com", self.0);
         // Nobody logs in: no password has this hash.
         let password_hash = "none".to_owned();
-        accounts.add_user(&User { id, email, password_hash, owner, created_at, verified_at: None })?;
+        accounts.add_user(&User {
+            id,
+            email,
+            password_hash,
+            owner,
+            is_home: true,
+            created_at,
+            verified_at: None,
+        })?;
         for place in 0..2 {
             let expires_at = Timestamp::from_ms(EXPIRY_MS);
             let name = format!("device {place}");

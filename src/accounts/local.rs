@@ -195,7 +195,7 @@ impl LocalAccounts {
     pub fn remove(&self, email: &str) -> Result<bool, AccountError> {
         let email = email.trim().to_lowercase();
         let Some(user) = self.store.user(&email)? else { return Ok(false) };
-        let removed = self.store.remove_user(&email)?;
+        let removed = self.store.remove_user(&email, self.clock.now())?;
         self.known.forget(|caller| caller.user == user.id);
         if removed {
             audit::done("account_removed", Subject::default().of_user(user.id));
@@ -226,7 +226,9 @@ impl LocalAccounts {
         let subject = Subject { user: found.user, ..Subject::at(from) };
         match &result {
             Ok(token) => {
-                self.sightings.note(token.device_id, from, self.clock.now());
+                if let Some(user) = found.user {
+                    self.sightings.note(user, token.device_id, from, self.clock.now());
+                }
                 audit::done("log_in", subject.of_device(token.device_id));
             }
             Err(AccountError::TooManyAttempts { .. }) => audit::refused("log_in", subject, found.limit),
@@ -442,6 +444,7 @@ impl LocalAccounts {
             email,
             password_hash: self.passwords.hash(password)?,
             owner: owner.unwrap_or(Owner(id)),
+            is_home: owner.is_none(),
             created_at: self.clock.now(),
             verified_at,
         };

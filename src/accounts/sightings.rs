@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::model::{DeviceId, Timestamp};
+use crate::storage::accounts::Seen;
 use crate::storage::{AccountStore, Sighting, StorageResult};
 
 /// Devices in memory, some 100 bytes each. Further ones are not stored until the next write.
@@ -35,6 +36,7 @@ pub struct Sightings {
 /// The sighting of one device.
 #[derive(Clone, Copy)]
 struct DeviceSighting {
+    user: Uuid,
     seen: Sighting,
     /// What this server last wrote about it.
     written: Option<Sighting>,
@@ -55,13 +57,13 @@ impl Sightings {
     }
 
     /// Records a request of a device, in memory only.
-    pub fn note(&self, device: DeviceId, from: IpAddr, now: Timestamp) {
+    pub fn note(&self, user: Uuid, device: DeviceId, from: IpAddr, now: Timestamp) {
         let seen = Sighting { at: Timestamp::from_ms(now.ms() - now.ms().rem_euclid(MINUTE_MS)), from };
         let mut devices = self.devices.lock();
         if let Some(noted) = devices.get_mut(&device) {
             noted.seen = seen;
         } else if devices.len() < DEVICES_MAX {
-            devices.insert(device, DeviceSighting { seen, written: None });
+            devices.insert(device, DeviceSighting { user, seen, written: None });
         }
     }
 
@@ -91,16 +93,17 @@ impl Sightings {
     ///
     /// Errors: what could not be written is due again the next time.
     pub fn flush(&self, go_on: &mut dyn FnMut() -> bool) -> StorageResult<()> {
-        let due =
-            |(device, noted): (&DeviceId, &DeviceSighting)| noted.is_due().then_some((*device, noted.seen));
-        let due: Vec<(DeviceId, Sighting)> = self.devices.lock().iter().filter_map(due).collect();
+        let due = |(device, noted): (&DeviceId, &DeviceSighting)| {
+            noted.is_due().then_some((noted.user, *device, noted.seen))
+        };
+        let due: Vec<Seen> = self.devices.lock().iter().filter_map(due).collect();
         for lot in due.chunks(WRITTEN_AT_ONCE) {
             if !go_on() {
                 return Ok(());
             }
             self.store.note_sightings(lot)?;
             let mut devices = self.devices.lock();
-            for (device, seen) in lot {
+            for (_, device, seen) in lot {
                 devices.entry(*device).and_modify(|noted| noted.written = Some(*seen));
             }
             if devices.len() >= DEVICES_MAX {

@@ -10,6 +10,9 @@ use crate::storage::StorageResult;
 /// The first run after the start, so that a server that is restarted often purges too.
 const FIRST: Duration = Duration::from_secs(60);
 
+/// Invitations and look-ups that are forgotten in one transaction once they have expired.
+const EXPIRED_AT_ONCE: usize = 1_000;
+
 /// How often devices' cursors are written if purging is left to `rollcall purge`.
 const ACKS_ALONE: Duration = Duration::from_secs(3_600);
 
@@ -83,6 +86,8 @@ fn once(app: &App) -> StorageResult<()> {
     app.acks.flush(&*app.storage, &mut go_on)?;
     app.accounts.local().map_or(Ok(()), |local| local.sightings.flush(&mut go_on))?;
     app.erase()?;
+    let accounts = app.storage.accounts();
+    while go_on() && accounts.forget_expired(app.clock.now(), EXPIRED_AT_ONCE)? == EXPIRED_AT_ONCE {}
     if app.settings.sync.purge_s == 0 || !go_on() {
         return Ok(());
     }

@@ -3,12 +3,12 @@ use std::collections::BTreeMap;
 
 use crate::forward;
 use rollcall::digest::Digest;
-use rollcall::model::{DeviceId, EarlierState, RowKey, Stored, Timestamp, Value, Version};
+use rollcall::model::{DeviceId, EarlierState, Role, RowKey, Stored, Timestamp, Value, Version};
 use rollcall::schema::TableId;
 use rollcall::storage::{
-    ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation, LeaseState, OwnerState,
-    PastBytes, PurgeTerms, Purged, ReadTxn, Replaced, ResponsesMax, StorageResult, StoredResponse, Walked,
-    WantedConflicts, WriteTxn,
+    ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation, Invitation, LeaseState,
+    Member, MemberReads, MemberWrites, OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, Replaced,
+    ResponsesMax, StorageResult, StoredResponse, Walked, WantedConflicts, WriteTxn,
 };
 use uuid::Uuid;
 
@@ -45,6 +45,14 @@ impl<'a> Counting<'a> {
     pub fn new(inner: &'a mut dyn WriteTxn) -> Self {
         Self { inner, counts: Counts::default() }
     }
+}
+
+impl MemberReads for Counting<'_> {
+    forward!(member_reads);
+}
+
+impl MemberWrites for Counting<'_> {
+    forward!(member_writes);
 }
 
 impl ReadTxn for Counting<'_> {

@@ -192,6 +192,52 @@ macro_rules! forward {
             self.inner.forget_installation(device)
         }
     };
+    (@ member_reads) => {
+        fn member(&mut self, user: Uuid) -> StorageResult<Option<Member>> {
+            self.inner.member(user)
+        }
+
+        fn members(&mut self, after: Option<Uuid>, members_max: usize) -> StorageResult<Vec<Member>> {
+            self.inner.members(after, members_max)
+        }
+
+        fn member_count(&mut self) -> StorageResult<u64> {
+            self.inner.member_count()
+        }
+
+        fn first_of(&mut self, role: Role, except: Uuid) -> StorageResult<Option<Member>> {
+            self.inner.first_of(role, except)
+        }
+
+        fn owner_name(&mut self) -> StorageResult<String> {
+            self.inner.owner_name()
+        }
+
+        fn invitations(&mut self) -> StorageResult<Vec<Invitation>> {
+            self.inner.invitations()
+        }
+    };
+    (@ member_writes) => {
+        fn put_member(&mut self, member: &Member) -> StorageResult<()> {
+            self.inner.put_member(member)
+        }
+
+        fn remove_member(&mut self, user: Uuid) -> StorageResult<bool> {
+            self.inner.remove_member(user)
+        }
+
+        fn name_owner(&mut self, name: &str) -> StorageResult<()> {
+            self.inner.name_owner(name)
+        }
+
+        fn put_invitation(&mut self, invitation: &Invitation) -> StorageResult<()> {
+            self.inner.put_invitation(invitation)
+        }
+
+        fn remove_invitation(&mut self, id: Uuid) -> StorageResult<bool> {
+            self.inner.remove_invitation(id)
+        }
+    };
     (@ purge) => {
         fn purge(&mut self, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
             self.inner.purge(terms, rows_max)

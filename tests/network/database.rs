@@ -10,14 +10,17 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rollcall::clock::Clock;
 use rollcall::digest::Digest;
-use rollcall::model::{DeviceId, EarlierState, Fence, Owner, RowKey, Stored, Timestamp, Value, Version};
+use rollcall::model::{
+    DeviceId, EarlierState, Fence, Owner, Role, RowKey, Stored, Timestamp, Value, Version,
+};
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore};
 use rollcall::storage::{
     AccountStore, Census, ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation,
-    LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases as KeptLeases, Outcome, OwnerState, PastBytes,
-    PurgeTerms, Purged, ReadTxn, ReadWork, Replaced, ResponsesMax, Storage, StorageError, StorageResult,
-    StoredResponse, VersionListener, Walked, WantedConflicts, WriteTxn, WriteWork,
+    Invitation, LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases as KeptLeases, Member, MemberReads,
+    MemberWrites, Outcome, OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, ReadWork, Replaced,
+    ResponsesMax, Storage, StorageError, StorageResult, StoredResponse, VersionListener, Walked,
+    WantedConflicts, WriteTxn, WriteWork,
 };
 use rollcall_testkit::forward;
 use uuid::Uuid;
@@ -365,6 +368,14 @@ struct Watched<'a> {
     database: &'a Database,
     lease: &'a LeaseState,
     done: &'a mut Done,
+}
+
+impl MemberReads for Watched<'_> {
+    forward!(member_reads);
+}
+
+impl MemberWrites for Watched<'_> {
+    forward!(member_writes);
 }
 
 impl ReadTxn for Watched<'_> {

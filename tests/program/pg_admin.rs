@@ -115,12 +115,15 @@ fn a_database_that_was_put_back_unsaid_is_noticed() {
 
 /// Functions with the names of Citus' that record their calls, and the table that lists distributed tables.
 const STUBS: &str = "
-    CREATE TABLE pg_dist_partition (logicalrelid regclass);
+    CREATE TABLE pg_dist_partition (logicalrelid regclass, partmethod \"char\" DEFAULT 'h');
     CREATE TABLE pg_dist_node (nodename text, isactive boolean, shouldhaveshards boolean);
     CREATE TABLE asked (at serial, what text);
     CREATE FUNCTION create_reference_table(name text) RETURNS void LANGUAGE sql AS $$
         INSERT INTO asked (what) VALUES (name || ' everywhere');
-        INSERT INTO pg_dist_partition VALUES (name::regclass) $$;
+        INSERT INTO pg_dist_partition VALUES (name::regclass, 'n') $$;
+    CREATE FUNCTION undistribute_table(name text) RETURNS void LANGUAGE sql AS $$
+        INSERT INTO asked (what) VALUES (name || ' nowhere');
+        DELETE FROM pg_dist_partition WHERE logicalrelid = name::regclass $$;
     CREATE FUNCTION create_distributed_table(name text, col text, colocate_with text) RETURNS void LANGUAGE sql AS $$
         INSERT INTO asked (what) VALUES (name || ' by ' || col || ' beside ' || colocate_with);
         INSERT INTO pg_dist_partition VALUES (name::regclass) $$;";
@@ -154,14 +157,21 @@ fn each_table_is_distributed_once() {
     assert_eq!(asked(), Vec::<String>::new());
     assert_eq!(result(&ran(&apply)), listed);
     let all = asked();
-    assert_eq!(all.len(), listed.lines().count());
+    // What holds users apart over all shards cannot be held by a cluster, and goes first.
+    let dropped = listed.lines().filter(|line| line.starts_with("ALTER TABLE rollcall_")).count();
+    assert_eq!((dropped, all.len() + dropped), (4, listed.lines().count()), "{listed}");
     let place = |what: &str| {
         let places: Vec<_> = all.iter().enumerate().filter(|(_, asked)| *asked == what).collect();
         assert_eq!(places.len(), 1, "{what} in {all:?}");
         places[0].0
     };
     assert_eq!(place("rollcall_meta everywhere"), 0);
-    assert!(place("rollcall_user everywhere") < place("rollcall_device everywhere"));
+    assert!(
+        place("rollcall_user by id beside none") < place("rollcall_device by user_id beside rollcall_user")
+    );
+    place("rollcall_membership by user_id beside rollcall_user");
+    place("rollcall_lookup by name beside none");
+    place("rollcall_member by owner beside rollcall_owner");
     let first = place("rollcall_owner by owner beside none");
     assert!(first < place("rollcall_ledger by owner beside rollcall_owner"));
     let parent = place("\"invitation_categories\" by _owner beside rollcall_owner");
@@ -175,4 +185,18 @@ fn each_table_is_distributed_once() {
     let again = result(&ran(&apply));
     assert_eq!(again.lines().count(), 1, "{again}");
     assert_eq!(asked().last().unwrap(), "\"todo\" by _owner beside rollcall_owner");
+    // A release that had every node keep all users.
+    let copied = "UPDATE pg_dist_partition SET partmethod = 'n'
+        WHERE logicalrelid IN ('rollcall_user'::regclass, 'rollcall_device'::regclass)";
+    client.batch_execute(copied).unwrap();
+    let again = told(&ran(&apply));
+    let places: Vec<_> = [
+        "undistribute_table('rollcall_user')",
+        "create_distributed_table('rollcall_user'",
+        "create_distributed_table('rollcall_device'",
+    ]
+    .map(|part| again.find(part).unwrap())
+    .to_vec();
+    assert!(places.is_sorted(), "{again}");
+    assert_eq!(again.lines().count(), 4 + 2 + 2, "{again}");
 }

@@ -17,8 +17,9 @@ use rollcall::http::ApiError;
 use rollcall::mail::{Hook, HookError, Mail};
 use rollcall::model::{DeviceId, Owner, Timestamp};
 use rollcall::storage::accounts::{
-    Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Sighting, TokenHash, User,
+    Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting, TokenHash, User,
 };
+use rollcall::storage::members::{CodeHash, Membership};
 use rollcall::storage::{AccountStore, StorageError, StorageResult};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -145,7 +146,7 @@ impl AccountStore for Memory {
         Ok(removed)
     }
 
-    fn remove_user(&self, email: &str) -> StorageResult<bool> {
+    fn remove_user(&self, email: &str, _: Timestamp) -> StorageResult<bool> {
         let Some(user) = self.user(email)? else { return Ok(false) };
         self.users.lock().unwrap().retain(|each| each.id != user.id);
         self.devices.lock().unwrap().retain(|(device, _)| device.user != user.id);
@@ -174,9 +175,33 @@ impl AccountStore for Memory {
         Ok(own.iter().filter_map(|one| Some((one.id, *sightings.get(&one.id)?))).collect())
     }
 
-    fn note_sightings(&self, seen: &[(DeviceId, Sighting)]) -> StorageResult<()> {
+    fn owners_of(&self, _: Uuid) -> StorageResult<Vec<Membership>> {
+        Ok(Vec::new())
+    }
+
+    fn list_owner(&self, _: Uuid, _: Owner, _: bool) -> StorageResult<()> {
+        Ok(())
+    }
+
+    fn list_invitation(&self, _: &CodeHash, _: Owner, _: Timestamp) -> StorageResult<()> {
+        Ok(())
+    }
+
+    fn invited_to(&self, _: &CodeHash) -> StorageResult<Option<Owner>> {
+        Ok(None)
+    }
+
+    fn unlist_invitation(&self, _: &CodeHash) -> StorageResult<()> {
+        Ok(())
+    }
+
+    fn forget_expired(&self, _: Timestamp, _: usize) -> StorageResult<usize> {
+        Ok(0)
+    }
+
+    fn note_sightings(&self, seen: &[Seen]) -> StorageResult<()> {
         self.written.fetch_add(seen.len(), std::sync::atomic::Ordering::SeqCst);
-        self.sightings.lock().unwrap().extend(seen.iter().copied());
+        self.sightings.lock().unwrap().extend(seen.iter().map(|(_, device, seen)| (*device, *seen)));
         Ok(())
     }
 
@@ -884,14 +909,14 @@ fn a_device_that_was_seen_is_written_down_now_and_then() {
     local.turn(60_000 - local.now_ms.load(Ordering::SeqCst) % 60_000);
     for _ in 0..24 * 60 {
         local.turn(59_999);
-        local.accounts.sightings.note(anna.token_device, home, now());
+        local.accounts.sightings.note(anna.user, anna.token_device, home, now());
         assert_eq!(seen(), Sighting { at: Timestamp::from_ms(now().ms() - 59_999), from: home });
         local.turn(1);
         flush();
     }
     assert!((23..=25).contains(&written()), "{} writes in a day", written());
     let before = written();
-    local.accounts.sightings.note(anna.token_device, elsewhere, now());
+    local.accounts.sightings.note(anna.user, anna.token_device, elsewhere, now());
     flush();
     flush();
     assert_eq!((written() - before, seen().from), (1, elsewhere), "another address is written at once");

@@ -25,16 +25,22 @@ owner_column = "whose"
 title = "text"
 "#;
 
-/// Tables that no owner has: small, and copied to every shard.
-const REFERENCE: [&str; 7] = [
-    "rollcall_meta",
-    "rollcall_table",
-    "rollcall_column",
-    "rollcall_user",
-    "rollcall_device",
-    "rollcall_gone",
-    "rollcall_erasure",
+/// Tables that no owner has: small, never changed in service, and copied to every shard.
+const REFERENCE: [&str; 3] = ["rollcall_meta", "rollcall_table", "rollcall_column"];
+
+/// Tables of accounts, and what leads each of their keys: a user, or what a look-up is by. Where servers of the release
+/// before may be at work, some keys lead with something else: see [`BEFORE`].
+const ACCOUNTS: [(&str, &str); 5] = [
+    ("rollcall_user", "id"),
+    ("rollcall_device", "user_id"),
+    ("rollcall_membership", "user_id"),
+    ("rollcall_lookup", "name"),
+    ("rollcall_gone", "token_hash"),
 ];
+
+/// Constraints that are dropped as the tables are distributed.
+const BEFORE: [&str; 3] =
+    ["rollcall_user_email_key", "rollcall_device_id_key", "rollcall_device_token_hash_key"];
 
 fn serve(store: &Store) -> Arc<dyn Storage> {
     let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
@@ -50,7 +56,8 @@ fn the_owner_leads_every_key() {
     let mut store = Store::of(Engine::Postgres);
     drop(serve(&store));
     store.look();
-    let reference = REFERENCE.map(|name| format!("'{name}'")).join(", ");
+    let reference = REFERENCE.iter().chain(ACCOUNTS.iter().map(|(name, _)| name));
+    let reference = reference.map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
     let owned = "n.nspname = 'public' AND c.relkind = 'r' AND c.relname NOT IN";
     let leads = |keys: &str| {
         format!(
@@ -88,7 +95,15 @@ fn the_owner_leads_every_key() {
         assert_eq!(store.number(&sql), 0, "{what}");
     }
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
-    assert_eq!(store.number(tables), 19, "a table that this test does not know: is its owner first?");
+    for (table, leads) in ACCOUNTS {
+        let strange = format!(
+            "SELECT count(*) FROM pg_class c {unique} JOIN pg_class k ON k.oid = i.indexrelid
+             WHERE c.relname = '{table}' AND a.attname <> '{leads}' AND k.relname NOT IN ('{}')",
+            BEFORE.join("', '")
+        );
+        assert_eq!(store.number(&strange), 0, "a unique key of {table} that does not begin with {leads}");
+    }
+    assert_eq!(store.number(tables), 22, "a table that this test does not know: is its owner first?");
 }
 
 /// Goal: no statement needs two shards, or what a cluster refuses. Method: every text of SQL in the engine's sources.
@@ -139,6 +154,8 @@ fn the_rules_find_what_a_cluster_refused() {
         ("DELETE FROM rollcall_ledger WHERE tbl = $1", OWNER),
         ("INSERT INTO rollcall_ack (device, owner) VALUES ($1, $2)", OWNER),
         ("SELECT version FROM rollcall_ledger WHERE tbl = $1", OWNER),
+        ("UPDATE rollcall_device SET seen_at = $2 WHERE id = $1", ACCOUNT),
+        ("DELETE FROM rollcall_user WHERE email = $1", ACCOUNT),
         ("INSERT INTO rollcall_ledger (owner, key) SELECT $1, k FROM unnest($2::uuid[]) AS k", UNNEST),
         (
             "UPDATE rollcall_owner SET fence = 2 WHERE owner = $1 RETURNING (SELECT max(day) FROM days)",
@@ -155,12 +172,13 @@ fn the_rules_find_what_a_cluster_refused() {
 }
 
 /// Where tables are made and changed, before a server serves.
-const MAY_DEFINE: [&str; 3] = ["ddl.rs", "tables.rs", "migrate.rs"];
+const MAY_DEFINE: [&str; 4] = ["ddl.rs", "tables.rs", "migrate.rs", "admin.rs"];
 const DEFINES: [&str; 4] = ["CREATE", "ALTER", "DROP", "TRUNCATE"];
 
 const CLOCK: &str = "reads a clock, or what else gives another value each time";
 const LOCK: &str = "locks an owner in a way that a shard that moves does not wait for";
 const OWNER: &str = "does not name one owner where the planner looks for it";
+const ACCOUNT: &str = "is over all users, and not over one or one look-up";
 const UNNEST: &str = "writes what unnest gives";
 const RETURNS: &str = "looks into another table for what it returns";
 const DEFINITION: &str = "changes tables in service";
@@ -197,6 +215,7 @@ fn refused(text: &str) -> Vec<&'static str> {
         (CLOCK, is_owners && (has(&volatile) || lower.starts_with("now()"))),
         (LOCK, is_owners && has(&["for update", "for share", "for no key update"])),
         (OWNER, is_owners && !has(&ACROSS) && !(if writes { writes_one(&lower) } else { reads_one(&lower) })),
+        (ACCOUNT, has(&OF_ACCOUNTS) && !has(&["pg_constraint"]) && !is_of_one_account(&lower)),
         (UNNEST, writes && has(&["unnest"])),
         (RETURNS, returned.contains("select")),
         (DEFINITION, DEFINES.iter().any(|word| text.starts_with(word))),
@@ -205,7 +224,7 @@ fn refused(text: &str) -> Vec<&'static str> {
     broken.into_iter().filter(|(_, is)| *is).map(|(rule, _)| rule).collect()
 }
 
-const OF_OWNERS: [&str; 11] = [
+const OF_OWNERS: [&str; 13] = [
     "rollcall_owner",
     "rollcall_ledger",
     "rollcall_digest",
@@ -216,12 +235,15 @@ const OF_OWNERS: [&str; 11] = [
     "rollcall_ack",
     "rollcall_installation",
     "rollcall_delete_window",
+    "rollcall_member ",
+    "rollcall_invitation",
     "{name}",
 ];
 
 /// The operator's queries across owners, a page of owners, where an owner is, and the creation of tables.
-const ACROSS: [&str; 9] = [
+const ACROSS: [&str; 13] = [
     "pg_dist_placement",
+    "from rollcall_owner where erased_at is not null order",
     "create_",
     "max(day) from rollcall_day",
     "max(at)",
@@ -230,7 +252,40 @@ const ACROSS: [&str; 9] = [
     "owner >= $1",
     "lease_until > $2 limit",
     "update {} set",
+    // The owners of one user, in one statement that reads.
+    "where m.owner = any($1) and m.user_id = $2",
+    // A copy that ends; no server runs.
+    "insert into rollcall_membership (user_id, owner) select user_id, owner from rollcall_member",
+    "insert into rollcall_lookup (name, kind, id, expires_at) select",
 ];
+
+/// Accounts go by one user, or by the name of a look-up.
+const OF_ACCOUNTS: [&str; 5] =
+    ["rollcall_user", "rollcall_device", "rollcall_membership", "rollcall_lookup", "rollcall_gone"];
+
+/// Whether a statement over accounts is of one user or one look-up, or one of those that need all: a copy that ends, and
+/// what reads for the operator, beside servers of the release before, or to find what has expired.
+fn is_of_one_account(sql: &str) -> bool {
+    let all = [
+        "delete from rollcall_membership",
+        "delete from rollcall_lookup",
+        "delete from rollcall_gone where until <= $1",
+    ];
+    let reads = [
+        "order by email",
+        "any($1)",
+        "where email = $1",
+        "token_hash = $1",
+        "from rollcall_owner union all select id from rollcall_user limit 1",
+        "select user_id from",
+        "max(",
+        "expires_at < $1 limit",
+    ];
+    let is_user = sql.contains("rollcall_user ") && sql.contains("where id = $1");
+    let one = is_user || ["user_id = $1", "name = $1"].iter().any(|part| sql.contains(part));
+    let is_read = sql.starts_with("select") && reads.iter().any(|part| sql.contains(part));
+    one || is_read || sql.starts_with("insert") || all.contains(&sql)
+}
 
 fn reads_one(sql: &str) -> bool {
     ["owner = $1", "{owner} = $1"].iter().any(|part| sql.contains(part))
@@ -344,7 +399,7 @@ fn the_statements_for_citus_spread_every_table() {
     let schema = Schema::parse(SCHEMA).unwrap();
     let result = rollcall::storage::postgres::distribution(&schema);
     let place = |name: &str| result.iter().position(|(table, _)| table == name).unwrap();
-    assert_eq!(result.len(), 19);
+    assert_eq!(result.len(), 26);
     assert!(place("parents") < place("children"), "a table comes after those that it refers to");
     assert!(result[place("parents")].1.contains("'\"parents\"', 'whose', colocate_with => 'rollcall_owner'"));
     assert!(REFERENCE.iter().all(|name| result[place(name)].1.contains("create_reference_table")));

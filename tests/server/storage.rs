@@ -23,6 +23,7 @@ mod census;
 mod group;
 mod history;
 mod hooks;
+mod members;
 mod pages;
 mod plans;
 mod quota;
@@ -748,6 +749,7 @@ fn accounts_can_be_kept_beside_a_running_server() {
             email: email.into(),
             password_hash: "hash".into(),
             owner: owner(n),
+            is_home: true,
             created_at: Timestamp::from_ms(1),
             verified_at: None,
         };
@@ -765,7 +767,7 @@ fn accounts_can_be_kept_beside_a_running_server() {
         assert!(served.put_device(&phone, &[7; 32]).unwrap());
         assert_eq!(beside.device(&[7; 32]).unwrap(), Some(phone));
         ground.write(owner(1), &[(1, "stays")]);
-        assert!(beside.remove_user("anna@example.org").unwrap());
+        assert!(beside.remove_user("anna@example.org", Timestamp::from_ms(9)).unwrap());
         assert_eq!(served.device(&[7; 32]).unwrap(), None, "logged out at once");
         assert_eq!(served.users().unwrap(), []);
         assert_eq!(ground.titles(owner(1)).len(), 1, "the rows stay");

@@ -17,6 +17,7 @@ pub mod reconcile;
 pub mod changes;
 pub mod conflicts;
 pub mod fetch;
+pub mod members;
 pub mod synchronise;
 
 pub mod storage;

@@ -1,79 +1,132 @@
-//! Users and devices in PostgreSQL. Each method of [`AccountStore`] runs one statement.
+//! Users and devices in PostgreSQL: what belongs to one user lies together, and what finds it lies apart.
 
 use postgres::Row;
 use postgres::types::Type;
 use uuid::Uuid;
 
 use super::connections::Connections;
+use super::lookups::{self, Claim, Kind};
+use super::owner::first_version;
 use super::session::{Param, Purpose, Session};
-use super::{erase, mail_tokens, notify};
+use super::{erase, mail_tokens, members, notify};
 use crate::failure::failed;
-use rollcall_core::model::{DeviceId, Owner, Timestamp};
+use rollcall_core::members::{depart, join, leave};
+use rollcall_core::model::{DeviceId, Owner, Timestamp, Version};
 use rollcall_core::storage::accounts::{
-    AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Sighting, SignOutListener,
+    AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting, SignOutListener,
     SignedOut, TokenHash, User,
 };
+use rollcall_core::storage::members::{CodeHash, Membership};
 use rollcall_core::storage::{StorageError, StorageResult};
 
-/// A conflict with itself: the user was added just before the connection broke. It is not another user's.
-const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at, verified_at) \
-     VALUES ($1, $2, $3, $4, $5, $6) \
-     ON CONFLICT (email) DO UPDATE SET email = excluded.email WHERE rollcall_user.id = excluded.id";
-const USER: &str =
-    "SELECT id, email, password_hash, owner, created_at, verified_at FROM rollcall_user WHERE email = $1";
-const USER_OF_ID: &str =
-    "SELECT id, email, password_hash, owner, created_at, verified_at FROM rollcall_user WHERE id = $1";
+/// An earlier try may have added the user; another one of that email has it where the table is not distributed.
+const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at, home, verified_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+macro_rules! user {
+    () => {
+        "SELECT id, email, password_hash, owner, created_at, coalesce(home, owner = id), \
+         verified_at FROM rollcall_user "
+    };
+}
+/// The user that a look-up leads to, if the email is still the user's.
+pub const USER: &str = concat!(user!(), "WHERE id = $1 AND email = $2");
+const USER_OF_ID: &str = concat!(user!(), "WHERE id = $1");
 /// In byte order, as SQLite sorts: a collation could differ from machine to machine.
-const USERS: &str = "SELECT id, email, password_hash, owner, created_at, verified_at FROM rollcall_user ORDER BY email COLLATE \"C\"";
+const USERS: &str = concat!(user!(), "ORDER BY email COLLATE \"C\"");
 const SET_PASSWORD_HASH: &str =
     "UPDATE rollcall_user SET password_hash = $3 WHERE id = $1 AND password_hash = $2";
 const REPLACE_PASSWORD: &str = "UPDATE rollcall_user SET password_hash = $2, reset_hash = NULL, \
     reset_until = NULL WHERE id = $1";
 /// No device has the nil id, so with it every device goes.
-const REMOVE_OTHER_DEVICES: &str = "DELETE FROM rollcall_device WHERE user_id = $1 AND id <> $2 RETURNING id";
-const REMOVE_USER: &str = "DELETE FROM rollcall_user WHERE email = $1";
+const REMOVE_OTHER_DEVICES: &str =
+    "DELETE FROM rollcall_device WHERE user_id = $1 AND id <> $2 RETURNING id, token_hash";
+const REMOVE_USER: &str = "DELETE FROM rollcall_user WHERE id = $1";
+const REMOVE_LIST: &str = "DELETE FROM rollcall_membership WHERE user_id = $1";
 
-// The WHERE prevents that a user takes over another user's device: it turns the conflict into a no-op.
-const PUT_DEVICE: &str = "INSERT INTO rollcall_device AS d \
+const PUT_DEVICE: &str = "INSERT INTO rollcall_device \
      (id, user_id, name, token_hash, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6) \
-     ON CONFLICT (id) DO UPDATE SET name = excluded.name, token_hash = excluded.token_hash, \
-     expires_at = excluded.expires_at WHERE d.user_id = excluded.user_id";
-const DEVICE: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
-     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id WHERE d.token_hash = $1";
-const DEVICES: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
-     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id \
-     WHERE d.user_id = $1 ORDER BY d.created_at, d.id";
-/// For the operator.
-pub(super) const SIGNED_IN: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
-     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id \
-     WHERE u.owner = $1 ORDER BY d.created_at, d.id";
-pub(super) const BY_ID: &str = "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
-     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id WHERE d.id = $1";
-const REMOVE_DEVICE: &str = "DELETE FROM rollcall_device WHERE id = $2 AND user_id = $1";
+     ON CONFLICT (user_id, id) DO UPDATE SET name = excluded.name, token_hash = excluded.token_hash, \
+     expires_at = excluded.expires_at";
+const DEVICE_TOKEN: &str = "SELECT id, token_hash FROM rollcall_device WHERE user_id = $1 AND id = $2";
+macro_rules! device {
+    () => {
+        "SELECT d.id, d.user_id, u.owner, d.name, d.created_at, d.expires_at \
+         FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user_id WHERE d.user_id = "
+    };
+}
+/// The device that a look-up leads to, if the token is still its own.
+pub const DEVICE: &str = concat!(device!(), "$1 AND d.token_hash = $2");
+pub const DEVICES: &str = concat!(device!(), "$1 ORDER BY d.created_at, d.id");
+pub const DEVICE_OF_ID: &str = concat!(device!(), "$1 AND d.id = $2");
+/// For whoever runs the server: the devices of several users.
+const DEVICES_OF_ALL: &str = concat!(device!(), "ANY($1) ORDER BY d.created_at, d.id");
+const USERS_OF_OWNER: &str = "SELECT user_id FROM rollcall_member WHERE owner = $1";
+const REMOVE_DEVICE: &str =
+    "DELETE FROM rollcall_device WHERE user_id = $1 AND id = $2 RETURNING id, token_hash";
+const REMOVE_DEVICES: &str = "DELETE FROM rollcall_device WHERE user_id = $1 RETURNING id, token_hash";
 
-/// When and from where a user's devices were last seen.
+/// When and from where a user's devices were seen last.
 pub const SIGHTINGS: &str =
     "SELECT id, seen_at, seen_from FROM rollcall_device WHERE user_id = $1 AND seen_at IS NOT NULL";
-/// Stores when and from where a device was last seen.
-pub const NOTE_SIGHTING: &str = "UPDATE rollcall_device SET seen_at = $2, seen_from = $3 WHERE id = $1";
+/// Notes when and from where a device was seen.
+pub const NOTE_SIGHTING: &str =
+    "UPDATE rollcall_device SET seen_at = $3, seen_from = $4 WHERE user_id = $1 AND id = $2";
+
+/// The list of a user's owners, and which of them is the home.
+const LIST: &str = "SELECT m.owner, coalesce(u.owner = m.owner AND coalesce(u.home, u.owner = u.id), false) \
+     FROM rollcall_membership m LEFT JOIN rollcall_user u ON u.id = m.user_id WHERE m.user_id = $1";
+const ADD_TO_LIST: &str =
+    "INSERT INTO rollcall_membership (user_id, owner) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+const TAKE_FROM_LIST: &str = "DELETE FROM rollcall_membership WHERE user_id = $1 AND owner = $2";
+/// What the owners' own rows say of a list.
+pub const MEMBERSHIPS: &str = "SELECT m.owner, m.role, o.version, coalesce(o.name, ''), coalesce(o.public, false) \
+     FROM rollcall_member m LEFT JOIN rollcall_owner o ON o.owner = m.owner \
+     WHERE m.owner = ANY($1) AND m.user_id = $2 AND o.erased_at IS NULL ORDER BY m.owner";
+
+/// What servers of the release before go by.
+const OF_EMAIL: &str = concat!(user!(), "WHERE email = $1");
+const OF_TOKEN: &str =
+    concat!(user!(), "WHERE id = (SELECT user_id FROM rollcall_device WHERE token_hash = $1)");
+const USER_OF_DEVICE: &str = "SELECT user_id FROM rollcall_device WHERE id = $1";
+const TOKENS: &str = "SELECT id, token_hash FROM rollcall_device WHERE user_id = $1";
 
 impl AccountStore for Connections {
     fn add_user(&self, user: &User) -> StorageResult<bool> {
-        let verified_at = user.verified_at.map(Timestamp::ms);
-        let params: [Param<'_>; 6] = [
-            (&user.id, Type::UUID),
-            (&user.email, Type::TEXT),
-            (&user.password_hash, Type::TEXT),
-            (&user.owner.0, Type::UUID),
-            (&user.created_at.ms(), Type::INT8),
-            (&verified_at, Type::INT8),
-        ];
-        self.looking_up(|session| Ok(session.execute(ADD_USER, &params)? == 1))
+        if let Some(known) = self.user(&user.email)? {
+            return Ok(known.id == user.id); // an earlier try's, perhaps
+        }
+        let name = lookups::name(Kind::Email, user.email.as_bytes());
+        let is_there = |session: &mut Session, other: Uuid| {
+            Ok(session.row(USER, &[(&other, Type::UUID), (&user.email, Type::TEXT)])?.is_some())
+        };
+        let claimed = self.looking_up(|session| {
+            lookups::claim(session, Kind::Email, &name, user.id, user.created_at, is_there)
+        })?;
+        if claimed == Claim::Taken {
+            return Ok(false);
+        }
+        let added = self.add_claimed(user, &name);
+        if !matches!(added, Ok(true)) {
+            self.tidy(|session| {
+                session.execute(REMOVE_USER, &[(&user.id, Type::UUID)])?;
+                session.execute(REMOVE_LIST, &[(&user.id, Type::UUID)])?;
+                session.execute(members::REMOVE, &[(&user.owner.0, Type::UUID), (&user.id, Type::UUID)])?;
+                lookups::remove(session, &name, user.id)
+            });
+        }
+        added
     }
 
     fn user(&self, email: &str) -> StorageResult<Option<User>> {
-        let row = self.looking_up(|session| session.row(USER, &[(&email, Type::TEXT)]))?;
-        row.as_ref().map(read_user).transpose()
+        let name = lookups::name(Kind::Email, email.as_bytes());
+        let found = self.looking_up(|session| {
+            let Some(id) = lookups::find(session, &name)? else { return Ok(None) };
+            session.row(USER, &[(&id, Type::UUID), (&email, Type::TEXT)])
+        })?;
+        if found.is_none() && self.overlaps {
+            return self.adopt(OF_EMAIL, &[(&email, Type::TEXT)]);
+        }
+        found.as_ref().map(read_user).transpose()
     }
 
     fn users(&self) -> StorageResult<Vec<User>> {
@@ -101,26 +154,32 @@ impl AccountStore for Connections {
     }
 
     fn erase_user(&self, user: &User, at: Timestamp, until: Timestamp) -> StorageResult<Vec<DeviceId>> {
-        let (id, owner): (Param<'_>, Param<'_>) = ((&user.id, Type::UUID), (&user.owner.0, Type::UUID));
-        let (at, until) = (at.ms(), until.ms());
-        // With those of earlier tries, since a later one does not find them any more.
-        let mut all = Vec::new();
-        self.looking_up(|session| {
-            let transaction = session.begin(Purpose::Write)?;
-            let session = &mut *transaction.session;
-            session.execute(erase::KEEP_TOKENS, &[id.clone(), (&until, Type::INT8)])?;
-            let mut devices = ids(&session.query(erase::DEVICES, std::slice::from_ref(&id))?)?;
-            devices.extend(ids(&session.query(erase::INSTALLATIONS, &[owner.clone(), id.clone()])?)?);
-            erase::forget_devices(session, user.owner, &devices)?;
-            session.execute(erase::ERASE_USER, std::slice::from_ref(&id))?;
-            session.execute(erase::QUEUE_OWNER, &[owner.clone(), (&at, Type::INT8)])?;
-            all.append(&mut devices);
-            transaction.commit()
+        let until = until.ms();
+        let signed_in = self.looking_up(|session| {
+            let signed_in = tokens(session, TOKENS, &[(&user.id, Type::UUID)])?;
+            signed_in.iter().try_for_each(|(_, hash)| {
+                session.execute(erase::KEEP_TOKEN, &[(hash, Type::BYTEA), (&until, Type::INT8)]).map(drop)
+            })?;
+            Ok(signed_in)
         })?;
-        self.signed_out(SignedOut::User(user.id));
-        all.sort_unstable();
-        all.dedup();
-        Ok(all.into_iter().map(DeviceId).collect())
+        let mut devices: Vec<Uuid> = signed_in.into_iter().map(|(device, _)| device.0).collect();
+        let mut owners: Vec<Owner> = self.listed(user.id)?.into_iter().map(|(owner, _)| owner).collect();
+        if !owners.contains(&user.owner) {
+            owners.push(user.owner);
+        }
+        for owner in owners {
+            self.on_owner(owner, |txn| {
+                // With those of an earlier try, since a later one does not find them any more.
+                let params: [Param<'_>; 2] = [(&owner.0, Type::UUID), (&user.id, Type::UUID)];
+                devices.append(&mut ids(&txn.session.query(erase::INSTALLATIONS, &params)?)?);
+                erase::forget_devices(txn.session, owner, &devices)?;
+                depart(txn, user.id, at)
+            })?;
+        }
+        self.remove_rows_of(user, at)?;
+        devices.sort_unstable();
+        devices.dedup();
+        Ok(devices.into_iter().map(DeviceId).collect())
     }
 
     fn is_gone(&self, token: &TokenHash, now: Timestamp) -> StorageResult<bool> {
@@ -188,32 +247,63 @@ impl AccountStore for Connections {
         self.removing(user, Some(keep.0), |_, _| Ok(true))
     }
 
-    fn remove_user(&self, email: &str) -> StorageResult<bool> {
-        let known = self.user(email)?;
-        let removed = self.removed(REMOVE_USER, &[(&email, Type::TEXT)])?;
-        known.iter().for_each(|user| self.signed_out(SignedOut::User(user.id)));
-        Ok(removed)
+    fn remove_user(&self, email: &str, now: Timestamp) -> StorageResult<bool> {
+        let Some(user) = self.user(email)? else { return Ok(false) };
+        for owner in self.listed(user.id)?.into_iter().map(|(owner, _)| owner) {
+            self.on_owner(owner, |txn| leave(txn, user.id, now))?;
+        }
+        self.remove_rows_of(&user, now).map(|()| true)
     }
 
     fn put_device(&self, device: &Device, token: &TokenHash) -> StorageResult<bool> {
-        let params: [Param<'_>; 6] = [
-            (&device.id.0, Type::UUID),
-            (&device.user, Type::UUID),
-            (&device.name, Type::TEXT),
-            (&&token[..], Type::BYTEA),
-            (&device.created_at.ms(), Type::INT8),
-            (&device.expires_at.ms(), Type::INT8),
-        ];
-        let is_put = self.looking_up(|session| Ok(session.execute(PUT_DEVICE, &params)? == 1))?;
-        if is_put {
-            self.signed_out(SignedOut::Device(device.id)); // its older token, if any, is no longer valid
+        let user = device.user;
+        let by_id = lookups::name(Kind::Device, device.id.0.as_bytes());
+        if self.overlaps && self.is_anothers(device)? {
+            return Ok(false);
         }
-        Ok(is_put)
+        let is_there = |session: &mut Session, other: Uuid| {
+            let params: [Param<'_>; 2] = [(&other, Type::UUID), (&device.id.0, Type::UUID)];
+            Ok(session.row(DEVICE_TOKEN, &params)?.is_some())
+        };
+        let claimed = self.looking_up(|session| {
+            lookups::claim(session, Kind::Device, &by_id, user, device.created_at, is_there)
+        })?;
+        if claimed == Claim::Taken {
+            return Ok(false);
+        }
+        let by_token = lookups::name(Kind::Token, token);
+        let put = self.put_claimed(device, token, claimed);
+        if !matches!(put, Ok(Some(_))) {
+            self.tidy(|session| {
+                if claimed == Claim::Made {
+                    session.execute(REMOVE_DEVICE, &[(&user, Type::UUID), (&device.id.0, Type::UUID)])?;
+                    lookups::remove(session, &by_id, user)?;
+                }
+                lookups::remove(session, &by_token, user)
+            });
+        }
+        let Some(ended) = put? else { return Ok(false) };
+        self.tidy(|session| {
+            let names = ended.iter().map(|hash| lookups::name(Kind::Token, hash));
+            names.filter(|name| *name != by_token).try_for_each(|name| lookups::remove(session, &name, user))
+        });
+        self.signed_out(SignedOut::Device(device.id)); // its older token ended, if it had one
+        Ok(true)
     }
 
     fn device(&self, token: &TokenHash) -> StorageResult<Option<Device>> {
-        let row = self.looking_up(|session| session.row(DEVICE, &[(&&token[..], Type::BYTEA)]))?;
-        row.as_ref().map(read_device).transpose()
+        let name = lookups::name(Kind::Token, token);
+        let found = self.looking_up(|session| {
+            let Some(user) = lookups::find(session, &name)? else { return Ok(None) };
+            session.row(DEVICE, &[(&user, Type::UUID), (&&token[..], Type::BYTEA)])
+        })?;
+        if found.is_some() || !self.overlaps {
+            return found.as_ref().map(read_device).transpose();
+        }
+        let Some(user) = self.adopt(OF_TOKEN, &[(&&token[..], Type::BYTEA)])? else { return Ok(None) };
+        let params: [Param<'_>; 2] = [(&user.id, Type::UUID), (&&token[..], Type::BYTEA)];
+        let found = self.looking_up(|session| session.row(DEVICE, &params))?;
+        found.as_ref().map(read_device).transpose()
     }
 
     fn devices(&self, user: Uuid) -> StorageResult<Vec<Device>> {
@@ -223,8 +313,15 @@ impl AccountStore for Connections {
 
     fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {
         let params: [Param<'_>; 2] = [(&user, Type::UUID), (&device.0, Type::UUID)];
-        let removed = self.removed(REMOVE_DEVICE, &params)?;
+        let (mut tries, mut gone) = (0, Vec::new());
+        let removed = self.looking_up(|session| {
+            tries += 1;
+            gone = tokens(session, REMOVE_DEVICE, &params)?;
+            // An earlier try may have removed it, and lost the connection before it heard so.
+            Ok(!gone.is_empty() || tries > 1)
+        })?;
         if removed {
+            self.tidy(|session| gone.iter().try_for_each(|one| unlist_device(session, user, one)));
             self.signed_out(SignedOut::Device(device));
         }
         Ok(removed)
@@ -242,12 +339,84 @@ impl AccountStore for Connections {
         Ok(found)
     }
 
-    fn note_sightings(&self, seen: &[(DeviceId, Sighting)]) -> StorageResult<()> {
-        seen.iter().try_for_each(|(device, seen)| {
+    fn note_sightings(&self, seen: &[Seen]) -> StorageResult<()> {
+        seen.iter().try_for_each(|(user, device, seen)| {
             let from = seen.from.to_string();
-            let params: [Param<'_>; 3] =
-                [(&device.0, Type::UUID), (&seen.at.ms(), Type::INT8), (&from, Type::TEXT)];
+            let params: [Param<'_>; 4] = [
+                (user, Type::UUID),
+                (&device.0, Type::UUID),
+                (&seen.at.ms(), Type::INT8),
+                (&from, Type::TEXT),
+            ];
             self.looking_up(|session| session.execute(NOTE_SIGHTING, &params)).map(drop)
+        })
+    }
+
+    fn owners_of(&self, user: Uuid) -> StorageResult<Vec<Membership>> {
+        let listed = self.listed(user)?;
+        if listed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let owners: Vec<Uuid> = listed.iter().map(|(owner, _)| owner.0).collect();
+        let home = listed.iter().find(|(_, is_home)| *is_home).map(|(owner, _)| *owner);
+        self.looking_up(|session| {
+            let rows = session.query(MEMBERSHIPS, &[(&owners, Type::UUID_ARRAY), (&user, Type::UUID)])?;
+            let mut first = None;
+            let mut found = Vec::with_capacity(rows.len());
+            for row in &rows {
+                let owner = Owner(row.try_get(0).map_err(failed)?);
+                let version = match row.try_get::<_, Option<i64>>(2).map_err(failed)? {
+                    Some(version) => Version(version.cast_unsigned()),
+                    None => *first.insert(first.map_or_else(|| first_version(session), Ok)?),
+                };
+                found.push(Membership {
+                    owner,
+                    role: members::role(row, 1)?,
+                    version,
+                    name: row.try_get(3).map_err(failed)?,
+                    is_public: row.try_get(4).map_err(failed)?,
+                    is_home: home == Some(owner),
+                });
+            }
+            Ok(found)
+        })
+    }
+
+    fn list_owner(&self, user: Uuid, owner: Owner, is_member: bool) -> StorageResult<()> {
+        let params: [Param<'_>; 2] = [(&user, Type::UUID), (&owner.0, Type::UUID)];
+        let sql = if is_member { ADD_TO_LIST } else { TAKE_FROM_LIST };
+        self.looking_up(|session| session.execute(sql, &params)).map(drop)
+    }
+
+    fn list_invitation(&self, code: &CodeHash, owner: Owner, expires_at: Timestamp) -> StorageResult<()> {
+        let name = lookups::name(Kind::Code, code);
+        self.looking_up(|session| lookups::put(session, Kind::Code, &name, owner.0, Some(expires_at)))
+    }
+
+    fn invited_to(&self, code: &CodeHash) -> StorageResult<Option<Owner>> {
+        let name = lookups::name(Kind::Code, code);
+        self.looking_up(|session| Ok(lookups::find(session, &name)?.map(Owner)))
+    }
+
+    fn unlist_invitation(&self, code: &CodeHash) -> StorageResult<()> {
+        let name = lookups::name(Kind::Code, code);
+        self.looking_up(|session| match lookups::find(session, &name)? {
+            Some(owner) => lookups::remove(session, &name, owner),
+            None => Ok(()),
+        })
+    }
+
+    fn forget_expired(&self, now: Timestamp, lookups_max: usize) -> StorageResult<usize> {
+        self.looking_up(|session| {
+            let expired = lookups::expired(session, now, lookups_max)?;
+            for (name, kind, id) in &expired {
+                if *kind == Kind::Code as i16 {
+                    let params: [Param<'_>; 2] = [(id, Type::UUID), (&now.ms(), Type::INT8)];
+                    session.execute(members::FORGET_INVITATIONS, &params)?;
+                }
+                lookups::remove_expired(session, name, now)?;
+            }
+            Ok(expired.len())
         })
     }
 
@@ -280,7 +449,7 @@ impl Connections {
         mut first: impl FnMut(&mut Session, bool) -> StorageResult<bool>,
     ) -> StorageResult<Vec<DeviceId>> {
         // With those of earlier tries, since a later one does not find them any more.
-        let mut removed: Vec<Uuid> = Vec::new();
+        let mut removed: Vec<(DeviceId, Vec<u8>)> = Vec::new();
         let mut is_again = false;
         self.looking_up(|session| {
             let transaction = session.begin(Purpose::Write)?;
@@ -289,33 +458,202 @@ impl Connections {
             }
             if let Some(kept) = &kept {
                 let params: [Param<'_>; 2] = [(&user, Type::UUID), (kept, Type::UUID)];
-                removed.extend(ids(&transaction.session.query(REMOVE_OTHER_DEVICES, &params)?)?);
+                removed.append(&mut tokens(transaction.session, REMOVE_OTHER_DEVICES, &params)?);
             }
             is_again = true;
             transaction.commit()
         })?;
         removed.sort_unstable();
         removed.dedup();
-        let removed: Vec<DeviceId> = removed.into_iter().map(DeviceId).collect();
-        removed.iter().for_each(|device| self.signed_out(SignedOut::Device(*device)));
-        Ok(removed)
+        self.tidy(|session| removed.iter().try_for_each(|one| unlist_device(session, user, one)));
+        removed.iter().for_each(|(device, _)| self.signed_out(SignedOut::Device(*device)));
+        let mut devices: Vec<DeviceId> = removed.into_iter().map(|(device, _)| device).collect();
+        devices.dedup();
+        Ok(devices)
     }
 
-    /// Runs a deletion; returns whether something was deleted.
-    fn removed(&self, sql: &str, params: &[Param<'_>]) -> StorageResult<bool> {
-        let mut tries = 0;
+    /// Removes a user who is a member of no owner any more: the devices, the list, the user, and what finds them.
+    fn remove_rows_of(&self, user: &User, now: Timestamp) -> StorageResult<()> {
+        let name = lookups::name(Kind::Email, user.email.as_bytes());
+        let mut gone = Vec::new();
         self.looking_up(|session| {
-            tries += 1;
-            // An earlier attempt may have deleted it, and lost the connection before the result arrived.
-            Ok(session.execute(sql, params)? == 1 || tries > 1)
+            // The email is free again once its claim is old, should this break off.
+            lookups::doubt(session, &name, user.id, now)?;
+            gone.append(&mut tokens(session, TOKENS, &[(&user.id, Type::UUID)])?);
+            session.execute(REMOVE_DEVICES, &[(&user.id, Type::UUID)])?;
+            session.execute(REMOVE_LIST, &[(&user.id, Type::UUID)])?;
+            session.execute(REMOVE_USER, &[(&user.id, Type::UUID)])
+        })?;
+        self.tidy(|session| {
+            gone.iter().try_for_each(|one| unlist_device(session, user.id, one))?;
+            lookups::remove(session, &name, user.id)
+        });
+        self.signed_out(SignedOut::User(user.id));
+        Ok(())
+    }
+
+    /// Removes what is of no more use. If that fails, it stays, and leads nowhere.
+    fn tidy(&self, work: impl FnMut(&mut Session) -> StorageResult<()>) {
+        if let Err(error) = self.looking_up(work) {
+            tracing::warn!(%error, "look-ups that lead nowhere stay in the database");
+        }
+    }
+
+    /// Adds a user whose email is claimed; `false` if somebody else has that email by now.
+    fn add_claimed(&self, user: &User, name: &lookups::Name) -> StorageResult<bool> {
+        let is_home = self.add_member(user)?;
+        self.looking_up(|session| {
+            list(session, user.id, user.owner)?;
+            Ok(add_row(session, user, is_home)? && lookups::confirm(session, name, user.id)?)
         })
     }
 
-    /// The devices of one id.
-    pub(super) fn devices_by(&self, sql: &str, id: Uuid) -> StorageResult<Vec<Device>> {
-        let rows = self.looking_up(|session| session.query(sql, &[(&id, Type::UUID)]))?;
-        rows.iter().map(read_device).collect()
+    /// Adds a device whose id is claimed, or gives it a new token; returns the hashes of its earlier tokens, or `None`
+    /// if the id is another user's by now.
+    fn put_claimed(
+        &self,
+        device: &Device,
+        token: &TokenHash,
+        claimed: Claim,
+    ) -> StorageResult<Option<Vec<Vec<u8>>>> {
+        let (user, by_id) = (device.user, lookups::name(Kind::Device, device.id.0.as_bytes()));
+        let mut earlier = Vec::new();
+        self.looking_up(|session| {
+            let params: [Param<'_>; 2] = [(&user, Type::UUID), (&device.id.0, Type::UUID)];
+            earlier.extend(tokens(session, DEVICE_TOKEN, &params)?.into_iter().map(|(_, hash)| hash));
+            lookups::put(session, Kind::Token, &lookups::name(Kind::Token, token), user, None)?;
+            put_row(session, device, token)?;
+            let is_ours = claimed == Claim::Held || lookups::confirm(session, &by_id, user)?;
+            Ok(is_ours.then(|| std::mem::take(&mut earlier)))
+        })
     }
+
+    /// Makes a user a member of its owner; returns whether it is the first one, whose home the owner is.
+    fn add_member(&self, user: &User) -> StorageResult<bool> {
+        // Nobody else knows an owner that is made with the account.
+        let is_first = (user.is_home && user.owner.0 == user.id) || !self.has_others(user)?;
+        if !is_first {
+            return self.on_owner(user.owner, |txn| join(txn, user.id, user.created_at)).map(|_| false);
+        }
+        let at = user.created_at.ms();
+        let params: [Param<'_>; 3] = [(&user.owner.0, Type::UUID), (&user.id, Type::UUID), (&at, Type::INT8)];
+        self.looking_up(|session| session.execute(members::PUT_FIRST, &params)).map(|_| true)
+    }
+
+    fn has_others(&self, user: &User) -> StorageResult<bool> {
+        let params: [Param<'_>; 1] = [(&user.owner.0, Type::UUID)];
+        let members = self.looking_up(|session| session.query(USERS_OF_OWNER, &params))?;
+        let members = members.iter().map(user_id).collect::<StorageResult<Vec<_>>>()?;
+        Ok(members.iter().any(|member| *member != user.id))
+    }
+
+    /// The user of a row that a server of the release before wrote, with all that this release finds it by.
+    fn adopt(&self, sql: &str, params: &[Param<'_>]) -> StorageResult<Option<User>> {
+        let row = self.looking_up(|session| session.row(sql, params))?;
+        let Some(user) = row.as_ref().map(read_user).transpose()? else { return Ok(None) };
+        self.add_member(&user)?;
+        self.looking_up(|session| {
+            list(session, user.id, user.owner)?;
+            for (device, token) in tokens(session, TOKENS, &[(&user.id, Type::UUID)])? {
+                let [by_id, by_token] = device_names(device, &token);
+                lookups::put(session, Kind::Device, &by_id, user.id, None)?;
+                lookups::put(session, Kind::Token, &by_token, user.id, None)?;
+            }
+            let name = lookups::name(Kind::Email, user.email.as_bytes());
+            lookups::put(session, Kind::Email, &name, user.id, None)
+        })?;
+        Ok(Some(user))
+    }
+
+    /// Whether a server of the release before gave the device's id to another user.
+    fn is_anothers(&self, device: &Device) -> StorageResult<bool> {
+        let row = self.looking_up(|session| session.row(USER_OF_DEVICE, &[(&device.id.0, Type::UUID)]))?;
+        Ok(row.as_ref().map(user_id).transpose()?.is_some_and(|user| user != device.user))
+    }
+
+    /// The owners that a user's list has, and whether each is the user's home.
+    fn listed(&self, user: Uuid) -> StorageResult<Vec<(Owner, bool)>> {
+        let rows = self.looking_up(|session| session.query(LIST, &[(&user, Type::UUID)]))?;
+        rows.iter()
+            .map(|row| Ok((Owner(row.try_get(0).map_err(failed)?), row.try_get(1).map_err(failed)?)))
+            .collect()
+    }
+
+    /// The devices of all members of an owner.
+    pub(super) fn devices_of_owner(&self, owner: Owner) -> StorageResult<Vec<Device>> {
+        self.looking_up(|session| {
+            let users = session.query(USERS_OF_OWNER, &[(&owner.0, Type::UUID)])?;
+            let users = users.iter().map(user_id).collect::<StorageResult<Vec<Uuid>>>()?;
+            session.query(DEVICES_OF_ALL, &[(&users, Type::UUID_ARRAY)])?.iter().map(read_device).collect()
+        })
+    }
+
+    /// The device of that id, whose ever it is.
+    pub(super) fn device_of_id(&self, device: DeviceId) -> StorageResult<Option<Device>> {
+        let name = lookups::name(Kind::Device, device.0.as_bytes());
+        let row = self.looking_up(|session| {
+            let Some(user) = lookups::find(session, &name)? else { return Ok(None) };
+            session.row(DEVICE_OF_ID, &[(&user, Type::UUID), (&device.0, Type::UUID)])
+        })?;
+        row.as_ref().map(read_device).transpose()
+    }
+}
+
+/// Has a user's list show an owner.
+fn list(session: &mut Session, user: Uuid, owner: Owner) -> StorageResult<()> {
+    session.execute(ADD_TO_LIST, &[(&user, Type::UUID), (&owner.0, Type::UUID)]).map(drop)
+}
+
+/// Writes the row of a user; `false` if another user of that email has one.
+fn add_row(session: &mut Session, user: &User, is_home: bool) -> StorageResult<bool> {
+    let verified_at = user.verified_at.map(Timestamp::ms);
+    let params: [Param<'_>; 7] = [
+        (&user.id, Type::UUID),
+        (&user.email, Type::TEXT),
+        (&user.password_hash, Type::TEXT),
+        (&user.owner.0, Type::UUID),
+        (&user.created_at.ms(), Type::INT8),
+        (&is_home, Type::BOOL),
+        (&verified_at, Type::INT8),
+    ];
+    if session.execute(ADD_USER, &params)? == 1 {
+        return Ok(true);
+    }
+    Ok(session.row(USER, &[(&user.id, Type::UUID), (&user.email, Type::TEXT)])?.is_some())
+}
+
+/// Writes the row of a device.
+fn put_row(session: &mut Session, device: &Device, token: &TokenHash) -> StorageResult<()> {
+    let params: [Param<'_>; 6] = [
+        (&device.id.0, Type::UUID),
+        (&device.user, Type::UUID),
+        (&device.name, Type::TEXT),
+        (&&token[..], Type::BYTEA),
+        (&device.created_at.ms(), Type::INT8),
+        (&device.expires_at.ms(), Type::INT8),
+    ];
+    session.execute(PUT_DEVICE, &params).map(drop)
+}
+
+/// The devices, and the hashes of their tokens, that a statement returns.
+fn tokens(session: &mut Session, sql: &str, params: &[Param<'_>]) -> StorageResult<Vec<(DeviceId, Vec<u8>)>> {
+    let rows = session.query(sql, params)?;
+    let read = |row: &Row| Ok((DeviceId(row.try_get(0).map_err(failed)?), row.try_get(1).map_err(failed)?));
+    rows.iter().map(read).collect()
+}
+
+/// What finds a device: its id, and its token.
+fn device_names(device: DeviceId, token: &[u8]) -> [lookups::Name; 2] {
+    [lookups::name(Kind::Device, device.0.as_bytes()), lookups::name(Kind::Token, token)]
+}
+
+/// Removes what finds a device that is gone.
+fn unlist_device(session: &mut Session, user: Uuid, gone: &(DeviceId, Vec<u8>)) -> StorageResult<()> {
+    device_names(gone.0, &gone.1).iter().try_for_each(|name| lookups::remove(session, name, user))
+}
+
+fn user_id(row: &Row) -> StorageResult<Uuid> {
+    row.try_get(0).map_err(failed)
 }
 
 /// The ids in the first column.
@@ -330,7 +668,8 @@ fn read_user(row: &Row) -> Result<User, StorageError> {
         password_hash: row.try_get(2).map_err(failed)?,
         owner: Owner(row.try_get(3).map_err(failed)?),
         created_at: Timestamp::from_ms(row.try_get(4).map_err(failed)?),
-        verified_at: row.try_get::<_, Option<i64>>(5).map_err(failed)?.map(Timestamp::from_ms),
+        is_home: row.try_get(5).map_err(failed)?,
+        verified_at: row.try_get::<_, Option<i64>>(6).map_err(failed)?.map(Timestamp::from_ms),
     })
 }
 

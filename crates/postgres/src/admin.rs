@@ -13,19 +13,29 @@ use rollcall_core::schema::Schema;
 use rollcall_core::storage::plan::quoted;
 use rollcall_core::storage::{StorageError, StorageResult};
 
-/// Small tables without an owner, parents first.
-const REFERENCE: [&str; 7] = [
-    "rollcall_meta",
-    "rollcall_table",
-    "rollcall_column",
-    "rollcall_user",
-    "rollcall_device",
-    "rollcall_gone",
-    "rollcall_erasure",
+/// Small tables without an owner that never change in service.
+const REFERENCE: [&str; 3] = ["rollcall_meta", "rollcall_table", "rollcall_column"];
+
+/// Tables of one user's rows, with the column that leads; the first decides where a user lives.
+const OF_USERS: [(&str, &str); 3] =
+    [("rollcall_user", "id"), ("rollcall_device", "user_id"), ("rollcall_membership", "user_id")];
+
+/// Tokens of erased users, which are found by the token alone.
+const GONE: &str = "rollcall_gone";
+
+/// Finds users and owners, and is spread by what is looked for.
+const LOOKUP: &str = "rollcall_lookup";
+
+/// What holds users and devices apart for servers of the release before, over all shards: a cluster cannot hold it.
+const WITHIN_ONE_NODE: [(&str, &str); 4] = [
+    ("rollcall_user", "rollcall_user_email_key"),
+    ("rollcall_device", "rollcall_device_user_id_fkey"),
+    ("rollcall_device", "rollcall_device_id_key"),
+    ("rollcall_device", "rollcall_device_token_hash_key"),
 ];
 
-/// rollcall's tables of owners' rows; the first one determines where an owner is stored.
-const OWNED: [&str; 10] = [
+/// rollcall's tables of owners' rows; the first decides where an owner lives.
+const OWNED: [&str; 12] = [
     "rollcall_owner",
     "rollcall_ledger",
     "rollcall_digest",
@@ -36,9 +46,13 @@ const OWNED: [&str; 10] = [
     "rollcall_ack",
     "rollcall_installation",
     "rollcall_delete_window",
+    "rollcall_member",
+    "rollcall_invitation",
 ];
 
 const DISTRIBUTED: &str = "SELECT logicalrelid::text FROM pg_dist_partition";
+/// Those that every node has a copy of.
+const EVERYWHERE: &str = "SELECT logicalrelid::text FROM pg_dist_partition WHERE partmethod = 'n'";
 
 /// The nodes that may get shards.
 const NODES: &str = "SELECT count(*) FROM pg_dist_node WHERE isactive AND shouldhaveshards";
@@ -60,16 +74,25 @@ pub fn distribution(schema: &Schema) -> Vec<(String, String)> {
     let reference = REFERENCE
         .into_iter()
         .map(|name| (name.to_owned(), format!("SELECT create_reference_table('{name}')")));
-    let distributed = |name: &str, column: &str| {
-        let beside = if name == OWNED[0] { "none" } else { OWNED[0] };
+    let distributed = |name: &str, column: &str, first: &str| {
+        let beside = if name == first { "none" } else { first };
         format!("SELECT create_distributed_table('{name}', '{column}', colocate_with => '{beside}')")
     };
-    let owned = OWNED.into_iter().map(|name| (name.to_owned(), distributed(name, "owner")));
-    // Declared names are letters, digits and "_": quoted, they can be part of a statement.
+    let owned = OWNED.into_iter().map(|name| (name.to_owned(), distributed(name, "owner", OWNED[0])));
+    let user = OF_USERS[0].0;
+    let undone = WITHIN_ONE_NODE.into_iter().map(|(table, constraint)| {
+        // With the first table of users: the others refer to it.
+        (user.to_owned(), format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {constraint}"))
+    });
+    let of_users =
+        OF_USERS.into_iter().map(|(name, column)| (name.to_owned(), distributed(name, column, user)));
+    let lookups = [(LOOKUP, "name"), (GONE, "token_hash")];
+    let lookups = lookups.map(|(name, column)| (name.to_owned(), distributed(name, column, name)));
+    // Declared names are letters, digits and "_": quoted, they stand in a text as they are.
     let declared = schema.parents_first().iter().map(|id| schema.at(*id));
-    let declared =
-        declared.map(|table| (table.name.clone(), distributed(&quoted(&table.name), &table.owner_column)));
-    reference.chain(owned).chain(declared).collect()
+    let declared = declared
+        .map(|table| (table.name.clone(), distributed(&quoted(&table.name), &table.owner_column, OWNED[0])));
+    reference.chain(undone).chain(of_users).chain(lookups).chain(owned).chain(declared).collect()
 }
 
 /// Runs those of the statements that are still needed; the callback is called before each one.
@@ -91,12 +114,29 @@ pub fn distribute(
     if nodes.and_then(|row| row.try_get::<_, i64>(0).ok()).unwrap_or_default() == 0 {
         return Err(OpenError::NoNodes { address: address.to_string() });
     }
-    let done: Vec<String> = done.iter().filter_map(|row| row.try_get(0).ok()).collect();
+    let everywhere = session.query(EVERYWHERE, &[]).map_err(failed)?;
+    let [mut done, everywhere] = [done, everywhere].map(|rows| -> Vec<String> {
+        let names = rows.iter().filter_map(|row| row.try_get::<_, String>(0).ok());
+        names.map(|name| name.trim_matches('"').to_owned()).collect()
+    });
+    // An earlier release had every node keep all users, and all tokens of erased ones.
+    let of_accounts = OF_USERS.iter().map(|(name, _)| *name).chain([GONE]);
+    let copied: Vec<&str> = of_accounts
+        .filter(|name| everywhere.iter().any(|one| one == name))
+        .collect();
+    done.retain(|name| !copied.contains(&name.as_str()));
+    let mut run = |statement: &str| {
+        told(statement);
+        session.query(statement, &[]).map(drop).map_err(failed)
+    };
     for (table, statement) in distribution(schema) {
-        if !done.iter().any(|name| name.trim_matches('"') == table) {
-            told(&statement);
-            session.query(&statement, &[]).map_err(failed)?;
+        if done.contains(&table) {
+            continue;
         }
+        if copied.contains(&table.as_str()) && statement.starts_with("SELECT create_distributed_table") {
+            run(&format!("SELECT undistribute_table('{table}')"))?;
+        }
+        run(&statement)?;
     }
     Ok(())
 }

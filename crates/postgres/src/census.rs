@@ -3,7 +3,7 @@ use uuid::Uuid;
 
 use super::connections::Connections;
 use super::session::{Param, Purpose, Session};
-use super::{Postgres, accounts, statements, txn};
+use super::{Postgres, statements, txn};
 use crate::failure::failed;
 use rollcall_core::model::{DeviceId, Owner, Timestamp, Version};
 use rollcall_core::storage::accounts::Device;
@@ -78,11 +78,11 @@ impl Census for Postgres {
     }
 
     fn signed_in(&self, owner: Owner) -> StorageResult<Vec<Device>> {
-        self.connections.devices_by(accounts::SIGNED_IN, owner.0)
+        self.connections.devices_of_owner(owner)
     }
 
     fn device(&self, device: DeviceId) -> StorageResult<Option<Device>> {
-        Ok(self.connections.devices_by(accounts::BY_ID, device.0)?.pop())
+        self.connections.device_of_id(device)
     }
 }
 
@@ -99,7 +99,7 @@ impl Connections {
         let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
         let params: [Param<'_>; 2] = [(&from, Type::UUID), (&limit, Type::INT8)];
         let rows = self.with_retry(|session| session.query(statements::STATES, &params))?;
-        rows.iter().map(|row| Ok((Owner(row.try_get(18).map_err(failed)?), txn::state_of(row)?))).collect()
+        rows.iter().map(|row| Ok((Owner(row.try_get(21).map_err(failed)?), txn::state_of(row)?))).collect()
     }
 }
 

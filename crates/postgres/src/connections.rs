@@ -46,6 +46,8 @@ pub struct Connections {
     circuit: Option<Circuit>,
     busy_wait: Duration,
     tries_max: u32,
+    /// Whether servers of the release before may be at work beside this one.
+    pub(super) overlaps: bool,
 }
 
 /// The result of one attempt.
@@ -65,6 +67,9 @@ impl<T> Try<T> {
     }
 }
 
+/// Is there where servers of the release before may be at work: they hold two users of one email apart by it.
+const OVERLAPS: &str = "SELECT 1 FROM pg_constraint WHERE conname = 'rollcall_user_email_key'";
+
 /// Attempts, not counting those that dead connections use up.
 const TRIES_MAX: u32 = 5;
 
@@ -76,6 +81,8 @@ impl Connections {
         let mut session = Self::single(address, terms)?;
         migrate::migrate(&mut session, address)?;
         let is_spread = has_citus(&mut session).map_err(|error| OpenError::database(address, &error))?;
+        let overlaps = session.row(OVERLAPS, &[]).map_err(|error| OpenError::database(address, &error))?;
+        let overlaps = overlaps.is_some();
         drop(session);
         let manager = Manager { address: address.clone(), terms: terms.clone(), is_spread };
         let pool = r2d2::Pool::builder()
@@ -91,7 +98,8 @@ impl Connections {
         let gate =
             Gate::new(terms.connections_max.max(2).saturating_sub(terms.for_accounts), terms.busy_wait);
         let circuit = is_spread.then(Circuit::default);
-        Ok(Self { pool: Some(pool), gate, notify, circuit, busy_wait: terms.busy_wait, tries_max })
+        let busy_wait = terms.busy_wait;
+        Ok(Self { pool: Some(pool), gate, notify, circuit, busy_wait, tries_max, overlaps })
     }
 
     /// A single connection, to inspect or prepare the database.

@@ -11,8 +11,8 @@ use rollcall_core::schema::Schema;
 use rollcall_core::storage::StorageResult;
 use rollcall_core::storage::plan::quoted;
 
-/// rollcall's own tables of an owner's rows and the rest of each key; the owner itself comes after them.
-const OWN: [(&str, &str); 9] = [
+/// rollcall's own tables of an owner's rows and the rest of each key.
+const OWN: [(&str, &str); 11] = [
     ("rollcall_answer", "device, key"),
     ("rollcall_ack", "device"),
     ("rollcall_installation", "device"),
@@ -22,9 +22,9 @@ const OWN: [(&str, &str); 9] = [
     ("rollcall_ledger", "tbl, key"),
     ("rollcall_digest", "tbl"),
     ("rollcall_day", "day"),
+    ("rollcall_member", "user_id"),
+    ("rollcall_invitation", "id"),
 ];
-
-const ERASE_OWNER: &str = "DELETE FROM rollcall_owner WHERE owner = $1";
 
 /// Removes at most `rows_max` rows of an owner; returns whether some may be left. Within a transaction.
 ///
@@ -46,7 +46,6 @@ pub(super) fn erase(
             return Ok(true);
         }
     }
-    session.execute(ERASE_OWNER, &[(&owner.0, Type::UUID)])?;
     Ok(false)
 }
 
@@ -79,17 +78,12 @@ fn statements_of(schema: &Schema) -> Vec<String> {
     all
 }
 
-/// Remembers the tokens of a user's devices. Parameters: user, until when.
-pub(super) const KEEP_TOKENS: &str = "INSERT INTO rollcall_gone (token_hash, until) \
-     SELECT token_hash, $2::bigint FROM rollcall_device WHERE user_id = $1 ON CONFLICT DO NOTHING";
-/// What the devices of a user call themselves for its owner. Parameters: owner, user.
+/// Remembers the token of a device. Parameters: hash, until when.
+pub(super) const KEEP_TOKEN: &str =
+    "INSERT INTO rollcall_gone (token_hash, until) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+/// What the devices of a user call themselves for an owner. Parameters: owner, user.
 pub(super) const INSTALLATIONS: &str =
     "SELECT device FROM rollcall_installation WHERE owner = $1 AND user_id = $2";
-pub(super) const DEVICES: &str = "SELECT id FROM rollcall_device WHERE user_id = $1";
-pub(super) const ERASE_USER: &str = "DELETE FROM rollcall_user WHERE id = $1";
-/// Parameters: owner, now.
-pub(super) const QUEUE_OWNER: &str = "INSERT INTO rollcall_erasure (owner, since) SELECT $1::uuid, $2::bigint \
-     WHERE NOT EXISTS (SELECT 1 FROM rollcall_user WHERE owner = $1) ON CONFLICT (owner) DO NOTHING";
 /// What is stored of devices for an owner beside the rows. Parameters: owner, devices.
 pub(super) const FORGET_DEVICES: [&str; 4] = [
     "DELETE FROM rollcall_ack WHERE owner = $1 AND device = ANY($2)",
@@ -99,8 +93,10 @@ pub(super) const FORGET_DEVICES: [&str; 4] = [
 ];
 pub(super) const IS_GONE: &str = "SELECT 1 FROM rollcall_gone WHERE token_hash = $1 AND until > $2";
 pub(super) const FORGET_GONE: &str = "DELETE FROM rollcall_gone WHERE until <= $1";
-pub(super) const ERASURES: &str = "SELECT owner, since FROM rollcall_erasure ORDER BY owner LIMIT $1";
-pub(super) const END_ERASURE: &str = "DELETE FROM rollcall_erasure WHERE owner = $1";
+pub(super) const ERASURES: &str =
+    "SELECT owner, erased_at FROM rollcall_owner WHERE erased_at IS NOT NULL ORDER BY owner LIMIT $1";
+pub(super) const END_ERASURE: &str =
+    "DELETE FROM rollcall_owner WHERE owner = $1 AND erased_at IS NOT NULL";
 
 /// Removes what is stored of devices for an owner beside the rows.
 pub(super) fn forget_devices(session: &mut Session, owner: Owner, devices: &Vec<Uuid>) -> StorageResult<()> {

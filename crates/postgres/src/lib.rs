@@ -17,8 +17,10 @@ mod erase;
 mod failure;
 mod installations;
 mod leases;
+mod lookups;
 mod mail_tokens;
 mod many;
+mod members;
 mod migrate;
 mod notify;
 mod owner;
@@ -42,6 +44,7 @@ pub mod planned {
         FORGET as FORGET_WINDOWS, FORGET_OLD as FORGET_OLD_WINDOWS, PUT as PUT_WINDOW, WINDOWS,
     };
     pub use super::many::PAIRED_MAX;
+    pub use super::members::{COUNT as COUNT_MEMBERS, FIRST_OF_ROLE, INVITATIONS, MEMBER, MEMBERS};
     pub use super::quota::{COUNTS, FORGET_OLDEST_RESPONSES, FORGET_STATES, OLDEST_RESPONSES, OLDEST_STATES};
 }
 

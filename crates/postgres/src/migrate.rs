@@ -20,6 +20,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0008_dated.sql"),
     include_str!("migrations/0009_mail_tokens.sql"),
     include_str!("migrations/0010_erasures.sql"),
+    include_str!("migrations/0011_members.sql"),
 ];
 
 const IS_THERE: &str = "SELECT to_regclass('rollcall_meta') IS NOT NULL";

@@ -9,7 +9,7 @@ use super::failure::failed;
 use super::session::{Param, Session};
 use super::{leases, quota, statements};
 use rollcall_core::digest::Seed;
-use rollcall_core::model::{Owner, Version};
+use rollcall_core::model::{Owner, Timestamp, Version};
 use rollcall_core::storage::{LeaseState, OwnerState, StorageError, StorageResult};
 
 /// The stored row of an owner.
@@ -47,6 +47,9 @@ pub(super) fn state_of(row: &Row) -> StorageResult<OwnerState> {
         seed: Some(Seed(seed)),
         shown_ahead: Version(unsigned(row, 11).map_err(failed)?),
         past: quota::past_of(row, 12, row.try_get(5).map_err(failed)?)?,
+        members_at: Version(unsigned(row, 18).map_err(failed)?),
+        is_public: row.try_get(19).map_err(failed)?,
+        erased_at: row.try_get::<_, Option<i64>>(20).map_err(failed)?.map(Timestamp::from_ms),
     })
 }
 

@@ -91,6 +91,7 @@ pub(super) fn put_state(
     let counted = past.is_counted.then_some(version);
     let (rows, bytes) = (state.rows.cast_signed(), state.bytes.cast_signed());
     let before = before.0.cast_signed();
+    let (members_at, erased_at) = (state.members_at.0.cast_signed(), state.erased_at.map(Timestamp::ms));
     let mut params: Vec<Param<'_>> = vec![
         (&owner, Type::UUID),
         (&horizon, Type::INT8),
@@ -107,6 +108,9 @@ pub(super) fn put_state(
         let numbers = [&version, &rows, &bytes].map(|number| -> Param<'_> { (number, Type::INT8) });
         params.extend(numbers);
         params.extend([(by as _, Type::UUID), (dated as _, Type::INT8)] as [Param<'_>; 2]);
+        let access: [Param<'_>; 3] =
+            [(&members_at, Type::INT8), (&state.is_public, Type::BOOL), (&erased_at, Type::INT8)];
+        params.extend(access);
         if let Some((tbl, rows, root)) = digest {
             sql = statements::ADVANCE_WITH_DIGEST;
             params

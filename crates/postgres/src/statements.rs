@@ -202,7 +202,7 @@ macro_rules! owner {
         concat!(
             lease!(),
             ", version, horizon, live_rows, live_bytes, seed, written, shown_ahead, past_tombstones, past_history, \
-             past_conflicts, past_answers, past_version, dated"
+             past_conflicts, past_answers, past_version, dated, members_at, public, erased_at"
         )
     };
 }
@@ -211,7 +211,7 @@ macro_rules! advance {
     () => {
         "UPDATE rollcall_owner SET horizon = $2, past_tombstones = $3, past_history = $4, past_conflicts = $5, \
          past_answers = $6, past_version = $7, version = $9, live_rows = $10, live_bytes = $11, written = $12, \
-         dated = $13 WHERE owner = $1 AND version = $8"
+         dated = $13, members_at = $14, public = $15, erased_at = $16 WHERE owner = $1 AND version = $8"
     };
 }
 
@@ -237,9 +237,9 @@ pub const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
 /// Says what an owner is after a write. `$8` is the version before it: if that is no longer the owner's, somebody else
 /// wrote meanwhile, and nothing is written. `$12` names the transaction.
 pub const ADVANCE_OWNER: &str = advance!();
-/// The same with one table's digest, `$14` to `$16`. Citus runs one after the other: it saves a way to the coordinator.
+/// The same with one table's digest, `$17` to `$19`. Citus runs one after the other: it saves a way to the coordinator.
 pub const ADVANCE_WITH_DIGEST: &str = concat!(
-    "WITH digest AS (INSERT INTO rollcall_digest (owner, tbl, live_rows, root) VALUES ($1, $14, $15, $16) \
+    "WITH digest AS (INSERT INTO rollcall_digest (owner, tbl, live_rows, root) VALUES ($1, $17, $18, $19) \
      ON CONFLICT (owner, tbl) DO UPDATE SET live_rows = excluded.live_rows, root = excluded.root) ",
     advance!()
 );

@@ -26,10 +26,10 @@ use rollcall_core::storage::{
 
 /// One owner's rows inside one transaction.
 pub(super) struct Txn<'a> {
-    session: &'a mut Session,
+    pub(super) session: &'a mut Session,
     schema: &'a Schema,
     statements: &'a Statements,
-    owner: Uuid,
+    pub(super) owner: Uuid,
     state: OwnerState,
     /// The owner's stored state.
     written: OwnerState,

@@ -28,6 +28,22 @@ const MIGRATIONS: &str = "SELECT value FROM rollcall_meta WHERE name = 'migratio
 const ANY_DATA: &str = "SELECT count(*) FROM (SELECT owner FROM rollcall_owner UNION ALL SELECT id FROM rollcall_user LIMIT 1) held";
 const SET_FENCE: &str = "UPDATE rollcall_owner SET fence = $2 WHERE owner = $1";
 
+/// What leads to users and owners is only kept where tables may be sharded, and follows from the other tables. As the
+/// migration that made these tables has it.
+const LISTS: [&str; 7] = [
+    "DELETE FROM rollcall_membership",
+    "INSERT INTO rollcall_membership (user_id, owner) SELECT user_id, owner FROM rollcall_member",
+    "DELETE FROM rollcall_lookup",
+    "INSERT INTO rollcall_lookup (name, kind, id) \
+     SELECT sha256('\\x01'::bytea || convert_to(email, 'UTF8')), 1, id FROM rollcall_user",
+    "INSERT INTO rollcall_lookup (name, kind, id) \
+     SELECT sha256('\\x02'::bytea || uuid_send(id)), 2, user_id FROM rollcall_device",
+    "INSERT INTO rollcall_lookup (name, kind, id) \
+     SELECT sha256('\\x03'::bytea || token_hash), 3, user_id FROM rollcall_device",
+    "INSERT INTO rollcall_lookup (name, kind, id, expires_at) \
+     SELECT sha256('\\x04'::bytea || code), 4, owner, expires_at FROM rollcall_invitation",
+];
+
 /// An owner's rows need not be durable before the next owner's are sent: the last transaction of the copy
 /// waits for all of them.
 const NOT_DURABLE_YET: &str = "SET LOCAL synchronous_commit = off";
@@ -90,7 +106,12 @@ impl PostgresWhole {
 
     /// Lets servers start: the copy is complete and durable.
     pub fn end(&self) -> StorageResult<()> {
-        self.connections.with_retry(|session| session.execute(END_COPYING, &[])).map(drop)
+        self.connections.with_retry(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            LISTS.iter().try_for_each(|sql| transaction.session.execute(sql, &[]).map(drop))?;
+            transaction.session.execute(END_COPYING, &[])?;
+            transaction.commit()
+        })
     }
 }
 

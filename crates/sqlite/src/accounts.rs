@@ -1,27 +1,29 @@
 //! Users and devices in SQLite: one function for each method of [`AccountStore`].
 //!
-//! Each function runs one statement, so none needs a transaction. The connection must have `foreign_keys` on:
-//! the devices of a removed user are deleted by cascade.
+//! Each runs in a transaction of the caller's. The connection must have
+//! `foreign_keys` on: a removed user takes its devices along by cascade.
 //!
 //! [`AccountStore`]: rollcall_core::storage::AccountStore
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use rollcall_core::model::{DeviceId, Owner, Timestamp};
-use rollcall_core::storage::accounts::{Device, Erasure, KeptDevices, Sighting, TokenHash, User};
+use super::members;
+use rollcall_core::model::{DeviceId, Owner, Timestamp, Version};
+use rollcall_core::storage::accounts::{Device, Erasure, KeptDevices, Seen, Sighting, TokenHash, User};
+use rollcall_core::storage::members::{CodeHash, Membership};
 
-const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at, verified_at)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (email) DO NOTHING";
+const ADD_USER: &str =
+    "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at, home, verified_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (email) DO NOTHING";
 
-const USER: &str =
-    "SELECT id, email, password_hash, owner, created_at, verified_at FROM rollcall_user WHERE email = ?1";
+const USER: &str = "SELECT id, email, password_hash, owner, created_at, home, verified_at FROM rollcall_user WHERE email = ?1";
 
 const USER_OF_ID: &str =
-    "SELECT id, email, password_hash, owner, created_at, verified_at FROM rollcall_user WHERE id = ?1";
+    "SELECT id, email, password_hash, owner, created_at, home, verified_at FROM rollcall_user WHERE id = ?1";
 
 const USERS: &str =
-    "SELECT id, email, password_hash, owner, created_at, verified_at FROM rollcall_user ORDER BY email";
+    "SELECT id, email, password_hash, owner, created_at, home, verified_at FROM rollcall_user ORDER BY email";
 
 const SET_PASSWORD_HASH: &str =
     "UPDATE rollcall_user SET password_hash = ?3 WHERE id = ?1 AND password_hash = ?2";
@@ -49,7 +51,8 @@ const DEVICES: &str = "SELECT d.id, d.user, u.owner, d.name, d.created_at, d.exp
     WHERE d.user = ?1 ORDER BY d.created_at, d.id";
 
 pub(super) const DEVICES_OF_OWNER: &str = "SELECT d.id, d.user, u.owner, d.name, d.created_at, d.expires_at
-    FROM rollcall_user u JOIN rollcall_device d ON d.user = u.id WHERE u.owner = ?1";
+    FROM rollcall_member m JOIN rollcall_user u ON u.id = m.user_id JOIN rollcall_device d ON d.user = u.id
+    WHERE m.owner = ?1";
 
 pub(super) const DEVICE_OF_ID: &str = "SELECT d.id, d.user, u.owner, d.name, d.created_at, d.expires_at
     FROM rollcall_device d JOIN rollcall_user u ON u.id = d.user WHERE d.id = ?1";
@@ -59,7 +62,25 @@ const REMOVE_DEVICE: &str = "DELETE FROM rollcall_device WHERE id = ?2 AND user 
 const SIGHTINGS: &str =
     "SELECT id, seen_at, seen_from FROM rollcall_device WHERE user = ?1 AND seen_at IS NOT NULL";
 
-const NOTE_SIGHTING: &str = "UPDATE rollcall_device SET seen_at = ?2, seen_from = ?3 WHERE id = ?1";
+const NOTE_SIGHTING: &str =
+    "UPDATE rollcall_device SET seen_at = ?3, seen_from = ?4 WHERE id = ?2 AND user = ?1";
+
+const ADD_FIRST_MEMBER: &str = "INSERT INTO rollcall_member (owner, user_id, role, since, name, joined_at)
+    SELECT ?1, ?2, 3, 0, '', ?3 WHERE NOT EXISTS (SELECT 1 FROM rollcall_member WHERE owner = ?1)";
+
+/// The owners of a user. One that nothing was written for yet has no row of its own.
+const OWNERS_OF: &str = "SELECT m.owner, m.role, coalesce(o.name, ''), o.version, coalesce(o.public, 0),
+      EXISTS (SELECT 1 FROM rollcall_user u WHERE u.id = m.user_id AND u.owner = m.owner AND u.home)
+    FROM rollcall_member m LEFT JOIN rollcall_owner o ON o.owner = m.owner
+    WHERE m.user_id = ?1 AND o.erased_at IS NULL ORDER BY m.owner";
+
+/// Whose memberships those are; erased owners too.
+const MEMBER_OF: &str = "SELECT owner FROM rollcall_member WHERE user_id = ?1";
+
+const INVITED_TO: &str = "SELECT owner FROM rollcall_invitation WHERE code = ?1";
+
+const FORGET_INVITATIONS: &str = "DELETE FROM rollcall_invitation WHERE (owner, id) IN
+    (SELECT owner, id FROM rollcall_invitation WHERE expires_at < ?1 LIMIT ?2)";
 
 /// When and from where a user's devices were last seen; an address that cannot be read is skipped.
 pub(super) fn sightings(conn: &Connection, user: Uuid) -> rusqlite::Result<Vec<(DeviceId, Sighting)>> {
@@ -73,10 +94,11 @@ pub(super) fn sightings(conn: &Connection, user: Uuid) -> rusqlite::Result<Vec<(
 }
 
 /// Stores when and from where devices were last seen.
-pub(super) fn note_sightings(conn: &Connection, seen: &[(DeviceId, Sighting)]) -> rusqlite::Result<()> {
+pub(super) fn note_sightings(conn: &Connection, seen: &[Seen]) -> rusqlite::Result<()> {
     let mut statement = conn.prepare_cached(NOTE_SIGHTING)?;
-    for (device, seen) in seen {
-        statement.execute(params![device.0.as_bytes(), seen.at.ms(), seen.from.to_string()])?;
+    for (user, device, seen) in seen {
+        let from = seen.from.to_string();
+        statement.execute(params![user.as_bytes(), device.0.as_bytes(), seen.at.ms(), from])?;
     }
     Ok(())
 }
@@ -89,6 +111,7 @@ pub(super) fn add_user(conn: &Connection, user: &User) -> rusqlite::Result<bool>
         user.password_hash,
         user.owner.0.as_bytes(),
         user.created_at.ms(),
+        user.is_home,
         user.verified_at.map(Timestamp::ms)
     ])?;
     Ok(rows == 1)
@@ -137,7 +160,7 @@ pub(super) fn replace_password(
 const KEEP_TOKENS: &str = "INSERT INTO rollcall_gone (token_hash, until) \
     SELECT token_hash, ?2 FROM rollcall_device WHERE user = ?1 ON CONFLICT DO NOTHING";
 
-/// The devices of a user, and what they call themselves for its owner.
+/// The devices of a user, and what they call themselves for an owner.
 const IDS_OF_DEVICES: &str = "SELECT id FROM rollcall_device WHERE user = ?1 UNION SELECT device \
     FROM rollcall_installation WHERE user_id = ?1 AND owner = (SELECT id FROM rollcall_owner WHERE owner = ?2)";
 
@@ -145,9 +168,6 @@ const IDS_OF_DEVICES: &str = "SELECT id FROM rollcall_device WHERE user = ?1 UNI
 const RENAME_WRITER: &str = "UPDATE rollcall_writer SET device = randomblob(16) WHERE device = ?1";
 
 const ERASE_USER: &str = "DELETE FROM rollcall_user WHERE id = ?1";
-
-const ERASE_OWNER: &str = "INSERT INTO rollcall_erasure (owner, since) SELECT ?1, ?2 \
-    WHERE NOT EXISTS (SELECT 1 FROM rollcall_user WHERE owner = ?1) ON CONFLICT (owner) DO NOTHING";
 
 /// What is stored of a device for an owner beside the rows. Parameters: owner, device.
 const FORGET_DEVICE: [&str; 4] = [
@@ -159,18 +179,13 @@ const FORGET_DEVICE: [&str; 4] = [
 
 const IS_GONE: &str = "SELECT 1 FROM rollcall_gone WHERE token_hash = ?1 AND until > ?2";
 const FORGET_GONE: &str = "DELETE FROM rollcall_gone WHERE until <= ?1";
-const ERASURES: &str = "SELECT owner, since FROM rollcall_erasure ORDER BY owner LIMIT ?1";
-const END_ERASURE: &str = "DELETE FROM rollcall_erasure WHERE owner = ?1";
+const ERASURES: &str =
+    "SELECT owner, erased_at FROM rollcall_owner WHERE erased_at IS NOT NULL ORDER BY owner LIMIT ?1";
+const END_ERASURE: &str = "DELETE FROM rollcall_owner WHERE owner = ?1 AND erased_at IS NOT NULL";
 
-/// Erases a user; returns the devices. Within a transaction.
-pub(super) fn erase_user(
-    conn: &Connection,
-    user: &User,
-    at: Timestamp,
-    until: Timestamp,
-) -> rusqlite::Result<Vec<DeviceId>> {
-    let (id, owner) = (user.id.as_bytes(), user.owner.0.as_bytes());
-    conn.prepare_cached(KEEP_TOKENS)?.execute(params![id, until.ms()])?;
+/// Removes what is stored of a user's devices for an owner beside the rows; returns the devices.
+pub(super) fn forget_devices(conn: &Connection, owner: Owner, user: Uuid) -> rusqlite::Result<Vec<DeviceId>> {
+    let (id, owner) = (user.as_bytes(), owner.0.as_bytes());
     let devices: Vec<DeviceId> = {
         let mut statement = conn.prepare_cached(IDS_OF_DEVICES)?;
         let found = statement.query_map(params![id, owner], |row| Ok(DeviceId(read_uuid(row, 0)?)))?;
@@ -182,9 +197,13 @@ pub(super) fn erase_user(
             conn.prepare_cached(sql)?.execute(params![owner, device.0.as_bytes()])?;
         }
     }
-    conn.prepare_cached(ERASE_USER)?.execute([id])?;
-    conn.prepare_cached(ERASE_OWNER)?.execute(params![owner, at.ms()])?;
     Ok(devices)
+}
+
+/// Removes a user with all devices, and keeps the hashes of their tokens until then. Within a transaction.
+pub(super) fn erase_user(conn: &Connection, user: Uuid, until: Timestamp) -> rusqlite::Result<()> {
+    conn.prepare_cached(KEEP_TOKENS)?.execute(params![user.as_bytes(), until.ms()])?;
+    conn.prepare_cached(ERASE_USER)?.execute([user.as_bytes()]).map(drop)
 }
 
 /// Whether a token was that of an erased user.
@@ -207,7 +226,7 @@ pub(super) fn erasures(conn: &Connection, owners_max: usize) -> rusqlite::Result
     found.collect()
 }
 
-/// Notes that the rows of an owner are erased.
+/// Removes an erased owner.
 pub(super) fn end_erasure(conn: &Connection, owner: Owner) -> rusqlite::Result<()> {
     conn.prepare_cached(END_ERASURE)?.execute([owner.0.as_bytes()]).map(drop)
 }
@@ -227,6 +246,47 @@ pub(super) fn remove_other_devices(
 /// Removes a user with all its devices; `false` if no such user exists.
 pub(super) fn remove_user(conn: &Connection, email: &str) -> rusqlite::Result<bool> {
     Ok(conn.prepare_cached(REMOVE_USER)?.execute([email])? == 1)
+}
+
+/// Makes a user the first member of its owner; `false` if the owner has members.
+pub(super) fn add_first_member(conn: &Connection, user: &User) -> rusqlite::Result<bool> {
+    let params = params![user.owner.0.as_bytes(), user.id.as_bytes(), user.created_at.ms()];
+    Ok(conn.prepare_cached(ADD_FIRST_MEMBER)?.execute(params)? == 1)
+}
+
+/// The owners that a user is a member of; `first` is the version of one that nothing was written for.
+pub(super) fn owners_of(conn: &Connection, user: Uuid, first: Version) -> rusqlite::Result<Vec<Membership>> {
+    let mut statement = conn.prepare_cached(OWNERS_OF)?;
+    let owners = statement.query_map([user.as_bytes()], |row| {
+        let version = row.get::<_, Option<i64>>(3)?.map(|version| Version(version.cast_unsigned()));
+        Ok(Membership {
+            owner: Owner(read_uuid(row, 0)?),
+            role: members::role(row, 1)?,
+            name: row.get(2)?,
+            version: version.unwrap_or(first),
+            is_public: row.get(4)?,
+            is_home: row.get(5)?,
+        })
+    })?;
+    owners.collect()
+}
+
+/// The owners that a user is a member of, erased or not.
+pub(super) fn member_of(conn: &Connection, user: Uuid) -> rusqlite::Result<Vec<Owner>> {
+    let mut statement = conn.prepare_cached(MEMBER_OF)?;
+    statement.query_map([user.as_bytes()], |row| Ok(Owner(read_uuid(row, 0)?)))?.collect()
+}
+
+/// The owner that a code is an invitation of.
+pub(super) fn invited_to(conn: &Connection, code: &CodeHash) -> rusqlite::Result<Option<Owner>> {
+    let mut statement = conn.prepare_cached(INVITED_TO)?;
+    statement.query_row([code], |row| Ok(Owner(read_uuid(row, 0)?))).optional()
+}
+
+/// Removes invitations that expired before `now`.
+pub(super) fn forget_invitations(conn: &Connection, now: Timestamp, most: usize) -> rusqlite::Result<usize> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    conn.prepare_cached(FORGET_INVITATIONS)?.execute(params![now.ms(), most])
 }
 
 /// Adds a device, or gives a known device of the same user a new token, name and expiry.
@@ -274,7 +334,8 @@ fn read_user(row: &Row<'_>) -> rusqlite::Result<User> {
         password_hash: row.get(2)?,
         owner: Owner(read_uuid(row, 3)?),
         created_at: Timestamp::from_ms(row.get(4)?),
-        verified_at: row.get::<_, Option<i64>>(5)?.map(Timestamp::from_ms),
+        is_home: row.get(5)?,
+        verified_at: row.get::<_, Option<i64>>(6)?.map(Timestamp::from_ms),
     })
 }
 
@@ -300,11 +361,9 @@ mod tests {
     use super::*;
 
     fn open() -> Connection {
-        let conn = Connection::open_in_memory().unwrap();
+        let mut conn = Connection::open_in_memory().unwrap();
         conn.pragma_update(None, "foreign_keys", true).unwrap();
-        conn.execute_batch(include_str!("migrations/0002_accounts.sql")).unwrap();
-        conn.execute_batch(include_str!("migrations/0009_sightings.sql")).unwrap();
-        conn.execute_batch(include_str!("migrations/0011_mail_tokens.sql")).unwrap();
+        crate::migrate::migrate(&mut conn, std::path::Path::new("memory")).unwrap();
         conn
     }
 
@@ -314,6 +373,7 @@ mod tests {
             email: "anna@example.org".into(),
             password_hash: "$argon2id$...".into(),
             owner: Owner(Uuid::from_u128(11)),
+            is_home: true,
             created_at: Timestamp::from_ms(1_000),
             verified_at: None,
         }
@@ -439,6 +499,13 @@ mod tests {
             USER_OF_ID,
             REPLACE_PASSWORD,
             REMOVE_OTHER_DEVICES,
+            ADD_FIRST_MEMBER,
+            OWNERS_OF,
+            MEMBER_OF,
+            INVITED_TO,
+            FORGET_INVITATIONS,
+            ERASURES,
+            END_ERASURE,
         ]) {
             let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let nothing = vec![rusqlite::types::Null; plan.parameter_count()];
@@ -448,7 +515,10 @@ mod tests {
                 .map(Result::unwrap)
                 .collect();
             let told = steps.join("; ");
-            assert!(!told.contains("SCAN") && !told.contains("TEMP B-TREE"), "{sql}: {told}");
+            assert!(
+                !told.replace("SCAN CONSTANT ROW", "").contains("SCAN") && !told.contains("TEMP B-TREE"),
+                "{sql}: {told}"
+            );
         }
     }
 }

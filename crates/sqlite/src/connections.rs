@@ -11,16 +11,24 @@ use super::file::{self, Served, resolved};
 use super::migrate::{self, migrate};
 use super::owner_states::OwnerStateCache;
 use super::past::Beside;
+use super::statements::Statements;
+use super::txn::{self, Txn};
 use super::writer::{Done, Work, Writer};
 use super::{OpenError, OwnerJob, accounts, mail_tokens, statements, values};
 use crate::failed;
 use rollcall_core::broken;
+use rollcall_core::members;
 use rollcall_core::model::{DeviceId, Owner, Timestamp};
+use rollcall_core::schema::Schema;
 use rollcall_core::storage::accounts::{
-    AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Sighting, TokenHash, User,
+    AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting, TokenHash,
+    User,
 };
 use rollcall_core::storage::gate::Gate;
-use rollcall_core::storage::{EngineObserver, OwnerState, StorageError, StorageResult, not_run};
+use rollcall_core::storage::members::{CodeHash, Membership};
+use rollcall_core::storage::{
+    EngineObserver, OwnerState, ReadTxn as _, StorageError, StorageResult, not_run,
+};
 
 /// The connections to one SQLite file: one for writing, a pool for reading.
 pub struct Connections {
@@ -176,6 +184,22 @@ impl Connections {
         self.writer.run_alone(Some(owner), work)
     }
 
+    /// Writes for an owner without touching its rows, where no schema is at hand. It may run again from the start.
+    fn on_owner(
+        &self,
+        owner: Owner,
+        work: &mut (dyn FnMut(&mut Txn<'_>) -> StorageResult<()> + Send),
+    ) -> StorageResult<()> {
+        let schema = Schema::empty();
+        let statements = Statements::new(&schema, &[]);
+        self.writing_for(owner, &mut |conn| {
+            let mut txn = Txn::begin_write(conn, &schema, &statements, owner)?;
+            let before = txn.state().version;
+            work(&mut txn)?;
+            Ok(Done::Move((owner, before, txn.finish()?)))
+        })
+    }
+
     /// The writing connection and its queue.
     pub(super) fn writer(&self) -> &Writer<OwnerJob> {
         &self.writer
@@ -228,7 +252,25 @@ impl Connections {
 
 impl AccountStore for Connections {
     fn add_user(&self, user: &User) -> StorageResult<bool> {
-        self.writing(|conn| accounts::add_user(conn, user))
+        // The first user of an owner has its home there, and moves no version of it.
+        let first = User { is_home: true, ..user.clone() };
+        let added = self.writing(|conn| {
+            if accounts::user(conn, &user.email)?.is_some() {
+                return Ok(Some(false));
+            }
+            let is_first = accounts::add_first_member(conn, &first)?;
+            if is_first { accounts::add_user(conn, &first).map(Some) } else { Ok(None) }
+        })?;
+        if let Some(added) = added {
+            return Ok(added);
+        }
+        let guest = User { is_home: false, ..user.clone() };
+        let mut added = false;
+        self.on_owner(user.owner, &mut |txn| {
+            added = accounts::add_user(txn.conn, &guest).map_err(failed)?;
+            if added { members::join(txn, guest.id, guest.created_at).map(drop) } else { Ok(()) }
+        })?;
+        Ok(added)
     }
 
     fn user(&self, email: &str) -> StorageResult<Option<User>> {
@@ -252,7 +294,24 @@ impl AccountStore for Connections {
     }
 
     fn erase_user(&self, user: &User, at: Timestamp, until: Timestamp) -> StorageResult<Vec<DeviceId>> {
-        self.writing(|conn| accounts::erase_user(conn, user, at, until))
+        let mut owners = self.looking_up(|conn| accounts::member_of(conn, user.id).map_err(failed))?;
+        // The user's own owner comes last, in the transaction that removes the user.
+        owners.retain(|owner| *owner != user.owner);
+        owners.push(user.owner);
+        let mut devices = Vec::new();
+        for owner in owners {
+            let mut found = Vec::new();
+            self.on_owner(owner, &mut |txn| {
+                found = accounts::forget_devices(txn.conn, owner, user.id).map_err(failed)?;
+                members::depart(txn, user.id, at)?;
+                let is_last = owner == user.owner;
+                if is_last { accounts::erase_user(txn.conn, user.id, until).map_err(failed) } else { Ok(()) }
+            })?;
+            devices.append(&mut found);
+        }
+        devices.sort_unstable();
+        devices.dedup();
+        Ok(devices)
     }
 
     fn is_gone(&self, token: &TokenHash, now: Timestamp) -> StorageResult<bool> {
@@ -287,7 +346,11 @@ impl AccountStore for Connections {
         self.writing(|conn| accounts::remove_other_devices(conn, user, keep))
     }
 
-    fn remove_user(&self, email: &str) -> StorageResult<bool> {
+    fn remove_user(&self, email: &str, now: Timestamp) -> StorageResult<bool> {
+        let Some(user) = self.user(email)? else { return Ok(false) };
+        for owner in self.looking_up(|conn| accounts::member_of(conn, user.id).map_err(failed))? {
+            self.on_owner(owner, &mut |txn| members::leave(txn, user.id, now).map(drop))?;
+        }
         self.writing(|conn| accounts::remove_user(conn, email))
     }
 
@@ -307,8 +370,37 @@ impl AccountStore for Connections {
         self.looking_up(|conn| accounts::sightings(conn, user).map_err(failed))
     }
 
-    fn note_sightings(&self, seen: &[(DeviceId, Sighting)]) -> StorageResult<()> {
+    fn note_sightings(&self, seen: &[Seen]) -> StorageResult<()> {
         self.writing(|conn| accounts::note_sightings(conn, seen))
+    }
+
+    fn owners_of(&self, user: Uuid) -> StorageResult<Vec<Membership>> {
+        self.looking_up(|conn| {
+            let first = txn::first_version(conn)?;
+            accounts::owners_of(conn, user, first).map_err(failed)
+        })
+    }
+
+    /// The members of all owners are one table here, with an index by user.
+    fn list_owner(&self, _: Uuid, _: Owner, _: bool) -> StorageResult<()> {
+        Ok(())
+    }
+
+    /// The invitations of all owners are one table here, with an index by code.
+    fn list_invitation(&self, _: &CodeHash, _: Owner, _: Timestamp) -> StorageResult<()> {
+        Ok(())
+    }
+
+    fn invited_to(&self, code: &CodeHash) -> StorageResult<Option<Owner>> {
+        self.looking_up(|conn| accounts::invited_to(conn, code).map_err(failed))
+    }
+
+    fn unlist_invitation(&self, _: &CodeHash) -> StorageResult<()> {
+        Ok(())
+    }
+
+    fn forget_expired(&self, now: Timestamp, lookups_max: usize) -> StorageResult<usize> {
+        self.writing(|conn| accounts::forget_invitations(conn, now, lookups_max))
     }
 
     fn remove_device(&self, user: Uuid, device: DeviceId) -> StorageResult<bool> {

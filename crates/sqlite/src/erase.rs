@@ -7,7 +7,7 @@ use rollcall_core::schema::Schema;
 use rollcall_core::storage::StorageResult;
 use rollcall_core::storage::plan::quoted;
 
-/// rollcall's own tables of an owner's rows and the rest of each key; the owner itself comes after them.
+/// rollcall's own tables of an owner's rows and the rest of each key.
 pub(super) const OWN: [(&str, &str); 9] = [
     ("rollcall_answer", "device, key"),
     ("rollcall_ack", "device"),
@@ -28,7 +28,8 @@ const RENAME_WRITERS: &str = "WITH next AS \
      WHERE id IN (SELECT made_by FROM next UNION SELECT changed_by FROM next) \
      AND NOT EXISTS (SELECT 1 FROM rollcall_device AS d WHERE d.id = rollcall_writer.device)";
 
-const ERASE_OWNER: &str = "DELETE FROM rollcall_owner WHERE id = ?1";
+/// Tables that name the owner by its id, and the rest of each key.
+const BY_ID: [(&str, &str); 2] = [("rollcall_member", "user_id"), ("rollcall_invitation", "id")];
 
 /// Removes at most `rows_max` rows of an owner; returns whether some may be left.
 ///
@@ -51,7 +52,6 @@ pub(super) fn erase(conn: &Connection, schema: &Schema, owner: i64, rows_max: us
             return Ok(true);
         }
     }
-    conn.prepare_cached(ERASE_OWNER).and_then(|mut one| one.execute([owner])).map_err(failed)?;
     Ok(false)
 }
 
@@ -77,6 +77,12 @@ pub(super) fn statements(schema: &Schema) -> Vec<String> {
     }
     all.extend(OWN.iter().map(|(name, key)| {
         format!("DELETE FROM {name} WHERE owner = ?1 AND ({key}) IN (SELECT {key} FROM {name} WHERE owner = ?1 ORDER BY {key} LIMIT ?2)")
+    }));
+    all.extend(BY_ID.iter().map(|(name, key)| {
+        format!(
+            "DELETE FROM {name} WHERE (owner, {key}) IN (SELECT t.owner, t.{key} FROM rollcall_owner AS o \
+             JOIN {name} AS t ON t.owner = o.owner WHERE o.id = ?1 LIMIT ?2)"
+        )
     }));
     all
 }

@@ -12,6 +12,7 @@ mod erase;
 pub mod file;
 mod installations;
 mod mail_tokens;
+mod members;
 mod migrate;
 mod owner_states;
 mod past;
@@ -397,6 +398,7 @@ impl Storage for Sqlite {
             is_more = erase::erase(conn, &self.schema, id, rows_max)?;
             // What is known of the owner in memory ends with it.
             let after = OwnerState { version: state.version.next(), ..state };
+            quota::put_state(conn, id, &after)?;
             Ok(Done::Move((owner, state.version, after)))
         })?;
         Ok(is_more)

@@ -18,6 +18,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0010_past_bytes.sql"),
     include_str!("migrations/0011_mail_tokens.sql"),
     include_str!("migrations/0012_erasures.sql"),
+    include_str!("migrations/0013_members.sql"),
 ];
 
 /// Brings rollcall's own tables up to date, each migration in a transaction of its own.
@@ -111,5 +112,51 @@ mod tests {
                 assert!(conn.execute("UPDATE sqlite_schema SET sql = sql", []).is_err());
             }
         }
+    }
+
+    /// Goal: whoever could sync an owner's rows still can. Method: a file of before there were members; one user alone,
+    /// two who share an owner, and two who share one that nothing was written for.
+    #[test]
+    fn users_of_earlier_releases_become_members() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        conn.pragma_update(None, "foreign_keys", true).unwrap();
+        STEPS[..12].iter().for_each(|step| conn.execute_batch(step).unwrap());
+        conn.execute_batch(
+            "UPDATE rollcall_meta SET value = 12 WHERE name = 'migrations';
+             UPDATE rollcall_meta SET value = 2 WHERE name = 'epoch';
+             INSERT INTO rollcall_user (id, email, password_hash, owner, created_at) VALUES
+               (x'00000000000000000000000000000001', 'alone', '', x'00000000000000000000000000000001', 50),
+               (x'00000000000000000000000000000002', 'guest', '', x'00000000000000000000000000000003', 70),
+               (x'00000000000000000000000000000003', 'host', '', x'00000000000000000000000000000003', 60),
+               (x'00000000000000000000000000000004', 'first', '', x'0000000000000000000000000000000f', 80),
+               (x'00000000000000000000000000000005', 'second', '', x'0000000000000000000000000000000f', 80);
+             INSERT INTO rollcall_owner (owner, version, horizon, live_rows, live_bytes, seed) VALUES
+               (x'00000000000000000000000000000001', 7, 1, 0, 0, zeroblob(16)), (x'00000000000000000000000000000003', 9, 1, 0, 0, zeroblob(16)),
+               (x'00000000000000000000000000000004', 5, 1, 0, 0, zeroblob(16));
+             INSERT INTO rollcall_erasure (owner, since) VALUES (x'00000000000000000000000000000004', 40)",
+        )
+        .unwrap();
+        migrate(&mut conn, Path::new("memory")).unwrap();
+        let lines = |sql: &str| -> Vec<String> {
+            let mut statement = conn.prepare(sql).unwrap();
+            statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+        };
+        assert_eq!(
+            lines(
+                "SELECT concat_ws(' ', u.email, u.home, m.role, m.joined_at, hex(m.owner) = hex(u.owner))
+                 FROM rollcall_user u JOIN rollcall_member m ON m.user_id = u.id ORDER BY u.id"
+            ),
+            ["alone 1 3 50 1", "guest 0 2 70 1", "host 1 3 60 1", "first 1 3 80 1", "second 0 2 80 1"]
+        );
+        // The roles of those who share an owner are to be read; what one user has alone is as it was.
+        assert_eq!(
+            lines(
+                "SELECT concat_ws(' ', version, members_at, length(seed)) FROM rollcall_owner ORDER BY owner"
+            ),
+            ["7 0 16".to_owned(), "9 9 16".to_owned(), "5 0 16".to_owned(), format!("{0} {0} 16", (2_u64 << 40) | 1)]
+        );
+        assert_eq!(lines("SELECT concat(count(*)) FROM rollcall_member"), ["5"]);
+        let erased = "SELECT concat_ws(' ', version, erased_at) FROM rollcall_owner WHERE erased_at IS NOT NULL";
+        assert_eq!(lines(erased), ["5 40"], "rows that were to go still are");
     }
 }

@@ -73,6 +73,9 @@ pub(super) fn put_state(conn: &Connection, owner: i64, state: &OwnerState) -> St
             past.conflicts,
             past.responses,
             past.is_counted.then_some(version),
+            state.members_at.0.cast_signed(),
+            state.is_public,
+            state.erased_at.map(Timestamp::ms),
         ])
         .map_err(failed)?;
     Ok(())

@@ -97,8 +97,8 @@ const ENTRY: &str = entry!();
 
 /// An owner's present state.
 pub const OWNER: &str = "SELECT id, version, horizon, live_rows, live_bytes, seed, shown_ahead, \
-     past_tombstones, past_history, past_conflicts, past_answers, past_version \
-     FROM rollcall_owner WHERE owner = ?1";
+     past_tombstones, past_history, past_conflicts, past_answers, past_version, members_at, public, \
+     erased_at FROM rollcall_owner WHERE owner = ?1";
 
 /// The epoch in which versions of a new owner begin.
 pub const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch'";
@@ -109,7 +109,8 @@ pub const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
 
 /// Writes an owner's state.
 pub const ADVANCE_OWNER: &str = "UPDATE rollcall_owner SET version = ?2, horizon = ?3, live_rows = ?4, live_bytes = ?5, \
-     past_tombstones = ?6, past_history = ?7, past_conflicts = ?8, past_answers = ?9, past_version = ?10 \
+     past_tombstones = ?6, past_history = ?7, past_conflicts = ?8, past_answers = ?9, past_version = ?10, \
+     members_at = ?11, public = ?12, erased_at = ?13 \
      WHERE id = ?1";
 
 /// Records up to which version rows were returned to devices ahead of their cursors.

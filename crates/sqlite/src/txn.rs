@@ -23,11 +23,12 @@ use rollcall_core::storage::{
 
 /// One owner's rows inside one SQLite transaction.
 pub(super) struct Txn<'a> {
-    conn: &'a Connection,
+    pub(super) conn: &'a Connection,
     schema: &'a Schema,
     statements: &'a Statements,
+    pub(super) whose: Owner,
     /// The owner's number; `None` for an owner without any write.
-    owner: Option<i64>,
+    pub(super) owner: Option<i64>,
     state: OwnerState,
     /// The owner's stored state.
     written: OwnerState,
@@ -40,19 +41,12 @@ impl<'a> Txn<'a> {
         statements: &'a Statements,
         owner: Owner,
     ) -> StorageResult<Self> {
+        let whose = owner;
         let (owner, state) = match load_owner(conn, owner).map_err(failed)? {
             Some((id, state)) => (Some(id), state),
-            None => {
-                let epoch = conn
-                    .prepare_cached(statements::EPOCH)
-                    .map_err(failed)?
-                    .query_row([], |row| row.get(0))
-                    .map_err(failed)?;
-                let first = Version::first(epoch);
-                (None, OwnerState::new(first))
-            }
+            None => (None, OwnerState::new(first_version(conn)?)),
         };
-        Ok(Self { conn, schema, statements, owner, state, written: state })
+        Ok(Self { conn, schema, statements, whose, owner, state, written: state })
     }
 
     pub fn begin_write(
@@ -480,6 +474,12 @@ impl Txn<'_> {
     }
 }
 
+/// The version that an owner begins with.
+pub(super) fn first_version(conn: &Connection) -> StorageResult<Version> {
+    let mut statement = conn.prepare_cached(statements::EPOCH).map_err(failed)?;
+    statement.query_row([], |row| row.get(0)).map(Version::first).map_err(failed)
+}
+
 /// The number and the state of an owner; `None` for an owner without any write.
 pub(super) fn load_owner(conn: &Connection, owner: Owner) -> rusqlite::Result<Option<(i64, OwnerState)>> {
     let mut statement = conn.prepare_cached(statements::OWNER)?;
@@ -502,6 +502,9 @@ pub(super) fn state(row: &Row<'_>) -> rusqlite::Result<OwnerState> {
             conflicts: row.get(9)?,
             responses: row.get(10)?,
         },
+        members_at: Version(number(12)?),
+        is_public: row.get(13)?,
+        erased_at: row.get::<_, Option<i64>>(14)?.map(Timestamp::from_ms),
     })
 }
 

@@ -31,7 +31,7 @@ pub async fn caller(
 ) -> Result<Caller, ApiError> {
     let caller = known_caller(&app, headers, enters).await?;
     if let Some(local) = app.accounts.local() {
-        local.sightings.note(caller.token_device, from, app.clock.now());
+        local.sightings.note(caller.user, caller.token_device, from, app.clock.now());
     }
     Ok(caller)
 }

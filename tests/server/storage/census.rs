@@ -74,6 +74,7 @@ fn a_census_knows_the_devices_of_an_owner() {
                 email: format!("user{n}@example.org"),
                 password_hash: "hash".into(),
                 owner: owner(of),
+                is_home: true,
                 created_at: Timestamp::from_ms(1),
                 verified_at: None,
             };

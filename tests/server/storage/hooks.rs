@@ -119,6 +119,7 @@ fn what_is_known_is_not_what_was_before_another_process_wrote() {
             email: "anna@example.org".into(),
             password_hash: "hash".into(),
             owner: owner(1),
+            is_home: true,
             created_at: Timestamp::from_ms(1),
             verified_at: None,
         };

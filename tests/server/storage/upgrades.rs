@@ -1,5 +1,6 @@
 //! A PostgreSQL database of an earlier release keeps its contents. (SQLite: `crates/sqlite/src/migrate.rs`.)
 
+use rollcall::model::Role;
 use rollcall::reconcile::Resolution;
 use rollcall::schema::Policy;
 use rollcall::storage::{Conflict, PurgeTerms, ResponsesMax, Side, StoredResponse};
@@ -9,7 +10,7 @@ use super::*;
 const MIGRATIONS: &str = "crates/postgres/src/migrations";
 
 /// What takes each step back, from the second on: no row is lost by it, only what the step added.
-const UNDONE: [&str; 9] = [
+const UNDONE: [&str; 10] = [
     "ALTER TABLE rollcall_ledger DROP COLUMN made_at, DROP COLUMN claimed_at, DROP COLUMN row_base, DROP COLUMN base;
      ALTER TABLE rollcall_history DROP COLUMN made_at, DROP COLUMN claimed_at;
      ALTER TABLE rollcall_conflict DROP COLUMN stored_made_at;
@@ -25,6 +26,13 @@ const UNDONE: [&str; 9] = [
     "ALTER TABLE rollcall_user DROP COLUMN verified_at, DROP COLUMN reset_hash, DROP COLUMN reset_until,
        DROP COLUMN verify_hash, DROP COLUMN verify_until",
     "DROP TABLE rollcall_gone, rollcall_erasure",
+    "DROP TABLE rollcall_member, rollcall_invitation, rollcall_membership, rollcall_lookup;
+     CREATE TABLE rollcall_erasure (owner UUID NOT NULL PRIMARY KEY, since BIGINT NOT NULL);
+     ALTER TABLE rollcall_owner DROP COLUMN name, DROP COLUMN members_at, DROP COLUMN public, DROP COLUMN erased_at;
+     ALTER TABLE rollcall_user DROP COLUMN home;
+     ALTER TABLE rollcall_device DROP CONSTRAINT rollcall_device_pkey;
+     ALTER TABLE rollcall_device DROP CONSTRAINT rollcall_device_id_key;
+     ALTER TABLE rollcall_device ADD PRIMARY KEY (id)",
 ];
 
 /// The step that keeps the sums of what an owner's past takes.
@@ -79,6 +87,7 @@ fn databases_of_earlier_releases_are_taken_over() {
         email: "anna@example.org".into(),
         password_hash: "hash".into(),
         owner: owner(1),
+        is_home: true,
         created_at: Timestamp::from_ms(1),
         verified_at: None,
     };
@@ -90,8 +99,20 @@ fn databases_of_earlier_releases_are_taken_over() {
         created_at: Timestamp::from_ms(1),
         expires_at: Timestamp::from_ms(1_000_000),
     };
+    // One who shares what there is, and two who share an owner that nothing was written for.
+    let guest = |n: u128, of: u128| User {
+        id: Uuid::from_u128(n),
+        email: format!("user{n}@example.org"),
+        owner: owner(of),
+        is_home: false,
+        created_at: Timestamp::from_ms(n as i64),
+        ..user.clone()
+    };
     let accounts = ground.storage.accounts();
     assert!(accounts.add_user(&user).unwrap() && accounts.put_device(&phone, &[7; 32]).unwrap());
+    for (n, of) in [(6, 1), (7, 2), (8, 2)] {
+        assert!(accounts.add_user(&guest(n, of)).unwrap());
+    }
     let before = seen(&ground, &*ground.storage);
     assert!(before.1[0].is_some() && before.1[1].as_ref().is_some_and(Stored::is_tombstone));
     assert!(before.2.iter().all(Option::is_some) && before.3.is_some(), "{before:?}");
@@ -109,11 +130,30 @@ fn databases_of_earlier_releases_are_taken_over() {
         assert!(has_sums || (state.past.bytes(), state.past.excess(1, 1)) == (None, 0));
         count(&*taken_over);
         assert_eq!(seen(&ground, &*taken_over), before, "after {steps} steps");
+        for of in [owner(1), owner(2)] {
+            assert_members(&*taken_over, of);
+        }
         let count = "SELECT value FROM rollcall_meta WHERE name = 'migrations'";
         assert_eq!(ground.store.number(count), files as i64);
     }
     ground.write(owner(1), &[(3, "three")]);
     assert_eq!(ground.titles(owner(1)).len(), 2);
+}
+
+/// The first user of the owner manages it, the second was added and may write, and both are found.
+fn assert_members(storage: &dyn Storage, of: Owner) {
+    let accounts = storage.accounts();
+    let first = if of == owner(1) { 5 } else { 7 };
+    let (state, members) =
+        storage.read(of, |txn| Ok::<_, StorageError>((txn.state(), txn.members(None, 9)?))).unwrap();
+    let roles: Vec<_> = members.iter().map(|member| (member.user.as_u128(), member.role)).collect();
+    assert_eq!(roles, [(first, Role::Manage), (first + 1, Role::Write)]);
+    assert_eq!(state.members_at, state.version, "so that both roles are read");
+    for (n, is_home) in [(first, true), (first + 1, false)] {
+        let listed = accounts.owners_of(Uuid::from_u128(n)).unwrap();
+        assert_eq!((listed.len(), listed[0].owner, listed[0].is_home), (1, of, is_home));
+    }
+    assert_eq!(accounts.user("user8@example.org").unwrap().map(|user| user.is_home), Some(false));
 }
 
 /// Counts as a purge does.

@@ -1,6 +1,7 @@
 //! The terms of the protocol as types. Every module uses them; they use no other module.
 
 mod installation;
+mod role;
 mod row;
 mod time;
 mod value;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use installation::InstallationName;
+pub use role::Role;
 pub use row::{Claim, EarlierState, Lifetime, RowKey, Stored};
 pub use time::{Precision, TimeError, Timestamp, TimestampText};
 pub use value::Value;

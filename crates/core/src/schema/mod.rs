@@ -242,6 +242,12 @@ impl Policy {
 }
 
 impl Schema {
+    /// No table at all: for work on an owner that touches no rows.
+    pub fn empty() -> Self {
+        let (tables, by_name) = (Vec::new(), HashMap::new());
+        Self { precision: Precision::Milliseconds, tables, by_name, parents_first: Vec::new() }
+    }
+
     /// Every table, in declared order.
     pub fn tables(&self) -> &[Table] {
         &self.tables

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::StorageResult;
+use super::members::{CodeHash, Membership};
 use crate::model::{DeviceId, Owner, Timestamp};
 
 /// A person who may log in.
@@ -18,8 +19,10 @@ pub struct User {
     pub email: String,
     /// In the PHC string format.
     pub password_hash: String,
-    /// Whose rows this user syncs; several users may share one owner.
+    /// The owner that the user's requests are about if they name none.
     pub owner: Owner,
+    /// Whether that owner was made with the account. A user who was added to another one's owner has no home.
+    pub is_home: bool,
     /// When the user registered.
     pub created_at: Timestamp,
     /// Since when the address is known to be the user's; `None` if it was never proved.
@@ -33,7 +36,7 @@ pub struct Device {
     pub id: DeviceId,
     /// The user of the device.
     pub user: Uuid,
-    /// The owner of that user.
+    /// The owner that its requests are about if they name none: that of its user.
     pub owner: Owner,
     /// The name that the app gave: "Anna's phone".
     pub name: String,
@@ -113,7 +116,7 @@ pub struct MailTokenUse<'a> {
 pub struct Erasure {
     /// Whose rows.
     pub owner: Owner,
-    /// When the last user of the owner was erased.
+    /// When the owner was erased, or its last member.
     pub since: Timestamp,
 }
 
@@ -131,9 +134,18 @@ pub enum KeptDevices {
 /// Called for each user or device that was signed out.
 pub type SignOutListener = Arc<dyn Fn(SignedOut) + Send + Sync>;
 
+/// A device that was seen: its user, its id, when and where.
+pub type Seen = (Uuid, DeviceId, Sighting);
+
 /// Users and devices, as an engine stores them.
+///
+/// Where rows are sharded, those of one user lie together: the user, its devices and the list of its owners. Whatever
+/// finds a user by something else (an email, a token, a code) is a look-up that is written first and grants nothing by
+/// itself. So a call that breaks off leaves at most a look-up that leads nowhere, and the same call again completes it.
 pub trait AccountStore: Send + Sync {
     /// Adds a user; `false` if the email is taken.
+    ///
+    /// The user becomes a member of its owner, as [`crate::members::join`] has it; the first one has its home there.
     fn add_user(&self, user: &User) -> StorageResult<bool>;
 
     /// The user of that (lower-case) email.
@@ -153,12 +165,12 @@ pub trait AccountStore: Send + Sync {
     /// that was mailed for the password ends. Returns the removed devices.
     fn replace_password(&self, user: Uuid, hash: &str, keep: KeptDevices) -> StorageResult<Vec<DeviceId>>;
 
-    /// Erases a user in one transaction: the user, the devices, and what is stored of them beside the owner's rows. Returns
-    /// the devices.
+    /// Erases a user: the user, the devices, the memberships, and what is stored of the devices beside the owners' rows.
+    /// Returns the devices. A call that fails can be repeated: the user is removed last.
     ///
     /// - The hashes of the devices' tokens are kept until `until`, so that [`Self::is_gone`] knows them.
-    /// - If no other user has the owner, its rows are to be erased: [`Self::erasures`] lists it from then on. Other users
-    ///   keep the rows.
+    /// - An owner of which nobody else is a member is erased ([`crate::members::depart`]): [`Self::erasures`] lists it from
+    ///   then on. Other members keep the rows.
     fn erase_user(&self, user: &User, at: Timestamp, until: Timestamp) -> StorageResult<Vec<DeviceId>>;
 
     /// Whether a token was that of a user who was erased, and is remembered still.
@@ -170,7 +182,7 @@ pub trait AccountStore: Send + Sync {
     /// Owners whose rows are to be erased, at most `owners_max`.
     fn erasures(&self, owners_max: usize) -> StorageResult<Vec<Erasure>>;
 
-    /// Notes that the rows of an owner are erased.
+    /// Removes an erased owner, the rows of which are removed.
     fn end_erasure(&self, owner: Owner) -> StorageResult<()>;
 
     /// Writes a token that is about to be mailed, in place of an older one of the same user and kind.
@@ -186,8 +198,8 @@ pub trait AccountStore: Send + Sync {
     /// Removes all devices of a user except one. Returns the removed devices.
     fn remove_other_devices(&self, user: Uuid, keep: DeviceId) -> StorageResult<Vec<DeviceId>>;
 
-    /// Removes a user with all its devices; its owner's rows stay. Returns `false` if no such user exists.
-    fn remove_user(&self, email: &str) -> StorageResult<bool>;
+    /// Removes a user with all its devices and memberships; the rows of its owners stay. `false` if there is none.
+    fn remove_user(&self, email: &str, now: Timestamp) -> StorageResult<bool>;
 
     /// Adds a device, or gives a known device of the same user a new token, name and expiry.
     ///
@@ -207,7 +219,27 @@ pub trait AccountStore: Send + Sync {
     fn sightings(&self, user: Uuid) -> StorageResult<Vec<(DeviceId, Sighting)>>;
 
     /// Stores when and from where devices were last seen; devices that no longer exist are skipped.
-    fn note_sightings(&self, seen: &[(DeviceId, Sighting)]) -> StorageResult<()>;
+    fn note_sightings(&self, seen: &[Seen]) -> StorageResult<()>;
+
+    /// The owners that a user is a member of, by id, without those that were erased.
+    fn owners_of(&self, user: Uuid) -> StorageResult<Vec<Membership>>;
+
+    /// Brings the list of a user's owners in line, after the user became a member of one or no longer is.
+    ///
+    /// The list only says where to look: [`Self::owners_of`] leaves out what the owner's own rows do not confirm.
+    fn list_owner(&self, user: Uuid, owner: Owner, is_member: bool) -> StorageResult<()>;
+
+    /// Lets an invitation be found by its code.
+    fn list_invitation(&self, code: &CodeHash, owner: Owner, expires_at: Timestamp) -> StorageResult<()>;
+
+    /// The owner that a code may be an invitation of.
+    fn invited_to(&self, code: &CodeHash) -> StorageResult<Option<Owner>>;
+
+    /// Ends what [`Self::list_invitation`] began.
+    fn unlist_invitation(&self, code: &CodeHash) -> StorageResult<()>;
+
+    /// Removes look-ups that expired before `now`, at most `lookups_max`; returns how many there were.
+    fn forget_expired(&self, now: Timestamp, lookups_max: usize) -> StorageResult<usize>;
 
     /// Calls the listener for each user or device that another server signed out, a moment later, or never if
     /// the notification was lost. With one server it is never called.

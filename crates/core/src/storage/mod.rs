@@ -17,6 +17,7 @@ pub mod gate;
 pub mod installations;
 pub mod leases;
 pub mod ledger;
+pub mod members;
 pub mod plan;
 pub mod quota;
 pub mod records;
@@ -38,6 +39,7 @@ pub use census::Census;
 pub use deletions::DeleteWindow;
 pub use installations::Installation;
 pub use leases::{LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases};
+pub use members::{Invitation, Member, MemberReads, MemberWrites, Membership};
 pub use observer::EngineObserver;
 pub use quota::PastBytes;
 pub use records::{Conflict, ResponsesMax, Side, StoredResponse};
@@ -84,6 +86,13 @@ pub struct OwnerState {
     pub shown_ahead: Version,
     /// What its past takes, including everything that the current transaction has written.
     pub past: PastBytes,
+    /// The version at which its members, their roles or who may read last changed; 0 if they never did. Then the user
+    /// whom the owner was made for manages it, and is its only member.
+    pub members_at: Version,
+    /// Whether anyone may read.
+    pub is_public: bool,
+    /// When it was erased: nobody is a member from then on, and its rows are removed bit by bit.
+    pub erased_at: Option<Timestamp>,
 }
 
 impl OwnerState {
@@ -97,12 +106,15 @@ impl OwnerState {
             seed: None,
             shown_ahead: Version(0),
             past: PastBytes::NOTHING,
+            members_at: Version(0),
+            is_public: false,
+            erased_at: None,
         }
     }
 }
 
 /// One owner's rows in one snapshot.
-pub trait ReadTxn {
+pub trait ReadTxn: MemberReads {
     /// The owner's state in this snapshot.
     fn state(&self) -> OwnerState;
 
@@ -206,7 +218,7 @@ pub trait ReadTxn {
 }
 
 /// One owner's rows in a write transaction, which has the owner to itself.
-pub trait WriteTxn: ReadTxn {
+pub trait WriteTxn: ReadTxn + MemberWrites {
     /// The owner's lease as it was when the transaction began, and as it stays until the transaction ends;
     /// `None` if the engine stores no leases.
     fn lease(&self) -> Option<&LeaseState> {
@@ -509,7 +521,7 @@ pub trait Storage: Send + Sync {
     fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>>;
 
     /// Removes at most `rows_max` rows of an owner, of whatever kind, in one transaction; returns whether some may be left.
-    /// Where none are left the owner itself is removed.
+    /// The owner itself stays, marked as erased, until [`AccountStore::end_erasure`].
     fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool>;
 
     /// Users and devices.

@@ -9,7 +9,7 @@ use crate::schema::{ColumnType, Schema};
 /// The unit of a copy: what one transaction copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Users and devices.
+    /// Users, devices, and the members of all owners.
     Accounts,
     /// Everything that is stored for one owner.
     Owner(Owner),
@@ -36,8 +36,8 @@ pub struct Sections {
 
 use ColumnType::{Blob, Boolean, Integer, Text, Uuid};
 
-/// Users and devices.
-const ACCOUNTS: [(&str, &[(&str, ColumnType)]); 2] = [
+/// Users and devices, and who is a member of which owner.
+const ACCOUNTS: [(&str, &[(&str, ColumnType)]); 4] = [
     (
         "rollcall_user",
         &[
@@ -47,6 +47,7 @@ const ACCOUNTS: [(&str, &[(&str, ColumnType)]); 2] = [
             ("owner", Uuid),
             ("created_at", Integer),
             ("verified_at", Integer),
+            ("home", Boolean),
         ],
     ),
     (
@@ -60,6 +61,30 @@ const ACCOUNTS: [(&str, &[(&str, ColumnType)]); 2] = [
             ("expires_at", Integer),
             ("seen_at", Integer),
             ("seen_from", Text),
+        ],
+    ),
+    (
+        "rollcall_member",
+        &[
+            ("owner", Uuid),
+            ("user_id", Uuid),
+            ("role", Integer),
+            ("since", Integer),
+            ("name", Text),
+            ("joined_at", Integer),
+        ],
+    ),
+    (
+        "rollcall_invitation",
+        &[
+            ("owner", Uuid),
+            ("id", Uuid),
+            ("code", Blob),
+            ("role", Integer),
+            ("made_by", Uuid),
+            ("made_at", Integer),
+            ("expires_at", Integer),
+            ("uses_left", Integer),
         ],
     ),
 ];
@@ -80,6 +105,10 @@ const OWN: [(&str, &[(&str, ColumnType)]); 10] = [
             ("past_conflicts", Integer),
             ("past_answers", Integer),
             ("past_version", Integer),
+            ("name", Text),
+            ("members_at", Integer),
+            ("public", Boolean),
+            ("erased_at", Integer),
         ],
     ),
     (
