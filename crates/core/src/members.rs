@@ -7,7 +7,7 @@
 use uuid::Uuid;
 
 use crate::model::{Role, Timestamp, Version};
-use crate::storage::members::Member;
+use crate::storage::members::{CodeHash, Invitation, Member};
 use crate::storage::{OwnerState, StorageResult, WriteTxn};
 
 /// Moves the owner's version for a change of its members, and notes there that they changed.
@@ -40,7 +40,7 @@ pub fn leave(txn: &mut dyn WriteTxn, user: Uuid, now: Timestamp) -> StorageResul
     let Some(left) = txn.member(user)? else { return Ok(false) };
     txn.remove_member(user)?;
     let version = moved(txn, now)?;
-    void_invitations(txn, user)?;
+    end_invitations(txn, user)?;
     if left.role == Role::Manage && txn.first_of(Role::Manage, user)?.is_none() {
         let mut next = txn.first_of(Role::Write, user)?;
         if next.is_none() {
@@ -78,11 +78,228 @@ fn mark_erased(txn: &mut dyn WriteTxn, now: Timestamp) -> StorageResult<Version>
     Ok(version)
 }
 
-/// Ends the invitations that a user made; returns how many there were.
-pub fn void_invitations(txn: &mut dyn WriteTxn, maker: Uuid) -> StorageResult<usize> {
+/// Ends the invitations that a user made; returns their codes.
+fn end_invitations(txn: &mut dyn WriteTxn, maker: Uuid) -> StorageResult<Vec<CodeHash>> {
     let made: Vec<_> = txn.invitations()?.into_iter().filter(|one| one.made_by == maker).collect();
     for one in &made {
         txn.remove_invitation(one.id)?;
     }
-    Ok(made.len())
+    Ok(made.into_iter().map(|one| one.code).collect())
+}
+
+/// Who asks for a change of members.
+#[derive(Clone, Copy, Debug)]
+pub struct Actor {
+    /// The user.
+    pub user: Uuid,
+    /// The role that the user's token names; `None` if the owner's members say it.
+    pub claimed: Option<Role>,
+}
+
+impl Actor {
+    /// What the user may do, in the transaction at hand.
+    fn role(&self, txn: &mut dyn WriteTxn) -> StorageResult<Option<Role>> {
+        if txn.state().erased_at.is_some() {
+            return Ok(None);
+        }
+        match self.claimed {
+            Some(role) => Ok(Some(role)),
+            None => Ok(txn.member(self.user)?.map(|member| member.role)),
+        }
+    }
+}
+
+/// Why a change of members was refused. Nothing was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberRefusal {
+    /// Whoever asks is no member of the owner.
+    NotAMember,
+    /// Whoever asks does not manage the owner.
+    NotAllowed,
+    /// The owner has no such member.
+    NoSuchMember,
+    /// The owner has no such invitation, or it has expired.
+    NoSuchInvitation,
+    /// Nobody would manage the owner any more.
+    LastManager,
+    /// The owner has as many members as it may.
+    TooManyMembers,
+    /// The owner has as many open invitations as it may.
+    TooManyInvitations,
+}
+
+/// The result of a change of members.
+pub type Changed<T> = StorageResult<Result<T, MemberRefusal>>;
+
+/// Gives a member another role.
+///
+/// - `reads_alike`: whether both roles read the same tables; if so, cursors of the member stay valid.
+/// - The invitations of a member who no longer manages the owner end.
+/// - The same role again changes nothing, and moves no version.
+pub fn set_role(
+    txn: &mut dyn WriteTxn,
+    actor: Actor,
+    user: Uuid,
+    role: Role,
+    reads_alike: impl Fn(Role, Role) -> bool,
+    now: Timestamp,
+) -> Changed<Vec<CodeHash>> {
+    if let Some(refusal) = not_managing(txn, actor)? {
+        return Ok(Err(refusal));
+    }
+    let Some(member) = txn.member(user)? else { return Ok(Err(MemberRefusal::NoSuchMember)) };
+    if member.role == role {
+        return Ok(Ok(Vec::new()));
+    }
+    if member.role == Role::Manage && txn.first_of(Role::Manage, user)?.is_none() {
+        return Ok(Err(MemberRefusal::LastManager));
+    }
+    let version = moved(txn, now)?;
+    let since = if reads_alike(member.role, role) { member.since } else { version };
+    let ended = if role == Role::Manage { Vec::new() } else { end_invitations(txn, user)? };
+    txn.put_member(&Member { role, since, ..member })?;
+    Ok(Ok(ended))
+}
+
+/// Takes a member out: any but the last who manages the owner. A member may take itself out, which is to leave.
+///
+/// Returns the codes of the invitations that end with it.
+pub fn remove(txn: &mut dyn WriteTxn, actor: Actor, user: Uuid, now: Timestamp) -> Changed<Vec<CodeHash>> {
+    match actor.role(txn)? {
+        None => return Ok(Err(MemberRefusal::NotAMember)),
+        Some(Role::Manage) => {}
+        Some(_) if actor.user == user => {}
+        Some(_) => return Ok(Err(MemberRefusal::NotAllowed)),
+    }
+    let Some(member) = txn.member(user)? else { return Ok(Err(MemberRefusal::NoSuchMember)) };
+    if member.role == Role::Manage && txn.first_of(Role::Manage, user)?.is_none() {
+        return Ok(Err(MemberRefusal::LastManager));
+    }
+    moved(txn, now)?;
+    txn.remove_member(user)?;
+    Ok(Ok(end_invitations(txn, user)?))
+}
+
+/// Makes an invitation. Moves no version: nobody may read or write anything else by it yet.
+///
+/// - `open_max`: how many invitations of an owner may be open. Expired ones are removed first.
+/// - Returns the codes of those that were removed.
+pub fn invite(
+    txn: &mut dyn WriteTxn,
+    actor: Actor,
+    invitation: &Invitation,
+    open_max: usize,
+    now: Timestamp,
+) -> Changed<Vec<CodeHash>> {
+    if let Some(refusal) = not_managing(txn, actor)? {
+        return Ok(Err(refusal));
+    }
+    let (open, expired): (Vec<_>, Vec<_>) =
+        txn.invitations()?.into_iter().partition(|one| one.expires_at > now);
+    if open.len() >= open_max {
+        return Ok(Err(MemberRefusal::TooManyInvitations));
+    }
+    for one in &expired {
+        txn.remove_invitation(one.id)?;
+    }
+    txn.put_invitation(invitation)?;
+    Ok(Ok(expired.into_iter().map(|one| one.code).collect()))
+}
+
+/// Ends an invitation; returns its code.
+pub fn revoke(txn: &mut dyn WriteTxn, actor: Actor, id: Uuid) -> Changed<CodeHash> {
+    if let Some(refusal) = not_managing(txn, actor)? {
+        return Ok(Err(refusal));
+    }
+    let Some(one) = txn.invitations()?.into_iter().find(|one| one.id == id) else {
+        return Ok(Err(MemberRefusal::NoSuchInvitation));
+    };
+    txn.remove_invitation(id)?;
+    Ok(Ok(one.code))
+}
+
+/// What came of an invitation that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// What the user may do from now on.
+    pub role: Role,
+    /// Whether that was the last use of the invitation.
+    pub is_used_up: bool,
+}
+
+/// Makes whoever shows the code of an invitation a member.
+///
+/// A user who is a member already stays what it is, and the invitation loses no use by it: so a request whose response
+/// was lost can be sent again.
+pub fn accept(
+    txn: &mut dyn WriteTxn,
+    code: &CodeHash,
+    user: Uuid,
+    name: &str,
+    members_max: u64,
+    now: Timestamp,
+) -> Changed<Accepted> {
+    let is_gone = txn.state().erased_at.is_some();
+    let found = txn.invitations()?.into_iter().find(|one| one.code == *code && one.expires_at > now);
+    let Some(one) = found.filter(|_| !is_gone) else { return Ok(Err(MemberRefusal::NoSuchInvitation)) };
+    if let Some(member) = txn.member(user)? {
+        return Ok(Ok(Accepted { role: member.role, is_used_up: false }));
+    }
+    if txn.member_count()? >= members_max {
+        return Ok(Err(MemberRefusal::TooManyMembers));
+    }
+    let since = moved(txn, now)?;
+    txn.put_member(&Member { user, role: one.role, since, name: name.to_owned(), joined_at: now })?;
+    let is_used_up = one.uses_left <= 1;
+    if is_used_up {
+        txn.remove_invitation(one.id)?;
+    } else {
+        txn.put_invitation(&Invitation { uses_left: one.uses_left - 1, ..one })?;
+    }
+    Ok(Ok(Accepted { role: one.role, is_used_up }))
+}
+
+/// Names an owner, or says whether anyone may read it. What is `None` stays.
+pub fn describe(
+    txn: &mut dyn WriteTxn,
+    actor: Actor,
+    name: Option<&str>,
+    is_public: Option<bool>,
+    now: Timestamp,
+) -> Changed<Version> {
+    if let Some(refusal) = not_managing(txn, actor)? {
+        return Ok(Err(refusal));
+    }
+    let state = txn.state();
+    let is_public = is_public.unwrap_or(state.is_public);
+    let name = match name {
+        Some(name) if txn.owner_name()? != name => Some(name),
+        _ => None,
+    };
+    if name.is_none() && is_public == state.is_public {
+        return Ok(Ok(state.version));
+    }
+    if let Some(name) = name {
+        txn.name_owner(name)?;
+    }
+    let version = state.version.next();
+    let members_at = if is_public == state.is_public { state.members_at } else { version };
+    txn.advance(OwnerState { version, members_at, is_public, ..state }, &[], now)?;
+    Ok(Ok(version))
+}
+
+/// Marks an owner as erased. From then on nobody is a member, whatever its rows say.
+pub fn erase(txn: &mut dyn WriteTxn, actor: Actor, now: Timestamp) -> Changed<Version> {
+    if let Some(refusal) = not_managing(txn, actor)? {
+        return Ok(Err(refusal));
+    }
+    mark_erased(txn, now).map(Ok)
+}
+
+fn not_managing(txn: &mut dyn WriteTxn, actor: Actor) -> StorageResult<Option<MemberRefusal>> {
+    Ok(match actor.role(txn)? {
+        None => Some(MemberRefusal::NotAMember),
+        Some(Role::Manage) => None,
+        Some(_) => Some(MemberRefusal::NotAllowed),
+    })
 }
