@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::contract;
 use crate::dialects;
-use crate::erasure;
+use crate::erasure::{self, ErasureTerms};
 use crate::http::readers::Readers;
 use crate::http::response_cache::ResponseCache;
 use crate::http::{ApiError, BadSetting, Bounds, Console, Draining, Events, Memory};
@@ -58,7 +58,7 @@ pub struct App {
     /// Whether the server is stopping.
     pub draining: Draining,
     /// Held while rows of erased owners are removed.
-    erasing: parking_lot::Mutex<()>,
+    erasing: parking_lot::Mutex<erasure::Emptied>,
     /// What the dialects keep in memory.
     pub(crate) dialects: dialects::State,
     /// The contract of the declared tables, built on the first request.
@@ -158,12 +158,13 @@ impl App {
 
     /// Removes the rows of erased owners, until the server is about to stop. One thread does so at a time.
     pub fn erase(&self) -> StorageResult<()> {
-        let Some(_alone) = self.erasing.try_lock() else { return Ok(()) };
+        let Some(mut emptied) = self.erasing.try_lock() else { return Ok(()) };
         let mut go_on = || !self.draining.is_set();
         let limits = &self.settings.limits;
         let late_ms = limits.body_s.saturating_add(limits.request_s).saturating_mul(1_000);
         let late_ms = i64::try_from(late_ms).unwrap_or(i64::MAX);
-        let steps = erasure::run(&*self.storage, self.clock.now(), limits.rows_max, late_ms, &mut go_on)?;
+        let terms = ErasureTerms { now: self.clock.now(), rows_max: limits.rows_max, late_ms };
+        let steps = erasure::run(&*self.storage, terms, &mut emptied, &mut go_on)?;
         if steps > 0 {
             tracing::info!(steps, "removed the rows of erased accounts");
         }

@@ -123,7 +123,8 @@ fn a_user_registers_forgets_resets_exports_and_is_erased() {
 /// How many owners wait to be erased.
 fn waits(folder: &Path) -> i64 {
     let conn = rusqlite::Connection::open(folder.join("app.db")).unwrap();
-    conn.query_row("SELECT count(*) FROM rollcall_owner WHERE erased_at IS NOT NULL", [], |row| row.get(0)).unwrap()
+    conn.query_row("SELECT count(*) FROM rollcall_owner WHERE erased_at IS NOT NULL", [], |row| row.get(0))
+        .unwrap()
 }
 
 /// Whether the database has these bytes, in its file or in its log.

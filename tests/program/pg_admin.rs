@@ -171,6 +171,7 @@ fn each_table_is_distributed_once() {
     );
     place("rollcall_membership by user_id beside rollcall_user");
     place("rollcall_lookup by name beside none");
+    place("rollcall_gone by token_hash beside none");
     place("rollcall_member by owner beside rollcall_owner");
     let first = place("rollcall_owner by owner beside none");
     assert!(first < place("rollcall_ledger by owner beside rollcall_owner"));
@@ -187,16 +188,18 @@ fn each_table_is_distributed_once() {
     assert_eq!(asked().last().unwrap(), "\"todo\" by _owner beside rollcall_owner");
     // A release that had every node keep all users.
     let copied = "UPDATE pg_dist_partition SET partmethod = 'n'
-        WHERE logicalrelid IN ('rollcall_user'::regclass, 'rollcall_device'::regclass)";
+        WHERE logicalrelid IN ('rollcall_user'::regclass, 'rollcall_device'::regclass, 'rollcall_gone'::regclass)";
     client.batch_execute(copied).unwrap();
-    let again = told(&ran(&apply));
+    let again = result(&ran(&apply));
     let places: Vec<_> = [
         "undistribute_table('rollcall_user')",
         "create_distributed_table('rollcall_user'",
         "create_distributed_table('rollcall_device'",
+        "undistribute_table('rollcall_gone')",
+        "create_distributed_table('rollcall_gone'",
     ]
     .map(|part| again.find(part).unwrap())
     .to_vec();
     assert!(places.is_sorted(), "{again}");
-    assert_eq!(again.lines().count(), 4 + 2 + 2, "{again}");
+    assert_eq!(again.lines().count(), 4 + 3 + 3, "{again}");
 }

@@ -86,9 +86,9 @@ impl AccountStore for Memory {
         }
     }
 
-    fn erase_user(&self, user: &User, _: Timestamp, _: Timestamp) -> StorageResult<Vec<DeviceId>> {
+    fn erase_user(&self, user: &User, at: Timestamp, _: Timestamp) -> StorageResult<Vec<DeviceId>> {
         let devices = self.devices(user.id)?.into_iter().map(|device| device.id).collect();
-        self.remove_user(&user.email)?;
+        self.remove_user(&user.email, at)?;
         Ok(devices)
     }
 
@@ -100,7 +100,7 @@ impl AccountStore for Memory {
         Ok(())
     }
 
-    fn erasures(&self, _: usize) -> StorageResult<Vec<Erasure>> {
+    fn erasures(&self, _: Option<Owner>, _: usize) -> StorageResult<Vec<Erasure>> {
         Ok(Vec::new())
     }
 

@@ -355,6 +355,8 @@ fn accounts_and_locks() {
 #[test]
 fn passwords_and_accounts_that_end() {
     let Some(ground) = Ground::start() else { return };
+    // The thread that removes the rows of erased accounts stops at once: it would meet with faults of the requests.
+    ground.server.app.draining.set();
     ground.run(&[
         Case {
             done: 204,
@@ -393,7 +395,8 @@ fn passwords_and_accounts_that_end() {
         Case {
             done: 204,
             again: 410,
-            ..writes("POST /account/erase", 0, |ground, n| {
+            // The owner, which nobody wrote for, is marked as erased: its first version is 1.
+            ..writes("POST /account/erase", 2, |ground, n| {
                 let body = json!({ "password": PASSWORD });
                 ground.server.ask("POST", "/account/erase").of(&ground.user(n)).json(&body)
             })
@@ -521,28 +524,28 @@ fn a_request_takes_so_many_statements() {
     assert_eq!(counted, STATEMENTS);
 }
 
-/// The statements of each request, and its rows: the request's own, and one that looks up its token.
+/// The statements of each request, and its rows: the request's own, and two that look up its token.
 const STATEMENTS: &[(&str, u64, usize)] = &[
-    ("add", 1, 10),
-    ("same", 1, 8),
-    ("update", 1, 12),
-    ("update again", 1, 12),
-    ("get", 1, 8),
-    ("pull", 1, 9),
-    ("changes", 1, 9),
-    ("fetch", 1, 17),
-    ("lock", 1, 7),
-    ("delete", 1, 11),
-    ("add", 500, 30),
-    ("same", 500, 13),
-    ("update", 500, 39),
-    ("update again", 500, 39),
-    ("get", 500, 13),
-    ("pull", 500, 9),
-    ("changes", 500, 9),
-    ("fetch", 500, 18),
-    ("lock", 500, 7),
-    ("delete", 500, 49),
+    ("add", 1, 11),
+    ("same", 1, 9),
+    ("update", 1, 13),
+    ("update again", 1, 13),
+    ("get", 1, 9),
+    ("pull", 1, 10),
+    ("changes", 1, 10),
+    ("fetch", 1, 18),
+    ("lock", 1, 8),
+    ("delete", 1, 12),
+    ("add", 500, 31),
+    ("same", 500, 14),
+    ("update", 500, 40),
+    ("update again", 500, 40),
+    ("get", 500, 14),
+    ("pull", 500, 10),
+    ("changes", 500, 10),
+    ("fetch", 500, 19),
+    ("lock", 500, 8),
+    ("delete", 500, 50),
 ];
 
 /// Requests that need no database access.

@@ -243,7 +243,7 @@ const OF_OWNERS: [&str; 13] = [
 /// The operator's queries across owners, a page of owners, where an owner is, and the creation of tables.
 const ACROSS: [&str; 13] = [
     "pg_dist_placement",
-    "from rollcall_owner where erased_at is not null order",
+    "from rollcall_owner where erased_at is not null and owner > $1 order",
     "create_",
     "max(day) from rollcall_day",
     "max(at)",

@@ -8,16 +8,19 @@ use super::connections::Connections;
 use super::lookups::{self, Claim, Kind};
 use super::owner::first_version;
 use super::session::{Param, Purpose, Session};
+use super::statements::Statements;
+use super::txn::Txn;
 use super::{erase, mail_tokens, members, notify};
 use crate::failure::failed;
 use rollcall_core::members::{depart, join, leave};
 use rollcall_core::model::{DeviceId, Owner, Timestamp, Version};
+use rollcall_core::schema::Schema;
 use rollcall_core::storage::accounts::{
-    AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting, SignOutListener,
-    SignedOut, TokenHash, User,
+    AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting,
+    SignOutListener, SignedOut, TokenHash, User,
 };
 use rollcall_core::storage::members::{CodeHash, Membership};
-use rollcall_core::storage::{StorageError, StorageResult};
+use rollcall_core::storage::{ReadTxn as _, StorageError, StorageResult};
 
 /// An earlier try may have added the user; another one of that email has it where the table is not distributed.
 const ADD_USER: &str = "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at, home, verified_at) \
@@ -153,30 +156,34 @@ impl AccountStore for Connections {
         self.removing(user, kept, |session, _| session.execute(REPLACE_PASSWORD, &replaced).map(|_| true))
     }
 
+    /// In one transaction over all that the user has, so that a refused request has changed nothing.
     fn erase_user(&self, user: &User, at: Timestamp, until: Timestamp) -> StorageResult<Vec<DeviceId>> {
-        let until = until.ms();
-        let signed_in = self.looking_up(|session| {
-            let signed_in = tokens(session, TOKENS, &[(&user.id, Type::UUID)])?;
-            signed_in.iter().try_for_each(|(_, hash)| {
-                session.execute(erase::KEEP_TOKEN, &[(hash, Type::BYTEA), (&until, Type::INT8)]).map(drop)
-            })?;
-            Ok(signed_in)
-        })?;
-        let mut devices: Vec<Uuid> = signed_in.into_iter().map(|(device, _)| device.0).collect();
         let mut owners: Vec<Owner> = self.listed(user.id)?.into_iter().map(|(owner, _)| owner).collect();
-        if !owners.contains(&user.owner) {
-            owners.push(user.owner);
-        }
-        for owner in owners {
-            self.on_owner(owner, |txn| {
-                // With those of an earlier try, since a later one does not find them any more.
-                let params: [Param<'_>; 2] = [(&owner.0, Type::UUID), (&user.id, Type::UUID)];
-                devices.append(&mut ids(&txn.session.query(erase::INSTALLATIONS, &params)?)?);
-                erase::forget_devices(txn.session, owner, &devices)?;
-                depart(txn, user.id, at)
-            })?;
-        }
-        self.remove_rows_of(user, at)?;
+        owners.push(user.owner);
+        owners.sort_unstable();
+        owners.dedup();
+        // With those of earlier tries, since a later one does not find them any more.
+        let (mut gone, mut devices) = (Vec::new(), Vec::new());
+        let mut moved = Vec::new();
+        self.looking_up(|session| {
+            let transaction = session.begin(Purpose::Write)?;
+            let signed_in = tokens(transaction.session, TOKENS, &[(&user.id, Type::UUID)])?;
+            for (_, hash) in &signed_in {
+                let params: [Param<'_>; 2] = [(hash, Type::BYTEA), (&until.ms(), Type::INT8)];
+                transaction.session.execute(erase::KEEP_TOKEN, &params)?;
+            }
+            devices.extend(signed_in.iter().map(|(device, _)| device.0));
+            gone.extend(signed_in);
+            moved.clear();
+            for owner in &owners {
+                let version = leave_erased(transaction.session, *owner, user.id, &mut devices, at)?;
+                moved.extend(version.map(|version| (*owner, version)));
+            }
+            remove_rows(transaction.session, user, at)?;
+            transaction.commit()
+        })?;
+        moved.iter().for_each(|(owner, version)| self.notify.moved(*owner, *version));
+        self.unlist(user, &gone);
         devices.sort_unstable();
         devices.dedup();
         Ok(devices.into_iter().map(DeviceId).collect())
@@ -192,9 +199,11 @@ impl AccountStore for Connections {
         self.looking_up(|session| session.execute(erase::FORGET_GONE, &params)).map(drop)
     }
 
-    fn erasures(&self, owners_max: usize) -> StorageResult<Vec<Erasure>> {
+    fn erasures(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Erasure>> {
         let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
-        let rows = self.looking_up(|session| session.query(erase::ERASURES, &[(&limit, Type::INT8)]))?;
+        let after = after.map_or(Uuid::nil(), |owner| owner.0);
+        let params: [Param<'_>; 2] = [(&after, Type::UUID), (&limit, Type::INT8)];
+        let rows = self.looking_up(|session| session.query(erase::ERASURES, &params))?;
         let erasure = |row: &Row| {
             let since = Timestamp::from_ms(row.try_get(1).map_err(failed)?);
             Ok(Erasure { owner: Owner(row.try_get(0).map_err(failed)?), since })
@@ -252,7 +261,13 @@ impl AccountStore for Connections {
         for owner in self.listed(user.id)?.into_iter().map(|(owner, _)| owner) {
             self.on_owner(owner, |txn| leave(txn, user.id, now))?;
         }
-        self.remove_rows_of(&user, now).map(|()| true)
+        let mut gone = Vec::new();
+        self.looking_up(|session| {
+            gone.append(&mut tokens(session, TOKENS, &[(&user.id, Type::UUID)])?);
+            remove_rows(session, &user, now)
+        })?;
+        self.unlist(&user, &gone);
+        Ok(true)
     }
 
     fn put_device(&self, device: &Device, token: &TokenHash) -> StorageResult<bool> {
@@ -472,24 +487,14 @@ impl Connections {
         Ok(devices)
     }
 
-    /// Removes a user who is a member of no owner any more: the devices, the list, the user, and what finds them.
-    fn remove_rows_of(&self, user: &User, now: Timestamp) -> StorageResult<()> {
+    /// Removes what found a user who is gone, and the devices, and notifies the other servers.
+    fn unlist(&self, user: &User, gone: &[(DeviceId, Vec<u8>)]) {
         let name = lookups::name(Kind::Email, user.email.as_bytes());
-        let mut gone = Vec::new();
-        self.looking_up(|session| {
-            // The email is free again once its claim is old, should this break off.
-            lookups::doubt(session, &name, user.id, now)?;
-            gone.append(&mut tokens(session, TOKENS, &[(&user.id, Type::UUID)])?);
-            session.execute(REMOVE_DEVICES, &[(&user.id, Type::UUID)])?;
-            session.execute(REMOVE_LIST, &[(&user.id, Type::UUID)])?;
-            session.execute(REMOVE_USER, &[(&user.id, Type::UUID)])
-        })?;
         self.tidy(|session| {
             gone.iter().try_for_each(|one| unlist_device(session, user.id, one))?;
             lookups::remove(session, &name, user.id)
         });
         self.signed_out(SignedOut::User(user.id));
-        Ok(())
     }
 
     /// Removes what is of no more use. If that fails, it stays, and leads nowhere.
@@ -597,6 +602,37 @@ impl Connections {
         })?;
         row.as_ref().map(read_device).transpose()
     }
+}
+
+/// Takes a user whose account is erased out of an owner, with what is stored of the devices there. Adds the devices of
+/// the user that the owner knows; returns the owner's version if it moved.
+fn leave_erased(
+    session: &mut Session,
+    owner: Owner,
+    user: Uuid,
+    devices: &mut Vec<Uuid>,
+    now: Timestamp,
+) -> StorageResult<Option<Version>> {
+    let schema = Schema::empty();
+    let statements = Statements::new(&schema, &[]);
+    let mut txn = Txn::begin_write(session, &schema, &statements, owner)?;
+    let before = txn.state().version;
+    let params: [Param<'_>; 2] = [(&owner.0, Type::UUID), (&user, Type::UUID)];
+    devices.append(&mut ids(&txn.session.query(erase::INSTALLATIONS, &params)?)?);
+    erase::forget_devices(txn.session, owner, devices)?;
+    depart(&mut txn, user, now)?;
+    txn.finish()?;
+    let after = txn.state().version;
+    Ok((after != before).then_some(after))
+}
+
+/// Removes the rows of a user who is a member of no owner any more. The email is only claimed from then on.
+fn remove_rows(session: &mut Session, user: &User, now: Timestamp) -> StorageResult<()> {
+    // The email is free again once its claim is old, should this break off.
+    lookups::doubt(session, &lookups::name(Kind::Email, user.email.as_bytes()), user.id, now)?;
+    session.execute(REMOVE_DEVICES, &[(&user.id, Type::UUID)])?;
+    session.execute(REMOVE_LIST, &[(&user.id, Type::UUID)])?;
+    session.execute(REMOVE_USER, &[(&user.id, Type::UUID)]).map(drop)
 }
 
 /// Has a user's list show an owner.

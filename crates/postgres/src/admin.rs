@@ -121,9 +121,7 @@ pub fn distribute(
     });
     // An earlier release had every node keep all users, and all tokens of erased ones.
     let of_accounts = OF_USERS.iter().map(|(name, _)| *name).chain([GONE]);
-    let copied: Vec<&str> = of_accounts
-        .filter(|name| everywhere.iter().any(|one| one == name))
-        .collect();
+    let copied: Vec<&str> = of_accounts.filter(|name| everywhere.iter().any(|one| one == name)).collect();
     done.retain(|name| !copied.contains(&name.as_str()));
     let mut run = |statement: &str| {
         told(statement);

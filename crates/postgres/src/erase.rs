@@ -26,6 +26,10 @@ const OWN: [(&str, &str); 11] = [
     ("rollcall_invitation", "id"),
 ];
 
+/// The counts of an owner that has no rows any more.
+const EMPTY_OWNER: &str =
+    "UPDATE rollcall_owner SET live_rows = 0, live_bytes = 0, past_version = NULL WHERE owner = $1";
+
 /// Removes at most `rows_max` rows of an owner; returns whether some may be left. Within a transaction.
 ///
 /// References are cleared first: rows of two tables may refer to each other in a circle.
@@ -46,6 +50,7 @@ pub(super) fn erase(
             return Ok(true);
         }
     }
+    session.execute(EMPTY_OWNER, &[(&owner.0, Type::UUID)])?;
     Ok(false)
 }
 
@@ -94,9 +99,8 @@ pub(super) const FORGET_DEVICES: [&str; 4] = [
 pub(super) const IS_GONE: &str = "SELECT 1 FROM rollcall_gone WHERE token_hash = $1 AND until > $2";
 pub(super) const FORGET_GONE: &str = "DELETE FROM rollcall_gone WHERE until <= $1";
 pub(super) const ERASURES: &str =
-    "SELECT owner, erased_at FROM rollcall_owner WHERE erased_at IS NOT NULL ORDER BY owner LIMIT $1";
-pub(super) const END_ERASURE: &str =
-    "DELETE FROM rollcall_owner WHERE owner = $1 AND erased_at IS NOT NULL";
+    "SELECT owner, erased_at FROM rollcall_owner WHERE erased_at IS NOT NULL AND owner > $1 ORDER BY owner LIMIT $2";
+pub(super) const END_ERASURE: &str = "DELETE FROM rollcall_owner WHERE owner = $1 AND erased_at IS NOT NULL";
 
 /// Removes what is stored of devices for an owner beside the rows.
 pub(super) fn forget_devices(session: &mut Session, owner: Owner, devices: &Vec<Uuid>) -> StorageResult<()> {

@@ -322,8 +322,8 @@ impl AccountStore for Connections {
         self.writing(|conn| accounts::forget_gone(conn, now))
     }
 
-    fn erasures(&self, owners_max: usize) -> StorageResult<Vec<Erasure>> {
-        self.looking_up(|conn| accounts::erasures(conn, owners_max).map_err(failed))
+    fn erasures(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Erasure>> {
+        self.looking_up(|conn| accounts::erasures(conn, after, owners_max).map_err(failed))
     }
 
     fn end_erasure(&self, owner: Owner) -> StorageResult<()> {

@@ -41,7 +41,7 @@ use rollcall_core::model::{DeviceId, Fence, Owner, Timestamp};
 use rollcall_core::schema::Schema;
 use rollcall_core::storage::plan::Plan;
 use rollcall_core::storage::{
-    AccountStore, Census, EngineObserver, Leases, Outcome, OwnerState, ReadTxn, ReadWork, Storage,
+    AccountStore, Census, EngineObserver, Leases, Outcome, OwnerState, PastBytes, ReadTxn, ReadWork, Storage,
     StorageError, StorageResult, VersionListener, WriteJob, WriteWork,
 };
 use statements::Statements;
@@ -397,7 +397,10 @@ impl Storage for Sqlite {
             };
             is_more = erase::erase(conn, &self.schema, id, rows_max)?;
             // What is known of the owner in memory ends with it.
-            let after = OwnerState { version: state.version.next(), ..state };
+            let mut after = OwnerState { version: state.version.next(), ..state };
+            if !is_more {
+                after = OwnerState { rows: 0, bytes: 0, past: PastBytes::default(), ..after };
+            }
             quota::put_state(conn, id, &after)?;
             Ok(Done::Move((owner, state.version, after)))
         })?;

@@ -153,10 +153,16 @@ mod tests {
             lines(
                 "SELECT concat_ws(' ', version, members_at, length(seed)) FROM rollcall_owner ORDER BY owner"
             ),
-            ["7 0 16".to_owned(), "9 9 16".to_owned(), "5 0 16".to_owned(), format!("{0} {0} 16", (2_u64 << 40) | 1)]
+            [
+                "7 0 16".to_owned(),
+                "9 9 16".to_owned(),
+                "5 0 16".to_owned(),
+                format!("{0} {0} 16", (2_u64 << 40) | 1)
+            ]
         );
         assert_eq!(lines("SELECT concat(count(*)) FROM rollcall_member"), ["5"]);
-        let erased = "SELECT concat_ws(' ', version, erased_at) FROM rollcall_owner WHERE erased_at IS NOT NULL";
+        let erased =
+            "SELECT concat_ws(' ', version, erased_at) FROM rollcall_owner WHERE erased_at IS NOT NULL";
         assert_eq!(lines(erased), ["5 40"], "rows that were to go still are");
     }
 }

@@ -179,8 +179,8 @@ pub trait AccountStore: Send + Sync {
     /// Forgets the tokens of erased users that are remembered until before `now`.
     fn forget_gone(&self, now: Timestamp) -> StorageResult<()>;
 
-    /// Owners whose rows are to be erased, at most `owners_max`.
-    fn erasures(&self, owners_max: usize) -> StorageResult<Vec<Erasure>>;
+    /// Owners after `after` whose rows are to be erased, by id, at most `owners_max`.
+    fn erasures(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Erasure>>;
 
     /// Removes an erased owner, the rows of which are removed.
     fn end_erasure(&self, owner: Owner) -> StorageResult<()>;
