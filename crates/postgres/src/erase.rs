@@ -98,8 +98,7 @@ pub(super) const FORGET_DEVICES: [&str; 4] = [
 ];
 pub(super) const IS_GONE: &str = "SELECT 1 FROM rollcall_gone WHERE token_hash = $1 AND until > $2";
 pub(super) const FORGET_GONE: &str = "DELETE FROM rollcall_gone WHERE until <= $1";
-pub(super) const ERASURES: &str =
-    "SELECT owner, erased_at FROM rollcall_owner WHERE erased_at IS NOT NULL AND owner > $1 ORDER BY owner LIMIT $2";
+pub(super) const ERASURES: &str = "SELECT owner, erased_at FROM rollcall_owner WHERE erased_at IS NOT NULL AND owner > $1 ORDER BY owner LIMIT $2";
 pub(super) const END_ERASURE: &str = "DELETE FROM rollcall_owner WHERE owner = $1 AND erased_at IS NOT NULL";
 
 /// Removes what is stored of devices for an owner beside the rows.

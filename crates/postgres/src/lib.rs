@@ -4,6 +4,7 @@
 //! belongs to one owner. A writer locks its owner's row first, so versions are numbered in the order of
 //! commits.
 
+mod account_rows;
 mod accounts;
 mod address;
 mod admin;
@@ -39,7 +40,7 @@ mod whole;
 
 #[doc(hidden)] // for the test of their plans; the others are in `statements`
 pub mod planned {
-    pub use super::accounts::{NOTE_SIGHTING, SIGHTINGS};
+    pub use super::account_rows::{NOTE_SIGHTING, SIGHTINGS};
     pub use super::deletions::{
         FORGET as FORGET_WINDOWS, FORGET_OLD as FORGET_OLD_WINDOWS, PUT as PUT_WINDOW, WINDOWS,
     };
