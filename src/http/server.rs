@@ -11,8 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -112,7 +115,7 @@ where
     let service = layers::stack(warp::service(filter), bounds.clone());
     let permits = ConnectionPermits::default();
     let ending = Arc::new(Notify::new());
-    let mut connections = JoinSet::new();
+    let mut connections = JoinSet::<()>::new();
     let mut pause = Pause::default();
     let mut stop = pin!(stop);
     loop {
@@ -152,16 +155,7 @@ where
         let open = Open::new(&metrics);
         connections.spawn(async move {
             let _held = (permit, open);
-            let mut connection = pin!(connection);
-            let ended = tokio::select! {
-                biased;
-                ended = connection.as_mut() => ended,
-                () = ending => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
+            if let Err(error) = until_ended(connection, ending).await {
                 tracing::debug!(peer = %address, error = %error_chain(&error), "connection cut");
             }
         });
@@ -169,12 +163,40 @@ where
     draining.set();
     drop(listener);
     ending.notify_waiters();
+    drain(connections, bounds.drain).await
+}
+
+/// Serves a connection until it ends; closes it after the current request once `ending` completes.
+async fn until_ended<I, S, B>(
+    connection: http1::Connection<I, S>,
+    ending: impl Future<Output = ()>,
+) -> hyper::Result<()>
+where
+    I: Read + Write + Unpin,
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<tower::BoxError>,
+    B: Body + 'static,
+    B::Error: Into<tower::BoxError>,
+{
+    let mut connection = pin!(connection);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = ending => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
+
+/// Lets connections finish for as long as `patience`, and aborts the others.
+async fn drain(mut connections: JoinSet<()>, patience: Duration) -> Drained {
     let drained = async {
         while let Some(ended) = connections.join_next().await {
             note(ended);
         }
     };
-    let _in_time = timeout(bounds.drain, drained).await;
+    let _in_time = timeout(patience, drained).await;
     let cut = connections.len();
     connections.shutdown().await;
     Drained { cut }

@@ -13,6 +13,17 @@ use crate::model::{Precision, Value};
 /// How deep rows may nest by default.
 const DEFAULT_JSON_DEPTH_MAX: usize = 16;
 
+/// The members of a column. What they may be depends on the type.
+#[derive(Default)]
+struct ColumnParts<'t> {
+    kind: Option<&'t Spanned<DeValue<'t>>>,
+    required: bool,
+    default: Option<&'t Spanned<DeValue<'t>>>,
+    max_length: Option<&'t Spanned<DeValue<'t>>>,
+    references: Option<Name<'t>>,
+    merge: Option<&'t Spanned<DeValue<'t>>>,
+}
+
 impl<'t> Reader<'t> {
     /// Reads one column, and the name of the table that it refers to.
     pub(super) fn column(
@@ -31,52 +42,17 @@ impl<'t> Reader<'t> {
             references: None,
             merge: ColumnMerge::default(),
         };
-        let mut kind = None;
-        let mut default = None;
-        let mut max_length = None;
-        let mut references = None;
-        let mut merge = None;
-        match value.get_ref() {
-            DeValue::String(_) => kind = Some(value),
-            DeValue::Table(members) => {
-                for (member, value) in members {
-                    match member.get_ref().as_ref() {
-                        "type" => kind = Some(value),
-                        "required" => match value.get_ref().as_bool() {
-                            Some(required) => column.required = required,
-                            None => self.fault(value.span(), at, "required: write true or false"),
-                        },
-                        "default" => default = Some(value),
-                        "max_length" => max_length = Some(value),
-                        "references" => match value.get_ref().as_str() {
-                            Some(to) => references = Some((to, value.span())),
-                            None => self.fault(value.span(), at, "references: write the name of a table"),
-                        },
-                        "merge" => merge = Some(value),
-                        other => self.fault(
-                            member.span(),
-                            at,
-                            format!(
-                                "unknown member {other:?}; a column has type, required, default, max_length, \
-                                 references and merge"
-                            ),
-                        ),
-                    }
-                }
-            }
-            _ => {
-                self.fault(value.span(), at, "write the type as a string, or { type = \"…\", … }");
-                return (column, None);
-            }
-        }
-        let Some(kind) = self.kind(at, span, kind) else {
+        let Some(parts) = self.column_parts(at, value) else { return (column, None) };
+        column.required = parts.required;
+        let ColumnParts { default, references, .. } = parts;
+        let Some(kind) = self.kind(at, span, parts.kind) else {
             return (column, references); // the attributes depend on the type and cannot be checked without it
         };
         column.kind = kind;
-        if let Some(value) = max_length {
+        if let Some(value) = parts.max_length {
             column.max_length = self.max_length(at, kind, value);
         }
-        if let Some(value) = merge {
+        if let Some(value) = parts.merge {
             column.merge = self.merge(at, kind, value);
         }
         if let Some((_, span)) = &references {
@@ -92,6 +68,47 @@ impl<'t> Reader<'t> {
             column.default = self.default(at, &column, value, precision);
         }
         (column, references)
+    }
+
+    /// The members of a column; `None` if it is neither a type nor a table.
+    fn column_parts(&mut self, at: &str, value: &'t Spanned<DeValue<'t>>) -> Option<ColumnParts<'t>> {
+        let mut parts = ColumnParts::default();
+        let members = match value.get_ref() {
+            DeValue::String(_) => {
+                parts.kind = Some(value);
+                return Some(parts);
+            }
+            DeValue::Table(members) => members,
+            _ => {
+                self.fault(value.span(), at, "write the type as a string, or { type = \"…\", … }");
+                return None;
+            }
+        };
+        for (member, value) in members {
+            match member.get_ref().as_ref() {
+                "type" => parts.kind = Some(value),
+                "required" => match value.get_ref().as_bool() {
+                    Some(required) => parts.required = required,
+                    None => self.fault(value.span(), at, "required: write true or false"),
+                },
+                "default" => parts.default = Some(value),
+                "max_length" => parts.max_length = Some(value),
+                "references" => match value.get_ref().as_str() {
+                    Some(to) => parts.references = Some((to, value.span())),
+                    None => self.fault(value.span(), at, "references: write the name of a table"),
+                },
+                "merge" => parts.merge = Some(value),
+                other => self.fault(
+                    member.span(),
+                    at,
+                    format!(
+                        "unknown member {other:?}; a column has type, required, default, max_length, \
+                         references and merge"
+                    ),
+                ),
+            }
+        }
+        Some(parts)
     }
 
     fn kind(

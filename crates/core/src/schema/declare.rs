@@ -5,10 +5,10 @@ use std::fmt;
 use std::ops::Range;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::names::{self, Taken};
-use super::{ColumnMerge, Policy, Schema, Table, TableId};
+use super::{Column, ColumnMerge, Policy, Schema, Table, TableId};
 use crate::model::Precision;
 
 /// Earlier states stored of a row: enough for devices that were away during a few edits.
@@ -108,6 +108,14 @@ struct Draft<'t> {
     table: Table,
     /// For each column, the name of the table that it refers to.
     references: Vec<Option<Name<'t>>>,
+}
+
+/// The members of a table that are checked once all are known.
+#[derive(Default)]
+struct TableParts<'t> {
+    has_key: bool,
+    columns: Option<&'t DeTable<'t>>,
+    retired: Option<&'t DeArray<'t>>,
 }
 
 /// Reads the file and collects every fault.
@@ -211,14 +219,44 @@ impl<'t> Reader<'t> {
             columns: Vec::new(),
             retired: Vec::new(),
         };
+        let parts = self.members(&mut table, name, body);
+        if !parts.has_key {
+            self.fault(span.clone(), name, "no key; name the key column with key = \"…\"");
+        }
         let mut taken = Taken::default();
-        let mut columns = None;
-        let mut retired = None;
-        let mut keyed = false;
+        let _ = taken.take(&table.key, "the key");
+        if let Err(first) = taken.take(&table.owner_column, "the owner column") {
+            let what = format!("owner_column: {:?} is {first} too; choose another", table.owner_column);
+            self.fault(span.clone(), name, what);
+        }
+        let mut references = Vec::new();
+        for (column, value) in parts.columns.into_iter().flatten() {
+            let column = (column.get_ref().as_ref(), column.span());
+            let (column, to) = self.named_column(name, column, value, &mut taken, precision);
+            table.columns.push(column);
+            references.push(to);
+        }
+        if table.policy != Policy::Merge
+            && let Some(column) = table.columns.iter().find(|column| column.merge != ColumnMerge::default())
+        {
+            let at = format!("{name}.{}", column.name);
+            self.fault(span.clone(), &at, "merge: only a table with policy = \"merge\" merges columns");
+        }
+        if table.columns.len() > COLUMNS_MAX {
+            let what = format!("{} columns; a table can have at most {COLUMNS_MAX}", table.columns.len());
+            self.fault(span, name, what);
+        }
+        table.retired = self.retired(name, parts.retired, &mut taken);
+        Draft { table, references }
+    }
+
+    /// Reads the members of a table that depend on nothing else into it, and returns the others.
+    fn members(&mut self, table: &mut Table, name: &'t str, body: &'t DeTable<'t>) -> TableParts<'t> {
+        let mut parts = TableParts::default();
         for (member, value) in body {
             match member.get_ref().as_ref() {
                 "key" => {
-                    keyed = true;
+                    parts.has_key = true;
                     match value.get_ref().as_str() {
                         Some(key) => {
                             table.key = key.to_owned();
@@ -229,18 +267,7 @@ impl<'t> Reader<'t> {
                         None => self.fault(value.span(), name, "key: write the name of the key column"),
                     }
                 }
-                "policy" => match value.get_ref().as_str() {
-                    Some("newest") => table.policy = Policy::Newest,
-                    Some("server") => table.policy = Policy::Server,
-                    Some("client") => table.policy = Policy::Client,
-                    Some("merge") => table.policy = Policy::Merge,
-                    Some("manual") => table.policy = Policy::Manual,
-                    _ => {
-                        let what =
-                            "policy: write \"newest\", \"server\", \"client\", \"merge\" or \"manual\"";
-                        self.fault(value.span(), name, what);
-                    }
-                },
+                "policy" => table.policy = self.policy(name, value),
                 "history" => match whole_number(value) {
                     Some(states) if states <= HISTORY_MAX => table.history = states,
                     _ => {
@@ -254,11 +281,11 @@ impl<'t> Reader<'t> {
                     }
                 }
                 "retired" => match value.get_ref().as_array() {
-                    Some(list) => retired = Some(list),
+                    Some(list) => parts.retired = Some(list),
                     None => self.fault(value.span(), name, "retired: write a list of column names"),
                 },
                 "columns" => match value.get_ref().as_table() {
-                    Some(found) => columns = Some(found),
+                    Some(found) => parts.columns = Some(found),
                     None => {
                         self.fault(value.span(), name, "columns: declare them under [table.NAME.columns]")
                     }
@@ -273,54 +300,63 @@ impl<'t> Reader<'t> {
                 ),
             }
         }
-        if !keyed {
-            self.fault(span.clone(), name, "no key; name the key column with key = \"…\"");
-        }
-        let _ = taken.take(&table.key, "the key");
-        if let Err(first) = taken.take(&table.owner_column, "the owner column") {
-            let what = format!("owner_column: {:?} is {first} too; choose another", table.owner_column);
-            self.fault(span.clone(), name, what);
-        }
-        let mut references = Vec::new();
-        for (column, value) in columns.into_iter().flatten() {
-            let at = format!("{name}.{}", column.get_ref());
-            if let Some(fault) = names::fault(column.get_ref()) {
-                self.fault(column.span(), &at, fault);
+        parts
+    }
+
+    fn policy(&mut self, name: &str, value: &Spanned<DeValue<'t>>) -> Policy {
+        match value.get_ref().as_str() {
+            Some("newest") => Policy::Newest,
+            Some("server") => Policy::Server,
+            Some("client") => Policy::Client,
+            Some("merge") => Policy::Merge,
+            Some("manual") => Policy::Manual,
+            _ => {
+                let what = "policy: write \"newest\", \"server\", \"client\", \"merge\" or \"manual\"";
+                self.fault(value.span(), name, what);
+                Policy::default()
             }
-            if let Err(first) = taken.take(column.get_ref(), "the column") {
-                let what = match first.starts_with("the key") {
-                    true => format!("{first} is a column already; leave it out of columns"),
-                    false => format!("SQL does not tell this name from {first}; rename one of the two"),
-                };
-                self.fault(column.span(), &at, what);
-            }
-            let (column, to) = self.column(&at, (column.get_ref(), column.span()), value, precision);
-            table.columns.push(column);
-            references.push(to);
         }
-        if table.policy != Policy::Merge
-            && let Some(column) = table.columns.iter().find(|column| column.merge != ColumnMerge::default())
-        {
-            let at = format!("{name}.{}", column.name);
-            self.fault(span.clone(), &at, "merge: only a table with policy = \"merge\" merges columns");
+    }
+
+    /// Reads one column, whose name no other column of the table may have.
+    fn named_column(
+        &mut self,
+        table: &str,
+        column: Name<'t>,
+        value: &'t Spanned<DeValue<'t>>,
+        taken: &mut Taken,
+        precision: Precision,
+    ) -> (Column, Option<Name<'t>>) {
+        let at = format!("{table}.{}", column.0);
+        if let Some(fault) = names::fault(column.0) {
+            self.fault(column.1.clone(), &at, fault);
         }
-        if table.columns.len() > COLUMNS_MAX {
-            let what = format!("{} columns; a table can have at most {COLUMNS_MAX}", table.columns.len());
-            self.fault(span, name, what);
+        if let Err(first) = taken.take(column.0, "the column") {
+            let what = match first.starts_with("the key") {
+                true => format!("{first} is a column already; leave it out of columns"),
+                false => format!("SQL does not tell this name from {first}; rename one of the two"),
+            };
+            self.fault(column.1.clone(), &at, what);
         }
-        for item in retired.into_iter().flatten() {
+        self.column(&at, column, value, precision)
+    }
+
+    /// Reads the names of columns that a table no longer has.
+    fn retired(&mut self, table: &str, list: Option<&'t DeArray<'t>>, taken: &mut Taken) -> Vec<String> {
+        let mut retired = Vec::new();
+        for item in list.into_iter().flatten() {
             match item.get_ref().as_str() {
-                None | Some("") => self.fault(item.span(), name, "retired: write a list of column names"),
+                None | Some("") => self.fault(item.span(), table, "retired: write a list of column names"),
                 Some(old) => match taken.take(old, "the retired column") {
-                    Ok(()) => table.retired.push(old.to_owned()),
+                    Ok(()) => retired.push(old.to_owned()),
                     Err(first) => {
                         let what = format!("retired: {old:?} is {first} too; keep it in one place");
-                        self.fault(item.span(), name, what);
+                        self.fault(item.span(), table, what);
                     }
                 },
             }
         }
-        Draft { table, references }
+        retired
     }
 
     /// Resolves the names of references to table ids.

@@ -32,6 +32,7 @@ pub use batch::{Batch, Part, SentKey, Set, UnreadableItem, ValueFault};
 use budget::Budget;
 pub use budget::StillWanted;
 use deletions::Deletions;
+use losses::Losses;
 pub use quota::FORGOTTEN_MAX;
 use settler::{DeviceClock, Settler};
 pub use unreadable::{ItemResult, RejectedKeys, RejectedRow, TableItemResults, Unreadable, Why};
@@ -257,24 +258,8 @@ pub fn run_while(
     let mut deletions = Deletions::count(txn, &digests, batch, &rows, terms)?;
     deletions.guard(batch.confirm_deletes, terms.mass_delete_rows)?;
     // Every row is settled in memory first, so a refusal needs no write to be undone.
-    let mut settler = Settler::new(txn, schema, context, clock, &mut rows, &mut budget);
-    let mut add = settler.edits(Operation::Add, &batch.add)?;
-    let mut update = settler.edits(Operation::Update, &batch.update)?;
-    let mut delete = settler.deletes(&batch.delete)?;
-    let losses = settler.finish([&mut add, &mut update, &mut delete].into_iter().flatten());
-    let mut add = batch.in_order(Part::Add, add, &rows);
-    let mut update = batch.in_order(Part::Update, update, &rows);
-    let mut delete = batch.in_order(Part::Delete, delete, &rows);
-    let rejected = batch.rejected_keys(&rows);
-
-    if batch.atomic {
-        let sets: [(Part, &[TableItemResults]); 3] =
-            [(Part::Add, &add), (Part::Update, &update), (Part::Delete, &delete)];
-        let rejections = Report::rejections(sets, &rejected);
-        if !rejections.is_empty() {
-            return Err(Refusal::Atomic(rejections));
-        }
-    }
+    let settler = Settler::new(txn, schema, context, clock, &mut rows, &mut budget);
+    let (Settled { mut add, mut update, mut delete, rejected }, losses) = settle(settler, batch)?;
     // The rows of the response are weighed before anything is written.
     response_rows::put_rows(batch, [&mut add, &mut update, &mut delete], &rows, &mut budget)?;
     let requested = requested::load(txn, &rows, &batch.get, &mut budget)?;
@@ -295,14 +280,7 @@ pub fn run_while(
         txn.show_ahead(current)?;
     }
 
-    // A device that has not seen what others wrote in between must not skip it, so its cursor stays. Without
-    // a cursor it stays at the first version of the epoch until the last page is delivered.
-    let is_complete = changes.as_ref().is_some_and(|changes| changes.next.is_none());
-    let version = match batch.base {
-        Some(base) if base < state.version && !is_complete => base,
-        None if changes.is_some() && !is_complete => Version::first(state.version.epoch()),
-        _ => current,
-    };
+    let version = cursor(batch.base, state.version, current, changes.as_ref());
     Ok(Report {
         add,
         update,
@@ -316,6 +294,53 @@ pub fn run_while(
         changes,
         clock_offset_ms: skew.map(Skew::offset_ms),
     })
+}
+
+/// What became of each item of a batch, in the order sent.
+struct Settled {
+    add: Vec<TableItemResults>,
+    update: Vec<TableItemResults>,
+    delete: Vec<TableItemResults>,
+    rejected: Vec<RejectedKeys>,
+}
+
+/// Settles every item of a batch in memory.
+///
+/// Errors: [`Refusal::Atomic`] if the batch is to be applied as a whole and an item cannot be.
+fn settle(mut settler: Settler<'_, '_>, batch: &Batch) -> Result<(Settled, Losses), Refusal> {
+    let mut add = settler.edits(Operation::Add, &batch.add)?;
+    let mut update = settler.edits(Operation::Update, &batch.update)?;
+    let mut delete = settler.deletes(&batch.delete)?;
+    let (losses, rows) = settler.finish([&mut add, &mut update, &mut delete].into_iter().flatten());
+    let settled = Settled {
+        add: batch.in_order(Part::Add, add, rows),
+        update: batch.in_order(Part::Update, update, rows),
+        delete: batch.in_order(Part::Delete, delete, rows),
+        rejected: batch.rejected_keys(rows),
+    };
+    if batch.atomic {
+        let Settled { add, update, delete, rejected } = &settled;
+        let sets: [(Part, &[TableItemResults]); 3] =
+            [(Part::Add, add), (Part::Update, update), (Part::Delete, delete)];
+        let rejections = Report::rejections(sets, rejected);
+        if !rejections.is_empty() {
+            return Err(Refusal::Atomic(rejections));
+        }
+    }
+    Ok((settled, losses))
+}
+
+/// The cursor that a device has after a batch: from `before` the owner has come to `current`.
+///
+/// A device that has not seen what others wrote in between must not skip it, so its cursor stays. Without a cursor
+/// it stays at the first version of the epoch until the last page is delivered.
+fn cursor(base: Option<Version>, before: Version, current: Version, changes: Option<&Changes>) -> Version {
+    let is_complete = changes.is_some_and(|changes| changes.next.is_none());
+    match base {
+        Some(base) if base < before && !is_complete => base,
+        None if changes.is_some() && !is_complete => Version::first(before.epoch()),
+        _ => current,
+    }
 }
 
 impl LiveRow {

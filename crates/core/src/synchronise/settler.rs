@@ -76,9 +76,9 @@ impl<'a, 'b> Settler<'a, 'b> {
         }
     }
 
-    /// Sets the final state of each row in the results, since no other state becomes visible, and returns the
-    /// losses.
-    pub fn finish<'t>(self, result: impl Iterator<Item = &'t mut TableResults>) -> Losses {
+    /// Sets the final state of each row in the results, since no other state becomes visible; returns the losses,
+    /// and the rows as the batch leaves them.
+    pub fn finish<'t>(self, result: impl Iterator<Item = &'t mut TableResults>) -> (Losses, &'a WorkingSet) {
         let mut result: Vec<_> = result.collect();
         for (table, list) in result.iter_mut().map(|set| (set.0, &mut set.1)) {
             for result in list.iter_mut() {
@@ -88,7 +88,7 @@ impl<'a, 'b> Settler<'a, 'b> {
         }
         let mut losses = self.losses;
         losses.name(self.schema, self.rows, &self.context, result.into_iter());
-        losses
+        (losses, self.rows)
     }
 
     /// Settles `add` or `update`: tables that others refer to first.
