@@ -204,7 +204,7 @@ numeric_settings! {
         conflicts_rows_max: usize = 100, env "ROLLCALL_CONFLICTS_ROWS_MAX";
         /// Keep a response under its `Idempotency-Key` for N hours
         ///
-        /// A phone may be off overnight.
+        /// A phone may be off overnight. With fewer than 24, a response may stay for up to a day.
         idempotency_hours: u32 = 24, env "ROLLCALL_IDEMPOTENCY_HOURS";
         /// Keep at most N responses for one device
         ///

@@ -32,43 +32,101 @@ pub fn terms(settings: &SyncSettings, past_bytes_max: u64, now: Timestamp) -> Pu
     }
 }
 
-/// Forgets old data of every owner, in small transactions.
+/// Forgets old data of the owners that are due, in small transactions; of every owner if the last purge of all had
+/// other terms.
 ///
 /// - `each` is called after every transaction, and returns whether to continue.
 /// - It may be interrupted at any time: what a transaction forgot stays forgotten, and the next run
 ///   continues.
 /// - Writers have priority: after each transaction it pauses for as long as that took.
+/// - Cost: nothing is read of an owner that is not due.
 pub fn run<T: Forgetful + ?Sized>(
     storage: &T,
     terms: &PurgeTerms,
-    each: &mut dyn FnMut(Owner, Purged) -> bool,
+    each: &mut Watch<'_>,
 ) -> StorageResult<Purged> {
-    let mut total = Purged::default();
+    let (owners, fingerprint) = (storage.owners(), terms.fingerprint());
+    if owners.due_by()? != Some(fingerprint) {
+        return run_all(storage, terms, each);
+    }
     let mut after = None;
+    let mut next = || -> StorageResult<Vec<Owner>> {
+        let due = owners.due(terms.now, after, OWNERS_PER_PAGE)?;
+        after = due.last().copied().or(after);
+        Ok(due.into_iter().map(|(_, owner)| owner).collect())
+    };
+    Ok(of_owners(storage, terms, &mut next, each)?.0)
+}
+
+/// Forgets old data of every owner, like [`run`].
+pub fn run_all<T: Forgetful + ?Sized>(
+    storage: &T,
+    terms: &PurgeTerms,
+    each: &mut Watch<'_>,
+) -> StorageResult<Purged> {
+    let owners = storage.owners();
+    let mut after = None;
+    let mut next = || -> StorageResult<Vec<Owner>> {
+        let page = owners.page(after, OWNERS_PER_PAGE)?;
+        after = page.last().copied().or(after);
+        Ok(page)
+    };
+    let (total, is_whole) = of_owners(storage, terms, &mut next, each)?;
+    if is_whole {
+        owners.set_due_by(terms.fingerprint())?;
+    }
+    Ok(total)
+}
+
+/// Is called after every transaction, and returns whether to continue.
+pub type Watch<'a> = dyn FnMut(Owner, Purged) -> bool + 'a;
+
+/// Forgets old data of the owners that `next` returns; returns whether it came to the end.
+fn of_owners<T: Forgetful + ?Sized>(
+    storage: &T,
+    terms: &PurgeTerms,
+    next: &mut dyn FnMut() -> StorageResult<Vec<Owner>>,
+    each: &mut Watch<'_>,
+) -> StorageResult<(Purged, bool)> {
+    let mut total = Purged::default();
     loop {
-        let owners = storage.next_owners(after, OWNERS_PER_PAGE)?;
-        let Some(last) = owners.last() else { return Ok(total) };
-        after = Some(*last);
+        let owners = next()?;
+        if owners.is_empty() {
+            return Ok((total, true));
+        }
         for owner in owners {
-            let mut counts = true; // once a run
-            loop {
-                let begun = Instant::now();
-                let purged = storage.forget(owner, terms, ROWS_PER_TRANSACTION)?;
-                total += purged;
-                if !each(owner, purged) {
-                    return Ok(total);
-                }
-                if !purged.is_nothing() {
-                    // SQLite's lock is not fair: without a pause the purge would starve other writers.
-                    std::thread::sleep(begun.elapsed());
-                }
-                if purged.is_to_count && !purged.more && counts {
-                    storage.count(owner)?;
-                    counts = false; // forgets what exceeds the bound now
-                } else if !purged.more {
-                    break;
-                }
+            if !of_owner(storage, owner, terms, &mut total, each)? {
+                return Ok((total, false));
             }
+        }
+    }
+}
+
+/// Forgets old data of one owner, and adds it to `total`; returns whether to continue.
+fn of_owner<T: Forgetful + ?Sized>(
+    storage: &T,
+    owner: Owner,
+    terms: &PurgeTerms,
+    total: &mut Purged,
+    each: &mut Watch<'_>,
+) -> StorageResult<bool> {
+    let mut counts = true; // once a run
+    loop {
+        let begun = Instant::now();
+        let purged = storage.forget(owner, terms, ROWS_PER_TRANSACTION)?;
+        *total += purged;
+        if !each(owner, purged) {
+            return Ok(false);
+        }
+        if !purged.is_nothing() {
+            // SQLite's lock is not fair: without a pause the purge would starve other writers.
+            std::thread::sleep(begun.elapsed());
+        }
+        if purged.is_to_count && !purged.more && counts {
+            storage.count(owner)?;
+            counts = false; // forgets what exceeds the bound now
+        } else if !purged.more {
+            return Ok(true);
         }
     }
 }

@@ -74,7 +74,7 @@ impl Purge {
         let mut progress = Progress::new();
         let (mut tombstones, mut records, mut seen, mut last) = (0, 0, 0_u64, None);
         let mut stopped = false;
-        purge::run(&*forgetful, &terms, &mut |owner, purged| {
+        purge::run_all(&*forgetful, &terms, &mut |owner, purged| {
             tombstones += purged.tombstones;
             records += purged.records;
             seen += u64::from(last.replace(owner) != Some(owner));

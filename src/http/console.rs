@@ -140,7 +140,7 @@ impl Console {
         let mut count: Vec<u64> = Vec::new();
         let mut after: Option<Owner> = None;
         loop {
-            let owners = storage.owners(after, OWNERS_PER_PAGE)?;
+            let owners = storage.owners().page(after, OWNERS_PER_PAGE)?;
             let Some(last) = owners.last() else { break };
             after = Some(*last);
             for owner in owners {

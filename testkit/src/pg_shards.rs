@@ -4,13 +4,47 @@
 
 use std::sync::Arc;
 
-use rollcall::model::{DeviceId, Fence, Owner};
+use rollcall::model::{DeviceId, Fence, Owner, Timestamp};
 use rollcall::storage::{
-    AccountStore, Census, LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases, OwnerState, ReadWork,
-    Storage, StorageResult, VersionListener, WriteWork,
+    AccountStore, Census, DueOwner, LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases, OwnerState,
+    Owners, ReadWork, Storage, StorageResult, VersionListener, WriteWork,
 };
 
 pub struct Shards(pub Vec<Arc<dyn Storage>>);
+
+/// The first `most` of what all shards return.
+fn first_of<T: Ord>(
+    lists: impl Iterator<Item = StorageResult<Vec<T>>>,
+    most: usize,
+) -> StorageResult<Vec<T>> {
+    let mut all = lists.collect::<StorageResult<Vec<_>>>()?.into_iter().flatten().collect::<Vec<T>>();
+    all.sort();
+    all.truncate(most);
+    Ok(all)
+}
+
+impl Owners for Shards {
+    fn page(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
+        first_of(self.0.iter().map(|shard| shard.owners().page(after, owners_max)), owners_max)
+    }
+
+    fn due(
+        &self,
+        now: Timestamp,
+        after: Option<DueOwner>,
+        owners_max: usize,
+    ) -> StorageResult<Vec<DueOwner>> {
+        first_of(self.0.iter().map(|shard| shard.owners().due(now, after, owners_max)), owners_max)
+    }
+
+    fn due_by(&self) -> StorageResult<Option<i64>> {
+        self.0[0].owners().due_by()
+    }
+
+    fn set_due_by(&self, fingerprint: i64) -> StorageResult<()> {
+        self.0[0].owners().set_due_by(fingerprint)
+    }
+}
 
 fn place(owner: Owner, shards: usize) -> usize {
     owner.0.as_bytes().iter().map(|byte| usize::from(*byte)).sum::<usize>() % shards
@@ -43,14 +77,8 @@ impl Storage for Shards {
         self.0.iter().try_for_each(|shard| shard.ready())
     }
 
-    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
-        let mut owners = Vec::new();
-        for shard in &self.0 {
-            owners.extend(shard.owners(after, owners_max)?);
-        }
-        owners.sort();
-        owners.truncate(owners_max);
-        Ok(owners)
+    fn owners(&self) -> &dyn Owners {
+        self
     }
 
     fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool> {

@@ -178,13 +178,13 @@ impl TestServer {
         self.changes(device, &format!("?since={version}"))
     }
 
-    /// What the background task does.
+    /// What `rollcall purge` does.
     pub fn purge(&self) -> Purged {
         let app = self.app();
         app.acks.flush(&*app.storage, &mut || true).unwrap();
         let terms =
             purge::terms(&app.settings.sync, app.settings.limits.owner_past_bytes_max, app.clock.now());
-        purge::run(&*app.storage, &terms, &mut |_, _| true).unwrap()
+        purge::run_all(&*app.storage, &terms, &mut |_, _| true).unwrap()
     }
 
     pub fn dir(&self) -> &Path {

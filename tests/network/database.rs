@@ -18,7 +18,7 @@ use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore}
 use rollcall::storage::{
     AccountStore, Census, ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation,
     Invitation, LeaseListener, LeaseState, LeaseStore, LeaseTerms, Leases as KeptLeases, Member, MemberReads,
-    MemberWrites, Outcome, OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, ReadWork, Replaced,
+    MemberWrites, Outcome, OwnerState, Owners, PastBytes, PurgeTerms, Purged, ReadTxn, ReadWork, Replaced,
     ResponsesMax, Storage, StorageError, StorageResult, StoredResponse, VersionListener, Walked,
     WantedConflicts, WriteTxn, WriteWork,
 };
@@ -289,9 +289,8 @@ impl Storage for Shared {
         self.0.engine.ready()
     }
 
-    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
-        self.0.reach()?;
-        self.0.engine.owners(after, owners_max)
+    fn owners(&self) -> &dyn Owners {
+        self.0.engine.owners()
     }
 
     fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool> {

@@ -389,7 +389,7 @@ fn four_databases_do_for_shards() {
         });
         assert_eq!((held.unwrap(), keys), (3, 3));
     }
-    let held: Vec<usize> = shards.iter().map(|shard| shard.owners(None, 99).unwrap().len()).collect();
+    let held: Vec<usize> = shards.iter().map(|shard| shard.owners().page(None, 99).unwrap().len()).collect();
     assert_eq!(held.iter().sum::<usize>(), owners.len());
     assert!(held.iter().all(|owners| *owners > 0), "{held:?}");
 }

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use engine::{Engine, Store};
 
 mod census;
+mod due;
 mod group;
 mod history;
 mod hooks;
@@ -709,7 +710,8 @@ fn a_restart_keeps_all_and_repeats_no_fence() {
                 storage.write(owner(1), write).unwrap();
             }
             let held = storage.read(owner(1), |txn| Ok::<_, StorageError>(txn.state())).unwrap();
-            assert_eq!(OwnerState { seed: None, ..held }, state);
+            let due_at = Some(Timestamp::from_ms(Timestamp::DAY_MS));
+            assert_eq!(OwnerState { seed: None, ..held }, OwnerState { due_at, ..state });
             seeds.push(held.seed);
         }
         assert!(seeds.iter().all(|seed| seed.is_some() && *seed == seeds[0]), "a seed of its own, for ever");

@@ -17,7 +17,8 @@ use rollcall::model::{Owner, Timestamp};
 use rollcall::schema::Schema;
 use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore};
 use rollcall::storage::{
-    AccountStore, Census, Leases, OwnerState, ReadWork, Storage, StorageResult, VersionListener, WriteWork,
+    AccountStore, Census, Leases, OwnerState, Owners, ReadWork, Storage, StorageResult, VersionListener,
+    WriteWork,
 };
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -198,8 +199,8 @@ impl Storage for Trapped {
         self.inner.ready()
     }
 
-    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
-        self.inner.owners(after, owners_max)
+    fn owners(&self) -> &dyn Owners {
+        self.inner.owners()
     }
 
     fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool> {

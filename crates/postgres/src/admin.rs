@@ -11,7 +11,7 @@ use crate::failure::failed;
 use rollcall_core::model::{Owner, Timestamp, Version};
 use rollcall_core::schema::Schema;
 use rollcall_core::storage::plan::quoted;
-use rollcall_core::storage::{StorageError, StorageResult};
+use rollcall_core::storage::{Owners, StorageError, StorageResult};
 
 /// Small tables without an owner that never change in service.
 const REFERENCE: [&str; 3] = ["rollcall_meta", "rollcall_table", "rollcall_column"];
@@ -162,7 +162,7 @@ impl Connections {
         let epoch = connections.next_epoch(above.unwrap_or(0), now).map_err(failed)?;
         let (mut last, mut owners) = (None, 0);
         loop {
-            let page = connections.owners(last, 1_000).map_err(failed)?;
+            let page = Owners::page(&connections, last, 1_000).map_err(failed)?;
             for owner in &page {
                 connections.begin_epoch_of(*owner, epoch).map_err(failed)?;
                 owners += 1;

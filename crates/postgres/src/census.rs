@@ -99,7 +99,7 @@ impl Connections {
         let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
         let params: [Param<'_>; 2] = [(&from, Type::UUID), (&limit, Type::INT8)];
         let rows = self.with_retry(|session| session.query(statements::STATES, &params))?;
-        rows.iter().map(|row| Ok((Owner(row.try_get(21).map_err(failed)?), txn::state_of(row)?))).collect()
+        rows.iter().map(|row| Ok((Owner(row.try_get(22).map_err(failed)?), txn::state_of(row)?))).collect()
     }
 }
 

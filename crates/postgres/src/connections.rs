@@ -8,7 +8,7 @@ use super::circuit::{Circuit, Node};
 use super::failure::Failure;
 use super::notify::Notifier;
 use super::session::{Session, Timeouts};
-use super::{OpenError, VERSION_MIN, migrate, statements};
+use super::{OpenError, VERSION_MIN, migrate};
 use crate::failure::failed;
 use rollcall_core::model::Owner;
 use rollcall_core::storage::gate::Gate;
@@ -208,22 +208,6 @@ impl Connections {
             Err(error) => Try::failed(session, error),
             done => Try::Done(done),
         })
-    }
-
-    /// Every owner after `after`, by id, at most `owners_max`.
-    pub(super) fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
-        let from = match after {
-            None => uuid::Uuid::nil(),
-            Some(after) => match after.0.as_u128().checked_add(1) {
-                Some(next) => uuid::Uuid::from_u128(next),
-                None => return Ok(Vec::new()),
-            },
-        };
-        let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
-        let rows = self.with_retry(|session| {
-            session.query(statements::OWNERS, &[(&from, Type::UUID), (&limit, Type::INT8)])
-        })?;
-        rows.iter().map(|row| Ok(Owner(row.try_get(0).map_err(failed)?))).collect()
     }
 }
 

@@ -25,6 +25,7 @@ mod members;
 mod migrate;
 mod notify;
 mod owner;
+mod owners;
 mod past;
 mod purge;
 mod quota;
@@ -63,7 +64,7 @@ use rollcall_core::schema::Schema;
 use rollcall_core::storage::gate::OwnerGates;
 use rollcall_core::storage::plan::{self, Plan};
 use rollcall_core::storage::{
-    AccountStore, Census, EngineObserver, Forgetful, Leases, Outcome, OwnerState, PurgeTerms, Purged,
+    AccountStore, Census, EngineObserver, Forgetful, Leases, Outcome, OwnerState, Owners, PurgeTerms, Purged,
     ReadTxn, ReadWork, Storage, StorageError, StorageResult, StoredResponse, VersionListener, WriteWork,
 };
 use session::{Param, Purpose, Session};
@@ -492,8 +493,8 @@ impl Storage for Postgres {
             .map(drop)
     }
 
-    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
-        self.connections.owners(after, owners_max)
+    fn owners(&self) -> &dyn Owners {
+        &*self.connections
     }
 
     fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool> {
@@ -520,8 +521,8 @@ impl Storage for Postgres {
 
 /// A purge uses none of the application's tables, so a command can run it without their schema.
 impl Forgetful for Connections {
-    fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
-        self.owners(after, owners_max)
+    fn owners(&self) -> &dyn Owners {
+        self
     }
 
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {

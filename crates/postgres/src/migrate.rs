@@ -21,6 +21,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0009_mail_tokens.sql"),
     include_str!("migrations/0010_erasures.sql"),
     include_str!("migrations/0011_members.sql"),
+    include_str!("migrations/0012_due.sql"),
 ];
 
 const IS_THERE: &str = "SELECT to_regclass('rollcall_meta') IS NOT NULL";

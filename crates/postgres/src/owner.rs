@@ -50,6 +50,7 @@ pub(super) fn state_of(row: &Row) -> StorageResult<OwnerState> {
         members_at: Version(unsigned(row, 18).map_err(failed)?),
         is_public: row.try_get(19).map_err(failed)?,
         erased_at: row.try_get::<_, Option<i64>>(20).map_err(failed)?.map(Timestamp::from_ms),
+        due_at: row.try_get::<_, Option<i64>>(21).map_err(failed)?.map(Timestamp::from_ms),
     })
 }
 

@@ -7,7 +7,7 @@ use super::quota::{OwnPast, forgotten};
 use super::session::{Param, Session};
 use super::{deletions, installations, statements};
 use crate::failure::failed;
-use rollcall_core::model::Version;
+use rollcall_core::model::{Timestamp, Version};
 use rollcall_core::storage::ledger::day;
 use rollcall_core::storage::quota::make_room;
 use rollcall_core::storage::{OwnerState, PurgeTerms, Purged, StorageResult};
@@ -62,7 +62,24 @@ pub(super) fn purge(
     ] {
         session.execute(sql, &[(&owner, Type::UUID), (&before, Type::INT8)])?;
     }
+    state.due_at = terms.due_after(&purged, oldest(session, owner, terms)?);
     Ok(purged)
+}
+
+/// When the oldest thing of an owner is old enough. Tombstones are as old as the last day of their version; one that a
+/// device has not read yet waits for the device, or for its age.
+fn oldest(session: &mut Session, owner: Uuid, terms: &PurgeTerms) -> StorageResult<Option<Timestamp>> {
+    let ages = terms.ages();
+    let params: [Param<'_>; 5] = [
+        (&owner, Type::UUID),
+        (&ages.responses, Type::INT8),
+        (&ages.conflicts, Type::INT8),
+        (&ages.devices, Type::INT8),
+        (&ages.tombstones, Type::INT8),
+    ];
+    let oldest = session.row(statements::OLDEST, &params)?;
+    let oldest: Option<i64> = oldest.map(|row| row.try_get(0)).transpose().map_err(failed)?.flatten();
+    Ok(oldest.map(Timestamp::from_ms))
 }
 
 /// The last version whose tombstones are old enough and were read by every active device.

@@ -92,6 +92,7 @@ pub(super) fn put_state(
     let (rows, bytes) = (state.rows.cast_signed(), state.bytes.cast_signed());
     let before = before.0.cast_signed();
     let (members_at, erased_at) = (state.members_at.0.cast_signed(), state.erased_at.map(Timestamp::ms));
+    let due_at = state.due_at.map(Timestamp::ms);
     let mut params: Vec<Param<'_>> = vec![
         (&owner, Type::UUID),
         (&horizon, Type::INT8),
@@ -101,6 +102,7 @@ pub(super) fn put_state(
         (&past.responses, Type::INT8),
         (&counted, Type::INT8),
         (&before, Type::INT8),
+        (&due_at, Type::INT8),
     ];
     let mut sql = statements::PUT_PAST;
     if let Some(Advance { by, dated, digest }) = &advance {

@@ -202,7 +202,7 @@ macro_rules! owner {
         concat!(
             lease!(),
             ", version, horizon, live_rows, live_bytes, seed, written, shown_ahead, past_tombstones, past_history, \
-             past_conflicts, past_answers, past_version, dated, members_at, public, erased_at"
+             past_conflicts, past_answers, past_version, dated, members_at, public, erased_at, due_at"
         )
     };
 }
@@ -210,8 +210,9 @@ macro_rules! owner {
 macro_rules! advance {
     () => {
         "UPDATE rollcall_owner SET horizon = $2, past_tombstones = $3, past_history = $4, past_conflicts = $5, \
-         past_answers = $6, past_version = $7, version = $9, live_rows = $10, live_bytes = $11, written = $12, \
-         dated = $13, members_at = $14, public = $15, erased_at = $16 WHERE owner = $1 AND version = $8"
+         past_answers = $6, past_version = $7, due_at = $9, version = $10, live_rows = $11, live_bytes = $12, \
+         written = $13, dated = $14, members_at = $15, public = $16, erased_at = $17 \
+         WHERE owner = $1 AND version = $8"
     };
 }
 
@@ -231,21 +232,22 @@ pub const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch'";
 /// Creates an owner, unless another server has. A restored backup may lack an owner that existed. So fences
 /// too begin with the epoch, which is in the upper bits of the version.
 pub const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
-     (owner, version, horizon, live_rows, live_bytes, seed, fence, past_version) \
-     VALUES ($1, $2, $2, 0, 0, $3, ($2::bigint >> 40) << 32, $2) ON CONFLICT (owner) DO NOTHING";
+     (owner, version, horizon, live_rows, live_bytes, seed, fence, past_version, due_at) \
+     VALUES ($1, $2, $2, 0, 0, $3, ($2::bigint >> 40) << 32, $2, NULL) ON CONFLICT (owner) DO NOTHING";
 
 /// Says what an owner is after a write. `$8` is the version before it: if that is no longer the owner's, somebody else
-/// wrote meanwhile, and nothing is written. `$12` names the transaction.
+/// wrote meanwhile, and nothing is written. `$13` names the transaction.
 pub const ADVANCE_OWNER: &str = advance!();
-/// The same with one table's digest, `$17` to `$19`. Citus runs one after the other: it saves a way to the coordinator.
+/// The same with one table's digest, `$18` to `$20`. Citus runs one after the other: it saves a way to the coordinator.
 pub const ADVANCE_WITH_DIGEST: &str = concat!(
-    "WITH digest AS (INSERT INTO rollcall_digest (owner, tbl, live_rows, root) VALUES ($1, $17, $18, $19) \
+    "WITH digest AS (INSERT INTO rollcall_digest (owner, tbl, live_rows, root) VALUES ($1, $18, $19, $20) \
      ON CONFLICT (owner, tbl) DO UPDATE SET live_rows = excluded.live_rows, root = excluded.root) ",
     advance!()
 );
 /// The same after one that moved no version: it names no transaction.
 pub const PUT_PAST: &str = "UPDATE rollcall_owner SET horizon = $2, past_tombstones = $3, \
-     past_history = $4, past_conflicts = $5, past_answers = $6, past_version = $7 WHERE owner = $1 AND version = $8";
+     past_history = $4, past_conflicts = $5, past_answers = $6, past_version = $7, due_at = $9 \
+     WHERE owner = $1 AND version = $8";
 
 /// Records up to which version rows were returned to devices ahead of their cursors.
 pub const SHOW_AHEAD: &str = "UPDATE rollcall_owner SET shown_ahead = $2 WHERE owner = $1";
@@ -257,6 +259,25 @@ pub const DATE: &str =
 /// The version before the first write of a day or a later one.
 pub const VERSION_BEFORE_DAY: &str =
     "SELECT version FROM rollcall_day WHERE owner = $1 AND day >= $2 ORDER BY day LIMIT 1";
+
+/// Owners that are due for a purge.
+pub const DUE_OWNERS: &str = "SELECT due_at, owner FROM rollcall_owner \
+     WHERE due_at <= $1 AND (due_at, owner) > ($2, $3) ORDER BY due_at, owner LIMIT $4";
+
+/// The terms by which owners are due.
+pub const DUE_BY: &str = "SELECT value FROM rollcall_meta WHERE name = 'due_by'";
+pub const SET_DUE_BY: &str = "INSERT INTO rollcall_meta (name, value) VALUES ('due_by', $1) \
+     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+/// When the oldest thing of an owner is old enough. Parameters: owner, ages of responses, conflicts, devices, and
+/// tombstones, ms.
+pub const OLDEST: &str = "SELECT min(due) FROM ( \
+     SELECT min(at) + $2 AS due FROM rollcall_answer WHERE owner = $1 \
+     UNION ALL SELECT min(at) + $3 FROM rollcall_conflict WHERE owner = $1 \
+     UNION ALL SELECT min(at) + $4 FROM rollcall_ack WHERE owner = $1 \
+     UNION ALL SELECT min(seen_at) + $4 FROM rollcall_installation WHERE owner = $1 \
+     UNION ALL SELECT min(began) + $4 FROM rollcall_delete_window WHERE owner = $1 \
+     UNION ALL SELECT (min(day) + 1) * 86400000 + $5 FROM rollcall_day WHERE owner = $1) AS oldest";
 
 /// For the operator, across owners.
 pub const TOTALS: &str = "SELECT count(*), coalesce(sum(live_rows), 0)::bigint, \

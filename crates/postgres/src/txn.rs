@@ -19,8 +19,8 @@ use rollcall_core::schema::{Schema, Table, TableId};
 use rollcall_core::storage::ledger::day;
 use rollcall_core::storage::quota::{RECORD_BYTES, fits};
 use rollcall_core::storage::{
-    ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation, LeaseState, OwnerState,
-    PastBytes, PurgeTerms, Purged, ReadTxn, Replaced, ResponsesMax, StorageError, StorageResult,
+    ChangeSink, Conflict, ConflictPage, DUE_AT_ONCE, DeleteWindow, FeedPosition, Installation, LeaseState,
+    OwnerState, PastBytes, PurgeTerms, Purged, ReadTxn, Replaced, ResponsesMax, StorageError, StorageResult,
     StoredResponse, Walked, WantedConflicts, WriteTxn,
 };
 
@@ -435,7 +435,8 @@ impl WriteTxn for Txn<'_> {
             self.put_digests.retain(|(of, ..)| *of != tbl);
             self.put_digests.push((tbl, count, root));
         }
-        (self.state, self.has_advanced) = (state, true);
+        (self.state, self.has_advanced) = (OwnerState { due_at: self.state.due_at, ..state }, true);
+        self.state.ages_from(now);
         Ok(())
     }
 
@@ -460,6 +461,7 @@ impl WriteTxn for Txn<'_> {
     }
 
     fn note_conflicts(&mut self, conflicts: &[Conflict]) -> StorageResult<()> {
+        conflicts.iter().for_each(|conflict| self.state.ages_from(conflict.at));
         self.records().note_conflicts(conflicts).map(|bytes| self.state.past.conflicts += bytes)
     }
 
@@ -475,12 +477,14 @@ impl WriteTxn for Txn<'_> {
         most: ResponsesMax,
     ) -> StorageResult<()> {
         self.kept = Some((device, key.to_owned()));
+        self.state.ages_from(response.at);
         self.records()
             .store_response(device, key, response, most)
             .map(|bytes| self.state.past.responses += bytes)
     }
 
     fn acknowledge(&mut self, device: DeviceId, version: Version, now: Timestamp) -> StorageResult<()> {
+        self.state.ages_from(now);
         let params: [Param<'_>; 4] = [
             (&self.owner, Type::UUID),
             (&device.0, Type::UUID),
@@ -493,6 +497,7 @@ impl WriteTxn for Txn<'_> {
     fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
         let params: [Param<'_>; 2] = [(&self.owner, Type::UUID), (&device.0, Type::UUID)];
         self.session.execute(statements::FORGET_DEVICE, &params)?;
+        self.state.due_at = Some(DUE_AT_ONCE);
         deletions::forget(self.session, self.owner, device)
     }
 
@@ -502,14 +507,17 @@ impl WriteTxn for Txn<'_> {
         table: TableId,
         window: &DeleteWindow,
     ) -> StorageResult<()> {
+        self.state.ages_from(window.began);
         deletions::put(self.session, self.owner, device, self.statements.of(table).id, window)
     }
 
     fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool> {
+        self.state.ages_from(one.seen_at);
         installations::put(self.session, installations::RAISE, self.owner, one)
     }
 
     fn add_installation(&mut self, one: &Installation) -> StorageResult<()> {
+        self.state.ages_from(one.seen_at);
         installations::put(self.session, installations::ADD, self.owner, one).map(drop)
     }
 

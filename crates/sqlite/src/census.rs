@@ -14,7 +14,7 @@ const TABLES: &str = "SELECT tbl, sum(live_rows) FROM rollcall_digest GROUP BY t
 
 const STATES: &str =
     "SELECT id, version, horizon, live_rows, live_bytes, seed, shown_ahead, past_tombstones, past_history,
-      past_conflicts, past_answers, past_version, members_at, public, erased_at, owner FROM rollcall_owner
+      past_conflicts, past_answers, past_version, members_at, public, erased_at, due_at, owner FROM rollcall_owner
     WHERE owner > ?1 ORDER BY owner LIMIT ?2";
 
 // In key order SQLite would read every row of the owner to sort the groups.
@@ -108,7 +108,7 @@ pub(super) fn states(
     let mut statement = conn.prepare_cached(STATES)?;
     let limit = i64::try_from(owners_max).unwrap_or(i64::MAX);
     let states = statement.query_map(params![after, limit], |row| {
-        Ok((Owner(values::uuid(row.get_ref(15)?)?), txn::state(row)?))
+        Ok((Owner(values::uuid(row.get_ref(16)?)?), txn::state(row)?))
     })?;
     states.collect()
 }

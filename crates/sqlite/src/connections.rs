@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags};
 
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ use super::past::Beside;
 use super::statements::Statements;
 use super::txn::{self, Txn};
 use super::writer::{Done, Work, Writer};
-use super::{OpenError, OwnerJob, accounts, mail_tokens, statements, values};
+use super::{OpenError, OwnerJob, accounts, mail_tokens};
 use crate::failed;
 use rollcall_core::broken;
 use rollcall_core::members;
@@ -152,25 +152,16 @@ impl Connections {
     }
 
     /// Every owner after `after`, by id, at most `owners_max`.
-    pub(super) fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
-        // Every id is greater than the empty blob.
-        let after = after.as_ref().map_or(&[][..], |owner| owner.0.as_bytes());
-        self.reading(|conn| {
-            let mut statement = conn.prepare_cached(statements::OWNERS).map_err(failed)?;
-            let owners = statement
-                .query_map(params![after, owners_max as i64], |row| Ok(Owner(values::uuid(row.get_ref(0)?)?)))
-                .map_err(failed)?;
-            owners.collect::<Result<_, _>>().map_err(failed)
-        })
-    }
-
     /// Uses the writing connection outside of any transaction.
     pub(super) fn outside<T>(&self, work: impl FnOnce(&mut Connection) -> T) -> StorageResult<T> {
         self.writer.outside(work)
     }
 
     /// Runs work in a transaction of its own.
-    fn writing<T>(&self, mut work: impl FnMut(&Connection) -> rusqlite::Result<T>) -> StorageResult<T> {
+    pub(super) fn writing<T>(
+        &self,
+        mut work: impl FnMut(&Connection) -> rusqlite::Result<T>,
+    ) -> StorageResult<T> {
         let mut result = None;
         self.writer.run_alone(None, &mut |conn| {
             result = Some(work(conn).map_err(failed)?);

@@ -15,6 +15,7 @@ mod mail_tokens;
 mod members;
 mod migrate;
 mod owner_states;
+mod owners;
 mod past;
 mod purge;
 mod quota;
@@ -41,8 +42,8 @@ use rollcall_core::model::{DeviceId, Fence, Owner, Timestamp};
 use rollcall_core::schema::Schema;
 use rollcall_core::storage::plan::Plan;
 use rollcall_core::storage::{
-    AccountStore, Census, EngineObserver, Leases, Outcome, OwnerState, PastBytes, ReadTxn, ReadWork, Storage,
-    StorageError, StorageResult, VersionListener, WriteJob, WriteWork,
+    AccountStore, Census, EngineObserver, Leases, Outcome, OwnerState, Owners, PastBytes, ReadTxn, ReadWork,
+    Storage, StorageError, StorageResult, VersionListener, WriteJob, WriteWork,
 };
 use statements::Statements;
 use txn::Txn;
@@ -422,8 +423,8 @@ impl Storage for Sqlite {
         })
     }
 
-    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
-        self.connections.owners(after, owners_max)
+    fn owners(&self) -> &dyn Owners {
+        &*self.connections
     }
 
     fn accounts(&self) -> Arc<dyn AccountStore> {

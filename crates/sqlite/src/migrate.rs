@@ -19,6 +19,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0011_mail_tokens.sql"),
     include_str!("migrations/0012_erasures.sql"),
     include_str!("migrations/0013_members.sql"),
+    include_str!("migrations/0014_due.sql"),
 ];
 
 /// Brings rollcall's own tables up to date, each migration in a transaction of its own.

@@ -5,15 +5,15 @@ use super::writer::Done;
 use super::{Connections, deletions, installations, statements, txn, values};
 use crate::failed;
 use rollcall_core::broken;
-use rollcall_core::model::{Owner, RowKey, Version};
+use rollcall_core::model::{Owner, RowKey, Timestamp, Version};
 use rollcall_core::storage::ledger::day;
 use rollcall_core::storage::quota::make_room;
-use rollcall_core::storage::{Forgetful, OwnerState, PurgeTerms, Purged, StorageResult};
+use rollcall_core::storage::{Forgetful, OwnerState, Owners, PurgeTerms, Purged, StorageResult};
 
 /// A purge uses none of the application's tables, so a command can run it without their schema.
 impl Forgetful for Connections {
-    fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
-        self.owners(after, owners_max)
+    fn owners(&self) -> &dyn Owners {
+        self
     }
 
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {
@@ -111,7 +111,18 @@ pub(super) fn purge(
     forget(installations::FORGET_OLD, terms.devices_before.ms())?;
     forget(deletions::FORGET_OLD, terms.devices_before.ms())?;
     forget(statements::FORGET_DAYS, day(terms.tombstones_before))?;
+    state.due_at = terms.due_after(&purged, oldest(conn, owner, terms)?);
     Ok(purged)
+}
+
+/// When the oldest thing of an owner is old enough. Tombstones are as old as the last day of their version; one that a
+/// device has not read yet waits for the device, or for its age.
+fn oldest(conn: &Connection, owner: i64, terms: &PurgeTerms) -> StorageResult<Option<Timestamp>> {
+    let ages = terms.ages();
+    let mut statement = conn.prepare_cached(statements::OLDEST).map_err(failed)?;
+    let params = params![owner, ages.responses, ages.conflicts, ages.devices, ages.tombstones];
+    let oldest: Option<i64> = statement.query_row(params, |row| row.get(0)).map_err(failed)?;
+    Ok(oldest.map(Timestamp::from_ms))
 }
 
 /// The last version whose tombstones are old enough and were read by every active device.

@@ -76,6 +76,7 @@ pub(super) fn put_state(conn: &Connection, owner: i64, state: &OwnerState) -> St
             state.members_at.0.cast_signed(),
             state.is_public,
             state.erased_at.map(Timestamp::ms),
+            state.due_at.map(Timestamp::ms),
         ])
         .map_err(failed)?;
     Ok(())

@@ -98,19 +98,19 @@ const ENTRY: &str = entry!();
 /// An owner's present state.
 pub const OWNER: &str = "SELECT id, version, horizon, live_rows, live_bytes, seed, shown_ahead, \
      past_tombstones, past_history, past_conflicts, past_answers, past_version, members_at, public, \
-     erased_at FROM rollcall_owner WHERE owner = ?1";
+     erased_at, due_at FROM rollcall_owner WHERE owner = ?1";
 
 /// The epoch in which versions of a new owner begin.
 pub const EPOCH: &str = "SELECT value FROM rollcall_meta WHERE name = 'epoch'";
 
 pub const ADD_OWNER: &str = "INSERT INTO rollcall_owner \
-     (owner, version, horizon, live_rows, live_bytes, seed, past_version) \
-     VALUES (?1, ?2, ?2, 0, 0, ?3, ?2) RETURNING id";
+     (owner, version, horizon, live_rows, live_bytes, seed, past_version, due_at) \
+     VALUES (?1, ?2, ?2, 0, 0, ?3, ?2, NULL) RETURNING id";
 
 /// Writes an owner's state.
 pub const ADVANCE_OWNER: &str = "UPDATE rollcall_owner SET version = ?2, horizon = ?3, live_rows = ?4, live_bytes = ?5, \
      past_tombstones = ?6, past_history = ?7, past_conflicts = ?8, past_answers = ?9, past_version = ?10, \
-     members_at = ?11, public = ?12, erased_at = ?13 \
+     members_at = ?11, public = ?12, erased_at = ?13, due_at = ?14 \
      WHERE id = ?1";
 
 /// Records up to which version rows were returned to devices ahead of their cursors.
@@ -126,6 +126,25 @@ pub const VERSION_BEFORE_DAY: &str =
 
 /// Owners by id.
 pub const OWNERS: &str = "SELECT owner FROM rollcall_owner WHERE owner > ?1 ORDER BY owner LIMIT ?2";
+
+/// Owners that are due for a purge.
+pub const DUE_OWNERS: &str = "SELECT due_at, owner FROM rollcall_owner \
+     WHERE due_at <= ?1 AND (due_at, owner) > (?2, ?3) ORDER BY due_at, owner LIMIT ?4";
+
+/// The terms by which owners are due.
+pub const DUE_BY: &str = "SELECT value FROM rollcall_meta WHERE name = 'due_by'";
+pub const SET_DUE_BY: &str = "INSERT INTO rollcall_meta (name, value) VALUES ('due_by', ?1) \
+     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+/// When the oldest thing of an owner is old enough. Parameters: owner, ages of responses, conflicts, devices, and
+/// tombstones, ms.
+pub const OLDEST: &str = "SELECT min(due) FROM ( \
+     SELECT min(at) + ?2 AS due FROM rollcall_answer WHERE owner = ?1 \
+     UNION ALL SELECT min(at) + ?3 FROM rollcall_conflict WHERE owner = ?1 \
+     UNION ALL SELECT min(at) + ?4 FROM rollcall_ack WHERE owner = ?1 \
+     UNION ALL SELECT min(seen_at) + ?4 FROM rollcall_installation WHERE owner = ?1 \
+     UNION ALL SELECT min(began) + ?4 FROM rollcall_delete_window WHERE owner = ?1 \
+     UNION ALL SELECT (min(day) + 1) * 86400000 + ?5 FROM rollcall_day WHERE owner = ?1)";
 
 /// The digests of the tables.
 pub const DIGESTS: &str = "SELECT tbl, live_rows, root FROM rollcall_digest WHERE owner = ?1";
@@ -299,6 +318,8 @@ mod tests {
                     FORGET_ENTRY,
                     FORGET_HISTORY,
                     VERSION_BEFORE_DAY,
+                    DUE_OWNERS,
+                    OLDEST,
                 ])
                 .map(str::to_owned)
                 .collect();

@@ -16,9 +16,9 @@ use rollcall_core::schema::{Column, Schema, Table, TableId};
 use rollcall_core::storage::ledger::{aware_devices, aware_devices_bytes, day, lifetimes, lifetimes_bytes};
 use rollcall_core::storage::quota::fits;
 use rollcall_core::storage::{
-    ChangeSink, Conflict, ConflictPage, DeleteWindow, FeedPosition, Installation, OwnerState, PastBytes,
-    PurgeTerms, Purged, ReadTxn, Replaced, ResponsesMax, StorageError, StorageResult, StoredResponse, Walked,
-    WantedConflicts, WriteTxn,
+    ChangeSink, Conflict, ConflictPage, DUE_AT_ONCE, DeleteWindow, FeedPosition, Installation, OwnerState,
+    PastBytes, PurgeTerms, Purged, ReadTxn, Replaced, ResponsesMax, StorageError, StorageResult,
+    StoredResponse, Walked, WantedConflicts, WriteTxn,
 };
 
 /// One owner's rows inside one SQLite transaction.
@@ -373,7 +373,8 @@ impl WriteTxn for Txn<'_> {
             let (count, root) = (digest.count.cast_signed(), digest.root.cast_signed());
             put.execute(params![self.owner, self.statements.of(*table).id, count, root]).map_err(failed)?;
         }
-        self.state = state;
+        self.state = OwnerState { due_at: self.state.due_at, ..state };
+        self.state.ages_from(now);
         Ok(())
     }
 
@@ -391,6 +392,7 @@ impl WriteTxn for Txn<'_> {
 
     fn note_conflict(&mut self, conflict: &Conflict) -> StorageResult<()> {
         self.state.past.conflicts += self.own_records()?.note_conflict(conflict)?;
+        self.state.ages_from(conflict.at);
         Ok(())
     }
 
@@ -406,6 +408,7 @@ impl WriteTxn for Txn<'_> {
         most: ResponsesMax,
     ) -> StorageResult<()> {
         self.state.past.responses += self.own_records()?.store_response(device, key, response, most)?;
+        self.state.ages_from(response.at);
         Ok(())
     }
 
@@ -414,12 +417,14 @@ impl WriteTxn for Txn<'_> {
         statement
             .execute(params![self.owner, device.0.as_bytes(), version.0.cast_signed(), now.ms()])
             .map_err(failed)?;
+        self.state.ages_from(now);
         Ok(())
     }
 
     fn forget_device(&mut self, device: DeviceId) -> StorageResult<()> {
         let mut statement = self.conn.prepare_cached(statements::FORGET_DEVICE).map_err(failed)?;
         statement.execute(params![self.owner, device.0.as_bytes()]).map_err(failed)?;
+        self.state.due_at = Some(DUE_AT_ONCE);
         deletions::forget(self.conn, self.own_records()?.owner, device)
     }
 
@@ -430,14 +435,17 @@ impl WriteTxn for Txn<'_> {
         window: &DeleteWindow,
     ) -> StorageResult<()> {
         let owner = self.own_records()?.owner;
+        self.state.ages_from(window.began);
         deletions::put(self.conn, owner, device, self.statements.of(table).id, window)
     }
 
     fn raise_installation(&mut self, one: &Installation) -> StorageResult<bool> {
+        self.state.ages_from(one.seen_at);
         installations::put(self.conn, installations::RAISE, self.own_records()?.owner, one)
     }
 
     fn add_installation(&mut self, one: &Installation) -> StorageResult<()> {
+        self.state.ages_from(one.seen_at);
         installations::put(self.conn, installations::ADD, self.own_records()?.owner, one).map(drop)
     }
 
@@ -505,6 +513,7 @@ pub(super) fn state(row: &Row<'_>) -> rusqlite::Result<OwnerState> {
         members_at: Version(number(12)?),
         is_public: row.get(13)?,
         erased_at: row.get::<_, Option<i64>>(14)?.map(Timestamp::from_ms),
+        due_at: row.get::<_, Option<i64>>(15)?.map(Timestamp::from_ms),
     })
 }
 

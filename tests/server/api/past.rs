@@ -64,7 +64,8 @@ async fn a_full_past_refuses_conflicts_and_nothing_else() {
     server.sql("DELETE FROM rollcall_conflict");
     let now = server.app.clock.now();
     let terms = rollcall::purge::terms(&server.app.settings.sync, 6_000, now);
-    app::engine::pg::apart(|| rollcall::purge::run(&*server.app.storage, &terms, &mut |_, _| true)).unwrap();
+    app::engine::pg::apart(|| rollcall::purge::run_all(&*server.app.storage, &terms, &mut |_, _| true))
+        .unwrap();
     server.sync(&phone, edit(50, "mine", server.version_of("anna"))).await.ok();
     server.turn(1_000);
     server.sync(&tablet, edit(50, "late", seen)).await.ok();

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rollcall::storage::{
-    AccountStore, Census, Leases, OwnerState, ReadWork, StorageResult, VersionListener, WriteWork,
+    AccountStore, Census, Leases, OwnerState, Owners, ReadWork, StorageResult, VersionListener, WriteWork,
 };
 
 /// Calls a hook inside every read of an owner's rows, including those that the cache could answer.
@@ -44,8 +44,8 @@ impl Storage for Hooked {
         self.storage.ready()
     }
 
-    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
-        self.storage.owners(after, owners_max)
+    fn owners(&self) -> &dyn Owners {
+        self.storage.owners()
     }
 
     fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool> {

@@ -102,7 +102,7 @@ fn what_is_known_is_not_what_was_before_another_process_wrote() {
         assert_eq!(purged.tombstones, 1);
         let until = Instant::now() + Duration::from_millis(10);
         let past = PastBytes { tombstones: 0, ..before.past };
-        let after = OwnerState { horizon: version, past, ..before };
+        let after = OwnerState { horizon: version, past, due_at: None, ..before };
         loop {
             let now = Instant::now();
             let known = ground.storage.known_state(owner(1));

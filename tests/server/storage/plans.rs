@@ -7,7 +7,16 @@ use rollcall_postgres::{planned, statements};
 use super::*;
 
 /// Much of everything, of 500 owners and 200 users.
-const MUCH: [&str; 7] = [
+const MUCH: [&str; 11] = [
+    "INSERT INTO rollcall_owner (owner, version, horizon, live_rows, live_bytes, seed, due_at)
+       SELECT md5('o' || n)::uuid, 1, 1, 0, 0, 'x', CASE WHEN n % 100 = 0 THEN n END FROM generate_series(0, 20000) n",
+    "INSERT INTO rollcall_ack (owner, device, version, at)
+       SELECT md5('o' || n % 500)::uuid, md5('d' || n)::uuid, 1, n FROM generate_series(1, 20000) n",
+    "INSERT INTO rollcall_day (owner, day, version)
+       SELECT md5('o' || n % 500)::uuid, n, 1 FROM generate_series(1, 20000) n",
+    "INSERT INTO rollcall_installation (owner, device, user_id, token_device, counter, seen_at)
+       SELECT md5('o' || n % 500)::uuid, md5('d' || n)::uuid, md5('u')::uuid, md5('t')::uuid, 1, n
+       FROM generate_series(1, 20000) n",
     "INSERT INTO rollcall_delete_window (owner, device, tbl, began, version, live_rows, deletes)
        SELECT md5('o' || n % 500)::uuid, md5('d' || n)::uuid, 1, n, 1, 1, 1 FROM generate_series(1, 20000) n",
     "INSERT INTO rollcall_user (id, email, password_hash, owner, created_at)
@@ -60,7 +69,13 @@ fn no_statement_reads_a_whole_table_or_sorts_on_postgres() {
     store.sql("ANALYZE");
     let mut client = Client::connect(&store.url(), NoTls).unwrap();
     client.batch_execute("SET plan_cache_mode = force_generic_plan").unwrap();
-    let walked = [planned::OLDEST_STATES, statements::WALK, statements::MANIFEST, statements::OLD_TOMBSTONES];
+    let walked = [
+        planned::OLDEST_STATES,
+        statements::WALK,
+        statements::MANIFEST,
+        statements::OLD_TOMBSTONES,
+        statements::DUE_OWNERS,
+    ];
     let found = [
         planned::WINDOWS,
         planned::FORGET_WINDOWS,
@@ -71,6 +86,7 @@ fn no_statement_reads_a_whole_table_or_sorts_on_postgres() {
         planned::FORGET_OLDEST_RESPONSES,
         planned::OLDEST_RESPONSES,
         statements::SURPLUS_STATES,
+        statements::OLDEST,
         statements::FORGET_RESPONSES,
         statements::FORGET_LONG_RESPONSES,
     ];

@@ -16,7 +16,7 @@ const NOON_MS: i64 = 1_788_264_000_000;
 const DAY_MS: i64 = 86_400_000;
 
 /// Runs a case on each engine, of which the test sees the tables.
-fn on_every_engine_seen(case: impl Fn(&Ground)) {
+pub fn on_every_engine_seen(case: impl Fn(&Ground)) {
     for engine in Engine::all() {
         eprintln!("on the engine {}", engine.name());
         let mut store = Store::of(engine);
@@ -58,7 +58,7 @@ fn recounted(ground: &Ground) -> PastBytes {
 fn forget_sums(ground: &Ground) {
     ground.store.sql(
         "UPDATE rollcall_owner SET past_tombstones = 0, past_history = 0, past_conflicts = 0, past_answers = 0, \
-         past_version = NULL",
+         past_version = NULL, due_at = 0",
     );
 }
 
@@ -129,11 +129,11 @@ fn edit(n: u128, title: &str, at: Option<Timestamp>) -> Incoming {
 }
 
 /// A world of one owner that things happen to at random.
-struct Play<'a> {
-    ground: &'a Ground,
-    owner: Owner,
-    rng: Rng,
-    now: Timestamp,
+pub struct Play<'a> {
+    pub ground: &'a Ground,
+    pub owner: Owner,
+    pub rng: Rng,
+    pub now: Timestamp,
 }
 
 impl Play<'_> {
@@ -162,7 +162,7 @@ impl Play<'_> {
     }
 
     /// Something happens; it may end in a refusal, which leaves nothing.
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         self.now = self.now.shifted(1 + self.rng.below(10_000) as i64);
         let (ground, owner, now) = (self.ground, self.owner, self.now);
         let max = *self.rng.among(&[0, 2_000, 6_000, 1 << 30]);

@@ -10,7 +10,7 @@ use super::*;
 const MIGRATIONS: &str = "crates/postgres/src/migrations";
 
 /// What takes each step back, from the second on: no row is lost by it, only what the step added.
-const UNDONE: [&str; 10] = [
+const UNDONE: [&str; 11] = [
     "ALTER TABLE rollcall_ledger DROP COLUMN made_at, DROP COLUMN claimed_at, DROP COLUMN row_base, DROP COLUMN base;
      ALTER TABLE rollcall_history DROP COLUMN made_at, DROP COLUMN claimed_at;
      ALTER TABLE rollcall_conflict DROP COLUMN stored_made_at;
@@ -33,6 +33,7 @@ const UNDONE: [&str; 10] = [
      ALTER TABLE rollcall_device DROP CONSTRAINT rollcall_device_pkey;
      ALTER TABLE rollcall_device DROP CONSTRAINT rollcall_device_id_key;
      ALTER TABLE rollcall_device ADD PRIMARY KEY (id)",
+    "ALTER TABLE rollcall_owner DROP COLUMN due_at",
 ];
 
 /// The step that keeps the sums of what an owner's past takes.
@@ -49,7 +50,9 @@ fn seen(ground: &Ground, storage: &dyn Storage) -> Seen {
         let conflict = txn.conflict(Uuid::from_u128(9))?.map(|conflict| format!("{conflict:?}"));
         // Tables that an earlier release did not have exist, and are empty.
         assert!(txn.delete_windows(device(1))?.is_empty() && txn.installations()?.is_empty());
-        Ok::<_, StorageError>((txn.state(), rows, vec![answer, conflict]))
+        // Whatever an earlier release left is due for a purge.
+        let state = OwnerState { due_at: None, ..txn.state() };
+        Ok::<_, StorageError>((state, rows, vec![answer, conflict]))
     });
     let (state, rows, records) = read.unwrap();
     let accounts = storage.accounts();

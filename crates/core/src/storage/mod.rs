@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::broken;
 use crate::digest::{Digest, Seed};
 use crate::model::{DeviceId, EarlierState, Owner, RowKey, Stored, Timestamp, Version};
 use crate::schema::TableId;
@@ -93,7 +94,16 @@ pub struct OwnerState {
     pub is_public: bool,
     /// When it was erased: nobody is a member from then on, and its rows are removed bit by bit.
     pub erased_at: Option<Timestamp>,
+    /// When something of it may first be old enough for a purge; `None` if nothing is stored that ages.
+    pub due_at: Option<Timestamp>,
 }
+
+/// A purge looks at an owner this long after a write, ms, and then knows when the next thing is old enough. Most
+/// things last longer; what is to last for less than this is forgotten late.
+const FIRST_LOOK_MS: i64 = Timestamp::DAY_MS;
+
+/// When an owner is due that the next purge is to look at: a device that is gone keeps no tombstones any more.
+pub const DUE_AT_ONCE: Timestamp = Timestamp::from_ms(0);
 
 impl OwnerState {
     /// An owner without any write, at its first version.
@@ -109,7 +119,17 @@ impl OwnerState {
             members_at: Version(0),
             is_public: false,
             erased_at: None,
+            due_at: None,
         }
+    }
+
+    /// Notes that something was stored which ages from now on.
+    pub fn ages_from(&mut self, now: Timestamp) {
+        if broken::is("never_due") {
+            return;
+        }
+        let look = now.shifted(FIRST_LOOK_MS);
+        self.due_at = Some(self.due_at.map_or(look, |due| due.min(look)));
     }
 }
 
@@ -380,6 +400,53 @@ pub struct PurgeTerms {
     pub past_bytes_max: u64,
 }
 
+/// How long each thing is kept, ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ages {
+    /// Tombstones, and earlier states of rows.
+    pub tombstones: i64,
+    /// What is known of a device that sends no more requests.
+    pub devices: i64,
+    /// Conflicts.
+    pub conflicts: i64,
+    /// Stored responses.
+    pub responses: i64,
+}
+
+impl PurgeTerms {
+    /// How long each thing is kept.
+    pub fn ages(&self) -> Ages {
+        let age = |before: Timestamp| self.now.ms().saturating_sub(before.ms());
+        Ages {
+            tombstones: age(self.tombstones_before),
+            devices: age(self.devices_before),
+            conflicts: age(self.conflicts_before),
+            responses: age(self.responses_before),
+        }
+    }
+
+    /// When an owner is next to be looked at.
+    ///
+    /// - `oldest`: when the oldest thing that is left will be old enough.
+    pub fn due_after(&self, purged: &Purged, oldest: Option<Timestamp>) -> Option<Timestamp> {
+        match purged {
+            Purged { more: true, .. } => Some(self.now),
+            Purged { is_to_count: true, .. } => {
+                let look = self.now.shifted(FIRST_LOOK_MS);
+                Some(oldest.map_or(look, |oldest| oldest.min(look)))
+            }
+            _ => oldest,
+        }
+    }
+
+    /// A number for the ages and the bound: other terms have another one. Owners are due by the terms of the purge
+    /// that last looked at them.
+    pub fn fingerprint(&self) -> i64 {
+        let terms = format!("{:?} {}", self.ages(), self.past_bytes_max);
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, terms.as_bytes()).as_u64_pair().0.cast_signed()
+    }
+}
+
 /// What a purge forgot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Purged {
@@ -517,8 +584,8 @@ pub trait Storage: Send + Sync {
     /// Whether the engine can read now.
     fn ready(&self) -> StorageResult<()>;
 
-    /// Every owner after `after`, by id, at most `owners_max`.
-    fn owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>>;
+    /// All owners.
+    fn owners(&self) -> &dyn Owners;
 
     /// Removes at most `rows_max` rows of an owner, of whatever kind, in one transaction; returns whether some may be left.
     /// The owner itself stays, marked as erased, until [`AccountStore::end_erasure`].
@@ -534,10 +601,30 @@ pub trait Storage: Send + Sync {
     fn leases(&self) -> Leases;
 }
 
+/// Owners, and when each is due for a purge.
+pub trait Owners {
+    /// Every owner after `after`, by id, at most `owners_max`.
+    fn page(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>>;
+
+    /// The owners that are due at `now` or before, by time and id, after `after`, at most `owners_max`. An owner that is
+    /// not due is not read.
+    fn due(&self, now: Timestamp, after: Option<DueOwner>, owners_max: usize)
+    -> StorageResult<Vec<DueOwner>>;
+
+    /// The fingerprint of the terms by which owners are due; `None` if there was no purge yet.
+    fn due_by(&self) -> StorageResult<Option<i64>>;
+
+    /// Stores that every owner is due by the terms with this fingerprint.
+    fn set_due_by(&self, fingerprint: i64) -> StorageResult<()>;
+}
+
+/// When an owner is due, and which one it is.
+pub type DueOwner = (Timestamp, Owner);
+
 /// Something that can forget old data: an engine, or a database whose schema is not available.
 pub trait Forgetful {
-    /// Every owner after `after`, by id, at most `owners_max`.
-    fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>>;
+    /// All owners.
+    fn owners(&self) -> &dyn Owners;
 
     /// Forgets old data of one owner in one transaction, like [`WriteTxn::purge`].
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged>;
@@ -547,8 +634,8 @@ pub trait Forgetful {
 }
 
 impl Forgetful for dyn Storage + '_ {
-    fn next_owners(&self, after: Option<Owner>, owners_max: usize) -> StorageResult<Vec<Owner>> {
-        self.owners(after, owners_max)
+    fn owners(&self) -> &dyn Owners {
+        Storage::owners(self)
     }
 
     fn forget(&self, owner: Owner, terms: &PurgeTerms, rows_max: usize) -> StorageResult<Purged> {

@@ -109,6 +109,7 @@ const OWN: [(&str, &[(&str, ColumnType)]); 10] = [
             ("members_at", Integer),
             ("public", Boolean),
             ("erased_at", Integer),
+            ("due_at", Integer),
         ],
     ),
     (
