@@ -288,6 +288,18 @@ test("a new row that is being sent is deleted by a request, and an unsent one at
   assert.deepEqual([(await row(A))?.state, await row(B)], ["deleted", undefined]);
 });
 
+test("a deleted row that is put again is an edit if the server knows it, and new if not", async () => {
+  const { write, send, row } = await start();
+  await write((held) => remove(held, items, A, 1500));
+  await write((held) => put(held, items, A, { title: "back" }, 1600));
+  assert.deepEqual([(await row()).state, (await row()).base, (await row()).row.title], ["edited", 1000, "back"]);
+  await write((held) => put(held, items, B, { title: "mine" }, 1500));
+  await send(queueOf(B));
+  await write((held) => remove(held, items, B, 1600));
+  await write((held) => put(held, items, B, { title: "back" }, 1700));
+  assert.deepEqual([(await row(B)).state, (await row(B)).row.title], ["added", "back"]);
+});
+
 test("a lone surrogate is replaced by U+FFFD, also within JSON", async () => {
   const { write, row } = await start({});
   await write((held) => put(held, items, A, { title: "cut \ud83d", tags: ["\ude00", { "\ud83d": "\ud83d\ude00" }] }, 1500));
@@ -327,6 +339,8 @@ for (const [past, before, epoch, version, kept] of [
   ["the past that the device knows", { epoch: 1, known: 4 }, 1, 5, false],
   ["another epoch", { epoch: 1, known: 4 }, 2, 5, true],
   ["a lower version", { epoch: 1, known: 9 }, 1, 5, true],
+  ["a lower version than the cursor of an older release", { cursor: 9 }, null, 5, true],
+  ["a server that the device has never seen", {}, 1, 5, false],
 ]) {
   test(`a row that is missing from a full feed of ${past} is ${kept ? "put back" : "deleted"}`, async () => {
     const { write, settle, row, meta } = await start({ [A]: { title: "old" }, [B]: { title: "listed" } });
@@ -339,9 +353,24 @@ for (const [past, before, epoch, version, kept] of [
     assert.equal((await row(B)).state, "clean");
     assert.equal(tally.dropped, kept ? 0 : 1);
     assert.deepEqual(await row().then((one) => one && [one.state, one.base, one.editedAt, one.waits]), kept ? ["added", 1000, null, 1] : undefined);
-    assert.deepEqual([await meta("epoch"), await meta("known"), await meta("cursor")], [epoch, version, version]);
+    assert.deepEqual([await meta("epoch"), await meta("known"), await meta("cursor")], [epoch ?? undefined, version, version]);
     assert.equal(await meta("seed"), kept ? undefined : SEED, "a server that was started anew has another seed");
     assert.equal(await meta("etag"), kept ? undefined : "e");
+  });
+}
+
+for (const [past, known, stored] of [
+  ["the past that the device knows", 4, 5],
+  ["another past", 9, 9],
+]) {
+  test(`after the first page of a full feed of ${past} the known version is ${stored}`, async () => {
+    const { write, settle, meta } = await start();
+    await write((held) => Promise.all([held.remember("epoch", 1), held.remember("known", known)]));
+    await settle((settling) => settling.applyPage({ type: "full", version: 5, more: true, next: "p2" }), { epoch: 1, feed: 7 });
+    assert.deepEqual([await meta("known"), await meta("cursor"), await meta("seed")], [stored, undefined, SEED]);
+    assert.deepEqual(await meta("feed"), { number: 7, next: "p2" });
+    await settle((settling) => settling.applyPage({ type: "diff", version: 5, more: true, next: "p3" }), { epoch: 1, feed: 7 });
+    assert.deepEqual(await meta("feed"), { number: null, next: "p3" });
   });
 }
 
@@ -442,4 +471,12 @@ test("parent tables come first, also if the references form a cycle", () => {
   const column = (references) => ({ type: "uuid", references });
   const order = [...declare({ a: { key: "id", columns: { b: column("b"), gone: column("nowhere") } }, b: { key: "id", columns: { a: column("a"), c: column("c") } }, c: { key: "id" } }).keys()];
   assert.deepEqual(order, ["c", "b", "a"]);
+});
+
+test("a row without a value for a column shows the column's default", () => {
+  const columns = { text: "text", count: { type: "integer", default: 3 }, off: { type: "boolean", default: false }, at: { type: "timestamp", default: "now" }, bare: { type: "text" } };
+  const declared = declare({ a: { key: "id", columns }, b: { key: "id" } });
+  // Only the server knows what `now` is.
+  assert.deepEqual(declared.get("a").blank, { text: null, count: 3, off: false, at: null, bare: null });
+  assert.deepEqual(declared.get("b").blank, {});
 });

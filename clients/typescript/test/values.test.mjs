@@ -46,6 +46,10 @@ test("the hash is equal to that of Node's SHA-256", () => {
 test("every format of an instant is read as that instant", () => {
   const texts = ["2013-05-01T15:42:50.343Z", "2013-05-01T15:42:50.343000+00:00", "2013-05-01T17:42:50.343+02:00"];
   for (const text of [...texts, "2013-05-01 15:42:50.343", "2013-05-01T15:42:50.3439Z"]) assert.equal(parseTime(text), 1_367_422_970_343, text);
+  const seconds = ["2013-05-01 15:42:50", "2013-05-01T15:42:50Z", "2013-05-01t15:42:50z", "2013-05-01T10:12:50-05:30", "2013-05-01T17:42:50+0200"];
+  for (const text of seconds) assert.equal(parseTime(text), 1_367_422_970_000, text);
+  assert.equal(parseTime("2013-05-01 15:42:50.3"), 1_367_422_970_300);
+  for (const text of ["2013-05-01 24:00:00", "2013-05-01 15:60:00", "2013-05-01 15:42:61"]) assert.equal(parseTime(text), null, text);
   for (const text of ["", "2013-05-01", "yesterday", "2013-13-01 00:00:00", "2013-02-30 00:00:00", "15:42:50", null, 7]) assert.equal(parseTime(text), null);
 });
 
