@@ -221,6 +221,24 @@ fn losses_of_one_row_are_one_conflict() {
     assert_eq!(ground.conflicts(), noted);
 }
 
+/// Goal: each conflict of a long batch is noted once, by a statement for many. Method: more stale edits than
+/// two statements hold.
+#[test]
+fn many_conflicts_are_noted_once_each() {
+    let ground = Ground::new();
+    let rows = 150;
+    let all = |title: &str| (0..rows).map(|n| edit(n, vec![text(title), None])).collect::<Vec<_>>();
+    ground.add(1, "notes", all("first"));
+    ground.run(1, &Batch { base: Some(ground.version()), ..ground.update("notes", all("second")) });
+    let (report, counts) = ground.run(2, &stale(ground.update("notes", all("mine"))));
+    assert_eq!(verdicts(&report.update), [("kept", rows as usize)].into());
+    assert_eq!(counts.conflicts, rows as usize);
+    let noted = ground.conflicts();
+    assert_eq!(noted.len(), rows as usize);
+    let keys: std::collections::BTreeSet<RowKey> = noted.iter().map(|conflict| conflict.key).collect();
+    assert!(keys.into_iter().eq((0..rows).map(key)));
+}
+
 /// Goal: everything that a request makes the server keep is weighed before it is kept. Method: small edits of large
 /// rows, each a conflict, more than the budget holds; then as many as it holds.
 #[test]

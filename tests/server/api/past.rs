@@ -72,6 +72,35 @@ async fn a_full_past_refuses_conflicts_and_nothing_else() {
     assert_eq!(server.number("SELECT count(*) FROM rollcall_conflict"), 1);
 }
 
+/// Goal: only a batch whose conflicts are all of deletions may go beyond the bound. Method: the past is full;
+/// a deletion that loses goes alone, then beside an edit that loses.
+#[tokio::test]
+async fn a_deletion_in_a_full_past_takes_no_edit_with_it() {
+    let server = Server::with(|settings| settings.limits.owner_past_bytes_max = 6_000);
+    let (phone, tablet) = two(&server).await;
+    let seen = server.version_of("anna");
+    for n in 0..20 {
+        server.sync(&phone, edit(n, &"x".repeat(300), server.version_of("anna"))).await.ok();
+    }
+    server.turn(1_000);
+    let mut free = 0;
+    while server.sync(&tablet, edit(free, "mine", seen)).await.status == 200 {
+        free += 1;
+        assert!(free < 18, "6 kB have room for some conflicts of 500 B");
+    }
+    // The deletions were made before the edits, so they lose.
+    let deletion = |n: u64| json!({ "base": seen, "delete": { "lists": [{ "lid": key(n), "last_update": "2013-05-01T15:42:50.343Z" }] } });
+    let alone = server.sync(&tablet, deletion(free)).await;
+    alone.ok();
+    assert_eq!(alone.json()["delete"]["lists"][0]["verdict"], "kept");
+    assert!(alone.json()["delete"]["lists"][0]["conflict"].is_string());
+    let mut both = deletion(free + 1);
+    both["update"] = edit(free + 2, "mine", seen)["update"].clone();
+    let before = server.dump();
+    assert_eq!(server.sync(&tablet, both).await.problem(), (507, "quota_exceeded".into()));
+    assert_eq!(server.dump(), before, "nothing was written");
+}
+
 /// Goal: history and then responses make room, and the size of the past stays below its bound. Method: the
 /// same rows are edited again and again, under a key each time.
 #[tokio::test]

@@ -376,6 +376,30 @@ async fn many_small_deletions_are_a_mass_deletion() {
     server.sync(&anna, delete(800, json!({}))).await.ok();
 }
 
+/// Goal: a count of deletions begins with the first row that is deleted. Method: a deletion that is rejected;
+/// almost an hour later some that are not, and soon after as many again.
+#[tokio::test]
+async fn a_rejected_deletion_begins_no_count() {
+    let server = Server::with(|settings| settings.sync.mass_delete_rows = 4);
+    let anna = server.device("anna", "phone");
+    let rows: Vec<Value> = (0..10).map(|n| json!({ "lid": key(n), "title": "x" })).collect();
+    let child = json!({ "iid": key(50), "title": "x", "list": key(9) });
+    server.sync(&anna, json!({ "add": { "lists": rows, "items": [child] } })).await.ok();
+    let delete = |keys: std::ops::Range<u64>| {
+        let keys: Vec<String> = keys.map(key).collect();
+        server.sync(&anna, json!({ "delete": { "lists": keys } }))
+    };
+    let rejected = delete(9..10).await.json();
+    assert_eq!(verdicts(&rejected, "delete", "lists"), ["rejected"]);
+    server.turn(59 * 60_000);
+    delete(0..4).await.ok();
+    server.turn(2 * 60_000);
+    assert_eq!(delete(4..8).await.fault(), (422, "mass_delete".into(), "/delete/lists".into()));
+    // An hour after the first one it counts no longer.
+    server.turn(58 * 60_000);
+    delete(4..6).await.ok();
+}
+
 /// Goal: a table in which rows come and go is no loss. Method: as many rows as the guard allows at once are made and
 /// deleted, again and again, beside some that stay.
 #[tokio::test]

@@ -40,12 +40,8 @@ impl Group {
 
     /// The same group with one index for each key, for rows of which every mention needs the same.
     pub fn once_a_key(mut self) -> Self {
-        let mut first: HashMap<RowKey, usize> = HashMap::new();
-        for (index, key) in &self.rows {
-            let first = first.entry(*key).or_insert(*index);
-            *first = (*first).min(*index);
-        }
-        self.rows.retain(|index, key| first.get(key) == Some(index));
+        let mut seen = HashSet::new();
+        self.rows.retain(|_, key| seen.insert(*key));
         self.keys.values_mut().for_each(|mentions| *mentions = 1);
         self
     }
