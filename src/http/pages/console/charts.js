@@ -1,5 +1,5 @@
-// Small charts of the last hour, drawn as SVG. A chart takes its width from the page and has no axes to read but the
-// highest value; what it says is told in words as well.
+// Small charts of the last hour, drawn as SVG. A chart has the width of the page and shows only the highest value as an
+// axis. A sentence below it states the same in words.
 
 import { h, svg, text } from '../shared/dom.js';
 import { clock } from '../shared/format.js';
@@ -9,7 +9,7 @@ const HEIGHT = 120;
 
 const highest = (values) => values.reduce((most, value) => Math.max(most, value ?? 0), 0);
 
-/** A number that reads well and is not below `value`. */
+/** A round number that is not below `value`. */
 function ceiling(value) {
   if (value <= 0) return 1;
   const unit = 10 ** Math.floor(Math.log10(value));
@@ -17,8 +17,8 @@ function ceiling(value) {
 }
 
 /**
- * A chart. `kind` is `bars` (of one or more series, upon each other) or `lines`; `series` are `{name, look}`; `unit`
- * writes a value, `words(values, data)` tells the whole.
+ * A chart. `kind` is `bars` (one or more stacked series) or `lines`; `series` are `{name, look}`; `unit` formats a
+ * value; `words(values, data)` is the sentence below the chart.
  */
 export function chart({ title, kind, series, unit, words }) {
   const picture = svg('svg', { class: 'chart-picture', viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', 'aria-hidden': 'true' });
@@ -27,11 +27,11 @@ export function chart({ title, kind, series, unit, words }) {
   const hair = svg('line', { class: 'chart-hair', y1: 0, y2: HEIGHT, x1: -9, x2: -9 });
   picture.append(...grid, ...paths, hair);
   const top = h('span', { class: 'chart-top' });
-  const told = h('figcaption', { class: 'chart-words muted small' });
+  const caption = h('figcaption', { class: 'chart-words muted small' });
   const at = h('span', { class: 'chart-at', 'aria-hidden': 'true' });
   const legend = series.length > 1 ? h('ul', { class: 'chart-legend' }, series.map(({ name, look }) => h('li', {}, h('span', { class: `dot look-${look}` }), name))) : null;
   const stage = h('div', { class: 'chart-stage' }, picture, top, at);
-  const element = h('figure', { class: 'card chart' }, h('div', { class: 'card-head' }, h('h2', { class: 'card-title' }, title), legend), stage, told);
+  const element = h('figure', { class: 'card chart' }, h('div', { class: 'card-head' }, h('h2', { class: 'card-title' }, title), legend), stage, caption);
   let values = [];
   let data = null;
   let most = 1;
@@ -39,7 +39,7 @@ export function chart({ title, kind, series, unit, words }) {
   const across = (step) => (step / Math.max(1, data.steps)) * WIDTH;
   const up = (value) => HEIGHT - (value / most) * (HEIGHT - 2);
 
-  /** Bars side by side as one path: as wide as their step, on top of `floor`. */
+  /** The bars of a series as one path, each as wide as its step and on top of `floor`. */
   function bars(row, floor) {
     const wide = Math.max(1, (WIDTH / data.steps) * 0.82);
     const parts = row.map((value, step) => {
@@ -58,10 +58,10 @@ export function chart({ title, kind, series, unit, words }) {
           isDown = true;
           return '';
         }
-        // A value alone between gaps is drawn as a dash.
-        const word = `${isDown ? 'M' : 'L'}${across(step).toFixed(1)} ${up(value).toFixed(1)}${isDown ? 'h4' : ''}`;
+        // A single value between gaps is drawn as a dash.
+        const command = `${isDown ? 'M' : 'L'}${across(step).toFixed(1)} ${up(value).toFixed(1)}${isDown ? 'h4' : ''}`;
         isDown = false;
-        return word;
+        return command;
       })
       .join('');
   }
@@ -77,7 +77,7 @@ export function chart({ title, kind, series, unit, words }) {
       if (kind === 'bars') floor = floor.map((value, step) => value + (row[step] ?? 0));
     });
     text(top, unit(most));
-    text(told, words(rows, now));
+    text(caption, words(rows, now));
   }
 
   stage.addEventListener('pointermove', (event) => {

@@ -1,25 +1,25 @@
-// An owner's conflicts, newest first, each with a way to bring the loser back.
+// An owner's conflicts, newest first, each with a button that restores the losing row.
 
 import { announce, h, icon, keyed, text } from '../shared/dom.js';
 import { ago, instant } from '../shared/format.js';
 import { pretty } from '../shared/json.js';
 import { api } from './api.js';
 
-const OUTCOMES = { kept: 'the stored row stayed', overwritten: 'the sent row won', merged: 'made of both' };
+const OUTCOMES = { kept: 'the stored row stayed', overwritten: 'the sent row won', merged: 'the rows were merged' };
 
-/** A list of conflicts; `nameOf(id)` names a device, `soon()` looks at the owner again. */
-export function conflictsList(owner, { nameOf, soon }) {
+/** A list of conflicts. `nameOf(id)` names a device; `refreshSoon()` is called after a restore. */
+export function conflictsList(owner, { nameOf, refreshSoon }) {
   const list = h('ul', { class: 'lines' });
-  const none = h('p', { class: 'muted empty' }, 'Nobody has lost anything.');
+  const none = h('p', { class: 'muted empty' }, 'There are no conflicts.');
   const more = h('button', { type: 'button', class: 'button', hidden: true, on: { click: older } }, 'Older ones');
-  const told = h('p', { class: 'empty told', role: 'alert', hidden: true });
-  const element = h('section', { class: 'card' }, h('div', { class: 'card-head' }, h('h3', { class: 'card-title' }, 'Conflicts')), none, told, list, h('div', { class: 'turns' }, more));
+  const errorLine = h('p', { class: 'empty error-line', role: 'alert', hidden: true });
+  const element = h('section', { class: 'card' }, h('div', { class: 'card-head' }, h('h3', { class: 'card-title' }, 'Conflicts')), none, errorLine, list, h('div', { class: 'turns' }, more));
   let first = [];
   let rest = [];
   let next = null;
 
   function make(conflict) {
-    const button = h('button', { type: 'button', class: 'button', on: { click: () => restore(conflict, button) } }, icon('undo'), h('span', {}, 'Bring the loser back'));
+    const button = h('button', { type: 'button', class: 'button', on: { click: () => restore(conflict, button) } }, icon('undo'), h('span', {}, 'Restore the losing row'));
     const side = (title, { row, device_id: id, last_update: at }) =>
       h('div', { class: 'side' }, h('h4', {}, title), h('p', { class: 'muted small' }, `${nameOf(id)}, ${at ?? 'at an unknown time'}`), h('pre', { tabindex: '0', 'aria-label': title }, row ? pretty(row) : 'deleted'));
     const sides = h('div', { class: 'sides' });
@@ -40,22 +40,22 @@ export function conflictsList(owner, { nameOf, soon }) {
 
   function update(line, conflict) {
     const [, when, button] = line.children;
-    text(when, conflict.restored_at ? `brought back ${ago(instant(conflict.restored_at))}` : ago(instant(conflict.at)));
-    text(button.lastElementChild, conflict.restored_at ? 'Again' : 'Bring the loser back');
+    text(when, conflict.restored_at ? `restored ${ago(instant(conflict.restored_at))}` : ago(instant(conflict.at)));
+    text(button.lastElementChild, conflict.restored_at ? 'Again' : 'Restore the losing row');
   }
 
   async function restore(conflict, button) {
     button.disabled = true;
-    told.hidden = true;
+    errorLine.hidden = true;
     try {
       const { verdict } = await api.restore(owner, conflict.id);
-      announce(`The loser is back: ${verdict}.`);
+      announce(`The losing row was restored: ${verdict}.`);
     } catch (error) {
-      text(told, error.message);
-      told.hidden = false;
+      text(errorLine, error.message);
+      errorLine.hidden = false;
     }
     button.disabled = false;
-    soon();
+    refreshSoon();
   }
 
   async function older() {
@@ -75,7 +75,7 @@ export function conflictsList(owner, { nameOf, soon }) {
 
   return {
     element,
-    async look() {
+    async refresh() {
       const page = await api.conflicts(owner);
       first = page.conflicts;
       if (rest.length === 0) next = page.next ?? null;

@@ -1,31 +1,32 @@
-// Who holds a lock, until when, and a way to break it.
+// A lock: its holder, its expiry, and a button that breaks it.
 
 import { announce, h, icon, text } from '../shared/dom.js';
 import { clock, instant } from '../shared/format.js';
 import { api } from './api.js';
 
-const SURE_MS = 4_000;
+/** How long the button waits for the second press. */
+const CONFIRM_MS = 4_000;
 
-/** A line for a lock of `owner`; `show(lock)` paints it, `soon()` looks again after it was broken. */
-export function lockLine(owner, soon, withOwner) {
+/** A line for the lock of `owner`. `show(lock)` paints it; `refreshSoon()` is called after it was broken. */
+export function lockLine(owner, refreshSoon, withOwner) {
   const words = h('span', { class: 'line-words' });
   const link = withOwner ? h('a', { href: `#/owners/${owner}`, class: 'mono' }, `${owner.slice(0, 8)}…`) : null;
   const button = h('button', { type: 'button', class: 'button button-bad', on: { click: press } }, 'Break');
   const line = h('li', { class: 'line' }, icon('lock'), words, link, button);
-  let isSure = false;
+  let isArmed = false;
   let timer = null;
   let device = '';
 
-  // Whoever breaks a lock under a device at work makes it begin again: one press is not enough.
+  // A device whose lock is broken during a sync must start again, so the button needs a second press.
   async function press() {
     clearTimeout(timer);
-    if (!isSure) {
-      isSure = true;
+    if (!isArmed) {
+      isArmed = true;
       text(button, 'Really break it?');
-      timer = setTimeout(relax, SURE_MS);
+      timer = setTimeout(disarm, CONFIRM_MS);
       return;
     }
-    relax();
+    disarm();
     button.disabled = true;
     try {
       await api.breakLock(owner);
@@ -34,11 +35,11 @@ export function lockLine(owner, soon, withOwner) {
       announce(error.message);
     }
     button.disabled = false;
-    soon();
+    refreshSoon();
   }
 
-  function relax() {
-    isSure = false;
+  function disarm() {
+    isArmed = false;
     text(button, 'Break');
   }
 

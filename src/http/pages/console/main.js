@@ -1,4 +1,4 @@
-// The console: who looks, what they look at, and when it is looked at again.
+// The console: signing in, choosing the view by the address, and refreshing it.
 
 import { announce, h, text } from '../shared/dom.js';
 import { clock } from '../shared/format.js';
@@ -7,29 +7,29 @@ import { ownerView } from './owner.js';
 import { overviewView } from './overview.js';
 import { signIn } from './sign_in.js';
 
-/** Between two looks while all is well; doubled with each failure, up to a minute. */
+/** Time between two refreshes. It doubles with each failure, up to a minute. */
 const EVERY_MS = 5_000;
 const EVERY_MAX_MS = 60_000;
 
 const view = document.getElementById('view');
 const pulse = document.getElementById('pulse');
-const out = document.getElementById('sign-out');
+const signOut = document.getElementById('sign-out');
 let shown = null;
 let timer = null;
 let failures = 0;
-let looking = false;
+let isRefreshing = false;
 
-/** What the address asks for: `#/owners/ID`, or everything. */
-function wanted() {
+/** The view of the address: of one owner for `#/owners/ID`, otherwise the overview. */
+function viewOfAddress() {
   const [, owner] = location.hash.match(/^#\/owners\/([0-9a-f-]{36})$/) ?? [];
-  return owner ? ownerView(owner, { soon: look }) : overviewView({ soon: look });
+  return owner ? ownerView(owner, { refreshSoon: refresh }) : overviewView({ refreshSoon: refresh });
 }
 
 function show() {
   if (!token.get()) {
     clearTimeout(timer);
     shown = null;
-    out.hidden = true;
+    signOut.hidden = true;
     text(pulse, '');
     view.replaceChildren(signIn(api.tryToken, (given) => {
       token.set(given);
@@ -38,43 +38,43 @@ function show() {
     view.querySelector('input').focus();
     return;
   }
-  out.hidden = false;
-  shown = wanted();
+  signOut.hidden = false;
+  shown = viewOfAddress();
   view.replaceChildren(shown.element);
-  look();
+  refresh();
 }
 
-async function look() {
-  if (looking || !shown) return;
-  looking = true;
+async function refresh() {
+  if (isRefreshing || !shown) return;
+  isRefreshing = true;
   clearTimeout(timer);
-  const asked = shown;
+  const current = shown;
   try {
-    await asked.look();
+    await current.refresh();
     failures = 0;
-    text(pulse, `Looked at ${clock(Date.now())}`);
+    text(pulse, `Refreshed at ${clock(Date.now())}`);
     pulse.dataset.look = 'good';
   } catch (error) {
     failures += 1;
     if (error instanceof Refused && error.status === 401) {
       token.forget();
-      looking = false;
+      isRefreshing = false;
       show();
-      announce('The token is no longer good.');
+      announce('The token is no longer valid.');
       return;
     }
     text(pulse, error instanceof Refused ? error.message : 'The server cannot be reached.');
     pulse.dataset.look = 'bad';
-    if (error instanceof Refused && error.status === 404 && asked === shown) {
-      asked.element.replaceChildren(h('p', { class: 'fatal' }, 'There is no such owner.'));
+    if (error instanceof Refused && error.status === 404 && current === shown) {
+      current.element.replaceChildren(h('p', { class: 'fatal' }, 'There is no such owner.'));
     }
   }
-  looking = false;
-  if (asked !== shown) look();
-  else if (!document.hidden) timer = setTimeout(look, Math.min(EVERY_MS * 2 ** failures, EVERY_MAX_MS));
+  isRefreshing = false;
+  if (current !== shown) refresh();
+  else if (!document.hidden) timer = setTimeout(refresh, Math.min(EVERY_MS * 2 ** failures, EVERY_MAX_MS));
 }
 
-out.addEventListener('click', () => {
+signOut.addEventListener('click', () => {
   token.forget();
   show();
 });
@@ -83,5 +83,5 @@ addEventListener('hashchange', () => {
   show();
   view.focus();
 });
-document.addEventListener('visibilitychange', () => (document.hidden ? clearTimeout(timer) : look()));
+document.addEventListener('visibilitychange', () => (document.hidden ? clearTimeout(timer) : refresh()));
 show();

@@ -1,4 +1,4 @@
-// One owner: devices and how far behind they are, the lock, tables, conflicts, and why a row is not on a device.
+// One owner: the devices and how far behind they are, the lock, the tables, the conflicts, and the form "why".
 
 import { h, icon, keyed, text } from '../shared/dom.js';
 import { ago, bytes, counted, instant, number } from '../shared/format.js';
@@ -7,16 +7,16 @@ import { conflictsList } from './conflicts.js';
 import { lockLine } from './locks.js';
 import { whyForm } from './why.js';
 
-/** What an owner's past takes, in a sentence. */
+/** The size of an owner's past, as a sentence. */
 const pastOf = (past) =>
   past
-    ? `Its past takes ${bytes(past.bytes)}: ${counted(past.tombstones, 'remembered deletion')}, history of ${bytes(past.history_bytes)}, conflicts of ${bytes(past.conflicts_bytes)}, kept responses of ${bytes(past.answers_bytes)}.`
-    : 'What its past takes is not counted yet.';
+    ? `The past takes ${bytes(past.bytes)}: ${counted(past.tombstones, 'remembered deletion')}, history of ${bytes(past.history_bytes)}, conflicts of ${bytes(past.conflicts_bytes)}, kept responses of ${bytes(past.answers_bytes)}.`
+    : 'The size of the past is not counted yet.';
 
 const head = (...names) => h('thead', {}, h('tr', {}, names.map((name) => h('th', { scope: 'col' }, name))));
 
-/** Draws an owner's page; `look()` asks for what it shows. */
-export function ownerView(owner, { soon }) {
+/** Draws an owner's page. `refresh()` requests its data and paints it. */
+export function ownerView(owner, { refreshSoon }) {
   const about = h('p', { class: 'about muted' });
   const devices = h('tbody');
   const tables = h('tbody');
@@ -24,7 +24,7 @@ export function ownerView(owner, { soon }) {
   const free = h('p', { class: 'muted empty' }, 'The lock is free.');
   const names = new Map();
   const why = whyForm(owner);
-  const conflicts = conflictsList(owner, { nameOf: (id) => names.get(id) ?? `${String(id).slice(0, 8)}…`, soon });
+  const conflicts = conflictsList(owner, { nameOf: (id) => names.get(id) ?? `${String(id).slice(0, 8)}…`, refreshSoon });
   const element = h(
     'div',
     { class: 'owner' },
@@ -41,7 +41,7 @@ export function ownerView(owner, { soon }) {
           'section',
           { class: 'card' },
           h('div', { class: 'card-head' }, h('h3', { class: 'card-title' }, 'Devices')),
-          h('table', { class: 'figures' }, head('device', 'behind by', 'has seen', 'last seen'), devices),
+          h('table', { class: 'figures' }, head('device', 'behind by', 'version seen', 'last seen'), devices),
         ),
         conflicts.element,
       ),
@@ -60,7 +60,7 @@ export function ownerView(owner, { soon }) {
 
   function paintDevice(row, { device, acknowledged, behind, seen_at: seen, signed_in: isIn }) {
     const [name, late, version, last] = row.children;
-    text(name.firstElementChild, `${device ?? 'without a name'}${isIn === false ? ' (signed out)' : ''}`);
+    text(name.firstElementChild, `${device ?? 'unnamed device'}${isIn === false ? ' (signed out)' : ''}`);
     const chip = late.firstElementChild;
     const isKnown = behind !== null && behind !== undefined;
     text(chip, isKnown ? (behind === 0 ? 'up to date' : counted(behind, 'version')) : 'shows no cursor');
@@ -81,15 +81,15 @@ export function ownerView(owner, { soon }) {
       (row, { rows }) => text(row.lastElementChild, number(rows)),
     );
     free.hidden = Boolean(now.lock);
-    keyed(lock, now.lock ? [now.lock] : [], () => owner, () => lockLine(owner, soon, false), (line, held) => line.show(held));
+    keyed(lock, now.lock ? [now.lock] : [], () => owner, () => lockLine(owner, refreshSoon, false), (line, held) => line.show(held));
     why.offer(now.tables.map(({ table }) => table), now.devices);
   }
 
   return {
     element,
-    async look() {
+    async refresh() {
       paint(await api.owner(owner));
-      await conflicts.look();
+      await conflicts.refresh();
     },
   };
 }

@@ -1,4 +1,4 @@
-// The owners, a page at a time, and a way to find one by the beginning of its id.
+// The list of owners, page by page, with a search by the beginning of the id.
 
 import { h, keyed, text } from '../shared/dom.js';
 import { bytes, number } from '../shared/format.js';
@@ -6,7 +6,7 @@ import { api } from './api.js';
 
 const PAGE = 12;
 
-/** The id just before the first that begins with these digits: the page after it begins with them. */
+/** The id just before the first that begins with these digits: the page after that id begins with them. */
 function justBefore(digits) {
   const first = BigInt(`0x${digits.padEnd(32, '0')}`);
   if (first === 0n) return null;
@@ -19,8 +19,8 @@ export function ownersList() {
   const rows = h('tbody');
   const field = h('input', { class: 'field', type: 'search', placeholder: 'Begins with …', 'aria-label': 'Find an owner by the beginning of its id', maxlength: 36, spellcheck: 'false' });
   const back = h('button', { type: 'button', class: 'button', on: { click: () => turn(-1) } }, 'Previous');
-  const on = h('button', { type: 'button', class: 'button', on: { click: () => turn(1) } }, 'Next');
-  const told = h('p', { class: 'muted empty', hidden: true }, 'No owner here.');
+  const forward = h('button', { type: 'button', class: 'button', on: { click: () => turn(1) } }, 'Next');
+  const empty = h('p', { class: 'muted empty', hidden: true }, 'No owner here.');
   const element = h(
     'section',
     { class: 'card' },
@@ -31,8 +31,8 @@ export function ownersList() {
       h('thead', {}, h('tr', {}, ['owner', 'version', 'rows', 'size'].map((name) => h('th', { scope: 'col' }, name)))),
       rows,
     ),
-    told,
-    h('div', { class: 'turns' }, back, on),
+    empty,
+    h('div', { class: 'turns' }, back, forward),
   );
   let digits = '';
   let pages = [null];
@@ -42,35 +42,35 @@ export function ownersList() {
     event.preventDefault();
     digits = field.value.toLowerCase().replace(/[^0-9a-f]/g, '').slice(0, 32);
     pages = [digits ? justBefore(digits) : null];
-    look();
+    refresh();
   }
 
   function turn(step) {
     if (step > 0) pages.push(next);
     else pages.pop();
-    look();
+    refresh();
   }
 
   const line = ({ owner }) =>
     h('tr', {}, h('th', { scope: 'row' }, h('a', { class: 'mono', href: `#/owners/${owner}` }, owner)), h('td'), h('td'), h('td'));
 
   function paint(row, { version, rows: count, bytes: size, lock }) {
-    const [, state, held, weight] = row.children;
-    text(state, number(version));
-    text(held, number(count));
-    text(weight, bytes(size));
+    const cells = [...row.children];
+    text(cells[1], number(version));
+    text(cells[2], number(count));
+    text(cells[3], bytes(size));
     row.classList.toggle('is-locked', Boolean(lock));
   }
 
-  async function look() {
-    const answer = await api.owners(pages.at(-1), PAGE);
-    const fits = answer.owners.filter(({ owner }) => owner.replaceAll('-', '').startsWith(digits));
-    next = fits.length === answer.owners.length ? (answer.next ?? null) : null;
+  async function refresh() {
+    const page = await api.owners(pages.at(-1), PAGE);
+    const fits = page.owners.filter(({ owner }) => owner.replaceAll('-', '').startsWith(digits));
+    next = fits.length === page.owners.length ? (page.next ?? null) : null;
     keyed(rows, fits, ({ owner }) => owner, line, paint);
-    told.hidden = fits.length > 0;
+    empty.hidden = fits.length > 0;
     back.disabled = pages.length < 2;
-    on.disabled = !next;
+    forward.disabled = !next;
   }
 
-  return { element, look };
+  return { element, refresh };
 }

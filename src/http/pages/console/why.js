@@ -1,10 +1,10 @@
-// "Why is this row not on that device?"
+// The form "Why is this row not on that device?"
 
 import { h, keyed, text } from '../shared/dom.js';
 import { pretty } from '../shared/json.js';
 import { api } from './api.js';
 
-/** A form that asks the server; `offer(tables, devices)` says what to choose from. */
+/** A form whose answer comes from the server. `offer(tables, devices)` sets its choices. */
 export function whyForm(owner) {
   const table = h('select', { class: 'field', id: 'why-table' });
   const key = h('input', { class: 'field mono', id: 'why-key', required: true, spellcheck: 'false', autocomplete: 'off', maxlength: 36, placeholder: 'the row’s key' });
@@ -14,14 +14,14 @@ export function whyForm(owner) {
   const facts = h('div', { class: 'why-facts' });
   const line = (label, field) => h('p', { class: 'why-line' }, h('label', { for: field.id }, label), field);
 
-  async function ask(event) {
+  async function submit(event) {
     event.preventDefault();
     button.disabled = true;
     facts.replaceChildren();
     try {
-      const told = await api.why(owner, table.value, key.value.trim(), device.value);
-      text(answer, told.answer);
-      facts.append(h('details', {}, h('summary', {}, 'What that rests on'), h('pre', { tabindex: '0', 'aria-label': 'What that rests on' }, pretty(told.facts))));
+      const explanation = await api.why(owner, table.value, key.value.trim(), device.value);
+      text(answer, explanation.answer);
+      facts.append(h('details', {}, h('summary', {}, 'Facts'), h('pre', { tabindex: '0', 'aria-label': 'Facts' }, pretty(explanation.facts))));
     } catch (error) {
       text(answer, error.message);
     }
@@ -36,13 +36,13 @@ export function whyForm(owner) {
       'section',
       { class: 'card' },
       h('div', { class: 'card-head' }, h('h3', { class: 'card-title' }, 'Why is this row not on that device?')),
-      h('form', { class: 'why', on: { submit: ask } }, line('Table', table), line('Row', key), line('Device', device), button),
+      h('form', { class: 'why', on: { submit } }, line('Table', table), line('Row', key), line('Device', device), button),
       answer,
       facts,
     ),
     offer(tables, devices) {
       choices(table, tables.map((name) => [name, name]));
-      choices(device, devices.map(({ device_id: id, device: name }) => [id, `${name ?? 'without a name'} (${id.slice(0, 8)}…)`]));
+      choices(device, devices.map(({ device_id: id, device: name }) => [id, `${name ?? 'unnamed device'} (${id.slice(0, 8)}…)`]));
     },
   };
 }

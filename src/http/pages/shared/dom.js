@@ -1,4 +1,4 @@
-// Elements from data. Text is only ever set as text: what users write is never read as HTML.
+// Makes elements from data. Text is always set as text, so that a user's input is never read as HTML.
 
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -27,32 +27,32 @@ export function svg(tag, properties, ...children) {
   return fill(document.createElementNS(SVG, tag), properties, children);
 }
 
-/** One of the page's icons, for the eye only. */
+/** One of the page's icons, hidden from screen readers. */
 export function icon(name) {
   return svg('svg', { class: 'icon', 'aria-hidden': 'true', viewBox: '0 0 24 24' }, svg('use', { href: `#i-${name}` }));
 }
 
-/** Sets a text, and leaves the element alone if it says so already. */
+/** Sets an element's text, unless it has that text already. */
 export function text(element, words) {
   if (element.textContent !== words) element.textContent = words;
 }
 
 /**
- * Makes the children of `list` those of `items`, by key, and keeps the elements that stay: focus, text that is
- * being typed and running transitions survive.
+ * Makes the children of `list` those of `items`, by key. An element whose key stays is kept, so that its focus, typed
+ * text and running transitions survive.
  */
 export function keyed(list, items, keyOf, make, update) {
   const wanted = new Set(items.map((item) => String(keyOf(item))));
-  const there = new Map();
-  // First those that leave: whoever is moved loses the focus.
+  const present = new Map();
+  // Removed elements go first: an element that is moved would lose the focus.
   for (const child of [...list.children]) {
-    if (wanted.has(child.dataset.key)) there.set(child.dataset.key, child);
+    if (wanted.has(child.dataset.key)) present.set(child.dataset.key, child);
     else child.remove();
   }
   let next = list.firstElementChild;
   for (const item of items) {
     const key = String(keyOf(item));
-    let element = there.get(key);
+    let element = present.get(key);
     if (!element) {
       element = make(item);
       element.dataset.key = key;
@@ -63,10 +63,10 @@ export function keyed(list, items, keyOf, make, update) {
   }
 }
 
-/** Whether the person asked their system for less motion. */
+/** Whether the user's system is set to reduced motion. */
 export const calm = () => matchMedia('(prefers-reduced-motion: reduce)').matches;
 
-/** Says something to people who hear the page. */
+/** Announces a text to screen readers. */
 export function announce(words) {
   const region = document.getElementById('announcer');
   if (region) region.textContent = words;

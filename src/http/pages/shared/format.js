@@ -45,7 +45,7 @@ export function ago(at, now = Date.now()) {
   return `${Math.round(seconds / 86_400)} days ago`;
 }
 
-/** The instant of a time as the server spells it: RFC 3339, or `2013-05-01 15:42:50` in UTC. */
-export function instant(spelt) {
-  return Date.parse(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$/.test(spelt) ? `${spelt.replace(' ', 'T')}Z` : spelt);
+/** The instant of a time in one of the server's formats: RFC 3339, or `2013-05-01 15:42:50` in UTC. */
+export function instant(time) {
+  return Date.parse(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$/.test(time) ? `${time.replace(' ', 'T')}Z` : time);
 }

@@ -1,11 +1,11 @@
 import { h } from './dom.js';
 
-// Deeper or longer than this is told by its size: a page of 5,000 rows would stall the browser.
+// Longer JSON is cut off: a page of 5,000 rows would block the browser.
 const CHARACTERS_MAX = 60_000;
 
 const TOKEN = /("(?:\\.|[^"\\])*")(\s*:)?|\b(true|false|null)\b|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)/g;
 
-/** JSON, indented, its parts in colours. What is no JSON is shown as it is. */
+/** Indented JSON with coloured parts. A string is shown as it is. */
 export function pretty(value) {
   const whole = typeof value === 'string' ? value : JSON.stringify(value, null, 2);
   const shown = whole.length > CHARACTERS_MAX ? whole.slice(0, CHARACTERS_MAX) : whole;

@@ -1,14 +1,14 @@
-// Runs before the page is drawn, so it is no module. The choice is kept for this browser; none means the system's.
+// Runs before the page is drawn, so it is no module. The choice is stored in this browser; without one the system decides.
 (() => {
   const KEY = 'rollcall-theme';
   const NEXT = { system: 'light', light: 'dark', dark: 'system' };
   const root = document.documentElement;
 
-  function kept() {
+  function stored() {
     try {
       return localStorage.getItem(KEY) ?? 'system';
     } catch {
-      return 'system'; // a browser that keeps nothing
+      return 'system'; // the browser has no storage for this page
     }
   }
 
@@ -21,7 +21,7 @@
     button.title = `Colours: ${root.dataset.theme}`;
   }
 
-  apply(kept());
+  apply(stored());
   addEventListener('DOMContentLoaded', () => {
     const button = document.querySelector('[data-theme-toggle]');
     if (!button) return;
