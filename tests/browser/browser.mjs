@@ -1,4 +1,4 @@
-// A browser that notes whatever a page must not do.
+// A browser whose pages record their faults: errors, requests to other servers, secrets in addresses.
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { mkdir, readFile } from 'node:fs/promises';
@@ -7,8 +7,8 @@ import { chromium } from 'playwright-core';
 
 const AXE = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
 
-/** An answer that is no success is part of the protocol; the browser writes each to its console. */
-const ANSWERS = /^Failed to load resource: the server responded with a status of (409|423|401)\b/;
+/** The browser logs each failed response to its console; these statuses are part of the protocol. */
+const EXPECTED = /^Failed to load resource: the server responded with a status of (409|423|401)\b/;
 
 export async function launch() {
   const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';
@@ -16,7 +16,7 @@ export async function launch() {
 }
 
 /**
- * A page at `url`, with `faults`: what went wrong on it. `expectClean` fails if there are any.
+ * Opens a page at `url`, with its list of `faults`. `expectClean` fails if there are any.
  */
 export async function open(browser, url, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, colorScheme: 'light', ...options });
@@ -25,14 +25,14 @@ export async function open(browser, url, options = {}) {
   const origin = new URL(url).origin;
   page.on('pageerror', (error) => faults.push(`error: ${error.stack ?? error}`));
   page.on('console', (message) => {
-    if (['error', 'warning'].includes(message.type()) && !ANSWERS.test(message.text())) {
+    if (['error', 'warning'].includes(message.type()) && !EXPECTED.test(message.text())) {
       faults.push(`console: ${message.text()} ${message.location().url ?? ''}`);
     }
   });
   page.on('request', (request) => {
-    const asked = new URL(request.url());
-    if (asked.protocol !== 'data:' && asked.origin !== origin) faults.push(`leaves the server: ${request.url()}`);
-    if (/rc_[\w-]{20}|token|password/i.test(asked.search)) faults.push(`a secret in the address: ${request.url()}`);
+    const target = new URL(request.url());
+    if (target.protocol !== 'data:' && target.origin !== origin) faults.push(`leaves the server: ${request.url()}`);
+    if (/rc_[\w-]{20}|token|password/i.test(target.search)) faults.push(`a secret in the address: ${request.url()}`);
   });
   await page.addInitScript(() => {
     document.addEventListener('securitypolicyviolation', (event) =>
@@ -45,9 +45,9 @@ export async function open(browser, url, options = {}) {
   return page;
 }
 
-/** Fails on what axe finds: names, roles, contrast and the like. */
+/** Fails if axe finds a violation: names, roles, contrast and others. */
 export async function expectAccessible(page, what) {
-  // Colours that have just changed are drawn first.
+  // Wait until colours that have just changed are drawn.
   await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
   await page.evaluate(`${await readFile(AXE, 'utf8')}; undefined`);
   const { violations } = await page.evaluate(() =>
@@ -55,13 +55,13 @@ export async function expectAccessible(page, what) {
       runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'],
     }),
   );
-  const told = violations.flatMap(({ id, nodes }) =>
+  const found = violations.flatMap(({ id, nodes }) =>
     nodes.map(({ target, failureSummary }) => `${id}: ${target} ${failureSummary.replaceAll('\n', ' ')}`),
   );
-  assert.deepEqual(told, [], what);
+  assert.deepEqual(found, [], what);
 }
 
-/** Fails if the page can be moved sideways. */
+/** Fails if the page is wider than the screen. */
 export async function expectNoSideways(page, what) {
   const { wide, shown, who } = await page.evaluate(() => {
     const shown = document.documentElement.clientWidth;
@@ -73,7 +73,7 @@ export async function expectNoSideways(page, what) {
   assert.ok(wide <= shown, `${what}: ${wide} > ${shown}, ${who ?? ''}`);
 }
 
-/** Keeps a picture of the page in the folder that `SCREENSHOTS` names, if it does. */
+/** Saves a picture of the page in the folder `SCREENSHOTS`, if that variable is set. */
 export async function picture(page, name) {
   const folder = process.env.SCREENSHOTS;
   if (!folder) return;

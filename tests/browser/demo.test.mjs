@@ -1,4 +1,4 @@
-// The demo: conversations of two phones, as a visitor has them.
+// The demo, as a visitor uses it.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { expectAccessible, expectNoSideways, launch, open, picture } from './browser.mjs';
@@ -8,7 +8,7 @@ let browser;
 before(async () => (browser = await launch()));
 after(() => browser.close());
 
-/** A fresh demo with its page open and both phones up to date. */
+/** Starts a new demo and opens its page, with both phones up to date. */
 async function demo(context, options) {
   const server = await start(['demo']);
   const page = await open(browser, `${server.url}/demo`, options);
@@ -27,8 +27,8 @@ const badge = (page) => page.locator('.badge');
 
 /** Waits until both phones are proved equal to the server. */
 const equal = (page) =>
-  badge(page).filter({ hasText: 'Both phones hold what the server holds' }).waitFor({ state: 'attached' });
-const says = (locator, words) => locator.filter({ hasText: words }).first().waitFor();
+  badge(page).filter({ hasText: 'Both phones are equal to the server' }).waitFor({ state: 'attached' });
+const shows = (locator, words) => locator.filter({ hasText: words }).first().waitFor();
 
 async function edit(page, number, name, fields) {
   await row(page, number, name).locator('.row-main').click();
@@ -37,34 +37,33 @@ async function edit(page, number, name, fields) {
   await form.getByRole('button', { name: 'Save' }).click();
 }
 
-
-test('both phones begin with the server’s rows, proved', async (context) => {
+test('both phones begin with the server’s rows, proved equal', async (context) => {
   const page = await demo(context);
   for (const number of [1, 2]) {
     assert.equal(await phone(page, number).locator('.rows:visible .row').count(), 8);
-    await says(phone(page, number).locator('.device-line'), 'Up to date, and proved');
+    await shows(phone(page, number).locator('.device-line'), 'Up to date, and proved');
   }
   assert.equal(await page.locator('.proof-side[data-look="equal"]').count(), 8);
   page.expectClean();
 });
 
-test('an edit on one phone arrives on the other by itself', async (context) => {
+test('an edit on one phone arrives on the other', async (context) => {
   const page = await demo(context);
   await edit(page, 1, 'DJ & dance floor', { 'Cost in euros': 666 });
-  await says(row(page, 2, 'DJ & dance floor'), '€666');
+  await shows(row(page, 2, 'DJ & dance floor'), '€666');
   const form = phone(page, 2).getByRole('form', { name: /^New expense/ });
   await form.getByLabel('New expense').fill('Fireworks <img src=x onerror=alert(1)>');
   await form.getByLabel('Cost in euros').fill('280');
   await form.getByRole('button', { name: 'Add the expense' }).click();
-  await says(row(page, 1, 'Fireworks <img src=x onerror=alert(1)>'), '€280');
-  assert.equal(await page.locator('img').count(), 0, 'what users write stays text');
+  await shows(row(page, 1, 'Fireworks <img src=x onerror=alert(1)>'), '€280');
+  assert.equal(await page.locator('img').count(), 0, 'a user’s input stays text');
   await row(page, 1, 'Fireworks').getByRole('button', { name: /^Delete/ }).click();
   await row(page, 2, 'Fireworks').waitFor({ state: 'detached' });
   await equal(page);
   page.expectClean();
 });
 
-test('guests and to-dos are kept in step too', async (context) => {
+test('guests and to-dos are synced too', async (context) => {
   const page = await demo(context);
   for (const number of [1, 2]) await phone(page, number).getByRole('tab', { name: 'Guests' }).click();
   await row(page, 1, 'Yuki Tanaka').getByRole('button', { name: /comes\. Change/ }).click();
@@ -81,66 +80,66 @@ test('guests and to-dos are kept in step too', async (context) => {
   page.expectClean();
 });
 
-test('two edits of one row offline: the later wins, the loser is kept and comes back', async (context) => {
+test('of two offline edits of one row the later wins, and the loser can be restored', async (context) => {
   const page = await demo(context);
   for (const number of [1, 2]) await airplane(page, number).click();
   await edit(page, 1, 'Photographer', { 'Cost in euros': 800 });
-  await says(phone(page, 1).locator('.device-line'), '1 edit to send');
+  await shows(phone(page, 1).locator('.device-line'), '1 edit to send');
   await page.waitForTimeout(1_100); // the demo's times have seconds
   await edit(page, 2, 'Photographer', { 'Cost in euros': 1200 });
-  await says(badge(page), 'not yet equal');
+  await shows(badge(page), 'not yet equal');
   await airplane(page, 1).click();
-  await says(phone(page, 1).locator('.device-line'), 'Up to date');
+  await shows(phone(page, 1).locator('.device-line'), 'Up to date');
   await airplane(page, 2).click();
   const conflict = page.locator('.conflict');
-  await says(conflict.locator('.side-won'), '€1,200');
-  await says(conflict.locator('.side-lost'), '€800');
-  await says(row(page, 1, 'Photographer'), 'Ben’s edit won.');
+  await shows(conflict.locator('.side-won'), '€1,200');
+  await shows(conflict.locator('.side-lost'), '€800');
+  await shows(row(page, 1, 'Photographer'), 'Ben’s edit won.');
   await equal(page);
-  await page.getByRole('button', { name: 'Bring mine back' }).click();
-  for (const number of [1, 2]) await says(row(page, number, 'Photographer'), '€800');
-  await says(page.locator('.conflicts'), 'all seen to');
+  await page.getByRole('button', { name: 'Restore mine' }).click();
+  for (const number of [1, 2]) await shows(row(page, number, 'Photographer'), '€800');
+  await shows(page.locator('.conflicts'), 'all resolved');
   await equal(page);
   page.expectClean();
 });
 
-test('a deletion against an edit is a conflict as well', async (context) => {
+test('a deletion against an edit is a conflict too', async (context) => {
   const page = await demo(context);
   for (const number of [1, 2]) await airplane(page, number).click();
   await edit(page, 1, 'Groom', { 'Cost in euros': 410 });
   await page.waitForTimeout(1_100);
   await row(page, 2, 'Groom').getByRole('button', { name: /^Delete/ }).click();
   for (const number of [1, 2]) await airplane(page, number).click();
-  await says(page.locator('.conflict'), 'deleted');
+  await shows(page.locator('.conflict'), 'deleted');
   await equal(page);
-  await page.locator('.conflict').getByRole('button', { name: 'Bring Anna’s back' }).click();
-  for (const number of [1, 2]) await says(row(page, number, 'Groom'), '€410');
+  await page.locator('.conflict').getByRole('button', { name: 'Restore Anna’s' }).click();
+  for (const number of [1, 2]) await shows(row(page, number, 'Groom'), '€410');
   await equal(page);
   page.expectClean();
 });
 
-test('the lock says who holds it, and the other phone waits for it', async (context) => {
+test('the page names the holder of the lock, and the other phone waits', async (context) => {
   const page = await demo(context);
   await page.getByRole('button', { name: 'Anna stalls' }).click();
-  await says(page.locator('.lock-words'), /^Anna’s phone has the lock, \d+ s left\.$/);
+  await shows(page.locator('.lock-words'), /^Anna’s phone has the lock, \d+ s left\.$/);
   await edit(page, 2, 'DJ & dance floor', { 'Cost in euros': 650 });
-  await says(phone(page, 2).locator('.device-line'), 'Waits: Anna’s phone has the lock');
-  await says(page.locator('.wire-item[data-look="wait"]'), 'Anna’s phone has the lock');
+  await shows(phone(page, 2).locator('.device-line'), 'Waiting: Anna’s phone has the lock');
+  await shows(page.locator('.wire-item[data-look="wait"]'), 'Anna’s phone has the lock');
   await picture(page, 'demo-lock');
-  await page.getByRole('button', { name: 'Anna lets go' }).click();
-  await says(page.locator('.lock-words'), 'The lock is free.');
-  await says(row(page, 1, 'DJ & dance floor'), '€650');
+  await page.getByRole('button', { name: 'Anna releases' }).click();
+  await shows(page.locator('.lock-words'), 'The lock is free.');
+  await shows(row(page, 1, 'DJ & dance floor'), '€650');
   await equal(page);
   page.expectClean();
 });
 
-test('the wire shows requests and answers, without secrets, by phone', async (context) => {
+test('the wire inspector shows requests and responses by phone, without secrets', async (context) => {
   const page = await demo(context);
   await edit(page, 1, 'DJ & dance floor', { 'Cost in euros': 640 });
   const sent = page.locator('.wire-item[data-who="anna"]', { hasText: 'sends 1 edited' }).first();
-  await says(sent, '1 updated');
+  await shows(sent, '1 updated');
   await sent.locator('summary').first().click();
-  await says(sent.locator('.json').first(), '"cost": 640');
+  await shows(sent.locator('.json').first(), '"cost": 640');
   await page.getByRole('group', { name: 'Show' }).getByRole('button', { name: 'Ben' }).click();
   assert.equal(await page.locator('.wire-item[data-who="anna"]:visible').count(), 0);
   assert.ok((await page.locator('.wire-item[data-who="ben"]:visible').count()) > 0);
@@ -153,24 +152,24 @@ test('the wire shows requests and answers, without secrets, by phone', async (co
   page.expectClean();
 });
 
-test('either way of asking, and edits that wait, survive', async (context) => {
+test('a waiting edit survives a reload, and the phone can sync by manifest', async (context) => {
   const page = await demo(context);
-  await phone(page, 1).getByRole('switch', { name: /Sync by itself/ }).click();
+  await phone(page, 1).getByRole('switch', { name: /Sync automatically/ }).click();
   await edit(page, 1, 'Photographer', { 'Cost in euros': 901 });
-  await says(phone(page, 1).locator('.device-line'), '1 edit to send');
+  await shows(phone(page, 1).locator('.device-line'), '1 edit to send');
   await page.reload();
-  await says(row(page, 2, 'Photographer'), '€901');
+  await shows(row(page, 2, 'Photographer'), '€901');
   await equal(page);
-  await phone(page, 1).getByLabel(/asks what is new/).selectOption('manifest');
+  await phone(page, 1).getByLabel(/^How .* syncs$/).selectOption('manifest');
   await phone(page, 1).getByRole('button', { name: 'Sync now' }).click();
-  await says(page.locator('.wire-item[data-who="anna"]'), 'calls the roll');
+  await shows(page.locator('.wire-item[data-who="anna"]'), 'fetches the manifest');
   await page.getByRole('button', { name: 'Reset' }).click();
-  await says(page.locator('.wire-item'), /all \d+ rows/);
+  await shows(page.locator('.wire-item'), /all \d+ rows/);
   await equal(page);
   page.expectClean();
 });
 
-test('the tour can be followed by its buttons alone', async (context) => {
+test('a visitor can follow the tour by its buttons alone', async (context) => {
   const page = await demo(context);
   const tour = page.getByRole('region', { name: 'Guided tour' });
   for (const [button, next] of [
@@ -178,7 +177,7 @@ test('the tour can be followed by its buttons alone', async (context) => {
     ['Both into airplane mode', 'Next'],
     ['Edit it on both', 'Next'],
     ['Both online again', 'Next'],
-    ['Bring it back', 'Next'],
+    ['Restore it', 'Next'],
     ['Let Anna stall for 5 s', 'Finish'],
   ]) {
     await tour.getByRole('button', { name: button }).click();
@@ -186,11 +185,11 @@ test('the tour can be followed by its buttons alone', async (context) => {
     if (button === 'Both online again') await picture(page, 'demo-light');
     await tour.getByRole('button', { name: next, exact: true }).click();
   }
-  await says(tour, 'Nothing lost, and proved');
+  await shows(tour, 'Nothing lost, and proved');
   page.expectClean();
 });
 
-test('all of it can be done with the keyboard', async (context) => {
+test('a visitor can do everything with the keyboard', async (context) => {
   const page = await demo(context);
   await page.keyboard.press('Tab');
   assert.equal(await page.evaluate(() => document.activeElement.textContent), 'Skip to the phones');
@@ -209,23 +208,23 @@ test('all of it can be done with the keyboard', async (context) => {
       assert.ok(here.seen, `the focus cannot be seen on ${here.name}`);
       if (name.test(here.name)) return;
     }
-    assert.fail(`Tab never comes to ${name}`);
+    assert.fail(`Tab never reaches ${name}`);
   };
   await tabTo(/^Airplane mode, Anna/);
   await page.keyboard.press('Space');
-  await says(phone(page, 1).locator('.device-line'), 'In airplane mode');
+  await shows(phone(page, 1).locator('.device-line'), 'In airplane mode');
   await tabTo(/^Photographer€/);
   await page.keyboard.press('Enter');
   await page.keyboard.press('Tab');
   await page.keyboard.type('777');
   await page.keyboard.press('Enter');
-  await says(row(page, 1, 'Photographer'), '€777');
+  await shows(row(page, 1, 'Photographer'), '€777');
   const focused = (name) => page.waitForFunction((begin) => document.activeElement.textContent.startsWith(begin), name);
   await focused('Photographer');
   await page.keyboard.press('Enter');
   await page.keyboard.type('Nobody');
   await page.keyboard.press('Escape');
-  await says(row(page, 1, 'Photographer'), '€777');
+  await shows(row(page, 1, 'Photographer'), '€777');
   await tabTo(/^Delete Photographer/);
   await page.keyboard.press('Enter');
   await row(page, 1, 'Photographer').waitFor({ state: 'detached' });
@@ -237,7 +236,7 @@ test('all of it can be done with the keyboard', async (context) => {
   page.expectClean();
 });
 
-test('a screen of 360 pixels is enough', async (context) => {
+test('the demo fits a screen of 360 pixels', async (context) => {
   const page = await demo(context, { viewport: { width: 360, height: 740 }, hasTouch: true });
   await picture(page, 'demo-narrow');
   for (const name of ['Anna', 'Server', 'Ben']) {
@@ -251,13 +250,13 @@ test('a screen of 360 pixels is enough', async (context) => {
   }
   await edit(page, 1, 'Photographer', { 'Cost in euros': 930 });
   await page.getByRole('tab', { name: 'Ben', exact: true }).click();
-  await says(row(page, 2, 'Photographer'), '€930');
+  await shows(row(page, 2, 'Photographer'), '€930');
   await row(page, 2, 'Photographer').locator('.row-main').click();
   await expectNoSideways(page, 'a form');
   page.expectClean();
 });
 
-test('light and dark: by the system, by choice, and kept', async (context) => {
+test('the colours follow the system, or the stored choice', async (context) => {
   const page = await demo(context);
   const brightness = () =>
     page.evaluate(() => {
@@ -272,16 +271,16 @@ test('light and dark: by the system, by choice, and kept', async (context) => {
   await toggle.click();
   assert.ok((await brightness()) > 600, 'chosen light');
   await page.reload();
-  assert.ok((await brightness()) > 600, 'the choice is kept');
+  assert.ok((await brightness()) > 600, 'the choice is stored');
   await toggle.click();
   await page.emulateMedia({ colorScheme: 'light' });
   assert.ok((await brightness()) < 200, 'chosen dark');
   page.expectClean();
 });
 
-test('names, roles and contrast', async (context) => {
+test('the demo is accessible', async (context) => {
   const page = await demo(context, { reducedMotion: 'reduce' });
-  await says(page.locator('.wire-item'), 'logs in');
+  await shows(page.locator('.wire-item'), 'logs in');
   for (const colorScheme of ['light', 'dark']) {
     await page.emulateMedia({ colorScheme });
     await expectAccessible(page, colorScheme);
@@ -294,13 +293,13 @@ test('names, roles and contrast', async (context) => {
   for (const number of [1, 2]) await airplane(page, number).click();
   await page.locator('.conflict').waitFor();
   await page.getByRole('button', { name: 'Ben stalls' }).click();
-  await says(page.locator('.lock-words'), 'Ben’s phone has the lock');
+  await shows(page.locator('.lock-words'), 'Ben’s phone has the lock');
   await page.locator('.wire-item summary').first().click();
   await row(page, 1, 'Photographer').locator('.row-main').click();
   for (const colorScheme of ['light', 'dark']) {
     await page.emulateMedia({ colorScheme });
     await expectAccessible(page, `${colorScheme}, with a conflict`);
   }
-  assert.equal(await page.locator('.packet').count(), 0, 'who asked for less motion gets less');
+  assert.equal(await page.locator('.packet').count(), 0, 'no packets with reduced motion');
   page.expectClean();
 });

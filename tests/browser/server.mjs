@@ -10,7 +10,7 @@ const PROGRAM = resolve(process.env.ROLLCALL ?? '../../target/debug/rollcall');
 /** The wedding planner's tables. */
 export const SCHEMA = resolve(process.env.SCHEMA ?? '../../fixtures/wedding/schema.toml');
 
-/** Runs `rollcall` with these arguments until `stop()`; `url` is where it listens. */
+/** Runs `rollcall` with these arguments until `stop()`. `url` is its address. */
 export async function start(args, environment = {}) {
   const folder = await mkdtemp(join(tmpdir(), 'rollcall-pages-'));
   const child = spawn(PROGRAM, [...args, '--listen', '127.0.0.1:0'], {
@@ -23,8 +23,8 @@ export async function start(args, environment = {}) {
     child.once('error', reject);
     ended.then((code) => reject(new Error(`rollcall ended with ${code} before it listened`)));
     createInterface({ input: child.stdout }).on('line', (line) => {
-      const told = line.match(/^listening on (\S+)$/);
-      if (told) resolve(told[1]);
+      const found = line.match(/^listening on (\S+)$/);
+      if (found) resolve(found[1]);
     });
   });
   return {

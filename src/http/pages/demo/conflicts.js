@@ -1,4 +1,4 @@
-// What lost: each conflict with both sides, why one won, and a way to bring the loser back.
+// The conflicts: each with both sides, the reason why one won, and a button that restores the losing row.
 
 import { announce, h, icon, keyed, text } from '../shared/dom.js';
 import { columnName, rowName, valueWords } from './tables.js';
@@ -27,32 +27,32 @@ function differences({ stored, incoming, base }) {
 }
 
 /**
- * Draws the conflicts. `show(conflicts)` takes them newest first; `lossOf(phone, table, key)` tells a phone's row
- * of its latest one.
+ * Draws the conflicts. `show(conflicts)` takes them newest first. `lossOf(phone, table, key)` returns the note about the
+ * latest conflict of a row for that phone, or null.
  */
 export function conflictsView(place, phones, { nameOf, after }) {
   const list = h('ul', { class: 'conflict-list' });
   const many = h('span', { class: 'chip chip-wait' });
   place.replaceChildren(
-    h('div', { class: 'card-head' }, h('h2', { class: 'card-title' }, 'Conflicts'), many, h('span', { class: 'muted small' }, 'The loser is kept.')),
+    h('div', { class: 'card-head' }, h('h2', { class: 'card-title' }, 'Conflicts'), many, h('span', { class: 'muted small' }, 'The server keeps the losing row.')),
     list,
   );
   let conflicts = [];
-  const gone = new Set();
+  const restoredIds = new Set();
 
   const phoneOf = ({ device_id: id }) => phones.find(({ name }) => name === nameOf(id));
   const shortOf = (side) => phoneOf(side)?.short ?? nameOf(side.device_id) ?? 'Another device';
 
-  async function bringBack(conflict) {
+  async function restore(conflict) {
     const first = phoneOf(sides(conflict).loser);
     const phone = [first, ...phones].find((one) => one && !one.state.airplane);
     if (!phone) {
       announce('Both phones are in airplane mode.');
       return;
     }
-    gone.add(conflict.id);
-    await phone.client.conflicts.restore(conflict.id).catch(() => gone.delete(conflict.id));
-    announce(`${rowName(conflict.table, conflict.stored.row ?? conflict.incoming.row)}: the loser is back`);
+    restoredIds.add(conflict.id);
+    await phone.client.conflicts.restore(conflict.id).catch(() => restoredIds.delete(conflict.id));
+    announce(`${rowName(conflict.table, conflict.stored.row ?? conflict.incoming.row)}: the losing row is restored`);
     await phone.sync();
     after();
   }
@@ -64,9 +64,9 @@ export function conflictsView(place, phones, { nameOf, after }) {
     const whole = conflict.stored.row ?? conflict.base ?? row;
     const button = h(
       'button',
-      { type: 'button', class: 'button', on: { click: () => bringBack(conflict) } },
+      { type: 'button', class: 'button', on: { click: () => restore(conflict) } },
       icon('undo'),
-      h('span', {}, `Bring ${shortOf(loser)}’s back`),
+      h('span', {}, `Restore ${shortOf(loser)}’s`),
     );
     return h(
       'li',
@@ -112,11 +112,12 @@ export function conflictsView(place, phones, { nameOf, after }) {
   }
 
   function update(item, conflict) {
-    const restored = Boolean(conflict.restored_at) || gone.has(conflict.id);
-    item.classList.toggle('is-restored', restored);
+    const isRestored = Boolean(conflict.restored_at) || restoredIds.has(conflict.id);
+    item.classList.toggle('is-restored', isRestored);
     const button = item.querySelector('button');
-    button.disabled = restored;
-    text(button.lastElementChild, restored ? `${shortOf(sides(conflict).loser)}’s is back` : `Bring ${shortOf(sides(conflict).loser)}’s back`);
+    button.disabled = isRestored;
+    const name = shortOf(sides(conflict).loser);
+    text(button.lastElementChild, isRestored ? `${name}’s is restored` : `Restore ${name}’s`);
   }
 
   return {
@@ -126,17 +127,17 @@ export function conflictsView(place, phones, { nameOf, after }) {
     show(now) {
       conflicts = now;
       place.hidden = conflicts.length === 0;
-      const open = conflicts.filter((conflict) => !conflict.restored_at && !gone.has(conflict.id));
-      text(many, open.length > 0 ? `${open.length} to look at` : 'all seen to');
+      const open = conflicts.filter((conflict) => !conflict.restored_at && !restoredIds.has(conflict.id));
+      text(many, open.length > 0 ? `${open.length} open` : 'all resolved');
       many.className = `chip ${open.length > 0 ? 'chip-wait' : 'chip-good'}`;
       keyed(list, conflicts.slice(0, 20), ({ id }) => id, make, update);
     },
     lossOf(phone, table, key) {
       const conflict = conflicts.find((one) => one.table === table && one.key === key);
-      if (!conflict || conflict.restored_at || gone.has(conflict.id)) return null;
+      if (!conflict || conflict.restored_at || restoredIds.has(conflict.id)) return null;
       const { loser, winner } = sides(conflict);
       if (phoneOf(loser) === phone) {
-        return { words: `${shortOf(winner)}’s edit won.`, button: 'Bring mine back', bringBack: () => bringBack(conflict) };
+        return { words: `${shortOf(winner)}’s edit won.`, button: 'Restore mine', restore: () => restore(conflict) };
       }
       return phoneOf(winner) === phone ? { words: `Won over ${shortOf(loser)}’s edit.` } : null;
     },

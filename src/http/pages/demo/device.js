@@ -1,4 +1,4 @@
-// One phone: a client of rollcall with its own database in this browser, and its own network.
+// One phone: a rollcall client with its own database in this browser, and its own network.
 
 import { openClient } from '../client/index.js';
 import { indexedDbStore } from '../client/indexeddb.js';
@@ -6,26 +6,26 @@ import { pause } from '../client/turn.js';
 import { network } from './network.js';
 import { SCHEMA } from './tables.js';
 
-/** An edit is sent so soon after it is made, ms: late enough to see it waiting. */
+/** Time between an edit and its sync, ms: long enough for a visitor to see that it waits. */
 const DEBOUNCE_MS = 350;
-/** Longest pause between two attempts, ms: on a stage nobody waits as long as the lock may last. */
+/** Longest pause between two attempts, ms: a visitor should not wait as long as a lock may last. */
 const PAUSE_MAX_MS = 2_500;
-/** Between two looks where the server's events cannot be heard, ms. */
+/** Time between two polls if the server's events cannot be streamed, ms. */
 const POLL_MS = 2_000;
 
 /**
- * Makes a phone. `who` is `anna` or `ben`, for colours; `account` what it logs in with; `named` hears its id.
+ * Makes a phone. `who` is `anna` or `ben`, for colours; `account` has its credentials; `onDevice` is called with its id.
  *
- * The phone tells `onState` listeners whenever something of `state` changes.
+ * The phone calls the `onState` listeners at every change of `state`.
  */
-export async function device({ number, who, account, owner, named }) {
+export async function device({ number, who, account, owner, onDevice }) {
   const listeners = new Set();
   const trafficListeners = new Set();
   const state = { airplane: false, live: true, syncing: false, status: null, progress: null, error: null };
 
   const net = network({
-    onEvent: (event) => tellTraffic({ kind: 'event', ...event }),
-    onDevice: named,
+    onEvent: (event) => notifyTraffic({ kind: 'event', ...event }),
+    onDevice,
   });
   const client = await openClient({
     url: '',
@@ -37,18 +37,18 @@ export async function device({ number, who, account, owner, named }) {
   });
   let live = null;
 
-  const tell = (changes) => {
+  const setState = (changes) => {
     Object.assign(state, changes);
     for (const listener of listeners) listener(state);
   };
-  const tellTraffic = (traffic) => {
+  const notifyTraffic = (traffic) => {
     for (const listener of trafficListeners) listener(traffic);
   };
-  client.onTraffic(tellTraffic);
+  client.onTraffic(notifyTraffic);
   client.onStatus((status) => {
-    tell({ status });
-    // An idle client waits for nothing.
-    if (!status.syncing && state.progress && !state.syncing) tell({ progress: null });
+    setState({ status });
+    // The progress of a sync by `live` ends with it.
+    if (!status.syncing && state.progress && !state.syncing) setState({ progress: null });
   });
 
   function listen() {
@@ -56,28 +56,28 @@ export async function device({ number, who, account, owner, named }) {
     live = state.live && !state.airplane ? client.live({ debounceMs: DEBOUNCE_MS, pollMs: POLL_MS }) : null;
   }
 
-  /** A request of the phone's own that the client has no call for; seen in the inspector like any other. */
+  /** Sends a request for which the client has no call. The inspector shows it like any other. */
   async function call(method, path) {
     const id = `own-${crypto.randomUUID()}`;
-    const asked = { id, method, path, requestHeaders: {}, requestBody: undefined, bytesSent: 0 };
+    const request = { id, method, path, requestHeaders: {}, requestBody: undefined, bytesSent: 0 };
     const started = performance.now();
-    tellTraffic({ ...asked, phase: 'sent' });
+    notifyTraffic({ ...request, phase: 'sent' });
     try {
       const headers = net.authorization ? { authorization: net.authorization } : {};
-      const answer = await net.fetch(path, { method, headers });
-      const words = await answer.text();
-      tellTraffic({
-        ...asked,
+      const response = await net.fetch(path, { method, headers });
+      const received = await response.text();
+      notifyTraffic({
+        ...request,
         phase: 'answered',
-        status: answer.status,
-        headers: Object.fromEntries(answer.headers),
-        body: words ? JSON.parse(words) : undefined,
-        bytesReceived: new Blob([words]).size,
+        status: response.status,
+        headers: Object.fromEntries(response.headers),
+        body: received ? JSON.parse(received) : undefined,
+        bytesReceived: new Blob([received]).size,
         ms: performance.now() - started,
       });
-      return answer.ok;
+      return response.ok;
     } catch (error) {
-      tellTraffic({ ...asked, phase: 'failed', error: String(error.message ?? error), ms: performance.now() - started });
+      notifyTraffic({ ...request, phase: 'failed', error: String(error.message ?? error), ms: performance.now() - started });
       return false;
     }
   }
@@ -95,7 +95,7 @@ export async function device({ number, who, account, owner, named }) {
     },
     onTraffic: (listener) => trafficListeners.add(listener),
 
-    /** Opens the phone: listens, and gets what is new. */
+    /** Syncs once and then follows the server's events. */
     async open() {
       await this.sync();
       listen();
@@ -103,27 +103,27 @@ export async function device({ number, who, account, owner, named }) {
 
     async sync(way) {
       if (state.syncing) return null;
-      tell({ syncing: true, progress: null, error: null });
+      setState({ syncing: true, progress: null, error: null });
       try {
-        return await client.sync({ way, onProgress: (progress) => tell({ progress }) });
+        return await client.sync({ way, onProgress: (progress) => setState({ progress }) });
       } catch (error) {
-        tell({ error: { code: error.code ?? 'unknown', message: String(error.message ?? error) } });
+        setState({ error: { code: error.code ?? 'unknown', message: String(error.message ?? error) } });
         return null;
       } finally {
-        tell({ syncing: false, progress: null });
+        setState({ syncing: false, progress: null });
       }
     },
 
     async setAirplane(on) {
       if (state.airplane === on) return;
       net.airplane = on;
-      tell({ airplane: on, error: null });
+      setState({ airplane: on, error: null });
       listen();
       if (!on && state.live) await this.sync();
     },
 
     setLive(on) {
-      tell({ live: on });
+      setState({ live: on });
       listen();
     },
 
@@ -131,7 +131,7 @@ export async function device({ number, who, account, owner, named }) {
       net.slow = on;
     },
 
-    /** Takes the lock and does nothing with it, as a phone that stalls in the middle of a sync. */
+    /** Takes the lock without a sync, like a phone that stalls in the middle of one. */
     holdLock: () => call('POST', '/lock'),
     releaseLock: () => call('DELETE', '/lock'),
 

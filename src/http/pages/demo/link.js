@@ -1,10 +1,10 @@
-// The line from phone to server to phone: what is on its way, who has the lock, and until when.
+// The line between the phones and the server: packets on their way, the lock, its holder and its remaining time.
 
 import { calm, h, icon, text } from '../shared/dom.js';
 
 const FLIGHT_MS = 620;
 
-/** Draws the line. `show(seen)` takes what the observer saw; `fly(phone, up, look)` sends a packet. */
+/** Draws the line. `show(seen)` takes the observer's state; `fly(phone, up, look)` animates a packet. */
 export function linkView(place, phones, nameOf) {
   const tracks = phones.map((phone) => h('div', { class: 'track', 'data-who': phone.who, 'aria-hidden': 'true' }));
   const ends = phones.map((phone) =>
@@ -28,7 +28,7 @@ export function linkView(place, phones, nameOf) {
         type: 'button',
         class: 'button',
         'data-who': phone.who,
-        title: `${phone.name} takes the lock and stalls, as in the middle of a slow sync`,
+        title: `${phone.name} takes the lock and stalls, as if in a slow sync`,
         on: { click: () => (holder === phone.name ? phone.releaseLock() : phone.holdLock()) },
       },
       '',
@@ -39,7 +39,7 @@ export function linkView(place, phones, nameOf) {
 
   place.replaceChildren(
     h('div', { class: 'link-line' }, ends[0], tracks[0], server, tracks[1], ends[1]),
-    h('div', { class: 'lock card' }, lockIcon, h('div', { class: 'lock-told' }, words, left), h('div', { class: 'lock-hold' }, hold)),
+    h('div', { class: 'lock card' }, lockIcon, h('div', { class: 'lock-text' }, words, left), h('div', { class: 'lock-hold' }, hold)),
   );
 
   function paint() {
@@ -55,17 +55,17 @@ export function linkView(place, phones, nameOf) {
       lockIcon.dataset.held = String(Boolean(holder));
       lockIcon.replaceChildren(icon(holder ? 'lock' : 'unlock'));
     }
-    hold.forEach((button, at) => {
-      const mine = phones[at].name === holder;
-      text(button, mine ? `${phones[at].short} lets go` : `${phones[at].short} stalls`);
+    hold.forEach((button, i) => {
+      const mine = phones[i].name === holder;
+      text(button, mine ? `${phones[i].short} releases` : `${phones[i].short} stalls`);
       button.setAttribute('aria-pressed', String(mine));
-      button.disabled = phones[at].state.airplane;
+      button.disabled = phones[i].state.airplane;
     });
   }
   setInterval(paint, 500);
-  phones.forEach((phone, at) =>
+  phones.forEach((phone, i) =>
     phone.onState(({ airplane }) => {
-      tracks[at].classList.toggle('is-cut', airplane);
+      tracks[i].classList.toggle('is-cut', airplane);
       paint();
     }),
   );
@@ -86,7 +86,7 @@ export function linkView(place, phones, nameOf) {
       const track = tracks[phones.indexOf(phone)];
       const packet = h('span', { class: `packet packet-${look}` });
       track.append(packet);
-      // The first phone stands at the left of the server, the second at its right.
+      // The first phone is at the left of the server, the second at its right.
       const [from, to] = (phone === phones[0]) === up ? ['0%', '100%'] : ['100%', '0%'];
       packet
         .animate(

@@ -1,4 +1,4 @@
-// Puts the page together: two phones, and what lies between them.
+// Builds the page: two phones, and the views of the server between them.
 
 import { announce, h } from '../shared/dom.js';
 import { conflictsView } from './conflicts.js';
@@ -7,7 +7,7 @@ import { linkView } from './link.js';
 import { observer } from './observer.js';
 import { phoneView } from './phone.js';
 import { proofView } from './proof.js';
-import { pagesOfNarrow } from './tabs.js';
+import { tabsOfStage } from './tabs.js';
 import { tourView } from './tour.js';
 import { wireView } from './wire.js';
 
@@ -15,10 +15,10 @@ const NAMES = 'rollcall-demo-names';
 
 const $ = (id) => document.getElementById(id);
 
-/** Which device has which id: told at log-in, kept over a reload. */
+/** The names of devices by id. They are noted at log-in and survive a reload. */
 function names(owner) {
-  const kept = JSON.parse(localStorage.getItem(NAMES) ?? '{}');
-  const known = kept.owner === owner ? kept.known : {};
+  const stored = JSON.parse(localStorage.getItem(NAMES) ?? '{}');
+  const known = stored.owner === owner ? stored.known : {};
   return {
     of: (id, otherwise) => known[id] ?? otherwise ?? null,
     note(id, name) {
@@ -29,51 +29,51 @@ function names(owner) {
 }
 
 async function start() {
-  const answer = await fetch('/demo/account.json');
-  if (!answer.ok) throw new Error('The demo can be seen on the machine that it runs on, at 127.0.0.1 or localhost.');
-  const { owner, phones: accounts } = await answer.json();
+  const response = await fetch('/demo/account.json');
+  if (!response.ok) throw new Error('The demo can only be opened on the machine on which it runs, at 127.0.0.1 or localhost.');
+  const { owner, phones: accounts } = await response.json();
   const known = names(owner);
   const phones = await Promise.all(
-    accounts.map((account, at) =>
+    accounts.map((account, i) =>
       device({
-        number: at + 1,
-        who: ['anna', 'ben'][at],
+        number: i + 1,
+        who: ['anna', 'ben'][i],
         account,
         owner,
-        named: (id) => known.note(id, account.device),
+        onDevice: (id) => known.note(id, account.device),
       }),
     ),
   );
 
   let tour = null;
-  const pulse = () => tour?.check();
+  const checkTour = () => tour?.check();
   const wire = wireView($('wire'), phones);
   const link = linkView($('link'), phones, known.of);
-  const conflicts = conflictsView($('conflicts'), phones, { nameOf: known.of, after: () => watch.soon() });
+  const conflicts = conflictsView($('conflicts'), phones, { nameOf: known.of, after: () => watch.refreshSoon() });
   const watch = observer({
     account: accounts[0],
     owner,
-    onLook(seen) {
+    onRefresh(seen) {
       link.show(seen);
       conflicts.show(seen.conflicts);
       for (const view of views) view.refresh();
       proof.refresh();
-      pulse();
+      checkTour();
     },
   });
-  const proof = proofView($('proof'), phones, watch.seen, pulse);
+  const proof = proofView($('proof'), phones, watch.seen, checkTour);
   const views = phones.map((phone) =>
     phoneView($(`phone-${phone.number}`), phone, {
       losses: (...row) => conflicts.lossOf(...row),
       holder: () => link.holder,
       onRows() {
         proof.refresh();
-        pulse();
+        checkTour();
       },
     }),
   );
   tour = tourView($('tour'), $('tour-open'), { phones, seen: watch.seen, proof: proof.state });
-  pagesOfNarrow($('tabs'));
+  tabsOfStage($('tabs'));
 
   for (const phone of phones) {
     phone.onTraffic((traffic) => {
@@ -81,9 +81,9 @@ async function start() {
       if (traffic.kind === 'event') link.fly(phone, false, 'event');
       else if (traffic.phase === 'sent') link.fly(phone, true, 'good');
       else if (traffic.phase === 'answered') link.fly(phone, false, traffic.status >= 400 ? 'bad' : 'good');
-      if (traffic.phase !== 'sent') watch.soon();
+      if (traffic.phase !== 'sent') watch.refreshSoon();
     });
-    phone.onState(pulse);
+    phone.onState(checkTour);
   }
   switches(phones);
   for (const phone of phones) await phone.open();
@@ -97,7 +97,7 @@ function switches(phones) {
     announce(`Slow motion ${on ? 'on' : 'off'}`);
   });
   $('reset').addEventListener('click', async () => {
-    announce('Both phones begin anew');
+    announce('Both phones are being reset');
     await Promise.all(phones.map((phone) => phone.wipe()));
     location.reload();
   });

@@ -1,15 +1,15 @@
-// What lies between one phone and the server: an airplane mode, slow motion, and eyes on what passes.
+// The network between one phone and the server, with an airplane mode, slow motion, and a report of the events.
 
 const SLOW_MS = 900;
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * A network for one phone. `fetch` is what the phone's client calls instead of the browser's own.
+ * A network for one phone. Its client calls `fetch` instead of the browser's own.
  *
- * - `onEvent({name, data, bytes})` hears what comes in over `GET /events`.
- * - `onDevice(id)` is called with each id that the server knows the phone by: the id of its token when it logs in, and
- *   the id of the installation, under which its edits are kept.
+ * - `onEvent({name, data, bytes})` is called with each event of `GET /events`.
+ * - `onDevice(id)` is called with each id that the phone has on the server: the id of its token when it logs in, and the
+ *   id of its installation, by which the server stores its edits.
  */
 export function network({ onEvent, onDevice }) {
   const underway = new Set();
@@ -27,20 +27,20 @@ export function network({ onEvent, onDevice }) {
     if (cause.aborted) pass();
     cause.addEventListener('abort', pass, { once: true });
     authorization = request.headers.get('authorization') ?? authorization;
-    // The events of a server end with the phone's own patience, or with airplane mode.
+    // A stream of events lasts until the client ends it, or until airplane mode.
     const stream = path === '/events';
     underway.add(cut);
     try {
       refuseInAirplane();
       if (slow && !stream) await pause(SLOW_MS);
       refuseInAirplane();
-      const answer = await globalThis.fetch(request, { signal: cut.signal });
-      if (stream && answer.ok && answer.body) return overheard(answer, cut);
+      const response = await globalThis.fetch(request, { signal: cut.signal });
+      if (stream && response.ok && response.body) return withEvents(response, cut);
       if (slow) await pause(SLOW_MS);
       refuseInAirplane();
-      if (path === '/login' && answer.ok) onDevice((await answer.clone().json()).device_id);
-      if (answer.ok) await findInstallation(request.headers);
-      return answer;
+      if (path === '/login' && response.ok) onDevice((await response.clone().json()).device_id);
+      if (response.ok) await findInstallation(request.headers);
+      return response;
     } finally {
       if (!stream) underway.delete(cut);
       cause.removeEventListener('abort', pass);
@@ -48,25 +48,25 @@ export function network({ onEvent, onDevice }) {
     }
   }
 
-  /** Asks under which id the server knows an installation that has not been seen yet. */
+  /** Requests the server's id of a new installation. */
   async function findInstallation(headers) {
     const [name, token] = [headers.get('sync-device'), headers.get('authorization')];
     const id = name?.split('.')[0];
     if (!id || id === installation) return;
     installation = id;
-    const answer = await globalThis.fetch('/me', { headers: { authorization: token, 'sync-device': name } });
-    if (answer.ok) onDevice((await answer.json()).device);
+    const response = await globalThis.fetch('/me', { headers: { authorization: token, 'sync-device': name } });
+    if (response.ok) onDevice((await response.json()).device);
   }
 
   function refuseInAirplane() {
     if (airplane) throw new TypeError('The phone is in airplane mode.');
   }
 
-  /** The same answer; what is read of it is told on the way. */
-  function overheard(answer, cut) {
+  /** The same response, with a call of `onEvent` for each event that is read from it. */
+  function withEvents(response, cut) {
     const decoder = new TextDecoder();
     let rest = '';
-    const eye = new TransformStream({
+    const parser = new TransformStream({
       transform(chunk, controller) {
         controller.enqueue(chunk);
         rest += decoder.decode(chunk, { stream: true });
@@ -80,8 +80,8 @@ export function network({ onEvent, onDevice }) {
       },
       flush: () => void underway.delete(cut),
     });
-    const { status, statusText, headers } = answer;
-    return new Response(answer.body.pipeThrough(eye), { status, statusText, headers });
+    const { status, statusText, headers } = response;
+    return new Response(response.body.pipeThrough(parser), { status, statusText, headers });
   }
 
   return {
@@ -98,7 +98,7 @@ export function network({ onEvent, onDevice }) {
     set slow(on) {
       slow = on;
     },
-    /** What the phone shows the server to say who it is; null before its first request. */
+    /** The header with the phone's token; null before its first request. */
     get authorization() {
       return authorization;
     },

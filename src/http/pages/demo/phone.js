@@ -1,13 +1,14 @@
-// What a phone looks like: its case with switches, and the wedding planner on its screen.
+// The view of a phone: its frame with switches, and the wedding planner on its screen.
 
 import { announce, h, icon, text } from '../shared/dom.js';
 import { clock, counted } from '../shared/format.js';
 import { edits, inputFor, rowList } from './rows.js';
 import { TABS } from './tables.js';
+import { onArrowKeys } from './tabs.js';
 
 /**
- * Draws a phone into `place`. `losses(phone, table, key)` tells of a row's conflict, `holder()` who has the lock;
- * `onRows` hears that rows changed. Gives `refresh()`, for when losses or lock changed.
+ * Draws a phone into `place`, an element. `losses(phone, table, key)` returns a row's conflict, `holder()` the name of
+ * the lock's holder; `onRows` is called when rows changed. Call `refresh()` after a conflict or the lock changed.
  */
 export function phoneView(place, phone, { losses, holder, onRows }) {
   place.dataset.who = phone.who;
@@ -42,9 +43,9 @@ export function phoneView(place, phone, { losses, holder, onRows }) {
 function controls(phone) {
   const way = h(
     'select',
-    { class: 'field way', 'aria-label': `How ${phone.name} asks what is new`, title: 'How to ask what is new' },
-    h('option', { value: 'cursor' }, 'since my version'),
-    h('option', { value: 'manifest' }, 'by roll call'),
+    { class: 'field way', 'aria-label': `How ${phone.name} syncs`, title: 'By cursor: the changes since the version of this phone. By manifest: a list of all rows, compared.' },
+    h('option', { value: 'cursor' }, 'by cursor'),
+    h('option', { value: 'manifest' }, 'by manifest'),
   );
   const toggle = (name, label, words, isOn, set) =>
     h(
@@ -65,8 +66,8 @@ function controls(phone) {
     phone.setAirplane(on);
   });
   airplane.title = 'Airplane mode';
-  const live = toggle('live', 'Sync by itself', h('span', {}, 'Live'), () => phone.state.live, (on) => phone.setLive(on));
-  live.title = 'Sync after each edit, and whenever the server tells of news';
+  const live = toggle('live', 'Sync automatically', h('span', {}, 'Live'), () => phone.state.live, (on) => phone.setLive(on));
+  live.title = 'Sync after each edit, and whenever the server reports a change';
   const sync = h(
     'button',
     { type: 'button', class: 'button sync-now', on: { click: () => phone.sync(way.value) } },
@@ -85,15 +86,15 @@ function lineOf({ name, state: { airplane, syncing, status, progress, error } },
   const edits = waiting > 0 ? `${counted(waiting, 'edit')} to send` : 'nothing to send';
   if (airplane) return { look: 'off', words: `In airplane mode, ${edits}` };
   const inSync = syncing || status?.syncing;
-  if (inSync && holder && holder !== name) return { look: 'wait', words: `Waits: ${holder} has the lock` };
-  if (progress?.phase === 'retrying') return { look: 'wait', words: 'No answer, tries again' };
-  if (progress?.phase === 'repairing') return { look: 'wait', words: 'Proof failed, repairs' };
-  if (inSync) return { look: 'busy', words: 'Syncs …' };
+  if (inSync && holder && holder !== name) return { look: 'wait', words: `Waiting: ${holder} has the lock` };
+  if (progress?.phase === 'retrying') return { look: 'wait', words: 'No response, retrying' };
+  if (progress?.phase === 'repairing') return { look: 'wait', words: 'Digests differ, repairing' };
+  if (inSync) return { look: 'busy', words: 'Syncing …' };
   const failed = error ?? (status?.lastError && status.lastError.at > (status.lastSync?.at ?? 0) ? status.lastError : null);
   if (failed?.code === 'sync_in_progress') return { look: 'wait', words: 'Another phone has the lock' };
   if (failed) return { look: 'bad', words: failed.message };
   if (waiting > 0) return { look: 'wait', words: `${counted(waiting, 'edit')} to send` };
-  if (!status?.lastSync) return { look: 'busy', words: 'Starts …' };
+  if (!status?.lastSync) return { look: 'busy', words: 'Starting …' };
   if (status.lastSync.report.digestsEqual) return { look: 'good', words: 'Up to date, and proved' };
   return { look: 'good', words: 'Up to date' };
 }
@@ -114,21 +115,19 @@ function paint(phone, place, parts, holder) {
   }
 }
 
-/** The app on the phone: three tabs, each a list with a summary above and a form below. */
-function planner(phone, losses, onRows) {
-  let categories = [];
+/** The tabs of the planner, each with its button and its panel: a list of rows and a form for a new one. */
+function plannerTabs(phone, losses, categories, choose) {
   const id = (name) => `${name}-${phone.number}`;
-  const head = { big: h('p', { class: 'app-big' }), small: h('p', { class: 'app-small' }), part: h('span') };
-  const tabs = TABS.map((tab) => {
+  return TABS.map((tab) => {
     const rows = rowList(phone, tab, {
       lost: (key) => losses(phone, tab.table, key),
-      categories: () => categories,
+      categories,
     });
     const panel = h(
       'div',
       { class: 'app-panel', role: 'tabpanel', id: id(tab.id), 'aria-labelledby': id(`tab-${tab.id}`), hidden: true },
       rows.list,
-      addForm(phone, tab, () => categories),
+      addForm(phone, tab, categories),
     );
     const button = h(
       'button',
@@ -144,6 +143,13 @@ function planner(phone, losses, onRows) {
     );
     return { tab, rows, panel, button, entries: [] };
   });
+}
+
+/** The app on the phone: three tabs, each a list with a summary above and a form below. */
+function planner(phone, losses, onRows) {
+  let categories = [];
+  const head = { big: h('p', { class: 'app-big' }), small: h('p', { class: 'app-small' }), part: h('span') };
+  const tabs = plannerTabs(phone, losses, () => categories, choose);
   let chosen = tabs[0];
 
   function choose(name) {
@@ -182,7 +188,11 @@ function planner(phone, losses, onRows) {
   });
 
   const bar = h('div', { class: 'app-tabs', role: 'tablist', 'aria-label': `Planner on ${phone.name}` }, tabs.map(({ button }) => button));
-  bar.addEventListener('keydown', (event) => moveTab(event, tabs, chosen, choose));
+  onArrowKeys(bar, (step) => {
+    const next = tabs[(tabs.indexOf(chosen) + step + tabs.length) % tabs.length];
+    choose(next.tab.id);
+    next.button.focus();
+  });
   choose(tabs[0].tab.id);
   return {
     element: h(
@@ -202,13 +212,6 @@ function planner(phone, losses, onRows) {
   };
 }
 
-function moveTab(event, tabs, chosen, choose) {
-  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  if (!step) return;
-  const next = tabs[(tabs.indexOf(chosen) + step + tabs.length) % tabs.length];
-  choose(next.tab.id);
-  next.button.focus();
-}
 
 function addForm(phone, tab, categories) {
   const form = h(

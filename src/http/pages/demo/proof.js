@@ -1,4 +1,4 @@
-// The proof: what each side holds of each table, as the count of its rows and the sum of their hashes.
+// The proof: the digest of each table on each side, that is the count of its rows and the sum of their hashes.
 
 import { h, icon, svg, text } from '../shared/dom.js';
 import { counted } from '../shared/format.js';
@@ -13,13 +13,13 @@ const SOON_MS = 40;
 
 /** The 16 digits of a root as bars, to compare at a glance. */
 function bars() {
-  const columns = Array.from({ length: 16 }, (_, at) => svg('rect', { x: at * 5, width: 3.4, rx: 1, y: 20, height: 2 }));
+  const columns = Array.from({ length: 16 }, (_, i) => svg('rect', { x: i * 5, width: 3.4, rx: 1, y: 20, height: 2 }));
   return svg('svg', { class: 'bars', viewBox: '0 0 79 22', 'aria-hidden': 'true' }, columns);
 }
 
 function paintBars(picture, root) {
-  [...picture.children].forEach((bar, at) => {
-    const height = root ? 2 + (Number.parseInt(root[at], 16) / 15) * 20 : 2;
+  [...picture.children].forEach((bar, i) => {
+    const height = root ? 2 + (Number.parseInt(root[i], 16) / 15) * 20 : 2;
     bar.setAttribute('height', height);
     bar.setAttribute('y', 22 - height);
   });
@@ -32,7 +32,7 @@ function side() {
   return { cell: h('td', { class: 'proof-side' }, picture, count, words), picture, count, words };
 }
 
-/** Draws the proof. `refresh()` compares again; `state` tells what came of it. */
+/** Draws the proof. `refresh()` compares again and then calls `onChange`; `state` is the result. */
 export function proofView(place, phones, observed, onChange) {
   const badge = h('p', { class: 'badge', role: 'status' });
   const state = { equal: false, phones: phones.map(() => ({ equal: false, waiting: 0 })) };
@@ -59,16 +59,16 @@ export function proofView(place, phones, observed, onChange) {
   function paintLine({ table, server, sides, signs }, digests, edits) {
     const truth = observed.digests?.tables[table];
     paintSide(server, truth);
-    sides.forEach((each, at) => {
-      const mine = digests[at]?.tables[table];
-      const waiting = edits[at][table] ?? 0;
+    sides.forEach((each, i) => {
+      const mine = digests[i]?.tables[table];
+      const waiting = edits[i][table] ?? 0;
       const equal = Boolean(truth && mine && truth.root === mine.root && truth.count === mine.count && !waiting);
       paintSide(each, mine);
       const look = equal ? 'equal' : waiting ? 'waiting' : mine ? 'behind' : 'empty';
       each.cell.dataset.look = look;
-      signs[at].dataset.look = look;
+      signs[i].dataset.look = look;
       const words = { equal: '=', waiting: `${waiting} to send`, behind: '≠', empty: '…' }[look];
-      text(signs[at], words);
+      text(signs[i], words);
       text(each.words, { equal: 'equal to the server', waiting: words, behind: 'differs', empty: 'empty' }[look]);
     });
   }
@@ -94,10 +94,10 @@ export function proofView(place, phones, observed, onChange) {
     const edits = await Promise.all(phones.map(waitingOf));
     for (const line of lines) paintLine(line, digests, edits);
     const truth = Object.entries(observed.digests?.tables ?? {});
-    state.phones = phones.map((_, at) => {
-      const waiting = Object.values(edits[at]).reduce((all, one) => all + one, 0);
+    state.phones = phones.map((_, i) => {
+      const waiting = Object.values(edits[i]).reduce((all, one) => all + one, 0);
       const same = ([table, { count, root }]) => {
-        const mine = digests[at]?.tables[table];
+        const mine = digests[i]?.tables[table];
         return mine?.count === count && mine.root === root;
       };
       return { waiting, equal: truth.length > 0 && waiting === 0 && truth.every(same) };
@@ -109,8 +109,8 @@ export function proofView(place, phones, observed, onChange) {
 
   function paintBadge() {
     const look = state.equal ? 'equal' : 'open';
-    const behind = phones.filter((_, at) => !state.phones[at].equal).map(({ short }) => short);
-    const words = state.equal ? 'Both phones hold what the server holds' : `${behind.join(' and ')} not yet equal`;
+    const behind = phones.filter((_, i) => !state.phones[i].equal).map(({ short }) => short);
+    const words = state.equal ? 'Both phones are equal to the server' : `${behind.join(' and ')} not yet equal`;
     if (badge.dataset.words === words) return;
     badge.dataset.words = words;
     badge.dataset.look = look;

@@ -1,18 +1,18 @@
-// The rows of one table on a phone: shown, edited in place, deleted.
+// The list of the rows of one table on a phone, with a form for each row and a button that deletes it.
 
 import { announce, calm, h, icon, keyed, text } from '../shared/dom.js';
 import { paintFlag } from './tables.js';
 
 const WAITING = { added: 'new, not sent yet', edited: 'edited, not sent yet' };
 
-/** A form's value of a field, as the column holds it. */
+/** The value of a form's field, as the column stores it. */
 function valueOf(field, input) {
   const given = input.value.trim();
   if (field.type === 'number') return given === '' ? null : Number(given);
   return given === '' ? null : given;
 }
 
-/** An input for a field. `categories` are the rows to choose from. */
+/** An input for a field. `categories` are the choices of a field of that type. */
 export function inputFor(field, value, categories) {
   const options = { 'aria-label': field.label, class: `field${field.short ? ' field-short' : ''}`, name: field.column };
   if (field.type === 'category') {
@@ -44,7 +44,7 @@ export function edits(fields, form, row) {
 }
 
 /**
- * A list of rows. `lost(key)` tells of a conflict of the row: `{words, bringBack}`, or nothing.
+ * A list of rows. `lost(key)` returns the note about a row's conflict, `{words, button, restore}`, or null.
  */
 export function rowList(phone, tab, { lost, categories }) {
   const list = h('ul', { class: 'rows', 'aria-label': tab.label });
@@ -54,7 +54,7 @@ export function rowList(phone, tab, { lost, categories }) {
   let entries = [];
   let first = true;
 
-  function make({ entry, heading }) {
+  function makeItem({ entry, heading }) {
     if (heading !== undefined) return h('li', { class: 'group' }, h('span', { class: 'group-dot' }), h('span'));
     const row = () => shown.get(entry.key).row;
     const flag = h('button', {
@@ -132,7 +132,7 @@ export function rowList(phone, tab, { lost, categories }) {
     list.querySelector(`[data-key="${CSS.escape(rowKey)}"] .row-main`)?.focus();
   }
 
-  function update(item, { entry, heading, colour }) {
+  function updateItem(item, { entry, heading, colour }) {
     if (heading !== undefined) {
       text(item.lastElementChild, heading);
       if (colour) item.firstElementChild.style.background = colour;
@@ -152,21 +152,21 @@ export function rowList(phone, tab, { lost, categories }) {
     item.classList.toggle('is-waiting', entry.state !== 'clean');
     item.classList.toggle('is-struck', Boolean(tab.strike?.(row)));
     paintLoss(loss, lost(entry.key));
-    const came = !first && entry.state === 'clean' && (!before || JSON.stringify(before.row) !== JSON.stringify(row));
-    if (came && !calm()) flash(item);
+    const isNew = !first && entry.state === 'clean' && (!before || JSON.stringify(before.row) !== JSON.stringify(row));
+    if (isNew && !calm()) flash(item);
   }
 
-  function paintLoss(place, told) {
-    const words = told?.words ?? '';
-    place.hidden = !told;
-    if (place.dataset.words === words) return;
-    place.dataset.words = words;
-    place.replaceChildren();
-    if (!told) return;
-    place.append(h('span', {}, words));
-    if (told.bringBack) {
-      place.append(
-        h('button', { type: 'button', class: 'button', on: { click: told.bringBack } }, icon('undo'), told.button),
+  function paintLoss(element, loss) {
+    const words = loss?.words ?? '';
+    element.hidden = !loss;
+    if (element.dataset.words === words) return;
+    element.dataset.words = words;
+    element.replaceChildren();
+    if (!loss) return;
+    element.append(h('span', {}, words));
+    if (loss.restore) {
+      element.append(
+        h('button', { type: 'button', class: 'button', on: { click: loss.restore } }, icon('undo'), loss.button),
       );
     }
   }
@@ -190,13 +190,12 @@ export function rowList(phone, tab, { lost, categories }) {
   }
 
   function draw() {
-    keyed(list, items(), ({ id }) => id, make, update);
+    keyed(list, items(), ({ id }) => id, makeItem, updateItem);
   }
 
   return {
     list,
     draw,
-    /** Shows these entries. */
     show(now) {
       first = entries.length === 0;
       entries = now;

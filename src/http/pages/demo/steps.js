@@ -1,16 +1,16 @@
-// The steps of the tour. Each can be done by hand or by its button, and knows when it is done.
+// The steps of the tour. A visitor can do each by hand or by its button.
 
 import { TABS } from './tables.js';
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** The rows that are edited on a phone and not sent yet: `table key`. */
+/** The names (`table key`) of the rows of a phone with an unsent edit. */
 async function waitingRows(phone) {
   const all = await Promise.all(TABS.map(({ table }) => phone.client.table(table).entries()));
   return all.flat().filter(({ state }) => state !== 'clean').map(({ table, key }) => `${table} ${key}`);
 }
 
-/** A row of the budget to play with: the photographer, or whatever is there. */
+/** The row of the budget with that title, or the first one. */
 async function someExpense(phone, name) {
   const rows = await phone.client.table('budget').list();
   return rows.find((row) => row.expense_title === name) ?? rows[0];
@@ -19,13 +19,13 @@ async function someExpense(phone, name) {
 const patch = (phone, row, columns) => phone.client.table('budget').patch(row.bid, columns);
 
 /**
- * `begin` notes where things stand; `done` compares with that; `act` does it for whoever watches. All take
- * `{phones: [anna, ben], seen, proof, noted}`.
+ * `begin` returns the state before the step (`noted`); `done` compares with it; `act` does the step for the visitor. All
+ * take `{phones: [anna, ben], seen, proof, noted}`.
  */
 export const STEPS = [
   {
     title: 'Edit on one phone, look at the other',
-    words: 'Change a price on Anna’s phone. The server tells Ben’s phone that there is news, and Ben’s phone asks for it.',
+    words: 'Change a price on Anna’s phone. The server sends an event to Ben’s phone, and Ben’s phone fetches the change.',
     target: '#phone-1',
     button: 'Change a price',
     begin: ({ seen }) => ({ version: seen.version }),
@@ -37,7 +37,7 @@ export const STEPS = [
   },
   {
     title: 'Take both phones offline',
-    words: 'Airplane mode cuts a phone from the server. The planner goes on working: each phone has all rows of its own.',
+    words: 'Airplane mode cuts a phone from the server. The planner still works: each phone has its own copy of all rows.',
     target: '.switch-airplane',
     button: 'Both into airplane mode',
     done: ({ phones }) => phones.every(({ state }) => state.airplane),
@@ -45,7 +45,7 @@ export const STEPS = [
   },
   {
     title: 'Edit the same row on both',
-    words: 'Give the photographer one price on Anna’s phone and another on Ben’s. Neither can know of the other.',
+    words: 'Give the photographer one price on Anna’s phone and another on Ben’s. Neither phone has the other’s edit.',
     target: '.frame',
     button: 'Edit it on both',
     async done({ phones }) {
@@ -55,14 +55,14 @@ export const STEPS = [
     async act({ phones: [anna, ben] }) {
       const row = await someExpense(anna, 'Photographer');
       await patch(anna, row, { cost: row.cost - 150 });
-      // The schema keeps seconds: the later edit is to be the later one.
+      // The schema keeps whole seconds, so the two edits need different ones.
       await pause(1_200);
       await patch(ben, row, { cost: row.cost + 250 });
     },
   },
   {
-    title: 'Come back',
-    words: 'Let both online again. The server sees that neither knew of the other, and lets the later edit win.',
+    title: 'Go online again',
+    words: 'Turn airplane mode off on both. The server detects the conflict, and the later edit wins.',
     target: '.switch-airplane',
     button: 'Both online again',
     begin: ({ seen }) => ({ conflicts: seen.conflicts.length }),
@@ -75,10 +75,10 @@ export const STEPS = [
     },
   },
   {
-    title: 'Bring the loser back',
-    words: 'The edit that lost is not gone. Both sides are kept, with the row that they began with. One call brings it back.',
+    title: 'Restore the losing edit',
+    words: 'The losing edit is not lost. The server keeps both sides, and the row before both edits. One request restores the loser.',
     target: '#conflicts',
-    button: 'Bring it back',
+    button: 'Restore it',
     begin: ({ seen }) => ({ open: seen.conflicts.filter((one) => !one.restored_at).length }),
     done: ({ seen, noted, proof }) =>
       seen.conflicts.filter((one) => !one.restored_at).length < noted.open && proof.equal,
@@ -86,7 +86,7 @@ export const STEPS = [
   },
   {
     title: 'Watch the lock',
-    words: 'One device syncs at a time. Anna’s phone takes the lock and stalls; Ben’s phone edits, and is told who to wait for.',
+    words: 'One device syncs at a time. Anna’s phone takes the lock and stalls. Ben’s phone has an edit, and the response names the device for which it must wait.',
     target: '.lock',
     button: 'Let Anna stall for 5 s',
     done: ({ seen, noted, proof, phones }) => {

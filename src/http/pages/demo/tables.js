@@ -1,4 +1,4 @@
-// The wedding planner: which tables it has, and how a row of each looks and is edited.
+// The wedding planner: its tables, and how a row of each is shown and edited.
 
 import { h, icon } from '../shared/dom.js';
 
@@ -66,17 +66,17 @@ export const SCHEMA = {
 const COUPLE = 'ac646699-47b1-4b70-b794-e069891bad56';
 
 const money = (amount) => `€${Number(amount).toLocaleString('en')}`;
-const day = (spelt) =>
-  new Date(`${spelt}T12:00:00Z`).toLocaleDateString('en-GB', { day: 'numeric', month: 'short', timeZone: 'UTC' });
+const day = (date) =>
+  new Date(`${date}T12:00:00Z`).toLocaleDateString('en-GB', { day: 'numeric', month: 'short', timeZone: 'UTC' });
 const sum = (rows, of) => rows.reduce((total, row) => total + (Number(of(row)) || 0), 0);
 
-/** Seconds, as the schema keeps times. */
-export const spelt = (at) => new Date(at).toISOString().slice(0, 19).replace('T', ' ');
+/** A time in whole seconds, the format of the schema. */
+const secondsOf = (at) => new Date(at).toISOString().slice(0, 19).replace('T', ' ');
 
 /**
- * The tabs of the app. Of each: `table`, the `title` column, the `fields` of its form, `flag` (the button at the
- * left: its look by value, and the next value), `note` (small print), `end` (at the right), `head` (the summary),
- * `group` and `blank` (what a new row has beside the form).
+ * The tabs of the app. Each has `table`, the `title` column, the `fields` of its form, `flag` (the button at the left:
+ * its look for a value, and the next value), `note` (small print), `end` (the text at the right), `head` (the summary),
+ * `group` (the column of the heading) and `blank` (the columns of a new row that the form lacks).
  */
 export const TABS = [
   {
@@ -107,7 +107,7 @@ export const TABS = [
       status: 0,
       couple_id: COUPLE,
       brideOrGroom: '1',
-      created: spelt(Date.now()),
+      created: secondsOf(Date.now()),
     }),
   },
   {
@@ -126,7 +126,7 @@ export const TABS = [
       look: ({ rsvp }) => {
         if (rsvp === true) return { icon: 'check', on: true, words: 'comes' };
         if (rsvp === false) return { icon: 'cross', off: true, words: 'cannot come' };
-        return { icon: 'ask', words: 'has not answered' };
+        return { icon: 'ask', words: 'has not replied' };
       },
       next: ({ rsvp }) => ({ rsvp: rsvp === true ? false : rsvp === false ? null : true }),
     },
@@ -197,7 +197,7 @@ export function valueWords(table, column, value) {
   return String(value);
 }
 
-/** What to call a row of a table. */
+/** The name of a row for people. */
 export const rowName = (table, row) => {
   const title = TABS.find((tab) => tab.table === table)?.title ?? 'title';
   return String(row?.[title] ?? row?.title ?? 'a row');

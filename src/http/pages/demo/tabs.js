@@ -1,7 +1,15 @@
-// On a narrow screen one part of the stage is shown at a time.
+// Tabs. On a narrow screen they choose the one part of the stage that is shown.
 
-/** Lets the tabs choose which part of the stage is shown. */
-export function pagesOfNarrow(bar) {
+/** Calls `move(1)` or `move(-1)` for the arrow keys in a list of tabs. */
+export function onArrowKeys(bar, move) {
+  bar.addEventListener('keydown', (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step) move(step);
+  });
+}
+
+/** Lets the tabs choose the part of the stage that is shown. */
+export function tabsOfStage(bar) {
   const tabs = [...bar.querySelectorAll('[role="tab"]')];
 
   function choose(tab) {
@@ -13,9 +21,7 @@ export function pagesOfNarrow(bar) {
   }
 
   for (const tab of tabs) tab.addEventListener('click', () => choose(tab));
-  bar.addEventListener('keydown', (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!step) return;
+  onArrowKeys(bar, (step) => {
     const chosen = tabs.findIndex((tab) => tab.tabIndex === 0);
     const next = tabs[(chosen + step + tabs.length) % tabs.length];
     choose(next);

@@ -1,4 +1,4 @@
-// The wire inspector: every request and its answer, newest first.
+// The wire inspector: every request with its response, newest first.
 
 import { h, icon, text } from '../shared/dom.js';
 import { bytes, clock, counted, ms } from '../shared/format.js';
@@ -22,21 +22,83 @@ function headersOf(headers) {
 }
 
 function bodyView(title, headers, body, none) {
-  const told = headersOf(headers);
+  const lines = headersOf(headers);
   return h(
     'div',
     { class: 'wire-body' },
     h('h3', {}, title),
-    told ? h('details', { class: 'wire-headers' }, h('summary', {}, counted(told.split('\n').length, 'header')), h('pre', { class: 'mono' }, told)) : null,
+    lines ? h('details', { class: 'wire-headers' }, h('summary', {}, counted(lines.split('\n').length, 'header')), h('pre', { class: 'mono' }, lines)) : null,
     body === undefined ? h('p', { class: 'muted small' }, none) : h('pre', { tabindex: '0', 'aria-label': title }, pretty(body)),
   );
 }
 
-/** Draws the inspector. `note(phone, traffic)` adds to it. */
+/** One exchange in the list, whose body is laid out when it is opened. */
+function makeEntry(phone, exchange, paint) {
+  const inside = h('div', { class: 'wire-inside' });
+  const parts = {
+    verb: h('span', { class: 'wire-verb mono' }, exchange.kind === 'event' ? 'event' : `${exchange.method} ${exchange.path.split('?')[0]}`),
+    status: h('span', { class: 'chip wire-status' }),
+    sizes: h('span', { class: 'wire-sizes' }),
+    time: h('span', { class: 'wire-ms' }),
+    words: h('span', { class: 'wire-words' }),
+  };
+  const item = h(
+    'li',
+    { class: 'wire-item', data: { who: phone.who } },
+    h(
+      'details',
+      { on: { toggle: ({ target }) => fill(target.open) } },
+      h(
+        'summary',
+        {},
+        h('span', { class: 'wire-who', title: `${phone.name}, ${clock(Date.now())}` }, phone.short[0]),
+        parts.verb,
+        parts.status,
+        parts.sizes,
+        parts.time,
+        parts.words,
+      ),
+      inside,
+    ),
+  );
+  const entry = { item, parts, exchange, update };
+
+  // JSON of hundreds of rows is laid out only for a visitor who opens it.
+  function fill(isOpen) {
+    inside.replaceChildren();
+    if (!isOpen) return;
+    if (exchange.kind === 'event') {
+      inside.append(bodyView(`event: ${exchange.name}`, null, asJson(exchange.data), ''));
+      return;
+    }
+    inside.append(
+      h('p', { class: 'wire-path mono' }, `${exchange.method} ${exchange.path}`),
+      bodyView('Request', exchange.requestHeaders, exchange.requestBody, 'No body.'),
+      bodyView('Response', exchange.headers, exchange.body, exchange.phase === 'answered' ? 'No body.' : (exchange.error ?? 'On its way …')),
+    );
+  }
+
+  function update(changes) {
+    Object.assign(exchange, changes);
+    paint(entry);
+    if (item.firstElementChild.open) fill(true);
+  }
+  return entry;
+}
+
+function asJson(data) {
+  try {
+    return JSON.parse(data);
+  } catch {
+    return data;
+  }
+}
+
+/** Draws the inspector. `note(phone, traffic)` adds a request, a response or an event. */
 export function wireView(place, phones) {
-  const list = h('ol', { class: 'wire-list', 'aria-label': 'Requests and answers, newest first', tabindex: '0' });
+  const list = h('ol', { class: 'wire-list', 'aria-label': 'Requests and responses, newest first', tabindex: '0' });
   const total = h('p', { class: 'muted small wire-total', 'aria-live': 'off' });
-  const empty = h('p', { class: 'wire-empty muted' }, 'Nothing has passed yet.');
+  const empty = h('p', { class: 'wire-empty muted' }, 'No request has been sent yet.');
   const open = new Map();
   const sums = { requests: 0, up: 0, down: 0 };
   let filter = 'both';
@@ -99,60 +161,6 @@ export function wireView(place, phones) {
     empty.hidden = list.children.length > 0;
   }
 
-  function make(phone, exchange) {
-    const inside = h('div', { class: 'wire-inside' });
-    const parts = {
-      verb: h('span', { class: 'wire-verb mono' }, exchange.kind === 'event' ? 'event' : `${exchange.method} ${exchange.path.split('?')[0]}`),
-      status: h('span', { class: 'chip wire-status' }),
-      sizes: h('span', { class: 'wire-sizes' }),
-      time: h('span', { class: 'wire-ms' }),
-      words: h('span', { class: 'wire-words' }),
-    };
-    const item = h(
-      'li',
-      { class: 'wire-item', data: { who: phone.who } },
-      h(
-        'details',
-        { on: { toggle: ({ target }) => fill(target.open) } },
-        h(
-          'summary',
-          {},
-          h('span', { class: 'wire-who', title: `${phone.name}, ${clock(Date.now())}` }, phone.short[0]),
-          parts.verb,
-          parts.status,
-          parts.sizes,
-          parts.time,
-          parts.words,
-        ),
-        inside,
-      ),
-    );
-    const entry = { item, parts, exchange, update };
-
-    // JSON of hundreds of rows is only laid out for whoever opens it.
-    function fill(isOpen) {
-      inside.replaceChildren();
-      if (!isOpen) return;
-      const { exchange: now } = entry;
-      if (now.kind === 'event') {
-        inside.append(bodyView(`event: ${now.name}`, null, asJson(now.data), ''));
-        return;
-      }
-      inside.append(
-        h('p', { class: 'wire-path mono' }, `${now.method} ${now.path}`),
-        bodyView('Request', now.requestHeaders, now.requestBody, 'No body.'),
-        bodyView('Answer', now.headers, now.body, now.phase === 'answered' ? 'No body.' : (now.error ?? 'On its way …')),
-      );
-    }
-
-    function update(changes) {
-      Object.assign(entry.exchange, changes);
-      paint(entry);
-      if (item.firstElementChild.open) fill(true);
-    }
-    return entry;
-  }
-
   function paint({ item, parts, exchange }) {
     item.dataset.look = look(exchange);
     item.hidden = !fits(item);
@@ -167,14 +175,6 @@ export function wireView(place, phones) {
     text(parts.words, summary(exchange));
   }
 
-  function asJson(data) {
-    try {
-      return JSON.parse(data);
-    } catch {
-      return data;
-    }
-  }
-
   return {
     note(phone, traffic) {
       const id = `${phone.number} ${traffic.id}`;
@@ -183,7 +183,7 @@ export function wireView(place, phones) {
         known.update(traffic);
         if (traffic.phase !== 'sent') open.delete(id);
       } else {
-        const entry = make(phone, { ...traffic });
+        const entry = makeEntry(phone, { ...traffic }, paint);
         if (traffic.phase === 'sent') open.set(id, entry);
         paint(entry);
         list.prepend(entry.item);

@@ -1,4 +1,4 @@
-// What passes over the wire, in a few words.
+// Describes an exchange of the wire inspector in one line.
 
 import { counted } from '../shared/format.js';
 
@@ -15,79 +15,79 @@ const listed = (counts) =>
 function verdicts({ add, update, delete: deleted }) {
   const counts = {};
   for (const set of [add, update, deleted]) {
-    for (const told of Object.values(set ?? {}).flat()) counts[told.verdict] = (counts[told.verdict] ?? 0) + 1;
+    for (const { verdict } of Object.values(set ?? {}).flat()) counts[verdict] = (counts[verdict] ?? 0) + 1;
   }
   return listed(counts);
 }
 
 function conflictsIn({ add, update, delete: deleted }) {
-  return [add, update, deleted].flatMap((set) => Object.values(set ?? {}).flat()).filter((told) => told.conflict).length;
+  return [add, update, deleted].flatMap((set) => Object.values(set ?? {}).flat()).filter(({ conflict }) => conflict).length;
 }
 
-function news({ type, add, update, delete: deleted }) {
+function changesIn({ type, add, update, delete: deleted }) {
   const rows = rowsIn(add) + rowsIn(update);
-  const gone = rowsIn(deleted);
+  const deletions = rowsIn(deleted);
   if (type === 'full') return `all ${counted(rows, 'row')}`;
-  return [rows ? `${counted(rows, 'row')} changed` : null, gone ? `${gone} deleted` : null].filter(Boolean).join(', ') || 'no news';
+  return [rows ? `${counted(rows, 'row')} changed` : null, deletions ? `${deletions} deleted` : null].filter(Boolean).join(', ') || 'no changes';
 }
 
-/** What a request asks for. */
-function asked({ method, path, requestBody: body }) {
-  const place = path.split('?')[0].replace('.json', '');
-  if (place === '/synchronise') {
+const pathOf = (path) => path.split('?')[0].replace('.json', '');
+
+/** What a request does. */
+function requestWords({ method, path, requestBody: body }) {
+  const call = pathOf(path);
+  if (call === '/synchronise') {
     const sent = listed({ new: rowsIn(body?.add), edited: rowsIn(body?.update), deleted: rowsIn(body?.delete) });
-    const wants = rowsIn(body?.get);
-    const since = body?.pull ? (body.base ? `asks what changed since ${body.base}` : 'asks for news') : null;
-    return [sent ? `sends ${sent}` : null, wants ? `asks for ${counted(wants, 'row')}` : null, since].filter(Boolean).join(', ') || 'ends the sync';
+    const rows = rowsIn(body?.get);
+    const pull = body?.pull ? (body.base ? `pulls the changes since ${body.base}` : 'pulls the changes') : null;
+    return [sent ? `sends ${sent}` : null, rows ? `requests ${counted(rows, 'row')}` : null, pull].filter(Boolean).join(', ') || 'ends the sync';
   }
-  if (place === '/fetch') return 'calls the roll, and takes the lock';
-  if (place === '/changes') return path.includes('since=') ? 'asks what changed' : 'asks for everything';
-  if (place === '/lock') return { POST: 'takes the lock', DELETE: 'gives the lock back' }[method] ?? 'asks who has the lock';
-  if (place === '/digests') return 'asks for the proof';
-  if (place === '/login') return 'logs in';
-  if (place === '/events') return 'listens for news';
-  if (place.endsWith('/restore')) return 'brings a loser back';
+  if (call === '/fetch') return 'fetches the manifest, and takes the lock';
+  if (call === '/changes') return path.includes('since=') ? 'fetches the changes' : 'fetches all rows';
+  if (call === '/lock') return { POST: 'takes the lock', DELETE: 'releases the lock' }[method] ?? 'reads the lock';
+  if (call === '/digests') return 'fetches the digests';
+  if (call === '/login') return 'logs in';
+  if (call === '/events') return 'follows the events';
+  if (call.endsWith('/restore')) return 'restores a losing row';
   return '';
 }
 
-/** What an answer says. */
-function answered({ path, status, body }) {
+/** What a response contains. */
+function responseWords({ path, status, body }) {
   if (status === 423) return `wait: ${body?.holder ?? 'another device'} has the lock`;
   if (status === 304) return 'nothing changed';
   if (status >= 400) return body?.detail ?? body?.code ?? 'refused';
-  const place = path.split('?')[0].replace('.json', '');
-  if (place === '/synchronise') {
+  const call = pathOf(path);
+  if (call === '/synchronise') {
     const conflicts = body ? conflictsIn(body) : 0;
     const parts = [
       body ? verdicts(body) : '',
       conflicts ? counted(conflicts, 'conflict') : '',
-      body?.changes ? news(body.changes) : '',
+      body?.changes ? changesIn(body.changes) : '',
       body?.version ? `version ${body.version}` : '',
     ];
     return parts.filter(Boolean).join(', ');
   }
-  if (place === '/changes' && body) return `${news(body)}, version ${body.version}`;
-  if (place === '/fetch' && body) return `${counted(rowsIn(body), 'row')} on the list`;
-  if (place.endsWith('/restore')) return body?.verdict ?? 'done';
+  if (call === '/changes' && body) return `${changesIn(body)}, version ${body.version}`;
+  if (call === '/fetch' && body) return `${counted(rowsIn(body), 'row')} in the manifest`;
+  if (call.endsWith('/restore')) return body?.verdict ?? 'done';
   return '';
 }
 
 /** One line for an exchange. */
 export function summary(exchange) {
   if (exchange.kind === 'event') return eventWords(exchange);
-  const question = asked(exchange);
-  const open = { sent: '…', failed: exchange.error ?? 'no answer' }[exchange.phase];
-  const answer = open ?? answered(exchange);
-  return [question, answer].filter(Boolean).join(' → ');
+  const unanswered = { sent: '…', failed: exchange.error ?? 'no response' }[exchange.phase];
+  return [requestWords(exchange), unanswered ?? responseWords(exchange)].filter(Boolean).join(' → ');
 }
 
 function eventWords({ name, data }) {
   try {
-    const told = JSON.parse(data);
-    if (name === 'version') return `the server tells: version ${told.version}`;
-    if (name === 'lock') return told.held ? `the server tells: ${told.device ?? 'a device'} has the lock` : 'the server tells: the lock is free';
+    const { version, held, device } = JSON.parse(data);
+    if (name === 'version') return `the server is at version ${version}`;
+    if (name === 'lock') return held ? `${device ?? 'a device'} has the lock` : 'the lock is free';
   } catch {
-    // Shown by its name alone.
+    // Without readable data only the name is shown.
   }
-  return `the server tells: ${name}`;
+  return `the server sent ${name}`;
 }
