@@ -1,4 +1,4 @@
-// Electric's own client, unmodified, against a real server: it reads shapes, and the rows are written by /synchronise.
+// Electric's own client, unmodified, against a real server: it reads shapes; /synchronise writes the rows.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { after, test } from "node:test";
@@ -42,7 +42,7 @@ async function open(server, email, params = {}) {
     headers,
     signal: aborted.signal,
     backoffOptions: { initialDelay: 50, maxDelay: 200, multiplier: 1.5 },
-    onError: () => {}, // a server that is away: the client retries by itself
+    onError: () => {}, // the client retries while the server is down
   });
   stream.subscribe((messages) => seen.push(...messages.map(({ headers: { operation, control } }) => operation ?? control)));
   const shape = new Shape(stream);
@@ -51,7 +51,7 @@ async function open(server, email, params = {}) {
   return { write, stream, shape, rows, seen, headers };
 }
 
-/** What the server holds, by the API. */
+/** The server's rows, by the API. */
 async function stored(server, { headers }) {
   const feed = await (await fetch(`${server.url}/changes?tables=notes`, { headers: { ...headers, Accept: "application/x-ndjson" } })).text();
   const rows = feed.trim().split("\n").map((line) => JSON.parse(line).row).filter((row) => row);
@@ -59,7 +59,7 @@ async function stored(server, { headers }) {
 }
 const texts = (rows) => Object.fromEntries(Object.entries(rows).map(([nid, row]) => [nid, row.text]));
 
-test("Electric: all rows, then each change, typed", { skip }, async () => {
+test("Electric: a client gets all rows, then each change, with their types", { skip }, async () => {
   const server = await start();
   const phone = await open(server, "types@example.com");
   const [one, two] = [randomUUID(), randomUUID()];
@@ -83,7 +83,7 @@ test("Electric: all rows, then each change, typed", { skip }, async () => {
   await server.stop();
 });
 
-test("Electric: pages, a killed server, a restored one and a forgotten past", { skip }, async () => {
+test("Electric: clients converge over pages, a killed server and a restored one", { skip }, async () => {
   let server = await start();
   const phone = await open(server, "faults@example.com");
   const notes = Array.from({ length: 300 }, (_, n) => ({ nid: randomUUID(), text: `note ${n}` }));
@@ -92,7 +92,7 @@ test("Electric: pages, a killed server, a restored one and a forgotten past", { 
   const both = (holds, what) => until(() => [phone, tablet].every((one) => holds(one.rows())), what);
   const agree = async () => {
     const expected = JSON.stringify(Object.entries(await stored(server, phone)).sort());
-    await both((rows) => JSON.stringify(Object.entries(texts(rows)).sort()) === expected, "both hold what the server holds");
+    await both((rows) => JSON.stringify(Object.entries(texts(rows)).sort()) === expected, "both have the server's rows");
   };
   await agree();
   assert.equal(Object.keys(tablet.rows()).length, 300, "in pages of forty");
@@ -101,26 +101,26 @@ test("Electric: pages, a killed server, a restored one and a forgotten past", { 
   await phone.write({ add: { notes: [{ nid: randomUUID(), text: "after the backup" }] }, delete: { notes: [notes[0].nid] } });
   await agree();
 
-  // Killed in the middle of the waits, and started again over the same file and address.
+  // The server is killed while both wait, and restarted on the same file and address.
   await server.stop("SIGKILL");
   server = await start({ dir: server.dir, listen: new URL(server.url).host });
   await phone.write({ update: { notes: [{ nid: notes[1].nid, text: "after the kill" }] } });
   await both((rows) => rows[notes[1].nid]?.text === "after the kill", "an edit after the kill");
   await agree();
-  assert.ok(!tablet.seen.includes("must-refetch"), "a restart costs no second download");
+  assert.ok(!tablet.seen.includes("must-refetch"), "a restart causes no second download");
 
-  // Put back to the backup: what was made since is gone, what was deleted is there again.
+  // The server is restored: the later row is gone, the deleted one exists again.
   server = await server.restore();
   await both((rows) => rows[notes[0].nid] && Object.keys(rows).length === 300, "the rows of the backup");
   await agree();
-  for (const { seen } of [phone, tablet]) assert.ok(seen.includes("must-refetch"), "the clients began anew");
+  for (const { seen } of [phone, tablet]) assert.ok(seen.includes("must-refetch"), "the clients loaded everything again");
   await phone.write({ delete: { notes: notes.slice(10, 20).map(({ nid }) => nid) } });
   await agree();
   await server.stop();
   server.remove();
 });
 
-test("Electric: what is not served is refused with a sentence", { skip }, async () => {
+test("Electric: an unsupported parameter is refused with a sentence", { skip }, async () => {
   const server = await start();
   const { token } = await device(server, "refused@example.com", "phone");
   for (const [params, liveSse, sentence] of [

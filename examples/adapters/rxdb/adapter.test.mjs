@@ -15,7 +15,7 @@ const schema = {
   properties: { id: { type: "string", maxLength: 36 }, text, done: { type: ["boolean", "null"] }, stars: { type: ["integer", "null"] }, last_update: text, rejected: text },
   required: ["id"],
 };
-/** Joins what both sides changed, column by column; the server's where both did. */
+/** Merges both sides column by column; if both changed a column, the server's value wins. */
 const conflictHandler = {
   isEqual: (a, b) => ["text", "done", "stars", "_deleted"].every((name) => (a[name] ?? null) === (b[name] ?? null)) && a.last_update === b.last_update,
   resolve: ({ realMasterState, newDocumentState, assumedMasterState }) => {
@@ -35,9 +35,9 @@ async function open(email, name) {
   const net = { down: false, lossy: false };
   const disturbed = async (url, init) => {
     if (net.down) throw new TypeError("offline");
-    const answer = await fetch(url, init);
+    const response = await fetch(url, init);
     if (net.lossy && init.method === "POST") throw new TypeError((net.lossy = false) || "lost");
-    return answer;
+    return response;
   };
   const replication = replicateRollcall({ collection: notes, url: started.url, token: () => token, fetch: disturbed, retryTime: 100 });
   after(() => database.close());
@@ -58,7 +58,7 @@ test("RxDB: two devices converge", { skip }, async () => {
   const cake = await add(phone, { text: "Cake", stars: 1 });
   const pie = await add(phone, { text: "Pie" });
   await add(tablet, { text: "Bread" });
-  await agree((_, all) => all.length === 3 && all.every(({ last_update }) => last_update), "three notes, told by events");
+  await agree((_, all) => all.length === 3 && all.every(({ last_update }) => last_update), "three notes, reported by events");
 
   // Offline, both edit one row, other columns; one deletes what the other edits.
   phone.net.down = tablet.net.down = true;
@@ -71,9 +71,9 @@ test("RxDB: two devices converge", { skip }, async () => {
   await new Promise((resolve) => setTimeout(resolve, 300));
   tablet.net.down = false;
   tablet.replication.reSync();
-  await agree((rows) => rows[cake].text === "Cheesecake" && rows[cake].stars === 5 && !rows[pie], "the cake is joined, the pie is gone");
+  await agree((rows) => rows[cake].text === "Cheesecake" && rows[cake].stars === 5 && !rows[pie], "the cake is merged, the pie is deleted");
 
-  // A lost answer: the same goes up once more.
+  // After a lost response the same edit is sent again.
   phone.net.lossy = true;
   await (await phone.get(cake)).patch({ done: true });
   await agree((rows) => rows[cake].done === true, "the cake is done");

@@ -1,14 +1,14 @@
-// Values that a column cannot hold, of every type (fixtures/values), through the real RxDB: each costs its row alone.
+// Values that a column cannot hold, of every type (fixtures/values), through the real RxDB: each concerns its row alone.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { after, test } from "node:test";
 import { createRxDatabase } from "rxdb";
 import { getRxStorageMemory } from "rxdb/plugins/storage-memory";
 import { replicateRollcall } from "./rollcall.js";
-import { badAmongGood, device, mended, sampleColumns, samplesSchema, samplesThere, server, skip, until } from "../support.mjs";
+import { badAmongGood, device, corrected, sampleColumns, samplesSchema, countSamples, server, skip, until } from "../support.mjs";
 
 const mark = { type: ["string", "null"] };
-// RxDB checks no value here: whatever the app writes goes up.
+// This schema lets RxDB check no value: it sends whatever the app writes.
 const columns = Object.fromEntries(sampleColumns.map((name) => [name, {}]));
 const properties = { id: { type: "string", maxLength: 36 }, ...columns, last_update: mark, rejected: mark };
 const schema = { version: 0, primaryKey: "id", type: "object", properties, required: ["id"] };
@@ -26,13 +26,13 @@ test("RxDB: every bad value among a thousand good rows is rejected alone and sta
   const all = async () => new Map((await samples.find().exec()).map((doc) => [doc.id, doc.toMutableJSON()]));
   const marked = async () => [...(await all()).values()].filter(({ rejected }) => rejected);
   await until(async () => (await marked()).length === bad.length, "each bad row is marked");
-  assert.equal(await samplesThere(started, token), 1000);
+  assert.equal(await countSamples(started, token), 1000);
   const held = await all();
   for (const { row, name, column, code, value } of bad) {
     assert.equal(held.get(row.id).rejected, code, `${column}: ${name}`);
     assert.deepEqual(held.get(row.id)[column], value, `${column}: ${name} stays as the user made it`);
   }
-  for (const one of bad) await (await samples.findOne(one.row.id).exec()).patch(mended(one));
-  await until(async () => (await samplesThere(started, token)) === rows.length, "mended, they go up");
+  for (const one of bad) await (await samples.findOne(one.row.id).exec()).patch(corrected(one));
+  await until(async () => (await countSamples(started, token)) === rows.length, "corrected, they go up");
   await until(async () => (await marked()).length === 0, "the marks are gone");
 });

@@ -13,7 +13,7 @@ async function open(email, name) {
   const { token } = await device(started, email, name);
   const net = { down: false };
   const disturbed = (url, init) => (net.down ? Promise.reject(new TypeError("offline")) : fetch(url, init));
-  // The server keeps its row, as the table's policy is `manual`; this joins both, column by column.
+  // The server keeps its row, since the table's policy is `manual`; this merges both, column by column.
   const onConflict = ({ base, mine, theirs }) =>
     mine && theirs && Object.fromEntries(Object.entries(mine).filter(([column, value]) => value !== base?.[column] && theirs[column] === base?.[column]));
   const client = await openClient({ url: started.url, tables, store: memoryStore(), token, fetch: disturbed, onConflict, patience: { attemptsMax: 1 } });
@@ -53,20 +53,20 @@ test("TanStack DB: two devices converge", { skip }, async () => {
   await phone.client.sync();
   tablet.net.down = false;
   await tablet.client.sync();
-  await agree((rows) => rows[cake].text === "Cheesecake" && rows[cake].stars === 5 && !rows[pie], "the cake is joined, the pie is gone");
+  await agree((rows) => rows[cake].text === "Cheesecake" && rows[cake].stars === 5 && !rows[pie], "the cake is merged, the pie is deleted");
   for (const { client } of [phone, tablet]) assert.equal((await client.sync()).digestsEqual, true);
 });
 
-test("TanStack DB: bad rows among a thousand good ones keep none back, stay, and are told", { skip }, async () => {
+test("TanStack DB: bad rows among a thousand good ones block none, stay, and are reported", { skip }, async () => {
   const phone = await open("rejected@example.com", "phone");
-  // What the client replaces when it is put arrives in another spelling.
+  // `put` replaces lone surrogates, so such a text would arrive changed.
   const bad = badTexts.filter((text) => text.isWellFormed()).map((text) => ({ id: newKey(), text, done: false, stars: null }));
-  const good = Array.from({ length: 1000 }, (_, place) => ({ id: newKey(), text: `good ${place}`, done: false, stars: place }));
+  const good = Array.from({ length: 1000 }, (_, i) => ({ id: newKey(), text: `good ${i}`, done: false, stars: i }));
   await phone.notes.insert([...good.slice(0, 500), ...bad, ...good.slice(500)]).isPersisted.promise;
-  await until(async () => (await phone.client.pending()).rows === bad.length, "a thousand have gone up");
+  await until(async () => (await phone.client.pending()).rows === bad.length, "a thousand are sent");
   const report = await phone.client.sync();
   assert.deepEqual(report.rejected.map(({ key }) => key).sort(), bad.map(({ id }) => id).sort());
   for (const { id, text } of bad) assert.equal(phone.notes.get(id).text, text, "as the user made it");
-  await phone.notes.update(bad[0].id, (note) => void (note.text = "mended")).isPersisted.promise;
-  await until(async () => (await phone.client.pending()).rows === bad.length - 1, "the mended one goes up");
+  await phone.notes.update(bad[0].id, (note) => void (note.text = "corrected")).isPersisted.promise;
+  await until(async () => (await phone.client.pending()).rows === bad.length - 1, "the corrected row is sent");
 });

@@ -1,33 +1,33 @@
-// TanStack DB over rollcall-client: the client keeps the rows and syncs them, the collection shows and edits them.
+// TanStack DB over rollcall-client: the client stores and syncs the rows, the collection shows and edits them.
 
 /** Options for `createCollection`: a collection over a table of an open client. */
 export function rollcallCollectionOptions({ client, table, ...options }) {
   const rows = client.table(table);
   const key = rows.keyColumn;
-  let shown = new Map(); // what the collection holds, as text
-  let to; // the collection's side, while it is in use
+  let shown = new Map(); // the rows of the collection, as text
+  let collection; // the collection's functions, while it is in use
   let queue = Promise.resolve();
 
-  /** Shows the collection what the table holds, in one transaction. */
+  /** Updates the collection to the rows of the table, in one transaction. */
   const refresh = () =>
     (queue = queue.then(async () => {
       const now = new Map((await rows.list()).map((row) => [row[key], row]));
-      if (!to) return;
-      to.begin();
+      if (!collection) return;
+      collection.begin();
       for (const [id, row] of now) {
         const was = shown.get(id);
-        if (was !== JSON.stringify(row)) to.write({ type: was === undefined ? "insert" : "update", value: row });
+        if (was !== JSON.stringify(row)) collection.write({ type: was === undefined ? "insert" : "update", value: row });
       }
-      for (const id of shown.keys()) if (!now.has(id)) to.write({ type: "delete", key: id });
+      for (const id of shown.keys()) if (!now.has(id)) collection.write({ type: "delete", key: id });
       shown = new Map([...now].map(([id, row]) => [id, JSON.stringify(row)]));
-      to.commit();
-      to.markReady();
+      collection.commit();
+      collection.markReady();
     }));
 
-  /** Carries a transaction out on the table. Done once it is safe in the store: the sync goes its own way. */
+  /** Applies a transaction to the table. It resolves once the store has committed; the sync is independent of it. */
   const persist = (edit) => async ({ transaction }) => {
     for (const mutation of transaction.mutations) await edit(mutation);
-    await refresh(); // becomes visible with the end of this transaction's optimistic state, without a flicker
+    await refresh(); // replaces this transaction's optimistic state without a flicker
   };
 
   return {
@@ -36,11 +36,11 @@ export function rollcallCollectionOptions({ client, table, ...options }) {
     sync: {
       rowUpdateMode: "full",
       sync: (params) => {
-        [to, shown] = [params, new Map()];
+        [collection, shown] = [params, new Map()];
         const stop = rows.subscribe(() => void refresh());
         return () => {
           stop();
-          to = undefined;
+          collection = undefined;
         };
       },
     },

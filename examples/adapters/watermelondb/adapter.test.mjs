@@ -57,12 +57,12 @@ test("WatermelonDB: two devices converge", { skip }, async () => {
   assert.deepEqual(rows.find(({ id }) => id === cake), { id: cake, text: "Cheesecake", done: false, stars: 5 });
   assert.equal(rows.some(({ id }) => id === pie), false);
 
-  // A lost answer: the same goes up once more.
+  // After a lost response the same edit is sent again.
   await phone.edit(cake, { done: true });
   const lossy = async (url, init) => {
-    const answer = await fetch(url, init);
+    const response = await fetch(url, init);
     if (init.method === "POST") throw new TypeError("lost");
-    return answer;
+    return response;
   };
   await assert.rejects(phone.sync({ fetch: lossy }), /lost/);
   assert.equal((await agree()).find(({ id }) => id === cake).done, true);

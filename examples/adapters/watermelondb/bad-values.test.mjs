@@ -1,4 +1,4 @@
-// Values that a column cannot hold, of every type (fixtures/values), through the real WatermelonDB: each costs its row alone.
+// Values that a column cannot hold, of every type (fixtures/values), through the real WatermelonDB: each concerns its row alone.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { test } from "node:test";
@@ -7,7 +7,7 @@ import LokiJSAdapter from "@nozbe/watermelondb/adapters/lokijs/index.js";
 import { setGenerator } from "@nozbe/watermelondb/utils/common/randomId/index.js";
 import logger from "@nozbe/watermelondb/utils/common/logger/index.js";
 import { syncWithRollcall } from "./rollcall.js";
-import { badAmongGood, device, mended, sampleColumns, samplesSchema, samplesThere, server, skip } from "../support.mjs";
+import { badAmongGood, device, corrected, sampleColumns, samplesSchema, countSamples, server, skip } from "../support.mjs";
 
 const { appSchema, Database, Model, tableSchema } = watermelon;
 setGenerator(randomUUID);
@@ -38,16 +38,16 @@ for (const [type, least] of [["string", 40], ["number", 10], ["boolean", 7]]) {
     await database.write(() => database.batch(left.map(({ id, ...row }) => samples.prepareCreate((record) => set(row)((record._raw.id = id, record))))));
 
     const codes = new Map((await sync()).map(({ id, code }) => [id, code]));
-    assert.equal(await samplesThere(started, token), 1000);
+    assert.equal(await countSamples(started, token), 1000);
     assert.equal(codes.size, kept.length);
     for (const { row, name, column, code, value } of kept) {
       assert.equal(codes.get(row.id), code, `${column}: ${name}`);
       assert.deepEqual((await samples.find(row.id))._raw[column], value, `${column}: ${name} stays as the user made it`);
     }
     await database.write(async () => {
-      for (const one of kept) await (await samples.find(one.row.id)).update(set(mended(one)));
+      for (const one of kept) await (await samples.find(one.row.id)).update(set(corrected(one)));
     });
     assert.deepEqual(await sync(), []);
-    assert.equal(await samplesThere(started, token), left.length);
+    assert.equal(await countSamples(started, token), left.length);
   });
 }

@@ -1,44 +1,44 @@
 // WatermelonDB over rollcall: `lastPulledAt` is rollcall's version, each table's `id` is its key column.
 import { synchronize } from "@nozbe/watermelondb/sync/index.js";
-import { caller, send } from "../requests.js";
+import { createCall, send } from "../requests.js";
 
-/** Another device was quicker with a row of this push: pull, let WatermelonDB merge, push again. */
-class Outrun extends Error {}
+/** Another device has changed a row of this push: pull, let WatermelonDB merge, push again. */
+class Overtaken extends Error {}
 
-/** How often to begin again after another device was quicker. */
+/** How often a sync is repeated after another device has changed a row. */
 const ROUNDS_MAX = 4;
-/** Older than every deletion: a row that is sent with this time brings nothing back that the server knows as deleted. */
+/** Older than every deletion: a row that is sent with this time does not restore a row that the server has deleted. */
 const LONG_AGO = "1970-01-01T00:00:00.001Z";
 const STATE = "rollcall";
 
 /**
  * Syncs a WatermelonDB database with a rollcall server. `tables` has the key column of each table: `{ notes: "id" }`.
- * WatermelonDB settles conflicts itself, column by column, so give the tables `policy = "manual"` on the server. A string
- * column `last_update`, if a table has one, holds the server's time of each row: it is asked for after a restore alone.
+ * WatermelonDB resolves conflicts itself, column by column, so give the tables `policy = "manual"` on the server. A string
+ * column `last_update`, if a table has one, stores the server's time of each row; it is used only after a restore.
  *
- * Gives what the server did not take, each `{ table, id, code, detail }`, and tells `onRejected` of it: a rejected row
- * stays as the user made it and goes up with the next sync; one with the code `gone` was edited here and deleted there.
+ * Returns the rejected rows, each `{ table, id, code, detail }`, and passes them to `onRejected`. A rejected row stays as
+ * the user made it and is sent with the next sync. One with the code `gone` was edited here and deleted on another device.
  */
 export async function syncWithRollcall({ database, url, token, tables, fetch = globalThis.fetch, onRejected = (row) => console.warn("rollcall", row), ...options }) {
   const storage = database.localStorage;
-  const kept = async (news) => {
+  const kept = async (changes) => {
     const known = await storage.get(STATE);
-    const state = { device: crypto.randomUUID(), count: 0, ...known, ...news };
-    if (news || !known) await storage.set(STATE, state);
+    const state = { device: crypto.randomUUID(), count: 0, ...known, ...changes };
+    if (changes || !known) await storage.set(STATE, state);
     return state;
   };
-  const ask = caller({ url, token, fetch, kept });
+  const call = createCall({ url, token, fetch, kept });
   const names = Object.keys(tables);
   const toWatermelon = (table) => ({ [tables[table]]: id, ...columns }) => ({ id, ...columns });
   const toRollcall = (table) => ({ id, _status, _changed, last_update, ...columns }) => ({ [tables[table]]: id, ...columns });
   const rejections = new Map();
   const reject = (table, id, { code, detail }) => rejections.set(`${table} ${id}`, { table, id, code, detail });
-  /** Raised before it is sent, so that it never goes back: a copy of this database is found out by it. */
-  const push = async (rows, base) => kept({ count: (await kept()).count + 1 }).then(() => send(ask, rows, base));
+  /** Raises the count before it sends, so that the count never goes back: by it the server detects a copy of this database. */
+  const push = async (rows, base) => kept({ count: (await kept()).count + 1 }).then(() => send(call, rows, base));
 
   const pages = async (query) => {
     const changes = Object.fromEntries(names.map((name) => [name, { created: [], updated: [], deleted: [] }]));
-    for (let page = await ask("GET", `/changes?${query}`); ; page = await ask("GET", `/changes?next=${encodeURIComponent(page.next)}`)) {
+    for (let page = await call("GET", `/changes?${query}`); ; page = await call("GET", `/changes?next=${encodeURIComponent(page.next)}`)) {
       for (const name of names) {
         changes[name].updated.push(...[...(page.add[name] ?? []), ...(page.update[name] ?? [])].map(toWatermelon(name)));
         changes[name].deleted.push(...(page.delete[name] ?? []));
@@ -48,33 +48,33 @@ export async function syncWithRollcall({ database, url, token, tables, fetch = g
   };
 
   /**
-   * WatermelonDB pulls before it pushes, and drops what is deleted there, also if it was edited here. So edits of such
-   * rows go up first: the server decides, and keeps what loses. A server that was restored may have forgotten rows that
-   * nobody deleted: then unchanged ones go up, too, and come back unless the server knows of their deletion.
+   * WatermelonDB pulls before it pushes, and drops rows that were deleted on another device, also if they were edited here.
+   * So edits of such rows are sent first: the server decides, and keeps the loser. A restored server may have lost rows that
+   * no user deleted: then unchanged rows are sent too. Returns the number of rows that the server has now.
    */
-  const saved = async ({ changes }, replace, restored, base) => {
-    let back = 0;
+  const pushBeforeDrop = async ({ changes }, replace, restored, base) => {
+    let restoredRows = 0;
     for (const name of names) {
-      const [told, deleted] = [new Set(changes[name].updated.map(({ id }) => id)), new Set(changes[name].deleted)];
+      const [received, deleted] = [new Set(changes[name].updated.map(({ id }) => id)), new Set(changes[name].deleted)];
       if (!replace && deleted.size === 0) continue;
       const local = (await database.get(name).query().fetch()).map(({ _raw }) => ({ ..._raw }));
-      const lost = local.filter(({ id, _status }) => (replace ? !told.has(id) : deleted.has(id)) && (_status === "updated" || (restored && _status === "synced")));
+      const lost = local.filter(({ id, _status }) => (replace ? !received.has(id) : deleted.has(id)) && (_status === "updated" || (restored && _status === "synced")));
       const rows = lost.map((raw) => {
         const add = toRollcall(name)(raw);
         return { operation: "update", table: name, add, item: raw._status === "synced" ? { ...add, last_update: raw.last_update || LONG_AGO } : add };
       });
-      (await push(rows, base)).forEach(({ verdict, error }, place) => {
-        const { _status, _changed, ...raw } = lost[place];
+      (await push(rows, base)).forEach(({ verdict, error }, i) => {
+        const { _status, _changed, ...raw } = lost[i];
         const { id } = raw;
         if (verdict === "rejected") {
-          reject(name, id, error); // and it stays
+          reject(name, id, error); // the row stays
           changes[name].deleted = changes[name].deleted.filter((one) => one !== id);
           changes[name].updated.push(raw);
-        } else if (verdict !== "gone") back++;
+        } else if (verdict !== "gone") restoredRows++;
         else if (_status === "updated") reject(name, id, { code: "gone", detail: "it was edited here and deleted on another device" });
       });
     }
-    return back;
+    return restoredRows;
   };
 
   const pullChanges = async ({ lastPulledAt }) => {
@@ -82,15 +82,15 @@ export async function syncWithRollcall({ database, url, token, tables, fetch = g
     const { epoch } = await kept();
     for (;;) {
       let replace = !lastPulledAt;
-      const told = await pages(`${first}${lastPulledAt ? `&since=${lastPulledAt}` : ""}`).catch((error) => {
+      const page = await pages(`${first}${lastPulledAt ? `&since=${lastPulledAt}` : ""}`).catch((error) => {
         if (error.code !== "cursor_expired") throw error;
-        replace = true; // away for too long: everything again
+        replace = true; // the device was offline for too long: fetch everything
         return pages(first);
       });
-      const restored = replace && lastPulledAt && (epoch !== ask.epoch || told.timestamp < lastPulledAt);
-      if (!lastPulledAt || !(await saved(told, replace, restored, replace ? undefined : lastPulledAt))) {
-        await kept({ epoch: ask.epoch });
-        return { ...told, ...(replace && lastPulledAt && { experimentalStrategy: "replacement" }) };
+      const restored = replace && lastPulledAt && (epoch !== call.epoch || page.timestamp < lastPulledAt);
+      if (!lastPulledAt || !(await pushBeforeDrop(page, replace, restored, replace ? undefined : lastPulledAt))) {
+        await kept({ epoch: call.epoch });
+        return { ...page, ...(replace && lastPulledAt && { experimentalStrategy: "replacement" }) };
       }
     }
   };
@@ -105,15 +105,15 @@ export async function syncWithRollcall({ database, url, token, tables, fetch = g
       all("delete", deleted, (id) => id);
     }
     const rejected = {};
-    let outrun;
-    (await push(rows, lastPulledAt)).forEach(({ verdict, error }, place) => {
-      const { table, id, operation } = rows[place];
-      if (verdict === "kept" || (verdict === "gone" && operation !== "delete")) outrun = new Outrun(`${table} ${id} was changed elsewhere`);
+    let overtaken;
+    (await push(rows, lastPulledAt)).forEach(({ verdict, error }, i) => {
+      const { table, id, operation } = rows[i];
+      if (verdict === "kept" || (verdict === "gone" && operation !== "delete")) overtaken = new Overtaken(`${table} ${id} was changed on another device`);
       if (verdict !== "rejected") return void rejections.delete(`${table} ${id}`);
       reject(table, id, error);
-      (rejected[table] ??= []).push(id); // they stay unsent
+      (rejected[table] ??= []).push(id); // these rows stay unsent
     });
-    if (outrun) throw outrun;
+    if (overtaken) throw overtaken;
     return { experimentalRejectedIds: rejected };
   };
 
@@ -123,7 +123,7 @@ export async function syncWithRollcall({ database, url, token, tables, fetch = g
       rejections.forEach((row) => onRejected(row));
       return [...rejections.values()];
     } catch (error) {
-      if (!(error instanceof Outrun) || round === ROUNDS_MAX) throw error;
+      if (!(error instanceof Overtaken) || round === ROUNDS_MAX) throw error;
     }
   }
 }

@@ -1,5 +1,5 @@
 /**
- * The backend connector for PowerSync's SDKs: what the SDK downloads comes from `/sync/stream`, what it uploads goes to
+ * The backend connector for PowerSync's SDKs. The SDK downloads from `/sync/stream`; this connector uploads to
  * `POST /synchronise`.
  */
 /** One local change, as the SDK queues it. */
@@ -19,25 +19,25 @@ export interface Database {
     } | null>;
     getClientId?(): Promise<string>;
 }
-/** A change that the server did not take as it was sent. The local row becomes the server's with the next checkpoint. */
+/** A change that the server did not accept as it was sent. The next checkpoint replaces the local row by the server's. */
 export interface Refusal {
     table: string;
     id: string;
     /** `add`, `update` or `delete`. */
     operation: string;
-    /** The server's verdict, such as `rejected` or `kept`; `refused` where the whole request was. */
+    /** The server's verdict, such as `rejected` or `kept`; `refused` if the whole request was refused. */
     verdict: string;
-    /** Why, for programs and for people. */
+    /** The reason, for programs (`code`) and for people (`detail`). */
     code: string;
     detail: string;
-    /** What was sent. */
+    /** The columns that were sent. */
     sent: Record<string, unknown>;
-    /** The row that the server has, where it says so. */
+    /** The server's row, if the response has it. */
     stored?: Record<string, unknown>;
-    /** The conflict that the server noted, for `GET /conflicts`. */
+    /** The id of the server's conflict, for `GET /conflicts`. */
     conflict?: string;
 }
-/** What the server says where a request would delete many rows. */
+/** The server's refusal of a request that would delete many rows. */
 export interface MassDelete {
     table: string;
     deletes: number;
@@ -45,18 +45,18 @@ export interface MassDelete {
     detail: string;
 }
 export interface Options {
-    /** Where the server is, without a slash at the end. */
+    /** The server's address, without a slash at the end. */
     url: string;
-    /** A token of the user; null while nobody is signed in. */
+    /** Returns a token of the user; null while no user is signed in. */
     token: () => Promise<string | null>;
-    /** Tables whose key is not called `id`, and columns whose type is `json`: SQLite has them as text. */
+    /** Tables whose key is not called `id`, and columns of the type `json`, which are text in SQLite. */
     tables?: Record<string, {
         key?: string;
         json?: readonly string[];
     }>;
-    /** Is called for each change that the server did not take. */
+    /** Is called for each change that the server did not accept. */
     onRefused?: (refusal: Refusal) => void | Promise<void>;
-    /** Whether the user means to delete so many rows. Without it they are refused, and come back. */
+    /** Returns whether the user confirms that many deletions. Without it the deletions are refused, and the rows come back. */
     onMassDelete?: (question: MassDelete) => boolean | Promise<boolean>;
     fetch?: typeof globalThis.fetch;
 }
@@ -67,5 +67,5 @@ export interface Connector {
     } | null>;
     uploadData(database: Database): Promise<void>;
 }
-/** Makes the connector to give to `connect()`. */
+/** Makes the connector for `connect()`. */
 export declare function rollcallConnector(options: Options): Connector;

@@ -1,12 +1,12 @@
 /**
- * The backend connector for PowerSync's SDKs: what the SDK downloads comes from `/sync/stream`, what it uploads goes to
+ * The backend connector for PowerSync's SDKs. The SDK downloads from `/sync/stream`; this connector uploads to
  * `POST /synchronise`.
  */
-/** Verdicts of a change that the server has as it was sent. */
-const TAKEN = new Set(["added", "updated", "merged", "deleted", "same"]);
-/** Statuses that pass by themselves: the SDK sends the transaction again. */
-const PASSING = new Set([401, 408, 409, 423, 425, 429]);
-/** Makes the connector to give to `connect()`. */
+/** Verdicts of a change that the server applied. */
+const APPLIED = new Set(["added", "updated", "merged", "deleted", "same"]);
+/** Temporary errors: the SDK sends the transaction again. */
+const TEMPORARY = new Set([401, 408, 409, 423, 425, 429]);
+/** Makes the connector for `connect()`. */
 export function rollcallConnector(options) {
     const { url, token } = options;
     return {
@@ -20,44 +20,44 @@ export function rollcallConnector(options) {
                 return;
             const [first, last] = [transaction.crud[0], transaction.crud.at(-1)];
             const client = (await database.getClientId?.()) ?? "";
-            const name = client && first && last ? `powersync-${client}-${first.clientId}-${last.clientId}` : "";
-            await send(options, folded(transaction.crud, options), name);
-            // Also where rows were refused: a row that the server does not take must not keep the others back.
+            const key = client && first && last ? `powersync-${client}-${first.clientId}-${last.clientId}` : "";
+            await send(options, folded(transaction.crud, options), key);
+            // The transaction is complete even if rows were refused: such a row must not block the others.
             await transaction.complete();
         },
     };
 }
-/** A transaction as one change for each row: a request has no order between the sets that it consists of. */
+/** A transaction as one change for each row, since the sets of a request have no order between them. */
 function folded(entries, { tables = {} }) {
     const rows = new Map();
     for (const { op, table, id, opData = {}, previousValues } of entries) {
         const { key = "id", json = [] } = tables[table] ?? {};
-        const place = `${table}/${id}`;
-        const before = rows.get(place);
+        const name = `${table}/${id}`;
+        const before = rows.get(name);
         const { last_update: _, ...columns } = opData;
-        for (const name of json) {
-            if (typeof columns[name] === "string")
-                columns[name] = parsed(columns[name]);
+        for (const column of json) {
+            if (typeof columns[column] === "string")
+                columns[column] = parsed(columns[column]);
         }
         const base = previousValues?.["last_update"];
         const item = { [key]: id, ...(typeof base === "string" && { _base: base }) };
-        rows.delete(place); // its place is that of its last change
+        rows.delete(name); // the position of a row is that of its last change
         if (op === "DELETE") {
-            rows.set(place, { operation: "delete", table, id, item: before?.operation === "update" ? { ...item, ...based(before) } : item });
+            rows.set(name, { operation: "delete", table, id, item: before?.operation === "update" ? { ...item, ...based(before) } : item });
         }
         else if (op === "PUT") {
-            rows.set(place, { operation: "add", table, id, item: { ...item, ...columns } });
+            rows.set(name, { operation: "add", table, id, item: { ...item, ...columns } });
         }
         else if (before && before.operation !== "delete") {
-            rows.set(place, { ...before, item: { ...before.item, ...columns } });
+            rows.set(name, { ...before, item: { ...before.item, ...columns } });
         }
         else {
-            rows.set(place, { operation: "update", table, id, item: { ...item, ...columns } });
+            rows.set(name, { operation: "update", table, id, item: { ...item, ...columns } });
         }
     }
     return [...rows.values()];
 }
-/** What an earlier change of the row was made on. */
+/** The base of an earlier change of the row. */
 const based = ({ item }) => ("_base" in item ? { _base: item["_base"] } : {});
 /** A JSON column; text that is no JSON is sent as text. */
 function parsed(text) {
@@ -68,8 +68,8 @@ function parsed(text) {
         return text;
     }
 }
-/** Sends changes in one request; one that is refused as a whole goes in halves, down to the row that is wrong. */
-async function send(options, changes, name, confirmed) {
+/** Sends changes in one request, under an idempotency key. If the server refuses all of it, decides what to send again. */
+async function send(options, changes, key, confirmed) {
     if (changes.length === 0)
         return;
     const body = { ...(confirmed !== undefined && { confirm_deletes: confirmed }) };
@@ -77,68 +77,69 @@ async function send(options, changes, name, confirmed) {
     for (const change of changes) {
         const set = (body[change.operation] ??= {})[change.table] ??= [];
         set.push(change.item);
-        const place = `${change.operation}/${change.table}`;
-        sets.set(place, [...(sets.get(place) ?? []), change]);
+        const name = `${change.operation}/${change.table}`;
+        sets.set(name, [...(sets.get(name) ?? []), change]);
     }
-    const answer = await post(options, body, name);
-    if ("verdicts" in answer) {
-        for (const [place, sent] of sets) {
-            const [operation = "", table = ""] = place.split("/");
-            for (const [at, verdict] of (answer.verdicts[operation]?.[table] ?? []).entries()) {
-                const change = sent[at];
-                const isGone = operation === "delete" && ["absent", "gone"].includes(verdict.verdict);
-                if (change && !isGone && !TAKEN.has(verdict.verdict))
-                    await refused(options, change, verdict);
-            }
+    const response = await post(options, body, key);
+    if ("problem" in response)
+        return sendAgain(options, changes, key, response.problem, confirmed);
+    for (const [name, sent] of sets) {
+        const [operation = "", table = ""] = name.split("/");
+        for (const [index, verdict] of (response.verdicts[operation]?.[table] ?? []).entries()) {
+            const change = sent[index];
+            const isGone = operation === "delete" && ["absent", "gone"].includes(verdict.verdict);
+            if (change && !isGone && !APPLIED.has(verdict.verdict))
+                await reportRefusal(options, change, verdict);
         }
-        return;
     }
-    const { problem } = answer;
+}
+/** Sends the changes of a refused request again: confirmed, without the deletions, or in halves down to the wrong row. */
+async function sendAgain(options, changes, key, problem, confirmed) {
     if (problem.code === "idempotency_key_reused")
         return send(options, changes, "", confirmed);
     if (problem.code === "mass_delete" && confirmed === undefined) {
         const { detail, deletes = 0, rows = 0, confirm_deletes, at = "" } = problem;
-        const meant = await options.onMassDelete?.({ table: at.split("/").at(-1) ?? "", deletes, rows, detail });
-        if (meant && confirm_deletes !== undefined)
-            return send(options, changes, name && `${name}-c`, confirm_deletes);
+        const isConfirmed = await options.onMassDelete?.({ table: at.split("/").at(-1) ?? "", deletes, rows, detail });
+        if (isConfirmed && confirm_deletes !== undefined)
+            return send(options, changes, key && `${key}-c`, confirm_deletes);
         for (const change of changes.filter(({ operation }) => operation === "delete")) {
-            await refused(options, change, { verdict: "refused", error: problem });
+            await reportRefusal(options, change, { verdict: "refused", error: problem });
         }
         const others = changes.filter(({ operation }) => operation !== "delete");
-        return send(options, others, name && `${name}-o`);
+        return send(options, others, key && `${key}-o`);
     }
     const [only] = changes;
     if (changes.length === 1 && only)
-        return refused(options, only, { verdict: "refused", error: problem });
+        return reportRefusal(options, only, { verdict: "refused", error: problem });
     const half = changes.length >> 1;
-    await send(options, changes.slice(0, half), name && `${name}-0`, confirmed);
-    await send(options, changes.slice(half), name && `${name}-1`, confirmed);
+    await send(options, changes.slice(0, half), key && `${key}-0`, confirmed);
+    await send(options, changes.slice(half), key && `${key}-1`, confirmed);
 }
-async function refused({ onRefused }, { table, id, operation, item }, { verdict, row, error, conflict }) {
+async function reportRefusal({ onRefused }, { table, id, operation, item }, { verdict, row, error, conflict }) {
     await onRefused?.({
         ...{ table, id, operation, verdict, sent: item },
         code: error?.code ?? verdict,
-        detail: error?.detail ?? `the server answered ${verdict}`,
+        detail: error?.detail ?? `the server returned ${verdict}`,
         ...(row && { stored: row }),
         ...(conflict !== undefined && { conflict }),
     });
 }
-/** Throws what passes by itself: the SDK then sends the transaction again, under the same key. */
-async function post({ url, token, fetch = globalThis.fetch }, body, name) {
+/** Sends one request. Throws temporary errors, after which the SDK sends the transaction again, under the same key. */
+async function post({ url, token, fetch = globalThis.fetch }, body, key) {
     const bearer = await token();
     if (bearer === null)
-        throw new Error("nobody is signed in");
+        throw new Error("no user is signed in");
     const headers = { Authorization: `Bearer ${bearer}`, "Content-Type": "application/json", Prefer: "wait=10" };
-    if (name)
-        headers["Idempotency-Key"] = name;
+    if (key)
+        headers["Idempotency-Key"] = key;
     const response = await fetch(`${url}/synchronise`, { method: "POST", headers, body: JSON.stringify(body) });
     if (response.ok)
         return { verdicts: (await response.json()) };
     const problem = (await response.json().catch(() => ({})));
     const { status } = response;
     const [code, detail] = [problem.code ?? String(status), problem.detail ?? response.statusText];
-    // 507: the owner has no room. Rows that take some are refused, deletions go through.
-    if (PASSING.has(status) || (status >= 500 && status !== 507))
+    // After 507 the owner has no room: `sendAgain` finds the rows that are refused, and deletions succeed.
+    if (TEMPORARY.has(status) || (status >= 500 && status !== 507))
         throw Object.assign(new Error(`${code}: ${detail}`), { status, code });
     return { problem: { ...problem, status, code, detail } };
 }

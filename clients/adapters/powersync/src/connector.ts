@@ -1,5 +1,5 @@
 /**
- * The backend connector for PowerSync's SDKs: what the SDK downloads comes from `/sync/stream`, what it uploads goes to
+ * The backend connector for PowerSync's SDKs. The SDK downloads from `/sync/stream`; this connector uploads to
  * `POST /synchronise`.
  */
 
@@ -19,26 +19,26 @@ export interface Database {
   getClientId?(): Promise<string>;
 }
 
-/** A change that the server did not take as it was sent. The local row becomes the server's with the next checkpoint. */
+/** A change that the server did not accept as it was sent. The next checkpoint replaces the local row by the server's. */
 export interface Refusal {
   table: string;
   id: string;
   /** `add`, `update` or `delete`. */
   operation: string;
-  /** The server's verdict, such as `rejected` or `kept`; `refused` where the whole request was. */
+  /** The server's verdict, such as `rejected` or `kept`; `refused` if the whole request was refused. */
   verdict: string;
-  /** Why, for programs and for people. */
+  /** The reason, for programs (`code`) and for people (`detail`). */
   code: string;
   detail: string;
-  /** What was sent. */
+  /** The columns that were sent. */
   sent: Record<string, unknown>;
-  /** The row that the server has, where it says so. */
+  /** The server's row, if the response has it. */
   stored?: Record<string, unknown>;
-  /** The conflict that the server noted, for `GET /conflicts`. */
+  /** The id of the server's conflict, for `GET /conflicts`. */
   conflict?: string;
 }
 
-/** What the server says where a request would delete many rows. */
+/** The server's refusal of a request that would delete many rows. */
 export interface MassDelete {
   table: string;
   deletes: number;
@@ -47,15 +47,15 @@ export interface MassDelete {
 }
 
 export interface Options {
-  /** Where the server is, without a slash at the end. */
+  /** The server's address, without a slash at the end. */
   url: string;
-  /** A token of the user; null while nobody is signed in. */
+  /** Returns a token of the user; null while no user is signed in. */
   token: () => Promise<string | null>;
-  /** Tables whose key is not called `id`, and columns whose type is `json`: SQLite has them as text. */
+  /** Tables whose key is not called `id`, and columns of the type `json`, which are text in SQLite. */
   tables?: Record<string, { key?: string; json?: readonly string[] }>;
-  /** Is called for each change that the server did not take. */
+  /** Is called for each change that the server did not accept. */
   onRefused?: (refusal: Refusal) => void | Promise<void>;
-  /** Whether the user means to delete so many rows. Without it they are refused, and come back. */
+  /** Returns whether the user confirms that many deletions. Without it the deletions are refused, and the rows come back. */
   onMassDelete?: (question: MassDelete) => boolean | Promise<boolean>;
   fetch?: typeof globalThis.fetch;
 }
@@ -90,13 +90,13 @@ interface Problem {
   confirm_deletes?: number;
 }
 
-/** Verdicts of a change that the server has as it was sent. */
-const TAKEN = new Set(["added", "updated", "merged", "deleted", "same"]);
+/** Verdicts of a change that the server applied. */
+const APPLIED = new Set(["added", "updated", "merged", "deleted", "same"]);
 
-/** Statuses that pass by themselves: the SDK sends the transaction again. */
-const PASSING = new Set([401, 408, 409, 423, 425, 429]);
+/** Temporary errors: the SDK sends the transaction again. */
+const TEMPORARY = new Set([401, 408, 409, 423, 425, 429]);
 
-/** Makes the connector to give to `connect()`. */
+/** Makes the connector for `connect()`. */
 export function rollcallConnector(options: Options): Connector {
   const { url, token } = options;
   return {
@@ -109,42 +109,42 @@ export function rollcallConnector(options: Options): Connector {
       if (!transaction) return;
       const [first, last] = [transaction.crud[0], transaction.crud.at(-1)];
       const client = (await database.getClientId?.()) ?? "";
-      const name = client && first && last ? `powersync-${client}-${first.clientId}-${last.clientId}` : "";
-      await send(options, folded(transaction.crud, options), name);
-      // Also where rows were refused: a row that the server does not take must not keep the others back.
+      const key = client && first && last ? `powersync-${client}-${first.clientId}-${last.clientId}` : "";
+      await send(options, folded(transaction.crud, options), key);
+      // The transaction is complete even if rows were refused: such a row must not block the others.
       await transaction.complete();
     },
   };
 }
 
-/** A transaction as one change for each row: a request has no order between the sets that it consists of. */
+/** A transaction as one change for each row, since the sets of a request have no order between them. */
 function folded(entries: readonly Entry[], { tables = {} }: Options): Change[] {
   const rows = new Map<string, Change>();
   for (const { op, table, id, opData = {}, previousValues } of entries) {
     const { key = "id", json = [] } = tables[table] ?? {};
-    const place = `${table}/${id}`;
-    const before = rows.get(place);
+    const name = `${table}/${id}`;
+    const before = rows.get(name);
     const { last_update: _, ...columns } = opData;
-    for (const name of json) {
-      if (typeof columns[name] === "string") columns[name] = parsed(columns[name]);
+    for (const column of json) {
+      if (typeof columns[column] === "string") columns[column] = parsed(columns[column]);
     }
     const base = previousValues?.["last_update"];
     const item = { [key]: id, ...(typeof base === "string" && { _base: base }) };
-    rows.delete(place); // its place is that of its last change
+    rows.delete(name); // the position of a row is that of its last change
     if (op === "DELETE") {
-      rows.set(place, { operation: "delete", table, id, item: before?.operation === "update" ? { ...item, ...based(before) } : item });
+      rows.set(name, { operation: "delete", table, id, item: before?.operation === "update" ? { ...item, ...based(before) } : item });
     } else if (op === "PUT") {
-      rows.set(place, { operation: "add", table, id, item: { ...item, ...columns } });
+      rows.set(name, { operation: "add", table, id, item: { ...item, ...columns } });
     } else if (before && before.operation !== "delete") {
-      rows.set(place, { ...before, item: { ...before.item, ...columns } });
+      rows.set(name, { ...before, item: { ...before.item, ...columns } });
     } else {
-      rows.set(place, { operation: "update", table, id, item: { ...item, ...columns } });
+      rows.set(name, { operation: "update", table, id, item: { ...item, ...columns } });
     }
   }
   return [...rows.values()];
 }
 
-/** What an earlier change of the row was made on. */
+/** The base of an earlier change of the row. */
 const based = ({ item }: Change) => ("_base" in item ? { _base: item["_base"] } : {});
 
 /** A JSON column; text that is no JSON is sent as text. */
@@ -156,72 +156,73 @@ function parsed(text: string): unknown {
   }
 }
 
-/** Sends changes in one request; one that is refused as a whole goes in halves, down to the row that is wrong. */
-async function send(options: Options, changes: readonly Change[], name: string, confirmed?: number): Promise<void> {
+/** Sends changes in one request, under an idempotency key. If the server refuses all of it, decides what to send again. */
+async function send(options: Options, changes: readonly Change[], key: string, confirmed?: number): Promise<void> {
   if (changes.length === 0) return;
   const body: Record<string, unknown> = { ...(confirmed !== undefined && { confirm_deletes: confirmed }) };
   const sets = new Map<string, Change[]>();
   for (const change of changes) {
     const set = ((body[change.operation] ??= {}) as Record<string, unknown[]>)[change.table] ??= [];
     (set as unknown[]).push(change.item);
-    const place = `${change.operation}/${change.table}`;
-    sets.set(place, [...(sets.get(place) ?? []), change]);
+    const name = `${change.operation}/${change.table}`;
+    sets.set(name, [...(sets.get(name) ?? []), change]);
   }
-  const answer = await post(options, body, name);
-  if ("verdicts" in answer) {
-    for (const [place, sent] of sets) {
-      const [operation = "", table = ""] = place.split("/");
-      for (const [at, verdict] of (answer.verdicts[operation]?.[table] ?? []).entries()) {
-        const change = sent[at];
-        const isGone = operation === "delete" && ["absent", "gone"].includes(verdict.verdict);
-        if (change && !isGone && !TAKEN.has(verdict.verdict)) await refused(options, change, verdict);
-      }
+  const response = await post(options, body, key);
+  if ("problem" in response) return sendAgain(options, changes, key, response.problem, confirmed);
+  for (const [name, sent] of sets) {
+    const [operation = "", table = ""] = name.split("/");
+    for (const [index, verdict] of (response.verdicts[operation]?.[table] ?? []).entries()) {
+      const change = sent[index];
+      const isGone = operation === "delete" && ["absent", "gone"].includes(verdict.verdict);
+      if (change && !isGone && !APPLIED.has(verdict.verdict)) await reportRefusal(options, change, verdict);
     }
-    return;
   }
-  const { problem } = answer;
+}
+
+/** Sends the changes of a refused request again: confirmed, without the deletions, or in halves down to the wrong row. */
+async function sendAgain(options: Options, changes: readonly Change[], key: string, problem: Problem, confirmed?: number): Promise<void> {
   if (problem.code === "idempotency_key_reused") return send(options, changes, "", confirmed);
   if (problem.code === "mass_delete" && confirmed === undefined) {
     const { detail, deletes = 0, rows = 0, confirm_deletes, at = "" } = problem;
-    const meant = await options.onMassDelete?.({ table: at.split("/").at(-1) ?? "", deletes, rows, detail });
-    if (meant && confirm_deletes !== undefined) return send(options, changes, name && `${name}-c`, confirm_deletes);
+    const isConfirmed = await options.onMassDelete?.({ table: at.split("/").at(-1) ?? "", deletes, rows, detail });
+    if (isConfirmed && confirm_deletes !== undefined) return send(options, changes, key && `${key}-c`, confirm_deletes);
     for (const change of changes.filter(({ operation }) => operation === "delete")) {
-      await refused(options, change, { verdict: "refused", error: problem });
+      await reportRefusal(options, change, { verdict: "refused", error: problem });
     }
     const others = changes.filter(({ operation }) => operation !== "delete");
-    return send(options, others, name && `${name}-o`);
+    return send(options, others, key && `${key}-o`);
   }
   const [only] = changes;
-  if (changes.length === 1 && only) return refused(options, only, { verdict: "refused", error: problem });
+  if (changes.length === 1 && only) return reportRefusal(options, only, { verdict: "refused", error: problem });
   const half = changes.length >> 1;
-  await send(options, changes.slice(0, half), name && `${name}-0`, confirmed);
-  await send(options, changes.slice(half), name && `${name}-1`, confirmed);
+  await send(options, changes.slice(0, half), key && `${key}-0`, confirmed);
+  await send(options, changes.slice(half), key && `${key}-1`, confirmed);
 }
 
-async function refused({ onRefused }: Options, { table, id, operation, item }: Change, { verdict, row, error, conflict }: Verdict): Promise<void> {
+async function reportRefusal({ onRefused }: Options, { table, id, operation, item }: Change, { verdict, row, error, conflict }: Verdict): Promise<void> {
   await onRefused?.({
     ...{ table, id, operation, verdict, sent: item },
     code: error?.code ?? verdict,
-    detail: error?.detail ?? `the server answered ${verdict}`,
+    detail: error?.detail ?? `the server returned ${verdict}`,
     ...(row && { stored: row }),
     ...(conflict !== undefined && { conflict }),
   });
 }
 
-type Answer = { verdicts: Record<string, Record<string, Verdict[]>> } | { problem: Problem };
+type SyncResponse = { verdicts: Record<string, Record<string, Verdict[]>> } | { problem: Problem };
 
-/** Throws what passes by itself: the SDK then sends the transaction again, under the same key. */
-async function post({ url, token, fetch = globalThis.fetch }: Options, body: unknown, name: string): Promise<Answer> {
+/** Sends one request. Throws temporary errors, after which the SDK sends the transaction again, under the same key. */
+async function post({ url, token, fetch = globalThis.fetch }: Options, body: unknown, key: string): Promise<SyncResponse> {
   const bearer = await token();
-  if (bearer === null) throw new Error("nobody is signed in");
+  if (bearer === null) throw new Error("no user is signed in");
   const headers: Record<string, string> = { Authorization: `Bearer ${bearer}`, "Content-Type": "application/json", Prefer: "wait=10" };
-  if (name) headers["Idempotency-Key"] = name;
+  if (key) headers["Idempotency-Key"] = key;
   const response = await fetch(`${url}/synchronise`, { method: "POST", headers, body: JSON.stringify(body) });
   if (response.ok) return { verdicts: (await response.json()) as Record<string, Record<string, Verdict[]>> };
   const problem = (await response.json().catch(() => ({}))) as Partial<Problem>;
   const { status } = response;
   const [code, detail] = [problem.code ?? String(status), problem.detail ?? response.statusText];
-  // 507: the owner has no room. Rows that take some are refused, deletions go through.
-  if (PASSING.has(status) || (status >= 500 && status !== 507)) throw Object.assign(new Error(`${code}: ${detail}`), { status, code });
+  // After 507 the owner has no room: `sendAgain` finds the rows that are refused, and deletions succeed.
+  if (TEMPORARY.has(status) || (status >= 500 && status !== 507)) throw Object.assign(new Error(`${code}: ${detail}`), { status, code });
   return { problem: { ...problem, status, code, detail } };
 }

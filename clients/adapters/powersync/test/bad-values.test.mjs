@@ -1,4 +1,4 @@
-// Values that a column cannot hold, of every type (fixtures/values), through PowerSync's own SDK: each costs its row alone.
+// Values that a column cannot hold, of every type (fixtures/values), through PowerSync's own SDK: each concerns its row alone.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { Schema, Table, column } from "@powersync/common";
 import { PowerSyncDatabase } from "@powersync/node";
-import { badAmongGood, device, sampleColumns, samplesSchema, samplesThere, server, skip, until } from "../../../../examples/adapters/support.mjs";
+import { badAmongGood, device, sampleColumns, samplesSchema, countSamples, server, skip, until } from "../../../../examples/adapters/support.mjs";
 import { rollcallConnector } from "../dist/connector.js";
 
 const started = await server({ schemaText: samplesSchema, settings: ["--dialect", "powersync", "--powersync-keepalive-s", "2"] });
@@ -47,7 +47,7 @@ for (const [type, sql, least] of [["string", "text", 40], ["number", "real", 10]
       }
     });
     await until(async () => (await database.get("SELECT count(*) AS n FROM ps_crud")).n === 0, "all has gone up");
-    await until(async () => (await samplesThere(started, token)) === 1000, "a thousand on the server");
+    await until(async () => (await countSamples(started, token)) === 1000, "a thousand on the server");
     for (const { row, name, column: at, code, value } of kept) {
       assert.equal(refusals.get(row.id)?.code, code, `${at}: ${name}`);
       assert.deepEqual(refusals.get(row.id).sent[at], value, `${at}: ${name} reaches the app as it was made`);

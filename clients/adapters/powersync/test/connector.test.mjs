@@ -82,7 +82,7 @@ async function stored(server, token) {
   return rows.map(lite).sort((a, b) => (a.id < b.id ? -1 : 1));
 }
 
-/** Waits until nothing waits to be sent and every device has what the server has. */
+/** Waits until no edit waits to be sent and every device has the server's rows. */
 async function agree(server, devices) {
   let state;
   const equal = async () => {
@@ -97,7 +97,7 @@ async function agree(server, devices) {
   return JSON.parse(state.expected);
 }
 
-test("PowerSync: two devices, live, offline, in part, deleted", { skip }, async () => {
+test("PowerSync: two devices converge over live, offline, partial edits and deletions", { skip }, async () => {
   const server = await start();
   const [phone, tablet] = [await open(server, "two@example.com", "phone"), await open(server, "two@example.com", "tablet")];
   const both = [phone, tablet];
@@ -106,7 +106,7 @@ test("PowerSync: two devices, live, offline, in part, deleted", { skip }, async 
   await agree(server, both);
   await tablet.run("UPDATE notes SET stars = 5 WHERE id = ?", one);
   await agree(server, both);
-  assert.deepEqual(tablet.uploads.at(-1), { update: { notes: [{ nid: one, stars: 5 }] } }, "one column goes up");
+  assert.deepEqual(tablet.uploads.at(-1), { update: { notes: [{ nid: one, stars: 5 }] } }, "only the changed column is sent");
 
   // Twenty rows in one transaction, offline; meanwhile the other edits.
   await phone.database.disconnect();
@@ -130,7 +130,7 @@ test("PowerSync: two devices, live, offline, in part, deleted", { skip }, async 
   await server.stop();
 });
 
-test("PowerSync: a refused row keeps none back, does not stay, and its reason reaches the app", { skip }, async () => {
+test("PowerSync: a refused row blocks none, is dropped, and the app gets the reason", { skip }, async () => {
   const server = await start();
   const phone = await open(server, "refused@example.com", "phone");
   const bad = randomUUID();
@@ -146,7 +146,7 @@ test("PowerSync: a refused row keeps none back, does not stay, and its reason re
   assert.deepEqual({ table, id, text: sent.text }, { table: "notes", id: bad, text: "x".repeat(41) });
   assert.ok(code && detail, JSON.stringify(phone.refusals));
   assert.equal(second.table, "lists");
-  // More deletions at once than a user makes: the app is asked; without a yes the rows come back.
+  // More deletions than plausible: the app asks its user, and without a confirmation the rows come back.
   await phone.database.writeTransaction(async (tx) => {
     for (let n = 0; n < 80; n++) await tx.execute("INSERT INTO notes (id, text, done) VALUES (?, 'many', 0)", [randomUUID()]);
   });
@@ -160,7 +160,7 @@ test("PowerSync: a refused row keeps none back, does not stay, and its reason re
   await server.stop();
 });
 
-test("PowerSync: lost responses, a killed server, a restored one", { skip }, async () => {
+test("PowerSync: devices converge over lost responses, a killed server and a restored one", { skip }, async () => {
   let server = await start();
   const [phone, tablet] = [await open(server, "faults@example.com", "phone"), await open(server, "faults@example.com", "tablet")];
   const both = [phone, tablet];
@@ -181,7 +181,7 @@ test("PowerSync: lost responses, a killed server, a restored one", { skip }, asy
   server = await start({ dir: server.dir, listen: new URL(server.url).host });
   assert.equal((await agree(server, both)).length, 9);
 
-  // The backup has neither what came after it nor that deletion; the devices load what the server has now.
+  // The backup has neither the later row nor the deletion; the devices load the server's present rows.
   server = await server.restore();
   const rows = await agree(server, both);
   assert.deepEqual(rows.map(({ text }) => text).sort(), ["before 0", "before 1", "before 2", "before 3", "before 4", "lost 0", "lost 1", "lost 2"]);
@@ -192,7 +192,7 @@ test("PowerSync: lost responses, a killed server, a restored one", { skip }, asy
   server.remove();
 });
 
-test("PowerSync: checkpoint requests, and many rows in pages", { skip }, async () => {
+test("PowerSync: checkpoint requests work, and many rows arrive in pages", { skip }, async () => {
   const server = await start();
   const phone = await open(server, "many@example.com", "phone", { connection: { checkpointMode: "requests" } });
   await phone.database.writeTransaction(async (tx) => {
