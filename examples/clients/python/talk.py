@@ -37,8 +37,8 @@ def send(device: AuthenticatedClient, batch: m.Batch, **headers) -> m.Report:
     report = synchronise.sync(client=device, body=batch, **headers)
     assert isinstance(report, m.Report), report
     for sets in (report.add, report.update, report.delete):
-        for told in sets.to_dict().values():
-            verdicts.extend(one["verdict"] for one in told)
+        for results in sets.to_dict().values():
+            verdicts.extend(one["verdict"] for one in results)
     return report
 
 
@@ -48,7 +48,7 @@ def listed(device: AuthenticatedClient) -> m.Manifest:
     return manifest
 
 
-# 1. The phone begins; the tablet is told to wait.
+# 1. The phone begins; the tablet must wait.
 begun = fetch_manifest.sync_detailed(client=phone)
 locked = fetch_manifest.sync(client=tablet)
 assert isinstance(locked, m.Problem)
@@ -73,7 +73,7 @@ send(
     sync_lock=int(begun.headers["Sync-Lock"]),
 )
 
-# 3. The tablet has nothing: it asks for all that is listed, and sends its own edits.
+# 3. The tablet has no rows: it requests all listed rows, and sends its own edits.
 there = listed(tablet)
 report = send(
     tablet,
@@ -96,7 +96,7 @@ report = send(
     ),
 )
 
-# 4. The phone has edited the same row meanwhile. It compares: a gift to get, a todo to drop, an edit to send.
+# 4. The phone has edited the same row meanwhile. It compares: it must get a gift, drop a todo and send an edit.
 manifest = listed(phone)
 fetched = [row.id for row in manifest.gift_list]
 dropped = [mine for mine in (key(5), key(6)) if mine not in {row.id for row in manifest.todo}]
@@ -106,13 +106,13 @@ lost = send(
     m.Batch(get=m.AskedKeys(gift_list=fetched), update=m.UpdatedRows(invitation_categories=[edit])),
 )
 
-# 5. The edit lost. The user insists: the same row again, built on the server's.
+# 5. The edit lost. The user insists: the phone sends the row again, based on the server's row.
 theirs = lost.update.invitation_categories[0].row
 edit.last_update, edit.field_base = "2013-05-03 10:00:00", theirs.last_update
 send(phone, m.Batch(update=m.UpdatedRows(invitation_categories=[edit])))
 conflicts = list_conflicts.sync(client=phone).conflicts
 
-# 6. A cursor that the server never gave, and everything instead.
+# 6. The tablet sends a cursor that the server never issued, and then fetches everything.
 expired = changes.sync(client=tablet, since=2**53 - 1)
 assert isinstance(expired, m.Problem)
 everything = changes.sync(client=tablet)

@@ -1,4 +1,4 @@
-// The conversation of examples/clients/README.md. A misspelt table or column does not compile.
+// The conversation of examples/clients/README.md. A wrong table or column name does not compile.
 import { createClient, type Client } from "./generated/client/index.js";
 import { changes, digests, fetchManifest, listConflicts, login, register, synchronise } from "./generated/sdk.gen.js";
 import type { Report } from "./generated/types.gen.js";
@@ -18,9 +18,9 @@ async function logIn(device: string): Promise<Client> {
   return createClient({ baseUrl, auth: token });
 }
 
-async function good<T>(answer: Promise<{ data?: T; error?: { detail: string } }>): Promise<T> {
-  const { data, error } = await answer;
-  if (data === undefined) throw new Error(error?.detail ?? "no answer");
+async function good<T>(call: Promise<{ data?: T; error?: { detail: string } }>): Promise<T> {
+  const { data, error } = await call;
+  if (data === undefined) throw new Error(error?.detail ?? "no response");
   return data;
 }
 
@@ -34,7 +34,7 @@ const note = (report: Report) => {
   return report;
 };
 
-// 1. The phone begins; the tablet is told to wait.
+// 1. The phone begins; the tablet must wait.
 const begun = await fetchManifest({ client: phone });
 const fence = Number(begun.response!.headers.get("Sync-Lock"));
 const { error: locked } = await fetchManifest({ client: tablet });
@@ -59,7 +59,7 @@ note(await good(synchronise({
   },
 })));
 
-// 3. The tablet has nothing: it asks for all that is listed, and sends its own edits.
+// 3. The tablet has no rows: it requests all listed rows, and sends its own edits.
 const listed = await good(fetchManifest({ client: tablet }));
 const report = note(await good(synchronise({
   client: tablet,
@@ -78,7 +78,7 @@ const report = note(await good(synchronise({
   },
 })));
 
-// 4. The phone has edited the same row meanwhile. It compares: a gift to get, a todo to drop, an edit to send.
+// 4. The phone has edited the same row meanwhile. It compares: it must get a gift, drop a todo and send an edit.
 const manifest = await good(fetchManifest({ client: phone }));
 const fetched = manifest.gift_list!.map((row) => row.id);
 const dropped = [key(5), key(6)].filter((mine) => !manifest.todo!.some((row) => row.id === mine));
@@ -94,7 +94,7 @@ const lost = note(await good(synchronise({
   },
 })));
 
-// 5. The edit lost. The user insists: the same row again, built on the server's.
+// 5. The edit lost. The user insists: the phone sends the row again, based on the server's row.
 const theirs = lost.update.invitation_categories![0]!.row!;
 note(await good(synchronise({
   client: phone,
@@ -108,7 +108,7 @@ note(await good(synchronise({
 })));
 const { conflicts } = await good(listConflicts({ client: phone }));
 
-// 6. A cursor that the server never gave, and everything instead.
+// 6. The tablet sends a cursor that the server never issued, and then fetches everything.
 const { error: expired } = await changes({ client: tablet, query: { since: Number.MAX_SAFE_INTEGER } });
 const all = await good(changes({ client: tablet }));
 const proof = await good(digests({ client: tablet }));

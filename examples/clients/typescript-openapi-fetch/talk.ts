@@ -1,4 +1,4 @@
-// The conversation of examples/clients/README.md. A misspelt table or column does not compile.
+// The conversation of examples/clients/README.md. A wrong table or column name does not compile.
 import createClient, { type Client } from "openapi-fetch";
 import type { components, paths } from "./generated/api.js";
 
@@ -11,7 +11,7 @@ const key = (n: number) => `01901651-0000-7000-8000-00000000000${n}`;
 const first = "2013-05-01 10:00:00";
 const second = "2013-05-02 10:00:00";
 
-// GET /changes can answer a stream as well: say that this client reads JSON.
+// GET /changes can return a stream too: this client declares that it reads JSON.
 type Json = "application/json" | "application/problem+json";
 const anyone = createClient<paths, Json>({ baseUrl });
 
@@ -21,9 +21,9 @@ async function logIn(device: string): Promise<Client<paths, Json>> {
   return createClient<paths, Json>({ baseUrl, headers: { Authorization: `Bearer ${data.token}` } });
 }
 
-async function good<T>(answer: Promise<{ data?: T; error?: { detail: string } }>): Promise<T> {
-  const { data, error } = await answer;
-  if (data === undefined) throw new Error(error?.detail ?? "no answer");
+async function good<T>(call: Promise<{ data?: T; error?: { detail: string } }>): Promise<T> {
+  const { data, error } = await call;
+  if (data === undefined) throw new Error(error?.detail ?? "no response");
   return data;
 }
 
@@ -37,7 +37,7 @@ const note = (report: Report) => {
   return report;
 };
 
-// 1. The phone begins; the tablet is told to wait.
+// 1. The phone begins; the tablet must wait.
 const begun = await phone.GET("/fetch");
 const fence = Number(begun.response.headers.get("Sync-Lock"));
 const { error: locked } = await tablet.GET("/fetch");
@@ -61,7 +61,7 @@ note(await good(phone.POST("/synchronise", {
   },
 })));
 
-// 3. The tablet has nothing: it asks for all that is listed, and sends its own edits.
+// 3. The tablet has no rows: it requests all listed rows, and sends its own edits.
 const listed = await good(tablet.GET("/fetch"));
 const report = note(await good(tablet.POST("/synchronise", {
   body: {
@@ -79,7 +79,7 @@ const report = note(await good(tablet.POST("/synchronise", {
   },
 })));
 
-// 4. The phone has edited the same row meanwhile. It compares: a gift to get, a todo to drop, an edit to send.
+// 4. The phone has edited the same row meanwhile. It compares: it must get a gift, drop a todo and send an edit.
 const manifest = await good(phone.GET("/fetch"));
 const fetched = manifest.gift_list!.map((row) => row.id);
 const dropped = [key(5), key(6)].filter((mine) => !manifest.todo!.some((row) => row.id === mine));
@@ -94,7 +94,7 @@ const lost = note(await good(phone.POST("/synchronise", {
   },
 })));
 
-// 5. The edit lost. The user insists: the same row again, built on the server's.
+// 5. The edit lost. The user insists: the phone sends the row again, based on the server's row.
 const theirs = lost.update.invitation_categories![0]!.row!;
 note(await good(phone.POST("/synchronise", {
   body: {
@@ -107,7 +107,7 @@ note(await good(phone.POST("/synchronise", {
 })));
 const { conflicts } = await good(phone.GET("/conflicts"));
 
-// 6. A cursor that the server never gave, and everything instead.
+// 6. The tablet sends a cursor that the server never issued, and then fetches everything.
 const { error: expired } = await tablet.GET("/changes", { params: { query: { since: Number.MAX_SAFE_INTEGER } } });
 const changes = await good(tablet.GET("/changes"));
 const digests = await good(tablet.GET("/digests"));

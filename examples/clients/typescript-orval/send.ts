@@ -1,4 +1,4 @@
-// How the generated functions send: over `fetch`, to the server at ROLLCALL_URL, with the status beside the body.
+// The generated functions send every request by this function: with `fetch`, to the server at ROLLCALL_URL.
 
 export async function send<T>(url: string, init: RequestInit): Promise<T> {
   const response = await fetch(process.env["ROLLCALL_URL"]! + url, init);

@@ -1,4 +1,4 @@
-// The conversation of examples/clients/README.md. A misspelt table or column does not compile.
+// The conversation of examples/clients/README.md. A wrong table or column name does not compile.
 import {
   changes, digests, fetchManifest, listConflicts, login, register, synchronise, type BatchBody, type Report,
 } from "./generated/rollcall.js";
@@ -17,13 +17,13 @@ async function logIn(device: string): Promise<Device> {
   return { headers: { authorization: `Bearer ${token}` } };
 }
 
-/** The body of the one status that is meant; any other is an error. */
+/** Returns the body of the expected status; any other status is an error. */
 async function good<A extends { status: number; data: unknown }>(
   call: Promise<A>,
 ): Promise<Extract<A, { status: 200 | 201 }>["data"]> {
-  const answer = await call;
-  if (answer.status === 200 || answer.status === 201) return answer.data as Extract<A, { status: 200 | 201 }>["data"];
-  throw new Error(`${answer.status} ${JSON.stringify(answer.data)}`);
+  const response = await call;
+  if (response.status === 200 || response.status === 201) return response.data as Extract<A, { status: 200 | 201 }>["data"];
+  throw new Error(`${response.status} ${JSON.stringify(response.data)}`);
 }
 
 const sync = (device: Device, body: BatchBody, headers: Record<string, string> = {}) =>
@@ -39,7 +39,7 @@ const note = (report: Report) => {
   return report;
 };
 
-// 1. The phone begins; the tablet is told to wait.
+// 1. The phone begins; the tablet must wait.
 const begun = await fetchManifest({}, phone);
 const fence = Number(begun.headers.get("Sync-Lock"));
 const locked = await fetchManifest({}, tablet);
@@ -60,7 +60,7 @@ note(await sync(phone, {
     },
 }, { "Sync-Lock": String(fence) }));
 
-// 3. The tablet has nothing: it asks for all that is listed, and sends its own edits.
+// 3. The tablet has no rows: it requests all listed rows, and sends its own edits.
 const listed = await good(fetchManifest({}, tablet));
 const report = note(await sync(tablet, {
     get: {
@@ -76,7 +76,7 @@ const report = note(await sync(tablet, {
     delete: { todo: [{ id: key(6), last_update: second, _base: first }] },
 }));
 
-// 4. The phone has edited the same row meanwhile. It compares: a gift to get, a todo to drop, an edit to send.
+// 4. The phone has edited the same row meanwhile. It compares: it must get a gift, drop a todo and send an edit.
 const manifest = await good(fetchManifest({}, phone));
 const fetched = manifest.gift_list!.map((row) => row.id);
 const dropped = [key(5), key(6)].filter((mine) => !manifest.todo!.some((row) => row.id === mine));
@@ -89,7 +89,7 @@ const lost = note(await sync(phone, {
     },
 }));
 
-// 5. The edit lost. The user insists: the same row again, built on the server's.
+// 5. The edit lost. The user insists: the phone sends the row again, based on the server's row.
 const theirs = lost.update.invitation_categories![0]!.row!;
 note(await sync(phone, {
     update: {
@@ -100,10 +100,10 @@ note(await sync(phone, {
 }));
 const { conflicts } = await good(listConflicts({}, phone));
 
-// 6. A cursor that the server never gave, and everything instead.
+// 6. The tablet sends a cursor that the server never issued, and then fetches everything.
 const expired = await changes({ since: Number.MAX_SAFE_INTEGER }, tablet);
 const all = await good(changes({}, tablet));
-if (typeof all === "string") throw new Error("lines, although nobody wanted them");
+if (typeof all === "string") throw new Error("NDJSON, although it was not requested");
 const proof = await good(digests(tablet));
 
 const counts = Object.entries(proof.tables).map(([table, digest]) => [table, digest.count]);

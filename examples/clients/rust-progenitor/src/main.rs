@@ -1,4 +1,4 @@
-//! The conversation of examples/clients/README.md. A misspelt table or column does not compile.
+//! The conversation of examples/clients/README.md. A wrong table or column name does not compile.
 
 use std::num::NonZeroU64;
 
@@ -25,8 +25,8 @@ fn key(number: u8) -> RowKey {
 
 /// Errors come as `application/problem+json`, which progenitor hands over unread.
 async fn problem(error: Error<ByteStream>) -> Result<Problem, Failure> {
-    let Error::ErrorResponse(answer) = error else { return Err(error.to_string().into()) };
-    let bytes: Vec<bytes::Bytes> = answer.into_inner_stream().try_collect().await?;
+    let Error::ErrorResponse(response) = error else { return Err(error.to_string().into()) };
+    let bytes: Vec<bytes::Bytes> = response.into_inner_stream().try_collect().await?;
     Ok(serde_json::from_slice(&bytes.concat())?)
 }
 
@@ -41,7 +41,7 @@ fn note(verdicts: &mut Vec<Value>, report: &Report) -> Result<(), Failure> {
     for sets in [&report.add, &report.update, &report.delete] {
         let sets = serde_json::to_value(sets)?;
         let lists = sets.as_object().into_iter().flat_map(|sets| sets.values()).filter_map(Value::as_array);
-        verdicts.extend(lists.flatten().map(|told| told["verdict"].clone()));
+        verdicts.extend(lists.flatten().map(|result| result["verdict"].clone()));
     }
     Ok(())
 }
@@ -63,7 +63,7 @@ async fn main() -> Result<(), Failure> {
     let (phone, tablet) = (log_in("phone").await?, log_in("tablet").await?);
     let mut verdicts = Vec::new();
 
-    // 1. The phone begins; the tablet is told to wait.
+    // 1. The phone begins; the tablet must wait.
     let begun = phone.fetch_manifest().send().await?;
     let fence: NonZeroU64 = begun.headers()["sync-lock"].to_str()?.parse()?;
     let locked = problem(tablet.fetch_manifest().send().await.err().ok_or("not locked")?).await?;
@@ -108,7 +108,7 @@ async fn main() -> Result<(), Failure> {
     let batch = Batch { add: Some(add), ..Default::default() };
     note(&mut verdicts, &*phone.synchronise().sync_lock(types::Fence(fence)).body(batch).send().await?)?;
 
-    // 3. The tablet has nothing: it asks for all that is listed, and sends its own edits.
+    // 3. The tablet has no rows: it requests all listed rows, and sends its own edits.
     let listed = tablet.fetch_manifest().send().await?;
     let vase = GiftListNew::builder()
         .id(key(7))
@@ -140,7 +140,7 @@ async fn main() -> Result<(), Failure> {
     let received =
         got.invitation_categories.len() + got.invitations.len() + got.wishlist.len() + got.todo.len();
 
-    // 4. The phone has edited the same row meanwhile. It compares: a gift to get, a todo to drop, an edit to send.
+    // 4. The phone has edited the same row meanwhile. It compares: it must get a gift, drop a todo and send an edit.
     let manifest = phone.fetch_manifest().send().await?;
     let fetched: Vec<_> = manifest.gift_list.iter().map(|row| row.id.clone()).collect();
     let dropped: Vec<_> = [key(5), key(6)]
@@ -161,13 +161,13 @@ async fn main() -> Result<(), Failure> {
     let lost = phone.synchronise().body(batch).send().await?;
     note(&mut verdicts, &lost)?;
 
-    // 5. The edit lost. The user insists: the same row again, built on the server's.
+    // 5. The edit lost. The user insists: the phone sends the row again, based on the server's row.
     let theirs = lost.update.invitation_categories[0].row.as_ref().ok_or("no row")?;
     let batch = edit("2013-05-03 10:00:00", &theirs.last_update)?;
     note(&mut verdicts, &*phone.synchronise().body(batch).send().await?)?;
     let conflicts = phone.list_conflicts().send().await?.into_inner().conflicts;
 
-    // 6. A cursor that the server never gave, and everything instead.
+    // 6. The tablet sends a cursor that the server never issued, and then fetches everything.
     let since = Version(NonZeroU64::new((1 << 53) - 1).ok_or("not zero")?);
     let expired = problem(tablet.changes().since(since).send().await.err().ok_or("no problem")?).await?;
     let all = tablet.changes().send().await?;
