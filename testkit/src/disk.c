@@ -1,13 +1,14 @@
-/* Stands between a process and the files of one folder. Preloaded (LD_PRELOAD); POWERCUT_FOLDER is watched.
+/* Intercepts the file calls of a process (LD_PRELOAD) on the files of one folder, which POWERCUT_FOLDER names.
  *
- * Records, if POWERCUT_LOG is set, in order: writes, truncations, syncs, removals. For each event a line
- * "<op> <offset> <length> <name>\n" and then, of a write, its bytes. One writev an event, appended: others may
- * append lines of their own, and the order is the order of events. A sync is recorded as it begins and ends.
- * What goes over mmap is not seen; SQLite does so with its -shm file alone, which is worth nothing after a cut.
+ * With POWERCUT_LOG it records writes, truncations, syncs and removals, in order. An event is a line
+ * "<op> <offset> <length> <name>\n"; the bytes of a write follow the line. Each event is appended by one writev, so
+ * another process may append lines of its own, and the lines stand in the order of the events. A sync has an event
+ * when it begins and another when it ends. Writes through mmap are not seen. SQLite uses mmap only for its -shm file,
+ * which is worthless after a power cut.
  *
- * Fails, if POWERCUT_FAULT names a file of five 32-bit numbers that a test writes: how many calls from now (0:
- * none), with which errno, whether all later ones fail as well, how many have, and which calls count (1: writes,
- * 2: syncs, 4: reads, 8: SQLite's lock for who writes). */
+ * With POWERCUT_FAULT, a file of five 32-bit numbers that a test writes, calls fail. The numbers are: after how many
+ * calls (0: never), with which errno, whether all later calls fail too, how many have failed, and which calls count
+ * (1: writes, 2: syncs, 4: reads, 8: the lock of SQLite's writer). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -56,7 +57,7 @@ __attribute__((constructor)) static void begin(void) {
   watches = 1;
 }
 
-/* Whether this call is one that is to fail. */
+/* Whether this call must fail. */
 static int fails(int kind) {
   if (!fault || fault[CALLS] <= 0 || !(fault[COUNTED] & kind)) return 0;
   if (__sync_sub_and_fetch(&fault[CALLS], 1) > 0) return 0;
@@ -66,14 +67,14 @@ static int fails(int kind) {
   return 1;
 }
 
-/* The name within the folder, or NULL. */
+/* The path relative to the folder, or NULL if it is outside. */
 static const char *within(const char *path) {
   size_t length = folder ? strlen(folder) : 0;
   if (!watches || !path || strncmp(path, folder, length) || path[length] != '/') return NULL;
   return path + length + 1;
 }
 
-static void tell(char op, long long offset, const char *name, const void *bytes, size_t length) {
+static void record(char op, long long offset, const char *name, const void *bytes, size_t length) {
   if (log_fd < 0) return;
   char head[512];
   int head_length = snprintf(head, sizeof head, "%c %lld %zu %s\n", op, offset, length, name);
@@ -87,7 +88,7 @@ static void opened(int fd, const char *path, int flags) {
   pthread_mutex_lock(&turn);
   free(names[fd]);
   names[fd] = strdup(name);
-  if (flags & O_TRUNC) tell('t', 0, name, NULL, 0);
+  if (flags & O_TRUNC) record('t', 0, name, NULL, 0);
   pthread_mutex_unlock(&turn);
 }
 
@@ -129,13 +130,13 @@ int close(int fd) {
   return REAL(close)(fd);
 }
 
-/* An event and its record are one step, or two threads' could be told in the wrong order. */
+/* The lock is held from the call to its record: otherwise the events of two threads could be recorded out of order. */
 #define STEP(fd, call, op, offset, bytes, length)       \
   if (!of(fd)) return call;                             \
   if (fails(WRITES)) return -1;                         \
   pthread_mutex_lock(&turn);                            \
   ssize_t done = call;                                  \
-  if (done >= 0) tell(op, offset, names[fd], bytes, length); \
+  if (done >= 0) record(op, offset, names[fd], bytes, length); \
   pthread_mutex_unlock(&turn);                          \
   return done;
 
@@ -151,17 +152,17 @@ ssize_t write(int fd, const void *bytes, size_t length) {
 int ftruncate(int fd, off_t length) { STEP(fd, REAL(ftruncate)(fd, length), 't', (long long)length, NULL, 0) }
 int ftruncate64(int fd, off64_t length) { STEP(fd, REAL(ftruncate64)(fd, length), 't', (long long)length, NULL, 0) }
 
-/* Other threads may write while a sync goes on: only what was there before it counts as synced. */
+/* Other threads may write during a sync: only what was written before it began counts as synced. */
 #define SYNC(name)                                      \
   int name(int fd) {                                    \
     if (!of(fd)) return REAL(name)(fd);                 \
     if (fails(SYNCS)) return -1;                        \
     pthread_mutex_lock(&turn);                          \
-    tell('b', 0, names[fd], NULL, 0);                   \
+    record('b', 0, names[fd], NULL, 0);                 \
     pthread_mutex_unlock(&turn);                        \
     int done = REAL(name)(fd);                          \
     pthread_mutex_lock(&turn);                          \
-    if (done == 0 && names[fd]) tell('s', 0, names[fd], NULL, 0); \
+    if (done == 0 && names[fd]) record('s', 0, names[fd], NULL, 0); \
     pthread_mutex_unlock(&turn);                        \
     return done;                                        \
   }
@@ -170,7 +171,7 @@ SYNC(fdatasync)
 
 int unlink(const char *path) {
   int done = REAL(unlink)(path);
-  if (done == 0 && within(path)) tell('u', 0, within(path), NULL, 0);
+  if (done == 0 && within(path)) record('u', 0, within(path), NULL, 0);
   return done;
 }
 
@@ -183,7 +184,7 @@ ssize_t pread64(int fd, void *bytes, size_t length, off64_t at) {
   return REAL(pread64)(fd, bytes, length, at);
 }
 
-/* In the shared-memory file the byte that a writer locks for its transaction; see "WAL-mode file format". */
+/* The byte of the shared-memory file that a writer locks for its transaction; see "WAL-mode file format". */
 enum { WRITER = 120 };
 
 #define FCNTL(name)                                                        \
