@@ -7,6 +7,33 @@ import { api } from './api.js';
 
 const OUTCOMES = { kept: 'the stored row stayed', overwritten: 'the sent row won', merged: 'the rows were merged' };
 
+/** The line of one conflict, with both sides in its details. */
+function makeLine(conflict, { nameOf, restore }) {
+  const button = h('button', { type: 'button', class: 'button', on: { click: () => restore(conflict, button) } }, icon('undo'), h('span', {}, 'Restore the losing row'));
+  const side = (title, { row, device_id: id, last_update: at }) =>
+    h('div', { class: 'side' }, h('h4', {}, title), h('p', { class: 'muted small' }, `${nameOf(id)}, ${at ?? 'at an unknown time'}`), h('pre', { tabindex: '0', 'aria-label': title }, row ? pretty(row) : 'deleted'));
+  const sides = h('div', { class: 'sides' });
+  const details = h(
+    'details',
+    {
+      on: {
+        toggle: () => {
+          if (details.open && !sides.firstChild) sides.append(side('Stored', conflict.stored), side('Sent', conflict.incoming));
+        },
+      },
+    },
+    h('summary', {}, h('strong', {}, conflict.table), ` ${conflict.key.slice(0, 8)}…, ${OUTCOMES[conflict.outcome] ?? conflict.outcome} (${conflict.policy})`),
+    sides,
+  );
+  return h('li', { class: 'line conflict-line' }, details, h('span', { class: 'muted small' }), button);
+}
+
+function updateLine(line, conflict) {
+  const [, when, button] = line.children;
+  text(when, conflict.restored_at ? `restored ${ago(instant(conflict.restored_at))}` : ago(instant(conflict.at)));
+  text(button.lastElementChild, conflict.restored_at ? 'Again' : 'Restore the losing row');
+}
+
 /** A list of conflicts. `nameOf(id)` names a device; `refreshSoon()` is called after a restore. */
 export function conflictsList(owner, { nameOf, refreshSoon }) {
   const list = h('ul', { class: 'lines' });
@@ -17,32 +44,6 @@ export function conflictsList(owner, { nameOf, refreshSoon }) {
   let first = [];
   let rest = [];
   let next = null;
-
-  function make(conflict) {
-    const button = h('button', { type: 'button', class: 'button', on: { click: () => restore(conflict, button) } }, icon('undo'), h('span', {}, 'Restore the losing row'));
-    const side = (title, { row, device_id: id, last_update: at }) =>
-      h('div', { class: 'side' }, h('h4', {}, title), h('p', { class: 'muted small' }, `${nameOf(id)}, ${at ?? 'at an unknown time'}`), h('pre', { tabindex: '0', 'aria-label': title }, row ? pretty(row) : 'deleted'));
-    const sides = h('div', { class: 'sides' });
-    const details = h(
-      'details',
-      {
-        on: {
-          toggle: () => {
-            if (details.open && !sides.firstChild) sides.append(side('Stored', conflict.stored), side('Sent', conflict.incoming));
-          },
-        },
-      },
-      h('summary', {}, h('strong', {}, conflict.table), ` ${conflict.key.slice(0, 8)}…, ${OUTCOMES[conflict.outcome] ?? conflict.outcome} (${conflict.policy})`),
-      sides,
-    );
-    return h('li', { class: 'line conflict-line' }, details, h('span', { class: 'muted small' }), button);
-  }
-
-  function update(line, conflict) {
-    const [, when, button] = line.children;
-    text(when, conflict.restored_at ? `restored ${ago(instant(conflict.restored_at))}` : ago(instant(conflict.at)));
-    text(button.lastElementChild, conflict.restored_at ? 'Again' : 'Restore the losing row');
-  }
 
   async function restore(conflict, button) {
     button.disabled = true;
@@ -70,7 +71,7 @@ export function conflictsList(owner, { nameOf, refreshSoon }) {
     const all = [...first, ...rest.filter(({ id }) => !known.has(id))];
     none.hidden = all.length > 0;
     more.hidden = !next;
-    keyed(list, all, ({ id }) => id, make, update);
+    keyed(list, all, ({ id }) => id, (conflict) => makeLine(conflict, { nameOf, restore }), updateLine);
   }
 
   return {

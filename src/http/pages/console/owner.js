@@ -15,6 +15,20 @@ const pastOf = (past) =>
 
 const head = (...names) => h('thead', {}, h('tr', {}, names.map((name) => h('th', { scope: 'col' }, name))));
 
+const deviceLine = ({ device_id: id }) =>
+  h('tr', {}, h('th', { scope: 'row' }, h('span'), h('span', { class: 'device-id muted mono' }, id)), h('td', {}, h('span', { class: 'chip' })), h('td'), h('td'));
+
+function paintDevice(row, { device, acknowledged, behind, seen_at: seen, signed_in: isIn }) {
+  const [name, late, version, last] = row.children;
+  text(name.firstElementChild, `${device ?? 'unnamed device'}${isIn === false ? ' (signed out)' : ''}`);
+  const chip = late.firstElementChild;
+  const isKnown = behind !== null && behind !== undefined;
+  text(chip, isKnown ? (behind === 0 ? 'up to date' : counted(behind, 'version')) : 'shows no cursor');
+  chip.className = `chip ${isKnown ? (behind === 0 ? 'chip-good' : 'chip-wait') : ''}`;
+  text(version, acknowledged === null || acknowledged === undefined ? '–' : number(acknowledged));
+  text(last, seen ? ago(instant(seen)) : '–');
+}
+
 /** Draws an owner's page. `refresh()` requests its data and paints it. */
 export function ownerView(owner, { refreshSoon }) {
   const about = h('p', { class: 'about muted' });
@@ -54,20 +68,6 @@ export function ownerView(owner, { refreshSoon }) {
       ),
     ),
   );
-
-  const deviceLine = ({ device_id: id }) =>
-    h('tr', {}, h('th', { scope: 'row' }, h('span'), h('span', { class: 'device-id muted mono' }, id)), h('td', {}, h('span', { class: 'chip' })), h('td'), h('td'));
-
-  function paintDevice(row, { device, acknowledged, behind, seen_at: seen, signed_in: isIn }) {
-    const [name, late, version, last] = row.children;
-    text(name.firstElementChild, `${device ?? 'unnamed device'}${isIn === false ? ' (signed out)' : ''}`);
-    const chip = late.firstElementChild;
-    const isKnown = behind !== null && behind !== undefined;
-    text(chip, isKnown ? (behind === 0 ? 'up to date' : counted(behind, 'version')) : 'shows no cursor');
-    chip.className = `chip ${isKnown ? (behind === 0 ? 'chip-good' : 'chip-wait') : ''}`;
-    text(version, acknowledged === null || acknowledged === undefined ? '–' : number(acknowledged));
-    text(last, seen ? ago(instant(seen)) : '–');
-  }
 
   function paint(now) {
     text(about, `Version ${number(now.version)}, ${counted(now.rows, 'row')}, ${bytes(now.bytes)}; deletions are remembered from version ${number(now.horizon)} on. ${pastOf(now.past)}`);

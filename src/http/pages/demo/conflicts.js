@@ -26,6 +26,32 @@ function differences({ stored, incoming, base }) {
     .map((column) => ({ column, before: base?.[column] }));
 }
 
+/** The values before both edits, as words. */
+function before(conflict, differ) {
+  const known = differ.filter(({ before: value }) => value !== undefined);
+  if (known.length === 0) return '';
+  return `before: ${known.map(({ column, before: value }) => valueWords(conflict.table, column, value)).join(', ')}`;
+}
+
+/** One side of a conflict: its device, its time, and its values of the columns that differ. */
+function sideView(conflict, side, differ, { fate, who, name }) {
+  const values = side.row
+    ? differ.map(({ column }) => [columnName(column), valueWords(conflict.table, column, side.row[column])])
+    : [['the row', 'deleted']];
+  return h(
+    'div',
+    { class: `side side-${fate}`, 'data-who': who },
+    h(
+      'p',
+      { class: 'side-head' },
+      h('span', {}, name),
+      h('span', { class: 'side-at' }, String(side.last_update ?? '').slice(11, 19)),
+      h('span', { class: 'side-fate' }, fate),
+    ),
+    values.map(([column, value]) => h('p', { class: 'side-value' }, h('span', { class: 'muted small' }, column), h('span', {}, value))),
+  );
+}
+
 /**
  * Draws the conflicts. `show(conflicts)` takes them newest first. `lossOf(phone, table, key)` returns the note about the
  * latest conflict of a row for that phone, or null.
@@ -42,6 +68,7 @@ export function conflictsView(place, phones, { nameOf, after }) {
 
   const phoneOf = ({ device_id: id }) => phones.find(({ name }) => name === nameOf(id));
   const shortOf = (side) => phoneOf(side)?.short ?? nameOf(side.device_id) ?? 'Another device';
+  const sideOf = (side, fate) => ({ fate, who: phoneOf(side)?.who, name: shortOf(side) });
 
   async function restore(conflict) {
     const first = phoneOf(sides(conflict).loser);
@@ -81,33 +108,9 @@ export function conflictsView(place, phones, { nameOf, after }) {
       h(
         'div',
         { class: 'conflict-sides' },
-        sideView(conflict, winner, differ, 'won'),
-        sideView(conflict, loser, differ, 'lost'),
+        sideView(conflict, winner, differ, sideOf(winner, 'won')),
+        sideView(conflict, loser, differ, sideOf(loser, 'lost')),
       ),
-    );
-  }
-
-  function before(conflict, differ) {
-    const known = differ.filter(({ before: value }) => value !== undefined);
-    if (known.length === 0) return '';
-    return `before: ${known.map(({ column, before: value }) => valueWords(conflict.table, column, value)).join(', ')}`;
-  }
-
-  function sideView(conflict, side, differ, fate) {
-    const values = side.row
-      ? differ.map(({ column }) => [columnName(column), valueWords(conflict.table, column, side.row[column])])
-      : [['the row', 'deleted']];
-    return h(
-      'div',
-      { class: `side side-${fate}`, 'data-who': phoneOf(side)?.who },
-      h(
-        'p',
-        { class: 'side-head' },
-        h('span', {}, shortOf(side)),
-        h('span', { class: 'side-at' }, String(side.last_update ?? '').slice(11, 19)),
-        h('span', { class: 'side-fate' }, fate),
-      ),
-      values.map(([name, value]) => h('p', { class: 'side-value' }, h('span', { class: 'muted small' }, name), h('span', {}, value))),
     );
   }
 

@@ -13,6 +13,32 @@ const PAUSE_MAX_MS = 2_500;
 /** Time between two polls if the server's events cannot be streamed, ms. */
 const POLL_MS = 2_000;
 
+/** Sends a request for which the client has no call. The inspector shows it like any other. */
+async function call(net, notifyTraffic, method, path) {
+  const id = `own-${crypto.randomUUID()}`;
+  const request = { id, method, path, requestHeaders: {}, requestBody: undefined, bytesSent: 0 };
+  const started = performance.now();
+  notifyTraffic({ ...request, phase: 'sent' });
+  try {
+    const headers = net.authorization ? { authorization: net.authorization } : {};
+    const response = await net.fetch(path, { method, headers });
+    const received = await response.text();
+    notifyTraffic({
+      ...request,
+      phase: 'answered',
+      status: response.status,
+      headers: Object.fromEntries(response.headers),
+      body: received ? JSON.parse(received) : undefined,
+      bytesReceived: new Blob([received]).size,
+      ms: performance.now() - started,
+    });
+    return response.ok;
+  } catch (error) {
+    notifyTraffic({ ...request, phase: 'failed', error: String(error.message ?? error), ms: performance.now() - started });
+    return false;
+  }
+}
+
 /**
  * Makes a phone. `who` is `anna` or `ben`, for colours; `account` has its credentials; `onDevice` is called with its id.
  *
@@ -54,32 +80,6 @@ export async function device({ number, who, account, owner, onDevice }) {
   function listen() {
     live?.stop();
     live = state.live && !state.airplane ? client.live({ debounceMs: DEBOUNCE_MS, pollMs: POLL_MS }) : null;
-  }
-
-  /** Sends a request for which the client has no call. The inspector shows it like any other. */
-  async function call(method, path) {
-    const id = `own-${crypto.randomUUID()}`;
-    const request = { id, method, path, requestHeaders: {}, requestBody: undefined, bytesSent: 0 };
-    const started = performance.now();
-    notifyTraffic({ ...request, phase: 'sent' });
-    try {
-      const headers = net.authorization ? { authorization: net.authorization } : {};
-      const response = await net.fetch(path, { method, headers });
-      const received = await response.text();
-      notifyTraffic({
-        ...request,
-        phase: 'answered',
-        status: response.status,
-        headers: Object.fromEntries(response.headers),
-        body: received ? JSON.parse(received) : undefined,
-        bytesReceived: new Blob([received]).size,
-        ms: performance.now() - started,
-      });
-      return response.ok;
-    } catch (error) {
-      notifyTraffic({ ...request, phase: 'failed', error: String(error.message ?? error), ms: performance.now() - started });
-      return false;
-    }
   }
 
   return {
@@ -132,8 +132,8 @@ export async function device({ number, who, account, owner, onDevice }) {
     },
 
     /** Takes the lock without a sync, like a phone that stalls in the middle of one. */
-    holdLock: () => call('POST', '/lock'),
-    releaseLock: () => call('DELETE', '/lock'),
+    holdLock: () => call(net, notifyTraffic, 'POST', '/lock'),
+    releaseLock: () => call(net, notifyTraffic, 'DELETE', '/lock'),
 
     async wipe() {
       live?.stop();

@@ -4,6 +4,24 @@ import { calm, h, icon, text } from '../shared/dom.js';
 
 const FLIGHT_MS = 620;
 
+/** Moves a packet along a track once, from left to right or back. */
+function animatePacket(track, look, toRight) {
+  const packet = h('span', { class: `packet packet-${look}` });
+  track.append(packet);
+  const [from, to] = toRight ? ['0%', '100%'] : ['100%', '0%'];
+  packet
+    .animate(
+      [
+        { left: from, opacity: 0, scale: 0.5 },
+        { opacity: 1, scale: 1, offset: 0.2 },
+        { opacity: 1, scale: 1, offset: 0.8 },
+        { left: to, opacity: 0, scale: 0.5 },
+      ],
+      { duration: FLIGHT_MS, easing: 'cubic-bezier(.45,.05,.55,.95)' },
+    )
+    .finished.finally(() => packet.remove());
+}
+
 /** Draws the line. `show(seen)` takes the observer's state; `fly(phone, up, look)` animates a packet. */
 export function linkView(place, phones, nameOf) {
   const tracks = phones.map((phone) => h('div', { class: 'track', 'data-who': phone.who, 'aria-hidden': 'true' }));
@@ -84,21 +102,8 @@ export function linkView(place, phones, nameOf) {
     fly(phone, up, look) {
       if (calm() || document.hidden) return;
       const track = tracks[phones.indexOf(phone)];
-      const packet = h('span', { class: `packet packet-${look}` });
-      track.append(packet);
       // The first phone is at the left of the server, the second at its right.
-      const [from, to] = (phone === phones[0]) === up ? ['0%', '100%'] : ['100%', '0%'];
-      packet
-        .animate(
-          [
-            { left: from, opacity: 0, scale: 0.5 },
-            { opacity: 1, scale: 1, offset: 0.2 },
-            { opacity: 1, scale: 1, offset: 0.8 },
-            { left: to, opacity: 0, scale: 0.5 },
-          ],
-          { duration: FLIGHT_MS, easing: 'cubic-bezier(.45,.05,.55,.95)' },
-        )
-        .finished.finally(() => packet.remove());
+      animatePacket(track, look, (phone === phones[0]) === up);
     },
   };
 }

@@ -4,6 +4,28 @@ const SLOW_MS = 900;
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+/** The same response, with a call of `onEvent` for each event that is read from it, and of `onEnd` at its end. */
+function withEvents(response, onEvent, onEnd) {
+  const decoder = new TextDecoder();
+  let rest = '';
+  const parser = new TransformStream({
+    transform(chunk, controller) {
+      controller.enqueue(chunk);
+      rest += decoder.decode(chunk, { stream: true });
+      const blocks = rest.split('\n\n');
+      rest = blocks.pop();
+      for (const block of blocks) {
+        const lines = block.split('\n').map((line) => line.match(/^(\w+): ?(.*)$/)).filter(Boolean);
+        const fields = Object.fromEntries(lines.map(([, name, value]) => [name, value]));
+        if (fields.event) onEvent({ name: fields.event, data: fields.data ?? '', bytes: block.length + 2 });
+      }
+    },
+    flush: onEnd,
+  });
+  const { status, statusText, headers } = response;
+  return new Response(response.body.pipeThrough(parser), { status, statusText, headers });
+}
+
 /**
  * A network for one phone. Its client calls `fetch` instead of the browser's own.
  *
@@ -35,7 +57,7 @@ export function network({ onEvent, onDevice }) {
       if (slow && !stream) await pause(SLOW_MS);
       refuseInAirplane();
       const response = await globalThis.fetch(request, { signal: cut.signal });
-      if (stream && response.ok && response.body) return withEvents(response, cut);
+      if (stream && response.ok && response.body) return withEvents(response, onEvent, () => underway.delete(cut));
       if (slow) await pause(SLOW_MS);
       refuseInAirplane();
       if (path === '/login' && response.ok) onDevice((await response.clone().json()).device_id);
@@ -60,28 +82,6 @@ export function network({ onEvent, onDevice }) {
 
   function refuseInAirplane() {
     if (airplane) throw new TypeError('The phone is in airplane mode.');
-  }
-
-  /** The same response, with a call of `onEvent` for each event that is read from it. */
-  function withEvents(response, cut) {
-    const decoder = new TextDecoder();
-    let rest = '';
-    const parser = new TransformStream({
-      transform(chunk, controller) {
-        controller.enqueue(chunk);
-        rest += decoder.decode(chunk, { stream: true });
-        const blocks = rest.split('\n\n');
-        rest = blocks.pop();
-        for (const block of blocks) {
-          const lines = block.split('\n').map((line) => line.match(/^(\w+): ?(.*)$/)).filter(Boolean);
-          const fields = Object.fromEntries(lines.map(([, name, value]) => [name, value]));
-          if (fields.event) onEvent({ name: fields.event, data: fields.data ?? '', bytes: block.length + 2 });
-        }
-      },
-      flush: () => void underway.delete(cut),
-    });
-    const { status, statusText, headers } = response;
-    return new Response(response.body.pipeThrough(parser), { status, statusText, headers });
   }
 
   return {

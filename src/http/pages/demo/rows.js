@@ -43,6 +43,82 @@ export function edits(fields, form, row) {
   return changed;
 }
 
+/** Opens the form of a row below its list item. `save` takes the columns that the visitor changed. */
+function openForm(item, { label, fields, row, categories, save }) {
+  if (item.querySelector('form')) return;
+  const form = h(
+    'form',
+    { class: 'row-form', 'aria-label': label, on: { submit, keydown } },
+    fields.map((field) => inputFor(field, row[field.column], categories)),
+    h(
+      'span',
+      { class: 'row-form-buttons' },
+      h('button', { type: 'submit', class: 'button button-strong' }, 'Save'),
+      h('button', { type: 'button', class: 'button', on: { click: close } }, 'Cancel'),
+    ),
+  );
+  item.classList.add('is-edited');
+  item.append(form);
+  const field = form.elements[0];
+  field.focus();
+  field.select?.();
+
+  function close() {
+    form.remove();
+    item.classList.remove('is-edited');
+    item.querySelector('.row-main').focus();
+  }
+
+  async function submit(event) {
+    event.preventDefault();
+    const changed = edits(fields, form, row);
+    close();
+    if (Object.keys(changed).length === 0) return;
+    await save(changed);
+    item.querySelector('.row-main').focus(); // the list may have moved the item
+  }
+
+  function keydown(event) {
+    if (event.key !== 'Escape') return;
+    event.stopPropagation();
+    close();
+  }
+}
+
+function paintLoss(element, loss) {
+  const words = loss?.words ?? '';
+  element.hidden = !loss;
+  if (element.dataset.words === words) return;
+  element.dataset.words = words;
+  element.replaceChildren();
+  if (!loss) return;
+  element.append(h('span', {}, words));
+  if (loss.restore) {
+    element.append(
+      h('button', { type: 'button', class: 'button', on: { click: loss.restore } }, icon('undo'), loss.button),
+    );
+  }
+}
+
+function flash(item) {
+  const from = getComputedStyle(item).getPropertyValue('--flash');
+  item.animate([{ backgroundColor: from }, { backgroundColor: 'transparent' }], { duration: 1600, easing: 'ease-out' });
+}
+
+/** The items of the list: the rows in their order, below headings if the tab has groups. */
+function itemsOf(entries, tab, categories) {
+  const alive = entries.filter(({ state }) => state !== 'deleted').sort((a, b) => tab.order(a.row, b.row));
+  if (!tab.group) return alive.map((entry) => ({ id: entry.key, entry }));
+  const groups = [...categories, { icid: null, title: 'No category' }];
+  const known = new Set(groups.map(({ icid }) => icid));
+  return groups.flatMap(({ icid, title, colour }) => {
+    const members = alive.filter(({ row }) => (known.has(row[tab.group]) ? row[tab.group] : null) === icid);
+    if (members.length === 0) return [];
+    const heading = { id: `group-${icid}`, heading: title ?? 'without a name', colour };
+    return [heading, ...members.map((entry) => ({ id: entry.key, entry }))];
+  });
+}
+
 /**
  * A list of rows. `lost(key)` returns the note about a row's conflict, `{words, button, restore}`, or null.
  */
@@ -64,7 +140,7 @@ export function rowList(phone, tab, { lost, categories }) {
     });
     const main = h(
       'button',
-      { type: 'button', class: 'row-main', on: { click: () => openForm(item, row()) } },
+      { type: 'button', class: 'row-main', on: { click: () => edit(item, row()) } },
       h('span', { class: 'row-title' }),
       h('span', { class: 'row-end' }),
       h('span', { class: 'row-note' }),
@@ -79,57 +155,21 @@ export function rowList(phone, tab, { lost, categories }) {
     return item;
   }
 
+  function edit(item, row) {
+    openForm(item, {
+      label: `Edit ${row[tab.title]} on ${phone.name}`,
+      fields: tab.fields,
+      row,
+      categories: categories(),
+      save: (changed) => table.patch(row[key], changed),
+    });
+  }
+
   async function removeRow(item, row) {
     const beside = item.nextElementSibling ?? item.previousElementSibling;
     await table.remove(row[key]);
     announce(`${row[tab.title]} deleted on ${phone.name}`);
     (beside?.querySelector('.row-main') ?? list).focus();
-  }
-
-  function openForm(item, row) {
-    if (item.querySelector('form')) return;
-    const done = () => {
-      form.remove();
-      item.classList.remove('is-edited');
-    };
-    const form = h(
-      'form',
-      {
-        class: 'row-form',
-        'aria-label': `Edit ${row[tab.title]} on ${phone.name}`,
-        on: {
-          submit: async (event) => {
-            event.preventDefault();
-            const changed = edits(tab.fields, form, row);
-            done();
-            if (Object.keys(changed).length > 0) await table.patch(row[key], changed);
-            focusRow(row[key]);
-          },
-          keydown: (event) => {
-            if (event.key !== 'Escape') return;
-            event.stopPropagation();
-            done();
-            focusRow(row[key]);
-          },
-        },
-      },
-      tab.fields.map((field) => inputFor(field, row[field.column], categories())),
-      h(
-        'span',
-        { class: 'row-form-buttons' },
-        h('button', { type: 'submit', class: 'button button-strong' }, 'Save'),
-        h('button', { type: 'button', class: 'button', on: { click: done } }, 'Cancel'),
-      ),
-    );
-    item.classList.add('is-edited');
-    item.append(form);
-    const field = form.elements[0];
-    field.focus();
-    field.select?.();
-  }
-
-  function focusRow(rowKey) {
-    list.querySelector(`[data-key="${CSS.escape(rowKey)}"] .row-main`)?.focus();
   }
 
   function updateItem(item, { entry, heading, colour }) {
@@ -156,41 +196,8 @@ export function rowList(phone, tab, { lost, categories }) {
     if (isNew && !calm()) flash(item);
   }
 
-  function paintLoss(element, loss) {
-    const words = loss?.words ?? '';
-    element.hidden = !loss;
-    if (element.dataset.words === words) return;
-    element.dataset.words = words;
-    element.replaceChildren();
-    if (!loss) return;
-    element.append(h('span', {}, words));
-    if (loss.restore) {
-      element.append(
-        h('button', { type: 'button', class: 'button', on: { click: loss.restore } }, icon('undo'), loss.button),
-      );
-    }
-  }
-
-  function flash(item) {
-    const from = getComputedStyle(list).getPropertyValue('--flash');
-    item.animate([{ backgroundColor: from }, { backgroundColor: 'transparent' }], { duration: 1600, easing: 'ease-out' });
-  }
-
-  function items() {
-    const alive = entries.filter(({ state }) => state !== 'deleted').sort((a, b) => tab.order(a.row, b.row));
-    if (!tab.group) return alive.map((entry) => ({ id: entry.key, entry }));
-    const groups = [...categories(), { icid: null, title: 'No category' }];
-    const known = new Set(groups.map(({ icid }) => icid));
-    return groups.flatMap(({ icid, title, colour }) => {
-      const members = alive.filter(({ row }) => (known.has(row[tab.group]) ? row[tab.group] : null) === icid);
-      if (members.length === 0) return [];
-      const heading = { id: `group-${icid}`, heading: title ?? 'without a name', colour };
-      return [heading, ...members.map((entry) => ({ id: entry.key, entry }))];
-    });
-  }
-
   function draw() {
-    keyed(list, items(), ({ id }) => id, makeItem, updateItem);
+    keyed(list, itemsOf(entries, tab, categories()), ({ id }) => id, makeItem, updateItem);
   }
 
   return {
