@@ -104,7 +104,7 @@ export interface Wire {
   online(online: boolean): void;
 }
 
-/** How long a server without `GET /me` is not asked for it again, ms. */
+/** Time after which the client tries `GET /me` again, if the server does not have it, ms. */
 const OLDER_MS = 3_600_000;
 /** A connection that breaks after this time counts as broken by the length of the request, ms. */
 const SLOW_MS = 10_000;

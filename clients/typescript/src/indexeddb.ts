@@ -7,45 +7,49 @@ const done = <T>(request: IDBRequest<T>): Promise<T> =>
     request.onerror = () => reject(request.error);
   });
 
+/** Opens the database, and creates it if it does not exist. `onClosed` is called if the browser closes it. */
+const openDatabase = (name: string, onClosed: () => void): Promise<IDBDatabase> =>
+  new Promise((resolve, reject) => {
+    const request = indexedDB.open(name, 1);
+    request.onupgradeneeded = () => {
+      const rows = request.result.createObjectStore("rows", { keyPath: ["table", "key"] });
+      rows.createIndex("waits", "waits");
+      request.result.createObjectStore("meta");
+    };
+    request.onerror = () => reject(request.error);
+    request.onsuccess = () => {
+      const database = request.result;
+      database.onclose = onClosed;
+      database.onversionchange = () => {
+        database.close(); // another tab deletes the database: an open connection would block it
+        onClosed();
+      };
+      resolve(database);
+    };
+  });
+
+const storeTxn = (txn: IDBTransaction): StoreTxn => {
+  const [rows, meta] = [txn.objectStore("rows"), txn.objectStore("meta")];
+  return {
+    get: (table, key) => done<StoredRow | undefined>(rows.get([table, key])),
+    all: (table) => done<StoredRow[]>(rows.getAll(IDBKeyRange.bound([table], [table, []]))),
+    waiting: () => done<StoredRow[]>(rows.index("waits").getAll()),
+    put: async (row) => void (await done(rows.put(row))),
+    delete: (table, key) => done(rows.delete([table, key])),
+    meta: (key) => done<Json | undefined>(meta.get(key)),
+    setMeta: async (key, value) => void (await (value === undefined ? done(meta.delete(key)) : done(meta.put(value, key)))),
+  };
+};
+
 /** A store in the IndexedDB database of that name. */
 export function indexedDbStore(name: string): Store {
   let opened: Promise<IDBDatabase> | undefined;
+  const forget = () => void (opened = undefined);
   const open = () =>
-    (opened ??= new Promise<IDBDatabase>((resolve, reject) => {
-      const request = indexedDB.open(name, 1);
-      request.onupgradeneeded = () => {
-        const rows = request.result.createObjectStore("rows", { keyPath: ["table", "key"] });
-        rows.createIndex("waits", "waits");
-        request.result.createObjectStore("meta");
-      };
-      request.onerror = () => reject(request.error);
-      request.onsuccess = () => {
-        const database = request.result;
-        const forget = () => (opened = undefined);
-        database.onclose = forget;
-        database.onversionchange = () => {
-          database.close(); // another tab deletes the database: an open connection would block it
-          forget();
-        };
-        resolve(database);
-      };
-    }).catch((error: unknown) => {
-      opened = undefined;
+    (opened ??= openDatabase(name, forget).catch((error: unknown) => {
+      forget();
       throw error;
     }));
-
-  const begin = (txn: IDBTransaction): StoreTxn => {
-    const [rows, meta] = [txn.objectStore("rows"), txn.objectStore("meta")];
-    return {
-      get: (table, key) => done<StoredRow | undefined>(rows.get([table, key])),
-      all: (table) => done<StoredRow[]>(rows.getAll(IDBKeyRange.bound([table], [table, []]))),
-      waiting: () => done<StoredRow[]>(rows.index("waits").getAll()),
-      put: async (row) => void (await done(rows.put(row))),
-      delete: (table, key) => done(rows.delete([table, key])),
-      meta: (key) => done<Json | undefined>(meta.get(key)),
-      setMeta: async (key, value) => void (await (value === undefined ? done(meta.delete(key)) : done(meta.put(value, key)))),
-    };
-  };
 
   return {
     name,
@@ -61,7 +65,7 @@ export function indexedDbStore(name: string): Store {
       });
       ended.catch(() => {});
       try {
-        const result = await work(begin(txn));
+        const result = await work(storeTxn(txn));
         if (mode === "write") await ended;
         return result;
       } catch (error) {

@@ -47,128 +47,158 @@ function copyable() {
 
 const steps = Number(process.env.ROLLCALL_STEPS ?? 40);
 
+/** A source of random numbers with the seed, and the choices that the run makes with it. */
+function chance(seed) {
+  const random = randomFrom(seed);
+  const below = (most) => Math.floor(random() * most);
+  return { random, below, pick: (list) => list[below(list.length)] };
+}
+
+/** Three devices of the user, with different clocks, ways of syncing and conflict handlers. */
+async function startDevices(anna, { random, pick }) {
+  const devices = [];
+  for (let i = 0; i < 3; i++) {
+    const skew = pick([0, 0, -3_600_000, 90_000]);
+    const options = {
+      store: copyable(),
+      way: pick(["cursor", "manifest"]),
+      now: () => Date.now() + skew,
+      patience: { attemptsMax: 3, pause: async () => {}, random },
+      // Some devices resolve their conflicts.
+      ...(random() < 0.5 ? { onConflict: ({ mine, theirs }) => (mine && theirs && random() < 0.5 ? mine : undefined) } : {}),
+    };
+    devices.push({ options, client: await anna.device(`device ${i}`, options) });
+  }
+  // Every store is bound before the faults begin, by the user's own token, so that every backup contains the user.
+  for (const { client } of devices) await client.sync();
+  return devices;
+}
+
+/** Adds, changes or deletes a random row. `made` has the rows that were created and that no user deleted or reverted. */
+async function editRandomRow(client, made, { random, below, pick }) {
+  const table = client.table(pick(["lists", "items", "items", "items", "tallies", "papers"]));
+  const rows = await table.list();
+  const lists = await client.table("lists").list();
+  const list = lists.length && random() < 0.5 ? pick(lists).id : null;
+  const columns = {
+    lists: { name: `list ${below(100)}` },
+    items: pick([{ title: `item ${below(100)}` }, { done: random() < 0.5 }, { count: below(9), list }, { tags: [below(3)] }, { title: "both", list }]),
+    tallies: pick([{ hits: below(20) }, { label: `label ${below(9)}` }]),
+    papers: { text: `text ${below(100)}` },
+  }[table.name];
+  if (rows.length === 0 || random() < 0.35) {
+    const { [table.keyColumn]: key } = await table.put(table.name === "lists" ? { name: "new" } : columns);
+    made.set(`${table.name} ${key}`, { table: table.name, key });
+    return;
+  }
+  const key = pick(rows)[table.keyColumn];
+  if (random() >= 0.2) {
+    await table.patch(key, columns);
+    return;
+  }
+  made.delete(`${table.name} ${key}`);
+  await table.remove(key);
+}
+
+/** Sends a copy of an earlier sync of the device, as a network may deliver it late. */
+async function repeatEarlierSync(server, { net }, pick) {
+  const copies = net.log.filter(({ path }) => path === "/synchronise");
+  if (copies.length === 0) return;
+  const { headers, body } = pick(copies);
+  await (await fetch(`${server.url}/synchronise`, { method: "POST", headers, body: JSON.stringify(body) })).text();
+}
+
+/** Syncs over a bad network, while the user edits rows. `bens` is another user's token; a server may refuse it. */
+async function syncWithFaults({ client }, { edit, bens, refuses }, { random, below, pick }) {
+  client.net.disturb = () => {
+    const roll = random();
+    return roll < 0.1 ? "lost" : roll < 0.22 ? "response lost" : roll < 0.3 ? "twice" : roll < 0.34 && refuses ? "another's token" : "arrives";
+  };
+  client.net.bens = bens;
+  client.net.answered = async () => void (random() < 0.15 && (await edit()));
+  const control = new AbortController();
+  if (random() < 0.1) setTimeout(() => control.abort(), below(20));
+  try {
+    const { repaired } = await client.sync({ signal: control.signal, way: random() < 0.2 ? pick(["cursor", "manifest"]) : undefined });
+    assert.equal(repaired, false, "a sync leaves both sides equal without a repair");
+  } catch (error) {
+    if (!["offline", "aborted", "sync_in_progress", ...(refuses ? ["other_user"] : [])].includes(error.code)) throw error;
+  }
+  client.net.disturb = () => "arrives";
+  client.net.answered = () => {};
+}
+
+/** Syncs every device several times without faults, and returns the last reports. */
+async function syncUntilEqual(devices, made) {
+  let reports = [];
+  for (let round = 0; round < 6; round++) {
+    reports = [];
+    for (const { client } of devices) {
+      const report = await client.sync({ confirmDeletes: 1000 });
+      reports.push(report);
+      // If a parent is missing, or a deleted row still has children, the user reverts the edit.
+      for (const { table, key, code } of report.rejected) {
+        assert.ok(["reference_missing", "still_referenced"].includes(code), code);
+        made.delete(`${table} ${key}`);
+        await client.table(table).revert(key);
+      }
+    }
+  }
+  return reports;
+}
+
+/** Checks that all devices have the same rows, and that no row is missing that no user deleted. */
+async function checkEqual(devices, reports, made) {
+  const seen = await sees(devices[0].client);
+  for (const [i, { client }] of devices.entries()) {
+    assert.deepEqual(await sees(client), seen, `device ${i}`);
+    const { digestsEqual, repaired, pushed, pulled } = reports[i];
+    assert.deepEqual({ digestsEqual, repaired, pushed, pulled }, { digestsEqual: true, repaired: false, pushed: 0, pulled: 0 }, `device ${i}`);
+  }
+  for (const { table, key } of made.values()) assert.ok(await devices[0].client.table(table).get(key), `${table} ${key} is missing`);
+}
+
 for (const [seed, restores] of seeds.flatMap((seed) => [[seed, false], [seed, true]])) {
   test(`devices converge, seed ${seed}${restores ? ", with restores" : ""}`, { skip }, async () => {
     // A restore concerns all users of a server, so a run with restores has a server of its own.
     let server = restores ? await startServer({ settings }) : started;
-    const random = randomFrom(seed + (restores ? 1_000_000 : 0));
-    const below = (most) => Math.floor(random() * most);
-    const pick = (list) => list[below(list.length)];
+    const choices = chance(seed + (restores ? 1_000_000 : 0));
+    const { random, pick } = choices;
     const anna = user(server);
     const ben = await user(server).device("Ben's");
     await ben.sync();
     const { Authorization: bens } = ben.net.log.at(-1).headers;
     const refuses = (await fetch(`${server.url}/me`)).status !== 404;
-    /** Rows that were created and that no user deleted or reverted. */
     const made = new Map();
     let backedUp = false;
-    const devices = [];
-    for (let i = 0; i < 3; i++) {
-      const skew = pick([0, 0, -3_600_000, 90_000]);
-      const store = copyable();
-      const options = {
-        store,
-        way: pick(["cursor", "manifest"]),
-        now: () => Date.now() + skew,
-        patience: { attemptsMax: 3, pause: async () => {}, random },
-        // Some devices resolve their conflicts.
-        ...(random() < 0.5 ? { onConflict: ({ mine, theirs }) => (mine && theirs && random() < 0.5 ? mine : undefined) } : {}),
-      };
-      devices.push({ options, client: await anna.device(`device ${i}`, options) });
-    }
-    // Every store is bound before the faults begin, by the user's own token, so that every backup contains the user.
-    for (const { client } of devices) await client.sync();
-    const edit = async (client) => {
-      const table = client.table(pick(["lists", "items", "items", "items", "tallies", "papers"]));
-      const rows = await table.list();
-      const lists = await client.table("lists").list();
-      const list = lists.length && random() < 0.5 ? pick(lists).id : null;
-      const columns = {
-        lists: { name: `list ${below(100)}` },
-        items: pick([{ title: `item ${below(100)}` }, { done: random() < 0.5 }, { count: below(9), list }, { tags: [below(3)] }, { title: "both", list }]),
-        tallies: pick([{ hits: below(20) }, { label: `label ${below(9)}` }]),
-        papers: { text: `text ${below(100)}` },
-      }[table.name];
-      if (rows.length === 0 || random() < 0.35) {
-        const { [table.keyColumn]: key } = await table.put(table.name === "lists" ? { name: "new" } : columns);
-        return void made.set(`${table.name} ${key}`, { table: table.name, key });
-      }
-      const key = pick(rows)[table.keyColumn];
-      if (random() >= 0.2) return void (await table.patch(key, columns));
-      made.delete(`${table.name} ${key}`);
-      return table.remove(key);
-    };
-    const randomFate = () => {
-      const roll = random();
-      return roll < 0.1 ? "lost" : roll < 0.22 ? "response lost" : roll < 0.3 ? "twice" : roll < 0.34 && refuses ? "another's token" : "arrives";
-    };
+    const devices = await startDevices(anna, choices);
     for (let step = 0; step < steps; step++) {
       const device = pick(devices);
+      const edit = () => editRandomRow(device.client, made, choices);
       if (restores && random() < 0.08) {
         if (backedUp && random() < 0.6) server = await server.restore();
         else server.backUp();
         backedUp = true;
       }
-      if (!restores && random() < 0.1) {
-        // A copy of an earlier request arrives, late.
-        const copies = device.client.net.log.filter(({ path }) => path === "/synchronise");
-        if (copies.length) {
-          const { headers, body } = pick(copies);
-          await (await fetch(`${server.url}/synchronise`, { method: "POST", headers, body: JSON.stringify(body) })).text();
-        }
-      }
+      if (!restores && random() < 0.1) await repeatEarlierSync(server, device.client, pick);
       if (devices.length < 5 && random() < 0.06) {
         // Another phone is set up from a backup of this one: both have its token and its unsent edits.
         const options = { ...device.options, store: await device.options.store.copy() };
         devices.push({ options, client: await anna.device("copy", options) });
       }
       if (random() < 0.6) {
-        await edit(device.client);
+        await edit();
         continue;
       }
-      device.client.net.disturb = randomFate;
-      device.client.net.bens = bens;
-      // The user edits rows during the sync.
-      device.client.net.answered = async () => void (random() < 0.15 && (await edit(device.client)));
-      const control = new AbortController();
-      if (random() < 0.1) setTimeout(() => control.abort(), below(20));
-      try {
-        const { repaired } = await device.client.sync({ signal: control.signal, way: random() < 0.2 ? pick(["cursor", "manifest"]) : undefined });
-        assert.equal(repaired, false, "a sync leaves both sides equal without a repair");
-      } catch (error) {
-        if (!["offline", "aborted", "sync_in_progress", ...(refuses ? ["other_user"] : [])].includes(error.code)) throw error;
-      }
-      device.client.net.disturb = () => "arrives";
-      device.client.net.answered = () => {};
+      await syncWithFaults(device, { edit, bens, refuses }, choices);
       if (random() < 0.15) {
         // The app dies and is restarted: only the store is left.
         await device.client.close();
         device.client = await anna.device("again", device.options);
       }
     }
-    // No more edits and faults: every device syncs until all are equal.
-    let reports = [];
-    for (let round = 0; round < 6; round++) {
-      reports = [];
-      for (const { client } of devices) {
-        const report = await client.sync({ confirmDeletes: 1000 });
-        reports.push(report);
-        // If a parent is missing, or a deleted row still has children, the user reverts the edit.
-        for (const { table, key, code } of report.rejected) {
-          assert.ok(["reference_missing", "still_referenced"].includes(code), code);
-          made.delete(`${table} ${key}`);
-          await client.table(table).revert(key);
-        }
-      }
-    }
-    const seen = await sees(devices[0].client);
-    for (const [i, { client }] of devices.entries()) {
-      assert.deepEqual(await sees(client), seen, `device ${i}`);
-      const { digestsEqual, repaired, pushed, pulled } = reports[i];
-      assert.deepEqual({ digestsEqual, repaired, pushed, pulled }, { digestsEqual: true, repaired: false, pushed: 0, pulled: 0 }, `device ${i}`);
-    }
-    // No row is missing that no user deleted, and none is in another user's account.
-    for (const { table, key } of made.values()) assert.ok(await devices[0].client.table(table).get(key), `${table} ${key} is missing`);
+    await checkEqual(devices, await syncUntilEqual(devices, made), made);
+    // No row is in another user's account.
     await ben.sync();
     assert.deepEqual(Object.values(await sees(ben)).flat(), []);
     if (restores) {
