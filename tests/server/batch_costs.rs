@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use counting::{Counting, Counts, tally};
-use rollcall::model::{DeviceId, Owner, RowKey, Timestamp, Value, Version};
+use rollcall::model::{DeviceId, EarlierState, Owner, RowKey, Timestamp, Value, Version};
 use rollcall::reconcile::{Incoming, RejectionCode, Resolution, Verdict};
 use rollcall::schema::{Schema, TableId};
 use rollcall::storage::{Conflict, Storage, WantedConflicts};
@@ -22,6 +22,20 @@ const TABLES: &str = r#"
 key = "id"
 policy = "server"
 [table.notes.columns]
+title = "text"
+body = "text"
+
+[table.drafts]
+key = "id"
+policy = "client"
+[table.drafts.columns]
+title = "text"
+body = "text"
+
+[table.texts]
+key = "id"
+policy = "merge"
+[table.texts.columns]
 title = "text"
 body = "text"
 
@@ -152,13 +166,26 @@ impl Ground {
 
     /// Notes with large bodies: one device knows the first state, and another has made the second.
     fn notes(&self, count: u128) {
-        let body = "x".repeat(BIG);
-        self.add(1, "notes", (0..count).map(|n| edit(n, vec![text("first"), text(&body)])).collect());
+        self.fill("notes", count, None);
+    }
+
+    /// The same in any table with these columns; `body` is that of the second state, if it is another.
+    fn fill(&self, table: &str, count: u128, body: Option<Value>) {
+        let first = "x".repeat(BIG);
+        self.add(1, table, (0..count).map(|n| edit(n, vec![text("first"), text(&first)])).collect());
         assert_eq!(self.version(), Version(2));
         for n in 0..count {
-            let second = self.update("notes", vec![edit(n, vec![text("second"), None])]);
+            let second = self.update(table, vec![edit(n, vec![text("second"), body.clone()])]);
             self.run(1, &Batch { base: Some(self.version()), ..second });
         }
+    }
+
+    /// Brings the loser of a conflict back; the row's body after that.
+    fn restored_body(&self, id: Uuid) -> Option<Value> {
+        let restored = self.storage.write(self.owner, |txn| {
+            rollcall::conflicts::restore(&|| true, txn, &self.schema, id, &self.terms(2))
+        });
+        restored.unwrap().unwrap().row.unwrap().values.into_iter().nth(1)
     }
 }
 
@@ -239,27 +266,106 @@ fn many_conflicts_are_noted_once_each() {
     assert!(keys.into_iter().eq((0..rows).map(key)));
 }
 
-/// Goal: everything that a request makes the server keep is weighed before it is kept. Method: small edits of large
-/// rows, each a conflict, more than the budget holds; then as many as it holds.
+/// Goal: everything that a request makes the server keep is weighed before it is kept. Method: long edits that lose to
+/// short rows, each a conflict, more than the budget holds; then as many as it holds.
 #[test]
 fn conflicts_are_weighed_before_they_are_noted() {
     let ground = Ground::new();
-    ground.notes(20);
+    ground.fill("notes", 20, text("short"));
     let before = ground.version();
-    let edits = |count| (0..count).map(|n| edit(n, vec![None, text("mine")])).collect();
-    // The rows fit, and so does the response. In a conflict the old row weighs as much again, and so does the
-    // change.
-    let terms = Terms { batch_bytes_max: 20 * (BIG + 600), ..ground.terms(2) };
-    let long = "y".repeat(1_000);
-    let long = (0..20).map(|n| edit(n, vec![None, text(&long)])).collect();
+    let long = "y".repeat(10_000);
+    let edits = |count| (0..count).map(|n| edit(n, vec![None, text(&long)])).collect();
+    let terms = Terms { batch_bytes_max: 150_000, ..ground.terms(2) };
     let unseen = |batch| Batch { base: Some(Version(1)), ..batch };
-    let (refused, counts) = ground.run_as(&terms, &unseen(ground.update("notes", long)));
+    let (refused, counts) = ground.run_as(&terms, &unseen(ground.update("notes", edits(20))));
     assert!(matches!(refused, Err(Refusal::TooHeavy(_))), "{refused:?}");
     assert_eq!((counts.conflicts, counts.put), (0, 0));
     assert_eq!((ground.version(), ground.conflicts().len()), (before, 0));
-    let (report, counts) = ground.run_as(&terms, &unseen(ground.update("notes", edits(19))));
-    assert_eq!(verdicts(&report.unwrap().update), [("kept", 19)].into());
-    assert_eq!(counts.conflicts, 19);
+    let (report, counts) = ground.run_as(&terms, &unseen(ground.update("notes", edits(10))));
+    assert_eq!(verdicts(&report.unwrap().update), [("kept", 10)].into());
+    assert_eq!(counts.conflicts, 10);
+}
+
+/// Goal: what nobody lost is copied for a few conflicts of a request, not for all, and every loser can be brought back.
+/// Method: short edits of twenty long texts that lose, under two policies; what they leave in the database.
+#[test]
+fn what_nobody_lost_is_copied_for_a_few_conflicts() {
+    for (table, base) in [("notes", Version(1)), ("texts", Version(2))] {
+        let ground = Ground::new();
+        ground.fill(table, 20, text(&"y".repeat(BIG)));
+        let edits = (0..20).map(|n| edit(n, vec![None, text("mine")]));
+        // Where the policy goes by time, the device made its edits earlier.
+        let edits =
+            edits.map(|edit| Incoming { last_update: Some(Timestamp::from_ms(NOON_MS - 60_000)), ..edit });
+        let edits = ground.update(table, edits.collect());
+        let (report, _) = ground.run(2, &Batch { base: Some(base), ..edits });
+        let ids: Vec<Uuid> = settled(&report.update).iter().filter_map(|one| one.conflict).collect();
+        assert_eq!(ids.len(), 20, "{table}");
+        let copied = ground.store.number(
+            "SELECT CAST(sum(length(coalesce(base, '')) + length(coalesce(stored, ''))) AS bigint) \
+             FROM rollcall_conflict",
+        );
+        assert!(copied < 128 * 1024 + 20 * 200, "{table}: {copied} bytes");
+        for conflict in ground.conflicts() {
+            assert_eq!(conflict.incoming.values.unwrap()[1], text("mine"));
+            assert_eq!(ground.restored_body(conflict.id), text("mine"), "{table}");
+        }
+    }
+}
+
+/// Goal: a text that a device lost is stored once, in the conflict, and the state that had it stays known. Method: long
+/// texts that short edits replace; the history in the database and as the rules read it, with the conflict and without.
+#[test]
+fn a_lost_text_is_stored_once() {
+    for table in ["drafts", "texts"] {
+        let ground = Ground::new();
+        ground.fill(table, 5, text(&"y".repeat(BIG)));
+        let stored = "SELECT CAST(coalesce(sum(length(columns)), 0) AS bigint) FROM rollcall_history";
+        let before = ground.store.number(stored);
+        let edits = ground.update(table, (0..5).map(|n| edit(n, vec![None, text("mine")])).collect());
+        let later = Timestamp::from_ms(NOON_MS + 60_000);
+        let terms = Terms { now: later, received: later, ..ground.terms(2) };
+        let report = ground.run_as(&terms, &Batch { base: Some(Version(2)), ..edits }).0.unwrap();
+        assert!(settled(&report.update).iter().all(|one| one.conflict.is_some()), "{table}");
+        let grown = ground.store.number(stored) - before;
+        assert!(grown < 5 * 200, "{table}: the history has grown by {grown} bytes");
+        let (name, table) = (table, ground.table(table));
+        let earlier = || {
+            ground.storage.read(ground.owner, |txn| {
+                let row = txn.load(table, &[key(0)])?.remove(0);
+                txn.earlier(table, key(0), row.as_ref())
+            })
+        };
+        let states = earlier().unwrap();
+        let body = |state: &EarlierState| state.values.get(1).cloned();
+        assert!(body(&states[0]) == text(&"y".repeat(BIG)) && body(&states[1]) == text(&"x".repeat(BIG)));
+        let id = settled(&report.update)[0].conflict.unwrap();
+        assert!(ground.restored_body(id) == text(&"y".repeat(BIG)), "{name}");
+        ground.store.sql("DELETE FROM rollcall_conflict");
+        assert_eq!(earlier().unwrap().len(), 1, "the state after it, and no state without its text");
+    }
+}
+
+/// Goal: what is lost in the end is in a conflict, even if the same change lost itself before. Method: a deletion that is
+/// too old, and the same one later, of a row with a long text; the text is brought back.
+#[test]
+fn a_deletion_that_lost_first_and_wins_later_notes_what_it_takes() {
+    let ground = Ground::new();
+    ground.fill("texts", 1, text(&"y".repeat(BIG)));
+    let delete = |ms: Option<i64>| {
+        let mut batch = ground.delete("texts", [0]);
+        batch.delete[0].1[0].last_update = ms.map(Timestamp::from_ms);
+        Batch { base: Some(Version(2)), ..batch }
+    };
+    let (report, _) = ground.run(2, &delete(Some(NOON_MS - 60_000)));
+    assert_eq!(verdicts(&report.delete), [("kept", 1)].into());
+    let later = Timestamp::from_ms(NOON_MS + 60_000);
+    let terms = Terms { now: later, received: later, ..ground.terms(2) };
+    let report = ground.run_as(&terms, &delete(None)).0.unwrap();
+    assert_eq!(verdicts(&report.delete), [("deleted", 1)].into());
+    assert_eq!(ground.conflicts().len(), 2);
+    let id = settled(&report.delete)[0].conflict.unwrap();
+    assert!(ground.restored_body(id) == text(&"y".repeat(BIG)));
 }
 
 /// Goal: a response contains the contents of a large row once. Method: a row that loses, and that is

@@ -4,27 +4,37 @@ use uuid::Uuid;
 
 use crate::model::{DeviceId, RowKey, Stored, Timestamp, Value, Version};
 use crate::reconcile::{Incoming, Merged, Operation, Resolution, Verdict, merge};
-use crate::schema::{Policy, Schema, Table};
+use crate::schema::{ColumnMerge, Policy, Schema, Table};
 use crate::storage::records::{filled, write_columns};
 use crate::storage::{Conflict, Side, StorageError, WriteTxn};
 use crate::synchronise::{self, Batch, ItemResult, LiveRow, Refusal, RowResult, StillWanted, Terms};
 
 /// Derives the id of a conflict from its contents. A device that lost the response and sends the same loser
 /// again creates no second conflict.
+///
+/// `left_out`: columns of the server's state that the record leaves out. The same edit may have another outcome later,
+/// and its record must then have what was lost.
 pub fn id(
     table: &Table,
     key: RowKey,
     met: Version,
     device: DeviceId,
     sent: Option<&Vec<Option<Value>>>,
+    left_out: &[&str],
 ) -> Uuid {
     let sent = sent.map(|values| write_columns(table, values));
-    let about = format!("{}/{key}/{met}/{device}/{sent:?}", table.name);
+    let mut about = format!("{}/{key}/{met}/{device}/{sent:?}", table.name);
+    if !left_out.is_empty() {
+        about.push_str("/without ");
+        about.push_str(&left_out.join(" "));
+    }
     Uuid::new_v5(&Uuid::NAMESPACE_OID, about.as_bytes())
 }
 
 /// The columns of a conflict's record, by index; `None` for those that are left out.
 pub struct RecordedColumns {
+    /// The conflict's [`id`].
+    pub id: Uuid,
     /// The server's state; `None` if that was a deletion.
     pub stored: Option<Vec<Option<Value>>>,
     /// The row that both sides began with, if it is known.
@@ -42,7 +52,7 @@ pub fn note(
     at: Timestamp,
 ) -> Conflict {
     Conflict {
-        id: id(table, key, stored.version, incoming.device, incoming.values.as_ref()),
+        id: columns.id,
         at,
         table: table.id,
         key,
@@ -74,7 +84,32 @@ impl Conflict {
         let stored_at = self.stored_made_at.unwrap_or(self.stored.last_update);
         let newer = self.incoming.last_update > stored_at;
         let incoming = self.incoming.values.as_ref()?;
-        Some(merge(&table.columns, base.as_deref(), &stored, incoming, newer, row_bytes_max))
+        let mut merged = merge(&table.columns, base.as_deref(), &stored, incoming, newer, row_bytes_max);
+        for (index, ours) in incoming.iter().enumerate() {
+            if let Some(ours) = ours.as_ref().filter(|_| table.columns[index].merge == ColumnMerge::Newest) {
+                self.correct_left_out(index, ours, newer, &mut merged);
+            }
+        }
+        Some(merged)
+    }
+
+    /// Corrects the loss of a column that the device sent, if the record leaves out one of its other values. Only
+    /// values that are longer than what the device sent are left out, so both sides had changed the column, except
+    /// where the base is that of the device.
+    fn correct_left_out(&self, index: usize, ours: &Value, newer: bool, merged: &mut Merged) {
+        let of =
+            |values: &Option<Vec<Option<Value>>>| values.as_ref().and_then(|values| values[index].clone());
+        let (base, stored) = (of(&self.base), of(&self.stored.values));
+        match &stored {
+            // The row kept the server's value.
+            None => merged.lost[index] = Some(ours.clone()).filter(|_| base.as_ref() != Some(ours)),
+            Some(theirs) if self.base.is_some() && base.is_none() && theirs != ours => {
+                let (newest, other) = if newer { (ours, theirs) } else { (theirs, ours) };
+                merged.values[index] = newest.clone();
+                merged.lost[index] = Some(other.clone());
+            }
+            Some(_) => {}
+        }
     }
 }
 
@@ -180,7 +215,11 @@ fn completed(
     let column = |(index, value): (usize, &Option<Value>)| {
         let recorded =
             |side: &Option<Vec<Option<Value>>>| side.as_ref().and_then(|values| values[index].clone());
-        let is_left_out = conflict.stored.values.is_some() && recorded(&conflict.stored.values).is_none();
+        let of_deleted = || conflict.base.is_some() && recorded(&conflict.base).is_none();
+        let is_left_out = match &conflict.stored.values {
+            Some(_) => recorded(&conflict.stored.values).is_none(),
+            None => of_deleted(),
+        };
         let merged = merged.filter(|_| !is_left_out);
         let of_merge = || merged.map(|merged| merged.values[index].clone());
         let (of_other, of_base) = (|| recorded(&conflict.stored.values), || recorded(&conflict.base));

@@ -16,7 +16,7 @@ use rollcall_core::schema::{Schema, Table};
 use rollcall_core::storage::records::{
     ConflictListing, policy, read_base, read_columns, record_bytes, resolution, write_base, write_columns,
 };
-use rollcall_core::storage::states::read_state;
+use rollcall_core::storage::states::{PartialState, read_state};
 use rollcall_core::storage::{
     Conflict, ConflictPage, Replaced, ResponsesMax, Side, StorageError, StorageResult, StoredResponse,
     WantedConflicts,
@@ -109,8 +109,9 @@ impl Records<'_> {
         for row in &rows {
             let next = states.last().map(|state| state.values.as_slice());
             let next = next.or_else(|| stored.and_then(|row| row.values.as_deref()));
-            let Some(state) = state_of(table, row, next)? else { break };
-            states.push(state);
+            let Some((state, partial)) = state_of(table, row, next)? else { break };
+            let Some(values) = partial.complete(|id| self.conflict(id))? else { break };
+            states.push(EarlierState { values, ..state });
         }
         Ok(states)
     }
@@ -219,7 +220,7 @@ impl Records<'_> {
             key: RowKey(row.try_get(3).map_err(failed)?),
             policy: policy(row.try_get(4).map_err(failed)?),
             resolution: resolution.ok_or_else(|| StorageError::Engine("an unknown resolution".into()))?,
-            base: read_base(told(6)?, &stored),
+            base: base_of(table, row, &stored)?,
             stored,
             incoming: side(10)?,
             restored_at: row.try_get::<_, Option<i64>>(13).map_err(failed)?.map(Timestamp::from_ms),
@@ -256,20 +257,32 @@ impl Records<'_> {
     }
 }
 
-/// The state of a row of `EARLIER`; `next` is the state after it.
-fn state_of(table: &Table, row: &Row, next: Option<&[Value]>) -> StorageResult<Option<EarlierState>> {
+/// The state of a row of `EARLIER`, and apart from it its values; `next` is the state after it.
+fn state_of(
+    table: &Table,
+    row: &Row,
+    next: Option<&[Value]>,
+) -> StorageResult<Option<(EarlierState, PartialState)>> {
     let columns = read_state(table, row.try_get(3).map_err(failed)?, next);
-    let Some(values) = columns.map_err(|error| StorageError::Engine(Box::new(error)))? else {
+    let Some(partial) = columns.map_err(|error| StorageError::Engine(Box::new(error)))? else {
         return Ok(None);
     };
-    Ok(Some(EarlierState {
+    let state = EarlierState {
         version: Version(row.try_get::<_, i64>(0).map_err(failed)?.cast_unsigned()),
         last_update: Timestamp::from_ms(row.try_get(1).map_err(failed)?),
         changed_by: DeviceId(row.try_get(2).map_err(failed)?),
-        values,
+        values: Vec::new(),
         made_at: row.try_get::<_, Option<i64>>(4).map_err(failed)?.map(Timestamp::from_ms),
         claimed_at: row.try_get::<_, Option<i64>>(5).map_err(failed)?.map(Timestamp::from_ms),
-    }))
+    };
+    Ok(Some((state, partial)))
+}
+
+/// The row that both sides of a conflict began with.
+fn base_of(table: &Table, row: &Row, stored: &Side) -> StorageResult<Option<Vec<Option<Value>>>> {
+    let text: Option<&str> = row.try_get(6).map_err(failed)?;
+    let base = text.map(|text| read_base(table, text, stored)).transpose();
+    base.map_err(|error| StorageError::Engine(Box::new(error)))
 }
 
 /// How many bytes the sides of a conflict take in the database.

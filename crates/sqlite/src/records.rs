@@ -13,7 +13,7 @@ use rollcall_core::schema::{Schema, Table};
 use rollcall_core::storage::records::{
     ConflictListing, policy, read_base, read_columns, record_bytes, resolution, write_base, write_columns,
 };
-use rollcall_core::storage::states::read_state;
+use rollcall_core::storage::states::{PartialState, read_state};
 use rollcall_core::storage::{
     Conflict, ConflictPage, Replaced, ResponsesMax, Side, StorageResult, StoredResponse, WantedConflicts,
 };
@@ -81,8 +81,9 @@ impl Records<'_> {
         while let Some(row) = rows.next().map_err(failed)? {
             let next = states.last().map(|state| state.values.as_slice());
             let next = next.or_else(|| stored.and_then(|row| row.values.as_deref()));
-            let Some(state) = state_of(table, row, next).map_err(failed)? else { break };
-            states.push(state);
+            let Some((state, partial)) = state_of(table, row, next).map_err(failed)? else { break };
+            let Some(values) = partial.complete(|id| self.conflict(id))? else { break };
+            states.push(EarlierState { values, ..state });
         }
         Ok(states)
     }
@@ -191,7 +192,7 @@ impl Records<'_> {
         let stored = side(7)?;
         let base = match row.get_ref(6)? {
             ValueRef::Null => None,
-            text => Some(columns(table, text)?),
+            text => Some(base_of(table, text, &stored)?),
         };
         Ok(Some(Conflict {
             id: values::uuid(row.get_ref(0)?)?,
@@ -200,7 +201,7 @@ impl Records<'_> {
             key: values::key(row.get_ref(3)?)?,
             policy: policy(policy_name),
             resolution: resolution(resolution_name).ok_or(FromSqlError::InvalidType)?,
-            base: read_base(base, &stored),
+            base,
             stored,
             incoming: side(10)?,
             restored_at: row.get::<_, Option<i64>>(13)?.map(Timestamp::from_ms),
@@ -255,20 +256,25 @@ impl Records<'_> {
     }
 }
 
-/// The state of a row of `STATES`; `next` is the state after it.
-fn state_of(table: &Table, row: &Row<'_>, next: Option<&[Value]>) -> rusqlite::Result<Option<EarlierState>> {
+/// The state of a row of `STATES`, and apart from it its values; `next` is the state after it.
+fn state_of(
+    table: &Table,
+    row: &Row<'_>,
+    next: Option<&[Value]>,
+) -> rusqlite::Result<Option<(EarlierState, PartialState)>> {
     let columns = read_state(table, row.get_ref(3)?.as_str()?, next);
-    let Some(values) = columns.map_err(|error| FromSqlError::Other(Box::new(error)))? else {
+    let Some(partial) = columns.map_err(|error| FromSqlError::Other(Box::new(error)))? else {
         return Ok(None);
     };
-    Ok(Some(EarlierState {
+    let state = EarlierState {
         version: Version(row.get::<_, i64>(0)?.cast_unsigned()),
         last_update: Timestamp::from_ms(row.get(1)?),
         changed_by: DeviceId(values::uuid(row.get_ref(2)?)?),
-        values,
+        values: Vec::new(),
         made_at: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_ms),
         claimed_at: row.get::<_, Option<i64>>(5)?.map(Timestamp::from_ms),
-    }))
+    };
+    Ok(Some((state, partial)))
 }
 
 /// How many bytes the sides of a conflict take in the database.
@@ -276,6 +282,10 @@ fn stored_bytes(row: &Row<'_>) -> rusqlite::Result<usize> {
     const TEXTS: [usize; 3] = [6, 7, 10];
     let bytes = |at| Ok(row.get_ref(at)?.as_str_or_null()?.map_or(0, str::len));
     TEXTS.into_iter().map(bytes).sum()
+}
+
+fn base_of(table: &Table, text: ValueRef<'_>, stored: &Side) -> Result<Vec<Option<Value>>, FromSqlError> {
+    read_base(table, text.as_str()?, stored).map_err(|error| FromSqlError::Other(Box::new(error)))
 }
 
 fn columns(table: &Table, text: ValueRef<'_>) -> Result<Vec<Option<Value>>, FromSqlError> {

@@ -28,8 +28,8 @@ fn as_many_states_are_remembered_as_the_table_says() {
                     txn.remember(
                         parents,
                         &[
-                            Replaced { key: key(1), before: &first, after: &gone },
-                            Replaced { key: key(2), before: &second, after: &gone },
+                            Replaced { key: key(1), before: &first, after: &gone, recorded: None },
+                            Replaced { key: key(2), before: &second, after: &gone, recorded: None },
                         ],
                         states_max,
                     )
@@ -67,7 +67,7 @@ fn a_long_value_that_stays_takes_room_once() {
             ..parent(Version(version), title)
         };
         let replace = |before: &Stored, after: &Stored| {
-            let one = [Replaced { key: key(1), before, after }];
+            let one = [Replaced { key: key(1), before, after, recorded: None }];
             ground.storage.write(owner(1), |txn| txn.remember(parents, &one, 8)).unwrap();
         };
         let earlier = |stored: &Stored| {

@@ -29,9 +29,11 @@ pub struct Conflict {
     pub policy: Policy,
     /// Its outcome.
     pub resolution: Resolution,
-    /// The row that both sides began with, if it was still known, without the columns that `stored` leaves out.
+    /// The row that both sides began with, if it was still known, without long values that the device did not
+    /// send. It leaves out what `stored` leaves out.
     pub base: Option<Vec<Option<Value>>>,
-    /// The server's state, without the long values that the device did not send and that the row kept.
+    /// The server's state, without the long values that the device did not send and that the row kept. Where a
+    /// request causes many conflicts, values that it did send are left out too, if the row kept them.
     pub stored: Side,
     /// What the device sent.
     pub incoming: Side,
@@ -188,24 +190,42 @@ pub fn whole(values: &[Value]) -> Vec<Option<Value>> {
 }
 
 /// The stored form of the row that both sides of a conflict began with: the columns that differ from the
-/// stored side. In nearly all conflicts one column differs, and the others need not be stored twice.
+/// stored side. In nearly all conflicts one column differs, and the others need not be stored twice. A column that is
+/// left out has a mark, so that it is not mistaken for the stored one.
 pub fn write_base(table: &Table, conflict: &Conflict) -> Option<String> {
     let stored = conflict.stored.values.as_deref().unwrap_or_default();
-    let apart = |(index, value): (usize, &Option<Value>)| {
-        let is_alike = stored.get(index).is_some_and(|stored| stored == value);
-        value.clone().filter(|_| !is_alike)
-    };
     let base = conflict.base.as_ref()?;
-    let apart: Vec<_> = base.iter().enumerate().map(apart).collect();
-    Some(write_columns(table, &apart))
+    let mut text = Vec::new();
+    let mut json = serde_json::Serializer::new(&mut text);
+    let written = json.serialize_map(None).and_then(|mut map| {
+        for (index, (column, value)) in table.columns.iter().zip(base).enumerate() {
+            let stored = stored.get(index).and_then(Option::as_ref);
+            match value {
+                Some(value) if stored != Some(value) => {
+                    let precision = Precision::Milliseconds;
+                    map.serialize_entry(&column.name, &WireValue { value, precision })?;
+                }
+                None if stored.is_some() => {
+                    map.serialize_entry(&format!("{HASH_MARK}{}", column.name), "")?
+                }
+                _ => {}
+            }
+        }
+        map.end()
+    });
+    Some(written.ok().and_then(|()| String::from_utf8(text).ok()).unwrap_or_else(|| "{}".into()))
 }
 
 /// Reads what [`write_base`] wrote, or a whole row, as earlier releases wrote it.
-pub fn read_base(base: Option<Vec<Option<Value>>>, stored: &Side) -> Option<Vec<Option<Value>>> {
+pub fn read_base(table: &Table, text: &str, stored: &Side) -> serde_json::Result<Vec<Option<Value>>> {
     let stored = stored.values.as_deref().unwrap_or_default();
-    let column =
-        |(index, value): (usize, Option<Value>)| value.or_else(|| stored.get(index).cloned().flatten());
-    base.map(|base| base.into_iter().enumerate().map(column).collect())
+    let Members { mut values, hashes } = read_members(table, text)?;
+    for (index, value) in values.iter_mut().enumerate().filter(|(_, value)| value.is_none()) {
+        if hashes.iter().all(|(left_out, _)| *left_out != index) {
+            *value = stored.get(index).cloned().flatten();
+        }
+    }
+    Ok(values)
 }
 
 /// A column that the table has gained since is empty.

@@ -12,11 +12,19 @@ use crate::conflicts::{self, RecordedColumns};
 use crate::model::{EarlierState, RowKey, Stored, Value};
 use crate::reconcile::{Context, Incoming, Resolution, RowHistory};
 use crate::schema::{Schema, TableId};
-use crate::storage::states::SHARED_BYTES_MIN;
+use crate::storage::states::{RecordedSide, SHARED_BYTES_MIN};
 use crate::storage::{Conflict, Side, WriteTxn};
 
 /// Conflicts that are noted by one statement.
 const NOTED_AT_ONCE: usize = 64;
+
+/// Bytes of long values that the conflicts of one batch may record although nobody lost them, so that a person can
+/// compare both sides: what the row kept, and what both sides began with. Beyond that a conflict leaves them out, and
+/// some bytes of a request do not make the server copy whole rows.
+const CONTEXT_BYTES_MAX: usize = 128 * 1024;
+
+/// The conflicts of a batch that record replaced states, by row.
+pub(super) type RecordedSides = HashMap<(TableId, RowKey), RecordedSide>;
 
 /// The losses of a batch: one for each row of which a device lost a change.
 ///
@@ -37,6 +45,8 @@ struct Loss {
     history: Rc<RowHistory>,
     resolution: Resolution,
     deletes: bool,
+    /// Whether the record leaves out long values that the device replaced by shorter ones and that nobody lost.
+    is_brief: bool,
 }
 
 impl Losses {
@@ -55,11 +65,20 @@ impl Losses {
             for (sent, beneath) in incoming.values.iter_mut().zip(beneath) {
                 *sent = sent.take().or(beneath);
             }
-            *earlier = Loss { table, id: Uuid::nil(), incoming, history, resolution, deletes };
+            *earlier =
+                Loss { table, id: Uuid::nil(), incoming, history, resolution, deletes, is_brief: false };
             return;
         }
         self.indexes.insert((table, incoming.key), self.list.len());
-        self.list.push(Loss { table, id: Uuid::nil(), incoming, history, resolution, deletes });
+        self.list.push(Loss {
+            table,
+            id: Uuid::nil(),
+            incoming,
+            history,
+            resolution,
+            deletes,
+            is_brief: false,
+        });
     }
 
     /// Sets the ids of the conflicts, here and in the results that belong to them.
@@ -70,6 +89,7 @@ impl Losses {
         context: &Context,
         result: impl Iterator<Item = &'t mut TableResults>,
     ) {
+        self.bound_context(schema, rows, context);
         for loss in &mut self.list {
             loss.id = loss.name(schema, rows, context);
         }
@@ -79,6 +99,33 @@ impl Losses {
                 result.conflict = index.and_then(|index| self.list.get(*index)).map(|loss| loss.id);
             }
         }
+    }
+
+    /// Decides which losses are recorded without the values that nobody lost: see [`CONTEXT_BYTES_MAX`].
+    fn bound_context(&mut self, schema: &Schema, rows: &WorkingSet, context: &Context) {
+        let mut left = CONTEXT_BYTES_MAX;
+        for loss in &mut self.list {
+            let whole = loss.weight(schema, rows, context);
+            loss.is_brief = whole > SHARED_BYTES_MIN + size_of::<Conflict>();
+            if !loss.is_brief || broken::is("context_unbounded") {
+                loss.is_brief = false;
+                continue;
+            }
+            if let Some(rest) = left.checked_sub(whole - loss.weight(schema, rows, context)) {
+                left = rest;
+                loss.is_brief = false;
+            }
+        }
+    }
+
+    /// The conflicts that record long values of states that the batch replaces.
+    pub fn recorded_sides(&self, schema: &Schema, rows: &WorkingSet, context: &Context) -> RecordedSides {
+        let of = |loss: &Loss| {
+            let columns = loss.recorded_columns(schema, rows, context)?;
+            Some(((loss.table, loss.incoming.key), RecordedSide { id: loss.id, columns }))
+        };
+        let is_broken = broken::is("lost_value_copied") || broken::is("conflict_not_noted");
+        self.list.iter().filter(|_| !is_broken).filter_map(of).collect()
     }
 
     /// Weighs the records of the losses; returns about how many bytes they take, and whether all of them are
@@ -123,6 +170,11 @@ impl Losses {
     }
 }
 
+/// The values that an edit was compared with: see [`Loss::met`]. A deleted row has none.
+fn values_met<'a>(stored: &'a Stored, foreign: Option<&'a EarlierState>) -> &'a [Value] {
+    foreign.map(|state| state.values.as_slice()).or(stored.values.as_deref()).unwrap_or_default()
+}
+
 /// Values by index; `None` for those that are left out.
 type Columns<'a> = Vec<Option<&'a Value>>;
 
@@ -143,31 +195,48 @@ impl Loss {
     }
 
     fn name(&self, schema: &Schema, rows: &WorkingSet, context: &Context) -> Uuid {
-        let met = self.met(schema, rows, context);
+        let (table, met) = (schema.at(self.table), self.met(schema, rows, context));
         let version = met.map(|(stored, foreign)| foreign.map_or(stored.version, |state| state.version));
+        let values = met.map(|(stored, foreign)| values_met(stored, foreign));
+        let (recorded, _) = self.recorded(rows, values.unwrap_or_default());
+        let columns = table.columns.iter().zip(recorded);
+        let left_out = columns.filter(|(_, value)| value.is_none()).map(|(column, _)| column.name.as_str());
+        let left_out: Vec<&str> = left_out.collect();
         let sent = (!self.deletes).then_some(&self.incoming.values);
-        let table = schema.at(self.table);
-        conflicts::id(table, self.incoming.key, version.unwrap_or(context.writing), context.device, sent)
+        let (key, version) = (self.incoming.key, version.unwrap_or(context.writing));
+        conflicts::id(table, key, version, context.device, sent, &left_out)
+    }
+
+    /// Whether the conflict has the long value of each column of the row as the batch found it; `None` if it has
+    /// none.
+    fn recorded_columns(&self, schema: &Schema, rows: &WorkingSet, context: &Context) -> Option<Vec<bool>> {
+        let (stored, foreign) = self.met(schema, rows, context)?;
+        let values = stored.values.as_deref().filter(|_| foreign.is_none())?;
+        let (of_met, _) = self.recorded(rows, values);
+        let is_long = |value: &Value| value.weight() > SHARED_BYTES_MIN;
+        let columns: Vec<bool> = of_met.into_iter().map(|value| value.is_some_and(is_long)).collect();
+        columns.contains(&true).then_some(columns)
     }
 
     /// What is recorded of the state that the edit was compared with, `met`, and of the one that it began with.
     ///
     /// A long value that the device did not send is left out if the row still has it: nobody lost it, and an
-    /// edit of a few bytes must not copy it.
+    /// edit of a few bytes must not copy it. A brief record also leaves it out if the device sent less.
     fn recorded<'a>(&'a self, rows: &WorkingSet, met: &'a [Value]) -> (Columns<'a>, Columns<'a>) {
         let now = rows.get(self.table, self.incoming.key).and_then(|row| row.values.as_deref());
         let now = now.unwrap_or_default();
         let is_long = |index: usize, value: &Value| {
-            let is_sent = self.incoming.values.get(index).is_some_and(Option::is_some);
-            !is_sent && value.weight() > SHARED_BYTES_MIN
+            let sent = self.incoming.values.get(index).and_then(Option::as_ref);
+            let is_copy = sent.is_none_or(|sent| self.is_brief && value.weight() > sent.weight());
+            is_copy && value.weight() > SHARED_BYTES_MIN
         };
         let is_kept = |index: usize| {
             met.get(index).is_some_and(|value| is_long(index, value) && now.get(index) == Some(value))
         };
         let base = self.history.ancestor.iter().flatten().enumerate();
         let of_base = base.map(|(index, value)| {
-            // Of a deleted row the base is all that is left.
-            let is_apart = met.get(index).is_some_and(|met| met != value);
+            // Of a deleted row the base is all that is left, except for its history.
+            let is_apart = met.get(index).map_or(self.is_brief, |met| met != value);
             let is_left_out = is_kept(index) || (is_apart && is_long(index, value));
             (!is_left_out).then_some(value)
         });
@@ -178,8 +247,7 @@ impl Loss {
     /// About how many bytes the conflict takes.
     fn weight(&self, schema: &Schema, rows: &WorkingSet, context: &Context) -> usize {
         let Some((stored, foreign)) = self.met(schema, rows, context) else { return 0 };
-        let met = foreign.map(|state| state.values.as_slice()).or(stored.values.as_deref());
-        let (met, base) = self.recorded(rows, met.unwrap_or_default());
+        let (met, base) = self.recorded(rows, values_met(stored, foreign));
         let apart = base.iter().enumerate().filter(|(index, value)| met.get(*index) != Some(value));
         let recorded = met.iter().chain(apart.map(|(_, value)| value)).flatten().copied();
         let sent = self.incoming.values.iter().flatten();
@@ -198,6 +266,7 @@ impl Loss {
         let owned = |values: Columns<'_>| values.into_iter().map(Option::<&Value>::cloned).collect();
         let (of_met, of_base) = self.recorded(rows, met.values.as_deref().unwrap_or_default());
         let columns = RecordedColumns {
+            id: self.id,
             stored: met.values.is_some().then(|| owned(of_met)),
             base: self.history.ancestor.is_some().then(|| owned(of_base)),
         };

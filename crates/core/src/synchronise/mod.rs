@@ -32,7 +32,7 @@ pub use batch::{Batch, Part, SentKey, Set, UnreadableItem, ValueFault};
 use budget::Budget;
 pub use budget::StillWanted;
 use deletions::Deletions;
-use losses::Losses;
+use losses::{Losses, RecordedSides};
 pub use quota::FORGOTTEN_MAX;
 use settler::{DeviceClock, Settler};
 pub use unreadable::{ItemResult, RejectedKeys, RejectedRow, TableItemResults, Unreadable, Why};
@@ -263,9 +263,12 @@ pub fn run_while(
     // The rows of the response are weighed before anything is written.
     response_rows::put_rows(batch, [&mut add, &mut update, &mut delete], &rows, &mut budget)?;
     let requested = requested::load(txn, &rows, &batch.get, &mut budget)?;
-    let remembers = quota::make_room(txn, schema, &rows, &losses, (&context, terms, &mut budget))?;
+    let recorded = losses.recorded_sides(schema, &rows, &context);
+    let remembers =
+        quota::make_room(txn, schema, &rows, (&losses, &recorded), (&context, terms, &mut budget))?;
     losses.note(txn, schema, &rows, &context, &budget)?;
-    let current = write(txn, schema, &rows, &mut digests, (terms, &budget, remembers))?;
+    let recorded = remembers.then_some(&recorded);
+    let current = write(txn, schema, &rows, &mut digests, (terms, &budget, recorded))?;
     deletions.note(txn, &digests, &rows, current, terms)?;
     let answered = [&add, &update, &delete].into_iter().flatten();
     let result = answered.flat_map(|(table, list)| list.iter().filter_map(|one| Some((*table, one.key()?))));
@@ -356,13 +359,14 @@ const WRITTEN_AT_A_TIME: usize = 500;
 /// Writes the changed rows under one new version, adds them to `digests`, and returns the owner's version
 /// after it.
 ///
-/// `remembers`: whether there is room for the replaced states. Otherwise they are not stored.
+/// `recorded`: the conflicts that have values of replaced states; `None` if there is no room for these states. Then
+/// they are not stored.
 fn write(
     txn: &mut dyn WriteTxn,
     schema: &Schema,
     rows: &WorkingSet,
     digests: &mut [Digest],
-    (terms, budget, remembers): (&Terms, &Budget<'_>, bool),
+    (terms, budget, recorded): (&Terms, &Budget<'_>, Option<&RecordedSides>),
 ) -> Result<Version, Refusal> {
     let state = txn.state();
     let Some(growth) = rows.growth() else { return Ok(state.version) };
@@ -379,8 +383,11 @@ fn write(
     if growth.bytes > 0 && after.bytes > terms.owner_bytes_max {
         return Err(Refusal::TooManyBytes(terms.owner_bytes_max));
     }
-    for table in schema.tables().iter().filter(|table| remembers && table.history > 0) {
-        for rows in rows.replaced(table.id).chunks(WRITTEN_AT_A_TIME) {
+    let remembered = recorded.into_iter().flat_map(|recorded| {
+        schema.tables().iter().filter(|table| table.history > 0).map(move |table| (table, recorded))
+    });
+    for (table, recorded) in remembered {
+        for rows in rows.replaced(table.id, recorded).chunks(WRITTEN_AT_A_TIME) {
             budget.check()?;
             txn.remember(table.id, rows, table.history)?;
         }

@@ -1,6 +1,6 @@
 //! Makes room for what a batch adds to its owner's past: conflicts, and the states that it replaces.
 
-use super::losses::Losses;
+use super::losses::{Losses, RecordedSides};
 use super::working_set::WorkingSet;
 use super::{Budget, Refusal, Terms};
 use crate::reconcile::Context;
@@ -23,7 +23,7 @@ pub(super) fn make_room(
     txn: &mut dyn WriteTxn,
     schema: &Schema,
     rows: &WorkingSet,
-    losses: &Losses,
+    (losses, recorded): (&Losses, &RecordedSides),
     (context, terms, budget): (&Context, &Terms, &mut Budget<'_>),
 ) -> Result<bool, Refusal> {
     let (noted, deletes_only) = losses.weigh(schema, rows, context, budget)?;
@@ -35,7 +35,7 @@ pub(super) fn make_room(
     if noted > 0 && past.lasting().saturating_add(noted) > bound && !crate::broken::is("past_unbounded") {
         return Err(Refusal::PastFull(max));
     }
-    let more = noted.saturating_add(remembered(schema, rows));
+    let more = noted.saturating_add(remembered(schema, rows, recorded));
     if more == 0 {
         return Ok(true);
     }
@@ -43,12 +43,12 @@ pub(super) fn make_room(
 }
 
 /// About how many stored bytes the replaced states of a batch take.
-fn remembered(schema: &Schema, rows: &WorkingSet) -> u64 {
+fn remembered(schema: &Schema, rows: &WorkingSet, recorded: &RecordedSides) -> u64 {
     const PUNCTUATION: usize = 6; // per column in JSON, with the mark of a hash
     let mut bytes = 0;
     for table in schema.tables().iter().filter(|table| table.history > 0) {
         let names: usize = table.columns.iter().map(|column| column.name.len() + PUNCTUATION).sum();
-        for row in rows.replaced(table.id) {
+        for row in rows.replaced(table.id, recorded) {
             bytes += RECORD_BYTES + (names + row.weight()) as u64;
         }
     }

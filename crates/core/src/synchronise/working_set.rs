@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::budget::{Budget, Cost};
+use super::losses::RecordedSides;
 use super::{Batch, Refusal};
 use crate::digest::{Digest, Seed};
 use crate::model::{RowKey, Stored, Value};
@@ -132,12 +133,14 @@ impl WorkingSet {
     }
 
     /// The live rows of a table that the batch replaces or deletes, as they were.
-    pub fn replaced(&self, table: TableId) -> Vec<Replaced<'_>> {
+    ///
+    /// `recorded`: conflicts that have values of them.
+    pub fn replaced<'a>(&'a self, table: TableId, recorded: &'a RecordedSides) -> Vec<Replaced<'a>> {
         let slots = self.tables.get(&table).into_iter().flatten();
         slots
             .filter_map(|(key, slot)| {
                 let (before, after) = (slot.before.as_ref()?, slot.after.as_ref()?);
-                Some(Replaced { key: *key, before, after })
+                Some(Replaced { key: *key, before, after, recorded: recorded.get(&(table, *key)) })
             })
             .filter(|row| !row.before.is_tombstone())
             .collect()
