@@ -350,6 +350,66 @@ fn a_device_has_so_many_bytes_of_answers_kept_and_no_more() {
     assert_eq!(count, 2, "it has made room for itself");
 }
 
+/// Goal: a request of some kilobytes makes the server keep no megabytes, and still takes effect once. Method: an edit that
+/// loses to a long row, other long rows by `get` and `pull`; what is kept; the repetition, after another device has changed
+/// some of the rows, also with a lock that is over.
+#[test]
+fn of_a_long_answer_the_verdicts_are_kept() {
+    let world = World::start(POLICIES);
+    let (a, b) = (world.device("anna", "a"), world.device("anna", "b"));
+    let row = |n, title| json!({ "id": key(n), "title": title, "body": "y".repeat(20_000) });
+    let rows: Vec<_> = (0..8).map(|n| row(n, "first")).collect();
+    let base = world.sync(&b, &json!({ "add": { "server": rows } })).ok()["version"].clone();
+    world
+        .sync(&b, &json!({ "base": base, "update": { "server": [row(0, "second"), row(7, "second")] } }))
+        .ok();
+    let lock = world.call(&a, Method::POST, "/lock", &[], None).ok();
+    let fence = lock["fence"].to_string();
+    let body = json!({
+        "base": base, "pull": true,
+        "add": { "newest": [{ "id": key(50), "title": "new" }] },
+        "update": { "server": [{ "id": key(0), "title": "mine" }] },
+        "get": { "server": (1..6).map(key).collect::<Vec<_>>() },
+    });
+    let headers = [("idempotency-key", "k"), ("sync-lock", &*fence)];
+    let send = || world.call(&a, Method::POST, "/synchronise", &headers, Some(&body));
+    let first = send().ok();
+    assert_eq!(first["update"]["server"][0]["verdict"], "kept");
+    assert_eq!(first["update"]["server"][0]["row"]["title"], "second");
+    let kept = world.store.number("SELECT CAST(sum(length(body)) AS bigint) FROM rollcall_answer");
+    assert!(kept < 2_000, "{kept} bytes");
+
+    // The other device has changed two rows since, and a deleted row is gone.
+    let change = json!({
+        "base": first["version"], "update": { "server": [row(1, "third"), row(0, "third")] },
+        "delete": { "server": [key(2)] },
+    });
+    let version = world.sync(&b, &change).ok()["version"].clone();
+    let conflicts = world.get(&a, "/conflicts").ok();
+    let late = world.call(&a, Method::POST, "/lock", &[], None).ok();
+    let again = send();
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    let again = again.ok();
+    assert_eq!(world.get(&a, "/lock").ok()["fence"], late["fence"], "a later sync keeps its lock");
+    assert_eq!(again["add"], first["add"]);
+    let verdict = |one: &Json| (one["id"].clone(), one["verdict"].clone(), one["conflict"].clone());
+    let of = |answer: &Json| verdict(&answer["update"]["server"][0]);
+    assert_eq!(of(&again), of(&first));
+    let titles = |answer: &Json| {
+        let rows = answer["get"]["server"].as_array().unwrap().iter();
+        rows.map(|row| row["title"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(titles(&first), ["first"; 5]);
+    assert_eq!(titles(&again), ["third", "first", "first", "first", "third"], "and the row of the verdict");
+    assert_eq!(again["missing"]["server"], json!([key(2)]));
+    let changed = again["changes"]["update"]["server"].as_array().unwrap();
+    assert_eq!(changed.len(), 3, "what changed since the base");
+    assert_eq!(again["version"], version);
+    assert_eq!(world.get(&a, "/conflicts").ok(), conflicts, "nothing was done twice");
+    world.call(&a, Method::DELETE, "/lock", &[], None);
+    assert_eq!(world.sync(&b, &json!({})).ok()["version"], version);
+}
+
 #[test]
 fn a_replay_needs_no_lock() {
     let (world, device) = world();

@@ -120,6 +120,18 @@ pub struct ValueFault {
 }
 
 impl Batch {
+    /// A batch that reads what this one reads, and the rows of `keys`, and changes nothing.
+    pub fn reading_again(&self, keys: impl IntoIterator<Item = (TableId, Vec<RowKey>)>) -> Self {
+        let mut get = self.get.clone();
+        for (table, keys) in keys {
+            match get.iter_mut().find(|(of, _)| *of == table) {
+                Some((_, list)) => list.extend(keys),
+                None => get.push((table, keys)),
+            }
+        }
+        Self { get, base: self.base, sent_at: self.sent_at, pull: self.pull, ..Self::default() }
+    }
+
     /// How many rows the batch names.
     pub fn rows(&self) -> usize {
         let sent = [&self.add, &self.update, &self.delete].into_iter().flatten();

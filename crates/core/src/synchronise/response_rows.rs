@@ -1,7 +1,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::budget::{Budget, Cost};
-use super::{Batch, ItemResult, LiveRow, Refusal, TableItemResults, WorkingSet};
+use super::{
+    Batch, ItemResult, LiveRow, Refusal, Report, RowResult, TableItemResults, Unreadable, WorkingSet,
+};
 use crate::model::{RowKey, Stored};
 use crate::schema::{self, TableId};
 
@@ -46,7 +48,48 @@ pub(super) fn wire_len(row: &Stored) -> usize {
     NAMES_BYTES + row.values.iter().flatten().map(schema::wire_len).sum::<usize>()
 }
 
+impl Report {
+    /// The report without rows, and the keys of the rows that came with results. With these keys a later batch that
+    /// only reads can return the rows as they are then.
+    pub fn without_rows(&self) -> (Self, Vec<(TableId, Vec<RowKey>)>) {
+        let sets = [&self.add, &self.update, &self.delete];
+        let with_row = |list: &[ItemResult]| list.iter().filter_map(|one| Some(one.row()?.key)).collect();
+        let keys: Vec<(TableId, Vec<RowKey>)> =
+            sets.into_iter().flatten().map(|(table, list)| (*table, with_row(list))).collect();
+        let [add, update, delete] = sets.map(|sets| {
+            let bare = |list: &[ItemResult]| list.iter().map(ItemResult::without_row).collect();
+            sets.iter().map(|(table, list)| (*table, bare(list))).collect()
+        });
+        let report = Self {
+            add,
+            update,
+            delete,
+            get: Vec::new(),
+            missing: Vec::new(),
+            rejected: self.rejected.clone(),
+            digests: self.digests.clone(),
+            changes: None,
+            ..*self
+        };
+        (report, keys.into_iter().filter(|(_, keys)| !keys.is_empty()).collect())
+    }
+}
+
 impl ItemResult {
+    fn without_row(&self) -> Self {
+        match self {
+            Self::Settled(result) => {
+                Self::Settled(RowResult { row: None, rejection: result.rejection.clone(), ..*result })
+            }
+            Self::Unreadable(one) => Self::Unreadable(Unreadable {
+                row: None,
+                key: one.key.clone(),
+                fault: one.fault.clone(),
+                ..*one
+            }),
+        }
+    }
+
     /// Whether the device cannot know the whole row after this result.
     fn wants_row(&self) -> bool {
         match self {

@@ -66,15 +66,14 @@ impl IdempotentRequest {
         txn: &mut dyn WriteTxn,
         app: &App,
         caller: &Caller,
-        body: &[u8],
+        body: Vec<u8>,
         version: Version,
     ) -> Result<(), ApiError> {
-        let response =
-            StoredResponse { body_hash: self.body_hash, body: body.to_vec(), version, at: app.clock.now() };
+        let bytes = RECORD_BYTES + (body.len() + self.key.len()) as u64;
+        let response = StoredResponse { body_hash: self.body_hash, body, version, at: app.clock.now() };
         let sync = &app.settings.sync;
         // If there is too little room, this response is stored nevertheless: a request with a key takes
         // effect once.
-        let bytes = RECORD_BYTES + (body.len() + self.key.len()) as u64;
         txn.make_room(bytes, app.settings.limits.owner_past_bytes_max, FORGOTTEN_MAX)?;
         let most = ResponsesMax { responses: sync.idempotency_keys_max, bytes: sync.idempotency_bytes_max };
         Ok(txn.store_response(caller.device, &self.key, &response, most)?)

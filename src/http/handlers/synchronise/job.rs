@@ -6,6 +6,7 @@ use super::super::patience::Patience;
 use super::super::{ended, refused, report};
 use super::counts::Counts;
 use super::idempotency::replay;
+use super::kept::{Kept, is_without_rows, kept_form};
 use super::reply::{ReplySender, SyncResponse};
 use super::{SyncRequest, explain};
 use crate::accounts::installations::{self, CounterOutcome};
@@ -14,7 +15,7 @@ use crate::http::Permit;
 use crate::http::problem::ApiError;
 use crate::http::wire::read_batch_within;
 use crate::locks::LockGuard;
-use crate::storage::{Outcome, StorageResult, WriteJob, WriteTxn, not_run};
+use crate::storage::{Outcome, StorageResult, StoredResponse, WriteJob, WriteTxn, not_run};
 use crate::synchronise::{self, Batch, Report, StillWanted, Terms};
 
 /// A batch of at most this many rows is written quickly, so it is queued and may share a transaction.
@@ -40,7 +41,14 @@ pub(super) struct SyncJob {
 
 impl SyncJob {
     /// Reads the batch. A refused body ends the sync, and the response is sent at once.
-    pub fn read(request: SyncRequest, lock: Box<dyn LockGuard>, reply: ReplySender) -> Option<Self> {
+    ///
+    /// `is_late`: the device may have begun another sync since, whose lock it keeps.
+    pub fn read(
+        request: SyncRequest,
+        lock: Box<dyn LockGuard>,
+        is_late: bool,
+        reply: ReplySender,
+    ) -> Option<Self> {
         let (app, body) = (&request.app, &request.body);
         let batch = match read_batch_within(&body.bytes, &app.schema, &app.settings.limits, &body.permit) {
             Ok(batch) => batch,
@@ -52,7 +60,7 @@ impl SyncJob {
             }
         };
         // A refused request releases the lock too, unless `keep_lock` is set.
-        let keeps_lock = batch.keep_lock || (batch.dry_run && lock.had_lock());
+        let keeps_lock = batch.keep_lock || ((batch.dry_run || is_late) && lock.had_lock());
         let (drawn, span) = (body.permit.bytes(), Span::current());
         let may_preview = batch.rows() > SMALL_ROWS;
         Some(Self { request, batch, drawn, lock, keeps_lock, span, reply, may_preview, outcome: None })
@@ -89,17 +97,19 @@ impl SyncJob {
                 return Ok((SyncResponse::OtherInstallation(other), Counts::default()));
             }
         };
-        if let Some(response) = self.response_of_twin(txn)? {
-            return Ok((SyncResponse::Whole(response), Counts::of_replay(forgotten)));
-        }
         let terms = app.terms(caller.device, *received);
-        let report = self.synchronise(txn, wanted, &terms)?;
+        if let Some(stored) = self.response_of_twin(txn)? {
+            let stored = self.complete(txn, wanted, &terms, stored)?;
+            return Ok((SyncResponse::Whole(replay(stored)), Counts::of_replay(forgotten)));
+        }
+        let report = self.synchronise(txn, wanted, &terms, &self.batch)?;
         let counts = Counts::of(&report, forgotten);
         let response = match idempotent {
             None => SyncResponse::Report(Box::new(report)),
             Some(idempotent) => {
                 let body = report::write(&app.schema, &report, self.permit())?;
-                idempotent.store_response(txn, app, caller, &body, report.current)?;
+                let kept = kept_form(&app.schema, &report, &body, self.request.body.bytes.len())?;
+                idempotent.store_response(txn, app, caller, kept, report.current)?;
                 SyncResponse::Whole(super::reply::report_response(body, report.current))
             }
         };
@@ -108,14 +118,35 @@ impl SyncJob {
         Ok((response, counts))
     }
 
-    /// The response to the same request, if it was sent twice and the other one was faster.
-    fn response_of_twin(&self, txn: &mut dyn WriteTxn) -> Result<Option<warp::reply::Response>, ApiError> {
+    /// Adds to a kept response the rows that were left out, as they are now. It reads as any batch does, so the server
+    /// notes which rows the device knows.
+    fn complete(
+        &self,
+        txn: &mut dyn WriteTxn,
+        wanted: &dyn StillWanted,
+        terms: &Terms,
+        stored: StoredResponse,
+    ) -> Result<StoredResponse, ApiError> {
+        if !is_without_rows(&stored.body) {
+            return Ok(stored);
+        }
+        let SyncRequest { app, caller, .. } = &self.request;
+        let kept = Kept::read(&stored.body)?;
+        let batch = self.batch.reading_again(kept.keys(&app.schema));
+        let report = self.synchronise(txn, wanted, terms, &batch)?;
+        let fresh = report::write(&app.schema, &report, self.permit())?;
+        let body = kept.completed(&fresh, self.permit())?;
+        self.lock.confirm(txn.lease()).map_err(|error| refused(error, &app.clock))?;
+        app.acks.note(&caller.noted(), self.batch.base, terms.now);
+        Ok(StoredResponse { body, version: report.current, ..stored })
+    }
+
+    /// The response to the same request, if it was sent before.
+    fn response_of_twin(&self, txn: &mut dyn WriteTxn) -> Result<Option<StoredResponse>, ApiError> {
         let SyncRequest { app, caller, idempotent, .. } = &self.request;
         let Some(idempotent) = idempotent else { return Ok(None) };
         let senders = caller.may_have_sent().chain(caller.may_be_copied_from(txn)?);
-        Ok(idempotent
-            .stored_response(|device, key| txn.stored_response(device, key), app, senders)?
-            .map(replay))
+        idempotent.stored_response(|device, key| txn.stored_response(device, key), app, senders)
     }
 
     /// Runs phase 2 within the request's memory. Nothing is written if the response would be too long.
@@ -124,10 +155,11 @@ impl SyncJob {
         txn: &mut dyn WriteTxn,
         wanted: &dyn StillWanted,
         terms: &Terms,
+        batch: &Batch,
     ) -> Result<Report, ApiError> {
         let app = &self.request.app;
         self.permit().settle(self.drawn)?; // the job may run again
-        let report = synchronise::run_while(wanted, txn, &app.schema, &self.batch, terms)
+        let report = synchronise::run_while(wanted, txn, &app.schema, batch, terms)
             .map_err(|refusal| explain(refusal, &app.schema))?;
         report::bound_length(&app.schema, &report, &app.settings)?;
         // The memory of loaded rows is freed. The report is needed as rows and as JSON: without room for both

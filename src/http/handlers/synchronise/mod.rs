@@ -7,6 +7,7 @@
 mod counts;
 mod idempotency;
 mod job;
+mod kept;
 mod reply;
 
 use std::sync::Arc;
@@ -22,12 +23,14 @@ use super::{
 use crate::accounts::Caller;
 use crate::http::wire::{read_batch_within, rejection_body};
 use crate::http::{BodyFault, Received, Unavailable, threads};
+use crate::locks::LockGuard;
 use crate::model::{Fence, Timestamp};
 use crate::schema::Schema;
 use crate::storage::StorageError;
 use crate::synchronise::Refusal;
 use idempotency::{IdempotentRequest, replay};
 use job::SyncJob;
+use kept::is_without_rows;
 use reply::{Ended, reply_channel};
 
 /// Attempts at one request: its installation may have to be renamed, if copies of it use other servers at the
@@ -83,6 +86,24 @@ async fn end_sync(app: &Arc<App>, caller: &Caller, headers: &HeaderMap, refusal:
     released.await.err().unwrap_or(refusal)
 }
 
+/// What there is of an earlier sending of a request.
+enum Replay {
+    None,
+    /// Its response, as it was.
+    Response(warp::reply::Response),
+    /// Its verdicts: the rows must be read again.
+    Rows,
+}
+
+enum ReplayOrLock {
+    Response(warp::reply::Response),
+    /// `is_late`: the request names a hold of the lock that is over. A newer one is not its own.
+    Lock {
+        lock: Box<dyn LockGuard>,
+        is_late: bool,
+    },
+}
+
 /// A request whose body has arrived.
 #[derive(Clone)]
 struct SyncRequest {
@@ -100,18 +121,14 @@ struct SyncRequest {
 impl SyncRequest {
     /// Does the work as `caller`.
     async fn attempt(&self, headers: &HeaderMap) -> Result<Ended, ApiError> {
-        if let Some(response) = self.replayed().await? {
-            return Ok(Ended::Response(response));
-        }
-        let lock = match lock_for_work(&self.app, &self.caller, Hold::Request, self.fence, headers).await {
-            Ok(lock) => lock,
-            // The first sending may have ended meanwhile, and released the lock that this one names.
-            Err(refusal) => return self.replayed().await?.map(Ended::Response).ok_or(refusal),
+        let (lock, is_late) = match self.replay_or_lock(headers).await? {
+            ReplayOrLock::Response(response) => return Ok(Ended::Response(response)),
+            ReplayOrLock::Lock { lock, is_late } => (lock, is_late),
         };
         let (sender, receiver) = reply_channel();
         let is_short = self.body.bytes.len() <= report::SHORT_BYTES;
         let request = self.clone();
-        let read = move || SyncJob::read(request, lock, sender);
+        let read = move || SyncJob::read(request, lock, is_late, sender);
         let begun = Instant::now();
         if is_short && !self.app.storage.enqueue_blocks() {
             match read() {
@@ -131,16 +148,41 @@ impl SyncRequest {
         ended
     }
 
+    /// The response to an earlier sending of the request, or the lock for the work.
+    async fn replay_or_lock(&self, headers: &HeaderMap) -> Result<ReplayOrLock, ApiError> {
+        let mut fence = self.fence;
+        let mut refused = None;
+        loop {
+            let replay = self.replayed().await?;
+            match (replay, refused) {
+                (Replay::Response(response), _) => return Ok(ReplayOrLock::Response(response)),
+                (_, None) => {}
+                // To read its rows again is a sync of its own: the first one released the lock that it names.
+                (Replay::Rows, Some(_)) if fence.is_some() => fence = None,
+                (_, Some(refusal)) => return Err(refusal),
+            }
+            let is_late = fence != self.fence;
+            match lock_for_work(&self.app, &self.caller, Hold::Request, fence, headers).await {
+                Ok(lock) => return Ok(ReplayOrLock::Lock { lock, is_late }),
+                // The first sending may have ended meanwhile, and released the lock that this one names.
+                Err(refusal) => refused = Some(refusal),
+            }
+        }
+    }
+
     /// The response to an earlier sending of the request, if there was one. It ends the sync, as it did then.
     ///
     /// It needs no lock: that request released the lock of a device whose response was lost.
-    async fn replayed(&self) -> Result<Option<warp::reply::Response>, ApiError> {
-        let Some(idempotent) = self.idempotent.clone() else { return Ok(None) };
+    async fn replayed(&self) -> Result<Replay, ApiError> {
+        let Some(idempotent) = self.idempotent.clone() else { return Ok(Replay::None) };
         let Self { app, caller, fence, body, .. } = self.clone();
         off_reactor(move || {
             let look = |device, key: &str| app.storage.stored_response(caller.owner, device, key);
             let stored = idempotent.stored_response(look, &app, caller.may_have_sent())?;
-            let Some(stored) = stored else { return Ok(None) };
+            let Some(stored) = stored else { return Ok(Replay::None) };
+            if is_without_rows(&stored.body) {
+                return Ok(Replay::Rows);
+            }
             body.permit.grow(stored.body.len())?;
             let batch = read_batch_within(&body.bytes, &app.schema, &app.settings.limits, &body.permit);
             let keeps_lock = batch.is_ok_and(|batch| batch.keep_lock);
@@ -149,7 +191,7 @@ impl SyncRequest {
             if !keeps_lock && (fence.is_none() || fence == newest()) {
                 ended(app.locks.give_back(&caller));
             }
-            Ok(Some(replay(stored)))
+            Ok(Replay::Response(replay(stored)))
         })
         .await
     }
