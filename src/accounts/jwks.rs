@@ -30,6 +30,13 @@ impl Key {
     }
 }
 
+/// Most keys that are used of a set. A token that names none is checked with each of them, some 40 µs a key. Providers
+/// have two to ten.
+const KEYS_MAX: usize = 64;
+
+/// Most lines in the log about keys of one set that are left out.
+const LEFT_OUT_LINES_MAX: usize = 10;
+
 /// The keys of an identity provider.
 #[derive(Default)]
 pub(super) struct Jwks(Vec<Arc<Key>>);
@@ -40,18 +47,31 @@ struct Document {
 }
 
 impl Jwks {
-    /// Reads a key set. Unusable keys are left out, since providers include them.
+    /// Reads a key set. Unusable keys are left out, since providers include them, and keys beyond [`KEYS_MAX`].
     ///
     /// Errors: what is wrong with a set that has no usable key.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         let set: Document =
             serde_json::from_slice(bytes).map_err(|error| format!("no JSON key set: {error}"))?;
-        let mut keys = Vec::new();
+        let (mut keys, listed, mut left_out) = (Vec::new(), set.keys.len(), 0);
         for value in set.keys {
+            if keys.len() == KEYS_MAX {
+                tracing::warn!(
+                    listed,
+                    used = KEYS_MAX,
+                    "the identity provider lists more keys than are used"
+                );
+                break;
+            }
             let kid = value.get("kid").map(ToString::to_string);
             match serde_json::from_value(value).map_err(|error| error.to_string()).and_then(read_key) {
                 Ok(key) => keys.push(Arc::new(key)),
-                Err(reason) => tracing::info!(kid, reason, "left a key out of the identity provider's set"),
+                Err(reason) => {
+                    left_out += 1;
+                    if left_out <= LEFT_OUT_LINES_MAX {
+                        tracing::info!(kid, reason, "left a key out of the identity provider's set");
+                    }
+                }
             }
         }
         if keys.is_empty() {
@@ -153,4 +173,29 @@ fn read_key(jwk: Jwk) -> Result<Key, String> {
 fn bytes_of(member: &Option<String>) -> Option<Vec<u8>> {
     let text = member.as_deref()?.trim_end_matches('=').replace('+', "-").replace('/', "_");
     URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Goal: how long a token takes does not depend on how many keys a provider lists. Method: the set of a thousand keys,
+    /// and of as many that cannot be used before a good one.
+    #[test]
+    fn no_more_keys_are_used_than_may_be() {
+        let base_point = [vec![0x58], vec![0x66; 31]].concat();
+        let good = |n: usize| {
+            let x = URL_SAFE_NO_PAD.encode(&base_point);
+            serde_json::json!({ "kty": "OKP", "crv": "Ed25519", "kid": n.to_string(), "x": x })
+        };
+        let read = |keys: Vec<Value>| Jwks::read(serde_json::json!({ "keys": keys }).to_string().as_bytes());
+        let keys = read((0..1_000).map(good).collect()).unwrap();
+        assert_eq!(keys.0.len(), KEYS_MAX);
+        assert!(keys.names(Some("63")) && !keys.names(Some("64")), "the first ones are used");
+        let mut bad: Vec<Value> = (0..1_000).map(|n| serde_json::json!({ "kty": n })).collect();
+        assert!(read(bad.clone()).is_err());
+        bad.push(good(7));
+        assert_eq!(read(bad).unwrap().0.len(), 1);
+    }
 }
