@@ -656,6 +656,30 @@ fn a_long_text_that_nobody_lost_is_not_noted() {
     }
 }
 
+/// Goal: a conflict with a deletion has what the row had. Method: an edit of one column loses to a deletion; the
+/// long text that it did not send is in the base, and comes back with the edit.
+#[test]
+fn a_long_text_of_a_deleted_row_is_noted() {
+    let world = World::start(POLICIES);
+    for table in ["server", "manual"] {
+        let (mut a, mut b) = two(&world, table);
+        let long = "x".repeat(20_000);
+        a.push(&world, &edit(table, &json!({ "body": long })));
+        b.pull(&world);
+        world.hands.advance_ms(1_000);
+        a.push(&world, &json!({ "delete": { table: [key(1)] } }));
+        world.hands.advance_ms(1_000);
+        b.push(&world, &edit(table, &json!({ "title": "b's" })));
+        let noted = conflicts(&world, &b.device);
+        assert_eq!(noted.len(), 1, "{table}");
+        assert_eq!(noted[0]["base"]["body"], json!(long), "{table}");
+        restore(&world, &a.device, &noted[0]);
+        let back = row(&world, &a, table).unwrap();
+        assert_eq!((&back["body"], &back["title"]), (&json!(long), &json!("b's")), "{table}");
+        agree(&world, &mut [&mut a, &mut b]);
+    }
+}
+
 /// Goal: conflicts of a table that the app no longer declares do not hide those of the others.
 #[test]
 fn a_table_that_is_gone_takes_its_conflicts_with_it() {
