@@ -480,3 +480,40 @@ test("a row without a value for a column shows the column's default", () => {
   assert.deepEqual(declared.get("a").blank, { text: null, count: 3, off: false, at: null, bare: null });
   assert.deepEqual(declared.get("b").blank, {});
 });
+
+const columnOfEachType = Object.fromEntries(["text", "boolean", "integer", "real", "decimal", "json", "uuid", "timestamp", "date", "blob"].map((type) => [type, type]));
+const typed = declare({ typed: { key: "id", columns: columnOfEachType } });
+for (const [type, good, bad] of [
+  ["text", ["", "a"], [1, true, {}]],
+  ["boolean", [true, false], [0, "true"]],
+  ["integer", [0, -3, 2 ** 53 - 1, "9223372036854775807", "-1"], [1.5, 2 ** 53, "1.0", "", true]],
+  ["real", [0, 1.5, -1e300], ["1.5", true, {}]],
+  ["decimal", ["12.50", "-1"], ["1e3", ".5", "", true]],
+  ["json", [1, "a", [1], { a: null }], []],
+  ["uuid", [A], ["a", A.slice(1), 1]],
+  ["timestamp", ["2013-05-01T15:42:50.343Z"], ["yesterday", "2013-02-30 00:00:00", 5]],
+  ["date", ["2013-05-01"], ["2013-5-1", "x2013-05-01", "2013-05-01T00:00:00Z", 5]],
+  ["blob", ["aGVsbG8="], [1, {}]],
+]) {
+  test(`a column of the type ${type} takes its values and null, and no others`, async () => {
+    const store = memoryStore();
+    const write = (work) => Held.write(store, typed, work);
+    const stored = async (value) => {
+      await write((held) => put(held, typed.get("typed"), A, { [type]: value }, NOW));
+      return Held.read(store, typed, (held) => held.get("typed", A)).then(({ row }) => row[type]);
+    };
+    for (const value of [...good, null]) assert.deepEqual(await stored(value), value);
+    for (const value of bad) await assert.rejects(stored(value), { code: "wrong_type" }, JSON.stringify(value));
+  });
+}
+
+test("a decimal is stored as text, a key in lower case, and a time as the server writes it", async () => {
+  const store = memoryStore();
+  const values = { decimal: 12.5, uuid: A.toUpperCase(), timestamp: "2013-05-01T17:42:50.343+02:00" };
+  await Held.write(store, typed, async (held) => {
+    await held.remember("limits", { precision: "seconds" });
+    await put(held, typed.get("typed"), A, values, NOW);
+  });
+  const { row } = await Held.read(store, typed, (held) => held.get("typed", A));
+  assert.deepEqual([row.decimal, row.uuid, row.timestamp], ["12.5", A, "2013-05-01 15:42:50"]);
+});
