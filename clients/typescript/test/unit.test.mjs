@@ -288,7 +288,7 @@ test("a new row that is being sent is deleted by a request, and an unsent one at
   assert.deepEqual([(await row(A))?.state, await row(B)], ["deleted", undefined]);
 });
 
-test("a deleted row that is put again is an edit if the server knows it, and new if not", async () => {
+test("a deleted row that is put again is an edit if the server has the row, and new if not", async () => {
   const { write, send, row } = await start();
   await write((held) => remove(held, items, A, 1500));
   await write((held) => put(held, items, A, { title: "back" }, 1600));
@@ -476,7 +476,7 @@ test("parent tables come first, also if the references form a cycle", () => {
 test("a row without a value for a column shows the column's default", () => {
   const columns = { text: "text", count: { type: "integer", default: 3 }, off: { type: "boolean", default: false }, at: { type: "timestamp", default: "now" }, bare: { type: "text" } };
   const declared = declare({ a: { key: "id", columns }, b: { key: "id" } });
-  // Only the server knows what `now` is.
+  // The server sets the value of `now`, so the client shows none.
   assert.deepEqual(declared.get("a").blank, { text: null, count: 3, off: false, at: null, bare: null });
   assert.deepEqual(declared.get("b").blank, {});
 });
