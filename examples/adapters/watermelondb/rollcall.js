@@ -11,6 +11,20 @@ const ROUNDS_MAX = 4;
 const LONG_AGO = "1970-01-01T00:00:00.001Z";
 const STATE = "rollcall";
 
+/** All pages of the changes, as WatermelonDB takes them. */
+async function changesOf(call, tables, query) {
+  const names = Object.keys(tables);
+  const changes = Object.fromEntries(names.map((name) => [name, { created: [], updated: [], deleted: [] }]));
+  for (let page = await call("GET", `/changes?${query}`); ; page = await call("GET", `/changes?next=${encodeURIComponent(page.next)}`)) {
+    for (const name of names) {
+      const rows = [...(page.add[name] ?? []), ...(page.update[name] ?? [])];
+      changes[name].updated.push(...rows.map(({ [tables[name]]: id, ...columns }) => ({ id, ...columns })));
+      changes[name].deleted.push(...(page.delete[name] ?? []));
+    }
+    if (!page.more) return { changes, timestamp: page.version };
+  }
+}
+
 /**
  * Syncs a WatermelonDB database with a rollcall server. `tables` has the key column of each table: `{ notes: "id" }`.
  * WatermelonDB resolves conflicts itself, column by column, so give the tables `policy = "manual"` on the server. A string
@@ -29,23 +43,11 @@ export async function syncWithRollcall({ database, url, token, tables, fetch = g
   };
   const call = createCall({ url, token, fetch, kept });
   const names = Object.keys(tables);
-  const toWatermelon = (table) => ({ [tables[table]]: id, ...columns }) => ({ id, ...columns });
   const toRollcall = (table) => ({ id, _status, _changed, last_update, ...columns }) => ({ [tables[table]]: id, ...columns });
   const rejections = new Map();
   const reject = (table, id, { code, detail }) => rejections.set(`${table} ${id}`, { table, id, code, detail });
   /** Raises the count before it sends, so that the count never goes back: by it the server detects a copy of this database. */
   const push = async (rows, base) => kept({ count: (await kept()).count + 1 }).then(() => send(call, rows, base));
-
-  const pages = async (query) => {
-    const changes = Object.fromEntries(names.map((name) => [name, { created: [], updated: [], deleted: [] }]));
-    for (let page = await call("GET", `/changes?${query}`); ; page = await call("GET", `/changes?next=${encodeURIComponent(page.next)}`)) {
-      for (const name of names) {
-        changes[name].updated.push(...[...(page.add[name] ?? []), ...(page.update[name] ?? [])].map(toWatermelon(name)));
-        changes[name].deleted.push(...(page.delete[name] ?? []));
-      }
-      if (!page.more) return { changes, timestamp: page.version };
-    }
-  };
 
   /**
    * WatermelonDB pulls before it pushes, and drops rows that were deleted on another device, also if they were edited here.
@@ -82,10 +84,10 @@ export async function syncWithRollcall({ database, url, token, tables, fetch = g
     const { epoch } = await kept();
     for (;;) {
       let replace = !lastPulledAt;
-      const page = await pages(`${first}${lastPulledAt ? `&since=${lastPulledAt}` : ""}`).catch((error) => {
+      const page = await changesOf(call, tables, `${first}${lastPulledAt ? `&since=${lastPulledAt}` : ""}`).catch((error) => {
         if (error.code !== "cursor_expired") throw error;
         replace = true; // the device was offline for too long: fetch everything
-        return pages(first);
+        return changesOf(call, tables, first);
       });
       const restored = replace && lastPulledAt && (epoch !== call.epoch || page.timestamp < lastPulledAt);
       if (!lastPulledAt || !(await pushBeforeDrop(page, replace, restored, replace ? undefined : lastPulledAt))) {
