@@ -128,3 +128,20 @@ async fn history_and_answers_make_room() {
     let oldest = server.number("SELECT min(version) FROM rollcall_history");
     assert!(oldest > 20, "the oldest went first: {oldest}");
 }
+
+/// Goal: an edit whose replaced state has no room goes without it. Method: a past with room for small states,
+/// and edits of a row that is longer than that.
+#[tokio::test]
+async fn a_state_without_room_is_not_kept() {
+    let server = Server::with(|settings| settings.limits.owner_past_bytes_max = 1_500);
+    let (phone, _) = two(&server).await;
+    for colour in ["a", "b"] {
+        server.sync(&phone, edit(0, colour, server.version_of("anna"))).await.ok();
+    }
+    assert!(server.number("SELECT count(*) FROM rollcall_history") > 0, "small states have room");
+    for colour in ["x".repeat(3_000).as_str(), "short"] {
+        server.sync(&phone, edit(0, colour, server.version_of("anna"))).await.ok();
+    }
+    let long = "SELECT count(*) FROM rollcall_history WHERE octet_length(columns) > 1500";
+    assert_eq!(server.number(long), 0);
+}
