@@ -282,6 +282,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::accounts::Rights;
 
     const USER: Uuid = Uuid::from_u128(1);
     const ID: Uuid = Uuid::from_u128(0xa);
@@ -302,6 +303,8 @@ mod tests {
         let token_device = DeviceId(Uuid::from_u128(3));
         Caller {
             owner: Owner(Uuid::from_u128(2)),
+            default_owner: Owner(Uuid::from_u128(2)),
+            rights: Rights::HOME,
             user: USER,
             device: token_device,
             device_name: "phone".into(),

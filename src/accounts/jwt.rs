@@ -14,10 +14,10 @@ use super::jwks::Key;
 use super::jws::Token;
 use super::keys::{self, KeySet, Source};
 use super::token_cache::{TokenCache, Validity, fingerprint};
-use super::{AccountError, Caller, SetupError};
+use super::{AccountError, Caller, Rights, SetupError};
 use crate::clock::{Clock, Tick};
 use crate::config::AuthSettings;
-use crate::model::{DeviceId, Owner, Timestamp};
+use crate::model::{DeviceId, Owner, Role, Timestamp};
 
 /// How far the provider's clock may deviate from the server's, s.
 const LEEWAY_S: f64 = 60.0;
@@ -196,6 +196,8 @@ impl JwtAccounts {
         };
         Ok(Caller {
             owner: Owner(owner),
+            default_owner: Owner(owner),
+            rights: Rights::of_token(Role::Manage),
             device: DeviceId(device),
             token_device: DeviceId(device),
             installation: None,

@@ -17,7 +17,7 @@ use super::opaque::BYTES_MAX;
 use super::password::{Checked, Passwords};
 use super::sightings::Sightings;
 use super::token_cache::{TokenCache, Validity, fingerprint};
-use super::{AccountError, Caller, SetupError};
+use super::{AccountError, Caller, Rights, SetupError};
 use crate::broken;
 use crate::clock::Clock;
 use crate::config::{Registration, Verification};
@@ -370,6 +370,8 @@ impl LocalAccounts {
         }
         let caller = Caller {
             owner: device.owner,
+            default_owner: device.owner,
+            rights: Rights::HOME,
             device: device.id,
             device_name: device.name,
             token_device: device.id,

@@ -8,6 +8,7 @@
 //!   `erase`: an account goes.
 //!   `attempts`: how often one may try.
 //! - `audit`: a log line for everything that changes who may come in.
+//! - `rights`: what a caller may do with the owner of its request.
 //! - `installations`: which copy of an app a request comes from, where it names itself.
 //! - `known`: tokens that were found good a moment ago.
 //!
@@ -28,6 +29,7 @@ mod local_settings;
 pub mod mailing;
 mod opaque;
 mod password;
+pub mod rights;
 pub mod sightings;
 mod token_cache;
 
@@ -44,12 +46,17 @@ pub use change::PasswordChange;
 pub use jwt::JwtAccounts;
 pub use local::{LocalAccounts, LogIn, NewToken};
 pub use local_settings::LocalSettings;
+pub use rights::{Rights, Roles};
 
 /// The caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The owner of the request's rows.
     pub owner: Owner,
+    /// The owner of requests that name none.
+    pub default_owner: Owner,
+    /// What the caller may do with the owner's rows.
+    pub rights: Rights,
     /// The device of the client: its installation if that names itself, otherwise its token's device.
     pub device: DeviceId,
     /// The name that the app gave to the device of the token.
@@ -60,6 +67,19 @@ pub struct Caller {
     pub installation: Option<installations::CallerInstallation>,
     /// The user: the id in this server's accounts, or one derived from the provider's.
     pub user: uuid::Uuid,
+}
+
+impl Caller {
+    /// The same caller, in a request about another owner. The rights there are not known yet.
+    pub fn about(&self, owner: Owner) -> Self {
+        let rights = if owner == self.default_owner { self.rights } else { Rights::UNKNOWN };
+        Self { owner, rights, ..self.clone() }
+    }
+
+    /// The owner, if it is not the one of requests that name none.
+    pub fn other_owner(&self) -> Option<Owner> {
+        (self.owner != self.default_owner).then_some(self.owner)
+    }
 }
 
 /// The source of this server's callers.

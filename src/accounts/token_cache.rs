@@ -94,12 +94,15 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::accounts::Rights;
     use crate::model::{DeviceId, Owner};
 
     fn caller(number: u128) -> Caller {
         let (owner, device) = (Owner(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(number)));
         Caller {
             owner,
+            default_owner: owner,
+            rights: Rights::HOME,
             device,
             device_name: "phone".into(),
             token_device: device,

@@ -11,7 +11,7 @@ use super::Done;
 use super::database::Database;
 use super::log::log_to_stderr;
 use super::serve::{app, bind, open, run};
-use crate::accounts::LogIn;
+use crate::accounts::{LogIn, Rights};
 use crate::clock::Clock;
 use crate::config::{Secret, Settings, address};
 use crate::dialects::Dialect;
@@ -166,7 +166,7 @@ fn page_accounts(app: &App) -> Result<DemoAccounts, Box<dyn std::error::Error>> 
 /// Adds the rows in one request, as a third device of the user.
 fn load_rows(app: &App, owner: Owner) -> Done {
     let batch = read_batch(ROWS.as_bytes(), &app.schema, &app.settings.limits)?;
-    let terms = app.terms(DeviceId(Uuid::now_v7()), app.clock.now());
+    let terms = app.terms(DeviceId(Uuid::now_v7()), Rights::OPERATOR, app.clock.now());
     app.storage.write(owner, |txn| synchronise::run(txn, &app.schema, &batch, &terms))?;
     Ok(())
 }

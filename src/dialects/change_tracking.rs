@@ -176,8 +176,8 @@ impl Source for Rows {
 
     fn read(&mut self, out: &mut ChunkWriter<()>) -> Result<Progress, ApiError> {
         let app = Arc::clone(&self.app);
-        app.storage.read(self.caller.owner, |txn| {
-            let state = txn.state();
+        let caller = self.caller.clone();
+        app.read_as(&caller, |txn, state| {
             let mut feed = match self.rest {
                 Some(feed) if feed.until != state.version => return Err(ApiError::VersionMoved),
                 Some(feed) => feed,

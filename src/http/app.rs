@@ -6,6 +6,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::accounts::installations::{Counters, Lookup, resolve};
+use crate::accounts::rights::{self, Rights, Roles};
 use crate::accounts::{Accounts, Caller};
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -20,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::model::{DeviceId, InstallationName, Owner, Timestamp};
 use crate::purge::Acks;
 use crate::schema::Schema;
-use crate::storage::{Installation, LeaseTerms, Leases, Storage, StorageResult};
+use crate::storage::{Installation, LeaseTerms, Leases, OwnerState, ReadTxn, Storage, StorageResult};
 use crate::synchronise::Terms;
 
 /// All parts of a server that a request may need.
@@ -35,6 +36,8 @@ pub struct App {
     pub acks: Acks,
     /// Users, devices and their tokens.
     pub accounts: Accounts,
+    /// The roles that were read a while ago.
+    pub roles: Roles,
     /// The counters of installations, if no other server can raise them.
     pub counters: Option<Counters>,
     /// The server's clock.
@@ -75,10 +78,12 @@ pub struct Contract {
 
 impl App {
     /// The limits and times of a device's request that arrived at `received`.
-    pub fn terms(&self, device: DeviceId, received: Timestamp) -> Terms {
+    pub fn terms(&self, device: DeviceId, rights: Rights, received: Timestamp) -> Terms {
         let limits = &self.settings.limits;
         Terms {
             device,
+            may_write: rights.may_write(),
+            since: rights.seen_since(),
             received,
             now: self.clock.now(),
             row_bytes_max: limits.row_bytes_max,
@@ -107,6 +112,36 @@ impl App {
         let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let etag = format!("W/\"{hash}\"");
         Ok(Arc::clone(self.contract.get_or_init(|| Arc::new(Contract { text, etag }))))
+    }
+
+    /// The rights of a caller as of a transaction.
+    ///
+    /// Errors: 403 `not_a_member`.
+    pub fn rights(&self, caller: &Caller, txn: &mut dyn ReadTxn) -> Result<Rights, ApiError> {
+        Ok(rights::rights(&self.roles, caller, txn)?)
+    }
+
+    /// The caller with the rights that it has now.
+    ///
+    /// Errors: 403 `not_a_member`.
+    pub fn with_rights(&self, caller: Caller) -> Result<Caller, ApiError> {
+        let rights = rights::look_up(&self.roles, &caller, &*self.storage.accounts())?;
+        Ok(Caller { rights, ..caller })
+    }
+
+    /// Reads for a caller over one snapshot. `work` gets the owner's state as the caller may see it.
+    ///
+    /// Errors: 403 `not_a_member`.
+    pub fn read_as<T>(
+        &self,
+        caller: &Caller,
+        mut work: impl FnMut(&mut dyn ReadTxn, OwnerState) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        self.storage.read(caller.owner, |txn| {
+            let rights = self.rights(caller, txn)?;
+            let state = rights.seen(txn.state());
+            work(txn, state)
+        })
     }
 
     /// Resolves a caller that names its installation.
@@ -217,6 +252,7 @@ impl App {
             locks,
             acks,
             accounts,
+            roles: Roles::default(),
             counters,
             clock,
             settings,

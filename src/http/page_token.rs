@@ -10,9 +10,23 @@ use uuid::Uuid;
 use super::query::tables;
 use crate::changes::Feed;
 use crate::fetch::PageToken;
-use crate::model::{RowKey, Timestamp, Version};
+use crate::model::{Owner, RowKey, Timestamp, Version};
 use crate::schema::{Schema, TableId};
 use crate::storage::FeedPosition;
+
+/// A token for the pages of an owner's rows; `None` is the owner of requests that name none.
+pub(super) fn for_owner(token: String, owner: Option<Owner>) -> String {
+    owner.map_or_else(|| token.clone(), |owner| format!("{token}.{}", owner.0.simple()))
+}
+
+/// The token of a page, if it is of that owner's rows.
+pub(super) fn of_owner(token: &str, owner: Option<Owner>) -> Option<&str> {
+    match (token.split_once('.'), owner) {
+        (None, None) => Some(token),
+        (Some((token, of)), Some(owner)) if of == owner.0.simple().to_string() => Some(token),
+        _ => None,
+    }
+}
 
 /// A page of a manifest.
 pub(super) fn write_manifest(token: PageToken) -> String {
@@ -88,6 +102,16 @@ fn decode(token: &str) -> Option<String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_of_one_owner() {
+        let [ours, theirs] = [1, 2].map(|number| Owner(Uuid::from_u128(number)));
+        let token = for_owner("NS4x".into(), Some(ours));
+        assert_eq!(of_owner(&token, Some(ours)), Some("NS4x"));
+        assert_eq!((of_owner(&token, Some(theirs)), of_owner(&token, None)), (None, None));
+        assert_eq!(of_owner(&for_owner("NS4x".into(), None), None), Some("NS4x"));
+        assert_eq!(of_owner("NS4x", Some(ours)), None);
+    }
 
     /// Goal: a client with a token can continue after an upgrade. Method: tokens as an earlier release wrote
     /// them.

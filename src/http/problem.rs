@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use warp::reply::Reply;
 
 use crate::accounts::AccountError;
+use crate::accounts::rights::RightsError;
 use crate::changes::Expired;
 use crate::error_chain::error_chain;
 use crate::model::{Timestamp, Version};
@@ -48,6 +49,10 @@ pub enum ApiError {
          the user of these rows, or begin with an empty store."
     )]
     OtherUser,
+    #[error("The owner does not exist, or you are no member of it. Nothing was read or written.")]
+    NotAMember,
+    #[error("{reason}")]
+    NotAllowed { reason: &'static str },
     #[error("An account with this email exists already.")]
     EmailTaken,
     #[error("The account was erased. Its data is not on the server any more.")]
@@ -150,6 +155,8 @@ codes! {
     Self::WrongPassword => FORBIDDEN "wrong_password",
     Self::InvalidToken => FORBIDDEN "invalid_token",
     Self::EmailNotVerified => FORBIDDEN "email_not_verified",
+    Self::NotAMember => FORBIDDEN "not_a_member",
+    Self::NotAllowed { .. } => FORBIDDEN "not_allowed",
     Self::NotFound { .. } => NOT_FOUND "not_found",
     Self::MethodNotAllowed { .. } => METHOD_NOT_ALLOWED "method_not_allowed",
     Self::BodyTooSlow { .. } => REQUEST_TIMEOUT "body_too_slow",
@@ -245,6 +252,11 @@ impl ApiError {
         Self::Unavailable { code: Unavailable::Busy, reason: NO_MEMORY, retry_after_s: 2 }
     }
 
+    /// The caller may only read the owner's rows.
+    pub const fn may_not_write() -> Self {
+        Self::NotAllowed { reason: "Your role at this owner lets you read its rows, and no more." }
+    }
+
     /// No route has this path.
     pub const fn no_such_path() -> Self {
         Self::NotFound { what: "nothing at this path" }
@@ -269,6 +281,15 @@ impl ApiError {
 impl From<Expired> for ApiError {
     fn from(Expired { given, version, horizon }: Expired) -> Self {
         Self::CursorExpired { given, version, horizon }
+    }
+}
+
+impl From<RightsError> for ApiError {
+    fn from(error: RightsError) -> Self {
+        match error {
+            RightsError::NotAMember => Self::NotAMember,
+            RightsError::Storage(error) => error.into(),
+        }
     }
 }
 

@@ -7,8 +7,10 @@ use std::num::NonZeroUsize;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
+use uuid::Uuid;
 
 use super::problem::ApiError;
+use crate::model::Owner;
 use crate::schema::{Schema, TableId};
 
 /// Reads a query string.
@@ -20,6 +22,25 @@ pub(crate) fn read<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
 
 pub(crate) fn invalid(reason: impl Into<String>) -> ApiError {
     ApiError::InvalidRequest { reason: reason.into() }
+}
+
+/// The parameter of an operation that names the owner of the rows.
+const OWNER: &str = "owner=";
+
+/// The owner that a query names.
+///
+/// Errors: 400 `invalid_request` if it is no UUID, or named twice.
+pub(crate) fn named_owner(query: &str) -> Result<Option<Owner>, ApiError> {
+    let mut named = query.split('&').filter_map(|pair| pair.strip_prefix(OWNER));
+    let Some(text) = named.next() else { return Ok(None) };
+    let id = if text.len() == 36 && named.next().is_none() { Uuid::try_parse(text).ok() } else { None };
+    id.map(|id| Some(Owner(id))).ok_or_else(|| invalid("owner must be the id of one owner."))
+}
+
+/// A query without the owner that it names: every operation reads the rest by itself.
+pub(crate) fn without_owner(query: &str) -> String {
+    let rest: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with(OWNER)).collect();
+    rest.join("&")
 }
 
 /// The parameter `limit`: the most entries of a page.
@@ -66,6 +87,25 @@ mod tests {
         limit: Option<Limit>,
         #[serde(default)]
         lock: bool,
+    }
+
+    #[test]
+    fn a_query_names_at_most_one_owner() {
+        let id = Uuid::from_u128(0xa);
+        let named = format!("limit=1&owner={id}&lock=true");
+        assert_eq!(named_owner(&named).unwrap(), Some(Owner(id)));
+        assert_eq!(without_owner(&named), "limit=1&lock=true");
+        assert_eq!((named_owner("limit=1").unwrap(), without_owner("limit=1").as_str()), (None, "limit=1"));
+        for query in [
+            "owner=".into(),
+            format!("owner={}", id.simple()),
+            format!("owner={id}&owner={id}"),
+            "owner=x".into(),
+        ] {
+            assert!(matches!(named_owner(&query), Err(ApiError::InvalidRequest { .. })), "{query}");
+        }
+        // Another spelling of the name is a parameter that no operation knows.
+        assert!(read::<Query>(&without_owner(&format!("%6Fwner={id}"))).is_err());
     }
 
     /// Goal: a misspelt or repeated parameter is never ignored. Method: queries with common mistakes.

@@ -10,11 +10,11 @@ use warp::{Filter, Reply};
 use super::app::App;
 use super::body::{Deadline, slow_body};
 use super::console_routes::{boxed, console_routes};
-use super::handlers::caller::handle_caller;
+use super::handlers::caller::{Scope, handle_caller};
 use super::handlers::{accounts, caller, changes, conflicts, events, fetch, lock, service, synchronise};
 use super::methods::{delete, get, post, shape};
 use super::problem::ApiError;
-use super::{Peer, body, no_body, peer};
+use super::{Peer, body, no_body, peer, query};
 use crate::accounts::Caller;
 use crate::dialects;
 
@@ -23,17 +23,22 @@ type Who = Result<Caller, ApiError>;
 /// Finds out who makes a request, from its headers as `translate` returns them.
 pub(crate) fn caller_filter(
     app: &Arc<App>,
-    enters: bool,
+    scope: Scope,
     translate: impl Fn(HeaderMap) -> HeaderMap + Clone + Send + Sync + 'static,
 ) -> BoxedFilter<(Who,)> {
     let app = Arc::clone(app);
     warp::header::headers_cloned()
         .and(warp::ext::optional::<Deadline>())
         .and(peer())
-        .then(move |headers: HeaderMap, deadline: Option<Deadline>, peer: Peer| {
+        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .then(move |headers: HeaderMap, deadline: Option<Deadline>, peer: Peer, query: String| {
             let (app, headers) = (Arc::clone(&app), translate(headers));
             async move {
-                let caller = caller::caller(app, peer, headers, enters).await;
+                let named = if scope.names_owner() { query::named_owner(&query) } else { Ok(None) };
+                let caller = match named {
+                    Ok(named) => caller::caller(app, peer, headers, scope, named).await,
+                    Err(refusal) => Err(refusal),
+                };
                 match (&caller, deadline) {
                     (Ok(caller), Some(deadline)) => deadline.of_owner(caller.owner),
                     (Err(_), Some(deadline)) => deadline.refuse(),
@@ -55,20 +60,24 @@ pub fn routes(
         let app = Arc::clone(&app);
         warp::any().map(move || Arc::clone(&app))
     };
-    let (entering, caller) =
-        (caller_filter(&app, true, |headers| headers), caller_filter(&app, false, |headers| headers));
+    let of = |scope| caller_filter(&app, scope, |headers| headers);
+    let (caller, account) = (of(Scope::Owner), of(Scope::Account));
+    let (entering, now) = (of(Scope::OwnerEntering), of(Scope::OwnerNow));
+    let default = of(Scope::DefaultOwner);
     // When the request arrived, before its body, which may take long.
     let received = {
         let app = Arc::clone(&app);
         warp::any().map(move || app.clock.now())
     };
     let headers = warp::header::headers_cloned();
+    // The owner is named to the filter of the caller.
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    let query = query.map(|query: String| query::without_owner(&query));
     let no_body = no_body(Arc::clone(&app.bounds));
     let slow_body = slow_body(Arc::clone(&app.bounds), Arc::clone(&app.memory)).boxed();
     let body = body(Arc::clone(&app.bounds), Arc::clone(&app.memory)).boxed();
 
-    let dialects = dialects::routes(&app, &caller);
+    let dialects = dialects::routes(&app, &default);
 
     // Both forms of a path work the same.
     let fetch_path = warp::path!("fetch").or(warp::path!("fetch.json")).unify();
@@ -110,7 +119,7 @@ pub fn routes(
     let events = warp::path!("events")
         .and(get())
         .and(with_app.clone())
-        .and(caller.clone())
+        .and(now.clone())
         .and(headers)
         .and(warp::method())
         .then(|app, who: Who, headers, method| {
@@ -135,19 +144,19 @@ pub fn routes(
     let lock_shown = warp::path!("lock")
         .and(get())
         .and(with_app.clone())
-        .and(caller.clone())
+        .and(now.clone())
         .then(|app, who: Who| handle_caller(who, |who| lock::show(app, who)));
     let lock_taken = warp::path!("lock")
         .and(post())
         .and(no_body.clone())
         .and(with_app.clone())
-        .and(caller.clone())
+        .and(now.clone())
         .and(headers)
         .then(|app, who: Who, headers| handle_caller(who, |who| lock::take(app, who, headers)));
     let lock_ended = warp::path!("lock")
         .and(delete())
         .and(with_app.clone())
-        .and(caller.clone())
+        .and(now.clone())
         .and(query)
         .then(|app, who: Who, query| handle_caller(who, |who| lock::end(app, who, query)));
 
@@ -168,7 +177,7 @@ pub fn routes(
         .and(post())
         .and(with_app.clone())
         .and(peer())
-        .and(caller.clone())
+        .and(account.clone())
         .and(body.clone())
         .then(|app, peer: Peer, who: Who, body| {
             handle_caller(who, move |who| accounts::change_password(app, peer, who, body))
@@ -194,13 +203,13 @@ pub fn routes(
     let export = warp::path!("account" / "export")
         .and(get())
         .and(with_app.clone())
-        .and(caller.clone())
+        .and(default)
         .then(|app, who: Who| handle_caller(who, |who| changes::export(app, who)));
     let erased = warp::path!("account" / "erase")
         .and(post())
         .and(with_app.clone())
         .and(peer())
-        .and(caller.clone())
+        .and(account.clone())
         .and(body)
         .then(|app, peer: Peer, who: Who, body| {
             handle_caller(who, move |who| accounts::erase(app, peer, who, body))
@@ -210,22 +219,23 @@ pub fn routes(
         .and(no_body.clone())
         .and(with_app.clone())
         .and(peer())
-        .and(caller.clone())
+        .and(account.clone())
         .then(|app, peer: Peer, who: Who| handle_caller(who, move |who| accounts::log_out(app, peer, who)));
-    let me = warp::path!("me").and(get()).and(caller.clone()).then(|who: Who| handle_caller(who, caller::me));
+    let me =
+        warp::path!("me").and(get()).and(account.clone()).then(|who: Who| handle_caller(who, caller::me));
     let devices = warp::path!("devices")
         .and(get())
         .and(with_app.clone())
-        .and(caller.clone())
+        .and(account.clone())
         .then(|app, who: Who| handle_caller(who, |who| accounts::devices(app, who)));
     let devices_ended =
-        warp::path!("devices").and(delete()).and(with_app.clone()).and(peer()).and(caller.clone()).then(
+        warp::path!("devices").and(delete()).and(with_app.clone()).and(peer()).and(account.clone()).then(
             |app, peer: Peer, who: Who| {
                 handle_caller(who, move |who| accounts::revoke_others(app, peer, who))
             },
         );
     let device =
-        warp::path!("devices" / String).and(delete()).and(with_app.clone()).and(peer()).and(caller).then(
+        warp::path!("devices" / String).and(delete()).and(with_app.clone()).and(peer()).and(account).then(
             |id: String, app, peer: Peer, who: Who| {
                 handle_caller(who, move |who| accounts::revoke(app, peer, who, id))
             },

@@ -106,6 +106,27 @@ pub trait Locks: Send + Sync {
     fn break_open(&self, owner: Owner) -> LockResult<()>;
 }
 
+/// A request that changes no row, and so needs no lock.
+pub struct Unlocked;
+
+impl LockGuard for Unlocked {
+    fn lease(&self) -> Option<&Lease> {
+        None
+    }
+
+    fn had_lock(&self) -> bool {
+        false
+    }
+
+    fn confirm(&self, _: Option<&LeaseState>) -> LockResult<()> {
+        Ok(())
+    }
+
+    fn end(&self, _: bool) -> LockResult<()> {
+        Ok(())
+    }
+}
+
 /// A request in progress under the lock. Dropping it admits other devices once the lease has ended.
 pub trait LockGuard: Send + Sync {
     /// The lease of the request, if any.

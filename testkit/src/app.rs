@@ -13,12 +13,14 @@ use rollcall::config::{AuthMode, Settings};
 use rollcall::dialects::Dialect;
 use rollcall::http::{App, routes};
 use rollcall::mail::{Hook, Mail, MailKind};
+use rollcall::members::{leave, moved};
 use rollcall::metrics::Metrics;
-use rollcall::model::{Owner, Precision, Timestamp};
+use rollcall::model::{Owner, Precision, Role, Timestamp};
 use rollcall::schema::Schema;
-use rollcall::storage::StorageError;
+use rollcall::storage::{Member, StorageError};
 use serde_json::{Value, json};
 use tower::ServiceExt;
+use uuid::Uuid;
 
 pub use crate::engine;
 
@@ -270,6 +272,37 @@ impl Server {
     pub fn owner(&self, user: &str) -> Owner {
         let email = format!("{user}@example.org");
         apart(|| self.app.storage.accounts().user(&email).unwrap().unwrap().owner)
+    }
+
+    /// The id of a user.
+    pub fn user_id(&self, user: &str) -> Uuid {
+        let email = format!("{user}@example.org");
+        apart(|| self.app.storage.accounts().user(&email).unwrap().unwrap().id)
+    }
+
+    /// Gives a user a role at the owner of another, or another role.
+    pub fn admit(&self, with: &str, user: &str, role: Role) {
+        let (owner, user, now) = (self.owner(with), self.user_id(user), self.app.clock.now());
+        apart(|| {
+            let admitted = self.app.storage.write(owner, |txn| {
+                let since = moved(txn, now)?;
+                let was = txn.member(user)?;
+                // Either role reads the same.
+                let (since, joined_at) = was.map_or((since, now), |was| (was.since, was.joined_at));
+                txn.put_member(&Member { user, role, since, name: String::new(), joined_at })
+            });
+            admitted.unwrap();
+            self.app.storage.accounts().list_owner(user, owner, true).unwrap();
+        });
+    }
+
+    /// Takes a user out of the owner of another.
+    pub fn dismiss(&self, with: &str, user: &str) {
+        let (owner, user, now) = (self.owner(with), self.user_id(user), self.app.clock.now());
+        apart(|| {
+            assert!(self.app.storage.write(owner, |txn| leave(txn, user, now)).unwrap());
+            self.app.storage.accounts().list_owner(user, owner, false).unwrap();
+        });
     }
 
     fn log_in(&self, email: &str, name: &str) -> Device {

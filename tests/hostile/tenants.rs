@@ -137,6 +137,7 @@ fn same_body() -> Value {
 }
 
 /// One request of the asker.
+#[derive(Clone)]
 struct Probe {
     what: &'static str,
     path: String,
@@ -206,6 +207,20 @@ const PLAIN: &[&str] = &[
 /// Operations that take no token, and so say nothing of whose store it is.
 const WITHOUT_TOKEN: &[&str] =
     &["POST /login", "POST /password/reset", "POST /password/reset/confirm", "POST /email/verify"];
+
+/// What ends the operations that take `?owner=`.
+const OF_OWNER: &[&str] = &[
+    " /fetch",
+    " /fetch.json",
+    " /synchronise",
+    " /synchronise.json",
+    " /changes",
+    " /digests",
+    " /events",
+    " /conflicts",
+    " /conflicts/{id}/restore",
+    " /lock",
+];
 
 const NOT_THE_OPERATOR: &str = "a device's token opens no door of the console";
 
@@ -354,6 +369,11 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
         }
         _ => return None,
     };
+    if OF_OWNER.iter().any(|one| operation.ends_with(one)) {
+        let Probe { path, body, .. } = probes[0].clone();
+        let and = if path.contains('?') { '&' } else { '?' };
+        probes.push(Probe { body, ..probe_of("owner", format!("{path}{and}owner={owner}")) });
+    }
     if !operation.contains("/console/") && !WITHOUT_TOKEN.contains(&operation) {
         // The first probe's names, from a client whose store is that owner's.
         let first = &probes[0];

@@ -9,15 +9,16 @@ use argon2::Params;
 use proptest::prelude::*;
 use rollcall::accounts::mailing::MailTerms;
 use rollcall::accounts::{
-    AccountError, Accounts, Caller, LocalAccounts, LocalSettings, LogIn, NewToken, PasswordChange,
+    AccountError, Accounts, Caller, LocalAccounts, LocalSettings, LogIn, NewToken, PasswordChange, Rights,
 };
 use rollcall::clock::Clock;
 use rollcall::config::{AuthSettings, Limits, Registration, Verification};
 use rollcall::http::ApiError;
 use rollcall::mail::{Hook, HookError, Mail};
-use rollcall::model::{DeviceId, Owner, Timestamp};
+use rollcall::model::{DeviceId, Owner, Timestamp, Version};
 use rollcall::storage::accounts::{
-    Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting, TokenHash, User,
+    Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting, Standing, TokenHash,
+    User,
 };
 use rollcall::storage::members::{CodeHash, Membership};
 use rollcall::storage::{AccountStore, StorageError, StorageResult};
@@ -179,6 +180,10 @@ impl AccountStore for Memory {
         Ok(Vec::new())
     }
 
+    fn standing(&self, _: Uuid, _: Owner) -> StorageResult<Standing> {
+        Ok(Standing { members_at: Version(0), is_erased: false, role: None })
+    }
+
     fn list_owner(&self, _: Uuid, _: Owner, _: bool) -> StorageResult<()> {
         Ok(())
     }
@@ -331,6 +336,8 @@ fn a_device_that_logs_in_is_known_by_its_token() {
     let anna = local.memory.user("anna@example.org").unwrap().unwrap();
     let expected = Caller {
         owner: anna.owner,
+        default_owner: anna.owner,
+        rights: Rights::HOME,
         device: token.device_id,
         device_name: "Anna's phone".into(),
         token_device: token.device_id,

@@ -11,6 +11,7 @@ mod lock;
 mod me;
 mod memory;
 mod past;
+mod people;
 mod synchronise;
 mod unwanted;
 mod values;

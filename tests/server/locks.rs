@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use engine::{Engine, Store};
-use rollcall::accounts::Caller;
+use rollcall::accounts::{Caller, Rights};
 use rollcall::clock::{Clock, Tick};
 use rollcall::locks::{Lease, LocalLocks, LockError, LockGuard, SharedLocks};
 use rollcall::model::{DeviceId, Fence, Owner, Timestamp};
@@ -164,6 +164,8 @@ impl Locks {
 fn caller(owner: u128, device: u128) -> Caller {
     Caller {
         owner: Owner(Uuid::from_u128(owner)),
+        default_owner: Owner(Uuid::from_u128(owner)),
+        rights: Rights::HOME,
         device: DeviceId(Uuid::from_u128(device)),
         device_name: format!("device {device}"),
         token_device: DeviceId(Uuid::from_u128(device)),

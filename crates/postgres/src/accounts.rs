@@ -22,7 +22,7 @@ use rollcall_core::model::{DeviceId, Owner, Timestamp, Version};
 use rollcall_core::storage::StorageResult;
 use rollcall_core::storage::accounts::{
     AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting,
-    SignOutListener, SignedOut, TokenHash, User,
+    SignOutListener, SignedOut, Standing, TokenHash, User,
 };
 use rollcall_core::storage::members::{CodeHash, Membership};
 
@@ -327,6 +327,22 @@ impl AccountStore for Connections {
                 });
             }
             Ok(found)
+        })
+    }
+
+    fn standing(&self, user: Uuid, owner: Owner) -> StorageResult<Standing> {
+        let of_owner: [Param<'_>; 1] = [(&owner.0, Type::UUID)];
+        let of_user: [Param<'_>; 2] = [(&owner.0, Type::UUID), (&user, Type::UUID)];
+        // The member comes after the version that it is compared by.
+        let (held, member) = self.looking_up(|session| {
+            Ok((session.row(members::MEMBERS_AT, &of_owner)?, session.row(members::ROLE, &of_user)?))
+        })?;
+        let version = |row: &Row, at: usize| row.try_get(at).map(|it: i64| Version(it.cast_unsigned()));
+        let role = |row: &Row| StorageResult::Ok((members::role(row, 0)?, version(row, 1).map_err(failed)?));
+        Ok(Standing {
+            members_at: held.as_ref().map_or(Ok(Version(0)), |row| version(row, 0)).map_err(failed)?,
+            is_erased: held.map_or(Ok(false), |row| row.try_get(1)).map_err(failed)?,
+            role: member.as_ref().map(role).transpose()?,
         })
     }
 

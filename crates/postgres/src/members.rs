@@ -19,6 +19,11 @@ use rollcall_core::storage::{
 /// What one user is.
 pub const MEMBER: &str =
     "SELECT user_id, role, since, name, joined_at FROM rollcall_member WHERE owner = $1 AND user_id = $2";
+/// When the members of an owner last changed, and whether it is erased.
+pub(super) const MEMBERS_AT: &str =
+    "SELECT members_at, erased_at IS NOT NULL FROM rollcall_owner WHERE owner = $1";
+/// The role of one user.
+pub(super) const ROLE: &str = "SELECT role, since FROM rollcall_member WHERE owner = $1 AND user_id = $2";
 /// A page of them.
 pub const MEMBERS: &str = "SELECT user_id, role, since, name, joined_at FROM rollcall_member \
      WHERE owner = $1 AND user_id >= $2 ORDER BY user_id LIMIT $3";

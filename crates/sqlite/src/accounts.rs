@@ -10,7 +10,9 @@ use uuid::Uuid;
 
 use super::members;
 use rollcall_core::model::{DeviceId, Owner, Timestamp, Version};
-use rollcall_core::storage::accounts::{Device, Erasure, KeptDevices, Seen, Sighting, TokenHash, User};
+use rollcall_core::storage::accounts::{
+    Device, Erasure, KeptDevices, Seen, Sighting, Standing, TokenHash, User,
+};
 use rollcall_core::storage::members::{CodeHash, Membership};
 
 const ADD_USER: &str =
@@ -73,6 +75,11 @@ const OWNERS_OF: &str = "SELECT m.owner, m.role, coalesce(o.name, ''), o.version
       EXISTS (SELECT 1 FROM rollcall_user u WHERE u.id = m.user_id AND u.owner = m.owner AND u.home)
     FROM rollcall_member m LEFT JOIN rollcall_owner o ON o.owner = m.owner
     WHERE m.user_id = ?1 AND o.erased_at IS NULL ORDER BY m.owner";
+
+/// One row, whether or not there are such an owner and such a member.
+const STANDING: &str = "SELECT o.members_at, o.erased_at IS NOT NULL, m.role, m.since
+    FROM (SELECT ?1 AS owner, ?2 AS user_id) k LEFT JOIN rollcall_owner o ON o.owner = k.owner
+    LEFT JOIN rollcall_member m ON m.owner = k.owner AND m.user_id = k.user_id";
 
 /// Whose memberships those are; erased owners too.
 const MEMBER_OF: &str = "SELECT owner FROM rollcall_member WHERE user_id = ?1";
@@ -257,6 +264,19 @@ pub(super) fn remove_user(conn: &Connection, email: &str) -> rusqlite::Result<bo
 pub(super) fn add_first_member(conn: &Connection, user: &User) -> rusqlite::Result<bool> {
     let params = params![user.owner.0.as_bytes(), user.id.as_bytes(), user.created_at.ms()];
     Ok(conn.prepare_cached(ADD_FIRST_MEMBER)?.execute(params)? == 1)
+}
+
+/// What a user is to an owner.
+pub(super) fn standing(conn: &Connection, user: Uuid, owner: Owner) -> rusqlite::Result<Standing> {
+    let version = |number: i64| Version(number.cast_unsigned());
+    conn.prepare_cached(STANDING)?.query_row(params![owner.0.as_bytes(), user.as_bytes()], |row| {
+        let since = row.get::<_, Option<i64>>(3)?.map(version);
+        Ok(Standing {
+            members_at: version(row.get::<_, Option<i64>>(0)?.unwrap_or(0)),
+            is_erased: row.get(1)?,
+            role: since.map(|since| Ok::<_, rusqlite::Error>((members::role(row, 2)?, since))).transpose()?,
+        })
+    })
 }
 
 /// The owners that a user is a member of; `first` is the version of one that nothing was written for.
@@ -506,6 +526,7 @@ mod tests {
             REMOVE_OTHER_DEVICES,
             ADD_FIRST_MEMBER,
             OWNERS_OF,
+            STANDING,
             MEMBER_OF,
             INVITED_TO,
             FORGET_INVITATIONS,

@@ -21,8 +21,8 @@ use rollcall_core::members;
 use rollcall_core::model::{DeviceId, Owner, Timestamp};
 use rollcall_core::schema::Schema;
 use rollcall_core::storage::accounts::{
-    AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting, TokenHash,
-    User,
+    AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting, Standing,
+    TokenHash, User,
 };
 use rollcall_core::storage::gate::Gate;
 use rollcall_core::storage::members::{CodeHash, Membership};
@@ -370,6 +370,10 @@ impl AccountStore for Connections {
             let first = txn::first_version(conn)?;
             accounts::owners_of(conn, user, first).map_err(failed)
         })
+    }
+
+    fn standing(&self, user: Uuid, owner: Owner) -> StorageResult<Standing> {
+        self.looking_up(|conn| accounts::standing(conn, user, owner).map_err(failed))
     }
 
     /// The members of all owners are one table here, with an index by user.

@@ -114,8 +114,7 @@ async fn read(app: &Arc<App>, caller: &Caller, request: &ShapeRequest) -> Result
     let (app, caller, request) = (Arc::clone(app), caller.clone(), request.clone());
     off_reactor(move || {
         let permit = app.memory.permit(Some(caller.owner));
-        let outcome = app.storage.read(caller.owner, |txn| {
-            let state = txn.state();
+        let outcome = app.read_as(&caller, |txn, state| {
             let handle = Handle::new(&request.shape, caller.owner, state.version, &app.schema);
             let Some((handle, feed)) = begin(&request, state, &handle) else {
                 return Ok(Outcome::Refetch { handle: request.another(handle.new_one()) });

@@ -171,8 +171,8 @@ impl Source for Checkpoint {
     /// with the next one.
     fn read(&mut self, out: &mut ChunkWriter<()>) -> Result<Progress, ApiError> {
         let app = Arc::clone(&self.app);
-        app.storage.read(self.caller.owner, |txn| {
-            let state = txn.state();
+        let caller = self.caller.clone();
+        app.read_as(&caller, |txn, state| {
             if self.rest.is_none() {
                 out.begin(());
                 out.buf.clear();

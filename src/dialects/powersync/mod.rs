@@ -30,6 +30,7 @@ pub(crate) use self::requests::Requests;
 use self::session::Session;
 use super::Who;
 use crate::http::console_routes::boxed;
+use crate::http::handlers::caller::Scope;
 use crate::http::handlers::caller::{bearer, handle_caller};
 use crate::http::handlers::events::version;
 use crate::http::handlers::{HandlerResult, json};
@@ -63,7 +64,7 @@ pub(super) fn fault(table: &Table) -> Option<String> {
 /// `POST /sync/stream`, `GET /write-checkpoint2.json` and `POST /sync/checkpoint-request`.
 pub(super) fn routes(app: &Arc<App>) -> BoxedFilter<(warp::reply::Response,)> {
     // The SDKs say `Token` where others say `Bearer`.
-    let who = caller_filter(app, false, with_bearer);
+    let who = caller_filter(app, Scope::DefaultOwner, with_bearer);
     let body = slow_body(Arc::clone(&app.bounds), Arc::clone(&app.memory)).boxed();
     let with_app = {
         let app = Arc::clone(app);
@@ -149,7 +150,7 @@ struct WriteCheckpointQuery {
 async fn write_checkpoint(app: Arc<App>, caller: Who, query: String) -> HandlerResult {
     let caller = caller?;
     let WriteCheckpointQuery { client_id } = query::read(&query)?;
-    let version = version(&app, caller.owner).await?;
+    let version = version(&app, &caller).await?;
     app.dialects.checkpoint_requests.note(caller.owner, client_id.as_deref(), None);
     // Where nothing was written the version has not moved, and yet the client waits for a checkpoint.
     app.events.moved(caller.owner, version);
@@ -160,7 +161,7 @@ async fn write_checkpoint(app: Arc<App>, caller: Who, query: String) -> HandlerR
 async fn checkpoint_request(app: Arc<App>, caller: Who, body: Result<Received, ApiError>) -> HandlerResult {
     let caller = caller?;
     let request = CheckpointRequest::read(&body?.bytes)?;
-    let version = version(&app, caller.owner).await?;
+    let version = version(&app, &caller).await?;
     let number = request.number.max(version.0);
     let number = app.dialects.checkpoint_requests.note(caller.owner, Some(&request.client_id), Some(number));
     app.events.moved(caller.owner, version);

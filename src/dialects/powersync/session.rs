@@ -130,7 +130,7 @@ impl Session {
                         return Ok(());
                     }
                     if self.app.storage.known_state(self.caller.owner).is_none()
-                        && version(&self.app, self.caller.owner).await.ok() > sent
+                        && version(&self.app, &self.caller).await.ok() > sent
                     {
                         return Ok(());
                     }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::caller::bearer;
 use super::{ApiError, App, HandlerResult, ended, json, no_content, off_reactor, time_text};
 use crate::accounts::audit::{self, Subject};
-use crate::accounts::{Caller, LocalAccounts, LogIn, PasswordChange};
+use crate::accounts::{Caller, LocalAccounts, LogIn, PasswordChange, Rights};
 use crate::http::wire::Fields;
 use crate::http::{BodyFault, Peer, Received};
 use crate::model::DeviceId;
@@ -201,6 +201,8 @@ fn absent(user: &User) -> Caller {
     let device = DeviceId(Uuid::nil());
     Caller {
         owner: user.owner,
+        default_owner: user.owner,
+        rights: Rights::HOME,
         device,
         device_name: String::new(),
         token_device: device,

@@ -17,35 +17,64 @@ use crate::model::{InstallationName, Owner};
 const SYNC_FOR: HeaderName = HeaderName::from_static("sync-for");
 const SYNC_DEVICE: HeaderName = HeaderName::from_static("sync-device");
 
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The caller's account. Membership does not matter.
+    Account,
+    /// The rows of the owner of requests that name none. Every transaction checks the rights again.
+    DefaultOwner,
+    /// The rows of an owner, which the query may name. Every transaction checks the rights again.
+    Owner,
+    /// The same, and the request looks at the lock at once and renews the lease by that.
+    OwnerEntering,
+    /// The same as [`Self::Owner`], except that no transaction follows which would check the rights.
+    OwnerNow,
+}
+
+impl Scope {
+    /// Whether the query may name an owner.
+    pub fn names_owner(self) -> bool {
+        matches!(self, Self::Owner | Self::OwnerEntering | Self::OwnerNow)
+    }
+}
+
 /// The caller of a request. A caller that holds the lock renews its lease by any request.
 ///
-/// A client that names another user or owner than its token is refused here, before a row is read or the lock
-/// is used: every operation with a caller uses this function.
-///
-/// `enters`: the request looks at the lock at once and renews the lease by that.
+/// A client that names another user or owner than its token, or an owner of which it is no member, is refused here,
+/// before a row is read or the lock is used: every operation with a caller uses this function.
 pub async fn caller(
     app: Arc<App>,
     Peer(from): Peer,
     headers: HeaderMap,
-    enters: bool,
+    scope: Scope,
+    owner: Option<Owner>,
 ) -> Result<Caller, ApiError> {
-    let caller = known_caller(&app, headers, enters).await?;
+    let caller = known_caller(&app, headers, scope, owner).await?;
     if let Some(local) = app.accounts.local() {
         local.sightings.note(caller.user, caller.token_device, from, app.clock.now());
     }
     Ok(caller)
 }
 
-async fn known_caller(app: &Arc<App>, headers: HeaderMap, enters: bool) -> Result<Caller, ApiError> {
-    let renews = !(enters && app.locks.is_remote() && is_short(&headers));
+async fn known_caller(
+    app: &Arc<App>,
+    headers: HeaderMap,
+    scope: Scope,
+    owner: Option<Owner>,
+) -> Result<Caller, ApiError> {
+    let renews = !(scope == Scope::OwnerEntering && app.locks.is_remote() && is_short(&headers));
     let token = bearer(&headers)?;
     let meant = Meant::read(&headers)?;
     let sent = named(&headers)?;
     let known = app.accounts.known(token);
     app.metrics.looked_up("token", known.is_some());
     if let Some(caller) = &known {
-        meant.check(caller)?;
-        if let Some(caller) = from_memory(app, caller, sent) {
+        let caller = about(caller, owner);
+        meant.check(&caller)?;
+        if let Some(caller) = with_known_rights(app, caller, scope)?
+            && let Some(caller) = from_memory(app, &caller, sent)
+        {
             let holder = caller.clone();
             if renews {
                 renewed(with_locks(app, move |locks| locks.renew(&holder)).await?);
@@ -56,7 +85,12 @@ async fn known_caller(app: &Arc<App>, headers: HeaderMap, enters: bool) -> Resul
     let (app, token) = (Arc::clone(app), token.to_owned());
     off_reactor(move || {
         let caller = known.map_or_else(|| app.accounts.authenticate(&token), Ok)?;
+        let caller = about(&caller, owner);
         meant.check(&caller)?;
+        let caller = match with_known_rights(&app, caller.clone(), scope)? {
+            Some(caller) => caller,
+            None => app.with_rights(caller)?,
+        };
         let caller = match (from_memory(&app, &caller, sent), sent) {
             (None, Some(sent)) => app.identify(&caller, sent)?,
             (known, _) => known.unwrap_or(caller),
@@ -67,6 +101,34 @@ async fn known_caller(app: &Arc<App>, headers: HeaderMap, enters: bool) -> Resul
         Ok(caller)
     })
     .await
+}
+
+fn about(caller: &Caller, owner: Option<Owner>) -> Caller {
+    owner.map_or_else(|| caller.clone(), |owner| caller.about(owner))
+}
+
+/// The caller with the rights that hold as far as memory knows; `None` if the member must be read.
+///
+/// Errors: 403 `not_a_member`.
+fn with_known_rights(app: &App, caller: Caller, scope: Scope) -> Result<Option<Caller>, ApiError> {
+    if scope == Scope::Account {
+        return Ok(Some(caller));
+    }
+    let known = app.roles.find(caller.user, caller.owner).filter(|_| !caller.rights.is_of_token());
+    let Some(state) = app.storage.known_state(caller.owner) else {
+        if caller.rights.is_of_token() {
+            return Ok(Some(caller));
+        }
+        return Ok(known.filter(|_| scope != Scope::OwnerNow).map(|rights| Caller { rights, ..caller }));
+    };
+    for rights in [Some(caller.rights), known].into_iter().flatten() {
+        match rights.hold_at(&state) {
+            Some(true) => return Ok(Some(Caller { rights, ..caller })),
+            Some(false) => return Err(ApiError::NotAMember),
+            None => {}
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the body arrives with the headers, more or less. While a longer one arrives the lease might run out.
@@ -117,18 +179,29 @@ fn renewed(lease: LockResult<()>) {
     }
 }
 
-/// Whether a token still names the caller. If nobody can say so at the moment, it does.
+/// Whether a token still names the caller, and the caller is a member. If nobody can say so at the moment, it does.
 pub async fn is_token_good(app: &Arc<App>, token: &str, caller: &Caller) -> bool {
-    let (app, token) = (Arc::clone(app), token.to_owned());
+    let (app, token, owner) = (Arc::clone(app), token.to_owned(), caller.owner);
     let found = off_reactor(move || {
-        Ok(match app.accounts.authenticate(&token) {
-            Ok(caller) => Some(caller),
-            Err(AccountError::Unauthorized(_)) => None,
+        let found = match app.accounts.authenticate(&token) {
+            Ok(caller) => caller.about(owner),
+            Err(AccountError::Unauthorized(_)) => return Ok(None),
             Err(error) => return Err(error.into()),
-        })
+        };
+        let checked = match with_known_rights(&app, found.clone(), Scope::OwnerNow) {
+            Ok(None) => app.with_rights(found).map(Some),
+            known => known,
+        };
+        match checked {
+            Ok(caller) => Ok(caller),
+            Err(ApiError::NotAMember) => Ok(None),
+            Err(error) => Err(error),
+        }
     });
     match found.await {
-        Ok(Some(found)) => (found.owner, found.token_device) == (caller.owner, caller.token_device),
+        Ok(Some(found)) => {
+            (found.default_owner, found.token_device) == (caller.default_owner, caller.token_device)
+        }
         Ok(None) => false,
         Err(error) => {
             tracing::debug!(%error, "could not check whether the token of a stream is still valid");

@@ -59,7 +59,7 @@ pub async fn changes(
     query: String,
 ) -> HandlerResult {
     let caller = caller?;
-    let request = ChangesRequest::read(&query, &app)?;
+    let request = ChangesRequest::read(&query, &caller, &app)?;
     if accept::preferred(&headers, &[JSON, NDJSON]) == NDJSON {
         return stream(app, caller, request, Vec::new()).await;
     }
@@ -73,6 +73,9 @@ pub async fn changes(
 fn unchanged(app: &App, caller: &Caller, request: &ChangesRequest) -> Option<warp::reply::Response> {
     let since = request.since.filter(|_| request.next.is_none())?;
     let state = app.storage.known_state(caller.owner).filter(|state| state.version == since)?;
+    if caller.rights.hold_at(&state) != Some(true) {
+        return None; // the transaction that reads finds out
+    }
     let ready = app.responses.find(caller.owner, state.version, &CacheKey::Unchanged);
     app.metrics.looked_up("unchanged feed", ready.is_some());
     let body = ready?.chunks.first()?.clone();
@@ -87,6 +90,7 @@ async fn page(app: Arc<App>, caller: Caller, request: ChangesRequest) -> Handler
         let (changes, current, digests) = read(&app, &caller, &request, &permit)?;
         drop(slot);
         let next = changes.next.map(|feed| write_feed(feed, &request.tables, &app.schema));
+        let next = next.map(|token| page_token::for_owner(token, caller.other_owner()));
         let digests = next.is_none().then_some((current, digests.as_slice()));
         let schema = &app.schema;
         let body = ChangesBody { schema, changes: &changes, next: next.as_deref(), digests };
@@ -114,8 +118,7 @@ fn read(
     request: &ChangesRequest,
     permit: &Permit,
 ) -> Result<(Changes, Version, Vec<Digest>), ApiError> {
-    let read = app.storage.read(caller.owner, |txn| {
-        let state = txn.state();
+    let read = app.read_as(caller, |txn, state| {
         let feed = request.feed(state)?;
         let wanted = changes::FeedFilter {
             device: caller.device,
@@ -248,8 +251,7 @@ impl Source for Lines {
     fn read(&mut self, out: &mut ChunkWriter<Version>) -> Result<Progress, ApiError> {
         let Self { app, caller, request, first, rest } = self;
         let schema = &app.schema;
-        app.storage.read(caller.owner, |txn| {
-            let state = txn.state();
+        app.read_as(caller, |txn, state| {
             let feed = match rest {
                 Some(feed) => feed.resume(state)?,
                 None => {
@@ -311,7 +313,7 @@ fn with_headers(
 pub async fn digests(app: Arc<App>, caller: Result<Caller, ApiError>) -> HandlerResult {
     let caller = caller?;
     off_reactor(move || {
-        let held = app.storage.read(caller.owner, |txn| Ok::<_, ApiError>((txn.state(), txn.digests()?)))?;
+        let held = app.read_as(&caller, |txn, state| Ok((state, txn.digests()?)))?;
         let (state, digests) = match held {
             // A write transaction even if only the owner is created: the seed must be stored.
             (state, _) if state.seed.is_none() => {
@@ -344,7 +346,7 @@ impl ChangesRequest {
         }
     }
 
-    fn read(query: &str, app: &App) -> Result<Self, ApiError> {
+    fn read(query: &str, caller: &Caller, app: &App) -> Result<Self, ApiError> {
         let ChangesQuery { since, tables, limit, next } = query::read(query)?;
         let mut request = Self {
             // 0 is before every version: most libraries begin with it.
@@ -353,7 +355,9 @@ impl ChangesRequest {
             rows_max: Limit::within(limit, app.settings.sync.changes_rows_max),
             next: None,
         };
-        let read = |token: String| page_token::read_feed(&token, &app.schema);
+        let read = |token: String| {
+            page_token::read_feed(page_token::of_owner(&token, caller.other_owner())?, &app.schema)
+        };
         let invalid = || query::invalid("next must come from the page before.");
         let goes_on = next.map(|token| read(token).ok_or_else(invalid)).transpose()?;
         // A page continues its feed, whatever else the query contains.

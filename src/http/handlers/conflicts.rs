@@ -22,16 +22,18 @@ use crate::storage::WantedConflicts;
 /// `GET /conflicts`: lost changes, newest first.
 pub async fn list(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> HandlerResult {
     let caller = caller?;
-    let wanted = read_wanted(&query, &app)?;
+    let wanted = read_wanted(&query, &caller, &app)?;
     let place = app.readers.enter(caller.owner).await?;
     off_reactor(move || {
         let permit = app.memory.permit(Some(caller.owner));
         permit.grow(page_bytes(&wanted, &app))?;
-        let page = app.storage.read(caller.owner, |txn| Ok::<_, ApiError>(txn.conflicts(&wanted)?))?;
+        let page = app.read_as(&caller, |txn, _| Ok(txn.conflicts(&wanted)?))?;
         drop(place);
         let schema = &app.schema;
         let conflicts = page.conflicts.iter().map(|conflict| ConflictBody { schema, conflict }).collect();
-        let body = permit.json(&Page { conflicts, next: page.next.map(page_token::write_conflicts) })?;
+        let next = page.next.map(page_token::write_conflicts);
+        let next = next.map(|token| page_token::for_owner(token, caller.other_owner()));
+        let body = permit.json(&Page { conflicts, next })?;
         hold(json_bytes(body), permit)
     })
     .await
@@ -64,6 +66,9 @@ pub async fn restore(
     headers: HeaderMap,
 ) -> HandlerResult {
     let caller = caller?;
+    if !caller.rights.may_write() {
+        return Err(ApiError::may_not_write());
+    }
     // Memory for the row, the conflict's states, and the response.
     let permit = app.memory.permit(Some(caller.owner));
     permit.grow(app.settings.limits.row_bytes_max.saturating_mul(STATES))?;
@@ -74,7 +79,11 @@ pub async fn restore(
     let work = lock_for_work(&app, &caller, Hold::Request, fence(&headers)?, &headers).await?;
     off_reactor(move || {
         let restored = app.storage.write(caller.owner, |txn| {
-            let terms = app.terms(caller.device, app.clock.now());
+            let rights = app.rights(&caller, txn)?;
+            if !rights.may_write() {
+                return Err(ApiError::may_not_write());
+            }
+            let terms = app.terms(caller.device, rights, app.clock.now());
             let patience = Patience::begin(due);
             let wanted = || patience.lasts(waited.is_gone());
             let restored = conflicts::restore(&wanted, txn, &app.schema, id, &terms);
@@ -104,7 +113,7 @@ struct ConflictsQuery {
     page: Option<String>,
 }
 
-fn read_wanted(query: &str, app: &App) -> Result<WantedConflicts, ApiError> {
+fn read_wanted(query: &str, caller: &Caller, app: &App) -> Result<WantedConflicts, ApiError> {
     let sync = &app.settings.sync;
     let ConflictsQuery { table, key, limit, page } = query::read(query)?;
     let table_of = |name: String| match app.schema.table(&name) {
@@ -115,7 +124,8 @@ fn read_wanted(query: &str, app: &App) -> Result<WantedConflicts, ApiError> {
         |key: String| RowKey::parse(&key).ok_or_else(|| query::invalid("key must be a UUID with hyphens."));
     let after = |token: String| {
         let invalid = || query::invalid("page must come from the page before.");
-        page_token::read_conflicts(&token).ok_or_else(invalid)
+        let token = page_token::of_owner(&token, caller.other_owner());
+        token.and_then(page_token::read_conflicts).ok_or_else(invalid)
     };
     Ok(WantedConflicts {
         table: table.map(table_of).transpose()?,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{ApiError, App, HandlerResult, conflicts, json, no_content, off_reactor, refused, time_text};
-use crate::accounts::Caller;
+use crate::accounts::{Caller, Rights};
 use crate::config::AuthMode;
 use crate::explain::{self, Facts, SignedIn};
 use crate::http::console::Operator;
@@ -230,6 +230,8 @@ fn devices(app: &App, owner: Owner) -> Result<BTreeMap<Uuid, KnownDevice>, ApiEr
 fn caller(owner: Owner) -> Caller {
     Caller {
         owner,
+        default_owner: owner,
+        rights: Rights::OPERATOR,
         device: CONSOLE,
         device_name: "The console".into(),
         token_device: CONSOLE,

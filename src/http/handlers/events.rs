@@ -46,7 +46,7 @@ pub async fn events(
     let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
     // The subscription comes first, then the present state is read: no event in between is missed.
     let subscription = app.events.listen(caller.owner, caller.token_device)?;
-    let version = version(&app, caller.owner).await?;
+    let version = version(&app, &caller).await?;
     let lock = holder(&app, caller.owner).await?;
     let period = Duration::from_secs(app.settings.limits.event_heartbeat_s.max(1));
     let listening = Listening {
@@ -81,12 +81,17 @@ fn event_stream(
     response
 }
 
-pub(crate) async fn version(app: &Arc<App>, owner: Owner) -> Result<Version, ApiError> {
-    if let Some(state) = app.storage.known_state(owner) {
+/// The version of the caller's owner.
+///
+/// Errors: 403 `not_a_member`.
+pub(crate) async fn version(app: &Arc<App>, caller: &Caller) -> Result<Version, ApiError> {
+    if let Some(state) = app.storage.known_state(caller.owner)
+        && caller.rights.hold_at(&state) == Some(true)
+    {
         return Ok(state.version);
     }
-    let app = Arc::clone(app);
-    off_reactor(move || app.storage.read(owner, |txn| Ok(txn.state().version))).await
+    let (app, caller) = (Arc::clone(app), caller.clone());
+    off_reactor(move || app.read_as(&caller, |_, state| Ok(state.version))).await
 }
 
 async fn holder(app: &Arc<App>, owner: Owner) -> Result<Option<Lease>, ApiError> {
@@ -184,7 +189,7 @@ impl Listening {
         if self.app.storage.known_state(owner).is_some() {
             return;
         }
-        if let Ok(version) = version(&self.app, owner).await {
+        if let Ok(version) = version(&self.app, &self.caller).await {
             self.version = version.max(self.version);
         }
         if let Ok(lock) = holder(&self.app, owner).await

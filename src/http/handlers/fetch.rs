@@ -10,8 +10,8 @@ use serde::Deserialize;
 use warp::reply::Reply;
 
 use super::{
-    ApiError, App, HandlerResult, Hold, hold, json_bytes, lock_for_work, set_lease_headers,
-    set_version_headers,
+    ApiError, App, HandlerResult, Hold, ended, hold, json_bytes, lock_for_work, off_reactor,
+    set_lease_headers, set_version_headers,
 };
 use crate::accounts::Caller;
 use crate::fetch::{self, FetchError, Page, PageMax, PageToken, Progress};
@@ -20,6 +20,7 @@ use crate::http::response_cache::{self, BodyRecorder, CacheKey, CachedStream};
 use crate::http::stream::{self, ChunkWriter, Source};
 use crate::http::wire::Manifest;
 use crate::http::{etag, page_token, query};
+use crate::locks::LockGuard;
 use crate::model::{Owner, RowKey, Timestamp, Version};
 use crate::schema::{Schema, TableId};
 
@@ -53,8 +54,9 @@ pub async fn fetch(
     query: String,
 ) -> HandlerResult {
     let caller = caller?;
-    let request = FetchRequest::read(&query, &app.schema)?;
-    let takes_lock = request.lock && method != Method::HEAD; // a HEAD request begins no sync
+    let request = FetchRequest::read(&query, &caller, &app.schema)?;
+    // A HEAD request begins no sync, and who may not write keeps no writer out.
+    let takes_lock = request.lock && method != Method::HEAD && caller.rights.may_write();
     // A sync begins here, so an earlier hold of the lock is no condition.
     let work = if takes_lock {
         Some(lock_for_work(&app, &caller, Hold::Lease, None, &headers).await?)
@@ -65,7 +67,21 @@ pub async fn fetch(
 
     let (head, body) = match from_memory(&app, &caller, &request, &headers)? {
         Some(cached) => cached,
-        None => read(&app, &caller, FetchRequest { lock: takes_lock, ..request.clone() }, &headers).await?,
+        None => {
+            match read(&app, &caller, FetchRequest { lock: takes_lock, ..request.clone() }, &headers).await {
+                Err(ApiError::NotAMember) => {
+                    release(work).await?;
+                    return Err(ApiError::NotAMember);
+                }
+                read => read?,
+            }
+        }
+    };
+    let (work, lease) = if head.may_write {
+        (work, lease)
+    } else {
+        release(work).await?; // the role is another one since the lock was taken
+        (None, None)
     };
     let mut response = match body {
         Body::Unchanged => not_modified(),
@@ -87,7 +103,7 @@ pub async fn fetch(
     };
     let headers = response.headers_mut();
     if let Some(next) = head.next {
-        headers.insert(LINK, header(&request.link(next))?);
+        headers.insert(LINK, header(&request.link(next, caller.other_owner()))?);
     }
     headers.insert(ETAG, header(&head.etag)?);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
@@ -106,11 +122,20 @@ async fn read(
     headers: &HeaderMap,
 ) -> Result<(Head, Body), ApiError> {
     let given_tags = headers.get_all(IF_NONE_MATCH).iter().cloned().collect();
-    let (app, owner, manifest) = (Arc::clone(app), caller.owner, Manifest::default());
-    let (readers, permit) = (Arc::clone(&app.readers), app.memory.permit(Some(owner)));
-    let source = ManifestSource { app, owner, request, given_tags, at: None, manifest };
+    let (app, caller, manifest) = (Arc::clone(app), caller.clone(), Manifest::default());
+    let (readers, permit) = (Arc::clone(&app.readers), app.memory.permit(Some(caller.owner)));
+    let source = ManifestSource { app, caller, request, given_tags, at: None, manifest };
     let (head, read) = stream::respond(&readers, &permit, source).await?;
     Ok((head, Body::Read(read, permit)))
+}
+
+/// Releases the lock of a caller that turned out to have no right to it.
+async fn release(work: Option<Box<dyn LockGuard>>) -> Result<(), ApiError> {
+    off_reactor(move || {
+        work.iter().for_each(|work| ended(work.end(false)));
+        Ok(())
+    })
+    .await
 }
 
 fn not_modified() -> warp::reply::Response {
@@ -132,6 +157,8 @@ where
 /// What is known of a response before its first byte.
 struct Head {
     version: Version,
+    /// Whether the caller may write, as of the transaction that read.
+    may_write: bool,
     etag: String,
     unchanged: bool,
     next: Option<PageToken>,
@@ -151,24 +178,30 @@ fn from_memory(
     headers: &HeaderMap,
 ) -> Result<Option<(Head, Body)>, ApiError> {
     let Some(state) = app.storage.known_state(caller.owner) else { return Ok(None) };
+    if caller.rights.hold_at(&state) != Some(true) {
+        return Ok(None); // the transaction that reads finds out
+    }
     let version = state.version;
     if request.page.is_some_and(|page| page.version != version) {
         return Err(ApiError::VersionMoved);
     }
     let tag = etag_of(caller.owner, version, request, &app.schema);
     if etag::matches(headers.get_all(IF_NONE_MATCH), &tag) {
-        return Ok(Some((Head { version, etag: tag, unchanged: true, next: None }, Body::Unchanged)));
+        let head = Head { version, may_write: true, etag: tag, unchanged: true, next: None };
+        return Ok(Some((head, Body::Unchanged)));
     }
     let ready = app.responses.find(caller.owner, version, &request.cache_key());
     app.metrics.looked_up("roll call", ready.is_some());
-    Ok(ready
-        .map(|ready| (Head { version, etag: tag, unchanged: false, next: ready.next }, Body::Cached(ready))))
+    Ok(ready.map(|ready| {
+        let head = Head { version, may_write: true, etag: tag, unchanged: false, next: ready.next };
+        (head, Body::Cached(ready))
+    }))
 }
 
 /// A page of the manifest, read from storage.
 struct ManifestSource {
     app: Arc<App>,
-    owner: Owner,
+    caller: Caller,
     request: FetchRequest,
     /// The entity tags that the caller has.
     given_tags: Vec<HeaderValue>,
@@ -181,28 +214,28 @@ impl Source for ManifestSource {
     type Head = Head;
 
     fn owner(&self) -> Owner {
-        self.owner
+        self.caller.owner
     }
 
     fn read(&mut self, out: &mut ChunkWriter<Head>) -> Result<stream::Progress, ApiError> {
-        let Self { app, owner, request, given_tags, at, manifest } = self;
-        app.storage.read(*owner, |txn| {
-            let state = txn.state();
+        let Self { app, caller, request, given_tags, at, manifest } = self;
+        app.read_as(caller, |txn, state| {
             // The work may be run again from its start, but the page is planned once.
             let (page, progress) = match at {
                 Some(at) => at,
                 None => {
                     let version = state.version;
+                    let may_write = !request.lock || app.rights(caller, txn)?.may_write();
                     let moved = request.page.is_some_and(|page| page.version != version);
-                    let tag = etag_of(*owner, version, request, &app.schema);
+                    let tag = etag_of(caller.owner, version, request, &app.schema);
                     if !moved && etag::matches(given_tags.iter(), &tag) {
-                        out.begin(Head { version, etag: tag, unchanged: true, next: None });
+                        out.begin(Head { version, may_write, etag: tag, unchanged: true, next: None });
                         return Ok(stream::Progress::Finished);
                     }
                     let sync = &app.settings.sync;
                     let most = PageMax { rows: sync.fetch_rows_max, tombstones: sync.page_entries_max };
                     let page = fetch::page(txn, &request.tables, request.page, most)?;
-                    out.begin(Head { version, etag: tag, unchanged: false, next: page.next });
+                    out.begin(Head { version, may_write, etag: tag, unchanged: false, next: page.next });
                     let all_bytes = state.rows.saturating_mul(Manifest::ROW_BYTES);
                     if all_bytes <= app.responses.owner_bytes_max() as u64 {
                         out.recorder = Some(app.responses.begin());
@@ -225,7 +258,7 @@ impl Source for ManifestSource {
 
     fn finish(&mut self, made: Option<BodyRecorder>) {
         if let (Some(made), Some((page, _))) = (made, &self.at) {
-            made.keep(self.owner, page.from.version, self.request.cache_key(), page.next);
+            made.keep(self.caller.owner, page.from.version, self.request.cache_key(), page.next);
         }
     }
 }
@@ -252,10 +285,13 @@ impl fetch::Sink for ManifestWriter<'_> {
 }
 
 impl FetchRequest {
-    fn read(query: &str, schema: &Schema) -> Result<Self, ApiError> {
+    fn read(query: &str, caller: &Caller, schema: &Schema) -> Result<Self, ApiError> {
         let FetchQuery { tables: tables_given, lock, page } = query::read(query)?;
         let tables = query::tables(tables_given.as_deref(), schema)?;
-        let read = |token: String| page_token::read_manifest(&token).filter(|page| page.table < tables.len());
+        let read = |token: String| {
+            let token = page_token::of_owner(&token, caller.other_owner())?;
+            page_token::read_manifest(token).filter(|page| page.table < tables.len())
+        };
         let page = page.map(|token| read(token).ok_or_else(bad_page)).transpose()?;
         Ok(Self { tables, tables_given, lock: lock.unwrap_or(true), page })
     }
@@ -265,8 +301,11 @@ impl FetchRequest {
     }
 
     /// The link to the next page. It has no path, since a proxy may serve this one under another path.
-    fn link(&self, next: PageToken) -> String {
-        let mut query = vec![("page", page_token::write_manifest(next))];
+    fn link(&self, next: PageToken, owner: Option<Owner>) -> String {
+        let mut query = vec![("page", page_token::for_owner(page_token::write_manifest(next), owner))];
+        if let Some(owner) = owner {
+            query.insert(0, ("owner", owner.to_string()));
+        }
         if let Some(tables) = &self.tables_given {
             query.insert(0, ("tables", tables.clone()));
         }

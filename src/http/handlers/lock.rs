@@ -31,9 +31,16 @@ pub async fn show(app: Arc<App>, caller: Result<Caller, ApiError>) -> HandlerRes
     json(body)
 }
 
+/// The caller, if it may write: the lock is for those who do.
+fn writing(caller: Result<Caller, ApiError>) -> Result<Caller, ApiError> {
+    caller.and_then(
+        |caller| if caller.rights.may_write() { Ok(caller) } else { Err(ApiError::may_not_write()) },
+    )
+}
+
 /// `POST /lock`: takes or renews the lock.
 pub async fn take(app: Arc<App>, caller: Result<Caller, ApiError>, headers: HeaderMap) -> HandlerResult {
-    let caller = caller?;
+    let caller = writing(caller)?;
     let work = lock_for_work(&app, &caller, Hold::Lease, fence(&headers)?, &headers).await?;
     let lease = work.lease().ok_or(ApiError::LockLost)?;
     let mut response = json(json!({
@@ -54,7 +61,7 @@ struct EndQuery {
 
 /// `DELETE /lock`: releases the lock, or breaks it, whoever holds it.
 pub async fn end(app: Arc<App>, caller: Result<Caller, ApiError>, query: String) -> HandlerResult {
-    let caller = caller?;
+    let caller = writing(caller)?;
     let EndQuery { breaks } = query::read(&query)?;
     let ended =
         with_locks(

@@ -65,6 +65,8 @@ fn forget_sums(ground: &Ground) {
 fn terms(by: u128, now: Timestamp, past_bytes_max: u64) -> Terms {
     Terms {
         device: device(by),
+        may_write: true,
+        since: Version(0),
         received: now,
         now,
         row_bytes_max: 1 << 18,

@@ -216,4 +216,6 @@ pub enum RejectionCode {
     StillReferenced,
     /// The row changed so often within a moment that its times would run ahead of the clock.
     TooManyEdits,
+    /// The caller's role at the owner does not include the change.
+    NotAllowed,
 }

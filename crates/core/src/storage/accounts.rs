@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::StorageResult;
 use super::members::{CodeHash, Membership};
-use crate::model::{DeviceId, Owner, Timestamp};
+use crate::model::{DeviceId, Owner, Role, Timestamp, Version};
 
 /// A person who may log in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +131,17 @@ pub enum KeptDevices {
     None,
 }
 
+/// What a user is to an owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The version at which the owner's members last changed.
+    pub members_at: Version,
+    /// Whether the owner is erased.
+    pub is_erased: bool,
+    /// The user's role, and since which version the user reads what it reads; `None` if the user is no member.
+    pub role: Option<(Role, Version)>,
+}
+
 /// Called for each user or device that was signed out.
 pub type SignOutListener = Arc<dyn Fn(SignedOut) + Send + Sync>;
 
@@ -223,6 +234,10 @@ pub trait AccountStore: Send + Sync {
 
     /// The owners that a user is a member of, by id, without those that were erased.
     fn owners_of(&self, user: Uuid) -> StorageResult<Vec<Membership>>;
+
+    /// What a user is to an owner, read by the connections that are kept for accounts: whoever reads rows for long keeps
+    /// nobody from it. A transaction that goes by it compares [`Standing::members_at`] with its own.
+    fn standing(&self, user: Uuid, owner: Owner) -> StorageResult<Standing>;
 
     /// Brings the list of a user's owners in line, after the user became a member of one or no longer is.
     ///

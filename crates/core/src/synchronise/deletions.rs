@@ -37,7 +37,8 @@ impl Deletions {
         terms: &Terms,
     ) -> StorageResult<Self> {
         let mut sets = Vec::new();
-        for (table, set) in &batch.delete {
+        // What is rejected deletes nothing.
+        for (table, set) in batch.delete.iter().filter(|_| terms.may_write) {
             let mut keys: Vec<RowKey> = set.iter().map(|incoming| incoming.key).collect();
             keys.sort_unstable();
             keys.dedup();

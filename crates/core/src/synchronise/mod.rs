@@ -43,6 +43,10 @@ use working_set::WorkingSet;
 pub struct Terms {
     /// Who sends it.
     pub device: DeviceId,
+    /// Whether the sender may change rows. If not, each row that it sends is rejected.
+    pub may_write: bool,
+    /// A base from before that version has expired for the sender; 0 if there is none such.
+    pub since: Version,
     /// The server's time when the request arrived. Time that the request waited afterwards does not count as
     /// clock skew.
     pub received: Timestamp,
@@ -69,6 +73,13 @@ pub struct Terms {
     pub batch_bytes_max: usize,
     /// Return no more changed rows once they have this many bytes.
     pub pull_bytes_max: usize,
+}
+
+impl Terms {
+    /// The owner's state as the sender may see it.
+    fn seen(&self, state: OwnerState) -> OwnerState {
+        OwnerState { horizon: state.horizon.max(self.since), ..state }
+    }
 }
 
 /// The result of a batch; its lists mirror the batch's, in the order sent.
@@ -238,7 +249,7 @@ pub fn run_while(
     batch: &Batch,
     terms: &Terms,
 ) -> Result<Report, Refusal> {
-    let state = txn.state();
+    let state = terms.seen(txn.state());
     changes::check(state, batch.base).map_err(Refusal::BaseExpired)?;
     let skew = batch.sent_at.map(|sent_at| Skew::measure(sent_at, terms.received));
     let clock = DeviceClock { skew, sent_at: batch.sent_at, received: terms.received };
@@ -258,7 +269,7 @@ pub fn run_while(
     let mut deletions = Deletions::count(txn, &digests, batch, &rows, terms)?;
     deletions.guard(batch.confirm_deletes, terms.mass_delete_rows)?;
     // Every row is settled in memory first, so a refusal needs no write to be undone.
-    let settler = Settler::new(txn, schema, context, clock, &mut rows, &mut budget);
+    let settler = Settler::new(txn, schema, (context, terms.may_write), clock, &mut rows, &mut budget);
     let (Settled { mut add, mut update, mut delete, rejected }, losses) = settle(settler, batch)?;
     // The rows of the response are weighed before anything is written.
     response_rows::put_rows(batch, [&mut add, &mut update, &mut delete], &rows, &mut budget)?;
@@ -428,7 +439,7 @@ fn pull(
     exclude: Option<Version>,
     terms: &Terms,
 ) -> Result<Changes, Refusal> {
-    let feed = Feed::begin(txn.state(), batch.base).map_err(Refusal::BaseExpired)?;
+    let feed = Feed::begin(terms.seen(txn.state()), batch.base).map_err(Refusal::BaseExpired)?;
     let feed = Feed { exclude, ..feed };
     let tables: Vec<TableId> = schema.tables().iter().map(|table| table.id).collect();
     let (rows_max, bytes_max) = (terms.pull_rows_max, terms.pull_bytes_max);

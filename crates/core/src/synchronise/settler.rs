@@ -7,6 +7,7 @@ use super::losses::Losses;
 use super::references::{self, Referrers};
 use super::working_set::WorkingSet;
 use super::{Refusal, RowResult, Set, TableResults};
+use crate::broken;
 use crate::model::{EarlierState, RowKey, Stored, Timestamp};
 use crate::reconcile::{
     Context, Decision, Incoming, Operation, Rejection, RejectionCode, RowHistory, Skew, Verdict,
@@ -34,6 +35,7 @@ pub(super) struct Settler<'a, 'b> {
     txn: &'a mut dyn WriteTxn,
     schema: &'a Schema,
     context: Context,
+    may_write: bool,
     clock: DeviceClock,
     rows: &'a mut WorkingSet,
     budget: &'a mut Budget<'b>,
@@ -57,7 +59,7 @@ impl<'a, 'b> Settler<'a, 'b> {
     pub fn new(
         txn: &'a mut dyn WriteTxn,
         schema: &'a Schema,
-        context: Context,
+        (context, may_write): (Context, bool),
         clock: DeviceClock,
         rows: &'a mut WorkingSet,
         budget: &'a mut Budget<'b>,
@@ -66,6 +68,7 @@ impl<'a, 'b> Settler<'a, 'b> {
             txn,
             schema,
             context,
+            may_write,
             clock,
             rows,
             budget,
@@ -109,7 +112,7 @@ impl<'a, 'b> Settler<'a, 'b> {
     /// Settles `delete`: tables that refer to others first.
     pub fn deletes(&mut self, sets: &[Set]) -> Result<Vec<TableResults>, Refusal> {
         let is_parent = |table: TableId| self.schema.referrers(table).next().is_some();
-        if sets.iter().any(|(table, set)| !set.is_empty() && is_parent(*table)) {
+        if self.may_write && sets.iter().any(|(table, set)| !set.is_empty() && is_parent(*table)) {
             let mut referrers = Referrers::of(self.schema, self.rows);
             for (table, set) in sets.iter().filter(|(table, _)| is_parent(*table)) {
                 let keys: BTreeSet<RowKey> = set.iter().map(|incoming| incoming.key).collect();
@@ -211,6 +214,9 @@ impl<'a, 'b> Settler<'a, 'b> {
         incoming: &Incoming,
     ) -> Result<RowResult, Refusal> {
         self.budget.check()?;
+        if let Some(rejection) = self.not_allowed() {
+            return self.tell(table, incoming.clone(), Rc::default(), Err(rejection), false);
+        }
         let corrected = self.corrected(incoming);
         let history = self.history(table, &corrected)?;
         self.weigh_union(table, &corrected, &history)?;
@@ -228,6 +234,9 @@ impl<'a, 'b> Settler<'a, 'b> {
 
     fn delete(&mut self, table: TableId, incoming: &Incoming) -> Result<RowResult, Refusal> {
         self.budget.check()?;
+        if let Some(rejection) = self.not_allowed() {
+            return self.tell(table, incoming.clone(), Rc::default(), Err(rejection), true);
+        }
         let mut corrected = self.corrected(incoming);
         if self.clock.skew.is_some() {
             // A deletion without a time of its own was made, at the latest, when it was sent.
@@ -247,6 +256,16 @@ impl<'a, 'b> Settler<'a, 'b> {
             }
         }
         self.tell(table, corrected, history, settled, true)
+    }
+
+    /// Why the sender may not change the table, if it may not.
+    fn not_allowed(&self) -> Option<Rejection> {
+        let is_allowed = self.may_write || broken::is("reader_writes");
+        (!is_allowed).then(|| Rejection {
+            code: RejectionCode::NotAllowed,
+            column: None,
+            detail: "your role at this owner does not include changes of its rows".into(),
+        })
     }
 
     fn settle(

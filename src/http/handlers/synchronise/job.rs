@@ -9,6 +9,7 @@ use super::idempotency::replay;
 use super::kept::{Kept, is_without_rows, kept_form};
 use super::reply::{ReplySender, SyncResponse};
 use super::{SyncRequest, explain};
+use crate::accounts::Caller;
 use crate::accounts::installations::{self, CounterOutcome};
 use crate::broken;
 use crate::http::Permit;
@@ -90,14 +91,22 @@ impl SyncJob {
         wanted: &dyn StillWanted,
     ) -> Result<(SyncResponse, Counts), ApiError> {
         let SyncRequest { app, received, caller, idempotent, .. } = &self.request;
+        let rights = app.rights(caller, txn)?;
+        if rights.may_write() != caller.rights.may_write() {
+            // The lock was entered, or not, by an earlier role.
+            return Ok((
+                SyncResponse::AsAnother(Box::new(Caller { rights, ..caller.clone() })),
+                Counts::default(),
+            ));
+        }
         let devices_max = app.settings.limits.devices_per_user_max;
         let forgotten = match installations::note(txn, caller, devices_max, app.clock.now())? {
             CounterOutcome::Well(forgotten) => forgotten,
             CounterOutcome::Other(other) => {
-                return Ok((SyncResponse::OtherInstallation(other), Counts::default()));
+                return Ok((SyncResponse::AsAnother(other), Counts::default()));
             }
         };
-        let terms = app.terms(caller.device, *received);
+        let terms = app.terms(caller.device, rights, *received);
         if let Some(stored) = self.response_of_twin(txn)? {
             let stored = self.complete(txn, wanted, &terms, stored)?;
             return Ok((SyncResponse::Whole(replay(stored)), Counts::of_replay(forgotten)));
@@ -190,9 +199,8 @@ impl WriteJob for SyncJob {
         let is_wanted = || patience.lasts(self.reply.is_closed());
         let wanted = Within { is_wanted, permit: self.permit() };
         let outcome = self.span.in_scope(|| self.apply(txn, &wanted));
-        let is_done = outcome
-            .as_ref()
-            .is_ok_and(|(response, _)| !matches!(response, SyncResponse::OtherInstallation(_)));
+        let is_done =
+            outcome.as_ref().is_ok_and(|(response, _)| !matches!(response, SyncResponse::AsAnother(_)));
         // `answer_before_commit` is an injected fault: respond, then roll back.
         let commits = is_done && !self.batch.dry_run && !broken::is("answer_before_commit");
         self.outcome = Some(outcome.map(|(response, counts)| (self.preview(response), counts)));
@@ -204,7 +212,7 @@ impl WriteJob for SyncJob {
         let _entered = span.enter();
         let response = result.map_err(ApiError::from).and_then(|()| {
             let (response, counts) = outcome.unwrap_or_else(|| Err(ApiError::from(not_run())))?;
-            if matches!(response, SyncResponse::OtherInstallation(_)) {
+            if matches!(response, SyncResponse::AsAnother(_)) {
                 keeps_lock = lock.had_lock(); // the other installation releases it
             } else if !batch.dry_run {
                 request.app.note_installation(&request.caller, &counts.forgotten);

@@ -23,7 +23,7 @@ use super::{
 use crate::accounts::Caller;
 use crate::http::wire::{read_batch_within, rejection_body};
 use crate::http::{BodyFault, Received, Unavailable, threads};
-use crate::locks::LockGuard;
+use crate::locks::{LockGuard, Unlocked};
 use crate::model::{Fence, Timestamp};
 use crate::schema::Schema;
 use crate::storage::StorageError;
@@ -63,7 +63,7 @@ pub async fn synchronise(
                 set_installation_header(response.headers_mut(), request.caller.adopts());
                 return hold(response, request.body.permit);
             }
-            Ended::OtherInstallation(caller) => request.caller = *caller,
+            Ended::AsAnother(caller) => request.caller = *caller,
         }
     }
     Err(StorageError::Busy.into())
@@ -75,6 +75,9 @@ async fn end_sync(app: &Arc<App>, caller: &Caller, headers: &HeaderMap, refusal:
         Ok(fence) => fence,
         Err(refusal) => return refusal,
     };
+    if !caller.rights.may_write() {
+        return refusal;
+    }
     let lock = match lock_for_work(app, caller, Hold::Request, fence, headers).await {
         Ok(lock) => lock,
         Err(refusal) => return refusal,
@@ -162,12 +165,20 @@ impl SyncRequest {
                 (_, Some(refusal)) => return Err(refusal),
             }
             let is_late = fence != self.fence;
-            match lock_for_work(&self.app, &self.caller, Hold::Request, fence, headers).await {
+            match self.lock(headers, fence).await {
                 Ok(lock) => return Ok(ReplayOrLock::Lock { lock, is_late }),
                 // The first sending may have ended meanwhile, and released the lock that this one names.
                 Err(refusal) => refused = Some(refusal),
             }
         }
+    }
+
+    /// Enters the lock. Who may not write keeps no writer out, and waits for none.
+    async fn lock(&self, headers: &HeaderMap, fence: Option<Fence>) -> Result<Box<dyn LockGuard>, ApiError> {
+        if !self.caller.rights.may_write() {
+            return Ok(Box::new(Unlocked));
+        }
+        lock_for_work(&self.app, &self.caller, Hold::Request, fence, headers).await
     }
 
     /// The response to an earlier sending of the request, if there was one. It ends the sync, as it did then.

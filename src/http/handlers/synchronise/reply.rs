@@ -22,8 +22,8 @@ pub(super) enum SyncResponse {
     Report(Box<Report>),
     /// The report that was sent before the COMMIT.
     Previewed,
-    /// Nothing was done: the caller is another installation now.
-    OtherInstallation(Box<Caller>),
+    /// Nothing was done: the caller is another installation now, or has another role.
+    AsAnother(Box<Caller>),
 }
 
 enum Message {
@@ -61,8 +61,8 @@ impl ReplySender {
 /// The result of an attempt at a request.
 pub(super) enum Ended {
     Response(warp::reply::Response),
-    /// Nothing was done: the caller is another installation now.
-    OtherInstallation(Box<Caller>),
+    /// Nothing was done: the caller is another installation now, or has another role.
+    AsAnother(Box<Caller>),
 }
 
 impl ReplyReceiver {
@@ -77,7 +77,7 @@ impl ReplyReceiver {
             }
         };
         let response = match result? {
-            SyncResponse::OtherInstallation(caller) => return Ok(Ended::OtherInstallation(caller)),
+            SyncResponse::AsAnother(caller) => return Ok(Ended::AsAnother(caller)),
             SyncResponse::Whole(response) => response,
             SyncResponse::Report(report) => write_report(app, report, permit).await?,
             SyncResponse::Previewed => previewed.unwrap_or_else(|| Err(not_run().into()))?,
