@@ -398,6 +398,22 @@ numeric_settings! {
         /// This counts the devices with a token, and, of each owner, the installations that name themselves.
         /// The device that was silent longest makes room.
         devices_per_user_max: usize = 100, env "ROLLCALL_DEVICES_PER_USER_MAX";
+        /// Let a user be a member of at most N owners (507)
+        ///
+        /// One list names them all, with the version of each.
+        owners_per_user_max: usize = 2_000, env "ROLLCALL_OWNERS_PER_USER_MAX";
+        /// Let an owner have at most N members (507)
+        members_per_owner_max: usize = 10_000, env "ROLLCALL_MEMBERS_PER_OWNER_MAX";
+        /// Let an owner have at most N open invitations (507)
+        ///
+        /// Whoever invites many people makes one invitation with many uses.
+        invitations_per_owner_max: usize = 100, env "ROLLCALL_INVITATIONS_PER_OWNER_MAX";
+        /// Let an invitation be open for at most N hours (422)
+        invitation_hours_max: u32 = 720, env "ROLLCALL_INVITATION_HOURS_MAX";
+        /// Allow N attempts an hour of one user to accept an invitation (429)
+        ///
+        /// A code has 128 random bits and cannot be guessed: the limit keeps the attempts from costing much. 0 sets no limit.
+        invitation_attempts_per_hour: u32 = 60, env "ROLLCALL_INVITATION_ATTEMPTS_PER_HOUR";
         /// Wait N ms for the database's one writer (503)
         ///
         /// After that the client had better come back. With PostgreSQL it is the wait for a connection or for

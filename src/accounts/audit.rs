@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use tracing::field::display;
 use uuid::Uuid;
 
-use crate::model::DeviceId;
+use crate::model::{DeviceId, Owner};
 
 /// The target of every line; a filter such as `warn,audit=info` selects them.
 const TARGET: &str = "audit";
@@ -22,6 +22,8 @@ pub struct Subject {
     pub user: Option<Uuid>,
     /// The device that logged in, or was signed out.
     pub device: Option<DeviceId>,
+    /// The owner, if the event is about one.
+    pub owner: Option<Owner>,
     /// The address of the client; `None` for a command on the server's own machine.
     pub from: Option<IpAddr>,
 }
@@ -38,6 +40,12 @@ impl Subject {
         Self { user: Some(user), ..self }
     }
 
+    /// The same event with its owner.
+    #[must_use]
+    pub fn of_owner(self, owner: Owner) -> Self {
+        Self { owner: Some(owner), ..self }
+    }
+
     /// The same event with its device.
     #[must_use]
     pub fn of_device(self, device: DeviceId) -> Self {
@@ -47,17 +55,20 @@ impl Subject {
 
 /// Logs what was done: `log_in`, `log_out`, `registration` and the like.
 pub fn done(event: &'static str, subject: Subject) {
-    let Subject { user, device, from } = subject;
-    let (user, device) = (user.map(display), device.map(display));
+    let Subject { user, device, owner, from } = subject;
+    let (user, device, owner) = (user.map(display), device.map(display), owner.map(display));
     match from {
-        Some(from) => tracing::info!(target: TARGET, event, user, device, %from, "audit: done"),
-        None => tracing::info!(target: TARGET, event, user, device, from = "command line", "audit: done"),
+        Some(from) => tracing::info!(target: TARGET, event, user, device, owner, %from, "audit: done"),
+        None => {
+            tracing::info!(target: TARGET, event, user, device, owner, from = "command line", "audit: done");
+        }
     }
 }
 
 /// Logs what was refused, and why.
 pub fn refused(event: &'static str, subject: Subject, why: &'static str) {
-    let Subject { user, device, from } = subject;
+    let Subject { user, device, owner, from } = subject;
     let (user, device, from) = (user.map(display), device.map(display), from.map(display));
-    tracing::warn!(target: TARGET, event, user, device, from, why, "audit: refused");
+    let owner = owner.map(display);
+    tracing::warn!(target: TARGET, event, user, device, owner, from, why, "audit: refused");
 }

@@ -595,7 +595,7 @@ fn random_token() -> Result<String, AccountError> {
     Ok(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(secret)))
 }
 
-fn random_uuid() -> Result<Uuid, AccountError> {
+pub(super) fn random_uuid() -> Result<Uuid, AccountError> {
     Ok(uuid::Builder::from_random_bytes(random()?).into_uuid())
 }
 

@@ -9,6 +9,7 @@
 //!   `attempts`: how often one may try.
 //! - `audit`: a log line for everything that changes who may come in.
 //! - `rights`: what a caller may do with the owner of its request.
+//! - `invitations`: codes by which users become members of an owner.
 //! - `installations`: which copy of an app a request comes from, where it names itself.
 //! - `known`: tokens that were found good a moment ago.
 //!
@@ -20,6 +21,7 @@ pub mod audit;
 pub mod change;
 pub mod erase;
 pub mod installations;
+pub mod invitations;
 mod jwks;
 mod jws;
 pub mod jwt;

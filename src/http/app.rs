@@ -6,6 +6,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::accounts::installations::{Counters, Lookup, resolve};
+use crate::accounts::invitations::Invitations;
 use crate::accounts::rights::{self, Rights, Roles};
 use crate::accounts::{Accounts, Caller};
 use crate::clock::Clock;
@@ -38,6 +39,8 @@ pub struct App {
     pub accounts: Accounts,
     /// The roles that were read a while ago.
     pub roles: Roles,
+    /// Invitations and their limits.
+    pub invitations: Invitations,
     /// The counters of installations, if no other server can raise them.
     pub counters: Option<Counters>,
     /// The server's clock.
@@ -228,6 +231,7 @@ impl App {
         let dialects = dialects::State::new(&settings);
         let draining = Draining::default();
         let acks = Acks::default();
+        let invitations = Invitations::new(&settings.limits, &clock);
         let counters = matches!(storage.leases(), Leases::InMemory(_)).then(Counters::default);
         let console = Console::new(clock.now());
         let events = Events::new(&settings.limits, Arc::clone(&metrics));
@@ -253,6 +257,7 @@ impl App {
             acks,
             accounts,
             roles: Roles::default(),
+            invitations,
             counters,
             clock,
             settings,

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::problem::{ApiError, Unavailable};
+use crate::accounts::Caller;
 use crate::config::Limits;
 use crate::locks::Lease;
 use crate::metrics::Metrics;
@@ -32,6 +34,8 @@ pub(crate) struct PendingEvents {
 pub(crate) enum End {
     /// The token is no longer valid.
     Unauthorized,
+    /// The user is no member of the owner any more.
+    NotAMember,
     /// The server is stopping.
     ShuttingDown,
     /// The owner has opened more streams since than allowed.
@@ -42,6 +46,7 @@ impl End {
     pub const fn code(self) -> &'static str {
         match self {
             Self::Unauthorized => "unauthorized",
+            Self::NotAMember => "not_a_member",
             Self::ShuttingDown => "shutting_down",
             Self::TooManyStreams => "too_many_streams",
         }
@@ -65,6 +70,7 @@ struct Listeners {
 
 struct Listener {
     id: u64,
+    user: Uuid,
     device: DeviceId,
     pending: watch::Sender<PendingEvents>,
 }
@@ -86,7 +92,8 @@ impl Events {
     /// - Bounds: a new listener replaces the owner's oldest one. A phone that lost its network never closes
     ///   its stream; the stale stream must not block the new one.
     /// - Errors: 503 `busy` if the server has the maximum number of streams.
-    pub(crate) fn listen(self: &Arc<Self>, owner: Owner, device: DeviceId) -> Result<Subscription, ApiError> {
+    pub(crate) fn listen(self: &Arc<Self>, caller: &Caller) -> Result<Subscription, ApiError> {
+        let Caller { owner, user, token_device: device, .. } = *caller;
         let mut listeners = self.listeners.lock();
         let full = listeners.count >= self.streams_max;
         let Listeners { by_owner, count } = &mut *listeners;
@@ -107,7 +114,7 @@ impl Events {
         }
         let id = self.last_id.fetch_add(1, Ordering::Relaxed);
         let (pending, receiver) = watch::channel(PendingEvents::default());
-        by_owner.entry(owner).or_default().push(Listener { id, device, pending });
+        by_owner.entry(owner).or_default().push(Listener { id, user, device, pending });
         self.metrics.event_streams.set(i64::try_from(*count).unwrap_or(i64::MAX));
         Ok(Subscription { events: Arc::clone(self), owner, id, pending: receiver })
     }
@@ -124,17 +131,26 @@ impl Events {
 
     /// Reports that a device's token is no longer valid.
     pub fn signed_out(&self, owner: Owner, device: DeviceId) {
-        self.update(owner, |of, pending| {
-            if of == device {
-                pending.ended = Some(End::Unauthorized);
+        self.end(owner, End::Unauthorized, |listener| listener.device == device);
+    }
+
+    /// Reports that a user is no member of an owner any more.
+    pub fn left(&self, owner: Owner, user: Uuid) {
+        self.end(owner, End::NotAMember, |listener| listener.user == user);
+    }
+
+    fn end(&self, owner: Owner, end: End, is_meant: impl Fn(&Listener) -> bool) {
+        self.update(owner, |listener, pending| {
+            if is_meant(listener) {
+                pending.ended = Some(end);
             }
         });
     }
 
-    fn update(&self, owner: Owner, change: impl Fn(DeviceId, &mut PendingEvents)) {
+    fn update(&self, owner: Owner, change: impl Fn(&Listener, &mut PendingEvents)) {
         if let Some(own) = self.listeners.lock().by_owner.get(&owner) {
             for listener in own {
-                listener.pending.send_modify(|pending| change(listener.device, pending));
+                listener.pending.send_modify(|pending| change(listener, pending));
             }
         }
     }

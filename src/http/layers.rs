@@ -157,7 +157,7 @@ fn cors(bounds: &Bounds) -> Option<CorsLayer> {
     let exposed = [ETAG, LINK, RETRY_AFTER, REQUEST_ID, SERVER_TIMING];
     let layer = CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(headers)
         .expose_headers(
             [

@@ -1,6 +1,6 @@
 //! The methods of a path, and the responses for warp's rejections.
 //!
-//! A route is a path, then one of [`get`], [`post`] and [`delete`], then what its handler needs. This order
+//! A route is a path, then one of [`get`], [`post`], [`put`], [`patch`] and [`delete`], then what its handler needs. This order
 //! alone determines 404 and 405: each of these filters leaves its own mark if the path matched and the method
 //! did not. From the marks [`shape`] knows which methods the path has.
 //!
@@ -34,6 +34,10 @@ struct Get;
 #[derive(Clone, Copy, Debug)]
 struct Post;
 #[derive(Clone, Copy, Debug)]
+struct Put;
+#[derive(Clone, Copy, Debug)]
+struct Patch;
+#[derive(Clone, Copy, Debug)]
 struct Delete;
 
 /// Takes `GET`, and `HEAD`, for which the layers leave the body out. It must follow the path directly, so
@@ -50,6 +54,16 @@ pub fn post() -> impl Filter<Extract = (), Error = Rejection> + Clone {
 /// Takes `DELETE`; see [`get`].
 pub fn delete() -> impl Filter<Extract = (), Error = Rejection> + Clone {
     only(&[Method::DELETE], Delete)
+}
+
+/// Takes `PUT`; see [`get`].
+pub fn put() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    only(&[Method::PUT], Put)
+}
+
+/// Takes `PATCH`; see [`get`].
+pub fn patch() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    only(&[Method::PATCH], Patch)
 }
 
 fn only<M>(wanted: &'static [Method], mark: M) -> impl Filter<Extract = (), Error = Rejection> + Clone
@@ -100,20 +114,16 @@ fn problem(rejection: &Rejection) -> ApiError {
 }
 
 /// The methods of a matching path, from the marks of its routes.
-fn allowed(rejection: &Rejection) -> Option<&'static str> {
-    let get = rejection.find::<Wants<Get>>().is_some();
-    let post = rejection.find::<Wants<Post>>().is_some();
-    let delete = rejection.find::<Wants<Delete>>().is_some();
-    match (get, post, delete) {
-        (true, true, true) => Some("GET, HEAD, POST, DELETE"),
-        (true, true, false) => Some("GET, HEAD, POST"),
-        (true, false, true) => Some("GET, HEAD, DELETE"),
-        (false, true, true) => Some("POST, DELETE"),
-        (true, false, false) => Some("GET, HEAD"),
-        (false, true, false) => Some("POST"),
-        (false, false, true) => Some("DELETE"),
-        (false, false, false) => None,
-    }
+fn allowed(rejection: &Rejection) -> Option<String> {
+    let wanted = [
+        ("GET, HEAD", rejection.find::<Wants<Get>>().is_some()),
+        ("POST", rejection.find::<Wants<Post>>().is_some()),
+        ("PUT", rejection.find::<Wants<Put>>().is_some()),
+        ("PATCH", rejection.find::<Wants<Patch>>().is_some()),
+        ("DELETE", rejection.find::<Wants<Delete>>().is_some()),
+    ];
+    let methods: Vec<&str> = wanted.into_iter().filter(|(_, is)| *is).map(|(method, _)| method).collect();
+    (!methods.is_empty()).then(|| methods.join(", "))
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub enum ApiError {
     #[error("There is {what}.")]
     NotFound { what: &'static str },
     #[error("This path takes {allow}.")]
-    MethodNotAllowed { allow: &'static str },
+    MethodNotAllowed { allow: String },
     #[error("{reason}")]
     BodyTooSlow { reason: String },
     #[error(
@@ -72,6 +72,14 @@ pub enum ApiError {
     MassDelete { table: String, deletes: u64, rows: u64, confirm: u64, before: u64 },
     #[error("This Idempotency-Key came before with another body. Nothing was done.")]
     IdempotencyKeyReused,
+    #[error(
+        "Nobody would manage the owner any more. Make another member a manager first, or delete the owner."
+    )]
+    LastManager,
+    #[error("The code is unknown, was used up or withdrawn, or has expired. Nothing was changed.")]
+    InvalidInvitation,
+    #[error("{what} would be more than {max}.")]
+    TooMany { what: &'static str, max: u64 },
     #[error("Too little of the row is known to bring it back. Add it again.")]
     NotRestorable,
     #[error("{} of the rows cannot be taken, and the request is atomic. Nothing was written.", rejections.len())]
@@ -155,6 +163,7 @@ codes! {
     Self::WrongPassword => FORBIDDEN "wrong_password",
     Self::InvalidToken => FORBIDDEN "invalid_token",
     Self::EmailNotVerified => FORBIDDEN "email_not_verified",
+    Self::InvalidInvitation => FORBIDDEN "invalid_invitation",
     Self::NotAMember => FORBIDDEN "not_a_member",
     Self::NotAllowed { .. } => FORBIDDEN "not_allowed",
     Self::NotFound { .. } => NOT_FOUND "not_found",
@@ -165,6 +174,7 @@ codes! {
     Self::OtherUser => CONFLICT "other_user",
     Self::EmailTaken => CONFLICT "email_taken",
     Self::NotRestorable => CONFLICT "not_restorable",
+    Self::LastManager => CONFLICT "last_manager",
     Self::AccountGone => GONE "account_gone",
     Self::CursorExpired { .. } => GONE "cursor_expired",
     Self::LengthRequired => LENGTH_REQUIRED "length_required",
@@ -188,7 +198,7 @@ codes! {
     Self::Unavailable { code: Unavailable::StorageFull, .. } => SERVICE_UNAVAILABLE "storage_full",
     Self::Unavailable { code: Unavailable::Timeout, .. } => SERVICE_UNAVAILABLE "timeout",
     Self::Unavailable { code: Unavailable::ShuttingDown, .. } => SERVICE_UNAVAILABLE "shutting_down",
-    Self::QuotaExceeded { .. } => INSUFFICIENT_STORAGE "quota_exceeded",
+    Self::QuotaExceeded { .. } | Self::TooMany { .. } => INSUFFICIENT_STORAGE "quota_exceeded",
 }
 
 const NO_MEMORY: &str = "Too many large requests are under way: the server has no memory for this one now.";
@@ -390,7 +400,9 @@ impl Reply for ApiError {
         }
         match self {
             Self::MethodNotAllowed { allow } => {
-                headers.insert(ALLOW, HeaderValue::from_static(allow));
+                if let Ok(allow) = HeaderValue::from_str(&allow) {
+                    headers.insert(ALLOW, allow);
+                }
             }
             Self::Unauthorized { .. } => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

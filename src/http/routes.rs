@@ -13,6 +13,7 @@ use super::console_routes::{boxed, console_routes};
 use super::handlers::caller::{Scope, handle_caller};
 use super::handlers::{accounts, caller, changes, conflicts, events, fetch, lock, service, synchronise};
 use super::methods::{delete, get, post, shape};
+use super::owner_routes::owner_routes;
 use super::problem::ApiError;
 use super::{Peer, body, no_body, peer, query};
 use crate::accounts::Caller;
@@ -78,6 +79,7 @@ pub fn routes(
     let body = body(Arc::clone(&app.bounds), Arc::clone(&app.memory)).boxed();
 
     let dialects = dialects::routes(&app, &default);
+    let owners = owner_routes(&app);
 
     // Both forms of a path work the same.
     let fetch_path = warp::path!("fetch").or(warp::path!("fetch.json")).unify();
@@ -257,7 +259,7 @@ pub fn routes(
     let people = people.or(boxed(password)).unify();
     let people =
         people.or(boxed(reset)).unify().or(boxed(reset_confirmed)).unify().or(boxed(verified)).unify();
-    let people = people.or(boxed(erased)).unify().or(boxed(export)).unify();
+    let people = people.or(boxed(erased)).unify().or(boxed(export)).unify().or(owners).unify();
     let devices = boxed(devices).or(boxed(devices_ended)).unify().or(boxed(device)).unify();
     let about = boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(metrics)).unify();
     let about = about.or(boxed(general)).unify().or(boxed(typed)).unify();

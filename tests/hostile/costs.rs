@@ -291,6 +291,48 @@ impl Lab {
                     json!({ "email": "anna@example.org", "password": PASSWORD, "device": "one more" }),
                 ),
             ],
+            "GET /owners" => vec![of("GET /owners", "one owner")],
+            "POST /owners" => vec![
+                of("POST /owners", "a name that does not fit, in 64 KiB")
+                    .sending(json!({ "name": "x".repeat(60_000) })),
+                of("POST /owners", "a new owner").sending(json!({ "name": "x".repeat(100) })),
+            ],
+            "PATCH /owners/{owner}" => vec![
+                of("PATCH /owners/{owner}", "a new name")
+                    .at(format!("/owners/{owner}"))
+                    .sending(json!({ "name": "y".repeat(100) })),
+            ],
+            "DELETE /owners/{owner}" => {
+                vec![of("DELETE /owners/{owner}", "the home").at(format!("/owners/{owner}"))]
+            }
+            "GET /owners/{owner}/members" => {
+                vec![of("GET /owners/{owner}/members", "one member").at(format!("/owners/{owner}/members"))]
+            }
+            "PUT /owners/{owner}/members/{user}" => vec![
+                of("PUT /owners/{owner}/members/{user}", "the same role")
+                    .at(format!("/owners/{owner}/members/{owner}"))
+                    .sending(json!({ "role": "manage" })),
+            ],
+            "DELETE /owners/{owner}/members/{user}" => vec![
+                of("DELETE /owners/{owner}/members/{user}", "the last one")
+                    .at(format!("/owners/{owner}/members/{owner}")),
+            ],
+            "GET /owners/{owner}/invitations" => {
+                vec![of("GET /owners/{owner}/invitations", "none").at(format!("/owners/{owner}/invitations"))]
+            }
+            "POST /owners/{owner}/invitations" => vec![
+                of("POST /owners/{owner}/invitations", "one")
+                    .at(format!("/owners/{owner}/invitations"))
+                    .sending(json!({ "role": "write", "uses": 10_000 })),
+            ],
+            "DELETE /owners/{owner}/invitations/{id}" => vec![
+                of("DELETE /owners/{owner}/invitations/{id}", "none of that id")
+                    .at(format!("/owners/{owner}/invitations/{conflict}")),
+            ],
+            "POST /invitations/accept" => vec![
+                of("POST /invitations/accept", "a code of 60,000 bytes")
+                    .sending(json!({ "code": "x".repeat(60_000) })),
+            ],
             "GET /me" => vec![of("GET /me", "")],
             "POST /logout" => vec![of("POST /logout", "")],
             "POST /password/reset" => vec![

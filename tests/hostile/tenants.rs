@@ -181,6 +181,7 @@ const EXEMPT: &[(&str, &str)] = &[
     ("GET /openapi.json", "the schema, the same for all"),
     ("GET /openapi.yaml", "a file"),
     ("GET /readyz", "knows of nobody"),
+    ("POST /owners", "makes an owner of a random id, and names nothing"),
     (
         "POST /register",
         "an address that is taken cannot be registered again, and says so: emailTaken in openapi.yaml. Log-in does not tell",
@@ -344,6 +345,35 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
         "POST /account/erase" => vec![
             probe_of("its own account", path).body(json!({ "password": PASSWORD })).alike("names nothing"),
         ],
+        "GET /owners" => vec![probe_of("the list", path).with("if-none-match", &of.etag).alike("names nothing")],
+        "PATCH /owners/{owner}" => {
+            vec![probe_of("owner", format!("/owners/{owner}")).body(json!({ "name": "mine" }))]
+        }
+        "DELETE /owners/{owner}" => vec![probe_of("owner", format!("/owners/{owner}"))],
+        "GET /owners/{owner}/members" => {
+            vec![probe_of("owner", format!("/owners/{owner}/members?after={}", key(0)))]
+        }
+        "PUT /owners/{owner}/members/{user}" => {
+            // A user who was not added to another's owner has the id of its own.
+            let path = format!("/owners/{owner}/members/{owner}");
+            vec![probe_of("owner and user", path).body(json!({ "role": "manage" }))]
+        }
+        "DELETE /owners/{owner}/members/{user}" => {
+            vec![probe_of("owner and user", format!("/owners/{owner}/members/{owner}"))]
+        }
+        "GET /owners/{owner}/invitations" => vec![probe_of("owner", format!("/owners/{owner}/invitations"))],
+        "POST /owners/{owner}/invitations" => {
+            let body = json!({ "role": "read", "expires_s": 60, "uses": 1 });
+            vec![probe_of("owner", format!("/owners/{owner}/invitations")).body(body)]
+        }
+        "DELETE /owners/{owner}/invitations/{id}" => {
+            vec![probe_of("owner", format!("/owners/{owner}/invitations/{conflict}"))]
+        }
+        "POST /invitations/accept" => vec![
+            probe_of("a code that nobody has", path)
+                .body(json!({ "code": "ri_GZYBNbyCScqFgPBHL6qAqQ", "name": "me" }))
+                .alike("whoever has a code may become a member by it"),
+        ],
         "POST /logout" => vec![probe_of("its own token", path).alike("names nothing")],
         "GET /me" => vec![probe_of("its own token", path).alike("names nothing")],
         "POST /password" => vec![
@@ -387,7 +417,12 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
         // A client behind its own counter gets another name.
         let name = format!("{}.0", of.installation);
         let probe = Probe { body, ..probe_of("Sync-Device", path) }.with("sync-device", name);
-        probes.push(if locks { probe.alike("the lock is another device's") } else { probe });
+        let is_refused = operation == "POST /invitations/accept";
+        probes.push(match () {
+            () if locks => probe.alike("the lock is another device's"),
+            () if is_refused => probe.alike("the code is refused in any case"),
+            () => probe,
+        });
     }
     Some(probes)
 }

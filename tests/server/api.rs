@@ -10,6 +10,7 @@ mod installations;
 mod lock;
 mod me;
 mod memory;
+mod owners;
 mod past;
 mod people;
 mod synchronise;

@@ -241,7 +241,7 @@ async fn the_routes_are_the_documents_operations() {
     for (template, methods) in &operations {
         let some = "01900000-0000-7000-8000-000000000001";
         let path = template.replace("{device_id}", some).replace("{id}", some).replace("{owner}", some);
-        let path = path.replace("{table}", "lists");
+        let path = path.replace("{table}", "lists").replace("{user}", some);
         assert!(!path.contains('{'), "{template}: say what stands there");
         for method in METHODS.map(str::to_uppercase).iter().map(String::as_str).chain(["CONNECT", "FROB"]) {
             for ask in [server.ask(method, &path), server.ask(method, &path).of(&phone).body("{")] {
@@ -290,6 +290,7 @@ fn every_path_of_the_routes_is_in_the_document() {
     let source = [
         "http/routes.rs",
         "http/console_routes.rs",
+        "http/owner_routes.rs",
         "dialects/change_tracking.rs",
         "dialects/electric/mod.rs",
         "dialects/powersync/mod.rs",

@@ -32,6 +32,20 @@ pub fn join(txn: &mut dyn WriteTxn, user: Uuid, now: Timestamp) -> StorageResult
     Ok(role)
 }
 
+/// Makes a new owner, which the user manages and is the only member of.
+pub fn found(txn: &mut dyn WriteTxn, user: Uuid, name: &str, now: Timestamp) -> StorageResult<Version> {
+    let version = moved(txn, now)?;
+    txn.put_member(&Member {
+        user,
+        role: Role::Manage,
+        since: Version(0),
+        name: String::new(),
+        joined_at: now,
+    })?;
+    txn.name_owner(name)?;
+    Ok(version)
+}
+
 /// Takes a member out, with the invitations that it made. `false` if the user is no member.
 ///
 /// If it was the last one who manages the owner, the longest-standing of those who may write does from now on, else the

@@ -64,7 +64,7 @@ async fn shape(app: Arc<App>, caller: Who, query: String) -> HandlerResult {
         return respond(&app, &request, outcome);
     }
     // First a place among the listeners, then a read: no change between the two is missed.
-    let mut subscription = app.events.listen(caller.owner, caller.token_device)?;
+    let mut subscription = app.events.listen(&caller)?;
     let until = Instant::now() + Duration::from_secs(app.settings.dialects.electric_wait_s);
     loop {
         let is_over = Instant::now() >= until || app.draining.is_set();

@@ -122,7 +122,7 @@ async fn stream(
         });
     }
     // First a place among the listeners, then a read: no change between the two is missed.
-    let subscription = app.events.listen(caller.owner, caller.token_device)?;
+    let subscription = app.events.listen(&caller)?;
     let mut session = Session::new(app, caller, token, request, subscription);
     let first = session.next_lines().await?;
     let (lines, sent) = mpsc::channel(1);

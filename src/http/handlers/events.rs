@@ -45,7 +45,7 @@ pub async fn events(
     }
     let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
     // The subscription comes first, then the present state is read: no event in between is missed.
-    let subscription = app.events.listen(caller.owner, caller.token_device)?;
+    let subscription = app.events.listen(&caller)?;
     let version = version(&app, &caller).await?;
     let lock = holder(&app, caller.owner).await?;
     let period = Duration::from_secs(app.settings.limits.event_heartbeat_s.max(1));

@@ -8,6 +8,7 @@ pub(super) mod console;
 pub(crate) mod events;
 pub(super) mod fetch;
 pub(super) mod lock;
+pub(super) mod owners;
 mod patience;
 mod report;
 pub(super) mod service;

@@ -119,7 +119,7 @@ impl Built {
     ) -> Option<warp::reply::Response> {
         let response = self.get(path, headers, peer)?;
         if !matches!(*method, Method::GET | Method::HEAD) {
-            return Some(ApiError::MethodNotAllowed { allow: "GET, HEAD" }.into_response());
+            return Some(ApiError::MethodNotAllowed { allow: "GET, HEAD".into() }.into_response());
         }
         Some(response)
     }

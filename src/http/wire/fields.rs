@@ -47,6 +47,17 @@ impl Fields {
         }
     }
 
+    /// An optional whole number, which may be `null`.
+    pub fn optional_number(&mut self, name: &str) -> Result<Option<u64>, ApiError> {
+        match self.0.remove(name) {
+            None | Some(Json::Null) => Ok(None),
+            Some(value) => {
+                let wrong = || invalid(BodyFault::WrongType, name, "expected a whole number, at least 0");
+                value.as_u64().map(Some).ok_or_else(wrong)
+            }
+        }
+    }
+
     /// A truth value; `false` if it is absent or `null`.
     pub fn optional_flag(&mut self, name: &str) -> Result<bool, ApiError> {
         match self.0.remove(name) {

@@ -62,7 +62,7 @@ async fn a_token_of_another_user_is_refused_before_anything_is_done() {
             asked += 1;
         }
     }
-    assert_eq!(asked, 2 * 26, "every operation of a caller has the header");
+    assert_eq!(asked, 2 * 37, "every operation of a caller has the header");
     let own = store_of(&server, &anna).await;
     for spelt in [own.clone(), own.to_uppercase(), format!(" {own} ")] {
         server.fetch(&anna, "?lock=false").await.ok();

@@ -1,0 +1,507 @@
+//! A user's owners, and who is a member of them.
+
+use std::sync::Arc;
+
+use http::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
+use http::{Response, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::fetch::header;
+use super::{
+    ApiError, App, HandlerResult, ended as released, json, json_bytes, no_content, off_reactor, time_text,
+};
+use crate::accounts::Caller;
+use crate::accounts::audit::{self, Subject};
+use crate::accounts::invitations::Invitations;
+use crate::http::query::{self, Limit};
+use crate::http::wire::Fields;
+use crate::http::{BodyFault, Peer, Received, etag};
+use crate::members::{self, Actor, Changed, MemberRefusal};
+use crate::model::{DeviceId, Owner, Role};
+use crate::storage::members::CodeHash;
+use crate::storage::{Invitation, Member, Membership, StorageResult, WriteTxn};
+
+type Who = Result<Caller, ApiError>;
+type Sent = Result<Received, ApiError>;
+
+/// Longest name of an owner or of a member, characters.
+const NAME_CHARS_MAX: usize = 100;
+
+/// Most members of a page.
+const MEMBERS_MAX: usize = 1_000;
+
+/// How long an invitation is open if the request does not say, s: a week.
+const OPEN_S: u64 = 604_800;
+
+/// Most uses of one invitation.
+const USES_MAX: u64 = 10_000;
+
+/// `GET /owners`: the owners of which the user is a member.
+pub async fn list(app: Arc<App>, caller: Who, headers: HeaderMap) -> HandlerResult {
+    let caller = caller?;
+    let owners = off_reactor(move || memberships(&app, &caller)).await?;
+    let owners: Vec<_> = owners.iter().map(owner_body).collect();
+    let body = serde_json::to_vec(&json!({ "owners": owners }));
+    let body = body.map_err(|error| ApiError::Internal(Box::new(error)))?;
+    let hash: String = Sha256::digest(&body).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    let tag = format!("W/\"{hash}\"");
+    let mut response = if etag::matches(headers.get_all(IF_NONE_MATCH), &tag) {
+        let mut response = Response::new(Vec::new().into());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        json_bytes(body)
+    };
+    response.headers_mut().insert(ETAG, header(&tag)?);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    Ok(response)
+}
+
+fn owner_body(one: &Membership) -> serde_json::Value {
+    json!({
+        "owner": one.owner,
+        "name": one.name,
+        "role": one.role,
+        "version": one.version,
+        "home": one.is_home,
+    })
+}
+
+/// The user's owners by id. The one that the token names is among them even if no user of this server is its member.
+fn memberships(app: &App, caller: &Caller) -> Result<Vec<Membership>, ApiError> {
+    let mut owners = app.storage.accounts().owners_of(caller.user)?;
+    let owner = caller.default_owner;
+    if caller.rights.is_of_token() {
+        owners.retain(|one| one.owner != owner);
+        let caller = caller.about(owner);
+        owners.push(app.read_as(&caller, |txn, state| {
+            let (name, role) = (txn.owner_name()?, caller.rights.role);
+            let (version, is_public) = (state.version, state.is_public);
+            Ok(Membership { owner, name, role, version, is_public, is_home: true })
+        })?);
+        owners.sort_unstable_by_key(|one| one.owner);
+    }
+    Ok(owners)
+}
+
+/// `POST /owners`: makes an owner, which the user manages.
+pub async fn create(app: Arc<App>, Peer(from): Peer, caller: Who, body: Sent) -> HandlerResult {
+    let caller = caller?;
+    let mut fields = Fields::read(&body?.bytes)?;
+    let name = name_of(&fields.text("name")?)?;
+    fields.end()?;
+    off_reactor(move || {
+        check_room(&app, &caller)?;
+        let owner = Owner(Invitations::id()?);
+        // The list of the user's owners first: what its owner does not confirm is not shown.
+        app.storage.accounts().list_owner(caller.user, owner, true)?;
+        let now = app.clock.now();
+        let version = app
+            .storage
+            .write(owner, |txn| Ok::<_, ApiError>(members::found(txn, caller.user, &name, now)?))?;
+        audit::done("owner_made", subject(from, &caller, owner));
+        let made = Membership { owner, name, role: Role::Manage, version, is_public: false, is_home: false };
+        let mut response = json(owner_body(&made))?;
+        *response.status_mut() = StatusCode::CREATED;
+        Ok(response)
+    })
+    .await
+}
+
+/// Errors: 507 `quota_exceeded` if the user is a member of as many owners as may be.
+fn check_room(app: &App, caller: &Caller) -> Result<(), ApiError> {
+    let max = app.settings.limits.owners_per_user_max;
+    if app.storage.accounts().owners_of(caller.user)?.len() >= max {
+        return Err(ApiError::TooMany { what: "Your owners", max: max as u64 });
+    }
+    Ok(())
+}
+
+/// `PATCH /owners/{owner}`: renames an owner.
+pub async fn rename(id: String, app: Arc<App>, Peer(from): Peer, caller: Who, body: Sent) -> HandlerResult {
+    let caller = caller?.about(owner_of(&id)?);
+    let mut fields = Fields::read(&body?.bytes)?;
+    let name = name_of(&fields.text("name")?)?;
+    fields.end()?;
+    off_reactor(move || {
+        let now = app.clock.now();
+        change(&app, &caller, |txn, actor| members::describe(txn, actor, Some(&name), None, now))?;
+        audit::done("owner_renamed", subject(from, &caller, caller.owner));
+        Ok(no_content())
+    })
+    .await
+}
+
+/// `DELETE /owners/{owner}`: deletes an owner with all its rows, for all members.
+pub async fn delete(id: String, app: Arc<App>, Peer(from): Peer, caller: Who) -> HandlerResult {
+    let caller = caller?.about(owner_of(&id)?);
+    let at_work = Arc::clone(&app);
+    off_reactor(move || {
+        let app = &at_work;
+        app.with_rights(caller.clone())?;
+        if is_home(app, &caller)? {
+            let reason = "The owner was made with an account, and goes with it: POST /account/erase.";
+            return Err(ApiError::NotAllowed { reason });
+        }
+        let now = app.clock.now();
+        change(app, &caller, |txn, actor| members::erase(txn, actor, now))?;
+        audit::done("owner_deleted", subject(from, &caller, caller.owner));
+        if let Err(error) = app.locks.break_open(caller.owner) {
+            tracing::warn!(%error, "could not end the lock of a deleted owner");
+        }
+        Ok(())
+    })
+    .await?;
+    app.erase_soon();
+    Ok(no_content())
+}
+
+/// Whether the owner was made with the account of a user.
+fn is_home(app: &App, caller: &Caller) -> Result<bool, ApiError> {
+    if caller.rights.is_of_token() {
+        return Ok(true);
+    }
+    let user = app.storage.accounts().user_of(caller.owner.0)?;
+    let is_own = caller.owner == caller.default_owner;
+    Ok(is_own || user.is_some_and(|user| user.is_home && user.owner == caller.owner))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MembersQuery {
+    after: Option<Uuid>,
+    limit: Option<Limit>,
+}
+
+/// `GET /owners/{owner}/members`
+pub async fn list_members(id: String, app: Arc<App>, caller: Who, query: String) -> HandlerResult {
+    let caller = caller?.about(owner_of(&id)?);
+    let asked = query::read::<MembersQuery>(&query);
+    off_reactor(move || {
+        let caller = app.with_rights(caller)?; // first, so that nobody else learns anything by a query
+        let MembersQuery { after, limit } = asked?;
+        let max = Limit::within(limit, MEMBERS_MAX);
+        let found = app.read_as(&caller, |txn, _| Ok(txn.members(after, max + 1)?))?;
+        let next = (found.len() > max).then(|| found.get(max - 1).map(|last| last.user)).flatten();
+        let members: Vec<_> = found.iter().take(max).map(member_body).collect();
+        no_store(json(json!({ "members": members, "next": next })))
+    })
+    .await
+}
+
+fn member_body(one: &Member) -> serde_json::Value {
+    let joined_at = time_text(one.joined_at);
+    json!({ "user": one.user, "role": one.role, "name": one.name, "joined_at": joined_at })
+}
+
+/// `PUT /owners/{owner}/members/{user}`: gives a member another role.
+pub async fn set_role(
+    id: String,
+    user: String,
+    app: Arc<App>,
+    Peer(from): Peer,
+    caller: Who,
+    body: Sent,
+) -> HandlerResult {
+    let caller = caller?.about(owner_of(&id)?);
+    let mut fields = Fields::read(&body?.bytes)?;
+    let role = role_of(&fields.text("role")?)?;
+    fields.end()?;
+    off_reactor(move || {
+        let (user, now) = (member_of(&user), app.clock.now());
+        // Every role reads the same tables.
+        let alike = |_, _| true;
+        let ended =
+            change(&app, &caller, |txn, actor| members::set_role(txn, actor, user, role, alike, now))?;
+        unlist(&app, &ended);
+        audit::done("role_changed", subject(from, &caller, caller.owner).of_user(user));
+        Ok(no_content())
+    })
+    .await
+}
+
+/// `DELETE /owners/{owner}/members/{user}`: takes a member out, or leaves.
+pub async fn remove_member(
+    id: String,
+    user: String,
+    app: Arc<App>,
+    Peer(from): Peer,
+    caller: Who,
+) -> HandlerResult {
+    let caller = caller?.about(owner_of(&id)?);
+    off_reactor(move || {
+        let (user, now) = (member_of(&user), app.clock.now());
+        let of_user: Vec<_> = app.storage.accounts().devices(user)?.iter().map(|one| one.id).collect();
+        let (ended, devices) = change(&app, &caller, |txn, actor| {
+            let ended = match members::remove(txn, actor, user, now)? {
+                Ok(ended) => ended,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            Ok(Ok((ended, forget_devices(txn, user, &of_user)?)))
+        })?;
+        for device in devices {
+            app.acks.forget(caller.owner, device);
+            app.counters.iter().for_each(|counters| counters.forget(caller.owner, device));
+            released(app.locks.give_back(&Caller { device, ..caller.clone() }));
+        }
+        app.events.left(caller.owner, user);
+        unlist(&app, &ended);
+        logged(app.storage.accounts().list_owner(user, caller.owner, false));
+        audit::done("member_removed", subject(from, &caller, caller.owner).of_user(user));
+        Ok(no_content())
+    })
+    .await
+}
+
+/// Forgets what is stored of a former member's devices, so that they keep no tombstones; returns them.
+fn forget_devices(txn: &mut dyn WriteTxn, user: Uuid, of_user: &[DeviceId]) -> StorageResult<Vec<DeviceId>> {
+    let installed = txn.installations()?.into_iter().filter(|one| one.user == user).map(|one| one.device);
+    let mut devices: Vec<_> = installed.chain(of_user.iter().copied()).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    devices.iter().try_for_each(|device| txn.forget_device(*device))?;
+    Ok(devices)
+}
+
+/// `GET /owners/{owner}/invitations`: the open invitations, without their codes.
+pub async fn list_invitations(id: String, app: Arc<App>, caller: Who) -> HandlerResult {
+    let caller = caller?.about(owner_of(&id)?);
+    off_reactor(move || {
+        let now = app.clock.now();
+        let found = app.read_as(&caller, |txn, _| {
+            if app.rights(&caller, txn)?.role < Role::Manage {
+                return Err(MemberRefusal::NotAllowed.into());
+            }
+            Ok(txn.invitations()?)
+        })?;
+        let open = found.iter().filter(|one| one.expires_at > now).map(invitation_body);
+        no_store(json(json!({ "invitations": open.collect::<Vec<_>>() })))
+    })
+    .await
+}
+
+fn invitation_body(one: &Invitation) -> serde_json::Value {
+    json!({
+        "id": one.id,
+        "role": one.role,
+        "made_by": one.made_by,
+        "made_at": time_text(one.made_at),
+        "expires_at": time_text(one.expires_at),
+        "uses_left": one.uses_left,
+    })
+}
+
+/// `POST /owners/{owner}/invitations`: makes an invitation. Its code is in this response alone.
+pub async fn invite(id: String, app: Arc<App>, Peer(from): Peer, caller: Who, body: Sent) -> HandlerResult {
+    let caller = caller?.about(owner_of(&id)?);
+    let mut fields = Fields::read(&body?.bytes)?;
+    let role = role_of(&fields.text("role")?)?;
+    let (open_s, uses) = (fields.optional_number("expires_s")?, fields.optional_number("uses")?);
+    fields.end()?;
+    let limits = &app.settings.limits;
+    let open_s =
+        within("expires_s", open_s.unwrap_or(OPEN_S), u64::from(limits.invitation_hours_max) * 3_600)?;
+    let uses = within("uses", uses.unwrap_or(1), USES_MAX)?;
+    off_reactor(move || {
+        let (code, now) = (Invitations::code()?, app.clock.now());
+        let expires_at = now.shifted(i64::try_from(open_s).unwrap_or(i64::MAX / 1_000) * 1_000);
+        let invitation = Invitation {
+            id: Invitations::id()?,
+            code: Invitations::hash_of(&code),
+            role,
+            made_by: caller.user,
+            made_at: now,
+            expires_at,
+            uses_left: u32::try_from(uses).unwrap_or(u32::MAX),
+        };
+        let open_max = app.settings.limits.invitations_per_owner_max;
+        app.with_rights(caller.clone())?;
+        // What finds the invitation comes first: it leads nowhere if this breaks off.
+        app.storage.accounts().list_invitation(&invitation.code, caller.owner, expires_at)?;
+        let made =
+            change(&app, &caller, |txn, actor| members::invite(txn, actor, &invitation, open_max, now));
+        match made {
+            Ok(expired) => unlist(&app, &expired),
+            Err(refusal) => {
+                unlist(&app, &[invitation.code]);
+                return Err(refusal_of(refusal, "Open invitations of the owner", open_max as u64));
+            }
+        }
+        audit::done("invitation_made", subject(from, &caller, caller.owner));
+        let mut body = invitation_body(&invitation);
+        body["code"] = code.into();
+        let mut response = no_store(json(body))?;
+        *response.status_mut() = StatusCode::CREATED;
+        Ok(response)
+    })
+    .await
+}
+
+/// `DELETE /owners/{owner}/invitations/{id}`
+pub async fn revoke(
+    id: String,
+    invitation: String,
+    app: Arc<App>,
+    Peer(from): Peer,
+    caller: Who,
+) -> HandlerResult {
+    let caller = caller?.about(owner_of(&id)?);
+    off_reactor(move || {
+        let invitation = member_of(&invitation);
+        let code = change(&app, &caller, |txn, actor| members::revoke(txn, actor, invitation))?;
+        unlist(&app, &[code]);
+        audit::done("invitation_revoked", subject(from, &caller, caller.owner));
+        Ok(no_content())
+    })
+    .await
+}
+
+/// `POST /invitations/accept`: makes the user a member of the owner that the code is an invitation of.
+pub async fn accept(app: Arc<App>, Peer(from): Peer, caller: Who, body: Sent) -> HandlerResult {
+    let caller = caller?;
+    let mut fields = Fields::read(&body?.bytes)?;
+    let (code, name) = (fields.text("code")?, fields.optional_text("name")?);
+    let name = name.map_or_else(|| Ok(String::new()), |name| name_of(&name))?;
+    fields.end()?;
+    off_reactor(move || {
+        app.invitations.attempt(caller.user, from)?;
+        let code = Invitations::hash_of(&code);
+        let accepted = join(&app, &caller, &code, &name);
+        let subject = Subject::at(from).of_user(caller.user);
+        match &accepted {
+            Ok(joined) => audit::done("member_joined", subject.of_owner(joined.owner)),
+            Err(_) => audit::refused("member_joined", subject, "the invitation cannot be accepted"),
+        }
+        json(owner_body(&accepted?))
+    })
+    .await
+}
+
+/// A user who is a member already gets the same response again.
+fn join(app: &App, caller: &Caller, code: &CodeHash, name: &str) -> Result<Membership, ApiError> {
+    let accounts = app.storage.accounts();
+    let owner = accounts.invited_to(code)?.ok_or(ApiError::InvalidInvitation)?;
+    let (user, max, now) = (caller.user, app.settings.limits.members_per_owner_max, app.clock.now());
+    let known = app.storage.read(owner, |txn| Ok::<_, ApiError>(txn.member(user)?))?;
+    if known.is_none() {
+        check_room(app, caller)?;
+    }
+    accounts.list_owner(user, owner, true)?;
+    let joined = app.storage.write(owner, |txn| {
+        let accepted = match members::accept(txn, code, user, name, max as u64, now)? {
+            Ok(accepted) => accepted,
+            Err(MemberRefusal::TooManyMembers) => {
+                return Err(ApiError::TooMany { what: "Members of the owner", max: max as u64 });
+            }
+            Err(_) => return Err(ApiError::InvalidInvitation),
+        };
+        let (name, state) = (txn.owner_name()?, txn.state());
+        let (role, version, is_public) = (accepted.role, state.version, state.is_public);
+        let is_home = owner == caller.default_owner;
+        Ok((accepted.is_used_up, Membership { owner, name, role, version, is_public, is_home }))
+    });
+    if joined.is_err() && known.is_none() {
+        logged(accounts.list_owner(user, owner, false));
+    }
+    let (is_used_up, membership) = joined?;
+    if is_used_up {
+        unlist(app, &[*code]);
+    }
+    Ok(membership)
+}
+
+/// Changes an owner's members in one transaction. A refusal has changed nothing.
+///
+/// Errors: 403 `not_a_member`, before a transaction that writes begins: nobody makes an owner by naming it.
+fn change<T: Send>(
+    app: &App,
+    caller: &Caller,
+    mut work: impl FnMut(&mut dyn WriteTxn, Actor) -> Changed<T> + Send,
+) -> Result<T, ApiError> {
+    app.with_rights(caller.clone())?;
+    let claimed = caller.rights.is_of_token().then_some(caller.rights.role);
+    let actor = Actor { user: caller.user, claimed };
+    app.storage.write(caller.owner, |txn| work(txn, actor)?.map_err(ApiError::from))
+}
+
+impl From<MemberRefusal> for ApiError {
+    fn from(refusal: MemberRefusal) -> Self {
+        match refusal {
+            MemberRefusal::NotAMember => Self::NotAMember,
+            MemberRefusal::NotAllowed => {
+                Self::NotAllowed { reason: "Only members who manage the owner may do this." }
+            }
+            MemberRefusal::NoSuchMember => Self::NotFound { what: "no member with this id" },
+            MemberRefusal::NoSuchInvitation => Self::NotFound { what: "no invitation with this id" },
+            MemberRefusal::LastManager => Self::LastManager,
+            MemberRefusal::TooManyMembers | MemberRefusal::TooManyInvitations => {
+                Self::TooMany { what: "The owner's members or invitations", max: 0 }
+            }
+        }
+    }
+}
+
+/// A refusal, with the limit that it is about.
+fn refusal_of(refusal: ApiError, what: &'static str, max: u64) -> ApiError {
+    match refusal {
+        ApiError::TooMany { .. } => ApiError::TooMany { what, max },
+        other => other,
+    }
+}
+
+/// An id that is none names no owner.
+fn owner_of(id: &str) -> Result<Owner, ApiError> {
+    let id = if id.len() == 36 { Uuid::try_parse(id).ok() } else { None };
+    id.map(Owner).ok_or(ApiError::NotAMember)
+}
+
+/// An id that is none names no member and no invitation.
+fn member_of(id: &str) -> Uuid {
+    Uuid::try_parse(id).unwrap_or(Uuid::nil())
+}
+
+fn role_of(text: &str) -> Result<Role, ApiError> {
+    Role::named(text).ok_or_else(|| invalid("role", "expected read, write or manage"))
+}
+
+fn name_of(text: &str) -> Result<String, ApiError> {
+    let name = text.trim();
+    let is_good = (1..=NAME_CHARS_MAX).contains(&name.chars().count()) && !name.contains(char::is_control);
+    let wrong = || invalid("name", "a name has 1 to 100 characters, on one line");
+    is_good.then(|| name.to_owned()).ok_or_else(wrong)
+}
+
+fn within(member: &str, number: u64, max: u64) -> Result<u64, ApiError> {
+    let wrong = || invalid(member, &format!("expected a number from 1 to {max}"));
+    (1..=max).contains(&number).then_some(number).ok_or_else(wrong)
+}
+
+fn invalid(member: &str, reason: &str) -> ApiError {
+    let (code, at) = (BodyFault::InvalidValue, format!("/{member}"));
+    ApiError::InvalidBody { code, at, reason: reason.to_owned() }
+}
+
+fn subject(from: std::net::IpAddr, caller: &Caller, owner: Owner) -> Subject {
+    Subject::at(from).of_user(caller.user).of_device(caller.token_device).of_owner(owner)
+}
+
+/// Removes what found invitations that have ended. What is left leads nowhere.
+fn unlist(app: &App, codes: &[CodeHash]) {
+    let accounts = app.storage.accounts();
+    codes.iter().for_each(|code| logged(accounts.unlist_invitation(code)));
+}
+
+fn logged(tidied: StorageResult<()>) {
+    if let Err(error) = tidied {
+        tracing::warn!(%error, "a look-up that leads nowhere stays in the database");
+    }
+}
+
+fn no_store(response: HandlerResult) -> HandlerResult {
+    let mut response = response?;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
