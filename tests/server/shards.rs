@@ -67,7 +67,9 @@ fn the_owner_leads_every_key() {
     };
     let unique = "JOIN pg_index i ON i.indrelid = c.oid AND (i.indisunique OR i.indisprimary)
                   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]";
-    let indexes = "JOIN pg_index i ON i.indrelid = c.oid
+    // A purge looks for what is due across owners, on each node by itself.
+    let indexes =
+        "JOIN pg_index i ON i.indrelid = c.oid AND i.indexrelid::regclass::text <> 'rollcall_owner_due'
                    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]";
     let foreign = "JOIN pg_constraint f ON f.conrelid = c.oid AND f.contype = 'f'
                    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = f.conkey[1]";
@@ -241,7 +243,7 @@ const OF_OWNERS: [&str; 13] = [
 ];
 
 /// The operator's queries across owners, a page of owners, where an owner is, and the creation of tables.
-const ACROSS: [&str; 13] = [
+const ACROSS: [&str; 14] = [
     "pg_dist_placement",
     "from rollcall_owner where erased_at is not null and owner > $1 order",
     "create_",
@@ -251,6 +253,7 @@ const ACROSS: [&str; 13] = [
     "group by tbl",
     "owner >= $1",
     "lease_until > $2 limit",
+    "where due_at <= $1 and (due_at, owner) > ($2, $3)",
     "update {} set",
     // The owners of one user, in one statement that reads.
     "where m.owner = any($1) and m.user_id = $2",
