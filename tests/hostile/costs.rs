@@ -37,19 +37,17 @@ const DISK_TIMES: u64 = 4;
 /// Pages that a request without a body may leave: one or two for each table and index that it touches.
 const DISK_FREE: u64 = 256 * 1024;
 
+/// What each conflict may leave beyond that: some 150 bytes for its record, and 40 for each of three indexes. A deletion is
+/// named by 39 bytes, and its conflict must be found by its id, its time, its table and its row.
+const CONFLICT_BYTES: u64 = 300;
+
+/// What is kept of each verdict under an `Idempotency-Key`. A deletion is named by 39 bytes, and its verdict by 110.
+const VERDICT_BYTES: u64 = 120;
+
 /// The length of a refusal, whatever it is about.
 const PROBLEM_MAX: u64 = 4 * 1024;
 
 const CONSOLE: &str = "the operator's own token";
-
-/// Bounds that cannot hold for one request: variant, what of it, the figure that it must not pass, and why. What bounds such
-/// requests together is in docs/project/costs.md.
-const KNOWN: &[(&str, &str, u64, &str)] = &[
-    ("60 stale edits of long rows", "disk", 17_000_000, "a conflict keeps the long text that was lost"),
-    ("2,500 deletions without a base", "disk", 1_500_000, "each notes a conflict with the row as it was"),
-    ("5,000 deletions without a base", "disk", 2_200_000, "each notes a conflict with the row as it was"),
-    ("all at once", "disk", 42_000_000, "the response is kept under its key, beside 7 MB of new rows"),
-];
 
 /// The worst request of an operation in some respect, and a few words about it.
 struct Worst {
@@ -59,6 +57,8 @@ struct Worst {
     token: Option<String>,
     headers: Vec<(&'static str, String)>,
     body: Option<Vec<u8>>,
+    /// Rows that it names under an `Idempotency-Key`.
+    keyed_rows: u64,
     /// Whether the response is read while it arrives and may be as long as all rows are.
     streams: bool,
 }
@@ -66,7 +66,16 @@ struct Worst {
 impl Worst {
     fn of(operation: &'static str, what: &'static str) -> Self {
         let path = operation.split_once(' ').unwrap().1.to_owned();
-        Self { operation, what, path, token: None, headers: Vec::new(), body: None, streams: false }
+        Self {
+            operation,
+            what,
+            path,
+            token: None,
+            headers: Vec::new(),
+            body: None,
+            keyed_rows: 0,
+            streams: false,
+        }
     }
 
     fn at(self, path: impl Into<String>) -> Self {
@@ -84,6 +93,11 @@ impl Worst {
 
     fn sending(self, body: Value) -> Self {
         Self { body: Some(body.to_string().into_bytes()), ..self }
+    }
+
+    /// Sends it under a key. It names so many rows.
+    fn keyed(self, keyed_rows: u64) -> Self {
+        Self { keyed_rows, ..self }.with("idempotency-key", "once")
     }
 
     fn streaming(self) -> Self {
@@ -113,6 +127,7 @@ struct Cost {
     body: u64,
     memory: u64,
     disk: u64,
+    conflicts: u64,
     written: u64,
     answer: u64,
     cpu_ms: u64,
@@ -148,10 +163,14 @@ fn disk(server: &Server) -> u64 {
     u64::try_from(server.number(pages)).unwrap() * 4_096
 }
 
+fn conflicts(server: &Server) -> u64 {
+    u64::try_from(server.number("SELECT count(*) FROM rollcall_conflict")).unwrap()
+}
+
 async fn measure(server: &Server, worst: &Worst) -> Cost {
     let request = worst.request();
     let service = warp::service(routes(Arc::clone(&server.app)));
-    let (disk_before, writer_before) = (disk(server), writer_ms(server));
+    let (disk_before, conflicts_before, writer_before) = (disk(server), conflicts(server), writer_ms(server));
     let (written_before, cpu_before) = (written(), cpu_ms());
     MEMORY.reset_peak_usage();
     let before = MEMORY.current_usage();
@@ -175,6 +194,7 @@ async fn measure(server: &Server, worst: &Worst) -> Cost {
         cpu_ms,
         written,
         disk: disk(server).saturating_sub(disk_before),
+        conflicts: conflicts(server).saturating_sub(conflicts_before),
         writer_ms: writer_ms(server) - writer_before,
         answer: length,
     }
@@ -251,8 +271,8 @@ impl Lab {
             "GET /fetch" => vec![of("GET /fetch", "50,000 rows").streaming()],
             "GET /fetch.json" => vec![of("GET /fetch.json", "50,000 rows").streaming()],
             "POST /synchronise" => self.syncs("POST /synchronise"),
-            // A second name of the same: the largest alone.
-            "POST /synchronise.json" => self.syncs("POST /synchronise.json").split_off(22),
+            // A second name of the same: the largest alone, which is the last.
+            "POST /synchronise.json" => self.syncs("POST /synchronise.json").pop().into_iter().collect(),
             "GET /changes" => vec![
                 of("GET /changes", "a page of long rows").at("/changes?tables=things"),
                 of("GET /changes", "all rows, as NDJSON").with("accept", "application/x-ndjson").streaming(),
@@ -411,6 +431,7 @@ impl Lab {
         let old = "2001-01-01T00:00:00.000Z";
         let keys = |range: std::ops::Range<u64>| range.map(key).collect::<Vec<_>>();
         let stale = |n: u64| json!({ "id": key(n), "text": "c", "_base": old });
+        let losing = |n: u64| json!({ "id": key(n), "text": "c", "_base": old, "last_update": old });
         let all = |rows: Vec<Value>| json!({ "update": { "things": rows } });
         let new = |n: u64| json!({ "id": key(70_000 + n), "text": "x".repeat(1_500) });
         let members: serde_json::Map<String, Value> =
@@ -446,6 +467,8 @@ impl Lab {
             of("50 long rows are touched", all((0..50).map(touch).collect())),
             of("one long row is touched 5,000 times", all(again)),
             of("60 stale edits of long rows", all((60..120).map(stale).collect())),
+            of("60 old edits that lose to long rows", all((60..120).map(losing).collect()))
+                .by(&self.tablet.token),
             of("5,000 stale edits of one long row", all((0..5_000).map(|_| stale(61)).collect())),
             of(
                 "2,500 deletions beside their parent",
@@ -464,6 +487,14 @@ impl Lab {
                 "5,000 deletions without a base",
                 json!({ "delete": { "lists": keys(0..5_000) }, "confirm_deletes": 5_000 }),
             ),
+            of("5,000 small new rows under a key", json!({ "add": { "lists": short } })).keyed(5_000),
+            of(
+                "5,000 deletions under a key",
+                json!({ "base": now, "delete": { "lists": keys(0..5_000) }, "confirm_deletes": 5_000 }),
+            )
+            .keyed(5_000),
+            of("120 long rows are asked for, under a key", json!({ "get": { "things": keys(0..120) } }))
+                .keyed(120),
             of("a name of 8 MB", json!({ "x".repeat(8_000_000): 1 })),
             of("a value of 8 MB in the wrong place", json!({ "base": "x".repeat(8_000_000) })),
             of("5,000 new rows, each the parent of the one before", json!({ "add": { "nodes": chain } })),
@@ -477,7 +508,7 @@ impl Lab {
                     "pull": true,
                 }),
             )
-            .with("idempotency-key", "once"),
+            .keyed(120),
         ]
     }
 }
@@ -488,7 +519,8 @@ fn thing(n: u64, text: &str) -> Value {
 
 /// The bounds that a cost breaks: what of it, the figure, and the bound.
 fn broken(worst: &Worst, cost: &Cost, answer_max: u64) -> Vec<(&'static str, u64, u64)> {
-    let disk_max = DISK_TIMES * cost.body + DISK_FREE;
+    let records = CONFLICT_BYTES * cost.conflicts + VERDICT_BYTES * worst.keyed_rows;
+    let disk_max = DISK_TIMES * cost.body + DISK_FREE + records;
     let answer_max = match worst.streams {
         true => u64::MAX,
         false if cost.status >= 400 => PROBLEM_MAX,
@@ -536,17 +568,10 @@ async fn costs_of_all_operations() {
                 cost.writer_ms
             );
             assert!(cost.status < 500, "{operation}, {}: {}", worst.what, cost.status);
-            for (of, figure, max) in broken(&worst, &cost, answer_max) {
-                let known = KNOWN.iter().find(|known| (known.0, known.1) == (worst.what, of));
-                if let Some((.., reason)) = known.filter(|known| figure <= known.2) {
-                    println!(
-                        "known: {operation}, {}: {of} is {figure}, more than {max}: {reason}",
-                        worst.what
-                    );
-                } else {
-                    wrong.push(format!("{operation}, {}: {of} is {figure}, more than {max}", worst.what));
-                }
-            }
+            let broken = broken(&worst, &cost, answer_max).into_iter();
+            wrong.extend(broken.map(|(of, figure, max)| {
+                format!("{operation}, {}: {of} is {figure}, more than {max}", worst.what)
+            }));
         }
     }
     assert!(missing.is_empty(), "write down what these cost: {missing:?}");

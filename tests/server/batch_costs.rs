@@ -346,6 +346,24 @@ fn a_lost_text_is_stored_once() {
     }
 }
 
+/// Goal: edits of many deleted rows copy a few of them, and each comes back as a whole. Method: edits of one short column
+/// that lose to deletions of rows with long texts; what they leave, and every row after it is brought back.
+#[test]
+fn edits_of_deleted_rows_copy_a_few_of_them() {
+    let ground = Ground::new();
+    ground.fill("notes", 5, None);
+    let base = Some(ground.version());
+    ground.run(1, &Batch { base, ..ground.delete("notes", 0..5) });
+    let edits = ground.update("notes", (0..5).map(|n| edit(n, vec![text("mine"), None])).collect());
+    let (report, _) = ground.run(2, &Batch { base, ..edits });
+    assert_eq!(verdicts(&report.update), [("gone", 5)].into());
+    let copied = ground.store.number("SELECT CAST(sum(length(base)) AS bigint) FROM rollcall_conflict");
+    assert!(copied < 128 * 1024 + 5 * 200, "{copied} bytes");
+    for result in settled(&report.update) {
+        assert!(ground.restored_body(result.conflict.unwrap()) == text(&"x".repeat(BIG)));
+    }
+}
+
 /// Goal: what is lost in the end is in a conflict, even if the same change lost itself before. Method: a deletion that is
 /// too old, and the same one later, of a row with a long text; the text is brought back.
 #[test]
