@@ -19,6 +19,7 @@ use app::engine::pg_line::Line;
 use app::engine::{Store, pg};
 use app::{Answer, Ask, Device, PASSWORD, SCHEMA, Server, key};
 use rollcall::mail::MailKind;
+use rollcall::model::Role;
 use serde_json::{Value, json};
 
 const NEW_PASSWORD: &str = "another horse";
@@ -169,6 +170,14 @@ impl Ground {
     /// A user of that number, with a device.
     fn user(&self, n: u64) -> Device {
         self.server.device(&format!("user{n}"), "phone")
+    }
+
+    /// The path of the user of that number, as a member of the owner who may read.
+    fn member(&self, n: u64) -> String {
+        self.user(n);
+        let user = format!("user{n}");
+        self.server.admit("anna", &user, Role::Read);
+        format!("/owners/{}/members/{}", self.owner(), self.server.user_id(&user))
     }
 
     /// A token of a mail to the user of that number, who has a device.
@@ -405,6 +414,43 @@ fn passwords_and_accounts_that_end() {
 }
 
 #[test]
+fn owners_and_their_members() {
+    let Some(ground) = Ground::start() else { return };
+    ground.run(&[
+        reads("GET /owners", |ground, _| ground.get("/owners")),
+        reads("GET /owners/{owner}/members", |ground, _| {
+            ground.get(&format!("/owners/{}/members", ground.owner()))
+        }),
+        reads("GET /owners/{owner}/invitations", |ground, _| {
+            ground.get(&format!("/owners/{}/invitations", ground.owner()))
+        }),
+        Case {
+            done: 204,
+            again: 204,
+            ..writes("PATCH /owners/{owner}", 1, |ground, n| {
+                let ask = ground.server.ask("PATCH", &format!("/owners/{}", ground.owner()));
+                ask.of(&ground.phone).json(&json!({ "name": format!("name {n}") }))
+            })
+        },
+        Case {
+            done: 204,
+            again: 204,
+            ..writes("PUT /owners/{owner}/members/{user}", 1, |ground, n| {
+                let ask = ground.server.ask("PUT", &ground.member(n));
+                ask.of(&ground.phone).json(&json!({ "role": "write" }))
+            })
+        },
+        Case {
+            done: 204,
+            again: 404,
+            ..writes("DELETE /owners/{owner}/members/{user}", 1, |ground, n| {
+                ground.server.ask("DELETE", &ground.member(n)).of(&ground.phone)
+            })
+        },
+    ]);
+}
+
+#[test]
 fn what_devices_read() {
     let Some(ground) = Ground::start() else { return };
     ground.conflict(1);
@@ -556,6 +602,15 @@ const QUIET: [&str; 5] =
 /// Requests whose work another thread does later.
 const QUEUED: [&str; 1] = ["POST /password/reset"];
 
+/// Requests that write something else each time that they are sent, or several things one after the other.
+const REPEATED: [&str; 5] = [
+    "POST /owners",
+    "DELETE /owners/{owner}",
+    "POST /owners/{owner}/invitations",
+    "DELETE /owners/{owner}/invitations/{id}",
+    "POST /invitations/accept",
+];
+
 /// Goal: no operation is forgotten. Method: those of `openapi.yaml`, looked for in the text of this file.
 #[test]
 fn every_operation_has_its_place() {
@@ -567,6 +622,7 @@ fn every_operation_has_its_place() {
         .filter(|operation| !here.contains(&format!("\"{operation}\"")))
         .collect();
     assert!(missing.is_empty(), "no place in this file: {missing:?}");
+    assert!(REPEATED.iter().all(|one| all.iter().any(|(method, path)| *one == format!("{method} {path}"))));
     let Some(ground) = Ground::start() else { return };
     for operation in QUIET {
         ground.line.disturb(LostBefore, 1);
