@@ -50,11 +50,22 @@ pub async fn caller(
     scope: Scope,
     owner: Option<Owner>,
 ) -> Result<Caller, ApiError> {
-    let caller = known_caller(&app, headers, scope, owner).await?;
+    let token = bearer(&headers)?.to_owned();
+    let caller = match known_caller(&app, headers, scope, owner).await {
+        Err(ApiError::NotAMember) => return Err(not_a_member(app, token).await),
+        known => known?,
+    };
     if let Some(local) = app.accounts.local() {
         local.sightings.note(caller.user, caller.token_device, from, app.clock.now());
     }
     Ok(caller)
+}
+
+/// Why a caller may not work with an owner. The token of an account that was removed may still be in memory: its
+/// user is to log in again, and not to take the rows for lost.
+async fn not_a_member(app: Arc<App>, token: String) -> ApiError {
+    let authenticated = off_reactor(move || Ok(app.accounts.authenticate(&token)?)).await;
+    authenticated.err().unwrap_or(ApiError::NotAMember)
 }
 
 async fn known_caller(
