@@ -266,6 +266,7 @@ impl Server {
         let email = format!("{user}@example.org");
         let owner = self.owner(with);
         apart(|| self.app.accounts.local().unwrap().enrol(&email, PASSWORD, Some(owner)).unwrap());
+        self.store.spread_members();
         self.log_in(&email, name)
     }
 

@@ -209,6 +209,7 @@ impl ConversationRunner {
             let enrolled = local.enrol(&email(user), PASSWORD, owner.transpose()?).unwrap();
             owners.insert(user.clone(), enrolled.owner);
         }
+        store.spread_members();
         let tokens = conversation.devices.iter().map(|(device, user)| {
             let asked = LogIn { email: &email(user), password: PASSWORD, device, device_id: None };
             let token = local.log_in(asked, IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap().token;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rollcall::metrics::Metrics;
-use rollcall::model::Timestamp;
+use rollcall::model::{Owner, Timestamp};
 use rollcall::schema::Schema;
 use rollcall::storage::postgres::{self, Postgres, Terms};
 use rollcall::storage::sqlite::{self, Sqlite};
@@ -243,6 +243,29 @@ impl Store {
                 }
             }),
         }
+    }
+
+    /// Copies owners and their members to the databases where the owners' rows are. Accounts write them into the first
+    /// database, where a cluster would find their place. No owner has rows yet.
+    pub fn spread_members(&self) {
+        let places = 1 + self.shards.len();
+        let (Some(database), true) = (&self.database, places > 1) else { return };
+        pg::apart(|| {
+            let mut first = database.client();
+            for table in ["rollcall_owner", "rollcall_member"] {
+                let copies = format!(
+                    "SELECT owner, format('INSERT INTO {table} SELECT * FROM \
+                     json_populate_record(NULL::{table}, %L) ON CONFLICT DO NOTHING', row_to_json(one)) FROM {table} one"
+                );
+                for row in first.query(&copies, &[]).unwrap() {
+                    let place = pg_shards::place(Owner(row.get(0)), places);
+                    if let Some(shard) = place.checked_sub(1) {
+                        let database = self.shards[shard].database.as_ref().unwrap();
+                        database.client().batch_execute(row.get(1)).unwrap();
+                    }
+                }
+            }
+        });
     }
 
     /// A number from SQL, in a dialect that both engines accept; over several databases the sum.
