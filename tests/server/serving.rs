@@ -568,7 +568,7 @@ async fn browsers_of_listed_origins_may_call() {
     let preflight = server.ask(&asked("http://localhost:5173")).await;
     assert_eq!(preflight.status, 200);
     assert_eq!(preflight.header("access-control-allow-origin"), Some("http://localhost:5173"));
-    assert_eq!(preflight.header("access-control-allow-methods"), Some("GET,POST,DELETE"));
+    assert_eq!(preflight.header("access-control-allow-methods"), Some("GET,POST,PUT,PATCH,DELETE"));
     let mut allowed: Vec<_> = preflight.header("access-control-allow-headers").unwrap().split(',').collect();
     allowed.sort_unstable();
     let all = "authorization baggage content-type idempotency-key if-none-match last-event-id prefer sentry-trace \
