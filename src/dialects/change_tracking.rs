@@ -29,8 +29,8 @@ use crate::storage::{FeedPosition, OwnerState};
 
 const FROM_VERSION: HeaderName = HeaderName::from_static("fromversion");
 
-/// First parts of paths that have parts below them: a table of that name would have its path in common with them.
-const PATHS: [&str; 6] = ["conflicts", "console", "demo", "devices", "sync", "v1"];
+/// First parts of paths below which a table of that name could have its path in common with another.
+const PATHS: [&str; 7] = ["conflicts", "console", "demo", "devices", "owners", "sync", "v1"];
 
 /// Why the table cannot have a path `/{table}/sync`, if it cannot.
 pub(super) fn fault(table: &Table) -> Option<String> {

@@ -202,7 +202,23 @@ fn put(transaction: &Transaction<'_>, table: &OfTable, writer: &mut Writer, batc
     let root = version.wrapping_mul(0x1234_5678_9abc_def1);
     transaction.prepare_cached(statements::PUT_DIGEST)?.execute(params![owner, table.id, written, root])?;
     let mut advance = transaction.prepare_cached(statements::ADVANCE_OWNER)?;
-    advance.execute(params![owner, version, 1, written, written * 200, 0, 0, 0, 0, version])?;
+    let none = None::<i64>;
+    advance.execute(params![
+        owner,
+        version,
+        1,
+        written,
+        written * 200,
+        0,
+        0,
+        0,
+        0,
+        version,
+        0,
+        false,
+        none,
+        none
+    ])?;
     Ok(())
 }
 

@@ -204,8 +204,10 @@ impl<'a> Talker<'a> {
         let root = after.wrapping_mul(0x1234_5678_9abc_def1);
         let bytes = held * 200;
         let (none, horizon, day) = (&0_i64, &1_i64, Some(20_000_i64));
-        let mut bound: Bound<'_> = vec![&owner, horizon, none, none, none, none, &after, &before, &after];
-        bound.extend([&held as &(dyn ToSql + Sync), &bytes, &device, &day, &table, &held, &root]);
+        let mut bound: Bound<'_> =
+            vec![&owner, horizon, none, none, none, none, &after, &before, &no_number, &after];
+        bound.extend([&held as &(dyn ToSql + Sync), &bytes, &device, &day, none, &false, &no_number]);
+        bound.extend([&table as &(dyn ToSql + Sync), &held, &root]);
         client.execute(&says.advance, &bound)?;
         let since = (before - 1).max(1);
         client.query(&says.changes, &[&owner, &since, &i32::MAX, &Uuid::nil(), &after, &1_000_i64])?;

@@ -102,8 +102,15 @@ mod tests {
 
     #[test]
     fn every_step_is_taken_apart_into_its_statements() {
-        let begins =
-            ["CREATE TABLE ", "CREATE INDEX ", "CREATE UNIQUE INDEX ", "ALTER TABLE ", "INSERT INTO "];
+        let begins = [
+            "CREATE TABLE ",
+            "CREATE INDEX ",
+            "CREATE UNIQUE INDEX ",
+            "ALTER TABLE ",
+            "DROP TABLE ",
+            "INSERT INTO ",
+            "UPDATE ",
+        ];
         for step in STEPS {
             let parts = parts(step);
             assert!(!parts.is_empty());
