@@ -27,7 +27,7 @@ async function good<A extends { status: number; data: unknown }>(
 }
 
 const sync = (device: Device, body: BatchBody, headers: Record<string, string> = {}) =>
-  good(synchronise(body, { headers: { ...device.headers, ...headers } }));
+  good(synchronise(body, {}, { headers: { ...device.headers, ...headers } }));
 
 await good(register(account));
 const phone = await logIn("phone");
@@ -104,7 +104,7 @@ const { conflicts } = await good(listConflicts({}, phone));
 const expired = await changes({ since: Number.MAX_SAFE_INTEGER }, tablet);
 const all = await good(changes({}, tablet));
 if (typeof all === "string") throw new Error("NDJSON, although it was not requested");
-const proof = await good(digests(tablet));
+const proof = await good(digests({}, tablet));
 
 const counts = Object.entries(proof.tables).map(([table, digest]) => [table, digest.count]);
 console.log(JSON.stringify({
