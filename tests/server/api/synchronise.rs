@@ -211,6 +211,35 @@ async fn rows_that_refer_to_each_other_come_and_go_together() {
     assert_eq!(server.manifest(&anna).await["nodes"], json!([]));
 }
 
+/// Goal: rows that come or go together are those of one table. Method: two tables whose rows refer to rows of their own
+/// table, with the same keys; a group of one table is settled, and a row of the other lacks, or keeps, its parent. In both
+/// directions, since tables are settled one after the other.
+#[tokio::test]
+async fn a_group_of_one_table_vouches_for_no_row_of_another() {
+    let table = |name: &str| {
+        format!(
+            "[table.{name}]\nkey = \"id\"\n[table.{name}.columns]\nnext = {{ type = \"uuid\", references = \"{name}\" }}\n"
+        )
+    };
+    let server = Server::of(&(table("ones") + &table("twos")), |_| {});
+    for (n, (whole, other)) in [("ones", "twos"), ("twos", "ones")].into_iter().enumerate() {
+        let device = server.device(&format!("user{n}"), "phone");
+        let ring = json!([{ "id": key(1), "next": key(2) }, { "id": key(2), "next": key(1) }]);
+        let dangling = json!([{ "id": key(9), "next": key(1) }]);
+        let result = server.sync(&device, json!({ "add": { (whole): ring, (other): dangling } })).await.ok();
+        assert_eq!(verdicts(&result, "add", whole), ["added", "added"]);
+        assert_eq!(verdicts(&result, "add", other), ["rejected"]);
+        assert_eq!(result["add"][other][0]["error"]["code"], "reference_missing");
+
+        let pair = json!([{ "id": key(1) }, { "id": key(2), "next": key(1) }]);
+        server.sync(&device, json!({ "add": { (other): pair } })).await.ok();
+        let gone = json!({ "delete": { (whole): [key(1), key(2)], (other): [key(1)] } });
+        let result = server.sync(&device, gone).await.ok();
+        assert_eq!(verdicts(&result, "delete", whole), ["deleted", "deleted"]);
+        assert_eq!(verdicts(&result, "delete", other), ["rejected"], "2 still refers to it");
+    }
+}
+
 #[tokio::test]
 async fn a_key_may_come_more_than_once() {
     let server = Server::new();
