@@ -406,7 +406,7 @@ numeric_settings! {
         members_per_owner_max: usize = 10_000, env "ROLLCALL_MEMBERS_PER_OWNER_MAX";
         /// Let an owner have at most N open invitations (507)
         ///
-        /// Whoever invites many people makes one invitation with many uses.
+        /// One invitation with many uses invites many people.
         invitations_per_owner_max: usize = 100, env "ROLLCALL_INVITATIONS_PER_OWNER_MAX";
         /// Let an invitation be open for at most N hours (422)
         invitation_hours_max: u32 = 720, env "ROLLCALL_INVITATION_HOURS_MAX";

@@ -48,8 +48,8 @@ pub fn found(txn: &mut dyn WriteTxn, user: Uuid, name: &str, now: Timestamp) -> 
 
 /// Takes a member out, with the invitations that it made. `false` if the user is no member.
 ///
-/// If it was the last one who manages the owner, the longest-standing of those who may write does from now on, else the
-/// longest-standing of those who read.
+/// If it was the last member who manages the owner, the longest-standing member who may write becomes the manager. If no
+/// member may write, the longest-standing reader does.
 pub fn leave(txn: &mut dyn WriteTxn, user: Uuid, now: Timestamp) -> StorageResult<bool> {
     let Some(left) = txn.member(user)? else { return Ok(false) };
     txn.remove_member(user)?;
@@ -101,7 +101,7 @@ fn end_invitations(txn: &mut dyn WriteTxn, maker: Uuid) -> StorageResult<Vec<Cod
     Ok(made.into_iter().map(|one| one.code).collect())
 }
 
-/// Who asks for a change of members.
+/// The user who requests a change of members.
 #[derive(Clone, Copy, Debug)]
 pub struct Actor {
     /// The user.
@@ -126,9 +126,9 @@ impl Actor {
 /// Why a change of members was refused. Nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberRefusal {
-    /// Whoever asks is no member of the owner.
+    /// The actor is no member of the owner.
     NotAMember,
-    /// Whoever asks does not manage the owner.
+    /// The actor does not manage the owner.
     NotAllowed,
     /// The owner has no such member.
     NoSuchMember,
@@ -241,7 +241,7 @@ pub struct Accepted {
     pub is_used_up: bool,
 }
 
-/// Makes whoever shows the code of an invitation a member.
+/// Makes the user who shows the code of an invitation a member.
 ///
 /// A user who is a member already stays what it is, and the invitation loses no use by it: so a request whose response
 /// was lost can be sent again.

@@ -57,7 +57,7 @@ macro_rules! device {
 pub const DEVICE: &str = concat!(device!(), "$1 AND d.token_hash = $2");
 pub const DEVICES: &str = concat!(device!(), "$1 ORDER BY d.created_at, d.id");
 pub const DEVICE_OF_ID: &str = concat!(device!(), "$1 AND d.id = $2");
-/// For whoever runs the server: the devices of several users.
+/// For the operator: the devices of several users.
 pub(super) const DEVICES_OF_ALL: &str = concat!(device!(), "ANY($1) ORDER BY d.created_at, d.id");
 pub(super) const USERS_OF_OWNER: &str = "SELECT user_id FROM rollcall_member WHERE owner = $1";
 pub(super) const REMOVE_DEVICE: &str =

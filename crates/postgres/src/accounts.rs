@@ -265,7 +265,7 @@ impl AccountStore for Connections {
         let removed = self.looking_up(|session| {
             tries += 1;
             gone = tokens(session, REMOVE_DEVICE, &params)?;
-            // An earlier try may have removed it, and lost the connection before it heard so.
+            // An earlier attempt may have removed it, and lost the connection before the response.
             Ok(!gone.is_empty() || tries > 1)
         })?;
         if removed {

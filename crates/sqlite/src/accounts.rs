@@ -76,10 +76,7 @@ const OWNERS_OF: &str = "SELECT m.owner, m.role, coalesce(o.name, ''), o.version
     FROM rollcall_member m LEFT JOIN rollcall_owner o ON o.owner = m.owner
     WHERE m.user_id = ?1 AND o.erased_at IS NULL ORDER BY m.owner";
 
-/// One row, whether or not there are such an owner and such a member.
-const STANDING: &str = "SELECT o.members_at, o.erased_at IS NOT NULL, m.role, m.since
-    FROM (SELECT ?1 AS owner, ?2 AS user_id) k LEFT JOIN rollcall_owner o ON o.owner = k.owner
-    LEFT JOIN rollcall_member m ON m.owner = k.owner AND m.user_id = k.user_id";
+const MEMBERS_AT: &str = "SELECT members_at, erased_at IS NOT NULL FROM rollcall_owner WHERE owner = ?1";
 
 /// Whose memberships those are; erased owners too.
 const MEMBER_OF: &str = "SELECT owner FROM rollcall_member WHERE user_id = ?1";
@@ -268,15 +265,18 @@ pub(super) fn add_first_member(conn: &Connection, user: &User) -> rusqlite::Resu
 
 /// What a user is to an owner.
 pub(super) fn standing(conn: &Connection, user: Uuid, owner: Owner) -> rusqlite::Result<Standing> {
-    let version = |number: i64| Version(number.cast_unsigned());
-    conn.prepare_cached(STANDING)?.query_row(params![owner.0.as_bytes(), user.as_bytes()], |row| {
-        let since = row.get::<_, Option<i64>>(3)?.map(version);
-        Ok(Standing {
-            members_at: version(row.get::<_, Option<i64>>(0)?.unwrap_or(0)),
-            is_erased: row.get(1)?,
-            role: since.map(|since| Ok::<_, rusqlite::Error>((members::role(row, 2)?, since))).transpose()?,
-        })
-    })
+    let owner = owner.0.as_bytes();
+    let held = conn
+        .prepare_cached(MEMBERS_AT)?
+        .query_row([owner], |row| Ok((Version(row.get::<_, i64>(0)?.cast_unsigned()), row.get(1)?)))
+        .optional()?;
+    // The member comes after the version that it is compared by.
+    let member = conn
+        .prepare_cached(members::MEMBER)?
+        .query_row(params![owner, user.as_bytes()], members::member)
+        .optional()?;
+    let (members_at, is_erased) = held.unwrap_or((Version(0), false));
+    Ok(Standing { members_at, is_erased, role: member.map(|member| (member.role, member.since)) })
 }
 
 /// The owners that a user is a member of; `first` is the version of one that nothing was written for.
@@ -384,6 +384,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::statements::tests::steps;
 
     fn open() -> Connection {
         let mut conn = Connection::open_in_memory().unwrap();
@@ -526,23 +527,16 @@ mod tests {
             REMOVE_OTHER_DEVICES,
             ADD_FIRST_MEMBER,
             OWNERS_OF,
-            STANDING,
+            MEMBERS_AT,
             MEMBER_OF,
             INVITED_TO,
             FORGET_INVITATIONS,
             ERASURES,
             END_ERASURE,
         ]) {
-            let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let nothing = vec![rusqlite::types::Null; plan.parameter_count()];
-            let steps: Vec<String> = plan
-                .query_map(rusqlite::params_from_iter(nothing), |row| row.get(3))
-                .unwrap()
-                .map(Result::unwrap)
-                .collect();
-            let told = steps.join("; ");
-            let rest = told.replace("SCAN CONSTANT ROW", "").replace("SCAN k;", ""); // parameters, and a row of them
-            assert!(!rest.contains("SCAN") && !rest.contains("TEMP B-TREE"), "{sql}: {told}");
+            let plan = steps(&conn, sql).join("; ");
+            let rest = plan.replace("SCAN CONSTANT ROW", "");
+            assert!(!rest.contains("SCAN") && !rest.contains("TEMP B-TREE"), "{sql}: {plan}");
         }
     }
 }

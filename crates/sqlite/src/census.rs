@@ -140,6 +140,7 @@ mod tests {
 
     use super::*;
     use crate::migrate::migrate;
+    use crate::statements::tests::steps;
 
     /// Goal: a console that stays open costs little. Method: the plans of its statements; only the totals,
     /// which are cached, may read every owner.
@@ -148,11 +149,9 @@ mod tests {
         let mut conn = Connection::open_in_memory().unwrap();
         migrate(&mut conn, std::path::Path::new("memory")).unwrap();
         for sql in [STATES, TOMBSTONES, ACKNOWLEDGED, accounts::DEVICES_OF_OWNER, accounts::DEVICE_OF_ID] {
-            let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let steps = plan.raw_query().mapped(|row| row.get::<_, String>(3));
-            let steps: Vec<String> = steps.collect::<Result<_, _>>().unwrap();
-            assert!(!steps.is_empty());
-            for step in steps {
+            let plan = steps(&conn, sql);
+            assert!(!plan.is_empty());
+            for step in plan {
                 assert!(!step.contains("SCAN"), "{step}\n{sql}");
                 // Its groups are the tables, which are few.
                 let covering = !step.contains("rollcall_ledger") || step.contains("COVERING INDEX");

@@ -127,7 +127,7 @@ pub(super) fn role(row: &Row<'_>, at: usize) -> rusqlite::Result<Role> {
     Role::of_number(number).ok_or(rusqlite::Error::IntegralValueOutOfRange(at, number))
 }
 
-fn member(row: &Row<'_>) -> rusqlite::Result<Member> {
+pub(super) fn member(row: &Row<'_>) -> rusqlite::Result<Member> {
     Ok(Member {
         user: values::uuid(row.get_ref(0)?)?,
         role: role(row, 1)?,
@@ -156,6 +156,7 @@ mod tests {
 
     use super::*;
     use crate::migrate::migrate;
+    use crate::statements::tests::steps;
 
     /// Goal: no statement costs more as owners and members grow, but for those that count or list an owner's. Method:
     /// SQLite's own plans.
@@ -165,15 +166,8 @@ mod tests {
         migrate(&mut conn, std::path::Path::new("memory")).unwrap();
         let statements = [MEMBER, MEMBERS, COUNT, FIRST_OF_ROLE, PUT, REMOVE, NAME, PUT_NAME, PUT_INVITATION];
         for sql in statements.into_iter().chain([REMOVE_INVITATION]) {
-            let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let nothing = vec![rusqlite::types::Null; plan.parameter_count()];
-            let steps: Vec<String> = plan
-                .query_map(rusqlite::params_from_iter(nothing), |row| row.get(3))
-                .unwrap()
-                .map(Result::unwrap)
-                .collect();
-            let steps = steps.join("; ");
-            assert!(!steps.contains("SCAN") && !steps.contains("TEMP B-TREE"), "{sql}: {steps}");
+            let plan = steps(&conn, sql).join("; ");
+            assert!(!plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
         }
     }
 }

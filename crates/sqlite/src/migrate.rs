@@ -115,7 +115,7 @@ mod tests {
         }
     }
 
-    /// Goal: whoever could sync an owner's rows still can. Method: a file of before there were members; one user alone,
+    /// Goal: a user who could sync an owner's rows still can. Method: a file of before there were members; one user alone,
     /// two who share an owner, and two who share one that nothing was written for.
     #[test]
     fn users_of_earlier_releases_become_members() {

@@ -266,12 +266,19 @@ pub const PUT_ENTRY: &str = "INSERT INTO rollcall_ledger \
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
-mod tests {
+pub(crate) mod tests {
     use rusqlite::Connection;
 
     use super::*;
     use crate::{deletions, migrate::migrate, quota, tables};
     use rollcall_core::model::Timestamp;
+
+    /// The steps of SQLite's own plan of a statement, whatever its parameters are.
+    pub(crate) fn steps(conn: &Connection, sql: &str) -> Vec<String> {
+        let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let steps = plan.raw_query().mapped(|row| row.get(3));
+        steps.collect::<Result<_, _>>().unwrap()
+    }
 
     /// Goal: no request reads more of the database than it concerns. Method: the plan of every statement that
     /// requests run, over tables with every kind of reference.
@@ -335,9 +342,7 @@ mod tests {
             hot.push(format!("SELECT 1 FROM children WHERE _owner = 1 AND {column} = x''"));
         }
         for sql in hot {
-            let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let steps = plan.raw_query().mapped(|row| row.get::<_, String>(3));
-            let steps: Vec<String> = steps.collect::<Result<_, _>>().unwrap();
+            let steps = steps(&conn, &sql);
             for step in &steps {
                 // The result of a search may be scanned: it is not a table.
                 let reads_all = step.contains("SCAN") && !step.starts_with("SCAN (subquery");

@@ -120,6 +120,12 @@ fn other_terms_look_at_every_owner_once() {
         for n in 1..=3 {
             ground.write(owner(n), &[(1, "x")]);
         }
+        // All are due at the same time; pages of one name each of them once.
+        let mut pages = Vec::new();
+        while let [one] = ground.storage.owners().due(now, pages.last().copied(), 1).unwrap()[..] {
+            pages.push(one);
+        }
+        assert_eq!(pages, [1, 2, 3].map(|n| (Timestamp::from_ms(DAY_MS), owner(n))));
         assert_eq!(seen_by_purge(ground, &purging(now)).len(), 3);
         assert_eq!(seen_by_purge(ground, &purging(now)), []);
         let shorter = PurgeTerms { conflicts_before: now, ..purging(now) };
