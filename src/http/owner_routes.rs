@@ -45,9 +45,10 @@ fn owners_themselves(app: &Arc<App>) -> BoxedFilter<(Response,)> {
         .and(with(app))
         .and(peer())
         .and(caller.clone())
+        .and(headers)
         .and(body.clone())
-        .then(|app, peer: Peer, who: Who, body| {
-            handle_caller(who, move |who| owners::create(app, peer, who, body))
+        .then(|app, peer: Peer, who: Who, headers, body| {
+            handle_caller(who, move |who| owners::create(app, peer, who, headers, body))
         });
     let renamed = warp::path!("owners" / String)
         .and(patch())

@@ -32,9 +32,19 @@ pub fn join(txn: &mut dyn WriteTxn, user: Uuid, now: Timestamp) -> StorageResult
     Ok(role)
 }
 
-/// Makes a new owner, which the user manages and is the only member of.
-pub fn found(txn: &mut dyn WriteTxn, user: Uuid, name: &str, now: Timestamp) -> StorageResult<Version> {
-    let version = moved(txn, now)?;
+/// Makes a new owner, which the user manages and is the only member of; returns the user's role.
+///
+/// If the user is a member of the owner already, nothing is changed: so a request whose response was lost can be sent
+/// again. An owner that the user has left, or that was deleted, is not made anew.
+pub fn found(txn: &mut dyn WriteTxn, user: Uuid, name: &str, now: Timestamp) -> Changed<Role> {
+    let state = txn.state();
+    match txn.member(user)? {
+        _ if state.erased_at.is_some() => return Ok(Err(MemberRefusal::NotAMember)),
+        Some(member) => return Ok(Ok(member.role)),
+        None if state.members_at > Version(0) => return Ok(Err(MemberRefusal::NotAMember)),
+        None => {}
+    }
+    moved(txn, now)?;
     txn.put_member(&Member {
         user,
         role: Role::Manage,
@@ -43,7 +53,7 @@ pub fn found(txn: &mut dyn WriteTxn, user: Uuid, name: &str, now: Timestamp) -> 
         joined_at: now,
     })?;
     txn.name_owner(name)?;
-    Ok(version)
+    Ok(Ok(Role::Manage))
 }
 
 /// Takes a member out, with the invitations that it made. `false` if the user is no member.
@@ -196,7 +206,8 @@ pub fn remove(txn: &mut dyn WriteTxn, actor: Actor, user: Uuid, now: Timestamp) 
 
 /// Makes an invitation. Moves no version: nobody may read or write anything else by it yet.
 ///
-/// - `open_max`: how many invitations of an owner may be open. Expired ones are removed first.
+/// - `open_max`: how many invitations of an owner may be open. Those that have expired are removed first, and the oldest
+///   that are used up make room.
 /// - Returns the codes of those that were removed.
 pub fn invite(
     txn: &mut dyn WriteTxn,
@@ -208,16 +219,20 @@ pub fn invite(
     if let Some(refusal) = not_managing(txn, actor)? {
         return Ok(Err(refusal));
     }
-    let (open, expired): (Vec<_>, Vec<_>) =
-        txn.invitations()?.into_iter().partition(|one| one.expires_at > now);
-    if open.len() >= open_max {
+    let (open, mut ended): (Vec<_>, Vec<_>) =
+        txn.invitations()?.into_iter().partition(|one| one.is_open(now));
+    let Some(room) = open_max.checked_sub(open.len() + 1) else {
         return Ok(Err(MemberRefusal::TooManyInvitations));
-    }
-    for one in &expired {
+    };
+    // Those that are used up, the newest first, and then those that have expired.
+    ended.sort_unstable_by_key(|one| std::cmp::Reverse((one.expires_at > now, one.made_at, one.id)));
+    let used_up = ended.iter().take_while(|one| one.expires_at > now).count();
+    let removed = ended.split_off(used_up.min(room));
+    for one in &removed {
         txn.remove_invitation(one.id)?;
     }
     txn.put_invitation(invitation)?;
-    Ok(Ok(expired.into_iter().map(|one| one.code).collect()))
+    Ok(Ok(removed.into_iter().map(|one| one.code).collect()))
 }
 
 /// Ends an invitation; returns its code.
@@ -225,26 +240,17 @@ pub fn revoke(txn: &mut dyn WriteTxn, actor: Actor, id: Uuid) -> Changed<CodeHas
     if let Some(refusal) = not_managing(txn, actor)? {
         return Ok(Err(refusal));
     }
-    let Some(one) = txn.invitations()?.into_iter().find(|one| one.id == id) else {
+    let Some(one) = txn.invitations()?.into_iter().find(|one| one.id == id && one.uses_left > 0) else {
         return Ok(Err(MemberRefusal::NoSuchInvitation));
     };
     txn.remove_invitation(id)?;
     Ok(Ok(one.code))
 }
 
-/// What came of an invitation that was accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Accepted {
-    /// What the user may do from now on.
-    pub role: Role,
-    /// Whether that was the last use of the invitation.
-    pub is_used_up: bool,
-}
-
-/// Makes the user who shows the code of an invitation a member.
+/// Makes the user who shows the code of an invitation a member; returns the role.
 ///
 /// A user who is a member already stays what it is, and the invitation loses no use by it: so a request whose response
-/// was lost can be sent again.
+/// was lost can be sent again. An invitation that is used up is kept for that until it expires.
 pub fn accept(
     txn: &mut dyn WriteTxn,
     code: &CodeHash,
@@ -252,25 +258,23 @@ pub fn accept(
     name: &str,
     members_max: u64,
     now: Timestamp,
-) -> Changed<Accepted> {
+) -> Changed<Role> {
     let is_gone = txn.state().erased_at.is_some();
     let found = txn.invitations()?.into_iter().find(|one| one.code == *code && one.expires_at > now);
     let Some(one) = found.filter(|_| !is_gone) else { return Ok(Err(MemberRefusal::NoSuchInvitation)) };
     if let Some(member) = txn.member(user)? {
-        return Ok(Ok(Accepted { role: member.role, is_used_up: false }));
+        return Ok(Ok(member.role));
     }
+    let Some(uses_left) = one.uses_left.checked_sub(1) else {
+        return Ok(Err(MemberRefusal::NoSuchInvitation));
+    };
     if txn.member_count()? >= members_max {
         return Ok(Err(MemberRefusal::TooManyMembers));
     }
     let since = moved(txn, now)?;
     txn.put_member(&Member { user, role: one.role, since, name: name.to_owned(), joined_at: now })?;
-    let is_used_up = one.uses_left <= 1;
-    if is_used_up {
-        txn.remove_invitation(one.id)?;
-    } else {
-        txn.put_invitation(&Invitation { uses_left: one.uses_left - 1, ..one })?;
-    }
-    Ok(Ok(Accepted { role: one.role, is_used_up }))
+    txn.put_invitation(&Invitation { uses_left, ..one })?;
+    Ok(Ok(one.role))
 }
 
 /// Names an owner, or says whether anyone may read it. What is `None` stays.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollcall_core::members::{self, Accepted, Actor, Changed, MemberRefusal};
+use rollcall_core::members::{self, Actor, Changed, MemberRefusal};
 use rollcall_core::model::{Owner, Role, Timestamp, Version};
 use rollcall_core::schema::Schema;
 use rollcall_core::storage::{Invitation, Storage, StorageError, WriteTxn};
@@ -61,7 +61,7 @@ impl Club {
             let n = actor.user.as_u128() as u8;
             club.write(|txn| members::invite(txn, ANNA, &invitation(n, role, 1), 9, NOW)).unwrap();
             let accepted = club.accept(n, actor).unwrap();
-            assert_eq!(accepted, Accepted { role, is_used_up: true });
+            assert_eq!(accepted, role);
         }
         club
     }
@@ -73,7 +73,7 @@ impl Club {
         self.storage.write(CLUB, |txn| work(txn)).unwrap()
     }
 
-    fn accept(&self, code: u8, actor: Actor) -> Result<Accepted, MemberRefusal> {
+    fn accept(&self, code: u8, actor: Actor) -> Result<Role, MemberRefusal> {
         self.write(|txn| members::accept(txn, &[code; 32], actor.user, "name", 9, NOW))
     }
 
@@ -146,13 +146,52 @@ fn a_change_of_roles_moves_the_version_and_ends_cursors_where_it_changes_what_is
     assert_eq!(club.set(ANNA, STRANGER, Role::Read), Err(MemberRefusal::NoSuchMember));
 }
 
+/// Goal: invitations take a bounded place, and one that is used up is kept as long as there is room.
+#[test]
+fn invitations_that_are_used_up_make_room_for_new_ones() {
+    let club = Club::new();
+    let invite = |n: u8, now| {
+        let made =
+            Invitation { made_at: now, expires_at: now.shifted(1_000), ..invitation(n, Role::Read, 1) };
+        club.write(|txn| members::invite(txn, ANNA, &made, 3, now))
+    };
+    for n in 10..13 {
+        assert_eq!(invite(n, NOW.shifted(i64::from(n))), Ok(Vec::new()));
+    }
+    let later = NOW.shifted(20);
+    assert_eq!(invite(13, later), Err(MemberRefusal::TooManyInvitations));
+    club.accept(11, actor(4)).unwrap();
+    club.accept(10, actor(5)).unwrap();
+    assert_eq!(invite(13, later), Ok(vec![[10; 32]]), "the oldest that is used up");
+    assert_eq!(club.accept(11, actor(4)), Ok(Role::Read), "sent again");
+    assert_eq!(invite(14, later.shifted(1)), Ok(vec![[11; 32]]));
+    assert_eq!(invite(15, later), Err(MemberRefusal::TooManyInvitations), "12, 13 and 14 are open");
+    let mut expired = invite(15, NOW.shifted(5_000)).unwrap();
+    expired.sort_unstable();
+    assert_eq!(expired, [[12; 32], [13; 32], [14; 32]]);
+}
+
+#[test]
+fn an_owner_that_was_left_or_deleted_is_not_made_anew() {
+    let club = Club::full();
+    let found = |by: Actor| club.write(|txn| members::found(txn, by.user, "again", NOW));
+    let before = club.state();
+    assert_eq!((found(ANNA), found(CORA)), (Ok(Role::Manage), Ok(Role::Read)), "it stays as it is");
+    assert_eq!(found(STRANGER), Err(MemberRefusal::NotAMember));
+    assert_eq!(club.state(), before);
+    club.remove(BERT, BERT).unwrap();
+    assert_eq!(found(BERT), Err(MemberRefusal::NotAMember));
+    club.write(|txn| members::erase(txn, ANNA, NOW)).unwrap();
+    assert_eq!(found(ANNA), Err(MemberRefusal::NotAMember));
+}
+
 #[test]
 fn an_owner_always_has_somebody_who_manages_it() {
     let club = Club::full();
     assert_eq!(club.remove(ANNA, ANNA), Err(MemberRefusal::LastManager));
     assert_eq!(club.set(ANNA, ANNA, Role::Write), Err(MemberRefusal::LastManager));
     assert_eq!(club.set(ANNA, CORA, Role::Manage), Ok(0));
-    assert_eq!(club.set(CORA, ANNA, Role::Write), Ok(0));
+    assert_eq!(club.set(CORA, ANNA, Role::Write), Ok(2), "with her two invitations, which are used up");
     assert_eq!(club.remove(CORA, CORA), Err(MemberRefusal::LastManager));
     assert_eq!(club.remove(BERT, BERT), Ok(0), "a member may leave");
     assert_eq!(club.remove(BERT, BERT), Err(MemberRefusal::NotAMember));
@@ -167,21 +206,20 @@ fn an_invitation_takes_as_many_users_as_it_says_and_ends_with_its_maker() {
     let club = Club::full();
     club.write(|txn| members::invite(txn, ANNA, &invitation(20, Role::Write, 2), 9, NOW)).unwrap();
     let version = club.state().0;
-    assert_eq!(
-        club.accept(20, CORA),
-        Ok(Accepted { role: Role::Read, is_used_up: false }),
-        "a member already"
-    );
+    assert_eq!(club.accept(20, CORA), Ok(Role::Read), "a member already");
     assert_eq!(club.state().0, version);
-    assert_eq!(club.accept(20, actor(4)), Ok(Accepted { role: Role::Write, is_used_up: false }));
+    assert_eq!(club.accept(20, actor(4)), Ok(Role::Write));
     assert_eq!(club.since(actor(4)), club.state().0, "no cursor of before is of use");
-    assert_eq!(
-        club.accept(20, actor(4)),
-        Ok(Accepted { role: Role::Write, is_used_up: false }),
-        "sent again"
-    );
-    assert_eq!(club.accept(20, actor(5)), Ok(Accepted { role: Role::Write, is_used_up: true }));
+    assert_eq!(club.accept(20, actor(4)), Ok(Role::Write), "sent again");
+    assert_eq!(club.accept(20, actor(5)), Ok(Role::Write));
+    let version = club.state().0;
+    assert_eq!(club.accept(20, actor(5)), Ok(Role::Write), "the last use, sent again");
     assert_eq!(club.accept(20, actor(6)), Err(MemberRefusal::NoSuchInvitation));
+    assert_eq!(club.state().0, version);
+    let used_up = invitation(20, Role::Write, 0).id;
+    assert_eq!(club.write(|txn| members::revoke(txn, ANNA, used_up)), Err(MemberRefusal::NoSuchInvitation));
+    club.remove(ANNA, actor(5)).unwrap();
+    assert_eq!(club.accept(20, actor(5)), Err(MemberRefusal::NoSuchInvitation), "a former member");
     assert_eq!(club.accept(99, actor(6)), Err(MemberRefusal::NoSuchInvitation));
 
     club.set(ANNA, BERT, Role::Manage).unwrap();

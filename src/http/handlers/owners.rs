@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::fetch::header;
+use super::synchronise::idempotency_key;
 use super::{
     ApiError, App, HandlerResult, ended as released, json, json_bytes, no_content, off_reactor, time_text,
 };
@@ -88,22 +89,22 @@ fn memberships(app: &App, caller: &Caller) -> Result<Vec<Membership>, ApiError> 
 }
 
 /// `POST /owners`: makes an owner, which the user manages.
-pub async fn create(app: Arc<App>, Peer(from): Peer, caller: Who, body: Sent) -> HandlerResult {
+pub async fn create(
+    app: Arc<App>,
+    Peer(from): Peer,
+    caller: Who,
+    headers: HeaderMap,
+    body: Sent,
+) -> HandlerResult {
     let caller = caller?;
+    let named = idempotency_key(&headers)?.map(|key| owner_under(caller.user, key));
     let mut fields = Fields::read(&body?.bytes)?;
     let name = name_of(&fields.text("name")?)?;
     fields.end()?;
     off_reactor(move || {
-        check_room(&app, &caller)?;
-        let owner = Owner(Invitations::id()?);
-        // The list of the user's owners first: what its owner does not confirm is not shown.
-        app.storage.accounts().list_owner(caller.user, owner, true)?;
-        let now = app.clock.now();
-        let version = app
-            .storage
-            .write(owner, |txn| Ok::<_, ApiError>(members::found(txn, caller.user, &name, now)?))?;
+        let owner = named.map_or_else(|| Invitations::id().map(Owner), Ok)?;
+        let made = found(&app, &caller, owner, &name)?;
         audit::done("owner_made", subject(from, &caller, owner));
-        let made = Membership { owner, name, role: Role::Manage, version, is_public: false, is_home: false };
         let mut response = json(owner_body(&made))?;
         *response.status_mut() = StatusCode::CREATED;
         Ok(response)
@@ -111,10 +112,35 @@ pub async fn create(app: Arc<App>, Peer(from): Peer, caller: Who, body: Sent) ->
     .await
 }
 
-/// Errors: 507 `quota_exceeded` if the user is a member of as many owners as may be.
-fn check_room(app: &App, caller: &Caller) -> Result<(), ApiError> {
-    let max = app.settings.limits.owners_per_user_max;
-    if app.storage.accounts().owners_of(caller.user)?.len() >= max {
+/// The owner that a user makes under an `Idempotency-Key`: always the same one, and nobody else can make it.
+fn owner_under(user: Uuid, key: &str) -> Owner {
+    Owner(Uuid::new_v5(&Uuid::new_v5(&user, b"owner"), key.as_bytes()))
+}
+
+/// Makes an owner; if the user has it already, it stays as it is.
+fn found(app: &App, caller: &Caller, owner: Owner, name: &str) -> Result<Membership, ApiError> {
+    let (accounts, user, now) = (app.storage.accounts(), caller.user, app.clock.now());
+    check_room(app, caller, owner)?;
+    // The list of the user's owners first: what its owner does not confirm is not shown.
+    accounts.list_owner(user, owner, true)?;
+    let made = app.storage.write(owner, |txn| {
+        let role = members::found(txn, user, name, now)?.map_err(ApiError::from)?;
+        let (name, state) = (txn.owner_name()?, txn.state());
+        let (version, is_public) = (state.version, state.is_public);
+        Ok(Membership { owner, name, role, version, is_public, is_home: owner == caller.default_owner })
+    });
+    if matches!(made, Err(ApiError::NotAMember)) {
+        unlist_owner(app, user, owner);
+    }
+    made
+}
+
+/// Refuses a new owner of a user who has as many as there may be.
+fn check_room(app: &App, caller: &Caller, owner: Owner) -> Result<(), ApiError> {
+    let (accounts, max) = (app.storage.accounts(), app.settings.limits.owners_per_user_max);
+    // In this order: the same request, sent at the same time, may have made the user a member in between.
+    let is_full = accounts.owners_of(caller.user)?.len() >= max;
+    if is_full && accounts.standing(caller.user, owner)?.role.is_none() {
         return Err(ApiError::TooMany { what: "Your owners", max: max as u64 });
     }
     Ok(())
@@ -179,10 +205,10 @@ struct MembersQuery {
 /// `GET /owners/{owner}/members`
 pub async fn list_members(id: String, app: Arc<App>, caller: Who, query: String) -> HandlerResult {
     let caller = caller?.about(owner_of(&id)?);
-    let asked = query::read::<MembersQuery>(&query);
+    let paging = query::read::<MembersQuery>(&query);
     off_reactor(move || {
         let caller = app.with_rights(caller)?; // first, so that nobody else learns anything by a query
-        let MembersQuery { after, limit } = asked?;
+        let MembersQuery { after, limit } = paging?;
         let max = Limit::within(limit, MEMBERS_MAX);
         let found = app.read_as(&caller, |txn, _| Ok(txn.members(after, max + 1)?))?;
         let next = (found.len() > max).then(|| found.get(max - 1).map(|last| last.user)).flatten();
@@ -249,7 +275,7 @@ pub async fn remove_member(
         }
         app.events.left(caller.owner, user);
         unlist(&app, &ended);
-        logged(app.storage.accounts().list_owner(user, caller.owner, false));
+        unlist_owner(&app, user, caller.owner);
         audit::done("member_removed", subject(from, &caller, caller.owner).of_user(user));
         Ok(no_content())
     })
@@ -277,7 +303,7 @@ pub async fn list_invitations(id: String, app: Arc<App>, caller: Who) -> Handler
             }
             Ok(txn.invitations()?)
         })?;
-        let open = found.iter().filter(|one| one.expires_at > now).map(invitation_body);
+        let open = found.iter().filter(|one| one.is_open(now)).map(invitation_body);
         no_store(json(json!({ "invitations": open.collect::<Vec<_>>() })))
     })
     .await
@@ -324,7 +350,7 @@ pub async fn invite(id: String, app: Arc<App>, Peer(from): Peer, caller: Who, bo
         let made =
             change(&app, &caller, |txn, actor| members::invite(txn, actor, &invitation, open_max, now));
         match made {
-            Ok(expired) => unlist(&app, &expired),
+            Ok(removed) => unlist(&app, &removed),
             Err(refusal) => {
                 unlist(&app, &[invitation.code]);
                 return Err(refusal_of(refusal, "Open invitations of the owner", open_max as u64));
@@ -385,32 +411,26 @@ fn join(app: &App, caller: &Caller, code: &CodeHash, name: &str) -> Result<Membe
     let accounts = app.storage.accounts();
     let owner = accounts.invited_to(code)?.ok_or(ApiError::InvalidInvitation)?;
     let (user, max, now) = (caller.user, app.settings.limits.members_per_owner_max, app.clock.now());
-    let known = app.storage.read(owner, |txn| Ok::<_, ApiError>(txn.member(user)?))?;
-    if known.is_none() {
-        check_room(app, caller)?;
-    }
+    check_room(app, caller, owner)?;
     accounts.list_owner(user, owner, true)?;
     let joined = app.storage.write(owner, |txn| {
-        let accepted = match members::accept(txn, code, user, name, max as u64, now)? {
-            Ok(accepted) => accepted,
+        let role = match members::accept(txn, code, user, name, max as u64, now)? {
+            Ok(role) => role,
             Err(MemberRefusal::TooManyMembers) => {
                 return Err(ApiError::TooMany { what: "Members of the owner", max: max as u64 });
             }
             Err(_) => return Err(ApiError::InvalidInvitation),
         };
         let (name, state) = (txn.owner_name()?, txn.state());
-        let (role, version, is_public) = (accepted.role, state.version, state.is_public);
         let is_home = owner == caller.default_owner;
-        Ok((accepted.is_used_up, Membership { owner, name, role, version, is_public, is_home }))
+        Ok(Membership { owner, name, role, version: state.version, is_public: state.is_public, is_home })
     });
-    if joined.is_err() && known.is_none() {
-        logged(accounts.list_owner(user, owner, false));
+    match &joined {
+        // Once more: what ended an earlier membership may have taken it off the list since.
+        Ok(_) => accounts.list_owner(user, owner, true)?,
+        Err(_) => unlist_owner(app, user, owner),
     }
-    let (is_used_up, membership) = joined?;
-    if is_used_up {
-        unlist(app, &[*code]);
-    }
-    Ok(membership)
+    joined
 }
 
 /// Changes an owner's members in one transaction. A refusal has changed nothing.
@@ -488,6 +508,15 @@ fn subject(from: std::net::IpAddr, caller: &Caller, owner: Owner) -> Subject {
     Subject::at(from).of_user(caller.user).of_device(caller.token_device).of_owner(owner)
 }
 
+/// Takes an owner off the list of a user who is no member. One who has become a member meanwhile is put on it again; if
+/// that happens later, the request that makes the user a member does so.
+fn unlist_owner(app: &App, user: Uuid, owner: Owner) {
+    let accounts = app.storage.accounts();
+    let is_member = || Ok(accounts.standing(user, owner)?.role.is_some());
+    logged(accounts.list_owner(user, owner, false));
+    logged(is_member().and_then(|is| if is { accounts.list_owner(user, owner, true) } else { Ok(()) }));
+}
+
 /// Removes what found invitations that have ended. What is left leads nowhere.
 fn unlist(app: &App, codes: &[CodeHash]) {
     let accounts = app.storage.accounts();
@@ -496,7 +525,7 @@ fn unlist(app: &App, codes: &[CodeHash]) {
 
 fn logged(tidied: StorageResult<()>) {
     if let Err(error) = tidied {
-        tracing::warn!(%error, "a look-up that leads nowhere stays in the database");
+        tracing::warn!(%error, "a look-up without a target stays in the database");
     }
 }
 

@@ -159,6 +159,59 @@ async fn the_last_manager_stays() {
     assert_eq!(members(&server, &ben, &owner).await, [(bens.to_string(), "manage".to_owned())]);
 }
 
+/// Goal: a request whose response was lost can be sent again. Method: each is sent twice, one after the other and at the
+/// same time; the last use of an invitation too.
+#[tokio::test]
+async fn what_is_sent_again_has_one_effect() {
+    let server = Server::with(|settings| {
+        settings.limits.owners_per_user_max = 3;
+        settings.limits.invitation_attempts_per_hour = 0;
+        settings.limits.logins_per_address_per_min = 0;
+    });
+    let (anna, ben, carl) =
+        (server.device("anna", "phone"), server.device("ben", "phone"), server.device("carl", "phone"));
+    let make = |device: &Device, name: &str, key: &str| {
+        post(&server, device, "/owners", json!({ "name": name })).header("idempotency-key", key).send()
+    };
+    let made = make(&anna, "Trip", "k1").await;
+    assert_eq!(made.status, 201);
+    let owner = made.json()["owner"].as_str().unwrap().to_owned();
+    let (again, other) = (make(&anna, "Trip", "k1").await.json(), make(&anna, "Other", "k2").await.json());
+    assert_eq!(again, made.json());
+    assert_ne!(other["owner"], owner.as_str());
+    let count = async |device: &Device| server.get("/owners").of(device).send().await.ok()["owners"].clone();
+    assert_eq!(count(&anna).await.as_array().unwrap().len(), 3);
+    assert_eq!(make(&anna, "Fourth", "k3").await.problem(), (507, "quota_exceeded".into()));
+    assert_eq!(make(&anna, "Trip", "k1").await.status, 201, "full, but it has been made");
+    assert_ne!(
+        make(&ben, "Trip", "k1").await.json()["owner"],
+        owner.as_str(),
+        "each user has keys of their own"
+    );
+    let bad = make(&anna, "Trip", "k 1").await;
+    assert_eq!(bad.problem(), (400, "invalid_request".into()));
+
+    for round in 0..8 {
+        let code = code(&server, &anna, &owner, json!({ "role": "write" })).await;
+        let (first, second) = tokio::join!(accept(&server, &ben, &code), accept(&server, &ben, &code));
+        assert_eq!(first.ok()["role"], "write", "round {round}");
+        assert_eq!(second.ok()["role"], "write", "round {round}");
+        let owners = count(&ben).await;
+        assert!(owners.as_array().unwrap().iter().any(|one| one["owner"] == owner.as_str()), "{owners}");
+        assert_eq!(accept(&server, &ben, &code).await.status, 200);
+        let stranger = accept(&server, &carl, &code).await;
+        assert_eq!(stranger.problem(), (403, "invalid_invitation".into()));
+        let open = server.get(&format!("/owners/{owner}/invitations")).of(&anna).send().await.ok();
+        assert_eq!(open["invitations"], json!([]), "a used up one is not listed");
+        let leave = format!("/owners/{owner}/members/{}", server.user_id("ben"));
+        assert_eq!(server.ask("DELETE", &leave).of(&anna).send().await.status, 204);
+        assert_eq!(accept(&server, &ben, &code).await.problem(), (403, "invalid_invitation".into()));
+    }
+    let gone = server.ask("DELETE", &format!("/owners/{owner}")).of(&anna).send().await;
+    assert_eq!(gone.status, 204);
+    assert_eq!(make(&anna, "Trip", "k1").await.problem(), (403, "not_a_member".into()));
+}
+
 /// Goal: nobody fills the database with owners, members and invitations, and what is wrong is named.
 #[tokio::test]
 async fn owners_members_and_invitations_are_bounded() {

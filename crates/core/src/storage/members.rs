@@ -42,8 +42,15 @@ pub struct Invitation {
     pub made_at: Timestamp,
     /// From when on it is refused.
     pub expires_at: Timestamp,
-    /// How many more users it takes; at least 1.
+    /// How many more users it takes. With 0 it is used up, and is kept for users who send their request again.
     pub uses_left: u32,
+}
+
+impl Invitation {
+    /// Whether it takes another user.
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        self.uses_left > 0 && self.expires_at > now
+    }
 }
 
 /// An owner, as one of its members sees it in a list.

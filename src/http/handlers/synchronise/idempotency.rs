@@ -19,6 +19,18 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
+/// The `Idempotency-Key` of a request, if it has one.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let is_key = |key: &&str| {
+        (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())
+            && key.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let reason =
+        format!("Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters.");
+    value.to_str().ok().filter(is_key).ok_or(ApiError::InvalidRequest { reason }).map(Some)
+}
+
 /// A request that takes effect once, however often it is sent.
 #[derive(Clone)]
 pub(super) struct IdempotentRequest {
@@ -29,15 +41,7 @@ pub(super) struct IdempotentRequest {
 impl IdempotentRequest {
     /// `None` if the request has no `Idempotency-Key`.
     pub fn read(headers: &HeaderMap, body: &[u8]) -> Result<Option<Self>, ApiError> {
-        let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-        let is_key = |key: &&str| {
-            (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())
-                && key.bytes().all(|byte| byte.is_ascii_graphic())
-        };
-        let reason =
-            format!("Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters.");
-        let key = value.to_str().ok().filter(is_key).ok_or(ApiError::InvalidRequest { reason })?.to_owned();
-        Ok(Some(Self { key, body_hash: fingerprint(body) }))
+        Ok(idempotency_key(headers)?.map(|key| Self { key: key.to_owned(), body_hash: fingerprint(body) }))
     }
 
     /// The response that one of these devices received for this request before, if any.

@@ -28,6 +28,7 @@ use crate::model::{Fence, Timestamp};
 use crate::schema::Schema;
 use crate::storage::StorageError;
 use crate::synchronise::Refusal;
+pub use idempotency::idempotency_key;
 use idempotency::{IdempotentRequest, replay};
 use job::SyncJob;
 use kept::is_without_rows;
