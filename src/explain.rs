@@ -3,14 +3,12 @@
 //! It is meant for an operator with a user on the phone. It states what the server knows, and marks what the
 //! server can only guess: the server does not see what an app did with a response.
 
-use crate::model::{DeviceId, Owner, Stored, Timestamp, Version};
+use crate::model::{DeviceId, Stored, Timestamp, Version};
 
 /// The facts for an explanation.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// The owner of the row.
-    pub owner: Owner,
-    /// The owner's version now.
+    /// The version of the row's owner now.
     pub version: Version,
     /// Changes up to here may have been forgotten.
     pub horizon: Version,
@@ -31,8 +29,8 @@ pub struct Facts<'a> {
 pub struct SignedIn<'a> {
     /// The name that the app gave.
     pub name: &'a str,
-    /// The owner of the rows that it syncs.
-    pub owner: Owner,
+    /// Whether its user is a member of the owner of the row.
+    pub is_member: bool,
     /// Whether its token has expired.
     pub expired: bool,
 }
@@ -40,8 +38,10 @@ pub struct SignedIn<'a> {
 /// Explains why the row is not on the device, as far as the server can know.
 pub fn explain(facts: &Facts<'_>) -> String {
     let named = facts.signed_in.map_or("The device".to_owned(), |device| format!("\"{}\"", device.name));
-    if facts.signed_in.is_some_and(|device| device.owner != facts.owner) {
-        return format!("{named} is signed in for another owner, whose rows are all that it is ever told.");
+    if facts.signed_in.is_some_and(|device| !device.is_member) {
+        return format!(
+            "{named} belongs to a user who is not a member of this owner, so it gets none of its rows."
+        );
     }
     let Some(row) = facts.row else { return format!("{} {}", no_row(facts), delivery(facts)) };
     let story = story(facts, row, &named);
@@ -57,17 +57,18 @@ fn no_row(facts: &Facts<'_>) -> String {
     if facts.horizon > first {
         let horizon = facts.horizon;
         return format!(
-            "The server holds no row under this key: it never came here, or it was deleted at version {horizon} or \
-             before and is forgotten since."
+            "The server holds no row under this key: no device sent it, or it was deleted at version {horizon} or before \
+             and the deletion has been purged."
         );
     }
-    "The server holds no row under this key and never did: whoever made it has not sent it, or it was rejected."
+    "The server holds no row under this key and never did: the device that made it has not sent it, or the row was \
+     rejected."
         .into()
 }
 
 fn delivery(facts: &Facts<'_>) -> &'static str {
     if facts.acknowledged.is_some() {
-        "No device of this owner is told of it."
+        "No device of this owner receives it."
     } else {
         "No device can get it from here."
     }
@@ -80,47 +81,49 @@ fn story(facts: &Facts<'_>, row: &Stored, named: &str) -> String {
     let what = match (row.is_tombstone(), own) {
         (true, true) => format!("The row was deleted at version {version} by this device itself."),
         (true, false) => format!("The row was deleted at version {version}."),
-        (false, true) => format!("The row is alive and as this device itself wrote it at version {version}."),
+        (false, true) => {
+            format!("The row is alive. This device itself wrote its present state at version {version}.")
+        }
         (false, false) => format!("The row is alive and last changed at version {version}."),
     };
     let alive = !row.is_tombstone();
     let Some((seen, _)) = facts.acknowledged else {
         let guess = if own {
-            "It has what it wrote; whether it kept it is for the app to say."
+            "The device had that state when it sent it; only the app knows whether it kept it."
         } else if facts.signed_in.is_some() || !facts.knows_devices {
-            "has never shown a cursor, so it compares the whole manifest or has not synced yet: what it holds, only \
-             its next sync will tell."
+            "has never sent a cursor, so it compares the whole manifest or has not synced yet. Its next sync will show \
+             what it holds."
         } else {
             return what;
         };
         return if own { format!("{what} {guess}") } else { format!("{what} {named} {guess}") };
     };
     let then = if seen.epoch() != facts.version.epoch() {
-        "The database was restored from a backup since the device last synced: its cursor is refused (410), and it \
-         fetches everything again."
+        "The database was restored from a backup after the last sync of the device. The server refuses its cursor \
+         (410), and the device fetches everything again."
             .into()
     } else if seen < facts.horizon {
         format!(
-            "The device stands at version {seen}, and what happened up to {} is forgotten: its cursor is refused \
-             (410), and it fetches everything again.",
+            "The device is at version {seen}, and changes up to {} have been purged. The server refuses its cursor \
+             (410), and the device fetches everything again.",
             facts.horizon
         )
     } else if seen >= version {
         let fate = if alive { "has the row, or the app lost it" } else { "has deleted it" };
         let cure = if alive {
-            " Its next check of the digests will differ then, and it fetches everything again."
+            " If the app lost it, the next comparison of digests will show that, and the device fetches everything again."
         } else {
             ""
         };
-        format!("The device has acknowledged version {seen}: it was told, so it {fate}.{cure}")
+        format!("The device has acknowledged version {seen}, so it {fate}.{cure}")
     } else if own {
-        format!("The device stands at version {seen} and is told its own change again with its next sync.")
+        format!("The device is at version {seen} and receives its own change again with its next sync.")
     } else {
         let behind = facts.version.0 - seen.0;
         let versions = if behind == 1 { "version" } else { "versions" };
-        let gets = if alive { "gets the row" } else { "is told of the deletion" };
+        let receives = if alive { "receives the row" } else { "receives the deletion" };
         format!(
-            "The device stands at version {seen}, {behind} {versions} behind, and {gets} with its next sync."
+            "The device is at version {seen}, {behind} {versions} behind, and {receives} with its next sync."
         )
     };
     format!("{what} {then}")
@@ -130,16 +133,14 @@ fn story(facts: &Facts<'_>, row: &Stored, named: &str) -> String {
 fn access(facts: &Facts<'_>, named: &str) -> Option<String> {
     match facts.signed_in {
         Some(device) if device.expired => {
-            Some(format!("But its token has expired: {named} must log in before it can sync."))
+            Some(format!("But its token has expired: {named} must log in again before it can sync."))
         }
         Some(_) => None,
         None if !facts.knows_devices => None,
         None if facts.acknowledged.is_some() => {
             Some("But it is signed out: it must log in before it can sync.".into())
         }
-        None => {
-            Some("No device with this id is signed in, and none has shown a cursor of this owner.".into())
-        }
+        None => Some("No device with this id is signed in, and none has sent a cursor of this owner.".into()),
     }
 }
 
@@ -152,8 +153,6 @@ mod tests {
 
     const ME: DeviceId = DeviceId(Uuid::from_u128(1));
     const OTHER: DeviceId = DeviceId(Uuid::from_u128(2));
-    const ANNA: Owner = Owner(Uuid::from_u128(3));
-    const BEN: Owner = Owner(Uuid::from_u128(4));
 
     fn row(version: u64, by: DeviceId, alive: bool) -> Stored {
         Stored {
@@ -170,8 +169,8 @@ mod tests {
         }
     }
 
-    fn phone(owner: Owner, expired: bool) -> Option<SignedIn<'static>> {
-        Some(SignedIn { name: "phone", owner, expired })
+    fn phone(is_member: bool, expired: bool) -> Option<SignedIn<'static>> {
+        Some(SignedIn { name: "phone", is_member, expired })
     }
 
     /// Goal: each case has its sentence. Method: the facts that differ, and words that the explanation must
@@ -180,16 +179,16 @@ mod tests {
     fn every_case_has_its_answer() {
         let (alive, own) = (row(7, OTHER, true), row(7, ME, true));
         let (gone, gone_by_own) = (row(7, OTHER, false), row(7, ME, false));
-        let signed_in = phone(ANNA, false);
+        let signed_in = phone(true, false);
         let epoch = Version::first(1).0;
         type Case<'a> =
             (&'a str, Option<&'a Stored>, Option<SignedIn<'a>>, Option<u64>, u64, u64, &'a [&'a str]);
         let cases: &[Case<'_>] = &[
             ("never existed", None, signed_in, Some(9), 9, 1, &["never did", "rejected"]),
             ("never existed, no cursor", None, signed_in, None, 9, 1, &["never did"]),
-            ("purged, perhaps", None, signed_in, Some(9), 9, 5, &["version 5 or before", "forgotten"]),
+            ("purged, perhaps", None, signed_in, Some(9), 9, 5, &["version 5 or before", "purged"]),
             (
-                "deleted, told",
+                "deleted, received",
                 Some(&gone),
                 signed_in,
                 Some(7),
@@ -197,7 +196,7 @@ mod tests {
                 1,
                 &["deleted at version 7", "has deleted it"],
             ),
-            ("deleted, behind", Some(&gone), signed_in, Some(6), 9, 1, &["is told of the deletion"]),
+            ("deleted, behind", Some(&gone), signed_in, Some(6), 9, 1, &["receives the deletion"]),
             ("deleted by itself", Some(&gone_by_own), signed_in, Some(9), 9, 1, &["by this device itself"]),
             (
                 "acknowledged past it",
@@ -208,7 +207,15 @@ mod tests {
                 1,
                 &["acknowledged version 8", "app lost it", "digests"],
             ),
-            ("acknowledged just it", Some(&alive), signed_in, Some(7), 9, 1, &["it was told"]),
+            (
+                "acknowledged just it",
+                Some(&alive),
+                signed_in,
+                Some(7),
+                9,
+                1,
+                &["acknowledged version 7", "app lost it"],
+            ),
             (
                 "behind by many",
                 Some(&alive),
@@ -226,11 +233,19 @@ mod tests {
                 Some(6),
                 9,
                 1,
-                &["this device itself wrote", "own change again"],
+                &["This device itself wrote", "own change again"],
             ),
-            ("written by itself, no cursor", Some(&own), signed_in, None, 9, 1, &["has what it wrote"]),
-            ("no cursor", Some(&alive), signed_in, None, 9, 1, &["\"phone\" has never shown a cursor"]),
-            ("cursor too old", Some(&alive), signed_in, Some(3), 9, 5, &["up to 5 is forgotten", "410"]),
+            (
+                "written by itself, no cursor",
+                Some(&own),
+                signed_in,
+                None,
+                9,
+                1,
+                &["had that state when it sent it"],
+            ),
+            ("no cursor", Some(&alive), signed_in, None, 9, 1, &["\"phone\" has never sent a cursor"]),
+            ("cursor too old", Some(&alive), signed_in, Some(3), 9, 5, &["up to 5 have been purged", "410"]),
             (
                 "restored since",
                 Some(&row(epoch + 1, OTHER, true)),
@@ -253,17 +268,16 @@ mod tests {
             (
                 "expired token",
                 Some(&alive),
-                phone(ANNA, true),
+                phone(true, true),
                 Some(4),
                 9,
                 1,
                 &["5 versions behind", "expired", "log in"],
             ),
-            ("another owner's device", Some(&alive), phone(BEN, false), Some(4), 9, 1, &["another owner"]),
+            ("no member", Some(&alive), phone(false, false), Some(4), 9, 1, &["not a member of this owner"]),
         ];
         for (case, row, signed_in, seen, version, horizon, words) in cases {
             let facts = Facts {
-                owner: ANNA,
                 version: Version(*version),
                 horizon: Version(*horizon),
                 row: *row,
@@ -284,7 +298,6 @@ mod tests {
     fn where_an_identity_provider_signs_in_nobody_is_called_signed_out() {
         let alive = row(7, OTHER, true);
         let facts = Facts {
-            owner: ANNA,
             version: Version(9),
             horizon: Version(1),
             row: Some(&alive),
@@ -294,7 +307,7 @@ mod tests {
             knows_devices: false,
         };
         let story = explain(&facts);
-        assert!(story.contains("The device has never shown a cursor"), "{story}");
+        assert!(story.contains("The device has never sent a cursor"), "{story}");
         assert!(!story.contains("signed"), "{story}");
     }
 }

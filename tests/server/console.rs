@@ -251,10 +251,10 @@ async fn why_a_row_is_not_on_a_device() {
         json!({ "device": "tablet", "acknowledged": base, "seen_at": server.time(0) })
     );
     for (number, device, words) in [
-        (1, &tablet.id, "it was told"),
+        (1, &tablet.id, "has acknowledged version"),
         (7, &tablet.id, "never did"),
-        (2, &stranger.id, "another owner"),
-        (2, &phone.id, "this device itself"),
+        (2, &stranger.id, "not a member of this owner"),
+        (2, &phone.id, "This device itself"),
         (2, &key(99), "No device with this id"),
     ] {
         let result = why(number, device).await;
@@ -262,7 +262,16 @@ async fn why_a_row_is_not_on_a_device() {
     }
     assert_eq!(why(7, &key(99)).await["facts"], json!({ "row": null, "device": null }));
     server.sync(&phone, json!({ "delete": { "lists": [key(2)] } })).await.ok();
-    assert!(why(2, &tablet.id).await["answer"].as_str().unwrap().contains("told of the deletion"));
+    let answer = why(2, &tablet.id).await["answer"].clone();
+    assert!(answer.as_str().unwrap().contains("receives the deletion"), "{answer}");
+
+    let invite = server.ask("POST", &format!("/owners/{owner}/invitations")).of(&phone);
+    let invitation = invite.json(&json!({ "role": "read" })).send().await.json();
+    let accept = server.ask("POST", "/invitations/accept").of(&stranger);
+    let accepted = accept.json(&json!({ "code": invitation["code"], "name": "Ben" })).send().await;
+    assert_eq!(accepted.status, 200, "{}", String::from_utf8_lossy(&accepted.bytes));
+    let answer = why(1, &stranger.id).await["answer"].clone();
+    assert!(answer.as_str().unwrap().contains("has never sent a cursor"), "a member's device: {answer}");
 
     for query in ["", "?table=nothing&key=x&device=y", "?table=lists&key=x", "?row=1"] {
         let refused = ask(&server, "GET", &format!("owners/{owner}/why{query}")).send().await;

@@ -292,20 +292,23 @@ pub async fn why(id: String, app: Arc<App>, operator: Admitted, query: String) -
     let device = device.and_then(|id| Uuid::try_parse(&id).ok()).map(DeviceId);
     let device = device.ok_or_else(|| query::invalid("device must be a device's id."))?;
     off_reactor(move || {
-        let (state, row) = app.storage.read(owner, |txn| {
-            Ok::<_, ApiError>((txn.state(), txn.load(table, &[key])?.into_iter().next().flatten()))
+        let signed_in = app.storage.census().device(device)?;
+        let (state, row, is_member) = app.storage.read(owner, |txn| {
+            let is_member = match &signed_in {
+                Some(device) => device.owner == owner || txn.member(device.user)?.is_some(),
+                None => false,
+            };
+            Ok::<_, ApiError>((txn.state(), txn.load(table, &[key])?.into_iter().next().flatten(), is_member))
         })?;
         let seen = devices(&app, owner)?.remove(&device.0).and_then(|known| known.seen);
-        let signed_in = app.storage.census().device(device)?;
         let facts = Facts {
-            owner,
             version: state.version,
             horizon: state.horizon,
             row: row.as_ref(),
             device,
             signed_in: signed_in.as_ref().map(|device| SignedIn {
                 name: &device.name,
-                owner: device.owner,
+                is_member,
                 expired: device.expires_at <= app.clock.now(),
             }),
             acknowledged: seen,
