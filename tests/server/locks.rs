@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use engine::{Engine, Store};
+use parking_lot::Mutex;
 use rollcall::accounts::{Caller, Rights};
 use rollcall::clock::{Clock, Tick};
 use rollcall::locks::{Lease, LocalLocks, LockError, LockGuard, SharedLocks};
@@ -376,6 +377,40 @@ fn locks_that_are_held_are_listed() {
         assert_eq!(listed(1).len(), 1);
         locks.turn(LEASE_MS);
         assert_eq!(listed(9), []);
+    });
+}
+
+/// Goal: event streams show who has the lock. Method: a listener notes each call; the calls are those of the changes.
+#[test]
+fn a_listener_is_called_for_each_new_holder_and_for_each_end() {
+    on_both_kinds(|locks| {
+        let calls = Arc::new(Mutex::new(Vec::<(Owner, Option<Lease>)>::new()));
+        let noted = Arc::clone(&calls);
+        locks.locks.on_changed(Arc::new(move |owner, lease| noted.lock().push((owner, lease.cloned()))));
+        let (phone, tablet) = two();
+        let first = locks.take(&phone);
+        locks.turn(1_000);
+        locks.take_as(&phone, Some(first.fence)).unwrap(); // the same holder
+        locks.locks.renew(&phone).unwrap();
+        assert!(locks.is_busy_for(&tablet));
+        locks.locks.give_back(&phone).unwrap();
+        let second = locks.take(&tablet);
+        locks.locks.break_open(tablet.owner).unwrap();
+        let other = locks.take(&caller(2, 1));
+        let owner = phone.owner;
+        let expected = [
+            (owner, Some(first)),
+            (owner, None),
+            (owner, Some(second)),
+            (owner, None),
+            (caller(2, 1).owner, Some(other)),
+        ];
+        // A database delivers its news a little later.
+        let until = Instant::now() + Duration::from_secs(20);
+        while calls.lock().len() < expected.len() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(*calls.lock(), expected);
     });
 }
 
