@@ -653,9 +653,9 @@ pub struct AuthSettings {
 
     /// Read the RSA, EC or Ed25519 keys of `jwt` tokens from this JWKS: a file, or an http(s) URL
     ///
-    /// A URL is requested again when no key fits a token, every 10 s at most. While a token cannot be judged,
-    /// because the keys cannot be had or may have changed since, the status is 503 with `Retry-After`, never
-    /// 401. Redirects are followed from https to https, and on this machine.
+    /// A URL is requested again when no key fits a token, every 10 s at most. While the server cannot
+    /// check a token, because it cannot fetch the keys or they may have changed since, the status is 503 with
+    /// `Retry-After`, never 401. Redirects are followed from https to https, and on this machine.
     #[arg(long, env = "ROLLCALL_JWT_KEYS", value_name = "FILE|URL")]
     pub jwt_keys: Option<String>,
 
@@ -798,7 +798,7 @@ impl std::fmt::Debug for AuthSettings {
     }
 }
 
-/// What whoever runs the server may ask of it.
+/// Settings for the operator of the server.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Operating")]
 pub struct OperatorSettings {
@@ -891,7 +891,7 @@ pub enum Registration {
 /// Whether users prove that their address is theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Verification {
-    /// Nobody is asked to.
+    /// No mail is sent for it.
     Off,
     /// A mail is sent at registration; nothing depends on it.
     Offered,

@@ -69,7 +69,7 @@ impl Jwks {
                 Err(reason) => {
                     left_out += 1;
                     if left_out <= LEFT_OUT_LINES_MAX {
-                        tracing::info!(kid, reason, "left a key out of the identity provider's set");
+                        tracing::info!(kid, reason, "ignored a key of the identity provider's set");
                     }
                 }
             }

@@ -94,14 +94,14 @@ impl KeySet {
 
     /// Fetches the keys once. Errors: a file without a usable key; a URL may respond later.
     pub(super) fn open(source: Source, clock: Clock) -> Result<Self, SetupError> {
-        let asked = clock.tick();
+        let fetched_at = clock.tick();
         let (known, last) = match source.fetch() {
-            Ok((keys, bytes)) => (FetchedKeys { keys, bytes, as_of: Some(asked) }, LastFetch::default()),
+            Ok((keys, bytes)) => (FetchedKeys { keys, bytes, as_of: Some(fetched_at) }, LastFetch::default()),
             Err(FetchError(reason)) => {
                 if let Source::File(file) = &source {
                     return Err(SetupError::Keys(format!("{}: {reason}", file.display())));
                 }
-                tracing::warn!(reason, "the identity provider's keys cannot be had yet: nobody can come in");
+                tracing::warn!(reason, "cannot fetch the identity provider's keys yet: nobody can log in");
                 (FetchedKeys::default(), LastFetch { at: Some(clock.tick()), failed: true })
             }
         };
@@ -177,15 +177,15 @@ impl KeySet {
 
     /// Fetches the keys if that is permitted now; returns whether the provider responded.
     fn refetch_if_due(&self, last: &mut LastFetch) -> bool {
-        let asked = self.clock.tick();
-        if last.at.is_some_and(|at| asked.ms_since(at) < self.interval_ms()) {
+        let fetched_at = self.clock.tick();
+        if last.at.is_some_and(|at| fetched_at.ms_since(at) < self.interval_ms()) {
             return false;
         }
         match self.source.fetch() {
             Ok((keys, bytes)) => {
                 let mut known = self.known.write();
                 let is_new = known.bytes != bytes;
-                *known = Arc::new(FetchedKeys { keys, bytes, as_of: Some(asked) });
+                *known = Arc::new(FetchedKeys { keys, bytes, as_of: Some(fetched_at) });
                 drop(known);
                 // Tokens that were verified by the same keys stay cached.
                 if is_new {
@@ -194,7 +194,7 @@ impl KeySet {
                 last.failed = false;
             }
             Err(FetchError(reason)) => {
-                tracing::warn!(reason, "the identity provider's keys cannot be had: the old ones stay");
+                tracing::warn!(reason, "cannot fetch the identity provider's keys: the old ones stay valid");
                 last.failed = true;
             }
         }

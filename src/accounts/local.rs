@@ -204,8 +204,8 @@ impl LocalAccounts {
     }
 
     /// Issues a token, like [`Self::log_in_with`] without an earlier token.
-    pub fn log_in(&self, asked: LogIn<'_>, from: IpAddr) -> Result<NewToken, AccountError> {
-        self.log_in_with(asked, from, None)
+    pub fn log_in(&self, log_in: LogIn<'_>, from: IpAddr) -> Result<NewToken, AccountError> {
+        self.log_in_with(log_in, from, None)
     }
 
     /// Issues a token to a device.
@@ -217,12 +217,12 @@ impl LocalAccounts {
     ///   `Invalid` for the device's name; `TooManyAttempts`.
     pub fn log_in_with(
         &self,
-        asked: LogIn<'_>,
+        log_in: LogIn<'_>,
         from: IpAddr,
         token: Option<&str>,
     ) -> Result<NewToken, AccountError> {
         let mut found = Found { user: None, limit: "too many passwords are being checked" };
-        let result = self.log_in_unnoted(asked, from, token, &mut found);
+        let result = self.log_in_unnoted(log_in, from, token, &mut found);
         let subject = Subject { user: found.user, ..Subject::at(from) };
         match &result {
             Ok(token) => {
@@ -243,19 +243,19 @@ impl LocalAccounts {
 
     fn log_in_unnoted(
         &self,
-        asked: LogIn<'_>,
+        log_in: LogIn<'_>,
         from: IpAddr,
         token: Option<&str>,
         found: &mut Found,
     ) -> Result<NewToken, AccountError> {
-        let name = device_name_of(asked.device)?;
+        let name = device_name_of(log_in.device)?;
         let network = network_of(from);
         // The address is counted first, so that one address cannot push the counts of others out of memory.
         self.by_address.take(&network).inspect_err(|_| found.limit = "too many attempts from the address")?;
-        if asked.password.len() > BYTES_MAX {
+        if log_in.password.len() > BYTES_MAX {
             return Err(WRONG);
         }
-        let email = email_of(asked.email).ok();
+        let email = email_of(log_in.email).ok();
         let user = match &email {
             Some(email) => self.store.user(email)?,
             None => None,
@@ -266,7 +266,7 @@ impl LocalAccounts {
             None => None,
         };
         let stored = user.as_ref().map(|user| user.password_hash.as_str());
-        let checked = self.passwords.check(asked.password, stored);
+        let checked = self.passwords.check(log_in.password, stored);
         // Only a wrong password counts: neither a right one, nor one that the server had no time to check.
         if let (Some(counted), false) = (&counted, matches!(checked, Ok(Checked::Wrong))) {
             counted.give_back(self);
@@ -284,14 +284,14 @@ impl LocalAccounts {
             self.ask_for_verification(&user, from);
             return Err(AccountError::EmailNotVerified);
         }
-        let token = self.add_device(&user, name, asked.device_id)?;
-        self.confirm(&user, asked.password, &token)?;
+        let token = self.add_device(&user, name, log_in.device_id)?;
+        self.confirm(&user, log_in.password, &token)?;
         self.known_addresses.note(&(&user.email, network));
         Ok(token)
     }
 
-    /// Takes a new device back if the password was replaced while it was being checked: whoever replaces it signs out
-    /// the devices that there are then, and this one came later.
+    /// Takes a new device back if the password was replaced while it was being checked: the replacement signs
+    /// out the devices that exist then, and this one came later.
     fn confirm(&self, user: &User, password: &str, token: &NewToken) -> Result<(), AccountError> {
         let is_right = self.is_still_right(user, password);
         if matches!(is_right, Ok(true)) {
@@ -357,7 +357,7 @@ impl LocalAccounts {
         if !is_like_a_token(token) {
             return Err(NO_TOKEN); // spares the database an invalid token
         }
-        let (since, asked, now) = (self.known.stamp(), self.clock.tick(), self.clock.now());
+        let (since, began, now) = (self.known.stamp(), self.clock.tick(), self.clock.now());
         // Looked up by its hash: the timing of the lookup is useless for guessing a token.
         let token = fingerprint(token);
         let Some(device) = self.store.device(&token)? else {
@@ -378,7 +378,7 @@ impl LocalAccounts {
             installation: None,
             user: device.user,
         };
-        let until = asked.shifted(i64::from(self.settings.token_known_s) * 1_000);
+        let until = began.shifted(i64::from(self.settings.token_known_s) * 1_000);
         let good = Validity { until, expires_at: device.expires_at, keys: 0 };
         self.known.note(token, &caller, good, since);
         Ok(caller)
@@ -457,11 +457,11 @@ impl LocalAccounts {
         &self,
         user: &User,
         name: String,
-        asked: Option<DeviceId>,
+        wanted: Option<DeviceId>,
     ) -> Result<NewToken, AccountError> {
         let store = &self.store;
         let now = self.clock.now();
-        let known = asked.filter(|id| !id.0.is_nil()); // nil means no device
+        let known = wanted.filter(|id| !id.0.is_nil()); // nil means no device
         let mut device = Device {
             id: known.map_or_else(|| random_uuid().map(DeviceId), Ok)?,
             user: user.id,

@@ -97,7 +97,7 @@ impl Desk {
                 "unknown_account"
             }
             Err(error) => {
-                tracing::warn!(%error, "could not look up whom a mail is for");
+                tracing::warn!(%error, "could not look up the user of a mail");
                 "failed"
             }
         };
@@ -120,7 +120,7 @@ impl Desk {
                 "sent"
             }
             Err(error) => {
-                tracing::warn!(%error, kind = kind.name(), "a mail was not sent; its user may ask again");
+                tracing::warn!(%error, kind = kind.name(), "a mail was not sent; the user can request it again");
                 audit::refused(mailed(kind), subject, "the mail hook failed");
                 "failed"
             }

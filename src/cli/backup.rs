@@ -36,7 +36,7 @@ pub(super) struct Backup {
 impl Backup {
     pub fn run(self) -> Done {
         let interrupt = Interrupt::listen()?;
-        let from = self.database.existing("use pg_dump, or the backups of whoever runs it")?;
+        let from = self.database.existing("use pg_dump, or the backups of the service that runs it")?;
         let mut progress = Progress::new();
         let copied =
             sqlite::backup(from, &self.to, self.overwrite, BUSY_WAIT, &mut watch(&mut progress, &interrupt));
@@ -108,12 +108,14 @@ impl Restore {
             restored.epoch
         );
         if let Some(kept) = &restored.kept {
-            println!("what was there is kept as {}", kept.display());
+            println!("the database that was there is kept as {}", kept.display());
         }
         if !restored.knew_replaced {
             println!("it could not be read: if a backup was restored earlier today, restore again tomorrow");
         }
-        println!("users and devices are those of the backup: who was removed since may come in again");
+        println!(
+            "users, members and devices are those of the backup: those that were removed after it have access again"
+        );
         Ok(())
     }
 }

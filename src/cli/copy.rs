@@ -95,9 +95,9 @@ impl Copy {
         match (self.check, from.is_served()) {
             (true, _) => {}
             (false, true) => println!(
-                "the server still runs: stop it, and run this once more; until then none begins on the copy"
+                "the server still runs: stop it, and run this command again; until then no server starts on the copy"
             ),
-            (false, false) => println!("the copy is complete: servers may begin on {to}"),
+            (false, false) => println!("the copy is complete: servers may start on {to}"),
         }
         Ok(())
     }

@@ -125,10 +125,10 @@ fn show(url: &str) {
     }
 }
 
-fn bind_or_any(asked: SocketAddr) -> Result<TcpListener, Box<dyn std::error::Error>> {
-    match TcpListener::bind(asked) {
-        Err(error) if error.kind() == ErrorKind::AddrInUse => bind(SocketAddr::new(asked.ip(), 0)),
-        Err(_) => bind(asked), // fails again, with the error message of `serve`
+fn bind_or_any(address: SocketAddr) -> Result<TcpListener, Box<dyn std::error::Error>> {
+    match TcpListener::bind(address) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => bind(SocketAddr::new(address.ip(), 0)),
+        Err(_) => bind(address), // fails again, with the error message of `serve`
         Ok(listener) => Ok(listener),
     }
 }
@@ -146,8 +146,8 @@ fn prepare(app: &App) -> Result<[String; 2], Box<dyn std::error::Error>> {
         load_rows(app, accounts.enrol(CALLER, PASSWORD, None)?.owner)?;
     }
     let token = |device| {
-        let asked = LogIn { email: CALLER, password: PASSWORD, device, device_id: None };
-        accounts.log_in(asked, here).map(|token| token.token)
+        let log_in = LogIn { email: CALLER, password: PASSWORD, device, device_id: None };
+        accounts.log_in(log_in, here).map(|token| token.token)
     };
     Ok([token(DEVICES[0])?, token(DEVICES[1])?])
 }

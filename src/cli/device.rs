@@ -203,8 +203,8 @@ fn log_in(store: &Store, email: &str, device: &str, register: bool) -> Done {
         std::io::stdin().lock().read_line(&mut line)?;
         line.trim_end_matches(['\r', '\n']).to_owned()
     };
-    let asked = LogIn { email, password: &password, device, register };
-    device::log_in(store, &mut server(store)?, &mut RetryPolicy::default(), asked)?;
+    let log_in = LogIn { email, password: &password, device, register };
+    device::log_in(store, &mut server(store)?, &mut RetryPolicy::default(), log_in)?;
     println!("logged in as {email}, device {device:?}");
     Ok(())
 }
@@ -292,7 +292,7 @@ fn print_report(store: &Store, report: &SyncReport) -> Done {
     };
     println!("synced {mode}: {} sent, {} received, {} dropped", tally.taken, tally.received, tally.dropped);
     if report.resumed {
-        println!("the answer to an earlier sync had been lost; it is settled now");
+        println!("the response to an earlier sync had been lost; it has arrived now");
     }
     for (table, key) in &tally.lost {
         println!("{table} {key}: the server's row won over your edit");
@@ -302,7 +302,7 @@ fn print_report(store: &Store, report: &SyncReport) -> Done {
     }
     let waiting = store.pending()?.rows();
     if waiting > 0 {
-        println!("{waiting} rows wait still");
+        println!("{waiting} rows still wait");
     }
     match &report.proof {
         Proof::Unsaid => {}
@@ -327,7 +327,7 @@ fn status(store: &Store) -> Done {
     println!("waiting\t{} added, {} edited, {} deleted", waiting.added, waiting.edited, waiting.deleted);
     if let Some(sending) = store.outstanding()? {
         let rows = sending.sent.len();
-        println!("unanswered\t{rows} rows, which the server may have; the next sync finds out");
+        println!("unanswered\t{rows} rows, which the server may have; the next sync will show");
     }
     for (table, key, reason) in store.rejected()? {
         println!("rejected\t{table} {key}: {reason}");

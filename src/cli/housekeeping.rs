@@ -37,8 +37,8 @@ pub(super) async fn run(app: Arc<App>) {
         // Awaited, so that two runs never overlap.
         match tokio::task::spawn_blocking(move || once(&at_work)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "could not forget what is old; it is tried again"),
-            Err(panicked) => tracing::error!(%panicked, "forgetting what is old panicked"),
+            Ok(Err(error)) => tracing::warn!(%error, "could not purge old data; trying again later"),
+            Err(panicked) => tracing::error!(%panicked, "a purge panicked"),
         }
     }
 }
@@ -96,9 +96,9 @@ fn once(app: &App) -> StorageResult<()> {
     let (tombstones, records) = (purged.tombstones, purged.records);
     let ms = begun.elapsed().as_millis();
     if purged.is_nothing() {
-        tracing::debug!(ms, "nothing old to forget");
+        tracing::debug!(ms, "nothing to purge");
     } else {
-        tracing::info!(tombstones, records, ms, "forgot what is old");
+        tracing::info!(tombstones, records, ms, "purged old data");
     }
     if app.settings.operator.console_token.is_some() {
         app.console.count_tombstones(&*app.storage, app.clock.now(), &mut go_on)?;
@@ -111,9 +111,9 @@ pub(super) fn last(app: &App) {
     let until = Instant::now() + LAST_FLUSH;
     let mut go_on = || Instant::now() < until;
     if let Err(error) = app.acks.flush(&*app.storage, &mut go_on) {
-        tracing::warn!(%error, "could not write down what devices have seen");
+        tracing::warn!(%error, "could not store the cursors of devices");
     }
     if let Some(Err(error)) = app.accounts.local().map(|local| local.sightings.flush(&mut go_on)) {
-        tracing::warn!(%error, "could not write down when devices were seen last");
+        tracing::warn!(%error, "could not store when devices were last seen");
     }
 }

@@ -163,9 +163,7 @@ impl Drop for Log {
         while waiting.stage != Stage::Ended && !written.wait_until(&mut waiting, until).timed_out() {}
         match waiting.dropped {
             0 => {}
-            lines => eprintln!(
-                "{lines} log lines were dropped, since they could not be written as fast as they came"
-            ),
+            lines => eprintln!("{lines} log lines were dropped: they came faster than they could be written"),
         }
     }
 }

@@ -85,9 +85,9 @@ impl Purge {
         progress.end();
         let forgotten = format!("{tombstones} tombstones and {records} other records of {seen} owners");
         if stopped {
-            return Err(Interrupted(format!("forgot {forgotten}; the rest is for the next time")).into());
+            return Err(Interrupted(format!("purged {forgotten}; the next purge continues")).into());
         }
-        println!("forgot {forgotten}");
+        println!("purged {forgotten}");
         Ok(())
     }
 }

@@ -188,8 +188,8 @@ pub(super) fn app(
     Ok(App::new(schema, storage, accounts, clock, settings, metrics)?)
 }
 
-pub(super) fn bind(asked: SocketAddr) -> Result<TcpListener, Box<dyn std::error::Error>> {
-    Ok(TcpListener::bind(asked).map_err(|error| format!("cannot listen on {asked}: {error}"))?)
+pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, Box<dyn std::error::Error>> {
+    Ok(TcpListener::bind(address).map_err(|error| format!("cannot listen on {address}: {error}"))?)
 }
 
 /// Serves the app and its pages until a stop signal; `ready` runs once the server accepts connections.

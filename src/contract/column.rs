@@ -25,11 +25,11 @@ pub(super) fn schema_of(column: &Column, by: By, declared: &Schema) -> Json {
     if !column.required && column.kind != ColumnType::Json {
         schema.insert("nullable".into(), true.into());
     }
-    let mut told = vec![describe(column, declared)];
+    let mut sentences = vec![describe(column, declared)];
     if by == By::App {
-        told.extend(default(column, declared.precision));
+        sentences.extend(default(column, declared.precision));
     }
-    schema.insert("description".into(), told.join(" ").into());
+    schema.insert("description".into(), sentences.join(" ").into());
     Json::Object(schema)
 }
 
@@ -96,10 +96,12 @@ fn describe(column: &Column, declared: &Schema) -> String {
 /// it in every partial row.
 fn default(column: &Column, precision: Precision) -> Option<String> {
     match column.default.as_ref()? {
-        DefaultValue::Now => Some("Left out of a new row, now.".to_owned()),
+        DefaultValue::Now => {
+            Some("If it is left out of a new row, the server sets the present time.".to_owned())
+        }
         DefaultValue::Constant(value) => {
-            let spelt = serde_json::to_string(&WireValue { value, precision }).ok()?;
-            Some(format!("Left out of a new row, `{spelt}`."))
+            let default = serde_json::to_string(&WireValue { value, precision }).ok()?;
+            Some(format!("If it is left out of a new row, the server sets `{default}`."))
         }
     }
 }

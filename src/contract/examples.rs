@@ -76,7 +76,7 @@ pub(super) fn replace(document: &mut Json, schema: &Schema) {
         let tables = &mut responses[name]["content"]["application/json"]["example"]["tables"];
         if let Some(tables) = tables.as_array_mut() {
             tables.truncate(1);
-            tables.iter_mut().for_each(|told| told["table"] = table.name.as_str().into());
+            tables.iter_mut().for_each(|one| one["table"] = table.name.as_str().into());
         }
     }
     put(&mut responses["Restored"], &[("kept", "The edit that lost is made again", made.restored())]);

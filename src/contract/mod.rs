@@ -77,23 +77,24 @@ fn drop_tag(document: &mut Json, tag: &str) {
 /// Describes for which tables the document is valid.
 fn introduce(document: &mut Json, schema: &Schema) {
     let names: Vec<_> = schema.tables().iter().map(|table| format!("`{}`", table.name)).collect();
-    let told = format!(
-        "This document is made for one schema, with the tables {}. A column that is added to the schema comes \
-         in answers at once: a generated client goes on without it, and has it once it is made again.\n\n\
-         **Integers** beyond ±2^53 travel as strings of digits, which the types here have not. Keep such numbers \
-         in a `decimal` or `text` column.",
+    let introduction = format!(
+        "This document is made for one schema, with the tables {}. A column that is added to the schema is in \
+         responses at once. A generated client ignores it until the client is generated again.\n\n\
+         **Integers** beyond ±2^53 are sent as strings of digits, which the types here do not have. Keep such \
+         numbers in a `decimal` or `text` column.",
         names.join(", ")
     );
     let info = &mut document["info"]["description"];
     let paragraphs = info.as_str().unwrap_or_default().split("\n\n");
-    let kept: Vec<_> =
-        paragraphs.map(|text| if text.starts_with(GENERAL_ONLY) { told.as_str() } else { text }).collect();
+    let kept: Vec<_> = paragraphs
+        .map(|text| if text.starts_with(GENERAL_ONLY) { introduction.as_str() } else { text })
+        .collect();
     *info = kept.join("\n\n").into();
 }
 
 /// The format of times in rows: the one of this schema.
 fn times(schemas: &mut Json, precision: Precision) {
-    let (told, given, spelling) = match precision {
+    let (returned, given, description) = match precision {
         // This format has no name, so it is described as a string.
         Precision::Seconds => (
             r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$",
@@ -107,8 +108,8 @@ fn times(schemas: &mut Json, precision: Precision) {
             "A time as a device sends it: RFC 3339 with any offset. Finer parts than ms are cut off.",
         ),
     };
-    schemas["RowTime"]["pattern"] = told.into();
-    schemas["GivenTime"]["description"] = spelling.into();
+    schemas["RowTime"]["pattern"] = returned.into();
+    schemas["GivenTime"]["description"] = description.into();
     if let Some(given) = given {
         schemas["GivenTime"]["pattern"] = given.into();
         for name in ["RowTime", "GivenTime"] {

@@ -177,7 +177,7 @@ impl App {
         });
         let devices = forgotten.unwrap_or_else(|error| {
             // The device is signed out nevertheless; its cursor is forgotten after `device_days`.
-            tracing::warn!(%error, %device, "could not forget what a device has seen");
+            tracing::warn!(%error, %device, "could not remove the cursor of a device");
             vec![device]
         });
         devices.iter().for_each(|device| self.acks.forget(owner, *device));
@@ -189,7 +189,7 @@ impl App {
         let app = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = app.erase() {
-                tracing::warn!(%error, "could not remove the rows of an erased account; it is tried again");
+                tracing::warn!(%error, "could not remove the rows of an erased account; trying again later");
             }
         });
     }

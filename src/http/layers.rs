@@ -144,14 +144,14 @@ fn cors(bounds: &Bounds) -> Option<CorsLayer> {
     };
     let named =
         |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect::<Vec<_>>();
-    let asked = [AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH, REQUEST_ID];
+    let standard = [AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH, REQUEST_ID];
     let ours = named(&["prefer", "sync-lock", "sync-device", "sync-for", "idempotency-key", "last-event-id"]);
     let headers = match &bounds.request_headers {
         // Browsers do not accept a `*` for `Authorization`, so the requested headers are returned.
         RequestHeaders::Any => AllowHeaders::mirror_request(),
         RequestHeaders::Listed(more) => {
             let of_dialects = bounds.dialect_headers.requests.clone();
-            AllowHeaders::list([ours, asked.to_vec(), more.clone(), of_dialects].concat())
+            AllowHeaders::list([ours, standard.to_vec(), more.clone(), of_dialects].concat())
         }
     };
     let exposed = [ETAG, LINK, RETRY_AFTER, REQUEST_ID, SERVER_TIMING];
@@ -204,7 +204,7 @@ where
         Some(Err(panic)) => ApiError::Internal(words_of(panic.as_ref()).into()),
         None => ApiError::Unavailable {
             code: Unavailable::Timeout,
-            reason: "The request took too long. What it asked for may still be done.",
+            reason: "The request took too long. The server may still carry it out. Send it again.",
             retry_after_s: 1,
         },
     };

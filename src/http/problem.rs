@@ -354,8 +354,8 @@ impl From<AccountError> for ApiError {
             AccountError::NoSuchDevice => Self::no_such_device(),
             AccountError::KeysUnavailable { retry_after_s } => Self::Unavailable {
                 code: Unavailable::Busy,
-                reason: "Whether the token is good cannot be told now: the identity provider's keys cannot be had, or may have \
-                         changed. Send the same again.",
+                reason: "The server cannot check the token now: it cannot fetch the identity provider's keys, or they may have \
+                         changed. Send the same request again.",
                 retry_after_s,
             },
             AccountError::Storage(error) => error.into(),

@@ -390,11 +390,11 @@ impl Stream for StreamBody {
         match part {
             Some(Part::End) => Poll::Ready(None),
             Some(Part::Broken(error)) => {
-                tracing::warn!(%error, "an answer broke off");
+                tracing::warn!(%error, "a response broke off");
                 Poll::Ready(Some(Err(io::Error::other(error))))
             }
             _ => {
-                tracing::error!("an answer broke off: its reader panicked");
+                tracing::error!("a response broke off: its reader panicked");
                 Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())))
             }
         }

@@ -178,7 +178,7 @@ fn a_backup_under_load_has_every_write_acknowledged_before_it() {
     let ended =
         run(rollcall("restore").arg("--from").arg(&to).args(["--database", &database(&path), "--replace"]));
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.contains("what was there is kept as"), "{ended:?}");
+    assert!(ended.out.contains("the database that was there is kept as"), "{ended:?}");
     is_whole(&path);
     let served = Served::start(&dir, &database(&path), &[]);
     let token = &devices[0].token;

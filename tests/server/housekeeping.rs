@@ -201,7 +201,7 @@ fn no_reader_sees_tombstones_gone_and_the_horizon_where_it_was() {
     }
     let ended = purge.join().unwrap();
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.contains("forgot 20000 tombstones"), "{ended:?}");
+    assert!(ended.out.contains("purged 20000 tombstones"), "{ended:?}");
     assert!(looks > 1, "the purge was never looked at");
 }
 
@@ -217,11 +217,11 @@ fn a_running_server_notices_what_the_command_forgot() {
     let ended = command();
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
     // What a deletion without a base overwrites is recorded, and as old as the tombstone.
-    assert_eq!(ended.out, "forgot 1 tombstones and 1 other records of 1 owners\n");
+    assert_eq!(ended.out, "purged 1 tombstones and 1 other records of 1 owners\n");
     is_expired(&server.since(&anna, made), deleted, deleted);
     assert_eq!(server.since(&anna, deleted).0, 200);
     assert_eq!(server.add(&anna, 2), deleted + 1);
-    assert_eq!(command().out, "forgot 0 tombstones and 0 other records of 1 owners\n");
+    assert_eq!(command().out, "purged 0 tombstones and 0 other records of 1 owners\n");
 }
 
 #[test]
@@ -247,12 +247,12 @@ fn ctrl_c_ends_the_command_between_transactions() {
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
-    assert!(said.contains("interrupted: forgot"), "{said}");
+    assert!(said.contains("interrupted: purged"), "{said}");
     let left = server.count(TOMBSTONES);
     assert!(left > 0, "it went on to the end");
     check_horizon(&server, 60_000);
     let ended = run(rollcall("purge").args(["--database", &server.store.url()]));
-    assert!(ended.out.contains(&format!("forgot {left} tombstones")), "{ended:?}");
+    assert!(ended.out.contains(&format!("purged {left} tombstones")), "{ended:?}");
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn a_server_purges_by_itself_and_ends_promptly() {
     until("the last transaction", || server.count(TOMBSTONES) == 0);
     check_horizon(&server, 60_000);
     let (status, log) = served.stop();
-    assert!(status.success() && log.contains("\"message\":\"forgot what is old\""), "{log}");
+    assert!(status.success() && log.contains("\"message\":\"purged old data\""), "{log}");
 }
 
 #[test]

@@ -14,7 +14,7 @@
 //! let mut store = Store::open("phone.db".as_ref(), Clock::system())?;
 //! let mut server = Http::new("https://sync.example.com");
 //! let report = sync(&mut store, &mut server, &mut RetryPolicy::default(), Options::default(), &mut |_| {})?;
-//! println!("{} rows came, {} went", report.tally.received, report.tally.taken);
+//! println!("{} rows received, {} sent", report.tally.received, report.tally.taken);
 //! # Ok(())
 //! # }
 //! ```

@@ -94,12 +94,12 @@ impl Connections {
     /// Notifies the other servers directly, not by the thread that reports versions: a command has no such
     /// thread, and ends.
     pub(super) fn signed_out(&self, who: SignedOut) {
-        let told = self.looking_up(|session| {
+        let notified = self.looking_up(|session| {
             let note = self.notify.message_of(who);
             session.query(notify::NOTIFY, &[(&note, Type::TEXT)])
         });
-        if let Err(error) = told {
-            tracing::warn!(%error, "could not tell the other servers of a sign-out; they know in token_known_s");
+        if let Err(error) = notified {
+            tracing::warn!(%error, "could not notify the other servers of a sign-out; they notice it after token_known_s");
         }
     }
 
@@ -150,7 +150,7 @@ impl Connections {
     /// Removes what is of no more use. If that fails, it stays, and leads nowhere.
     pub(super) fn tidy(&self, work: impl FnMut(&mut Session) -> StorageResult<()>) {
         if let Err(error) = self.looking_up(work) {
-            tracing::warn!(%error, "look-ups that lead nowhere stay in the database");
+            tracing::warn!(%error, "look-ups without a target stay in the database");
         }
     }
 

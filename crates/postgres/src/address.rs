@@ -299,9 +299,9 @@ mod tests {
         let seconds = Duration::from_secs;
         let usual = (Some(SILENT_MAX), PROBE_AFTER, Some(PROBE_EVERY));
         assert_eq!(patience("postgres://db/app?sslmode=disable"), usual);
-        let told =
+        let set =
             "postgres://db/app?sslmode=disable&tcp_user_timeout=60&keepalives_idle=90&keepalives_interval=7";
-        assert_eq!(patience(told), (Some(seconds(60)), seconds(90), Some(seconds(7))));
+        assert_eq!(patience(set), (Some(seconds(60)), seconds(90), Some(seconds(7))));
         assert_eq!(patience("postgres://db/app?sslmode=disable&tcp_user_timeout=0").0, None, "never");
     }
 }

@@ -188,7 +188,11 @@ impl Connections {
                     if let Some(node) = node.or_else(|| node_of(session, owner))
                         && circuit.failed(node.clone(), Instant::now())
                     {
-                        tracing::warn!(host = node.0, port = node.1, "a node of the cluster does not answer");
+                        tracing::warn!(
+                            host = node.0,
+                            port = node.1,
+                            "a node of the cluster does not respond"
+                        );
                     }
                 }
                 (None, Some(node)) => circuit.answered(&node),

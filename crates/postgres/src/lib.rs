@@ -366,7 +366,7 @@ impl Postgres {
                     return Ok(());
                 }
                 WriteEnd::Unknown(sent, failure, error) => {
-                    tracing::warn!(%owner, %error, "a commit failed; looking whether it was kept");
+                    tracing::warn!(%owner, %error, "a COMMIT failed; checking whether it took effect");
                     // If it cannot be found out, the device sends the request again.
                     let kept = self.was_committed(owner, &sent).map_err(|_| StorageError::OutcomeUnknown)?;
                     if kept {

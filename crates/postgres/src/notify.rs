@@ -209,7 +209,7 @@ impl Notifier {
             let sent = client.as_mut().map(|client| client.query_typed(NOTIFY, &[(&payload, Type::TEXT)]));
             if !matches!(sent, Some(Ok(_))) {
                 client = None;
-                tracing::debug!("could not tell the other servers what happened");
+                tracing::debug!("could not notify the other servers");
             }
         }
     }
@@ -217,7 +217,7 @@ impl Notifier {
     fn listen(&self) {
         while !self.over.load(Ordering::SeqCst) {
             if let Err(error) = self.listen_once() {
-                tracing::warn!(%error, "cannot hear from the other servers; trying again");
+                tracing::warn!(%error, "cannot receive notifications of the other servers; trying again");
                 std::thread::sleep(PATIENCE);
             }
         }
@@ -231,7 +231,7 @@ impl Notifier {
                 match serde_json::from_str::<Message>(message.payload()) {
                     Ok(message) if message.from == self.id => {}
                     Ok(message) => message.events.iter().for_each(|events| self.deliver(events)),
-                    Err(error) => tracing::debug!(%error, "a note that is none of rollcall's"),
+                    Err(error) => tracing::debug!(%error, "a notification that is not rollcall's"),
                 }
                 Ok(())
             });

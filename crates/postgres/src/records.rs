@@ -201,12 +201,12 @@ impl Records<'_> {
     fn conflict_of(&self, row: &Row) -> StorageResult<Option<Conflict>> {
         let Some(place) = self.statements.table(row.try_get(2).map_err(failed)?) else { return Ok(None) };
         let table = &self.schema.tables()[place];
-        let told = |at: usize| -> StorageResult<Option<Vec<Option<Value>>>> {
+        let values = |at: usize| -> StorageResult<Option<Vec<Option<Value>>>> {
             row.try_get::<_, Option<&str>>(at).map_err(failed)?.map(|text| columns(table, text)).transpose()
         };
         let side = |at: usize| -> StorageResult<Side> {
             Ok(Side {
-                values: told(at)?,
+                values: values(at)?,
                 last_update: Timestamp::from_ms(row.try_get(at + 1).map_err(failed)?),
                 device: DeviceId(row.try_get(at + 2).map_err(failed)?),
             })

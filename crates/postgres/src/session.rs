@@ -166,7 +166,9 @@ impl Session {
 
     /// Records that another transaction wrote for the owner in spite of this one's lock.
     pub fn overtaken(&mut self) -> StorageError {
-        tracing::warn!("an owner was written for under its lock, as when its shard moves; trying again");
+        tracing::warn!(
+            "another transaction wrote the owner in spite of its lock, as when its shard moves; trying again"
+        );
         self.failure.get_or_insert(Failure::InTheWay);
         StorageError::Busy
     }
@@ -200,7 +202,7 @@ impl Session {
         Ok(self.query(sql, params)?.into_iter().next())
     }
 
-    /// A row that tells of the database and not of an owner, outside of a transaction. Its failure is none of the work's.
+    /// A row about the database and not about an owner, outside of a transaction. If it fails, the work goes on.
     pub fn beside(&mut self, sql: &str, params: &[Param<'_>]) -> Option<Row> {
         let before = self.failure;
         let row = self.row(sql, params).ok().flatten();
@@ -229,7 +231,7 @@ impl Session {
         each: &mut dyn FnMut(&Row) -> StorageResult<bool>,
     ) -> StorageResult<()> {
         let params = params.iter().map(|(value, kind)| (*value, kind.clone()));
-        let told = self.client.query_typed_raw(sql, params).and_then(|mut rows| {
+        let result = self.client.query_typed_raw(sql, params).and_then(|mut rows| {
             while let Some(row) = rows.next()? {
                 match each(&row) {
                     Ok(true) => {}
@@ -238,7 +240,7 @@ impl Session {
             }
             Ok(Ok(()))
         });
-        self.noted(told)?
+        self.noted(result)?
     }
 
     /// Runs a `COPY … FROM STDIN` with its input; returns how many rows were written.

@@ -231,9 +231,9 @@ impl ReadTxn for Txn<'_> {
             return Ok(Vec::new());
         }
         let (declared, sql) = self.table(table);
-        let asked: Vec<Uuid> = keys.iter().map(|key| key.0).collect();
+        let keys_param: Vec<Uuid> = keys.iter().map(|key| key.0).collect();
         let params: [Param<'_>; 3] =
-            [(&self.owner, Type::UUID), (&sql.id, Type::INT4), (&asked, Type::UUID_ARRAY)];
+            [(&self.owner, Type::UUID), (&sql.id, Type::INT4), (&keys_param, Type::UUID_ARRAY)];
         let rows = self.session.query(&sql.load, &params)?;
         let mut found = HashMap::with_capacity(rows.len());
         for row in &rows {

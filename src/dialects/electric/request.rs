@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_is_not_served_is_refused_with_a_sentence() {
-        for (query, told) in [
+        for (query, reason_part) in [
             ("offset=-1", "table is missing"),
             ("table=nothing&offset=-1", "there is no table"),
             ("table=notes", "offset must be"),
@@ -247,7 +247,7 @@ mod tests {
         ] {
             match ShapeRequest::read(query, &schema()) {
                 Err(ApiError::InvalidRequest { reason }) => {
-                    assert!(reason.contains(told), "{query}: {reason}")
+                    assert!(reason.contains(reason_part), "{query}: {reason}")
                 }
                 other => panic!("{query}: {other:?}"),
             }

@@ -77,7 +77,7 @@ impl Session {
             if let Some(lines) = lines.take()
                 && let Err(error) = send(lines, &to).await
             {
-                tracing::debug!(%error, "a checkpoint broke off");
+                tracing::debug!(%error, "a checkpoint of the write-ahead log failed");
                 return;
             }
             if self.sign_of_life(&to).await.is_err() || self.wait(&to).await.is_err() {
@@ -87,7 +87,7 @@ impl Session {
                 Ok(begun) => lines = Some(begun),
                 // The next attempt has the same checkpoint.
                 Err(error) if error.status_and_code().0.is_server_error() => {
-                    tracing::debug!(%error, "a checkpoint waits");
+                    tracing::debug!(%error, "a checkpoint of the write-ahead log waits for readers");
                     sleep(BUSY_PAUSE).await;
                     self.noted = Noted { count: u64::MAX, ..self.noted };
                 }
@@ -125,7 +125,7 @@ impl Session {
                         return self.expire(to).await;
                     }
                     self.sign_of_life(to).await?;
-                    // What another server wrote or noted may not have been heard of here.
+                    // This server may not have been notified yet of what another server wrote.
                     if self.app.locks.is_remote() {
                         return Ok(());
                     }

@@ -47,8 +47,8 @@ pub async fn log_in(
     fields.end()?;
     let device_id = known.map(|id| device_id(&id)).transpose()?;
     let token = off_reactor(move || {
-        let asked = LogIn { email: &email, password: &password, device: &device, device_id };
-        Ok(local(&app)?.log_in_with(asked, from, shown.as_deref())?)
+        let log_in = LogIn { email: &email, password: &password, device: &device, device_id };
+        Ok(local(&app)?.log_in_with(log_in, from, shown.as_deref())?)
     })
     .await?;
     json(json!({

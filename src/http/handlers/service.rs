@@ -78,13 +78,13 @@ pub async fn metrics(app: Arc<App>, headers: HeaderMap) -> HandlerResult {
 }
 
 /// `GET /openapi.json`: the contract of the declared tables.
-pub async fn typed_contract(app: Arc<App>, asked: HeaderMap) -> HandlerResult {
+pub async fn typed_contract(app: Arc<App>, headers: HeaderMap) -> HandlerResult {
     let permit = app.memory.permit(None);
     let document = match app.contract.get() {
         Some(document) => document.clone(),
         None => off_reactor(move || app.contract()).await?,
     };
-    let known = etag::matches(asked.get_all(IF_NONE_MATCH), &document.etag);
+    let known = etag::matches(headers.get_all(IF_NONE_MATCH), &document.etag);
     let mut response = json_bytes(if known { Bytes::new() } else { document.text.clone() });
     if known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;

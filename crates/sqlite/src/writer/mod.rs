@@ -187,7 +187,7 @@ impl<J: Job> Writer<J> {
             // The caller must not wait for a process that recovers the log.
             let looked = conn.busy_timeout(Duration::ZERO).and_then(|()| self.owner_states.look(&conn));
             if let Err(error) = looked.and(conn.busy_timeout(self.busy_wait)) {
-                tracing::debug!(%error, "could not look whether another process wrote");
+                tracing::debug!(%error, "could not check whether another process wrote");
             }
         })
     }
@@ -278,7 +278,7 @@ impl<J: Job> Drop for Turn<'_, J> {
 /// Reports the result to a job. Its panic must not keep results from other jobs.
 fn finish<J: Job>(job: J, result: StorageResult<()>) {
     if catch_unwind(AssertUnwindSafe(|| job.finish(result))).is_err() {
-        tracing::error!("a write panicked while it was told its result");
+        tracing::error!("a write panicked while its result was delivered");
     }
 }
 
