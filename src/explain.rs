@@ -176,6 +176,7 @@ mod tests {
     /// Goal: each case has its sentence. Method: the facts that differ, and words that the explanation must
     /// contain.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn every_case_has_its_answer() {
         let (alive, own) = (row(7, OTHER, true), row(7, ME, true));
         let (gone, gone_by_own) = (row(7, OTHER, false), row(7, ME, false));

@@ -42,6 +42,7 @@ struct Layout {
     feed: String,
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn layouts() -> Vec<Layout> {
     let app_rowid =
         format!("CREATE TABLE app (owner INTEGER, key BLOB, {COLUMNS}, PRIMARY KEY (owner, key)) STRICT;");

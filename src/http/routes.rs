@@ -53,6 +53,7 @@ pub(crate) fn caller_filter(
 }
 
 /// All routes. Unmatched requests get a problem document too.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub fn routes(
     app: Arc<App>,
 ) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {

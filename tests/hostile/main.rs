@@ -1,5 +1,5 @@
 //! Malicious clients, and clients of other owners: what they receive, and that no other client notices.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::too_many_lines)]
 
 use rollcall_testkit::app;
 use rollcall_testkit::contract;

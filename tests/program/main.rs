@@ -1,5 +1,5 @@
 //! The program as its users start it: processes, signals, files, command lines.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::too_many_lines)]
 
 mod backup;
 mod citus;

@@ -1,5 +1,5 @@
 //! The server's responses: every part of it, in this process, over real databases.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::too_many_lines)]
 
 mod accounts;
 mod api;

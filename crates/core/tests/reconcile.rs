@@ -1,5 +1,11 @@
 //! The rules: every written case, and what holds in all that nobody wrote down.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::too_many_lines
+)]
 
 use std::fmt;
 use std::path::{Path, PathBuf};
