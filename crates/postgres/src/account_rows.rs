@@ -14,7 +14,7 @@ use crate::failure::failed;
 use rollcall_core::members::{depart, join};
 use rollcall_core::model::{DeviceId, Owner, Timestamp, Version};
 use rollcall_core::schema::Schema;
-use rollcall_core::storage::accounts::{Device, SignedOut, TokenHash, User};
+use rollcall_core::storage::accounts::{Device, MemberChange, SignedOut, TokenHash, User};
 use rollcall_core::storage::{ReadTxn as _, StorageError, StorageResult};
 
 /// An earlier try may have added the user; another one of that email has it where the table is not distributed.
@@ -100,6 +100,17 @@ impl Connections {
         });
         if let Err(error) = notified {
             tracing::warn!(%error, "could not notify the other servers of a sign-out; they notice it after token_known_s");
+        }
+    }
+
+    /// Notifies the other servers of a change of members.
+    pub(super) fn send_member_change(&self, change: MemberChange) {
+        let sent = self.looking_up(|session| {
+            let message = self.notify.message_of_members(change);
+            session.query(notify::NOTIFY, &[(&message, Type::TEXT)])
+        });
+        if let Err(error) = sent {
+            tracing::warn!(%error, "could not notify the other servers of a change of members; their streams read it later");
         }
     }
 

@@ -21,8 +21,8 @@ use rollcall_core::members::leave;
 use rollcall_core::model::{DeviceId, Owner, Timestamp, Version};
 use rollcall_core::storage::StorageResult;
 use rollcall_core::storage::accounts::{
-    AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting,
-    SignOutListener, SignedOut, Standing, TokenHash, User,
+    AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, MemberChange,
+    MemberListener, Seen, Sighting, SignOutListener, SignedOut, Standing, TokenHash, User,
 };
 use rollcall_core::storage::members::{CodeHash, Membership};
 
@@ -386,5 +386,13 @@ impl AccountStore for Connections {
 
     fn on_signed_out(&self, listener: SignOutListener) {
         self.notify.on_signed_out(listener);
+    }
+
+    fn notify_members_changed(&self, change: MemberChange) {
+        self.send_member_change(change);
+    }
+
+    fn on_members_changed(&self, listener: MemberListener) {
+        self.notify.on_members_changed(listener);
     }
 }

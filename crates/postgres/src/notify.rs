@@ -1,4 +1,5 @@
-//! Notifications between the servers on one database: changed versions, taken and ended locks, sign-outs.
+//! Notifications between the servers on one database: changed versions, taken and ended locks, sign-outs,
+//! changes of members.
 //!
 //! A server notifies the others after its commit and not in the transaction, because PostgreSQL commits only
 //! one transaction with a `NOTIFY` at a time, including the fsync. So a notification can be lost with its
@@ -20,7 +21,7 @@ use uuid::Uuid;
 
 use super::address::Address;
 use rollcall_core::model::{DeviceId, Fence, Owner, Timestamp, Version};
-use rollcall_core::storage::accounts::{SignOutListener, SignedOut};
+use rollcall_core::storage::accounts::{MemberChange, MemberListener, SignOutListener, SignedOut};
 use rollcall_core::storage::{LeaseListener, LeaseState, VersionListener};
 
 const LISTEN: &str = "LISTEN rollcall";
@@ -42,6 +43,7 @@ enum Event {
     Taken { owner: Owner, fence: Fence, holder: DeviceId, name: String, since: i64, until: i64, now: i64 },
     Freed(Owner),
     SignedOut(SignedOut),
+    Members(MemberChange),
 }
 
 /// The events that one server sends at once.
@@ -60,6 +62,7 @@ pub(super) struct Notifier {
     moved: RwLock<Vec<VersionListener>>,
     leases: RwLock<Vec<LeaseListener>>,
     sign_outs: RwLock<Vec<SignOutListener>>,
+    members: RwLock<Vec<MemberListener>>,
     last_versions: Mutex<HashMap<Owner, Version>>,
     out: Mutex<Option<Sender<Event>>>,
     over: AtomicBool,
@@ -73,6 +76,7 @@ impl Notifier {
             moved: RwLock::default(),
             leases: RwLock::default(),
             sign_outs: RwLock::default(),
+            members: RwLock::default(),
             last_versions: Mutex::default(),
             out: Mutex::default(),
             over: AtomicBool::new(false),
@@ -97,9 +101,21 @@ impl Notifier {
         self.begin();
     }
 
+    /// Adds a listener for changes of members on other servers.
+    pub fn on_members_changed(self: &Arc<Self>, listener: MemberListener) {
+        self.members.write().push(listener);
+        self.begin();
+    }
+
     /// The message that notifies the other servers of a sign-out.
     pub fn message_of(&self, who: SignedOut) -> String {
         serialise(&Message { from: self.id, events: vec![Event::SignedOut(who)] })
+    }
+
+    /// The message that notifies the other servers of a change of members. A server of an earlier release cannot read
+    /// it, so it has no other event.
+    pub fn message_of_members(&self, change: MemberChange) -> String {
+        serialise(&Message { from: self.id, events: vec![Event::Members(change)] })
     }
 
     /// Reports a durable version of this server.
@@ -170,6 +186,9 @@ impl Notifier {
             }
             Event::SignedOut(who) => {
                 self.sign_outs.read().iter().for_each(|listener| call_listener(|| listener(*who)));
+            }
+            Event::Members(change) => {
+                self.members.read().iter().for_each(|listener| call_listener(|| listener(*change)));
             }
         }
     }

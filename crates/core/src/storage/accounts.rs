@@ -145,6 +145,20 @@ pub struct Standing {
 /// Called for each user or device that was signed out.
 pub type SignOutListener = Arc<dyn Fn(SignedOut) + Send + Sync>;
 
+/// A change of an owner's members, as open streams report it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberChange {
+    /// The owner.
+    pub owner: Owner,
+    /// The user who joined, left, or has another role; `None` if it may be any member.
+    pub user: Option<Uuid>,
+    /// Whether the user left; without a user, whether the owner is erased.
+    pub left: bool,
+}
+
+/// Called for each change of members.
+pub type MemberListener = Arc<dyn Fn(MemberChange) + Send + Sync>;
+
 /// A device that was seen: its user, its id, when and where.
 pub type Seen = (Uuid, DeviceId, Sighting);
 
@@ -259,4 +273,11 @@ pub trait AccountStore: Send + Sync {
     /// Calls the listener for each user or device that another server signed out, a moment later, or never if
     /// the notification was lost. With one server it is never called.
     fn on_signed_out(&self, _listener: SignOutListener) {}
+
+    /// Notifies the other servers of a change of members. It is a hint, which may be lost.
+    fn notify_members_changed(&self, _change: MemberChange) {}
+
+    /// Calls the listener for each change of members of which another server notified this one. With one server it is
+    /// never called.
+    fn on_members_changed(&self, _listener: MemberListener) {}
 }
