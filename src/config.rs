@@ -360,10 +360,11 @@ numeric_settings! {
         ///
         /// Each is a connection. By default half of the connections stay free for everything else.
         event_streams_max: usize = 2_048, env "ROLLCALL_EVENT_STREAMS_MAX";
-        /// Serve at most N event streams of one owner
+        /// Serve at most N event streams of one user
         ///
-        /// The oldest makes room: it may be of a phone that lost its network.
-        event_streams_per_owner_max: usize = 32, env "ROLLCALL_EVENT_STREAMS_PER_OWNER_MAX";
+        /// The oldest makes room: it may be of a phone that lost its network. A stream of all owners of its user takes
+        /// some 150 bytes for each of them.
+        event_streams_per_user_max: usize = 32, env "ROLLCALL_EVENT_STREAMS_PER_USER_MAX";
         /// Send a heartbeat on an event stream every N s
         ///
         /// Keep it below the idle limits of proxies and phone networks.

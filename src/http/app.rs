@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::accounts::installations::{Counters, Lookup, resolve};
 use crate::accounts::invitations::Invitations;
@@ -22,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::model::{DeviceId, InstallationName, Owner, Timestamp};
 use crate::purge::Acks;
 use crate::schema::Schema;
+use crate::storage::accounts::MemberChange;
 use crate::storage::{Installation, LeaseTerms, Leases, OwnerState, ReadTxn, Storage, StorageResult};
 use crate::synchronise::Terms;
 
@@ -165,10 +167,16 @@ impl App {
         }
     }
 
-    /// Forgets the cursors of a device that was signed out, and of the installations of its token. Returns
+    /// Reports that an owner's members are others, or have other roles, to the streams here and on other servers.
+    pub fn members_changed(&self, change: MemberChange) {
+        self.events.members_changed(change);
+        self.storage.accounts().notify_members_changed(change);
+    }
+
+    /// Forgets the cursors of a user's device that was signed out, and of the installations of its token. Returns
     /// all of them.
-    pub fn forget_device(&self, owner: Owner, device: DeviceId) -> Vec<DeviceId> {
-        self.events.signed_out(owner, device);
+    pub fn forget_device(&self, user: Uuid, owner: Owner, device: DeviceId) -> Vec<DeviceId> {
+        self.events.signed_out(user, device);
         let forgotten = self.storage.write(owner, |txn| {
             let of_token = txn.installations()?.into_iter().filter(|one| one.token_device == device);
             let devices: Vec<_> = of_token.map(|one| one.device).chain([device]).collect();
@@ -236,6 +244,8 @@ impl App {
         let console = Console::new(clock.now());
         let events = Events::new(&settings.limits, Arc::clone(&metrics));
         let (of_versions, of_locks) = (Arc::clone(&events), Arc::clone(&events));
+        let of_members = Arc::clone(&events);
+        storage.accounts().on_members_changed(Arc::new(move |change| of_members.members_changed(change)));
         storage.on_moved(Arc::new(move |owner, version| of_versions.moved(owner, version)));
         locks.on_changed(Arc::new(move |owner, lease| of_locks.locked(owner, lease)));
         let contract = OnceLock::new();

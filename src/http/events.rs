@@ -2,21 +2,25 @@
 //!
 //! A listener uses some memory, but no thread and no database connection. Events are not queued: a newer
 //! event replaces an unsent one of its kind. So a slow listener needs no more memory.
+//!
+//! A listener has one owner, or all owners of its user. The second kind is found by each of its owners too: a commit
+//! finds all listeners by one look-up, and an owner at rest costs its listeners an entry of a map each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::problem::{ApiError, Unavailable};
 use crate::accounts::Caller;
+use crate::broken;
 use crate::config::Limits;
 use crate::locks::Lease;
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner, Version};
+use crate::storage::accounts::MemberChange;
 
 /// The newest event of each kind.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +31,10 @@ pub(crate) struct PendingEvents {
     pub lock: (u64, Option<Lease>),
     /// Why the stream ends.
     pub ended: Option<End>,
+    /// The versions of a listener's owners that moved, if it has all owners of its user.
+    pub moved: BTreeMap<Owner, Version>,
+    /// Whether the user may have other owners or roles since, if the listener has all owners.
+    pub members_changed: bool,
 }
 
 /// Why a stream ends.
@@ -38,7 +46,7 @@ pub(crate) enum End {
     NotAMember,
     /// The server is stopping.
     ShuttingDown,
-    /// The owner has opened more streams since than allowed.
+    /// The user has opened more streams since than allowed.
     TooManyStreams,
 }
 
@@ -56,23 +64,38 @@ impl End {
 /// All listeners.
 pub struct Events {
     streams_max: usize,
-    owner_streams_max: usize,
+    user_streams_max: usize,
     metrics: Arc<Metrics>,
     listeners: Mutex<Listeners>,
-    last_id: AtomicU64,
 }
 
 #[derive(Default)]
 struct Listeners {
-    by_owner: HashMap<Owner, Vec<Listener>>,
+    /// In no particular order.
+    by_owner: HashMap<Owner, Vec<Arc<Listener>>>,
+    /// The oldest first.
+    by_user: HashMap<Uuid, Vec<Arc<Listener>>>,
     count: usize,
 }
 
 struct Listener {
-    id: u64,
     user: Uuid,
     device: DeviceId,
-    pending: watch::Sender<PendingEvents>,
+    /// Whether it has all owners of its user.
+    has_all: bool,
+    /// Whether the token names the rights, so that the owner's members do not matter.
+    is_by_token: bool,
+    /// The owners by which it is found, sorted.
+    owners: Mutex<Vec<Owner>>,
+    pending: Mutex<PendingEvents>,
+    changed: Notify,
+}
+
+impl Listener {
+    fn update(&self, change: impl FnOnce(&mut PendingEvents)) {
+        change(&mut self.pending.lock());
+        self.changed.notify_one();
+    }
 }
 
 impl Events {
@@ -80,78 +103,145 @@ impl Events {
     pub fn new(limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             streams_max: limits.event_streams_max,
-            owner_streams_max: limits.event_streams_per_owner_max.max(1),
+            user_streams_max: limits.event_streams_per_user_max.max(1),
             metrics,
             listeners: Mutex::default(),
-            last_id: AtomicU64::new(0),
         })
     }
 
-    /// Adds a listener.
+    /// Adds a listener to the caller's owner.
     ///
-    /// - Bounds: a new listener replaces the owner's oldest one. A phone that lost its network never closes
+    /// - Bounds: a new listener replaces the user's oldest one. A phone that lost its network never closes
     ///   its stream; the stale stream must not block the new one.
     /// - Errors: 503 `busy` if the server has the maximum number of streams.
     pub(crate) fn listen(self: &Arc<Self>, caller: &Caller) -> Result<Subscription, ApiError> {
-        let Caller { owner, user, token_device: device, .. } = *caller;
+        let subscription = self.add(caller, false)?;
+        subscription.follow(vec![caller.owner]);
+        Ok(subscription)
+    }
+
+    /// Adds a listener to all owners of the caller: those that [`Subscription::follow`] names.
+    ///
+    /// Bounds and errors as of [`Self::listen`].
+    pub(crate) fn listen_to_all(self: &Arc<Self>, caller: &Caller) -> Result<Subscription, ApiError> {
+        self.add(caller, true)
+    }
+
+    fn add(self: &Arc<Self>, caller: &Caller, has_all: bool) -> Result<Subscription, ApiError> {
         let mut listeners = self.listeners.lock();
-        let full = listeners.count >= self.streams_max;
-        let Listeners { by_owner, count } = &mut *listeners;
-        let own = by_owner.get(&owner).map_or(0, Vec::len);
-        if own >= self.owner_streams_max {
-            let oldest = by_owner.get_mut(&owner).map(|own| own.remove(0));
-            oldest.inspect(|oldest| {
-                oldest.pending.send_modify(|pending| pending.ended = Some(End::TooManyStreams))
-            });
-        } else if full {
+        let own = listeners.by_user.get(&caller.user);
+        let oldest =
+            own.filter(|own| own.len() >= self.user_streams_max).and_then(|own| own.first()).cloned();
+        if let Some(oldest) = oldest {
+            listeners.remove(&oldest);
+            oldest.update(|pending| pending.ended = Some(End::TooManyStreams));
+        } else if listeners.count >= self.streams_max {
             return Err(ApiError::Unavailable {
                 code: Unavailable::Busy,
                 reason: "The server has as many event streams as it may.",
                 retry_after_s: 30,
             });
-        } else {
-            *count += 1;
         }
-        let id = self.last_id.fetch_add(1, Ordering::Relaxed);
-        let (pending, receiver) = watch::channel(PendingEvents::default());
-        by_owner.entry(owner).or_default().push(Listener { id, user, device, pending });
-        self.metrics.event_streams.set(i64::try_from(*count).unwrap_or(i64::MAX));
-        Ok(Subscription { events: Arc::clone(self), owner, id, pending: receiver })
+        let listener = Arc::new(Listener {
+            user: caller.user,
+            device: caller.token_device,
+            has_all,
+            is_by_token: caller.rights.is_of_token(),
+            owners: Mutex::default(),
+            pending: Mutex::default(),
+            changed: Notify::new(),
+        });
+        listeners.by_user.entry(caller.user).or_default().push(Arc::clone(&listener));
+        listeners.count += 1;
+        self.show(&listeners);
+        Ok(Subscription { events: Arc::clone(self), listener })
+    }
+
+    fn show(&self, listeners: &Listeners) {
+        self.metrics.event_streams.set(i64::try_from(listeners.count).unwrap_or(i64::MAX));
     }
 
     /// Reports an owner's new version.
     pub fn moved(&self, owner: Owner, version: Version) {
-        self.update(owner, |_, pending| pending.version = Some(version));
+        self.update(owner, |listener, pending| {
+            if listener.has_all {
+                let known = pending.moved.entry(owner).or_insert(version);
+                *known = version.max(*known);
+            } else {
+                pending.version = Some(version);
+            }
+        });
     }
 
     /// Reports the new holder of an owner's lock.
     pub fn locked(&self, owner: Owner, lease: Option<&Lease>) {
-        self.update(owner, |_, pending| pending.lock = (pending.lock.0 + 1, lease.cloned()));
-    }
-
-    /// Reports that a device's token is no longer valid.
-    pub fn signed_out(&self, owner: Owner, device: DeviceId) {
-        self.end(owner, End::Unauthorized, |listener| listener.device == device);
-    }
-
-    /// Reports that a user is no member of an owner any more.
-    pub fn left(&self, owner: Owner, user: Uuid) {
-        self.end(owner, End::NotAMember, |listener| listener.user == user);
-    }
-
-    fn end(&self, owner: Owner, end: End, is_meant: impl Fn(&Listener) -> bool) {
         self.update(owner, |listener, pending| {
-            if is_meant(listener) {
-                pending.ended = Some(end);
+            if !listener.has_all {
+                pending.lock = (pending.lock.0 + 1, lease.cloned());
             }
         });
     }
 
     fn update(&self, owner: Owner, change: impl Fn(&Listener, &mut PendingEvents)) {
-        if let Some(own) = self.listeners.lock().by_owner.get(&owner) {
-            for listener in own {
-                listener.pending.send_modify(|pending| change(listener, pending));
+        for listener in self.listeners.lock().by_owner.get(&owner).into_iter().flatten() {
+            listener.update(|pending| change(listener, pending));
+        }
+    }
+
+    /// Reports that a device's token is no longer valid.
+    pub fn signed_out(&self, user: Uuid, device: DeviceId) {
+        let listeners = self.listeners.lock();
+        let own = listeners.by_user.get(&user).into_iter().flatten();
+        for listener in own.filter(|listener| listener.device == device) {
+            listener.update(|pending| pending.ended = Some(End::Unauthorized));
+        }
+    }
+
+    /// Reports that an owner's members are others, or have other roles.
+    pub fn members_changed(&self, change: MemberChange) {
+        if broken::is("member_change_unnoticed") {
+            return;
+        }
+        let listeners = self.listeners.lock();
+        let concerned = match change.user {
+            Some(user) => listeners.by_user.get(&user),
+            None => listeners.by_owner.get(&change.owner),
+        };
+        for listener in concerned.into_iter().flatten() {
+            if listener.has_all {
+                listener.update(|pending| pending.members_changed = true);
+            } else if change.left
+                && !(listener.is_by_token && change.user.is_some())
+                && listener.owners.lock().contains(&change.owner)
+            {
+                listener.update(|pending| pending.ended = Some(End::NotAMember));
             }
+        }
+    }
+}
+
+impl Listeners {
+    /// Removes a listener, so that nothing finds it any more. It may have been removed before.
+    fn remove(&mut self, listener: &Arc<Listener>) {
+        for owner in std::mem::take(&mut *listener.owners.lock()) {
+            self.unfollow(owner, listener);
+        }
+        let Some(own) = self.by_user.get_mut(&listener.user) else { return };
+        let Some(index) = own.iter().position(|one| Arc::ptr_eq(one, listener)) else { return };
+        own.remove(index);
+        if own.is_empty() {
+            self.by_user.remove(&listener.user);
+        }
+        self.count -= 1;
+    }
+
+    fn unfollow(&mut self, owner: Owner, listener: &Arc<Listener>) {
+        let Some(all) = self.by_owner.get_mut(&owner) else { return };
+        if let Some(index) = all.iter().position(|one| Arc::ptr_eq(one, listener)) {
+            all.swap_remove(index);
+        }
+        if all.is_empty() {
+            self.by_owner.remove(&owner);
         }
     }
 }
@@ -159,38 +249,45 @@ impl Events {
 /// A registered listener; dropping it ends the registration.
 pub(crate) struct Subscription {
     events: Arc<Events>,
-    owner: Owner,
-    id: u64,
-    pending: watch::Receiver<PendingEvents>,
+    listener: Arc<Listener>,
 }
 
 impl Subscription {
-    /// Waits until there are events that [`Self::pending`] has not returned.
-    pub async fn changed(&mut self) {
-        if self.pending.changed().await.is_err() {
-            // Another listener has replaced it, and the end was already returned.
-            std::future::pending::<()>().await;
+    /// Listens to exactly these owners from now on, which are sorted. Returns whether one of them is new: its events
+    /// from before this call are missing.
+    pub fn follow(&self, owners: Vec<Owner>) -> bool {
+        let mut listeners = self.events.listeners.lock();
+        let mut followed = self.listener.owners.lock();
+        for gone in followed.iter().filter(|owner| owners.binary_search(owner).is_err()) {
+            listeners.unfollow(*gone, &self.listener);
         }
+        let mut has_new = false;
+        for new in owners.iter().filter(|owner| followed.binary_search(owner).is_err()) {
+            has_new = true;
+            listeners.by_owner.entry(*new).or_default().push(Arc::clone(&self.listener));
+        }
+        *followed = owners;
+        has_new
     }
 
-    /// The newest event of each kind.
+    /// Waits until there are events that [`Self::pending`] has not returned.
+    pub async fn changed(&mut self) {
+        self.listener.changed.notified().await;
+    }
+
+    /// The newest event of each kind. Those of a listener to all owners are returned once.
     pub fn pending(&mut self) -> PendingEvents {
-        self.pending.borrow_and_update().clone()
+        let mut pending = self.listener.pending.lock();
+        let moved = std::mem::take(&mut pending.moved);
+        let members_changed = std::mem::take(&mut pending.members_changed);
+        PendingEvents { moved, members_changed, ..pending.clone() }
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut listeners = self.events.listeners.lock();
-        let Listeners { by_owner, count } = &mut *listeners;
-        let Some(own) = by_owner.get_mut(&self.owner) else { return };
-        // A replaced listener was removed already.
-        let Some(index) = own.iter().position(|listener| listener.id == self.id) else { return };
-        own.remove(index);
-        if own.is_empty() {
-            by_owner.remove(&self.owner);
-        }
-        *count -= 1;
-        self.events.metrics.event_streams.set(i64::try_from(*count).unwrap_or(i64::MAX));
+        listeners.remove(&self.listener);
+        self.events.show(&listeners);
     }
 }

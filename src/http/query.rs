@@ -37,6 +37,12 @@ pub(crate) fn named_owner(query: &str) -> Result<Option<Owner>, ApiError> {
     id.map(|id| Some(Owner(id))).ok_or_else(|| invalid("owner must be the id of one owner."))
 }
 
+/// Whether a query names all owners of the user: `owner=all`, once.
+pub(crate) fn names_all_owners(query: &str) -> bool {
+    let mut named = query.split('&').filter_map(|pair| pair.strip_prefix(OWNER));
+    named.next() == Some("all") && named.next().is_none()
+}
+
 /// A query without the owner that it names: every operation reads the rest by itself.
 pub(crate) fn without_owner(query: &str) -> String {
     let rest: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with(OWNER)).collect();
@@ -104,6 +110,9 @@ mod tests {
         ] {
             assert!(matches!(named_owner(&query), Err(ApiError::InvalidRequest { .. })), "{query}");
         }
+        assert!(names_all_owners("owner=all") && names_all_owners("a=b&owner=all"));
+        assert!(!names_all_owners("owner=all&owner=all") && !names_all_owners("owner=ALL"));
+        assert!(named_owner("owner=all").is_err(), "only where an operation takes it");
         // Another spelling of the name is a parameter that no operation knows.
         assert!(read::<Query>(&without_owner(&format!("%6Fwner={id}"))).is_err());
     }

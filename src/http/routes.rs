@@ -34,6 +34,7 @@ pub(crate) fn caller_filter(
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
         .then(move |headers: HeaderMap, deadline: Option<Deadline>, peer: Peer, query: String| {
             let (app, headers) = (Arc::clone(&app), translate(headers));
+            let scope = scope.of(&query);
             async move {
                 let named = if scope.names_owner() { query::named_owner(&query) } else { Ok(None) };
                 let caller = match named {
@@ -65,7 +66,7 @@ pub fn routes(
     let of = |scope| caller_filter(&app, scope, |headers| headers);
     let (caller, account) = (of(Scope::Owner), of(Scope::Account));
     let (entering, now) = (of(Scope::OwnerEntering), of(Scope::OwnerNow));
-    let default = of(Scope::DefaultOwner);
+    let (default, of_all) = (of(Scope::DefaultOwner), of(Scope::OwnersNow));
     // When the request arrived, before its body, which may take long.
     let received = {
         let app = Arc::clone(&app);
@@ -74,6 +75,7 @@ pub fn routes(
     let headers = warp::header::headers_cloned();
     // The owner is named to the filter of the caller.
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    let all_owners = query.map(|query: String| query::names_all_owners(&query));
     let query = query.map(|query: String| query::without_owner(&query));
     let no_body = no_body(Arc::clone(&app.bounds));
     let slow_body = slow_body(Arc::clone(&app.bounds), Arc::clone(&app.memory)).boxed();
@@ -122,11 +124,12 @@ pub fn routes(
     let events = warp::path!("events")
         .and(get())
         .and(with_app.clone())
-        .and(now.clone())
+        .and(of_all)
+        .and(all_owners)
         .and(headers)
         .and(warp::method())
-        .then(|app, who: Who, headers, method| {
-            handle_caller(who, |who| events::events(app, who, headers, method))
+        .then(|app, who: Who, has_all, headers, method| {
+            handle_caller(who, move |who| events::events(app, who, has_all, headers, method))
         });
     let conflicts = warp::path!("conflicts")
         .and(get())

@@ -6,7 +6,8 @@ use rollcall_testkit::pg;
 use rollcall_testkit::process;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,7 @@ fn serve(database: &str) -> Command {
     command.args(["serve", "--schema", SCHEMA, "--listen", "127.0.0.1:0", "--log", "warn"]);
     command.args(["--database", database, "--lease-ms", &LEASE_MS.to_string(), "--database-idle-ms", "1000"]);
     command.args(["--logins-per-account-per-min", "0", "--logins-per-address-per-min", "0"]);
+    command.args(["--event-heartbeat-s", "3600"]); // none of these tests waits for one
     command
 }
 
@@ -311,4 +313,34 @@ fn killed_servers_and_a_crashing_database_lose_nothing() {
         }
         assert_eq!(result.len(), 1, "owner {owner}: its devices are told different things");
     }
+}
+
+/// Goal: a change of members reaches the streams of every server at once. Method: a stream at one server, which no
+/// heartbeat would wake in time; the user joins an owner and is taken out at the other server.
+#[test]
+fn a_change_of_members_reaches_the_streams_of_every_server() {
+    let Some(pair) = Pair::start() else { return };
+    register(pair.addresses[0], "ben@example.com");
+    let ben = log_in(pair.addresses[0], "ben@example.com", PASSWORD, "ben");
+    let user = pair.ask(0, &pair.phone, "GET /me", &[], None).json()["user"].as_str().unwrap().to_owned();
+    let mut stream = TcpStream::connect(pair.addresses[1]).unwrap();
+    stream.set_read_timeout(Some(process::TOO_LONG)).unwrap();
+    write!(stream, "GET /events?owner=all HTTP/1.1\r\nhost: x\r\n{}\r\n\r\n", bearer(&pair.phone)).unwrap();
+    let mut seen = BufReader::new(stream).lines().map(Result::unwrap);
+    let mut until = |event: &str| assert!(seen.any(|line| line.contains(event)), "no {event}");
+    until("event: owners");
+
+    let made = pair.ask(0, &ben, "POST /owners", &[], Some(&json!({ "name": "Our list" }))).json();
+    let owner = made["owner"].as_str().unwrap();
+    let invitation = format!("POST /owners/{owner}/invitations");
+    let code = pair.ask(0, &ben, &invitation, &[], Some(&json!({ "role": "write" }))).json();
+    let accept = json!({ "code": code["code"], "name": "Anna" });
+    assert_eq!(pair.ask(0, &pair.phone, "POST /invitations/accept", &[], Some(&accept)).status, 200);
+    until("event: member");
+    let write = format!("POST /synchronise?owner={owner}");
+    assert_eq!(pair.ask(0, &ben, &write, &[], Some(&add(&Uuid::now_v7().to_string()))).status, 200);
+    until("event: version");
+    let removed = pair.ask(0, &ben, &format!("DELETE /owners/{owner}/members/{user}"), &[], None);
+    assert_eq!(removed.status, 204);
+    until("event: left");
 }

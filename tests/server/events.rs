@@ -52,11 +52,22 @@ impl Live {
     }
 
     async fn listen_with(&self, device: &Device, headers: &str) -> Stream {
+        self.listen_at("/events", device, headers).await
+    }
+
+    /// A stream of all owners of the device's user, after its first event; the second value is that event's data.
+    async fn listen_to_all(&self, device: &Device) -> (Stream, Value) {
+        let mut stream = self.listen_at("/events?owner=all", device, "").await;
+        assert_eq!(stream.head().await.0, 200);
+        let first = stream.of("owners").await.1;
+        (stream, first)
+    }
+
+    async fn listen_at(&self, path: &str, device: &Device, headers: &str) -> Stream {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let mut stream = Stream { stream, raw: Vec::new(), text: String::new(), over: false };
         let token = &device.token;
-        let ask =
-            format!("GET /events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n{headers}\r\n");
+        let ask = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n{headers}\r\n");
         stream.stream.write_all(ask.as_bytes()).await.unwrap();
         stream
     }
@@ -315,12 +326,12 @@ async fn a_stream_outlives_every_deadline_and_ends_with_the_server() {
     assert!(live.server.app.metrics.written().contains("route=\"/events\",status=\"200\"} 1"));
 }
 
-/// Goal: many listeners are cheap, and one owner cannot take all places. Method: 200 streams of 20 owners.
+/// Goal: many listeners are cheap, and one user cannot take all places. Method: 200 streams of 20 users.
 #[tokio::test]
 async fn places_are_limited_and_given_back() {
     let live = Live::start(|settings| {
         settings.limits.event_streams_max = 200;
-        settings.limits.event_streams_per_owner_max = 10;
+        settings.limits.event_streams_per_user_max = 10;
         settings.limits.connections_per_address_max = 400;
     })
     .await;
@@ -340,8 +351,8 @@ async fn places_are_limited_and_given_back() {
     let (status, headers) = refused.head().await;
     assert_eq!((status, headers["retry-after"].to_str().unwrap()), (503, "30"));
 
-    // The owner's oldest makes room for the owner's newest.
-    let mut newest = live.listen(&devices[0]).await;
+    // The user's oldest makes room for the user's newest, of whichever owners.
+    let mut newest = live.listen_at("/events?owner=all", &devices[0], "").await;
     assert_eq!(newest.head().await.0, 200);
     assert_eq!(streams[0].of("end").await.1, json!({ "code": "too_many_streams" }));
 
@@ -357,6 +368,151 @@ async fn places_are_limited_and_given_back() {
     assert!(begun.elapsed() < AT_ONCE);
     drop((streams, newest));
     live.until_streams(0).await;
+}
+
+/// The owner that a user makes and invites another one to, in that role.
+async fn shared(server: &Server, manager: &Device, guest: &Device, role: &str) -> String {
+    let made = server.ask("POST", "/owners").of(manager).json(&json!({ "name": "Our list" })).send().await;
+    let owner = made.json()["owner"].as_str().unwrap().to_owned();
+    join(server, manager, guest, &owner, role).await;
+    owner
+}
+
+async fn join(server: &Server, manager: &Device, guest: &Device, owner: &str, role: &str) {
+    let path = format!("/owners/{owner}/invitations");
+    let made = server.ask("POST", &path).of(manager).json(&json!({ "role": role })).send().await;
+    let code = json!({ "code": made.json()["code"], "name": "me" });
+    server.ask("POST", "/invitations/accept").of(guest).json(&code).send().await.ok();
+}
+
+async fn write_to(server: &Server, device: &Device, owner: &str, number: u64) -> u64 {
+    let path = format!("/synchronise?owner={owner}");
+    server.ask("POST", &path).of(device).json(&list(number, "x")).send().await.version()
+}
+
+/// Goal: one stream reports all owners of a user, and a stream about one owner none of the others. Method: a user of
+/// two owners, and both kinds of stream.
+#[tokio::test]
+async fn one_stream_has_all_owners_of_a_user() {
+    let live = Live::start(|settings| settings.limits.event_heartbeat_s = 3_600).await;
+    let server = &live.server;
+    let (anna, ben) = (server.device("anna", "phone"), server.device("ben", "phone"));
+    let (home, owner) = (server.owner("anna").0.to_string(), shared(server, &ben, &anna, "write").await);
+    server.sync(&anna, list(1, "x")).await.ok();
+
+    let (mut all, first) = live.listen_to_all(&anna).await;
+    assert_eq!(first, server.get("/owners").of(&anna).send().await.ok());
+    assert_eq!(first["owners"].as_array().unwrap().len(), 2);
+    let mut one = live.listen(&anna).await;
+    one.head().await;
+    one.of("lock").await;
+
+    let version = write_to(server, &ben, &owner, 2).await;
+    let of_owner = |owner: &str, version: u64| json!({ "owner": owner, "version": version });
+    assert_eq!(all.event().await.unwrap(), ("version".into(), None, of_owner(&owner, version)));
+    let version = server.sync(&anna, list(3, "x")).await.version();
+    assert_eq!(all.event().await.unwrap(), ("version".into(), None, of_owner(&home, version)));
+    // The stream about the home has nothing of the other owner.
+    assert_eq!(one.of("version").await.1, json!({ "version": version }));
+
+    // Who has seen that list gets it again only if something is other than in it.
+    drop(all);
+    live.until_streams(1).await;
+    let tag = server.get("/owners").of(&anna).send().await.header("etag").unwrap().to_owned();
+    let seen = format!("last-event-id: {}\r\n", tag.trim_start_matches("W/").trim_matches('"'));
+    let mut again = live.listen_at("/events?owner=all", &anna, &seen).await;
+    again.head().await;
+    let version = write_to(server, &ben, &owner, 4).await;
+    assert_eq!(again.event().await.unwrap().2, of_owner(&owner, version));
+    let mut behind = live.listen_at("/events?owner=all", &anna, &seen).await;
+    behind.head().await;
+    assert_eq!(behind.event().await.unwrap().0, "owners");
+
+    for query in ["?owner=all&owner=all", "?owner=", "?owner=ALL"] {
+        let refused = server.get(&format!("/events{query}")).of(&anna).send().await;
+        assert_eq!(refused.problem(), (400, "invalid_request".into()), "{query}");
+    }
+    let elsewhere = server.get("/fetch?owner=all").of(&anna).send().await;
+    assert_eq!(elsewhere.problem(), (400, "invalid_request".into()));
+}
+
+/// Goal: a stream reports which owners a user joins and leaves, and nothing of an owner that the user left. Method: the
+/// user makes and joins owners, gets another role, is taken out, and an owner is deleted, while the stream is open. No
+/// heartbeat would notice it.
+#[tokio::test]
+async fn what_a_user_joins_and_leaves_is_reported() {
+    let live = Live::start(|settings| settings.limits.event_heartbeat_s = 3_600).await;
+    let server = &live.server;
+    let (anna, ben) = (server.device("anna", "phone"), server.device("ben", "phone"));
+    let annas = server.user_id("anna");
+    let first = shared(server, &ben, &anna, "write").await;
+    let (mut all, _) = live.listen_to_all(&anna).await;
+    let mut one = live.listen_at(&format!("/events?owner={first}"), &anna, "").await;
+    one.head().await;
+
+    let own = server.ask("POST", "/owners").of(&anna).json(&json!({ "name": "Guests" })).send().await.json();
+    assert_eq!(all.event().await.unwrap(), ("member".into(), None, own));
+    let second = shared(server, &ben, &anna, "read").await;
+    let joined = all.of("member").await.1;
+    assert_eq!((&joined["owner"], &joined["role"]), (&json!(second), &json!("read")));
+    let version = write_to(server, &ben, &second, 1).await;
+    assert_eq!(all.of("version").await.1, json!({ "owner": second, "version": version }));
+
+    let member = format!("/owners/{second}/members/{annas}");
+    let role = server.ask("PUT", &member).of(&ben).json(&json!({ "role": "manage" })).send().await;
+    assert_eq!(role.status, 204);
+    assert_eq!(all.of("member").await.1["role"], "manage");
+
+    for (request, owner) in
+        [(format!("/owners/{first}/members/{annas}"), &first), (format!("/owners/{second}"), &second)]
+    {
+        assert_eq!(server.ask("DELETE", &request).of(&ben).send().await.status, 204);
+        assert_eq!(all.of("left").await.1, json!({ "owner": owner }));
+    }
+    assert_eq!(one.of("end").await.1, json!({ "code": "not_a_member" }));
+    write_to(server, &ben, &first, 2).await;
+    let version = server.sync(&anna, list(3, "x")).await.version();
+    let home = server.owner("anna").0.to_string();
+    let next = all.event().await.unwrap();
+    assert_eq!(next.2, json!({ "owner": home, "version": version }), "an event of an owner that was left");
+
+    // Who comes back gets a new member event.
+    join(server, &ben, &anna, &first, "read").await;
+    assert_eq!(all.of("member").await.1["owner"], json!(first));
+    assert_eq!(server.ask("POST", "/logout").of(&anna).send().await.status, 204);
+    assert_eq!(all.of("end").await.1, json!({ "code": "unauthorized" }));
+    live.until_streams(0).await;
+}
+
+/// Goal: what nothing reports, a heartbeat finds: another program changed members and wrote. Method: changes past the
+/// server's handlers.
+#[tokio::test]
+async fn a_heartbeat_reads_the_owners_again() {
+    let live = Live::start(|settings| settings.limits.event_heartbeat_s = 1).await;
+    let server = &live.server;
+    let (anna, _) = (server.device("anna", "phone"), server.device("ben", "phone"));
+    let (mut all, _) = live.listen_to_all(&anna).await;
+    server.admit("ben", "anna", rollcall::model::Role::Read);
+    assert_eq!(all.of("member").await.1["owner"], json!(server.owner("ben").0));
+    server.dismiss("ben", "anna");
+    assert_eq!(all.of("left").await.1, json!({ "owner": server.owner("ben").0 }));
+}
+
+/// Goal: an account that is erased leaves nobody's stream behind the times. Method: the only manager goes, and another
+/// member becomes one.
+#[tokio::test]
+async fn a_stream_reports_who_manages_after_the_last_manager_went() {
+    let live = Live::start(|settings| settings.limits.event_heartbeat_s = 3_600).await;
+    let server = &live.server;
+    let (anna, ben) = (server.device("anna", "phone"), server.device("ben", "phone"));
+    let owner = shared(server, &ben, &anna, "write").await;
+    let (mut all, _) = live.listen_to_all(&anna).await;
+    let (mut bens, _) = live.listen_to_all(&ben).await;
+    let erase = json!({ "password": app::PASSWORD });
+    assert_eq!(server.ask("POST", "/account/erase").of(&ben).json(&erase).send().await.status, 204);
+    let manages = all.of("member").await.1;
+    assert_eq!((&manages["owner"], &manages["role"]), (&json!(owner), &json!("manage")));
+    assert_eq!(bens.of("end").await.1, json!({ "code": "unauthorized" }));
 }
 
 /// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.

@@ -162,7 +162,7 @@ async fn head_says_what_get_would() {
 /// events; then the lock is free, and the stream of another goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn head_takes_no_lock_and_no_place() {
-    let server = Server::with(|settings| settings.limits.event_streams_per_owner_max = 1);
+    let server = Server::with(|settings| settings.limits.event_streams_per_user_max = 1);
     let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
     fill(&server, &phone).await;
     let to = listen(&server, bounds(&server)).await;

@@ -11,7 +11,7 @@ use crate::accounts::{Caller, LocalAccounts, LogIn, PasswordChange, Rights};
 use crate::http::wire::Fields;
 use crate::http::{BodyFault, Peer, Received};
 use crate::model::DeviceId;
-use crate::storage::accounts::User;
+use crate::storage::accounts::{MemberChange, User};
 
 /// The accounts that this server manages. With an identity provider the paths do not exist.
 fn local(app: &App) -> Result<&LocalAccounts, ApiError> {
@@ -73,7 +73,7 @@ pub async fn log_out(app: Arc<App>, Peer(from): Peer, caller: Result<Caller, Api
     off_reactor(move || {
         local(&app)?.log_out(&caller)?;
         audit::done("log_out", Subject::at(from).of_user(caller.user).of_device(caller.token_device));
-        give_back(&app, &caller, &app.forget_device(caller.owner, caller.token_device));
+        give_back(&app, &caller, &app.forget_device(caller.user, caller.owner, caller.token_device));
         Ok(())
     })
     .await?;
@@ -227,9 +227,13 @@ pub async fn erase(
     fields.end()?;
     let at_work = Arc::clone(&app);
     off_reactor(move || {
+        let owners = at_work.storage.accounts().owners_of(caller.user)?;
         let devices = local(&at_work)?.erase(&caller, &password, from)?;
+        // Another member may manage the owner now.
+        let changes = owners.iter().map(|one| MemberChange { owner: one.owner, user: None, left: false });
+        changes.for_each(|change| at_work.members_changed(change));
         for device in devices {
-            at_work.events.signed_out(caller.owner, device);
+            at_work.events.signed_out(caller.user, device);
             at_work.acks.forget(caller.owner, device);
             ended(at_work.locks.give_back(&Caller { device, ..caller.clone() }));
         }
@@ -260,7 +264,7 @@ pub async fn revoke_others(
 /// Ends the streams and locks of devices that were signed out.
 fn signed_out(app: &App, caller: &Caller, devices: &[DeviceId]) {
     for device in devices {
-        give_back(app, caller, &app.forget_device(caller.owner, *device));
+        give_back(app, caller, &app.forget_device(caller.user, caller.owner, *device));
     }
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{ApiError, App, HandlerResult, json, off_reactor, report, with_locks};
 use crate::accounts::{AccountError, Caller};
 use crate::broken;
-use crate::http::Peer;
+use crate::http::{Peer, query};
 use crate::locks::LockResult;
 use crate::model::{InstallationName, Owner};
 
@@ -30,12 +30,23 @@ pub(crate) enum Scope {
     OwnerEntering,
     /// The same as [`Self::Owner`], except that no transaction follows which would check the rights.
     OwnerNow,
+    /// The same as [`Self::OwnerNow`], or [`Self::Account`] if the query names all owners of the user.
+    OwnersNow,
 }
 
 impl Scope {
     /// Whether the query may name an owner.
     pub fn names_owner(self) -> bool {
         matches!(self, Self::Owner | Self::OwnerEntering | Self::OwnerNow)
+    }
+
+    /// What a request of that query is about.
+    pub fn of(self, query: &str) -> Self {
+        match self {
+            Self::OwnersNow if query::names_all_owners(query) => Self::Account,
+            Self::OwnersNow => Self::OwnerNow,
+            other => other,
+        }
     }
 }
 
@@ -192,14 +203,19 @@ fn renewed(lease: LockResult<()>) {
 
 /// Whether a token still names the caller, and the caller is a member. If nobody can say so at the moment, it does.
 pub async fn is_token_good(app: &Arc<App>, token: &str, caller: &Caller) -> bool {
+    is_token_good_for(app, token, caller, Scope::OwnerNow).await
+}
+
+/// The same for a request about one owner, or about the caller's account.
+pub async fn is_token_good_for(app: &Arc<App>, token: &str, caller: &Caller, scope: Scope) -> bool {
     let (app, token, owner) = (Arc::clone(app), token.to_owned(), caller.owner);
     let found = off_reactor(move || {
         let found = match app.accounts.authenticate(&token) {
             Ok(caller) => caller.about(owner),
-            Err(AccountError::Unauthorized(_)) => return Ok(None),
+            Err(AccountError::Unauthorized(_) | AccountError::AccountGone) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let checked = match with_known_rights(&app, found.clone(), Scope::OwnerNow) {
+        let checked = match with_known_rights(&app, found.clone(), scope) {
             Ok(None) => app.with_rights(found).map(Some),
             known => known,
         };

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use warp::reply::Reply;
 
 use super::caller::{bearer, is_token_good};
-use super::{ApiError, App, HandlerResult, off_reactor, refused, time_text, with_locks};
+use super::{ApiError, App, HandlerResult, off_reactor, owners_events, refused, time_text, with_locks};
 use crate::accounts::Caller;
 use crate::http::Unavailable;
 use crate::http::events::{End, PendingEvents, Subscription};
@@ -24,10 +24,11 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// set.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// `GET /events`: reports changes of the owner's version and of the lock.
+/// `GET /events`: reports changes of the owner's version and of the lock, or what moves of all owners of the user.
 pub async fn events(
     app: Arc<App>,
     caller: Result<Caller, ApiError>,
+    has_all: bool,
     headers: HeaderMap,
     method: Method,
 ) -> HandlerResult {
@@ -43,7 +44,11 @@ pub async fn events(
     if method == Method::HEAD {
         return Ok(event_stream(stream::empty::<Result<Bytes, Infallible>>())); // a HEAD request replaces no listener
     }
-    let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
+    let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).map(str::trim);
+    if has_all {
+        return owners_events::begin(app, caller, token, seen).await;
+    }
+    let seen = seen.and_then(|id| id.parse().ok());
     // The subscription comes first, then the present state is read: no event in between is missed.
     let subscription = app.events.listen(&caller)?;
     let version = version(&app, &caller).await?;
@@ -70,7 +75,7 @@ pub async fn events(
     Ok(event_stream(events))
 }
 
-fn event_stream(
+pub(super) fn event_stream(
     events: impl Stream<Item = Result<Bytes, Infallible>> + Send + Sync + 'static,
 ) -> warp::reply::Response {
     let mut response = warp::reply::stream(events).into_response();
@@ -150,7 +155,7 @@ impl Listening {
 
     /// The event to send now.
     fn pending(&mut self) -> Option<String> {
-        let PendingEvents { version, lock: (lock_changes, lock), ended } = self.subscription.pending();
+        let PendingEvents { version, lock: (lock_changes, lock), ended, .. } = self.subscription.pending();
         if let Some(end) = ended {
             return Some(self.end(end));
         }
@@ -209,7 +214,12 @@ impl Listening {
 
     fn end(&mut self, end: End) -> String {
         self.over = true;
-        let data = json!({ "code": end.code() });
-        format!("event: end\ndata: {data}\n\n")
+        end_event(end)
     }
+}
+
+/// The last event of a stream.
+pub(super) fn end_event(end: End) -> String {
+    let data = json!({ "code": end.code() });
+    format!("event: end\ndata: {data}\n\n")
 }

@@ -9,6 +9,7 @@ pub(crate) mod events;
 pub(super) mod fetch;
 pub(super) mod lock;
 pub(super) mod owners;
+mod owners_events;
 mod patience;
 mod report;
 pub(super) mod service;

@@ -22,6 +22,7 @@ use crate::http::wire::Fields;
 use crate::http::{BodyFault, Peer, Received, etag};
 use crate::members::{self, Actor, Changed, MemberRefusal};
 use crate::model::{DeviceId, Owner, Role};
+use crate::storage::accounts::MemberChange;
 use crate::storage::members::CodeHash;
 use crate::storage::{Invitation, Member, Membership, StorageResult, WriteTxn};
 
@@ -44,24 +45,35 @@ const USES_MAX: u64 = 10_000;
 pub async fn list(app: Arc<App>, caller: Who, headers: HeaderMap) -> HandlerResult {
     let caller = caller?;
     let owners = off_reactor(move || memberships(&app, &caller)).await?;
-    let owners: Vec<_> = owners.iter().map(owner_body).collect();
-    let body = serde_json::to_vec(&json!({ "owners": owners }));
-    let body = body.map_err(|error| ApiError::Internal(Box::new(error)))?;
-    let hash: String = Sha256::digest(&body).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    let tag = format!("W/\"{hash}\"");
+    let tag = format!("W/\"{}\"", list_tag(&owners));
     let mut response = if etag::matches(headers.get_all(IF_NONE_MATCH), &tag) {
         let mut response = Response::new(Vec::new().into());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        json_bytes(body)
+        let owners: Vec<_> = owners.iter().map(owner_body).collect();
+        let body = serde_json::to_vec(&json!({ "owners": owners }));
+        json_bytes(body.map_err(|error| ApiError::Internal(Box::new(error)))?)
     };
     response.headers_mut().insert(ETAG, header(&tag)?);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     Ok(response)
 }
 
-fn owner_body(one: &Membership) -> serde_json::Value {
+/// A hash of a list of owners: lists of one hash are alike.
+pub(super) fn list_tag(owners: &[Membership]) -> String {
+    let mut hash = Sha256::new();
+    for one in owners {
+        hash.update(one.owner.0.as_bytes());
+        hash.update(one.version.0.to_le_bytes());
+        hash.update([one.role.number() as u8, u8::from(one.is_home), u8::from(one.is_public)]);
+        hash.update((one.name.len() as u64).to_le_bytes());
+        hash.update(one.name.as_bytes());
+    }
+    hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn owner_body(one: &Membership) -> serde_json::Value {
     json!({
         "owner": one.owner,
         "name": one.name,
@@ -72,7 +84,7 @@ fn owner_body(one: &Membership) -> serde_json::Value {
 }
 
 /// The user's owners by id. The one that the token names is among them even if no user of this server is its member.
-fn memberships(app: &App, caller: &Caller) -> Result<Vec<Membership>, ApiError> {
+pub(super) fn memberships(app: &App, caller: &Caller) -> Result<Vec<Membership>, ApiError> {
     let mut owners = app.storage.accounts().owners_of(caller.user)?;
     let owner = caller.default_owner;
     if caller.rights.is_of_token() {
@@ -104,6 +116,7 @@ pub async fn create(
     off_reactor(move || {
         let owner = named.map_or_else(|| Invitations::id().map(Owner), Ok)?;
         let made = found(&app, &caller, owner, &name)?;
+        app.members_changed(MemberChange { owner, user: Some(caller.user), left: false });
         audit::done("owner_made", subject(from, &caller, owner));
         let mut response = json(owner_body(&made))?;
         *response.status_mut() = StatusCode::CREATED;
@@ -174,6 +187,7 @@ pub async fn delete(id: String, app: Arc<App>, Peer(from): Peer, caller: Who) ->
         }
         let now = app.clock.now();
         change(app, &caller, |txn, actor| members::erase(txn, actor, now))?;
+        app.members_changed(MemberChange { owner: caller.owner, user: None, left: true });
         audit::done("owner_deleted", subject(from, &caller, caller.owner));
         if let Err(error) = app.locks.break_open(caller.owner) {
             tracing::warn!(%error, "could not end the lock of a deleted owner");
@@ -242,6 +256,7 @@ pub async fn set_role(
         let alike = |_, _| true;
         let ended =
             change(&app, &caller, |txn, actor| members::set_role(txn, actor, user, role, alike, now))?;
+        app.members_changed(MemberChange { owner: caller.owner, user: Some(user), left: false });
         unlist(&app, &ended);
         audit::done("role_changed", subject(from, &caller, caller.owner).of_user(user));
         Ok(no_content())
@@ -273,7 +288,7 @@ pub async fn remove_member(
             app.counters.iter().for_each(|counters| counters.forget(caller.owner, device));
             released(app.locks.give_back(&Caller { device, ..caller.clone() }));
         }
-        app.events.left(caller.owner, user);
+        app.members_changed(MemberChange { owner: caller.owner, user: Some(user), left: true });
         unlist(&app, &ended);
         unlist_owner(&app, user, caller.owner);
         audit::done("member_removed", subject(from, &caller, caller.owner).of_user(user));
@@ -427,7 +442,10 @@ fn join(app: &App, caller: &Caller, code: &CodeHash, name: &str) -> Result<Membe
     });
     match &joined {
         // Once more: what ended an earlier membership may have taken it off the list since.
-        Ok(_) => accounts.list_owner(user, owner, true)?,
+        Ok(_) => {
+            accounts.list_owner(user, owner, true)?;
+            app.members_changed(MemberChange { owner, user: Some(user), left: false });
+        }
         Err(_) => unlist_owner(app, user, owner),
     }
     joined
