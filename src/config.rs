@@ -682,6 +682,13 @@ pub struct AuthSettings {
     #[arg(long, env = "ROLLCALL_JWT_OWNER_CLAIM", value_name = "CLAIM")]
     pub jwt_owner_claim: Option<String>,
 
+    /// Take the owners that a user has from this claim, with the user's role at each
+    ///
+    /// It is an object of roles by owner, or a list of owners. A token with the claim has these owners and its home, and no
+    /// others. A token without it has the owners of which the user is a member here.
+    #[arg(long, env = "ROLLCALL_JWT_OWNERS_CLAIM", value_name = "CLAIM")]
+    pub jwt_owners_claim: Option<String>,
+
     /// Take the device's id from this claim
     #[arg(long, env = "ROLLCALL_JWT_DEVICE_CLAIM", value_name = "CLAIM", default_value = "device_id")]
     pub jwt_device_claim: String,
@@ -783,6 +790,7 @@ impl Default for AuthSettings {
             jwt_audience: None,
             jwt_user_claim: "sub".into(),
             jwt_owner_claim: None,
+            jwt_owners_claim: None,
             jwt_device_claim: "device_id".into(),
             mail: MailSettings::default(),
         }

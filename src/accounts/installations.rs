@@ -304,6 +304,7 @@ mod tests {
         Caller {
             owner: Owner(Uuid::from_u128(2)),
             default_owner: Owner(Uuid::from_u128(2)),
+            token_owners: None,
             rights: Rights::HOME,
             user: USER,
             device: token_device,

@@ -5,7 +5,11 @@
 //! - Owner and device ids that are UUIDs are used unchanged. Any other text becomes a UUIDv5, so that every
 //!   provider's ids work (see `derived`). So does a UUIDv5: otherwise a provider that lets users choose their
 //!   ids would let them choose the derived id of another user.
+//! - A token may name the owners that its user has, with a role at each (`--jwt-owners-claim`). Then it has these owners,
+//!   and its home, and no others; members of this server do not matter. A token without the claim goes by members.
 //! - A token cannot be revoked before it expires, so providers should make them short-lived.
+
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -14,7 +18,7 @@ use super::jwks::Key;
 use super::jws::Token;
 use super::keys::{self, KeySet, Source};
 use super::token_cache::{TokenCache, Validity, fingerprint};
-use super::{AccountError, Caller, Rights, SetupError};
+use super::{AccountError, Caller, Rights, SetupError, TokenOwners};
 use crate::clock::{Clock, Tick};
 use crate::config::AuthSettings;
 use crate::model::{DeviceId, Owner, Role, Timestamp};
@@ -36,6 +40,8 @@ pub struct JwtAccounts {
     audience: Option<String>,
     user_claim: String,
     owner_claim: Option<String>,
+    owners_claim: Option<String>,
+    owners_max: usize,
     device_claim: String,
     known: TokenCache,
 }
@@ -60,12 +66,15 @@ impl Keys {
 impl JwtAccounts {
     /// Reads the keys that the settings name.
     ///
+    /// - `owners_max`: most owners that a token may name.
+    ///
     /// Errors: not exactly one source of keys, a short secret, a file without a usable key, a key set without
     /// an issuer (providers sign for many apps with one set). An unreachable URL is only logged, and fetched
     /// again when the first token arrives.
-    pub fn open(settings: &AuthSettings, clock: Clock) -> Result<Self, SetupError> {
-        let claims = [Some(&settings.jwt_user_claim), settings.jwt_owner_claim.as_ref()];
-        if claims.into_iter().flatten().chain([&settings.jwt_device_claim]).any(String::is_empty) {
+    pub fn open(settings: &AuthSettings, owners_max: usize, clock: Clock) -> Result<Self, SetupError> {
+        let optional = [settings.jwt_owner_claim.as_ref(), settings.jwt_owners_claim.as_ref()];
+        let claims = [&settings.jwt_user_claim, &settings.jwt_device_claim];
+        if optional.into_iter().flatten().chain(claims).any(String::is_empty) {
             return Err(SetupError::ClaimName);
         }
         let keys = match (&settings.jwt_secret_file, &settings.jwt_keys) {
@@ -85,6 +94,8 @@ impl JwtAccounts {
             audience: settings.jwt_audience.clone(),
             user_claim: settings.jwt_user_claim.clone(),
             owner_claim: settings.jwt_owner_claim.clone(),
+            owners_claim: settings.jwt_owners_claim.clone(),
+            owners_max,
             device_claim: settings.jwt_device_claim.clone(),
             known: TokenCache::new(settings.tokens_known_max),
         })
@@ -180,10 +191,18 @@ impl JwtAccounts {
             None => None,
         };
         let user_id = taken(&user).unwrap_or_else(|| derived(&[issuer, "user", &user]));
-        let owner = match &named_owner {
-            Some(owner) => taken(owner).unwrap_or_else(|| derived(&[issuer, "owner", owner])),
-            None => user_id,
-        };
+        let owner_id = |id: &str| taken(id).unwrap_or_else(|| derived(&[issuer, "owner", id]));
+        let owner = named_owner.as_deref().map_or(user_id, owner_id);
+        let named = self.owners_claim.as_ref().map(|claim| owners_claim(claims.get(claim), self.owners_max));
+        let token_owners = named.transpose()?.flatten().map(|named| {
+            // The home is named by the id that makes it, of the user or of the owner.
+            let home = named_owner.as_deref().unwrap_or(&user);
+            let id_of = |id: &str| if id == home { owner } else { owner_id(id) };
+            let named = named.iter().map(|(id, role)| (Owner(id_of(id)), *role)).collect();
+            TokenOwners::new(Owner(owner), named).map(Arc::new).ok_or(TWICE)
+        });
+        let token_owners = token_owners.transpose()?;
+        let of_home = token_owners.as_ref().map(|named| named.rights(Owner(owner)));
         let owner_text = owner.hyphenated().to_string();
         let named_device = id_claim(claims, &self.device_claim)?;
         let device = match &named_device {
@@ -197,7 +216,8 @@ impl JwtAccounts {
         Ok(Caller {
             owner: Owner(owner),
             default_owner: Owner(owner),
-            rights: Rights::of_token(Role::Manage),
+            rights: of_home.unwrap_or(Rights::of_token(Role::Manage)),
+            token_owners,
             device: DeviceId(device),
             token_device: DeviceId(device),
             installation: None,
@@ -211,11 +231,15 @@ const NO_JWT: AccountError = AccountError::Unauthorized("The token is no JWT wit
 
 /// The text of a claim with an id: a string, or an integer, which some providers use.
 fn id_claim(claims: &Map<String, Value>, name: &str) -> Result<Option<String>, AccountError> {
-    let text = match claims.get(name) {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Number(number)) if number.is_i64() || number.is_u64() => number.to_string(),
-        Some(_) => {
+    claims.get(name).map_or(Ok(None), id_text)
+}
+
+fn id_text(id: &Value) -> Result<Option<String>, AccountError> {
+    let text = match id {
+        Value::Null => return Ok(None),
+        Value::String(text) => text.clone(),
+        Value::Number(number) if number.is_i64() || number.is_u64() => number.to_string(),
+        _ => {
             return Err(AccountError::Unauthorized("An id in the token is neither text nor a number."));
         }
     };
@@ -223,6 +247,54 @@ fn id_claim(claims: &Map<String, Value>, name: &str) -> Result<Option<String>, A
         return Err(AccountError::Unauthorized("An id in the token is empty."));
     }
     Ok(Some(text))
+}
+
+const TWICE: AccountError =
+    AccountError::Unauthorized("The token names an owner twice, with different roles.");
+
+/// The owners of a claim, as ids with roles; `None` if the token has no such claim.
+///
+/// The claim is an object of roles by owner, or a list of owners: `{"owner": …, "role": …}`, or the id alone, which is
+/// the role `write`.
+fn owners_claim(
+    claim: Option<&Value>,
+    owners_max: usize,
+) -> Result<Option<Vec<(String, Role)>>, AccountError> {
+    let malformed = || {
+        AccountError::Unauthorized(
+            "The claim of --jwt-owners-claim is neither an object of roles (read, write, manage) by owner, nor a list \
+             of owners.",
+        )
+    };
+    let role = |role: &Value| role.as_str().and_then(Role::named).ok_or_else(malformed);
+    let too_many = |count: usize| match count > owners_max {
+        true => Err(AccountError::Unauthorized("The token names more owners than owners_per_user_max.")),
+        false => Ok(()),
+    };
+    let named: Vec<(String, Role)> = match claim {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Object(roles)) => {
+            too_many(roles.len())?;
+            let one = |(id, given): (&String, &Value)| Ok((id.clone(), role(given)?));
+            roles.iter().map(one).collect::<Result<_, AccountError>>()?
+        }
+        Some(Value::Array(owners)) => {
+            too_many(owners.len())?;
+            let one = |one: &Value| match one {
+                Value::Object(one) => {
+                    let id = id_claim(one, "owner")?.ok_or_else(malformed)?;
+                    Ok((id, role(one.get("role").unwrap_or(&Value::Null))?))
+                }
+                id => Ok((id_text(id)?.ok_or_else(malformed)?, Role::Write)),
+            };
+            owners.iter().map(one).collect::<Result<_, AccountError>>()?
+        }
+        Some(_) => return Err(malformed()),
+    };
+    match named.iter().any(|(id, _)| id.is_empty()) {
+        true => Err(malformed()),
+        false => Ok(Some(named)),
+    }
 }
 
 /// A device claim as a device's name, which appears in responses and logs.

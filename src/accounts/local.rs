@@ -371,6 +371,7 @@ impl LocalAccounts {
         let caller = Caller {
             owner: device.owner,
             default_owner: device.owner,
+            token_owners: None,
             rights: Rights::HOME,
             device: device.id,
             device_name: device.name,

@@ -8,7 +8,7 @@
 //!   `erase`: an account goes.
 //!   `attempts`: how often one may try.
 //! - `audit`: a log line for everything that changes who may come in.
-//! - `rights`: what a caller may do with the owner of its request.
+//! - `rights`: what a caller may do with the owner of its request. `token_owners`: the owners that a provider's token names.
 //! - `invitations`: codes by which users become members of an owner.
 //! - `installations`: which copy of an app a request comes from, where it names itself.
 //! - `known`: tokens that were found good a moment ago.
@@ -34,6 +34,7 @@ mod password;
 pub mod rights;
 pub mod sightings;
 mod token_cache;
+mod token_owners;
 
 use std::sync::Arc;
 
@@ -49,6 +50,7 @@ pub use jwt::JwtAccounts;
 pub use local::{LocalAccounts, LogIn, NewToken};
 pub use local_settings::LocalSettings;
 pub use rights::{Rights, Roles};
+pub use token_owners::TokenOwners;
 
 /// The caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub struct Caller {
     pub owner: Owner,
     /// The owner of requests that name none.
     pub default_owner: Owner,
+    /// The owners that the token names, if it says which there are. Then memberships do not matter.
+    pub token_owners: Option<Arc<TokenOwners>>,
     /// What the caller may do with the owner's rows.
     pub rights: Rights,
     /// The device of the client: its installation if that names itself, otherwise its token's device.
@@ -74,7 +78,11 @@ pub struct Caller {
 impl Caller {
     /// The same caller, in a request about another owner. The rights there are not known yet.
     pub fn about(&self, owner: Owner) -> Self {
-        let rights = if owner == self.default_owner { self.rights } else { Rights::UNKNOWN };
+        let rights = match &self.token_owners {
+            Some(named) => named.rights(owner),
+            None if owner == self.default_owner => self.rights,
+            None => Rights::UNKNOWN,
+        };
         Self { owner, rights, ..self.clone() }
     }
 
@@ -116,7 +124,8 @@ impl Accounts {
                 };
                 Ok(Self::Local(Box::new(accounts)))
             }
-            AuthMode::Jwt => JwtAccounts::open(auth, clock).map(|accounts| Self::Jwt(Box::new(accounts))),
+            AuthMode::Jwt => JwtAccounts::open(auth, limits.owners_per_user_max, clock)
+                .map(|accounts| Self::Jwt(Box::new(accounts))),
         }
     }
 

@@ -36,6 +36,8 @@ pub enum Holds {
     Always,
     /// Not at all: the member was not read.
     Unknown,
+    /// Not at all: the token says which owners there are, and this is none of them.
+    Never,
 }
 
 /// Why a caller has no rights.
@@ -62,6 +64,9 @@ impl Rights {
     /// No rights, as long as nobody has read the member.
     pub const UNKNOWN: Self = Self { role: Role::Read, since: Version(0), holds: Holds::Unknown };
 
+    /// No rights, whatever the owner's members are: the token does not name the owner.
+    pub const NONE: Self = Self { role: Role::Read, since: Version(0), holds: Holds::Never };
+
     /// The rights of the operator, who sees erased owners too.
     pub const OPERATOR: Self = Self { role: Role::Manage, since: Version(0), holds: Holds::Always };
 
@@ -79,6 +84,7 @@ impl Rights {
     pub fn hold_at(&self, state: &OwnerState) -> Option<bool> {
         match self.holds {
             Holds::Always => Some(true),
+            Holds::Never => Some(false),
             _ if state.erased_at.is_some() => Some(false),
             Holds::WithToken => Some(true),
             Holds::WithMembers(at) if at == state.members_at || broken::is("role_not_read_again") => {
@@ -131,6 +137,9 @@ pub fn read_rights(roles: &Roles, caller: &Caller, txn: &mut dyn ReadTxn) -> Res
 pub fn look_up(roles: &Roles, caller: &Caller, accounts: &dyn AccountStore) -> Result<Rights, RightsError> {
     if caller.rights.is_of_token() {
         return Ok(caller.rights);
+    }
+    if caller.rights.holds == Holds::Never {
+        return Err(RightsError::NotAMember);
     }
     let Standing { members_at, is_erased, role } = accounts.standing(caller.user, caller.owner)?;
     let holds = Holds::WithMembers(members_at);

@@ -102,6 +102,7 @@ mod tests {
         Caller {
             owner,
             default_owner: owner,
+            token_owners: None,
             rights: Rights::HOME,
             device,
             device_name: "phone".into(),

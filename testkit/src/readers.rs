@@ -179,7 +179,7 @@ fn accounts() -> &'static JwtAccounts {
         let secret = Some(file.path().to_owned());
         let settings =
             AuthSettings { auth: AuthMode::Jwt, jwt_secret_file: secret, ..AuthSettings::default() };
-        JwtAccounts::open(&settings, Clock::system()).unwrap()
+        JwtAccounts::open(&settings, 100, Clock::system()).unwrap()
     })
 }
 

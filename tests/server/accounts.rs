@@ -15,7 +15,7 @@ use rollcall::clock::Clock;
 use rollcall::config::{AuthSettings, Limits, Registration, Verification};
 use rollcall::http::ApiError;
 use rollcall::mail::{Hook, HookError, Mail};
-use rollcall::model::{DeviceId, Owner, Timestamp, Version};
+use rollcall::model::{DeviceId, Owner, Role, Timestamp, Version};
 use rollcall::storage::accounts::{
     Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting, Standing, TokenHash,
     User,
@@ -180,6 +180,10 @@ impl AccountStore for Memory {
         Ok(Vec::new())
     }
 
+    fn named_owners(&self, _: &[(Owner, Role)]) -> StorageResult<Vec<Membership>> {
+        Ok(Vec::new())
+    }
+
     fn standing(&self, _: Uuid, _: Owner) -> StorageResult<Standing> {
         Ok(Standing { members_at: Version(0), is_erased: false, role: None })
     }
@@ -337,6 +341,7 @@ fn a_device_that_logs_in_is_known_by_its_token() {
     let expected = Caller {
         owner: anna.owner,
         default_owner: anna.owner,
+        token_owners: None,
         rights: Rights::HOME,
         device: token.device_id,
         device_name: "Anna's phone".into(),

@@ -14,6 +14,7 @@ mod owners;
 mod past;
 mod people;
 mod synchronise;
+mod token_owners;
 mod unwanted;
 mod values;
 

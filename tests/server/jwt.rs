@@ -12,16 +12,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use proptest::prelude::*;
-use rollcall::accounts::{AccountError, Caller, JwtAccounts, SetupError};
+use rollcall::accounts::{AccountError, Caller, JwtAccounts, Rights, SetupError};
 use rollcall::clock::{Clock, Tick};
 use rollcall::config::{AuthMode, AuthSettings};
-use rollcall::model::{DeviceId, Owner, Timestamp};
+use rollcall::model::{DeviceId, Owner, Role, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 const SECRET: &[u8] = b"a secret of more than thirty-two bytes";
 const ISSUER: &str = "https://id.example.org/";
+/// Most owners that a token may name.
+const OWNERS_MAX: usize = 4;
 const MINUTE_MS: i64 = 60_000;
 const NOW_MS: i64 = 1_700_000_000_000;
 
@@ -100,7 +102,12 @@ impl Jwt {
             move || Timestamp::from_ms(now.load(Ordering::SeqCst)),
             move || Tick::from_ms(tick.load(Ordering::SeqCst)),
         );
-        Self { accounts: JwtAccounts::open(settings, clock).unwrap(), now_ms, tick_ms, _dir: None }
+        Self {
+            accounts: JwtAccounts::open(settings, OWNERS_MAX, clock).unwrap(),
+            now_ms,
+            tick_ms,
+            _dir: None,
+        }
     }
 
     fn with_secret(change: impl FnOnce(&mut AuthSettings)) -> Self {
@@ -432,6 +439,66 @@ fn claims_go_by_the_names_that_the_settings_give() {
     let token = sign_hs(&claims(json!({"sub": null, "uid": 7, "sid": "session"})));
     assert_eq!(jwt.takes(&token).device_name, "session");
     jwt.refuses(&sign_hs(&good()));
+}
+
+/// Goal: a token has the owners of its claim, in every form of it, and no others. Method: each form, and what is none.
+#[test]
+fn a_claim_names_the_owners_with_roles() {
+    let jwt = Jwt::with_secret(|settings| settings.jwt_owners_claim = Some("owners".into()));
+    let (one, two) = (Uuid::from_u128(1 << 100), Uuid::from_u128(2 << 100));
+    let of = |owners: Value| jwt.takes(&sign_hs(&claims(json!({ "owners": owners }))));
+    let home = jwt.takes(&sign_hs(&good())).owner;
+    let roles = |caller: &Caller| {
+        let named = caller.token_owners.clone().unwrap();
+        named.roles().iter().copied().filter(|(owner, _)| *owner != home).collect::<Vec<_>>()
+    };
+    for owners in [
+        json!({ one.to_string(): "read", two.to_string(): "write" }),
+        json!([{ "owner": two, "role": "write" }, { "owner": one, "role": "read" }]),
+        json!([two, { "owner": one, "role": "read" }]),
+        json!([two, two, { "owner": one, "role": "read", "more": 1 }]),
+    ] {
+        let caller = of(owners.clone());
+        assert_eq!(roles(&caller), [(Owner(one), Role::Read), (Owner(two), Role::Write)], "{owners}");
+        assert_eq!((caller.owner, caller.rights), (home, Rights::of_token(Role::Manage)));
+        assert_eq!(caller.about(Owner(one)).rights, Rights::of_token(Role::Read));
+        assert_eq!(caller.about(Owner(Uuid::from_u128(3 << 100))).rights, Rights::NONE);
+        assert_eq!(caller.about(Owner(one)).about(home).rights, Rights::of_token(Role::Manage));
+    }
+    // An id that is no UUID names the owner that the same id in the claim of one owner names.
+    let by_name = roles(&of(json!(["team-7"])));
+    let single = Jwt::with_secret(|settings| settings.jwt_owner_claim = Some("team".into()));
+    let team = single.takes(&sign_hs(&claims(json!({ "team": "team-7" })))).owner;
+    assert_eq!(by_name, [(team, Role::Write)]);
+    // The home has the role that the claim gives it.
+    let read_only = of(json!({ "auth0|anna": "read" }));
+    assert_eq!((read_only.rights.role, roles(&read_only)), (Role::Read, vec![]));
+    assert_eq!(roles(&of(json!([]))), []);
+    for none in [json!({}), json!({ "owners": null })] {
+        assert_eq!(jwt.takes(&sign_hs(&claims(none))).token_owners, None);
+    }
+
+    for bad in [
+        json!("x"),
+        json!(7),
+        json!({ "x": "owner" }),
+        json!({ "x": null }),
+        json!({ "": "read" }),
+        json!([""]),
+        json!([null]),
+        json!([["x"]]),
+        json!([1.5]),
+        json!([{ "owner": "x" }]),
+        json!([{ "role": "read" }]),
+        json!([{ "owner": "x", "role": "admin" }]),
+        json!([{ "owner": one, "role": "read" }, one]),
+        json!([{ "owner": "x", "role": "read" }, "x"]),
+        json!(["a", "b", "c", "d", "e"]),
+    ] {
+        let reason = jwt.refuses(&sign_hs(&claims(json!({ "owners": bad }))));
+        assert!(reason.contains("owner") || reason.contains("An id"), "{bad}: {reason}");
+    }
+    of(json!(["a", "b", "c", "d"]));
 }
 
 #[test]
@@ -796,7 +863,7 @@ fn keys_of_no_use_are_left_out_and_do_no_harm() {
         let (_dir, file) = file_with(json!({ "keys": [key] }).to_string().as_bytes());
         let (place, issuer) = (file.to_str().unwrap().to_owned(), ISSUER.to_owned());
         let alone = AuthSettings { jwt_keys: Some(place), jwt_issuer: Some(issuer), ..settings() };
-        let outcome = JwtAccounts::open(&alone, Clock::system());
+        let outcome = JwtAccounts::open(&alone, OWNERS_MAX, Clock::system());
         assert!(matches!(outcome, Err(SetupError::Keys(_))), "{key}");
 
         let jwt = Jwt::with_keys(&json!({ "keys": [key, ed] }));
@@ -815,7 +882,10 @@ fn settings_that_cannot_be_right_are_refused_at_start() {
     let result = |change: &dyn Fn(&mut AuthSettings)| {
         let mut settings = settings();
         change(&mut settings);
-        JwtAccounts::open(&settings, Clock::system()).err().map(|error| error.to_string()).unwrap_or_default()
+        JwtAccounts::open(&settings, OWNERS_MAX, Clock::system())
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
     };
     let (_a, short) = file_with(b"only thirty-one bytes of secret\n");
     let (_b, secret) = file_with(b"exactly thirty-two bytes, a line\r\n");
@@ -895,7 +965,7 @@ proptest! {
             let (_dir, file) = file_with(set.to_string().as_bytes());
             let (place, issuer) = (file.to_str().unwrap().to_owned(), ISSUER.to_owned());
             let settings = AuthSettings { jwt_keys: Some(place), jwt_issuer: Some(issuer), ..settings() };
-            let _ = JwtAccounts::open(&settings, Clock::system());
+            let _ = JwtAccounts::open(&settings, OWNERS_MAX, Clock::system());
         }
     }
 }

@@ -166,6 +166,7 @@ fn caller(owner: u128, device: u128) -> Caller {
     Caller {
         owner: Owner(Uuid::from_u128(owner)),
         default_owner: Owner(Uuid::from_u128(owner)),
+        token_owners: None,
         rights: Rights::HOME,
         device: DeviceId(Uuid::from_u128(device)),
         device_name: format!("device {device}"),

@@ -83,6 +83,10 @@ pub const MEMBERSHIPS: &str = "SELECT m.owner, m.role, o.version, coalesce(o.nam
      FROM rollcall_member m LEFT JOIN rollcall_owner o ON o.owner = m.owner \
      WHERE m.owner = ANY($1) AND m.user_id = $2 AND o.erased_at IS NULL ORDER BY m.owner";
 
+/// What a list shows of owners that a token names.
+pub(super) const NAMED_OWNERS: &str = "SELECT owner, version, name, public, erased_at IS NOT NULL FROM rollcall_owner \
+     WHERE owner = ANY($1)";
+
 /// What servers of the release before go by.
 pub(super) const OF_EMAIL: &str = concat!(user!(), "WHERE email = $1");
 pub(super) const OF_TOKEN: &str =

@@ -1,12 +1,14 @@
 //! Users and devices in PostgreSQL: what belongs to one user lies together, and what finds it lies apart. The statements
 //! and the steps of several calls are in `account_rows`.
 
+use std::collections::BTreeMap;
+
 use postgres::Row;
 use postgres::types::Type;
 use uuid::Uuid;
 
 use super::account_rows::{
-    ADD_TO_LIST, DEVICE, DEVICE_TOKEN, DEVICES, MEMBERSHIPS, NOTE_SIGHTING, OF_EMAIL, OF_TOKEN,
+    ADD_TO_LIST, DEVICE, DEVICE_TOKEN, DEVICES, MEMBERSHIPS, NAMED_OWNERS, NOTE_SIGHTING, OF_EMAIL, OF_TOKEN,
     REMOVE_DEVICE, REMOVE_LIST, REMOVE_USER, REPLACE_PASSWORD, SET_PASSWORD_HASH, SIGHTINGS, TAKE_FROM_LIST,
     TOKENS, USER, USER_OF_ID, USERS, leave_erased, read_device, read_user, remove_rows, tokens,
     unlist_device,
@@ -18,7 +20,7 @@ use super::session::{Param, Purpose, Session};
 use super::{erase, mail_tokens, members};
 use crate::failure::failed;
 use rollcall_core::members::leave;
-use rollcall_core::model::{DeviceId, Owner, Timestamp, Version};
+use rollcall_core::model::{DeviceId, Owner, Role, Timestamp, Version};
 use rollcall_core::storage::StorageResult;
 use rollcall_core::storage::accounts::{
     AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, MemberChange,
@@ -328,6 +330,33 @@ impl AccountStore for Connections {
             }
             Ok(found)
         })
+    }
+
+    fn named_owners(&self, named: &[(Owner, Role)]) -> StorageResult<Vec<Membership>> {
+        let owners: Vec<Uuid> = named.iter().map(|(owner, _)| owner.0).collect();
+        let (rows, first) = self.looking_up(|session| {
+            Ok((session.query(NAMED_OWNERS, &[(&owners, Type::UUID_ARRAY)])?, first_version(session)?))
+        })?;
+        let fresh = |(owner, role): &(Owner, Role)| Membership {
+            owner: *owner,
+            role: *role,
+            name: String::new(),
+            version: first,
+            is_public: false,
+            is_home: false,
+        };
+        let mut found: BTreeMap<Owner, Membership> = named.iter().map(|one| (one.0, fresh(one))).collect();
+        for row in &rows {
+            let owner = Owner(row.try_get(0).map_err(failed)?);
+            if row.try_get(4).map_err(failed)? {
+                found.remove(&owner);
+            } else if let Some(one) = found.get_mut(&owner) {
+                one.version = Version(row.try_get::<_, i64>(1).map_err(failed)?.cast_unsigned());
+                one.name = row.try_get(2).map_err(failed)?;
+                one.is_public = row.try_get(3).map_err(failed)?;
+            }
+        }
+        Ok(found.into_values().collect())
     }
 
     fn standing(&self, user: Uuid, owner: Owner) -> StorageResult<Standing> {

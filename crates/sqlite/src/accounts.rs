@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::members;
-use rollcall_core::model::{DeviceId, Owner, Timestamp, Version};
+use rollcall_core::model::{DeviceId, Owner, Role, Timestamp, Version};
 use rollcall_core::storage::accounts::{
     Device, Erasure, KeptDevices, Seen, Sighting, Standing, TokenHash, User,
 };
@@ -75,6 +75,9 @@ const OWNERS_OF: &str = "SELECT m.owner, m.role, coalesce(o.name, ''), o.version
       EXISTS (SELECT 1 FROM rollcall_user u WHERE u.id = m.user_id AND u.owner = m.owner AND u.home)
     FROM rollcall_member m LEFT JOIN rollcall_owner o ON o.owner = m.owner
     WHERE m.user_id = ?1 AND o.erased_at IS NULL ORDER BY m.owner";
+
+const NAMED_OWNER: &str =
+    "SELECT name, version, public, erased_at IS NOT NULL FROM rollcall_owner WHERE owner = ?1";
 
 const MEMBERS_AT: &str = "SELECT members_at, erased_at IS NOT NULL FROM rollcall_owner WHERE owner = ?1";
 
@@ -294,6 +297,32 @@ pub(super) fn owners_of(conn: &Connection, user: Uuid, first: Version) -> rusqli
         })
     })?;
     owners.collect()
+}
+
+/// The owners that a token names, without those that were erased; `first` is the version of one that nothing was
+/// written for.
+pub(super) fn named_owners(
+    conn: &Connection,
+    named: &[(Owner, Role)],
+    first: Version,
+) -> rusqlite::Result<Vec<Membership>> {
+    let mut statement = conn.prepare_cached(NAMED_OWNER)?;
+    let mut found = Vec::with_capacity(named.len());
+    for (owner, role) in named {
+        let (owner, role) = (*owner, *role);
+        let of_row = |row: &Row<'_>| {
+            let version = Version(row.get::<_, i64>(1)?.cast_unsigned());
+            let name = row.get(0)?;
+            let one = Membership { owner, role, name, version, is_public: row.get(2)?, is_home: false };
+            Ok((!row.get::<_, bool>(3)?).then_some(one))
+        };
+        let fresh = || {
+            let name = String::new();
+            Some(Membership { owner, role, name, version: first, is_public: false, is_home: false })
+        };
+        found.extend(statement.query_row([owner.0.as_bytes()], of_row).optional()?.unwrap_or_else(fresh));
+    }
+    Ok(found)
 }
 
 /// The owners that a user is a member of, erased or not.
@@ -527,6 +556,7 @@ mod tests {
             REMOVE_OTHER_DEVICES,
             ADD_FIRST_MEMBER,
             OWNERS_OF,
+            NAMED_OWNER,
             MEMBERS_AT,
             MEMBER_OF,
             INVITED_TO,

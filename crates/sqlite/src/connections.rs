@@ -18,7 +18,7 @@ use super::{OpenError, OwnerJob, accounts, mail_tokens};
 use crate::failed;
 use rollcall_core::broken;
 use rollcall_core::members;
-use rollcall_core::model::{DeviceId, Owner, Timestamp};
+use rollcall_core::model::{DeviceId, Owner, Role, Timestamp};
 use rollcall_core::schema::Schema;
 use rollcall_core::storage::accounts::{
     AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting, Standing,
@@ -369,6 +369,13 @@ impl AccountStore for Connections {
         self.looking_up(|conn| {
             let first = txn::first_version(conn)?;
             accounts::owners_of(conn, user, first).map_err(failed)
+        })
+    }
+
+    fn named_owners(&self, named: &[(Owner, Role)]) -> StorageResult<Vec<Membership>> {
+        self.looking_up(|conn| {
+            let first = txn::first_version(conn)?;
+            accounts::named_owners(conn, named, first).map_err(failed)
         })
     }
 

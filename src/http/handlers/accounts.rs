@@ -202,6 +202,7 @@ fn absent(user: &User) -> Caller {
     Caller {
         owner: user.owner,
         default_owner: user.owner,
+        token_owners: None,
         rights: Rights::HOME,
         device,
         device_name: String::new(),

@@ -8,6 +8,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{ApiError, App, HandlerResult, json, off_reactor, report, with_locks};
+use crate::accounts::rights::Holds;
 use crate::accounts::{AccountError, Caller};
 use crate::broken;
 use crate::http::{Peer, query};
@@ -140,6 +141,9 @@ fn with_known_rights(app: &App, caller: Caller, scope: Scope) -> Result<Option<C
     let Some(state) = app.storage.known_state(caller.owner) else {
         if caller.rights.is_of_token() {
             return Ok(Some(caller));
+        }
+        if caller.rights.holds == Holds::Never {
+            return Err(ApiError::NotAMember);
         }
         return Ok(known.filter(|_| scope != Scope::OwnerNow).map(|rights| Caller { rights, ..caller }));
     };

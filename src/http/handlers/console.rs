@@ -231,6 +231,7 @@ fn caller(owner: Owner) -> Caller {
     Caller {
         owner,
         default_owner: owner,
+        token_owners: None,
         rights: Rights::OPERATOR,
         device: CONSOLE,
         device_name: "The console".into(),

@@ -83,21 +83,31 @@ pub(super) fn owner_body(one: &Membership) -> serde_json::Value {
     })
 }
 
-/// The user's owners by id. The one that the token names is among them even if no user of this server is its member.
+/// The user's owners by id: those of which the user is a member, or those that the token names. The home of a provider's
+/// token is among them even if no user of this server is its member.
 pub(super) fn memberships(app: &App, caller: &Caller) -> Result<Vec<Membership>, ApiError> {
-    let mut owners = app.storage.accounts().owners_of(caller.user)?;
-    let owner = caller.default_owner;
+    let (accounts, home) = (app.storage.accounts(), caller.default_owner);
+    if let Some(named) = &caller.token_owners {
+        let mut owners = accounts.named_owners(named.roles())?;
+        owners.iter_mut().for_each(|one| one.is_home = one.owner == home);
+        return Ok(owners);
+    }
+    let mut owners = accounts.owners_of(caller.user)?;
     if caller.rights.is_of_token() {
-        owners.retain(|one| one.owner != owner);
-        let caller = caller.about(owner);
-        owners.push(app.read_as(&caller, |txn, state| {
-            let (name, role) = (txn.owner_name()?, caller.rights.role);
-            let (version, is_public) = (state.version, state.is_public);
-            Ok(Membership { owner, name, role, version, is_public, is_home: true })
-        })?);
+        owners.retain(|one| one.owner != home);
+        let of_home = accounts.named_owners(&[(home, caller.rights.role)])?;
+        owners.extend(of_home.into_iter().map(|one| Membership { is_home: true, ..one }));
         owners.sort_unstable_by_key(|one| one.owner);
     }
     Ok(owners)
+}
+
+/// Refuses to make or join an owner with a token that says which owners there are: the token would not have it.
+fn check_owners_are_kept_here(caller: &Caller) -> Result<(), ApiError> {
+    match caller.token_owners {
+        None => Ok(()),
+        Some(_) => Err(ApiError::NotAllowed { reason: "The token says which owners the user has." }),
+    }
 }
 
 /// `POST /owners`: makes an owner, which the user manages.
@@ -109,6 +119,7 @@ pub async fn create(
     body: Sent,
 ) -> HandlerResult {
     let caller = caller?;
+    check_owners_are_kept_here(&caller)?;
     let named = idempotency_key(&headers)?.map(|key| owner_under(caller.user, key));
     let mut fields = Fields::read(&body?.bytes)?;
     let name = name_of(&fields.text("name")?)?;
@@ -201,9 +212,6 @@ pub async fn delete(id: String, app: Arc<App>, Peer(from): Peer, caller: Who) ->
 
 /// Whether the owner was made with the account of a user.
 fn is_home(app: &App, caller: &Caller) -> Result<bool, ApiError> {
-    if caller.rights.is_of_token() {
-        return Ok(true);
-    }
     let user = app.storage.accounts().user_of(caller.owner.0)?;
     let is_own = caller.owner == caller.default_owner;
     Ok(is_own || user.is_some_and(|user| user.is_home && user.owner == caller.owner))
@@ -403,6 +411,7 @@ pub async fn revoke(
 /// `POST /invitations/accept`: makes the user a member of the owner that the code is an invitation of.
 pub async fn accept(app: Arc<App>, Peer(from): Peer, caller: Who, body: Sent) -> HandlerResult {
     let caller = caller?;
+    check_owners_are_kept_here(&caller)?;
     let mut fields = Fields::read(&body?.bytes)?;
     let (code, name) = (fields.text("code")?, fields.optional_text("name")?);
     let name = name.map_or_else(|| Ok(String::new()), |name| name_of(&name))?;

@@ -249,6 +249,9 @@ pub trait AccountStore: Send + Sync {
     /// The owners that a user is a member of, by id, without those that were erased.
     fn owners_of(&self, user: Uuid) -> StorageResult<Vec<Membership>>;
 
+    /// The owners that a token names, by id, without those that were erased. None of them is the home.
+    fn named_owners(&self, named: &[(Owner, Role)]) -> StorageResult<Vec<Membership>>;
+
     /// What a user is to an owner, read by the connections that are kept for accounts: whoever reads rows for long keeps
     /// nobody from it. A transaction that goes by it compares [`Standing::members_at`] with its own.
     fn standing(&self, user: Uuid, owner: Owner) -> StorageResult<Standing>;
