@@ -134,14 +134,15 @@ pub enum LogFormat {
 /// Declares a struct of numeric settings once: field, flag, variable, default and help.
 macro_rules! numeric_settings {
     ($(#[$about:meta])* $name:ident, $heading:literal {
-        $($(#[doc = $help:literal])+ $field:ident: $kind:ty = $default:literal, env $env:literal;)+
+        $($(#[doc = $help:literal])+ $field:ident: $kind:ty = $default:literal, env $env:literal
+            $(, formerly $former:literal)?;)+
     }) => {
         $(#[$about])*
         #[derive(Clone, Debug, PartialEq, Eq, Args, serde::Serialize)]
         #[command(next_help_heading = $heading)]
         pub struct $name {
             $($(#[doc = $help])+
-            #[arg(long, env = $env, value_name = "N", default_value_t = $default)]
+            #[arg(long, env = $env, value_name = "N", default_value_t = $default $(, alias = $former)?)]
             pub $field: $kind,)+
         }
 
@@ -364,7 +365,8 @@ numeric_settings! {
         ///
         /// The oldest makes room: it may be of a phone that lost its network. A stream of all owners of its user takes
         /// some 150 bytes for each of them.
-        event_streams_per_user_max: usize = 32, env "ROLLCALL_EVENT_STREAMS_PER_USER_MAX";
+        event_streams_per_user_max: usize = 32, env "ROLLCALL_EVENT_STREAMS_PER_USER_MAX",
+            formerly "event-streams-per-owner-max";
         /// Send a heartbeat on an event stream every N s
         ///
         /// Keep it below the idle limits of proxies and phone networks.
@@ -932,6 +934,12 @@ mod tests {
     fn the_defaults_of_flags_and_structs_are_the_same() {
         let settings = Settings::from_flags([]).unwrap();
         assert_eq!(format!("{settings:?}"), format!("{:?}", Settings::default()));
+    }
+
+    #[test]
+    fn a_flag_of_an_earlier_release_still_works() {
+        let settings = Settings::from_flags(["--event-streams-per-owner-max".into(), "7".into()]).unwrap();
+        assert_eq!(settings.limits.event_streams_per_user_max, 7);
     }
 
     #[test]

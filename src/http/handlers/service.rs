@@ -46,6 +46,7 @@ pub async fn limits(app: Arc<App>) -> HandlerResult {
     };
     json(LimitsBody {
         limits: &app.settings.limits,
+        event_streams_per_owner_max: app.settings.limits.event_streams_per_user_max,
         sync: &app.settings.sync,
         time_precision: precision,
         auth,
@@ -57,6 +58,8 @@ pub async fn limits(app: Arc<App>) -> HandlerResult {
 struct LimitsBody<'a> {
     #[serde(flatten)]
     limits: &'a Limits,
+    /// The former name of `event_streams_per_user_max`: generated clients may need it.
+    event_streams_per_owner_max: usize,
     #[serde(flatten)]
     sync: &'a SyncSettings,
     time_precision: &'static str,
