@@ -413,6 +413,10 @@ numeric_settings! {
         invitations_per_owner_max: usize = 100, env "ROLLCALL_INVITATIONS_PER_OWNER_MAX";
         /// Let an invitation be open for at most N hours (422)
         invitation_hours_max: u32 = 720, env "ROLLCALL_INVITATION_HOURS_MAX";
+        /// Let a user make at most N invitations an hour (429)
+        ///
+        /// One invitation with many uses invites many people, so nobody needs more. Each costs two writes. 0 sets no limit.
+        invitations_per_hour: u32 = 100, env "ROLLCALL_INVITATIONS_PER_HOUR";
         /// Allow N attempts an hour of one user to accept an invitation (429)
         ///
         /// A code has 128 random bits and cannot be guessed: the limit keeps the attempts from costing much. 0 sets no limit.

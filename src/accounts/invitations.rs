@@ -17,8 +17,9 @@ const PREFIX: &str = "ri_";
 const HOUR_MS: i64 = 3_600_000;
 const MINUTE_MS: i64 = 60_000;
 
-/// Makes codes, and limits how often they are tried.
+/// Makes codes, and limits how often they are made and tried.
 pub struct Invitations {
+    made: Attempts,
     by_user: Attempts,
     by_network: Attempts,
 }
@@ -26,9 +27,22 @@ pub struct Invitations {
 impl Invitations {
     /// Nobody has tried yet.
     pub fn new(limits: &Limits, clock: &Clock) -> Self {
+        let made = Attempts::new(limits.invitations_per_hour, HOUR_MS, clock.clone());
         let by_user = Attempts::new(limits.invitation_attempts_per_hour, HOUR_MS, clock.clone());
         let by_network = Attempts::new(limits.logins_per_address_per_min, MINUTE_MS, clock.clone());
-        Self { by_user, by_network }
+        Self { made, by_user, by_network }
+    }
+
+    /// Counts an invitation that a user is about to make.
+    ///
+    /// Errors: `TooManyAttempts`.
+    pub fn make(&self, user: Uuid) -> Result<(), AccountError> {
+        self.made.take(&user)
+    }
+
+    /// Takes back one that was not made.
+    pub fn not_made(&self, user: Uuid) {
+        self.made.give_back(&user);
     }
 
     /// Counts an attempt to accept an invitation.

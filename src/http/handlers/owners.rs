@@ -368,6 +368,7 @@ pub async fn invite(id: String, app: Arc<App>, Peer(from): Peer, caller: Who, bo
         };
         let open_max = app.settings.limits.invitations_per_owner_max;
         app.with_rights(caller.clone())?;
+        app.invitations.make(caller.user)?;
         // What finds the invitation comes first: it leads nowhere if this breaks off.
         app.storage.accounts().list_invitation(&invitation.code, caller.owner, expires_at)?;
         let made =
@@ -375,6 +376,7 @@ pub async fn invite(id: String, app: Arc<App>, Peer(from): Peer, caller: Who, bo
         match made {
             Ok(removed) => unlist(&app, &removed),
             Err(refusal) => {
+                app.invitations.not_made(caller.user);
                 unlist(&app, &[invitation.code]);
                 return Err(refusal_of(refusal, "Open invitations of the owner", open_max as u64));
             }

@@ -260,3 +260,34 @@ async fn owners_members_and_invitations_are_bounded() {
         assert_eq!(answer.problem(), (422, "invalid_value".into()), "{name:?}");
     }
 }
+
+/// Goal: nobody makes invitations without end, and what is refused counts for nothing. Method: as many as a user may
+/// make, one that the owner has no room for in between, and the time that the response names.
+#[tokio::test]
+async fn a_user_makes_so_many_invitations_an_hour() {
+    let server = Server::with(|settings| {
+        settings.limits.invitations_per_hour = 3;
+        settings.limits.invitations_per_owner_max = 2;
+    });
+    let (anna, ben) = (server.device("anna", "phone"), server.device("ben", "phone"));
+    let owner = server.owner("anna").0.to_string();
+    let path = format!("/owners/{owner}/invitations");
+    let invite = |device: &Device| post(&server, device, &path, json!({ "role": "read" })).send();
+    for _ in 0..2 {
+        assert_eq!(invite(&anna).await.status, 201);
+    }
+    for _ in 0..3 {
+        assert_eq!(invite(&anna).await.problem(), (507, "quota_exceeded".into()));
+        assert_eq!(invite(&ben).await.problem(), (403, "not_a_member".into()));
+    }
+    let open = server.get(&path).of(&anna).send().await.ok();
+    let id = open["invitations"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(server.ask("DELETE", &format!("{path}/{id}")).of(&anna).send().await.status, 204);
+    assert_eq!(invite(&anna).await.status, 201);
+    let refused = refused(&server, post(&server, &anna, &path, json!({ "role": "read" })), "a fourth").await;
+    assert_eq!(refused.problem(), (429, "too_many_attempts".into()));
+    let wait_s: i64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert_eq!(wait_s, 1_200);
+    server.turn(wait_s * 1_000);
+    assert_eq!(invite(&anna).await.problem(), (507, "quota_exceeded".into()), "one may be made again");
+}
