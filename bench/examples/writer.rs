@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rollcall_core::model::{DeviceId, Owner, RowKey, Timestamp, Value, Version};
+use rollcall_core::model::{DeviceId, Owner, Role, RowKey, Timestamp, Value, Version};
 use rollcall_core::reconcile::Incoming;
 use rollcall_core::schema::Schema;
 use rollcall_core::storage::{Outcome, Storage, StorageError, StorageResult, WriteJob, WriteTxn};
@@ -69,7 +69,7 @@ fn used() -> [u64; 3] {
 fn terms(device: DeviceId) -> Terms {
     Terms {
         device,
-        may_write: true,
+        role: Role::Write,
         since: Version(0),
         received: NOW,
         now: NOW,

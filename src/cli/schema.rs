@@ -6,6 +6,7 @@ use clap::Subcommand;
 use super::Done;
 use super::database::{Database, patient_terms};
 use super::serve::read_schema;
+use crate::model::Role;
 use crate::storage::postgres::Postgres;
 use crate::storage::sqlite::Sqlite;
 
@@ -33,7 +34,14 @@ impl SchemaCommand {
         let declared = read_schema(&schema)?;
         for table in declared.tables() {
             let columns = table.columns.len();
-            println!("{}: key {}, {columns} columns, policy {}", table.name, table.key, table.policy.name());
+            let by =
+                if table.write == Role::Manage { ", written by members who manage the owner" } else { "" };
+            println!(
+                "{}: key {}, {columns} columns, policy {}{by}",
+                table.name,
+                table.key,
+                table.policy.name()
+            );
         }
         let Some(database) = database else {
             println!("{}: good", schema.display());

@@ -87,7 +87,7 @@ impl App {
         let limits = &self.settings.limits;
         Terms {
             device,
-            may_write: rights.may_write(),
+            role: rights.role,
             since: rights.seen_since(),
             received,
             now: self.clock.now(),

@@ -267,6 +267,11 @@ impl ApiError {
         Self::NotAllowed { reason: "Your role at this owner lets you read its rows, and no more." }
     }
 
+    /// The caller may not change rows of the table.
+    pub const fn may_not_write_table() -> Self {
+        Self::NotAllowed { reason: "Only members who manage the owner may change rows of this table." }
+    }
+
     /// No route has this path.
     pub const fn no_such_path() -> Self {
         Self::NotFound { what: "nothing at this path" }

@@ -12,7 +12,7 @@ use rollcall::accounts::{Accounts, LocalAccounts, LocalSettings, LogIn};
 use rollcall::clock::Clock;
 use rollcall::config::Settings;
 use rollcall::http::{App, routes, serve};
-use rollcall::model::{DeviceId, Owner, Timestamp, Version};
+use rollcall::model::{DeviceId, Owner, Role, Timestamp, Version};
 use rollcall::schema::Schema;
 use rollcall::storage::Storage;
 use rollcall::synchronise::Terms;
@@ -122,7 +122,7 @@ pub fn open(store: &Store, schema: &Arc<Schema>) -> Arc<dyn Storage> {
 pub fn terms(device: DeviceId, now: Timestamp) -> Terms {
     Terms {
         device,
-        may_write: true,
+        role: Role::Write,
         since: Version(0),
         received: now,
         now,

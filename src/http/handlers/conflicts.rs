@@ -84,6 +84,10 @@ pub async fn restore(
                 return Err(ApiError::may_not_write());
             }
             let terms = app.terms(caller.device, rights, app.clock.now());
+            let table = txn.conflict(id)?.map(|conflict| app.schema.at(conflict.table));
+            if table.is_some_and(|table| rights.role < table.write) {
+                return Err(ApiError::may_not_write_table());
+            }
             let patience = Patience::begin(due);
             let wanted = || patience.lasts(waited.is_gone());
             let restored = conflicts::restore(&wanted, txn, &app.schema, id, &terms);

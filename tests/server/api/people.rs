@@ -186,6 +186,76 @@ async fn a_reader_changes_nothing() {
     server.check_whole();
 }
 
+/// Goal: members read a table that only managers write, and change the other ones. Method: each kind of change by a writer,
+/// beside the same one of another table; then the writer becomes a manager.
+#[tokio::test]
+async fn a_table_that_only_managers_write() {
+    let schema = app::SCHEMA.replace("[table.lists]\n", "[table.lists]\nwrite = \"manage\"\n");
+    assert_ne!(schema, app::SCHEMA);
+    let server = Server::of(&schema, |_| {});
+    let (anna, ben) = (server.device("anna", "phone"), server.device("ben", "phone"));
+    let owner = server.owner("anna").0.to_string();
+    let made = json!({ "add": { "lists": [
+        { "lid": key(1), "title": "Chores" }, { "lid": key(2), "title": "Old" }
+    ] } });
+    server.sync(&anna, made).await.ok();
+    server.admit("anna", "ben", Role::Write);
+    let body = json!({
+        "add": { "lists": [{ "lid": key(3), "title": "new" }], "items": [{ "iid": key(1), "title": "x", "list": key(1) }] },
+        "update": { "lists": [{ "lid": key(1), "title": "mine" }] },
+        "delete": { "lists": [key(2)] },
+        "get": { "lists": [key(1)] },
+    });
+    let sent = async || {
+        let ask = server.ask("POST", &about("/synchronise", &owner)).of(&ben).json(&body);
+        ask.send().await.ok()
+    };
+    let report = sent().await;
+    for operation in ["add", "update", "delete"] {
+        assert_eq!(verdicts(&report, operation, "lists"), ["rejected"], "{operation}");
+        assert_eq!(report[operation]["lists"][0]["error"]["code"], "not_allowed", "{operation}");
+    }
+    assert_eq!(
+        report["update"]["lists"][0]["row"]["title"], "Chores",
+        "the present row comes with the verdict"
+    );
+    assert_eq!(verdicts(&report, "add", "items"), ["added"]);
+    assert_eq!(report["get"]["lists"][0]["title"], "Chores");
+    server.check_whole();
+    server.admit("anna", "ben", Role::Manage);
+    let report = sent().await;
+    let got = ["add", "update", "delete"].map(|operation| verdicts(&report, operation, "lists").concat());
+    assert_eq!(got, ["added", "updated", "deleted"]);
+    server.check_whole();
+}
+
+/// Goal: what lost in a table that only managers write is brought back by managers alone.
+#[tokio::test]
+async fn a_conflict_of_a_table_that_only_managers_write() {
+    let schema = app::SCHEMA.replace("[table.lists]\n", "[table.lists]\nwrite = \"manage\"\n");
+    let server = Server::of(&schema, |_| {});
+    let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    let ben = server.device("ben", "phone");
+    let owner = server.owner("anna").0.to_string();
+    server.admit("anna", "ben", Role::Write);
+    let row = |title: &str, base: &Value| json!({ "lid": key(1), "title": title, "_base": base });
+    let made =
+        server.sync(&phone, json!({ "add": { "lists": [{ "lid": key(1), "title": "a" }] } })).await.ok();
+    let base = made["add"]["lists"][0]["last_update"].clone();
+    server.turn(10);
+    server.sync(&phone, json!({ "update": { "lists": [row("b", &base)] } })).await.ok();
+    server.turn(10);
+    server.sync(&tablet, json!({ "update": { "lists": [row("c", &base)] } })).await.ok();
+    let conflicts = server.get(&about("/conflicts", &owner)).of(&ben).send().await.ok();
+    let restore = format!("/conflicts/{}/restore", conflicts["conflicts"][0]["id"].as_str().unwrap());
+    let version = server.version_of("anna");
+    let answer = ask(&server, &ben, ("POST", &restore), &owner).send().await;
+    assert_eq!(answer.problem(), (403, "not_allowed".into()));
+    assert_eq!(server.version_of("anna"), version);
+    ask(&server, &phone, ("POST", &restore), &owner).send().await.ok();
+    server.check_whole();
+}
+
 /// Goal: a role holds from the moment that it changes, whatever is kept in memory. Method: each request before and after
 /// each change, with responses from memory in between.
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What an owner's past takes: the sums that each write updates, compared with a full count.
 
+use rollcall::model::Role;
 use rollcall::purge;
 use rollcall::reconcile::{Incoming, Resolution};
 use rollcall::schema::Policy;
@@ -65,7 +66,7 @@ fn forget_sums(ground: &Ground) {
 fn terms(by: u128, now: Timestamp, past_bytes_max: u64) -> Terms {
     Terms {
         device: device(by),
-        may_write: true,
+        role: Role::Write,
         since: Version(0),
         received: now,
         now,

@@ -9,7 +9,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use super::names::{self, Taken};
 use super::{Column, ColumnMerge, Policy, Schema, Table, TableId};
-use crate::model::Precision;
+use crate::model::{Precision, Role};
 
 /// Earlier states stored of a row: enough for devices that were away during a few edits.
 const HISTORY_DEFAULT: usize = 4;
@@ -214,6 +214,7 @@ impl<'t> Reader<'t> {
             name: name.to_owned(),
             key: String::new(),
             policy: Policy::default(),
+            write: Role::Write,
             history: HISTORY_DEFAULT,
             owner_column: owner_column.to_owned(),
             columns: Vec::new(),
@@ -268,6 +269,7 @@ impl<'t> Reader<'t> {
                     }
                 }
                 "policy" => table.policy = self.policy(name, value),
+                "write" => table.write = self.role(name, "write", &[Role::Write, Role::Manage], value),
                 "history" => match whole_number(value) {
                     Some(states) if states <= HISTORY_MAX => table.history = states,
                     _ => {
@@ -294,8 +296,8 @@ impl<'t> Reader<'t> {
                     member.span(),
                     name,
                     format!(
-                        "unknown member {other:?}; a table has key, policy, history, owner_column, retired \
-                         and columns"
+                        "unknown member {other:?}; a table has key, policy, write, history, owner_column, \
+                         retired and columns"
                     ),
                 ),
             }
@@ -316,6 +318,16 @@ impl<'t> Reader<'t> {
                 Policy::default()
             }
         }
+    }
+
+    /// Reads the least role that may do something with a table: one of `roles`.
+    fn role(&mut self, name: &str, member: &str, roles: &[Role], value: &Spanned<DeValue<'t>>) -> Role {
+        let named = value.get_ref().as_str().and_then(Role::named).filter(|role| roles.contains(role));
+        named.unwrap_or_else(|| {
+            let names: Vec<_> = roles.iter().map(|role| format!("\"{}\"", role.name())).collect();
+            self.fault(value.span(), name, format!("{member}: write {}", names.join(" or ")));
+            Role::Manage
+        })
     }
 
     /// Reads one column, whose name no other column of the table may have.

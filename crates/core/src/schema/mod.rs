@@ -9,7 +9,7 @@ mod write;
 
 use std::collections::HashMap;
 
-use crate::model::{Precision, Timestamp, Value};
+use crate::model::{Precision, Role, Timestamp, Value};
 
 pub use declare::{Fault, SchemaError};
 pub use json::{JsonFault, canonical_json};
@@ -48,6 +48,8 @@ pub struct Table {
     pub key: String,
     /// Which side wins a true conflict.
     pub policy: Policy,
+    /// The least role whose members may change rows.
+    pub write: Role,
     /// How many earlier states of a row are stored, to find the common ancestor of a conflict.
     pub history: usize,
     /// The SQL column with the owner of a row; never on the wire.

@@ -6,7 +6,7 @@ use super::{Batch, Refusal, Terms};
 use crate::broken;
 use crate::digest::Digest;
 use crate::model::{RowKey, Version};
-use crate::schema::TableId;
+use crate::schema::{Schema, TableId};
 use crate::storage::{DeleteWindow, StorageResult, WriteTxn};
 
 /// What a batch would delete, and what its device has deleted recently.
@@ -31,6 +31,7 @@ impl Deletions {
     /// Counts the deletions. A batch that deletes no live row needs no lookup.
     pub fn count(
         txn: &mut dyn WriteTxn,
+        schema: &Schema,
         held: &[Digest],
         batch: &Batch,
         rows: &WorkingSet,
@@ -38,7 +39,7 @@ impl Deletions {
     ) -> StorageResult<Self> {
         let mut sets = Vec::new();
         // What is rejected deletes nothing.
-        for (table, set) in batch.delete.iter().filter(|_| terms.may_write) {
+        for (table, set) in batch.delete.iter().filter(|(table, _)| terms.role >= schema.at(*table).write) {
             let mut keys: Vec<RowKey> = set.iter().map(|incoming| incoming.key).collect();
             keys.sort_unstable();
             keys.dedup();

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::broken;
 use crate::changes::{self, Expired, Feed};
 use crate::digest::Digest;
-use crate::model::{DeviceId, RowKey, Stored, Timestamp, Value, Version};
+use crate::model::{DeviceId, Role, RowKey, Stored, Timestamp, Value, Version};
 use crate::reconcile::{Context, NetChange, Operation, Rejection, Skew, Verdict};
 use crate::schema::{Schema, TableId};
 use crate::storage::{OwnerState, StorageError, WriteTxn};
@@ -43,8 +43,8 @@ use working_set::WorkingSet;
 pub struct Terms {
     /// Who sends it.
     pub device: DeviceId,
-    /// Whether the sender may change rows. If not, each row that it sends is rejected.
-    pub may_write: bool,
+    /// The sender's role. Each row of a table that it may not write is rejected.
+    pub role: Role,
     /// A base from before that version has expired for the sender; 0 if there is none such.
     pub since: Version,
     /// The server's time when the request arrived. Time that the request waited afterwards does not count as
@@ -266,10 +266,10 @@ pub fn run_while(
     let mut budget = Budget::new(terms.batch_bytes_max, wanted);
     let mut rows = WorkingSet::load(txn, schema, batch, &mut budget)?;
     let mut digests = txn.digests()?;
-    let mut deletions = Deletions::count(txn, &digests, batch, &rows, terms)?;
+    let mut deletions = Deletions::count(txn, schema, &digests, batch, &rows, terms)?;
     deletions.guard(batch.confirm_deletes, terms.mass_delete_rows)?;
     // Every row is settled in memory first, so a refusal needs no write to be undone.
-    let settler = Settler::new(txn, schema, (context, terms.may_write), clock, &mut rows, &mut budget);
+    let settler = Settler::new(txn, schema, (context, terms.role), clock, &mut rows, &mut budget);
     let (Settled { mut add, mut update, mut delete, rejected }, losses) = settle(settler, batch)?;
     // The rows of the response are weighed before anything is written.
     response_rows::put_rows(batch, [&mut add, &mut update, &mut delete], &rows, &mut budget)?;

@@ -8,7 +8,7 @@ use super::references::{self, Referrers};
 use super::working_set::WorkingSet;
 use super::{Refusal, RowResult, Set, TableResults};
 use crate::broken;
-use crate::model::{EarlierState, RowKey, Stored, Timestamp};
+use crate::model::{EarlierState, Role, RowKey, Stored, Timestamp};
 use crate::reconcile::{
     Context, Decision, Incoming, Operation, Rejection, RejectionCode, RowHistory, Skew, Verdict,
     needs_history, settle, union_bytes,
@@ -35,7 +35,7 @@ pub(super) struct Settler<'a, 'b> {
     txn: &'a mut dyn WriteTxn,
     schema: &'a Schema,
     context: Context,
-    may_write: bool,
+    role: Role,
     clock: DeviceClock,
     rows: &'a mut WorkingSet,
     budget: &'a mut Budget<'b>,
@@ -59,7 +59,7 @@ impl<'a, 'b> Settler<'a, 'b> {
     pub fn new(
         txn: &'a mut dyn WriteTxn,
         schema: &'a Schema,
-        (context, may_write): (Context, bool),
+        (context, role): (Context, Role),
         clock: DeviceClock,
         rows: &'a mut WorkingSet,
         budget: &'a mut Budget<'b>,
@@ -68,7 +68,7 @@ impl<'a, 'b> Settler<'a, 'b> {
             txn,
             schema,
             context,
-            may_write,
+            role,
             clock,
             rows,
             budget,
@@ -111,10 +111,15 @@ impl<'a, 'b> Settler<'a, 'b> {
 
     /// Settles `delete`: tables that refer to others first.
     pub fn deletes(&mut self, sets: &[Set]) -> Result<Vec<TableResults>, Refusal> {
-        let is_parent = |table: TableId| self.schema.referrers(table).next().is_some();
-        if self.may_write && sets.iter().any(|(table, set)| !set.is_empty() && is_parent(*table)) {
+        let is_parent = |(table, set): &&Set| {
+            !set.is_empty()
+                && self.not_allowed(*table).is_none()
+                && self.schema.referrers(*table).next().is_some()
+        };
+        let parents: Vec<&Set> = sets.iter().filter(is_parent).collect();
+        if !parents.is_empty() {
             let mut referrers = Referrers::of(self.schema, self.rows);
-            for (table, set) in sets.iter().filter(|(table, _)| is_parent(*table)) {
+            for (table, set) in parents {
                 let keys: BTreeSet<RowKey> = set.iter().map(|incoming| incoming.key).collect();
                 let keys: Vec<RowKey> =
                     keys.into_iter().filter(|key| self.rows.is_live(*table, *key)).collect();
@@ -214,7 +219,7 @@ impl<'a, 'b> Settler<'a, 'b> {
         incoming: &Incoming,
     ) -> Result<RowResult, Refusal> {
         self.budget.check()?;
-        if let Some(rejection) = self.not_allowed() {
+        if let Some(rejection) = self.not_allowed(table) {
             return self.tell(table, incoming.clone(), Rc::default(), Err(rejection), false);
         }
         let corrected = self.corrected(incoming);
@@ -234,7 +239,7 @@ impl<'a, 'b> Settler<'a, 'b> {
 
     fn delete(&mut self, table: TableId, incoming: &Incoming) -> Result<RowResult, Refusal> {
         self.budget.check()?;
-        if let Some(rejection) = self.not_allowed() {
+        if let Some(rejection) = self.not_allowed(table) {
             return self.tell(table, incoming.clone(), Rc::default(), Err(rejection), true);
         }
         let mut corrected = self.corrected(incoming);
@@ -259,12 +264,20 @@ impl<'a, 'b> Settler<'a, 'b> {
     }
 
     /// Why the sender may not change the table, if it may not.
-    fn not_allowed(&self) -> Option<Rejection> {
-        let is_allowed = self.may_write || broken::is("reader_writes");
+    fn not_allowed(&self, table: TableId) -> Option<Rejection> {
+        let table = self.schema.at(table);
+        let is_allowed = self.role >= table.write
+            || broken::is("reader_writes")
+            || (self.role >= Role::Write && broken::is("table_rights_unchecked"));
         (!is_allowed).then(|| Rejection {
             code: RejectionCode::NotAllowed,
             column: None,
-            detail: "your role at this owner does not include changes of its rows".into(),
+            detail: match table.write {
+                Role::Manage => {
+                    format!("only members who manage the owner may change rows of {}", table.name)
+                }
+                _ => "your role at this owner does not include changes of its rows".into(),
+            },
         })
     }
 
