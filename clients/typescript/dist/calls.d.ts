@@ -85,6 +85,8 @@ export declare const tookTooLong: (error: unknown) => error is RollcallError;
 /** How a client reaches its server. */
 export interface Wire {
     readonly url: string;
+    /** The owner of the rows, whom requests name; null for the owner that was made with the account. */
+    readonly owner: string | null;
     readonly fetch: typeof globalThis.fetch;
     readonly patience: Patience;
     /** Returns a token other than `refused`, which the server refused. Null if there is none. */
@@ -105,6 +107,7 @@ export interface Wire {
     listening(): boolean;
     online(online: boolean): void;
 }
+export declare const readJson: (text: string) => Json | undefined;
 /**
  * Sends one request, once. Returns a response whose body has been read or, for `stream`, a successful one whose body
  * has not. Fails with `offline` if no response comes, or with `aborted`.
@@ -114,6 +117,8 @@ export declare function send(wire: Wire, method: string, path: string, token: st
 }>;
 /** Makes an error of a response that is a problem document, or of a proxy's error page. */
 export declare function problemOf(status: number, header: (name: string) => string | null, body: Json | undefined): RollcallError;
+/** The path of a request about the rows of the client's owner. */
+export declare const about: ({ owner }: Wire, path: string) => string;
 /** The requests of one sync. */
 export declare class Calls {
     private readonly wire;

@@ -13,7 +13,7 @@ const LOCK_WAIT_S = 10;
 const RETRIED = [408, 429, 500, 502, 503, 504];
 let requests = 0;
 const bytes = (text) => (text ? new TextEncoder().encode(text).length : 0);
-const readJson = (text) => {
+export const readJson = (text) => {
     try {
         return text ? JSON.parse(text) : undefined;
     }
@@ -93,6 +93,7 @@ const catchOffline = (work) => work().catch((error) => {
         return error;
     throw error;
 });
+export const about = ({ owner }, path) => owner === null || /[?&]owner=/.test(path) ? path : `${path}${path.includes("?") ? "&" : "?"}owner=${owner}`;
 export class Calls {
     constructor(wire, signal, progress) {
         this.wire = wire;
@@ -182,7 +183,7 @@ export class Calls {
             const me = await this.read("GET", "/me", undefined, { unbound: true, ...(token === undefined ? {} : { token }) });
             if (typeof me.user !== "string" || typeof me.owner !== "string")
                 throw garbled("GET /me");
-            return me;
+            return { user: me.user, owner: this.wire.owner ?? me.owner };
         }
         catch (error) {
             if (error instanceof RollcallError && (error.status === 404 || error.status === 405))
@@ -200,11 +201,11 @@ export class Calls {
             return {};
         }
         const headers = { "Sync-For": boundTo(me) };
-        await this.wire.bind(me, async () => (await this.read("GET", "/digests", () => ({ headers }), { unbound: true })).seed);
+        await this.wire.bind(me, async () => (await this.read("GET", about(this.wire, "/digests"), () => ({ headers }), { unbound: true })).seed);
         return (await this.wire.identity()) ?? {};
     }
     digests() {
-        return this.read("GET", "/digests");
+        return this.read("GET", about(this.wire, "/digests"));
     }
     async fetch(declared, known) {
         let path = `/fetch?tables=${declared.map(({ name }) => name).join(",")}`;
@@ -214,7 +215,7 @@ export class Calls {
             const headers = { Prefer: `wait=${LOCK_WAIT_S}` };
             if (known && !first)
                 headers["If-None-Match"] = known;
-            const { status, header, body } = await this.call("GET", path, () => ({ headers }));
+            const { status, header, body } = await this.call("GET", about(this.wire, path), () => ({ headers }));
             this.holding = true;
             const version = Number(header("sync-version") ?? NaN);
             if (!Number.isSafeInteger(version))
@@ -237,7 +238,7 @@ export class Calls {
         }
     }
     async synchronise(key, fence, divisible, body) {
-        const response = await this.read("POST", "/synchronise", (failed) => {
+        const response = await this.read("POST", about(this.wire, "/synchronise"), (failed) => {
             const headers = { Prefer: `wait=${LOCK_WAIT_S}`, "Idempotency-Key": key };
             if (fence && failed === 0)
                 headers["Sync-Lock"] = fence;
@@ -249,7 +250,7 @@ export class Calls {
     }
     async changes(since, next) {
         const query = next !== undefined ? `?next=${encodeURIComponent(next)}` : since !== null ? `?since=${since}` : "";
-        const page = await this.read("GET", `/changes${query}`);
+        const page = await this.read("GET", about(this.wire, `/changes${query}`));
         if (!Number.isSafeInteger(page.version))
             throw garbled("GET /changes");
         return page;
@@ -259,7 +260,7 @@ export class Calls {
             return;
         try {
             const headers = (await this.wire.identity()) ?? {};
-            await send(this.wire, "DELETE", "/lock", await this.wire.token(null), { headers }, undefined);
+            await send(this.wire, "DELETE", about(this.wire, "/lock"), await this.wire.token(null), { headers }, undefined);
         }
         catch {
         }

@@ -1,12 +1,15 @@
-import { Calls } from "./calls.js";
+import { about, Calls } from "./calls.js";
 import { keyOf, put, remove, revert, settle } from "./edits.js";
 import { RollcallError } from "./error.js";
 import { adopt, bind, headersOf, otherUser } from "./identity.js";
 import { declare, Held, shown } from "./held.js";
-import { newKey } from "./key.js";
+import { newKey, readKey } from "./key.js";
 import { Live } from "./live.js";
+import * as requests from "./owners.js";
+import { partOf } from "./part.js";
 import { SyncRun } from "./sync.js";
 import { inTurn, openChannel, pause } from "./turn.js";
+const COPY = ["cursor", "epoch", "known", "seed", "digests", "outstanding", "etag", "feed", "feeds", "edits"];
 class Listeners {
     constructor() {
         this.all = new Set();
@@ -26,12 +29,17 @@ class Listeners {
 }
 export async function openClient(options) {
     const client = new StoreClient(options);
-    await client.pending();
+    await client.reopen();
     return client;
 }
 class StoreClient {
-    constructor(options) {
+    constructor(options, account = null, owned = null) {
         this.options = options;
+        this.account = account;
+        this.owned = owned;
+        this.home = null;
+        this.opened = new Map();
+        this.noted = Promise.resolve();
         this.closing = new AbortController();
         this.changes = new Listeners();
         this.traffic = new Listeners();
@@ -39,26 +47,29 @@ class StoreClient {
         this.lives = new Set();
         this.status = { lock: null, online: null, live: "off", lastSync: null, lastError: null };
         this.syncs = new Set();
+        this.follow = null;
         this.isNotifying = false;
+        this.store = partOf(options.store, owned);
         this.tables = options.tables;
         this.declared = declare(options.tables);
         this.now = options.now ?? Date.now;
-        this.channel = openChannel(options.store, (tables) => this.notifyChange(tables));
+        this.channel = openChannel(this.store, (tables) => this.notifyChange(tables));
         const patience = {
             ...{ attemptsMax: 6, lockWaitMaxMs: 120000, requestMaxMs: 60000, pause, random: Math.random },
             ...options.patience,
         };
         this.wire = {
             url: options.url.replace(/\/+$/, ""),
+            owner: owned,
             fetch: options.fetch ?? ((...args) => globalThis.fetch(...args)),
             patience,
-            token: (refused) => this.token(refused),
+            token: (refused) => (account ?? this).token(refused),
             identity: () => this.read(headersOf),
             olderUntil: 0,
             bind: (me, seed) => this.bind(me, seed),
             adopt: (sent, assigned) => this.write((held) => adopt(held, sent, assigned)),
-            traffic: (traffic) => this.traffic.notify(traffic),
-            listening: () => !this.traffic.isEmpty,
+            traffic: (traffic) => (account ?? this).traffic.notify(traffic),
+            listening: () => !(account ?? this).traffic.isEmpty,
             online: (online) => this.updateStatus({ online }),
         };
         this.conflicts = {
@@ -67,9 +78,24 @@ class StoreClient {
             resolve: (id, as) => this.resolve(id, as),
             history: async (query = {}) => {
                 const parameters = Object.entries(query).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
-                return (await this.call("GET", `/conflicts?${parameters.join("&")}`));
+                return (await this.call("GET", about(this.wire, `/conflicts?${parameters.join("&")}`)));
             },
-            restore: (id) => this.call("POST", `/conflicts/${encodeURIComponent(id)}/restore`),
+            restore: (id) => this.call("POST", about(this.wire, `/conflicts/${encodeURIComponent(id)}/restore`)),
+        };
+        this.owners = {
+            list: async () => {
+                const known = await this.read((held) => held.recall("owners"));
+                try {
+                    return (await this.listOwners(known)).owners;
+                }
+                catch (error) {
+                    if (known && error instanceof RollcallError && error.code === "offline")
+                        return known.owners;
+                    throw error;
+                }
+            },
+            make: (name) => requests.makeOwner(this.calls(), name),
+            accept: (code, name) => requests.acceptInvitation(this.calls(), code, name),
         };
     }
     table(name) {
@@ -144,10 +170,10 @@ class StoreClient {
         };
     }
     read(work) {
-        return Held.read(this.options.store, this.declared, work);
+        return Held.read(this.store, this.declared, work);
     }
     async write(work) {
-        const [result, touched] = await Held.write(this.options.store, this.declared, work);
+        const [result, touched] = await Held.write(this.store, this.declared, work);
         if (touched.size)
             this.rowsChanged(touched);
         return result;
@@ -180,28 +206,34 @@ class StoreClient {
             signal?.addEventListener("abort", abort);
         }
         const context = {
-            ...{ store: this.options.store, tables: this.declared, wire: this.wire, now: this.now },
+            ...{ store: this.store, tables: this.declared, wire: this.wire, now: this.now },
             rowsChanged: (tables) => this.rowsChanged(tables),
             conflictsFound: (conflicts) => this.onConflicts(conflicts),
         };
-        const work = inTurn(this.options.store, control.signal, async () => {
+        const work = inTurn(this.store, control.signal, async () => {
             const [synced, waiting] = await this.read(async (held) => [await held.recall("synced"), (await held.waiting()).length]);
             if (synced && synced.began > called && synced.way === way && !waiting)
                 return synced.report;
             const began = this.now();
             const report = await new SyncRun(context, { ...options, signal: control.signal, way }).run();
-            await this.write((held) => held.remember("synced", { began, at: this.now(), report, way }));
+            await this.write(async (held) => {
+                await held.remember("synced", { began, at: this.now(), report, way });
+                await held.remember("away", undefined);
+            });
             return report;
         });
         this.syncs.add(work);
         this.updateStatus({});
         try {
             const report = await work;
+            await this.syncOwners({ ...options, signal: control.signal });
             this.updateStatus({ lastSync: { at: this.now(), report }, lastError: null });
             return report;
         }
         catch (error) {
             const { code, message } = error instanceof RollcallError ? error : { code: "internal", message: String(error) };
+            if (code === "not_a_member")
+                await this.lost();
             this.updateStatus({ lastError: { at: this.now(), code, message } });
             throw error;
         }
@@ -232,11 +264,26 @@ class StoreClient {
             return tables && { as_of: (await held.recall("cursor")) ?? null, tables };
         });
     }
+    isBehind(version) {
+        return this.read(async (held) => (await held.recall("cursor")) !== version || (await held.waiting()).length > 0);
+    }
     live(options = {}) {
+        const own = this.liveHere(options);
+        const others = [...this.opened.values()].map((client) => client.live(options));
+        this.follow = (client) => others.push(client.live(options));
+        return {
+            stop: () => {
+                this.follow = null;
+                for (const live of [own, ...others])
+                    live.stop();
+            },
+        };
+    }
+    liveHere(options) {
         const context = {
-            ...{ store: this.options.store, wire: this.wire },
+            ...{ store: this.store, wire: this.wire },
             sync: () => this.sync(),
-            isBehind: (version) => this.read(async (held) => (await held.recall("cursor")) !== version || (await held.waiting()).length > 0),
+            isBehind: (version) => this.isBehind(version),
             retryInMs: () => this.read(async (held) => {
                 const times = (await held.waiting()).flatMap(({ rejected }) => (rejected?.retryAt === undefined ? [] : [rejected.retryAt - this.now()]));
                 return times.length ? Math.max(Math.min(...times), 0) : null;
@@ -276,6 +323,132 @@ class StoreClient {
         for (const conflict of conflicts)
             await this.resolve(conflict.id, (await onConflict(conflict)) ?? "theirs");
     }
+    async reopen() {
+        const [opened, bound] = await this.read(async (held) => [(await held.recall("opened")) ?? [], await held.recall("bound")]);
+        for (const id of opened)
+            this.opened.set(id, new StoreClient(this.options, this, id));
+        this.home = bound?.split(".")[1] ?? null;
+    }
+    owner(id) {
+        if (this.account)
+            return this.account.owner(id);
+        const owner = readKey(id);
+        if (owner === null)
+            throw new RollcallError("bad_owner", `${JSON.stringify(id)} is not the id of an owner`);
+        const known = owner === this.home ? this : this.opened.get(owner);
+        if (known)
+            return known;
+        const client = new StoreClient(this.options, this, owner);
+        this.opened.set(owner, client);
+        this.noted = this.noteOpened();
+        this.noted.catch(() => { });
+        this.follow?.(client);
+        return client;
+    }
+    noteOpened() {
+        return this.write((held) => held.remember("opened", [...this.opened.keys()]));
+    }
+    get id() {
+        return this.owned ?? this.home ?? "";
+    }
+    calls() {
+        return new Calls((this.account ?? this).wire, this.closing.signal, () => { });
+    }
+    async listOwners(known) {
+        const found = await requests.listOwners(this.calls(), known);
+        if (found !== known)
+            await this.write((held) => held.remember("owners", found));
+        return found;
+    }
+    async syncOwners(options) {
+        await this.noted;
+        if (!this.opened.size)
+            return;
+        const { owners } = await this.listOwners(await this.read((held) => held.recall("owners")));
+        const versions = new Map(owners.map(({ owner, version }) => [owner, version]));
+        for (const [id, client] of this.opened) {
+            const version = versions.get(id);
+            const isDue = version === undefined ? !(await client.isAway()) : await client.isBehind(version);
+            if (isDue)
+                await client.sync({ ...options, signal: options.signal }).catch(() => { });
+        }
+    }
+    isAway() {
+        return this.read(async (held) => (await held.recall("away")) ?? false);
+    }
+    async lost() {
+        const { account } = this;
+        if (!account)
+            return;
+        const { owners } = await account.listOwners(await account.read((held) => held.recall("owners")));
+        await this.write(async (held) => {
+            await held.remember("away", true);
+            if (requests.epochOf(owners) > ((await held.recall("epoch")) ?? 0) || owners.some(({ owner }) => owner === this.owned))
+                return;
+            const rows = [];
+            for (const table of this.declared.values()) {
+                for (const stored of await held.all(table.name)) {
+                    if (stored.state !== "clean")
+                        rows.push({ table: table.name, key: stored.key, state: stored.state, row: shown(table, stored.key, stored.row) });
+                    await held.replace(stored, null);
+                }
+            }
+            const earlier = (await held.recall("left"))?.rows ?? [];
+            await held.remember("left", { at: this.now(), rows: [...earlier, ...rows] });
+            for (const name of COPY)
+                await held.remember(name, undefined);
+        });
+    }
+    left() {
+        return this.read(async (held) => (await held.recall("left")) ?? null);
+    }
+    async forget() {
+        const { account, owned } = this;
+        if (!account || owned === null)
+            throw new RollcallError("own_owner", "the rows of the account itself stay on the device: wipe the store");
+        for (const live of this.lives)
+            live.stop();
+        await inTurn(this.store, undefined, () => this.write(async (held) => {
+            for (const name of this.declared.keys())
+                for (const stored of await held.all(name))
+                    await held.replace(stored, null);
+            for (const name of [...COPY, "left", "away", "conflicts", "synced"])
+                await held.remember(name, undefined);
+        }));
+        account.opened.delete(owned);
+        await account.noteOpened();
+    }
+    async ownerId() {
+        if (!this.id)
+            await this.calls().identity();
+        if (!this.id)
+            throw new RollcallError("no_owners", "the server is of a release without owners");
+        return this.id;
+    }
+    rename(name) {
+        return this.ownerId().then((owner) => requests.renameOwner(this.calls(), owner, name));
+    }
+    delete() {
+        return this.ownerId().then((owner) => requests.deleteOwner(this.calls(), owner));
+    }
+    members() {
+        return this.ownerId().then((owner) => requests.listMembers(this.calls(), owner));
+    }
+    setRole(user, role) {
+        return this.ownerId().then((owner) => requests.setRole(this.calls(), owner, user, role));
+    }
+    removeMember(user) {
+        return this.ownerId().then((owner) => requests.removeMember(this.calls(), owner, user));
+    }
+    invite(invitation) {
+        return this.ownerId().then((owner) => requests.invite(this.calls(), owner, invitation));
+    }
+    invitations() {
+        return this.ownerId().then((owner) => requests.listInvitations(this.calls(), owner));
+    }
+    revoke(invitation) {
+        return this.ownerId().then((owner) => requests.revokeInvitation(this.calls(), owner, invitation));
+    }
     async call(method, path, body) {
         const response = await new Calls(this.wire, this.closing.signal, () => { }).call(method, path, () => ({ body }));
         return response.body ?? null;
@@ -296,13 +469,15 @@ class StoreClient {
         return this.inLoginTurn(async () => (await storedToken()) ?? this.requestToken(login));
     }
     inLoginTurn(work) {
-        return inTurn(this.options.store, this.closing.signal, work, "login");
+        return inTurn(this.store, this.closing.signal, work, "login");
     }
     async bind(me, seed) {
         const [known, email] = await this.read(async (held) => [await held.recall("seed"), await held.recall("email")]);
         if (known !== undefined && email === undefined && (await seed()) !== known)
             throw otherUser("another user");
         await this.write((held) => bind(held, me));
+        if (!this.account)
+            this.home = me.owner;
     }
     async logIn(login) {
         await this.inLoginTurn(() => this.requestToken(login));
@@ -328,7 +503,7 @@ class StoreClient {
         try {
             await this.write(async (held) => {
                 if (me)
-                    await bind(held, me);
+                    await bind(held, me), (this.home = me.owner);
                 await held.remember("email", email);
                 await held.remember("device_id", session.device_id);
                 await held.remember("token", session.token);
@@ -347,8 +522,10 @@ class StoreClient {
             await this.wipe();
     }
     async wipe() {
-        await inTurn(this.options.store, undefined, () => this.options.store.wipe());
-        this.rowsChanged(new Set(this.declared.keys()));
+        await inTurn(this.store, undefined, () => this.store.wipe());
+        for (const client of [this, ...this.opened.values()])
+            client.rowsChanged(new Set(this.declared.keys()));
+        this.opened.clear();
     }
     async close() {
         this.closing.abort();
@@ -356,8 +533,11 @@ class StoreClient {
             live.stop();
         this.lives.clear();
         this.channel.close();
-        await Promise.allSettled(this.syncs);
-        await this.options.store.close();
+        await Promise.allSettled([...this.syncs, this.noted]);
+        for (const client of this.opened.values())
+            await client.close();
+        if (!this.account)
+            await this.store.close();
     }
     onTraffic(listener) {
         return this.traffic.add(listener);

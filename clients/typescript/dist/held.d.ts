@@ -2,7 +2,8 @@ import type { VerdictItem } from "./calls.js";
 import { type Local } from "./decide.js";
 import type { Problem } from "./error.js";
 import type { Installation } from "./identity.js";
-import type { Conflict, Digest, Json, Rejection, Row, Store, StoredRow, SyncReport, TableSpec, Tables, Way } from "./types.js";
+import type { OwnerList } from "./owners.js";
+import type { Conflict, Digest, Json, Left, Rejection, Row, Store, StoredRow, SyncReport, TableSpec, Tables, Way } from "./types.js";
 /** A declared table, ready for use. */
 export interface Declared {
     readonly name: string;
@@ -79,6 +80,12 @@ export interface Meta {
         report: SyncReport;
         way: Way;
     };
+    /** The other owners whose rows are on this device. */
+    opened: string[];
+    owners: OwnerList;
+    left: Left;
+    /** Whether the user is no member of the owner, as far as this device knows. */
+    away: boolean;
     turn: {
         holder: string;
         until: number;

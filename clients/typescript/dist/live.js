@@ -1,4 +1,4 @@
-import { Calls, problemOf, send } from "./calls.js";
+import { about, Calls, problemOf, readJson, send } from "./calls.js";
 import { RollcallError } from "./error.js";
 import { pause, webLocks } from "./turn.js";
 const SILENCE_MAX_MS = 40000;
@@ -6,7 +6,7 @@ const BACKOFF_FIRST_MS = 500;
 const BACKOFF_MAX_MS = 60000;
 const RETRY_MIN_MS = 100;
 const RETRY_MAX_MS = 2 ** 31 - 1;
-const FINAL = ["unauthorized", "forbidden", "not_logged_in", "other_user", "mass_delete", "aborted"];
+const FINAL = ["unauthorized", "forbidden", "not_logged_in", "not_a_member", "other_user", "mass_delete", "aborted"];
 export class Live {
     constructor(client, options) {
         this.client = client;
@@ -117,13 +117,16 @@ export class Live {
         try {
             const identity = await new Calls(wire, control.signal, () => { }).identity();
             const headers = { Accept: "text/event-stream", ...identity };
-            const response = await send(wire, "GET", "/events", token, { headers }, control.signal, true);
+            const response = await send(wire, "GET", about(wire, "/events"), token, { headers }, control.signal, true);
             if (response.status === 404 || (response.ok && !response.body))
                 return false;
             if (!response.ok) {
                 if (response.status === 401)
                     await wire.token(token);
-                throw problemOf(response.status, (name) => response.headers.get(name), undefined);
+                const problem = problemOf(response.status, (name) => response.headers.get(name), readJson(await response.text()));
+                if (problem.code === "not_a_member")
+                    this.schedule(0);
+                throw problem;
             }
             this.client.setState("listening");
             this.schedule(0);

@@ -87,6 +87,8 @@ export const tookTooLong = (error: unknown): error is RollcallError =>
 /** How a client reaches its server. */
 export interface Wire {
   readonly url: string;
+  /** The owner of the rows, whom requests name; null for the owner that was made with the account. */
+  readonly owner: string | null;
   readonly fetch: typeof globalThis.fetch;
   readonly patience: Patience;
   /** Returns a token other than `refused`, which the server refused. Null if there is none. */
@@ -114,7 +116,7 @@ const RETRIED = [408, 429, 500, 502, 503, 504];
 
 let requests = 0;
 const bytes = (text: string | undefined) => (text ? new TextEncoder().encode(text).length : 0);
-const readJson = (text: string): Json | undefined => {
+export const readJson = (text: string): Json | undefined => {
   try {
     return text ? (JSON.parse(text) as Json) : undefined;
   } catch {
@@ -205,6 +207,10 @@ const catchOffline = <R>(work: () => Promise<R>): Promise<R | RollcallError> =>
     if (error instanceof RollcallError && error.code === "offline") return error;
     throw error;
   });
+
+/** The path of a request about the rows of the client's owner. */
+export const about = ({ owner }: Wire, path: string): string =>
+  owner === null || /[?&]owner=/.test(path) ? path : `${path}${path.includes("?") ? "&" : "?"}owner=${owner}`;
 
 /** The requests of one sync. */
 export class Calls {
@@ -299,7 +305,7 @@ export class Calls {
     try {
       const me = await this.read<Me>("GET", "/me", undefined, { unbound: true, ...(token === undefined ? {} : { token }) });
       if (typeof me.user !== "string" || typeof me.owner !== "string") throw garbled("GET /me");
-      return me;
+      return { user: me.user, owner: this.wire.owner ?? me.owner };
     } catch (error) {
       if (error instanceof RollcallError && (error.status === 404 || error.status === 405)) return null;
       throw error;
@@ -317,12 +323,12 @@ export class Calls {
     }
     // The token may have changed since `me`. `Sync-For` makes sure that the seed is that of the same owner.
     const headers = { "Sync-For": boundTo(me) };
-    await this.wire.bind(me, async () => (await this.read<{ seed: string }>("GET", "/digests", () => ({ headers }), { unbound: true })).seed);
+    await this.wire.bind(me, async () => (await this.read<{ seed: string }>("GET", about(this.wire, "/digests"), () => ({ headers }), { unbound: true })).seed);
     return (await this.wire.identity()) ?? {};
   }
 
   digests(): Promise<{ seed: string } & Digests> {
-    return this.read("GET", "/digests");
+    return this.read("GET", about(this.wire, "/digests"));
   }
 
   /** Fetches all pages of the manifest, under the lock. After the error `version_moved` the caller begins again. */
@@ -334,7 +340,7 @@ export class Calls {
       const headers: { [name: string]: string } = { Prefer: `wait=${LOCK_WAIT_S}` };
       // A 304 for the first page means that all pages are unchanged.
       if (known && !first) headers["If-None-Match"] = known;
-      const { status, header, body } = await this.call("GET", path, () => ({ headers }));
+      const { status, header, body } = await this.call("GET", about(this.wire, path), () => ({ headers }));
       this.holding = true;
       const version = Number(header("sync-version") ?? NaN);
       if (!Number.isSafeInteger(version)) throw garbled("GET /fetch");
@@ -359,7 +365,7 @@ export class Calls {
    * a smaller request instead of a repeat.
    */
   async synchronise(key: string, fence: string | null, divisible: boolean, body: () => Json): Promise<SyncResponse> {
-    const response = await this.read<SyncResponse>("POST", "/synchronise", (failed) => {
+    const response = await this.read<SyncResponse>("POST", about(this.wire, "/synchronise"), (failed) => {
       const headers: { [name: string]: string } = { Prefer: `wait=${LOCK_WAIT_S}`, "Idempotency-Key": key };
       if (fence && failed === 0) headers["Sync-Lock"] = fence;
       return { headers, body: body() };
@@ -370,7 +376,7 @@ export class Calls {
 
   async changes(since: number | null, next?: string): Promise<Changes> {
     const query = next !== undefined ? `?next=${encodeURIComponent(next)}` : since !== null ? `?since=${since}` : "";
-    const page = await this.read<Changes>("GET", `/changes${query}`);
+    const page = await this.read<Changes>("GET", about(this.wire, `/changes${query}`));
     if (!Number.isSafeInteger(page.version)) throw garbled("GET /changes");
     return page;
   }
@@ -380,7 +386,7 @@ export class Calls {
     if (!this.holding) return;
     try {
       const headers = (await this.wire.identity()) ?? {};
-      await send(this.wire, "DELETE", "/lock", await this.wire.token(null), { headers }, undefined);
+      await send(this.wire, "DELETE", about(this.wire, "/lock"), await this.wire.token(null), { headers }, undefined);
     } catch {
       // the lease expires
     }

@@ -1,17 +1,22 @@
 /** The client: tables, syncs, conflicts, the account and the status. */
-import { Calls, type Wire } from "./calls.js";
+import { about, Calls, type Wire } from "./calls.js";
 import { keyOf, put, remove, revert, settle } from "./edits.js";
 import { RollcallError } from "./error.js";
 import { adopt, bind, headersOf, otherUser, type Me } from "./identity.js";
 import { declare, Held, shown, type Declared } from "./held.js";
-import { newKey } from "./key.js";
+import { newKey, readKey } from "./key.js";
 import { Live } from "./live.js";
+import * as requests from "./owners.js";
+import { partOf } from "./part.js";
 import { SyncRun } from "./sync.js";
 import { inTurn, openChannel, pause } from "./turn.js";
 import type {
-  Client, ClientOptions, Conflict, Conflicts, Entry, Json, Login, Patience, Pending, Row, Status, StoredRow, SyncOptions,
-  SyncReport, Table, TableSpec, Tables, Traffic,
+  Client, ClientOptions, Conflict, Conflicts, Entry, Json, Left, LiveOptions, Login, NewInvitation, OwnerClient, Owners, Patience,
+  Pending, Role, Row, Status, Store, StoredRow, SyncOptions, SyncReport, Table, TableSpec, Tables, Traffic,
 } from "./types.js";
+
+/** What is stored of an owner's copy beside the rows. */
+const COPY = ["cursor", "epoch", "known", "seed", "digests", "outstanding", "etag", "feed", "feeds", "edits"] as const;
 
 class Listeners<T> {
   private readonly all = new Set<(event: T) => void>();
@@ -31,13 +36,22 @@ class Listeners<T> {
 /** Opens the device's copy of the tables. It needs no network. */
 export async function openClient<const T extends Tables>(options: ClientOptions<T>): Promise<Client<T>> {
   const client = new StoreClient(options as unknown as ClientOptions<Tables>);
-  await client.pending(); // throws if the store cannot be opened
+  await client.reopen(); // throws if the store cannot be opened
   return client as unknown as Client<T>;
 }
 
-class StoreClient implements Client {
+/** The rows of one owner on this device. The client that the app opens is that of the account's own owner. */
+class StoreClient implements Client, OwnerClient {
   readonly tables: Tables;
   readonly conflicts: Conflicts;
+  readonly owners: Owners;
+  private readonly store: Store;
+  /** The owner that was made with the account, once the store is bound. */
+  private home: string | null = null;
+  /** Clients of other owners, by id. */
+  private readonly opened = new Map<string, StoreClient>();
+  /** Resolves once the list of opened owners is stored. */
+  private noted: Promise<unknown> = Promise.resolve();
   private readonly declared: ReadonlyMap<string, Declared>;
   private readonly wire: Wire;
   private readonly channel;
@@ -49,28 +63,37 @@ class StoreClient implements Client {
   private readonly now: () => number;
   private status: Omit<Status, "pending" | "syncing"> = { lock: null, online: null, live: "off", lastSync: null, lastError: null };
   private readonly syncs = new Set<Promise<unknown>>();
+  /** Lets `live` follow an owner that is opened later; null while it is off. */
+  private follow: ((client: StoreClient) => void) | null = null;
   private isNotifying = false;
 
-  constructor(private readonly options: ClientOptions<Tables>) {
+  /** `account`: the client of the account's own owner, if this one is of another owner. */
+  constructor(
+    private readonly options: ClientOptions<Tables>,
+    private readonly account: StoreClient | null = null,
+    private readonly owned: string | null = null,
+  ) {
+    this.store = partOf(options.store, owned);
     this.tables = options.tables;
     this.declared = declare(options.tables);
     this.now = options.now ?? Date.now;
-    this.channel = openChannel(options.store, (tables) => this.notifyChange(tables));
+    this.channel = openChannel(this.store, (tables) => this.notifyChange(tables));
     const patience: Patience = {
       ...{ attemptsMax: 6, lockWaitMaxMs: 120_000, requestMaxMs: 60_000, pause, random: Math.random },
       ...options.patience,
     };
     this.wire = {
       url: options.url.replace(/\/+$/, ""),
+      owner: owned,
       fetch: options.fetch ?? ((...args) => globalThis.fetch(...args)),
       patience,
-      token: (refused) => this.token(refused),
+      token: (refused) => (account ?? this).token(refused),
       identity: () => this.read(headersOf),
       olderUntil: 0,
       bind: (me, seed) => this.bind(me, seed),
       adopt: (sent, assigned) => this.write((held) => adopt(held, sent, assigned)),
-      traffic: (traffic) => this.traffic.notify(traffic),
-      listening: () => !this.traffic.isEmpty,
+      traffic: (traffic) => (account ?? this).traffic.notify(traffic),
+      listening: () => !(account ?? this).traffic.isEmpty,
       online: (online) => this.updateStatus({ online }),
     };
     this.conflicts = {
@@ -79,9 +102,22 @@ class StoreClient implements Client {
       resolve: (id, as) => this.resolve(id, as),
       history: async (query = {}) => {
         const parameters = Object.entries(query).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
-        return (await this.call("GET", `/conflicts?${parameters.join("&")}`)) as { conflicts: Json[]; next?: string };
+        return (await this.call("GET", about(this.wire, `/conflicts?${parameters.join("&")}`))) as { conflicts: Json[]; next?: string };
       },
-      restore: (id) => this.call("POST", `/conflicts/${encodeURIComponent(id)}/restore`),
+      restore: (id) => this.call("POST", about(this.wire, `/conflicts/${encodeURIComponent(id)}/restore`)),
+    };
+    this.owners = {
+      list: async () => {
+        const known = await this.read((held) => held.recall("owners"));
+        try {
+          return (await this.listOwners(known)).owners;
+        } catch (error) {
+          if (known && error instanceof RollcallError && error.code === "offline") return known.owners;
+          throw error;
+        }
+      },
+      make: (name) => requests.makeOwner(this.calls(), name),
+      accept: (code, name) => requests.acceptInvitation(this.calls(), code, name),
     };
   }
 
@@ -160,11 +196,11 @@ class StoreClient implements Client {
   }
 
   private read<R>(work: (held: Held) => Promise<R>): Promise<R> {
-    return Held.read(this.options.store, this.declared, work);
+    return Held.read(this.store, this.declared, work);
   }
 
   private async write<R>(work: (held: Held) => Promise<R>): Promise<R> {
-    const [result, touched] = await Held.write(this.options.store, this.declared, work);
+    const [result, touched] = await Held.write(this.store, this.declared, work);
     if (touched.size) this.rowsChanged(touched);
     return result;
   }
@@ -201,27 +237,32 @@ class StoreClient implements Client {
       signal?.addEventListener("abort", abort);
     }
     const context = {
-      ...{ store: this.options.store, tables: this.declared, wire: this.wire, now: this.now },
+      ...{ store: this.store, tables: this.declared, wire: this.wire, now: this.now },
       rowsChanged: (tables: Set<string>) => this.rowsChanged(tables),
       conflictsFound: (conflicts: readonly Conflict[]) => this.onConflicts(conflicts),
     };
-    const work = inTurn(this.options.store, control.signal, async () => {
+    const work = inTurn(this.store, control.signal, async () => {
       // Another tab may have synced everything while this one waited for its turn.
       const [synced, waiting] = await this.read(async (held) => [await held.recall("synced"), (await held.waiting()).length] as const);
       if (synced && synced.began > called && synced.way === way && !waiting) return synced.report;
       const began = this.now();
       const report = await new SyncRun(context, { ...options, signal: control.signal, way }).run();
-      await this.write((held) => held.remember("synced", { began, at: this.now(), report, way }));
+      await this.write(async (held) => {
+        await held.remember("synced", { began, at: this.now(), report, way });
+        await held.remember("away", undefined);
+      });
       return report;
     });
     this.syncs.add(work);
     this.updateStatus({});
     try {
       const report = await work;
+      await this.syncOwners({ ...options, signal: control.signal });
       this.updateStatus({ lastSync: { at: this.now(), report }, lastError: null });
       return report;
     } catch (error) {
       const { code, message } = error instanceof RollcallError ? error : { code: "internal", message: String(error) };
+      if (code === "not_a_member") await this.lost();
       this.updateStatus({ lastError: { at: this.now(), code, message } });
       throw error;
     } finally {
@@ -252,12 +293,29 @@ class StoreClient implements Client {
     });
   }
 
-  live(options = {}) {
+  /** Whether a sync has anything to do, if the server is at this version. */
+  private isBehind(version: number | null): Promise<boolean> {
+    return this.read(async (held) => (await held.recall("cursor")) !== version || (await held.waiting()).length > 0);
+  }
+
+  live(options: LiveOptions = {}) {
+    const own = this.liveHere(options);
+    const others = [...this.opened.values()].map((client) => client.live(options));
+    this.follow = (client) => others.push(client.live(options));
+    return {
+      stop: () => {
+        this.follow = null;
+        for (const live of [own, ...others]) live.stop();
+      },
+    };
+  }
+
+  /** Syncs the rows of this owner promptly. */
+  private liveHere(options: LiveOptions) {
     const context = {
-      ...{ store: this.options.store, wire: this.wire },
+      ...{ store: this.store, wire: this.wire },
       sync: () => this.sync(),
-      isBehind: (version: number | null) =>
-        this.read(async (held) => (await held.recall("cursor")) !== version || (await held.waiting()).length > 0),
+      isBehind: (version: number | null) => this.isBehind(version),
       retryInMs: () =>
         this.read(async (held) => {
           const times = (await held.waiting()).flatMap(({ rejected }) => (rejected?.retryAt === undefined ? [] : [rejected.retryAt - this.now()]));
@@ -301,6 +359,139 @@ class StoreClient implements Client {
     for (const conflict of conflicts) await this.resolve(conflict.id, (await onConflict(conflict)) ?? "theirs");
   }
 
+  // ------------------------------------------------------------------------------------------- owners
+
+  /** Opens the clients of the owners whose rows are on this device. */
+  async reopen(): Promise<void> {
+    const [opened, bound] = await this.read(async (held) => [(await held.recall("opened")) ?? [], await held.recall("bound")] as const);
+    for (const id of opened) this.opened.set(id, new StoreClient(this.options, this, id));
+    this.home = bound?.split(".")[1] ?? null;
+  }
+
+  owner(id: string): OwnerClient {
+    if (this.account) return this.account.owner(id);
+    const owner = readKey(id);
+    if (owner === null) throw new RollcallError("bad_owner", `${JSON.stringify(id)} is not the id of an owner`);
+    const known = owner === this.home ? this : this.opened.get(owner);
+    if (known) return known;
+    const client = new StoreClient(this.options, this, owner);
+    this.opened.set(owner, client);
+    this.noted = this.noteOpened();
+    this.noted.catch(() => {}); // the next sync reports it
+    this.follow?.(client);
+    return client;
+  }
+
+  private noteOpened(): Promise<unknown> {
+    return this.write((held) => held.remember("opened", [...this.opened.keys()]));
+  }
+
+  get id(): string {
+    return this.owned ?? this.home ?? "";
+  }
+
+  /** Requests about owners and members are those of the account. */
+  private calls(): Calls {
+    return new Calls((this.account ?? this).wire, this.closing.signal, () => {});
+  }
+
+  private async listOwners(known: requests.OwnerList | undefined): Promise<requests.OwnerList> {
+    const found = await requests.listOwners(this.calls(), known);
+    if (found !== known) await this.write((held) => held.remember("owners", found));
+    return found;
+  }
+
+  /** Syncs the owners that have moved, or whose rows wait. A failure is in the status of the owner's client. */
+  private async syncOwners(options: SyncOptions): Promise<void> {
+    await this.noted;
+    if (!this.opened.size) return;
+    const { owners } = await this.listOwners(await this.read((held) => held.recall("owners")));
+    const versions = new Map(owners.map(({ owner, version }) => [owner, version]));
+    for (const [id, client] of this.opened) {
+      const version = versions.get(id);
+      const isDue = version === undefined ? !(await client.isAway()) : await client.isBehind(version);
+      if (isDue) await client.sync({ ...options, signal: options.signal! }).catch(() => {});
+    }
+  }
+
+  private isAway(): Promise<boolean> {
+    return this.read(async (held) => (await held.recall("away")) ?? false);
+  }
+
+  /**
+   * Notes that the user is no member of the owner any more. Unsent edits are kept for the app, everything else of the owner
+   * is dropped. If the server was restored from a backup since, the backup may only lack the membership: nothing is dropped.
+   */
+  private async lost(): Promise<void> {
+    const { account } = this;
+    if (!account) return;
+    const { owners } = await account.listOwners(await account.read((held) => held.recall("owners")));
+    await this.write(async (held) => {
+      await held.remember("away", true);
+      if (requests.epochOf(owners) > ((await held.recall("epoch")) ?? 0) || owners.some(({ owner }) => owner === this.owned)) return;
+      const rows: Left["rows"][number][] = [];
+      for (const table of this.declared.values()) {
+        for (const stored of await held.all(table.name)) {
+          if (stored.state !== "clean") rows.push({ table: table.name, key: stored.key, state: stored.state, row: shown(table, stored.key, stored.row) });
+          await held.replace(stored, null);
+        }
+      }
+      const earlier = (await held.recall("left"))?.rows ?? [];
+      await held.remember("left", { at: this.now(), rows: [...earlier, ...rows] });
+      for (const name of COPY) await held.remember(name, undefined);
+    });
+  }
+
+  left(): Promise<Left | null> {
+    return this.read(async (held) => (await held.recall("left")) ?? null);
+  }
+
+  async forget(): Promise<void> {
+    const { account, owned } = this;
+    if (!account || owned === null) throw new RollcallError("own_owner", "the rows of the account itself stay on the device: wipe the store");
+    for (const live of this.lives) live.stop();
+    await inTurn(this.store, undefined, () =>
+      this.write(async (held) => {
+        for (const name of this.declared.keys()) for (const stored of await held.all(name)) await held.replace(stored, null);
+        for (const name of [...COPY, "left", "away", "conflicts", "synced"] as const) await held.remember(name, undefined);
+      }),
+    );
+    account.opened.delete(owned);
+    await account.noteOpened();
+  }
+
+  /** The owner's id; that of the account's own owner is known once the store is bound. */
+  private async ownerId(): Promise<string> {
+    if (!this.id) await this.calls().identity();
+    if (!this.id) throw new RollcallError("no_owners", "the server is of a release without owners");
+    return this.id;
+  }
+
+  rename(name: string) {
+    return this.ownerId().then((owner) => requests.renameOwner(this.calls(), owner, name));
+  }
+  delete() {
+    return this.ownerId().then((owner) => requests.deleteOwner(this.calls(), owner));
+  }
+  members() {
+    return this.ownerId().then((owner) => requests.listMembers(this.calls(), owner));
+  }
+  setRole(user: string, role: Role) {
+    return this.ownerId().then((owner) => requests.setRole(this.calls(), owner, user, role));
+  }
+  removeMember(user: string) {
+    return this.ownerId().then((owner) => requests.removeMember(this.calls(), owner, user));
+  }
+  invite(invitation: NewInvitation) {
+    return this.ownerId().then((owner) => requests.invite(this.calls(), owner, invitation));
+  }
+  invitations() {
+    return this.ownerId().then((owner) => requests.listInvitations(this.calls(), owner));
+  }
+  revoke(invitation: string) {
+    return this.ownerId().then((owner) => requests.revokeInvitation(this.calls(), owner, invitation));
+  }
+
   // ------------------------------------------------------------------------------------------ account
 
   private async call(method: string, path: string, body?: Json): Promise<Json> {
@@ -324,7 +515,7 @@ class StoreClient implements Client {
 
   /** Runs a log-in while no other client of this store logs in. */
   private inLoginTurn<R>(work: () => Promise<R>): Promise<R> {
-    return inTurn(this.options.store, this.closing.signal, work, "login");
+    return inTurn(this.store, this.closing.signal, work, "login");
   }
 
   /** Binds the store at its first request. A store of an older release may hold rows, of the owner with the stored seed. */
@@ -333,6 +524,7 @@ class StoreClient implements Client {
     // After a log-in the address has already been compared.
     if (known !== undefined && email === undefined && (await seed()) !== known) throw otherUser("another user");
     await this.write((held) => bind(held, me));
+    if (!this.account) this.home = me.owner;
   }
 
   async logIn(login: Login): Promise<void> {
@@ -357,7 +549,7 @@ class StoreClient implements Client {
     const me = await calls.me(session.token);
     try {
       await this.write(async (held) => {
-        if (me) await bind(held, me); // throws if a token of another user has bound the store, which then has no address
+        if (me) await bind(held, me), (this.home = me.owner); // throws if a token of another user has bound the store, which then has no address
         await held.remember("email", email);
         await held.remember("device_id", session.device_id);
         await held.remember("token", session.token);
@@ -376,8 +568,9 @@ class StoreClient implements Client {
   }
 
   async wipe(): Promise<void> {
-    await inTurn(this.options.store, undefined, () => this.options.store.wipe());
-    this.rowsChanged(new Set(this.declared.keys()));
+    await inTurn(this.store, undefined, () => this.store.wipe());
+    for (const client of [this, ...this.opened.values()]) client.rowsChanged(new Set(this.declared.keys()));
+    this.opened.clear();
   }
 
   async close(): Promise<void> {
@@ -385,8 +578,9 @@ class StoreClient implements Client {
     for (const live of this.lives) live.stop();
     this.lives.clear();
     this.channel.close();
-    await Promise.allSettled(this.syncs);
-    await this.options.store.close();
+    await Promise.allSettled([...this.syncs, this.noted]);
+    for (const client of this.opened.values()) await client.close();
+    if (!this.account) await this.store.close();
   }
 
   // ------------------------------------------------------------------------------------------- status

@@ -4,7 +4,8 @@ import type { VerdictItem } from "./calls.js";
 import { retryWhen, type Local } from "./decide.js";
 import type { Problem } from "./error.js";
 import type { Installation } from "./identity.js";
-import type { Conflict, Digest, Json, Rejection, Row, Store, StoredRow, StoreTxn, SyncReport, TableSpec, Tables, Way } from "./types.js";
+import type { OwnerList } from "./owners.js";
+import type { Conflict, Digest, Json, Left, Rejection, Row, Store, StoredRow, StoreTxn, SyncReport, TableSpec, Tables, Way } from "./types.js";
 
 /** A declared table, ready for use. */
 export interface Declared {
@@ -91,6 +92,12 @@ export interface Meta {
   bound: string;
   installation: Installation;
   synced: { began: number; at: number; report: SyncReport; way: Way };
+  /** The other owners whose rows are on this device. */
+  opened: string[];
+  owners: OwnerList;
+  left: Left;
+  /** Whether the user is no member of the owner, as far as this device knows. */
+  away: boolean;
   turn: { holder: string; until: number };
   login: { holder: string; until: number };
 }

@@ -1,5 +1,5 @@
 /** Syncs promptly: after edits, and when the server reports writes of other devices (`GET /events`). */
-import { Calls, problemOf, send, type Wire } from "./calls.js";
+import { about, Calls, problemOf, readJson, send, type Wire } from "./calls.js";
 import { RollcallError } from "./error.js";
 import { pause, webLocks } from "./turn.js";
 import type { Json, LiveOptions, Status, Store } from "./types.js";
@@ -12,7 +12,7 @@ const BACKOFF_MAX_MS = 60_000;
 const RETRY_MIN_MS = 100;
 const RETRY_MAX_MS = 2 ** 31 - 1;
 /** Errors that a retry does not solve. */
-const FINAL = ["unauthorized", "forbidden", "not_logged_in", "other_user", "mass_delete", "aborted"];
+const FINAL = ["unauthorized", "forbidden", "not_logged_in", "not_a_member", "other_user", "mass_delete", "aborted"];
 
 /** What `live` needs from its client. */
 export interface LiveContext {
@@ -148,11 +148,13 @@ export class Live {
     try {
       const identity = await new Calls(wire, control.signal, () => {}).identity();
       const headers = { Accept: "text/event-stream", ...identity };
-      const response = await send(wire, "GET", "/events", token, { headers }, control.signal, true);
+      const response = await send(wire, "GET", about(wire, "/events"), token, { headers }, control.signal, true);
       if (response.status === 404 || (response.ok && !response.body)) return false; // an older server, or React Native
       if (!response.ok) {
         if (response.status === 401) await wire.token(token);
-        throw problemOf(response.status, (name) => response.headers.get(name), undefined);
+        const problem = problemOf(response.status, (name) => response.headers.get(name), readJson(await response.text()));
+        if (problem.code === "not_a_member") this.schedule(0); // the sync notes it
+        throw problem;
       }
       this.client.setState("listening");
       this.schedule(0); // other devices may have written before the first event

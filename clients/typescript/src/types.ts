@@ -360,6 +360,81 @@ export interface LiveOptions {
   readonly pollMs?: number;
 }
 
+/** What a member of an owner may do; each role includes those before it. */
+export type Role = "read" | "write" | "manage";
+
+/** An owner of which the user is a member. */
+export interface OwnerInfo {
+  readonly owner: string;
+  /** Empty if nobody named it. */
+  readonly name: string;
+  readonly role: Role;
+  readonly version: number;
+  /** Whether it was made with the account. */
+  readonly home: boolean;
+}
+
+export interface Member {
+  readonly user: string;
+  readonly role: Role;
+  readonly name: string;
+  readonly joined_at: string;
+}
+
+export interface Invitation {
+  readonly id: string;
+  readonly role: Role;
+  readonly made_by: string;
+  readonly made_at: string;
+  readonly expires_at: string;
+  readonly uses_left: number;
+}
+
+export interface NewInvitation {
+  readonly role: Role;
+  /** For how many seconds it is open. Default: a week. */
+  readonly expiresS?: number;
+  /** How many users it takes. Default: 1. */
+  readonly uses?: number;
+}
+
+/** Unsent edits of an owner of which the user is no member any more. */
+export interface Left {
+  /** When this device noticed it, ms. */
+  readonly at: number;
+  readonly rows: readonly { readonly table: string; readonly key: string; readonly state: "added" | "edited" | "deleted"; readonly row: Row }[];
+}
+
+/** The user's owners. These calls need the network, except that `list` returns the last known list without it. */
+export interface Owners {
+  list(): Promise<OwnerInfo[]>;
+  /** Makes an owner, which the user manages. */
+  make(name: string): Promise<OwnerInfo>;
+  /** Makes the user a member by the code of an invitation. `name`: how other members see the user. */
+  accept(code: string, name?: string): Promise<OwnerInfo>;
+}
+
+/** The rows of another owner, and its members. */
+export interface OwnerClient<T extends Tables = Tables>
+  extends Pick<Client<T>, "tables" | "table" | "sync" | "pending" | "conflicts" | "live" | "digests" | "onStatus" | "onChange"> {
+  readonly id: string;
+  /** Returns the unsent edits that are kept since the user is no member of the owner any more; null if there are none. */
+  left(): Promise<Left | null>;
+  /** Deletes everything of this owner on this device, including unsent edits. */
+  forget(): Promise<void>;
+  rename(name: string): Promise<void>;
+  /** Deletes the owner and its rows, for all members. */
+  delete(): Promise<void>;
+  members(): Promise<Member[]>;
+  setRole(user: string, role: Role): Promise<void>;
+  /** Takes a member out. A user who takes itself out leaves the owner. */
+  removeMember(user: string): Promise<void>;
+  /** Makes an invitation. Its `code` is returned only here. */
+  invite(invitation: NewInvitation): Promise<Invitation & { readonly code: string }>;
+  invitations(): Promise<Invitation[]>;
+  revoke(invitation: string): Promise<void>;
+}
+
 export interface Client<T extends Tables = Tables> {
   readonly tables: T;
   table<N extends keyof T & string>(name: N): Table<T[N]>;
@@ -372,6 +447,9 @@ export interface Client<T extends Tables = Tables> {
   live(options?: LiveOptions): { stop(): void };
   /** Returns the digests of this device's rows. Null before the first sync, which fetches the seed. */
   digests(): Promise<Digests | null>;
+  readonly owners: Owners;
+  /** Opens the rows of another owner. They stay on the device, and `sync` and `live` include them, until `forget`. */
+  owner(id: string): OwnerClient<T>;
   onTraffic(listener: (traffic: Traffic) => void): Unsubscribe;
   /** Calls the listener at once, and at every change of the status. */
   onStatus(listener: (status: Status) => void): Unsubscribe;

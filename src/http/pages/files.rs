@@ -83,6 +83,8 @@ pub(super) const FILES: &[File] = &[
     client!("key.js"),
     client!("live.js"),
     client!("memory.js"),
+    client!("owners.js"),
+    client!("part.js"),
     client!("settle.js"),
     client!("sync.js"),
     client!("time.js"),
