@@ -6,11 +6,13 @@
 //! A listener has one owner, or all owners of its user. The second kind is found by each of its owners too: a commit
 //! finds all listeners by one look-up, and an owner at rest costs its listeners an entry of a map each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use uuid::Uuid;
 
 use super::problem::{ApiError, Unavailable};
@@ -21,6 +23,10 @@ use crate::locks::Lease;
 use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner, Version};
 use crate::storage::accounts::MemberChange;
+
+/// So many listeners of an owner are woken at once. If an owner has more, a task wakes them, part by part: the thread that
+/// has committed does not wait for it, and meanwhile the first streams send their events.
+const WOKEN_AT_ONCE: usize = 64;
 
 /// The newest event of each kind.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +82,46 @@ struct Listeners {
     /// The oldest first.
     by_user: HashMap<Uuid, Vec<Arc<Listener>>>,
     count: usize,
+    /// Owners whose listeners a task is about to wake, each once.
+    waiting: VecDeque<Owner>,
+    /// What their listeners are woken for.
+    news: HashMap<Owner, News>,
+    /// The owner whose listeners the task wakes now.
+    waking: Option<Owner>,
+    /// Where the streams run.
+    runtime: Option<Handle>,
+}
+
+/// What happened to an owner.
+#[derive(Default)]
+struct News {
+    version: Option<Version>,
+    /// The present holder of the lock, if it is another one.
+    lock: Option<Option<Lease>>,
+}
+
+impl News {
+    fn add(&mut self, newer: Self) {
+        self.version = self.version.max(newer.version);
+        self.lock = newer.lock.or(self.lock.take());
+    }
+
+    /// Reports them to a listener.
+    fn reach(&self, listener: &Listener, owner: Owner) {
+        listener.update(|pending| match (listener.has_all, self.version) {
+            (true, Some(version)) => {
+                let known = pending.moved.entry(owner).or_insert(version);
+                *known = version.max(*known);
+            }
+            (true, None) => {}
+            (false, version) => {
+                pending.version = pending.version.max(version);
+                if let Some(lease) = &self.lock {
+                    pending.lock = (pending.lock.0 + 1, lease.clone());
+                }
+            }
+        });
+    }
 }
 
 struct Listener {
@@ -153,6 +199,7 @@ impl Events {
         });
         listeners.by_user.entry(caller.user).or_default().push(Arc::clone(&listener));
         listeners.count += 1;
+        listeners.runtime = Handle::try_current().ok();
         self.show(&listeners);
         Ok(Subscription { events: Arc::clone(self), listener })
     }
@@ -162,30 +209,52 @@ impl Events {
     }
 
     /// Reports an owner's new version.
-    pub fn moved(&self, owner: Owner, version: Version) {
-        self.update(owner, |listener, pending| {
-            if listener.has_all {
-                let known = pending.moved.entry(owner).or_insert(version);
-                *known = version.max(*known);
-            } else {
-                pending.version = Some(version);
-            }
-        });
+    pub fn moved(self: &Arc<Self>, owner: Owner, version: Version) {
+        self.report(owner, News { version: Some(version), lock: None });
     }
 
     /// Reports the new holder of an owner's lock.
-    pub fn locked(&self, owner: Owner, lease: Option<&Lease>) {
-        self.update(owner, |listener, pending| {
-            if !listener.has_all {
-                pending.lock = (pending.lock.0 + 1, lease.cloned());
-            }
-        });
+    pub fn locked(self: &Arc<Self>, owner: Owner, lease: Option<&Lease>) {
+        self.report(owner, News { version: None, lock: Some(lease.cloned()) });
     }
 
-    fn update(&self, owner: Owner, change: impl Fn(&Listener, &mut PendingEvents)) {
-        for listener in self.listeners.lock().by_owner.get(&owner).into_iter().flatten() {
-            listener.update(|pending| change(listener, pending));
+    fn report(self: &Arc<Self>, owner: Owner, news: News) {
+        let mut listeners = self.listeners.lock();
+        let Some(own) = listeners.by_owner.get(&owner) else { return };
+        // What is newer must not come before what still waits.
+        let is_first = !listeners.news.contains_key(&owner) && listeners.waking != Some(owner);
+        let runtime = listeners.runtime.clone().filter(|_| own.len() > WOKEN_AT_ONCE || !is_first);
+        let Some(runtime) = runtime else {
+            return own.iter().for_each(|listener| news.reach(listener, owner));
+        };
+        let is_idle = listeners.waiting.is_empty() && listeners.waking.is_none();
+        if let Some(older) = listeners.news.get_mut(&owner) {
+            older.add(news);
+        } else {
+            listeners.news.insert(owner, news);
+            listeners.waiting.push_back(owner);
         }
+        if is_idle {
+            runtime.spawn(Arc::clone(self).wake());
+        }
+    }
+
+    /// Wakes the listeners of the owners that wait, until none does.
+    async fn wake(self: Arc<Self>) {
+        while let Some((owner, own, news)) = self.next_to_wake() {
+            for part in own.chunks(WOKEN_AT_ONCE) {
+                part.iter().for_each(|listener| news.reach(listener, owner));
+                yield_now().await;
+            }
+        }
+    }
+
+    fn next_to_wake(&self) -> Option<(Owner, Vec<Arc<Listener>>, News)> {
+        let mut listeners = self.listeners.lock();
+        listeners.waking = listeners.waiting.pop_front();
+        let owner = listeners.waking?;
+        let news = listeners.news.remove(&owner).unwrap_or_default();
+        Some((owner, listeners.by_owner.get(&owner).cloned().unwrap_or_default(), news))
     }
 
     /// Reports that a device's token is no longer valid.

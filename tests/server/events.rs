@@ -515,6 +515,53 @@ async fn a_stream_reports_who_manages_after_the_last_manager_went() {
     assert_eq!(bens.of("end").await.1, json!({ "code": "unauthorized" }));
 }
 
+/// Goal: an owner with many listeners loses no event, and none comes after a newer one. Method: more streams than are
+/// woken at once, of both kinds, while two devices write and take the lock in turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_streams_of_one_owner_get_every_last_event() {
+    let live = Live::start(|settings| {
+        settings.limits.event_streams_per_user_max = 200;
+        settings.limits.connections_per_address_max = 400;
+        settings.limits.event_heartbeat_s = 3_600;
+    })
+    .await;
+    let server = &live.server;
+    let (phone, tablet) = (server.device("anna", "phone"), server.device("anna", "tablet"));
+    server.sync(&phone, list(1, "x")).await.ok();
+    let mut streams = Vec::new();
+    for number in 0..150 {
+        let path = if number % 2 == 0 { "/events" } else { "/events?owner=all" };
+        let mut stream = live.listen_at(path, &tablet, "").await;
+        stream.head().await;
+        stream.of(if number % 2 == 0 { "lock" } else { "owners" }).await;
+        streams.push(stream);
+    }
+    let mut last = 0;
+    for round in 2..22 {
+        let device = if round % 2 == 0 { &phone } else { &tablet };
+        let fence = server.fetch(device, "").await.fence();
+        let sync = server.ask("POST", "/synchronise").of(device).header("sync-lock", fence);
+        last = sync.json(&list(round, "x")).send().await.version();
+    }
+    for (number, stream) in streams.iter_mut().enumerate() {
+        let mut before = 0;
+        while before < last {
+            let version = stream.of("version").await.1["version"].as_u64().unwrap();
+            assert!(version > before, "{number}: {version} after {before}");
+            before = version;
+        }
+    }
+    let desk = server.device("anna", "desk");
+    server.fetch(&desk, "").await.ok();
+    for stream in streams.iter_mut().step_by(2) {
+        while stream.of("lock").await.1["device"] != json!("desk") {}
+    }
+    assert_eq!(server.ask("DELETE", "/lock").of(&desk).send().await.status, 204);
+    for stream in streams.iter_mut().step_by(2) {
+        assert_eq!(stream.of("lock").await.1, json!({ "held": false }));
+    }
+}
+
 /// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.
 #[test]
 fn again_on_postgres() {
