@@ -15,6 +15,7 @@ use crate::config::Settings;
 use crate::contract;
 use crate::dialects;
 use crate::erasure::{self, ErasureTerms};
+use crate::http::owner_lists::OwnerLists;
 use crate::http::readers::Readers;
 use crate::http::response_cache::ResponseCache;
 use crate::http::{ApiError, BadSetting, Bounds, Console, Draining, Events, Memory};
@@ -41,6 +42,8 @@ pub struct App {
     pub accounts: Accounts,
     /// The roles that were read a while ago.
     pub roles: Roles,
+    /// What `GET /owners` returned a while ago.
+    pub(super) owner_lists: OwnerLists,
     /// Invitations and their limits.
     pub invitations: Invitations,
     /// The counters of installations, if no other server can raise them.
@@ -169,6 +172,7 @@ impl App {
 
     /// Reports that an owner's members are others, or have other roles, to the streams here and on other servers.
     pub fn members_changed(&self, change: MemberChange) {
+        change.user.inspect(|user| self.owner_lists.joined(*user));
         self.events.members_changed(change);
         self.storage.accounts().notify_members_changed(change);
     }
@@ -267,6 +271,7 @@ impl App {
             acks,
             accounts,
             roles: Roles::default(),
+            owner_lists: OwnerLists::default(),
             invitations,
             counters,
             clock,

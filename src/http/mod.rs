@@ -12,6 +12,7 @@ pub(crate) mod handlers;
 pub mod layers;
 mod memory;
 pub mod methods;
+mod owner_lists;
 mod owner_routes;
 pub(crate) mod page_token;
 pub mod pages;

@@ -13,7 +13,7 @@ use rollcall::clock::Clock;
 use rollcall::config::Settings;
 use rollcall::device::{Request, Response};
 use rollcall::http::{App, routes, threads};
-use rollcall::model::{Owner, Timestamp};
+use rollcall::model::{Owner, Timestamp, Version};
 use rollcall::schema::Schema;
 use rollcall::storage::sqlite::{Connections, CopyError, Sqlite, backup, restore};
 use rollcall::storage::{
@@ -189,6 +189,10 @@ impl Storage for Trapped {
 
     fn known_state(&self, owner: Owner) -> Option<OwnerState> {
         self.inner.known_state(owner)
+    }
+
+    fn are_current(&self, versions: &[(Owner, Version)]) -> bool {
+        self.inner.are_current(versions)
     }
 
     fn on_moved(&self, listener: VersionListener) {

@@ -18,7 +18,7 @@ use super::{OpenError, OwnerJob, accounts, mail_tokens};
 use crate::failed;
 use rollcall_core::broken;
 use rollcall_core::members;
-use rollcall_core::model::{DeviceId, Owner, Role, Timestamp};
+use rollcall_core::model::{DeviceId, Owner, Role, Timestamp, Version};
 use rollcall_core::schema::Schema;
 use rollcall_core::storage::accounts::{
     AccountStore, Device, Erasure, KeptDevices, MailKind, MailToken, MailTokenUse, Seen, Sighting, Standing,
@@ -205,6 +205,25 @@ impl Connections {
         self.writer.known_state(owner)
     }
 
+    /// Whether these are known to be the current versions, without a transaction.
+    pub(super) fn are_current(&self, versions: &[(Owner, Version)]) -> bool {
+        self.writer.are_current(versions)
+    }
+
+    /// Reads a list of owners, and caches their versions.
+    fn listing(
+        &self,
+        list: impl FnOnce(&Connection, Version) -> rusqlite::Result<Vec<Membership>>,
+    ) -> StorageResult<Vec<Membership>> {
+        let stamp = self.owner_states().stamp();
+        let listed = self.looking_up(|conn| {
+            let first = txn::first_version(conn)?;
+            list(conn, first).map_err(failed)
+        })?;
+        self.owner_states().note_versions(stamp, listed.iter().map(|one| (one.owner, one.version)));
+        Ok(listed)
+    }
+
     /// Sets how many writers may wait; further ones are refused.
     #[must_use]
     pub fn queueing(mut self, writers_max: usize) -> Self {
@@ -366,17 +385,11 @@ impl AccountStore for Connections {
     }
 
     fn owners_of(&self, user: Uuid) -> StorageResult<Vec<Membership>> {
-        self.looking_up(|conn| {
-            let first = txn::first_version(conn)?;
-            accounts::owners_of(conn, user, first).map_err(failed)
-        })
+        self.listing(|conn, first| accounts::owners_of(conn, user, first))
     }
 
     fn named_owners(&self, named: &[(Owner, Role)]) -> StorageResult<Vec<Membership>> {
-        self.looking_up(|conn| {
-            let first = txn::first_version(conn)?;
-            accounts::named_owners(conn, named, first).map_err(failed)
-        })
+        self.listing(|conn, first| accounts::named_owners(conn, named, first))
     }
 
     fn standing(&self, user: Uuid, owner: Owner) -> StorageResult<Standing> {

@@ -38,7 +38,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 use file::{Served, beside, resolved};
 use past::{Beside, Past};
-use rollcall_core::model::{DeviceId, Fence, Owner, Timestamp};
+use rollcall_core::model::{DeviceId, Fence, Owner, Timestamp, Version};
 use rollcall_core::schema::Schema;
 use rollcall_core::storage::plan::Plan;
 use rollcall_core::storage::{
@@ -388,6 +388,10 @@ impl Storage for Sqlite {
     ///   writes to the file (such as `rollcall purge`) goes unnoticed for at most 10 ms.
     fn known_state(&self, owner: Owner) -> Option<OwnerState> {
         self.connections.known_state(owner)
+    }
+
+    fn are_current(&self, versions: &[(Owner, Version)]) -> bool {
+        self.connections.are_current(versions)
     }
 
     fn erase(&self, owner: Owner, rows_max: usize) -> StorageResult<bool> {

@@ -15,6 +15,9 @@ use rollcall_core::storage::{OwnerState, VersionListener};
 /// costs one read.
 const OWNERS_MAX: usize = 32_768;
 
+/// Owners whose version is cached too: some 3 MB. A user may have 2,000 owners, of which most are at rest.
+const VERSIONS_MAX: usize = 65_536;
+
 /// How long a check of other processes' commits stays valid. A check costs a few microseconds.
 const OTHERS_UNSEEN: Duration = Duration::from_millis(10);
 
@@ -36,6 +39,8 @@ pub(super) struct OwnerStateCache {
 
 struct States {
     cache: Cache<Owner, OwnerState>,
+    /// Of more owners than there are states of.
+    versions: Cache<Owner, Version>,
     /// Incremented before each COMMIT and after it: odd while one is in progress.
     moves: u64,
 }
@@ -47,7 +52,11 @@ pub(super) struct CacheStamp(u64);
 impl OwnerStateCache {
     pub fn new() -> Self {
         Self {
-            states: Mutex::new(States { cache: Cache::new(OWNERS_MAX), moves: 0 }),
+            states: Mutex::new(States {
+                cache: Cache::new(OWNERS_MAX),
+                versions: Cache::new(VERSIONS_MAX),
+                moves: 0,
+            }),
             listeners: RwLock::default(),
             alone: AtomicBool::new(false),
             others: AtomicI64::new(-1),
@@ -64,13 +73,23 @@ impl OwnerStateCache {
     ///
     /// `look` is called to check the database if the last check is too old.
     pub fn get(&self, owner: Owner, look: impl FnOnce()) -> Option<OwnerState> {
+        self.is_fresh_after(look).then(|| self.states.lock().cache.get(&owner).copied()).flatten()
+    }
+
+    /// Whether these are the current versions of the owners; `false` also if one is unknown or may be outdated.
+    pub fn are_current(&self, versions: &[(Owner, Version)], look: impl FnOnce()) -> bool {
+        if !self.is_fresh_after(look) {
+            return false;
+        }
+        let mut states = self.states.lock();
+        versions.iter().all(|(owner, version)| states.versions.get(owner) == Some(version))
+    }
+
+    fn is_fresh_after(&self, look: impl FnOnce()) -> bool {
         if !self.is_fresh() {
             look();
-            if !self.is_fresh() {
-                return None;
-            }
         }
-        self.states.lock().cache.get(&owner).copied()
+        self.is_fresh()
     }
 
     fn is_fresh(&self) -> bool {
@@ -115,7 +134,10 @@ impl OwnerStateCache {
     pub fn committing(&self, owners: impl Iterator<Item = Owner>) {
         let mut states = self.states.lock();
         states.moves += 1;
-        owners.for_each(|owner| states.cache.remove(&owner));
+        owners.for_each(|owner| {
+            states.cache.remove(&owner);
+            states.versions.remove(&owner);
+        });
     }
 
     /// Called after each [`Self::committing`]; `moved` are the owners of a successful COMMIT, and their
@@ -125,6 +147,7 @@ impl OwnerStateCache {
         states.moves += 1;
         for (owner, _, state) in moved {
             states.cache.insert(*owner, *state);
+            states.versions.insert(*owner, state.version);
         }
         drop(states);
         let listeners = self.listeners.read();
@@ -155,10 +178,23 @@ impl OwnerStateCache {
     }
 }
 
+impl OwnerStateCache {
+    /// Caches the versions of a snapshot, as [`Self::note`] does the state.
+    pub fn note_versions(&self, stamp: CacheStamp, versions: impl Iterator<Item = (Owner, Version)>) {
+        let mut states = self.states.lock();
+        if states.moves == stamp.0 && stamp.0.is_multiple_of(2) {
+            for (owner, version) in versions {
+                states.versions.insert(owner, version);
+            }
+        }
+    }
+}
+
 impl States {
     /// Clears the cache and invalidates all stamps taken before.
     fn clear(&mut self) {
         self.cache.clear();
+        self.versions.clear();
         self.moves += 2;
     }
 }
@@ -202,6 +238,30 @@ mod tests {
         states.states.lock().clear();
         states.note(after, owner(3), at(1));
         assert_eq!((owner_states(&states, 1), owner_states(&states, 3)), (None, None));
+    }
+
+    /// Goal: a version is current only as long as nothing else may be. Method: a commit, and a snapshot from before it.
+    #[test]
+    fn versions_are_current_until_a_commit_begins() {
+        let states = OwnerStateCache::new();
+        states.looked_us.store(u64::MAX, Ordering::SeqCst); // nobody else writes
+        let are = |versions: &[(u128, u64)]| {
+            let versions: Vec<_> =
+                versions.iter().map(|(n, version)| (owner(*n), Version(*version))).collect();
+            states.are_current(&versions, || {})
+        };
+        let before = states.stamp();
+        states.note_versions(before, [(owner(1), Version(1)), (owner(2), Version(1))].into_iter());
+        assert!(are(&[]) && are(&[(1, 1), (2, 1)]) && !are(&[(1, 1), (2, 2)]) && !are(&[(3, 1)]));
+        states.committing([owner(1)].into_iter());
+        assert!(!are(&[(1, 1)]) && are(&[(2, 1)]));
+        states.note_versions(before, [(owner(1), Version(1))].into_iter());
+        assert!(!are(&[(1, 1)]), "a snapshot that may be old");
+        states.committed(&[(owner(1), Version(1), at(2))]);
+        states.note_versions(before, [(owner(1), Version(1))].into_iter());
+        assert!(!are(&[(1, 1)]) && are(&[(1, 2), (2, 1)]));
+        states.states.lock().clear();
+        assert!(!are(&[(2, 1)]));
     }
 
     #[test]

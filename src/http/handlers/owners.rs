@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
 use http::{Response, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -17,11 +17,12 @@ use super::{
 use crate::accounts::Caller;
 use crate::accounts::audit::{self, Subject};
 use crate::accounts::invitations::Invitations;
+use crate::http::owner_lists::OwnerList;
 use crate::http::query::{self, Limit};
 use crate::http::wire::Fields;
 use crate::http::{BodyFault, Peer, Received, etag};
 use crate::members::{self, Actor, Changed, MemberRefusal};
-use crate::model::{DeviceId, Owner, Role};
+use crate::model::{DeviceId, Owner, Role, Version};
 use crate::storage::accounts::MemberChange;
 use crate::storage::members::CodeHash;
 use crate::storage::{Invitation, Member, Membership, StorageResult, WriteTxn};
@@ -44,18 +45,39 @@ const USES_MAX: u64 = 10_000;
 /// `GET /owners`: the owners of which the user is a member.
 pub async fn list(app: Arc<App>, caller: Who, headers: HeaderMap) -> HandlerResult {
     let caller = caller?;
-    let owners = off_reactor(move || memberships(&app, &caller)).await?;
-    let tag = format!("W/\"{}\"", list_tag(&owners));
-    let mut response = if etag::matches(headers.get_all(IF_NONE_MATCH), &tag) {
-        let mut response = Response::new(Vec::new().into());
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        response
-    } else {
-        let owners: Vec<_> = owners.iter().map(owner_body).collect();
-        let body = serde_json::to_vec(&json!({ "owners": owners }));
-        json_bytes(body.map_err(|error| ApiError::Internal(Box::new(error)))?)
-    };
-    response.headers_mut().insert(ETAG, header(&tag)?);
+    let known = app.owner_lists.find(&caller);
+    if let Some(known) = known.filter(|known| etag::matches(headers.get_all(IF_NONE_MATCH), &known.tag))
+        && app.storage.are_current(&known.versions)
+    {
+        return list_response(&known.tag, None);
+    }
+    let (tag, body) = off_reactor(move || {
+        let joins = app.owner_lists.stamp();
+        let owners = memberships(&app, &caller)?;
+        let list = OwnerList::new(&caller, format!("W/\"{}\"", list_tag(&owners)), &owners);
+        let tag = list.tag.clone();
+        if app.storage.are_current(&list.versions) {
+            app.owner_lists.note(joins, caller.user, list);
+        }
+        let is_known = etag::matches(headers.get_all(IF_NONE_MATCH), &tag);
+        let body = (!is_known).then(|| serde_json::to_vec(&OwnersBody::new(&owners))).transpose();
+        Ok((tag, body.map_err(|error| ApiError::Internal(Box::new(error)))?))
+    })
+    .await?;
+    list_response(&tag, body)
+}
+
+/// A list of owners; without a body it is as the client has it.
+fn list_response(tag: &str, body: Option<Vec<u8>>) -> HandlerResult {
+    let mut response = body.map_or_else(
+        || {
+            let mut response = Response::new(Vec::new().into());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
+        },
+        json_bytes,
+    );
+    response.headers_mut().insert(ETAG, header(tag)?);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     Ok(response)
 }
@@ -73,14 +95,30 @@ pub(super) fn list_tag(owners: &[Membership]) -> String {
     hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(super) fn owner_body(one: &Membership) -> serde_json::Value {
-    json!({
-        "owner": one.owner,
-        "name": one.name,
-        "role": one.role,
-        "version": one.version,
-        "home": one.is_home,
-    })
+/// The owners of a user, as JSON.
+#[derive(Serialize)]
+pub(super) struct OwnersBody<'a> {
+    owners: Vec<OwnerBody<'a>>,
+}
+
+impl<'a> OwnersBody<'a> {
+    pub fn new(owners: &'a [Membership]) -> Self {
+        Self { owners: owners.iter().map(owner_body).collect() }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct OwnerBody<'a> {
+    owner: Owner,
+    name: &'a str,
+    role: Role,
+    version: Version,
+    home: bool,
+}
+
+pub(super) fn owner_body(one: &Membership) -> OwnerBody<'_> {
+    let Membership { owner, name, role, version, is_home, is_public: _ } = one;
+    OwnerBody { owner: *owner, name, role: *role, version: *version, home: *is_home }
 }
 
 /// The user's owners by id: those of which the user is a member, or those that the token names. The home of a provider's

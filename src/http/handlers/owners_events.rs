@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
+use serde::Serialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use super::caller::{Scope, is_token_good_for};
 use super::events::{end_event, event_stream};
-use super::owners::{list_tag, memberships, owner_body};
+use super::owners::{OwnersBody, list_tag, memberships, owner_body};
 use super::{ApiError, App, HandlerResult, off_reactor};
 use crate::accounts::Caller;
 use crate::http::events::{End, Subscription};
@@ -55,8 +56,7 @@ pub(super) async fn begin(app: Arc<App>, caller: Caller, token: String, seen: Op
     let list = listening.read().await?;
     let tag = list_tag(&list);
     if seen != Some(&*tag) {
-        let owners: Vec<_> = list.iter().map(owner_body).collect();
-        let data = json!({ "owners": owners });
+        let data = as_json(&OwnersBody::new(&list));
         listening.first = Some(format!("event: owners\nid: {tag}\ndata: {data}\n\n"));
     }
     listening.owners = list.iter().map(|one| (one.owner, Known::of(one))).collect();
@@ -215,5 +215,10 @@ fn version_event(owner: Owner, version: Version) -> String {
 
 /// The user became a member, or has another role.
 fn member_event(one: &Membership) -> String {
-    format!("event: member\ndata: {}\n\n", owner_body(one))
+    format!("event: member\ndata: {}\n\n", as_json(&owner_body(one)))
+}
+
+fn as_json(data: &impl Serialize) -> String {
+    // Structs of text and numbers cannot fail.
+    serde_json::to_string(data).unwrap_or_default()
 }

@@ -291,3 +291,58 @@ async fn a_user_makes_so_many_invitations_an_hour() {
     server.turn(wait_s * 1_000);
     assert_eq!(invite(&anna).await.problem(), (507, "quota_exceeded".into()), "one may be made again");
 }
+
+/// Goal: "nothing changed" is never outdated. Method: each change of an owner, of its members and of the user's owners,
+/// each between a list and the same request with its tag. Where one server has the database, an unchanged list reads
+/// nothing of it.
+#[tokio::test]
+async fn an_unchanged_list_of_owners_is_unchanged() {
+    let server = Server::new();
+    let (anna, ben) = (server.device("anna", "phone"), server.device("ben", "phone"));
+    let bens = server.user_id("ben");
+    let home = server.owner("anna").0.to_string();
+    let shared = post(&server, &anna, "/owners", json!({ "name": "shared" })).send().await.json();
+    let shared = shared["owner"].as_str().unwrap().to_owned();
+    let member = format!("/owners/{shared}/members/{bens}");
+    let code = code(&server, &anna, &shared, json!({ "role": "write" })).await;
+    let rows = json!({ "add": { "lists": [{ "lid": key(1), "title": "x" }] } });
+    let changes = [
+        post(&server, &ben, "/invitations/accept", json!({ "code": code })),
+        post(&server, &ben, &format!("/synchronise?owner={shared}"), rows.clone()),
+        server.ask("PUT", &member).of(&anna).json(&json!({ "role": "read" })),
+        server.ask("PATCH", &format!("/owners/{shared}")).of(&anna).json(&json!({ "name": "ours" })),
+        post(&server, &ben, "/synchronise", rows),
+        server.ask("DELETE", &member).of(&anna),
+        post(&server, &ben, "/owners", json!({ "name": "own" })),
+    ];
+    let list = || server.get("/owners").of(&ben);
+    let mut tag = list().send().await.header("etag").unwrap().to_owned();
+    for (number, change) in changes.into_iter().enumerate() {
+        for _ in 0..2 {
+            assert_eq!(
+                list().header("if-none-match", &tag).send().await.status,
+                304,
+                "before change {number}"
+            );
+        }
+        let done = change.send().await;
+        assert!(done.status < 300, "{number}: {}", String::from_utf8_lossy(&done.bytes));
+        let moved = list().header("if-none-match", &tag).send().await;
+        assert_eq!(moved.status, 200, "change {number}");
+        tag = moved.header("etag").unwrap().to_owned();
+    }
+    // What another owner does is of no matter.
+    server.sync(&anna, json!({ "add": { "lists": [{ "lid": key(2), "title": "x" }] } })).await.ok();
+    assert_eq!(list().header("if-none-match", &tag).send().await.status, 304);
+    assert_ne!(home, shared);
+    if is_sqlite() {
+        let owner = server.owner("ben");
+        server.app.storage.read(owner, |txn| Ok::<_, StorageError>(txn.state())).unwrap();
+        let versions = [(owner, rollcall::model::Version(server.version_of("ben")))];
+        assert!(server.app.storage.are_current(&versions), "a list needs the database");
+        // Another process renames an owner: the next list has the new name.
+        server.sql("UPDATE rollcall_owner SET name = 'else', version = version + 1");
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(list().header("if-none-match", &tag).send().await.status, 200);
+    }
+}

@@ -425,6 +425,13 @@ pub trait Storage: Send + Sync {
     /// nothing is returned for its owner.
     fn known_state(&self, owner: Owner) -> Option<OwnerState>;
 
+    /// Whether the engine knows without I/O that each owner's current version is this one. It knows versions that
+    /// [`AccountStore::owners_of`] and [`AccountStore::named_owners`] have returned, and those of writes. Durability as of
+    /// [`Self::known_state`].
+    fn are_current(&self, _versions: &[(Owner, Version)]) -> bool {
+        false
+    }
+
     /// The highest counter of an installation, as [`ReadTxn::counter`] returns it.
     fn counter(&self, owner: Owner, device: DeviceId) -> StorageResult<Option<u64>> {
         let mut found = None;

@@ -181,15 +181,22 @@ impl<J: Job> Writer<J> {
 
     /// An owner's current state, if it is known without a transaction.
     pub fn known_state(&self, owner: Owner) -> Option<OwnerState> {
-        self.owner_states.get(owner, || {
-            // If the writer is busy, its transaction checks `data_version` itself.
-            let Some(conn) = self.conn.try_lock() else { return };
-            // The caller must not wait for a process that recovers the log.
-            let looked = conn.busy_timeout(Duration::ZERO).and_then(|()| self.owner_states.look(&conn));
-            if let Err(error) = looked.and(conn.busy_timeout(self.busy_wait)) {
-                tracing::debug!(%error, "could not check whether another process wrote");
-            }
-        })
+        self.owner_states.get(owner, || self.look())
+    }
+
+    /// Whether these are known to be the current versions, without a transaction.
+    pub fn are_current(&self, versions: &[(Owner, Version)]) -> bool {
+        self.owner_states.are_current(versions, || self.look())
+    }
+
+    /// Checks whether another process wrote. If the writer is busy, its transaction checks `data_version` itself.
+    fn look(&self) {
+        let Some(conn) = self.conn.try_lock() else { return };
+        // The caller must not wait for a process that recovers the log.
+        let looked = conn.busy_timeout(Duration::ZERO).and_then(|()| self.owner_states.look(&conn));
+        if let Err(error) = looked.and(conn.busy_timeout(self.busy_wait)) {
+            tracing::debug!(%error, "could not check whether another process wrote");
+        }
     }
 
     fn take_turn(&self, owner: Option<Owner>) -> StorageResult<Turn<'_, J>> {
