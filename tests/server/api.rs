@@ -13,6 +13,7 @@ mod memory;
 mod owners;
 mod past;
 mod people;
+mod roles;
 mod synchronise;
 mod token_owners;
 mod unwanted;
@@ -54,6 +55,13 @@ async fn refused(server: &Server, ask: Ask, place: &str) -> Answer {
     assert!(answer.status >= 400, "{place}: {}", String::from_utf8_lossy(&answer.bytes));
     assert_eq!((server.dump(), server.commits()), before, "{place}: something was written");
     answer
+}
+
+/// A response, without the headers that differ from request to request.
+fn bytes(answer: &Answer) -> String {
+    let differs = ["date", "x-request-id", "server-timing"];
+    let headers = answer.headers.iter().filter(|(name, _)| !differs.contains(&name.as_str()));
+    format!("{} {:?} {}", answer.status, headers.collect::<Vec<_>>(), String::from_utf8_lossy(&answer.bytes))
 }
 
 /// Goal: both engines behave alike. Method: every test of this file once more, over PostgreSQL.

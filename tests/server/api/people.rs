@@ -31,13 +31,6 @@ fn ask(server: &Server, device: &Device, (method, path): (&str, &str), owner: &s
     ask
 }
 
-/// A response, without the headers that differ from request to request.
-fn bytes(answer: &Answer) -> String {
-    let differs = ["date", "x-request-id", "server-timing"];
-    let headers = answer.headers.iter().filter(|(name, _)| !differs.contains(&name.as_str()));
-    format!("{} {:?} {}", answer.status, headers.collect::<Vec<_>>(), String::from_utf8_lossy(&answer.bytes))
-}
-
 /// Goal: nobody learns whether an owner exists. Method: a stranger, one who was a member, and an owner that nobody has.
 #[tokio::test]
 async fn who_is_no_member_learns_nothing() {
