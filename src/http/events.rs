@@ -24,8 +24,8 @@ use crate::metrics::Metrics;
 use crate::model::{DeviceId, Owner, Version};
 use crate::storage::accounts::MemberChange;
 
-/// So many listeners of an owner are woken at once. If an owner has more, a task wakes them, part by part: the thread that
-/// has committed does not wait for it, and meanwhile the first streams send their events.
+/// So many listeners of an owner are woken by the thread that has committed. If an owner has more, a task wakes them, and
+/// the thread does not wait for it.
 const WOKEN_AT_ONCE: usize = 64;
 
 /// The newest event of each kind.
@@ -242,10 +242,8 @@ impl Events {
     /// Wakes the listeners of the owners that wait, until none does.
     async fn wake(self: Arc<Self>) {
         while let Some((owner, own, news)) = self.next_to_wake() {
-            for part in own.chunks(WOKEN_AT_ONCE) {
-                part.iter().for_each(|listener| news.reach(listener, owner));
-                yield_now().await;
-            }
+            own.iter().for_each(|listener| news.reach(listener, owner));
+            yield_now().await;
         }
     }
 
