@@ -39,7 +39,7 @@ fn post(address: SocketAddr, path: &str, token: Option<&str>, body: Value) -> (u
 /// Goal: from the first mail to the last byte. Method: a server that mails into a file; after the account is erased, the
 /// database file, checkpointed and vacuumed, is searched for everything that named the user.
 #[test]
-fn a_user_registers_forgets_resets_exports_and_is_erased() {
+fn a_user_registers_shares_forgets_resets_exports_and_is_erased() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     std::fs::copy("fixtures/wedding/schema.toml", path.join("schema.toml")).unwrap();
@@ -86,8 +86,7 @@ fn a_user_registers_forgets_resets_exports_and_is_erased() {
     assert_eq!(post(address, "/login", None, login(FIRST)).0, 401);
     let phone = log_in(address, EMAIL, SECOND, "zq7phone");
     let me: Value = serde_json::from_str(call(address, "GET /me", Some(&phone), None).text()).unwrap();
-    let ben = json!({ "email": "ben@example.com", "password": FIRST });
-    assert_eq!(post(address, "/register", None, ben).0, 201);
+    shares_for_a_while(address, path, &phone, &me);
 
     let export = call(address, "GET /account/export", Some(&phone), None);
     let export = export.text();
@@ -113,11 +112,39 @@ fn a_user_registers_forgets_resets_exports_and_is_erased() {
     let id = |name: &str| me[name].as_str().unwrap().parse::<uuid::Uuid>().unwrap().into_bytes().to_vec();
     let first = first["device"].as_str().unwrap().parse::<uuid::Uuid>().unwrap().into_bytes().to_vec();
     let key = key.parse::<uuid::Uuid>().unwrap().into_bytes().to_vec();
-    let texts = [MARKER, EMAIL, "zq7phone"].map(|text| text.as_bytes().to_vec());
+    let texts = [MARKER, EMAIL, "zq7phone", "zq7anna"].map(|text| text.as_bytes().to_vec());
     for found in texts.into_iter().chain([id("user"), id("owner"), id("device"), first, key]) {
         assert!(!is_in_file(path, &found), "{:?} is still there", String::from_utf8_lossy(&found));
     }
     assert!(is_in_file(path, b"ben@example.com"), "the search finds nothing");
+}
+
+/// Lets the user of that token become a member of another user's owner, write there, and be taken out.
+fn shares_for_a_while(address: SocketAddr, path: &Path, phone: &str, me: &Value) {
+    let ben = json!({ "email": "ben@example.com", "password": FIRST });
+    assert_eq!(post(address, "/register", None, ben).0, 201);
+    let verify = json!({ "token": mail(path, 4)["token"], "password": FIRST });
+    assert_eq!(post(address, "/email/verify", None, verify).0, 204);
+    let bens = log_in(address, "ben@example.com", FIRST, "phone");
+    let (status, made) = post(address, "/owners", Some(&bens), json!({ "name": "Ours" }));
+    assert_eq!(status, 201);
+    let owner = made["owner"].as_str().unwrap();
+    let invitations = format!("/owners/{owner}/invitations");
+    let (status, invitation) = post(address, &invitations, Some(&bens), json!({ "role": "write" }));
+    assert_eq!(status, 201);
+    let accept = json!({ "code": invitation["code"], "name": "zq7anna" });
+    for _ in 0..2 {
+        assert_eq!(post(address, "/invitations/accept", Some(phone), accept.clone()).0, 200);
+    }
+    let shared = format!("/synchronise?owner={owner}");
+    let row = json!({ "id": "0191d2a0-7c1e-7c55-8d2f-5a3b1c9e7f11", "title": "cake" });
+    let (status, report) = post(address, &shared, Some(phone), json!({ "add": { "todo": [row] } }));
+    assert_eq!((status, &report["add"]["todo"][0]["verdict"]), (200, &json!("added")));
+    let member = format!("DELETE /owners/{owner}/members/{}", me["user"].as_str().unwrap());
+    assert_eq!(call(address, &member, Some(&bens), None).status, 204);
+    assert_eq!(post(address, &shared, Some(phone), json!({})).1["code"], "not_a_member");
+    let kept = call(address, &format!("GET /changes?owner={owner}"), Some(&bens), None);
+    assert!(kept.text().contains("cake"), "{}", kept.text());
 }
 
 /// How many owners wait to be erased.
