@@ -385,7 +385,10 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
         "DELETE /devices" => vec![probe_of("its own devices", path).alike("names nothing")],
         "DELETE /devices/{device_id}" => vec![probe_of("device_id", format!("/devices/{device}"))],
         "GET /console/api/overview" | "GET /console/api/series" => vec![operator("all", path.into())],
-        "GET /console/api/owners" => vec![operator("after", format!("{path}?after={owner}&limit=1"))],
+        "GET /console/api/owners" => vec![
+            operator("after", format!("{path}?after={owner}&limit=1")),
+            operator("email", format!("{path}?email=nobody@example.com")),
+        ],
         "GET /console/api/owners/{owner}" => vec![operator("owner", console)],
         "GET /console/api/owners/{owner}/conflicts" => {
             vec![operator("owner", format!("{console}/conflicts?table=lists&key={list}&page={}", of.conflicts_page))]

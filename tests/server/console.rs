@@ -4,6 +4,7 @@ use rollcall_testkit::app;
 
 use app::{Answer, Ask, Device, Server, key, verdicts};
 use rollcall::config::{Secret, Settings};
+use rollcall::model::Role;
 use serde_json::{Value, json};
 
 const TOKEN: &str = "open sesame, please";
@@ -223,6 +224,43 @@ async fn conflicts_and_locks_can_be_settled_from_here() {
     let ben = server.owner("ben").0;
     let foreign = ask(&server, "POST", &format!("owners/{ben}/conflicts/{id}/restore")).send().await;
     assert_eq!(foreign.problem(), (404, "not_found".into()), "another owner's conflict");
+}
+
+/// Goal: an operator finds the owners of a user, and sees who else is a member. Method: an owner with a name and two members.
+#[tokio::test]
+async fn owners_are_found_by_the_email_of_a_member() {
+    let server = server();
+    let (anna, _) = (server.device("anna", "phone"), server.device("ben", "phone"));
+    let made = server.ask("POST", "/owners").of(&anna).json(&json!({ "name": "Our list" })).send().await;
+    let owner = made.json()["owner"].as_str().unwrap().to_owned();
+    let home = server.owner("anna").0.to_string();
+    server.admit("anna", "ben", Role::Read);
+
+    let found = get(&server, "owners?email=%20Anna%40example.org").await["owners"].clone();
+    let mut found: Vec<_> = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["owner"].clone(), one["name"].clone(), one["role"].clone()))
+        .collect();
+    found.sort_by_key(|one| one.1.to_string());
+    assert_eq!(
+        found,
+        [(json!(home), json!(""), json!("manage")), (json!(owner), json!("Our list"), json!("manage"))]
+    );
+    let bens = get(&server, "owners?email=ben@example.org").await["owners"].clone();
+    assert_eq!(bens.as_array().unwrap().len(), 2, "{bens}");
+    assert_eq!(get(&server, "owners?email=nobody@example.org").await, json!({ "owners": [] }));
+    let both = ask(&server, "GET", &format!("owners?email=a@b.c&after={home}")).send().await;
+    assert_eq!(both.problem(), (400, "invalid_request".into()));
+
+    let listed = get(&server, "owners").await["owners"].clone();
+    assert!(listed.as_array().unwrap().iter().any(|one| one["name"] == "Our list"), "{listed}");
+    let shown = get(&server, &format!("owners/{home}")).await;
+    let members = shown["members"].as_array().unwrap();
+    let of = |email: &str| members.iter().find(|one| one["email"] == email).unwrap();
+    assert_eq!(of("anna@example.org")["role"], "manage");
+    assert_eq!((&of("ben@example.org")["role"], members.len()), (&json!("read"), 2));
 }
 
 /// Goal: the explanation fits what happened. Method: one row and one device through their lifetimes; the

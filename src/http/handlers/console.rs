@@ -22,6 +22,9 @@ use crate::storage::{OwnerState, PastBytes};
 /// Owners on a page, unless the request has a lower limit.
 const OWNERS_MAX: usize = 100;
 
+/// Most members of an owner that are shown.
+const MEMBERS_MAX: usize = 100;
+
 /// Locks that an overview lists.
 const LOCKS_MAX: usize = 100;
 
@@ -106,22 +109,32 @@ pub async fn series(app: Arc<App>, operator: Admitted) -> HandlerResult {
 struct OwnersQuery {
     after: Option<String>,
     limit: Option<Limit>,
+    email: Option<String>,
 }
 
 /// `GET /console/api/owners`
 pub async fn owners(app: Arc<App>, operator: Admitted, query: String) -> HandlerResult {
     operator?;
-    let OwnersQuery { after, limit } = query::read(&query)?;
+    let OwnersQuery { after, limit, email } = query::read(&query)?;
     let owner_of =
         |id: String| Uuid::try_parse(&id).map_err(|_| query::invalid("after must be an owner's id."));
     let after = after.map(owner_of).transpose()?.map(Owner);
     let limit = Limit::within(limit, OWNERS_MAX);
+    if email.is_some() && after.is_some() {
+        return Err(query::invalid("email and after cannot be combined: the owners of a user are one page."));
+    }
     off_reactor(move || {
+        if let Some(email) = email {
+            return json(json!({ "owners": owners_of_user(&app, &email, limit)? }));
+        }
         // One more than returned shows whether there is another page.
         let mut states = app.storage.census().states(after, limit + 1)?;
         let more = states.len() > limit;
         states.truncate(limit);
-        let owners: Vec<_> = states.iter().map(|(owner, state)| about(&app, *owner, *state)).collect();
+        let owners = states.iter().map(|(owner, state)| {
+            Ok(about(&app, *owner, *state, app.storage.read(*owner, |txn| txn.owner_name())?))
+        });
+        let owners = owners.collect::<Result<Vec<_>, ApiError>>()?;
         let mut body = json!({ "owners": owners });
         if let Some((last, _)) = states.last().filter(|_| more) {
             body["next"] = json!(last.0);
@@ -131,9 +144,25 @@ pub async fn owners(app: Arc<App>, operator: Admitted, query: String) -> Handler
     .await
 }
 
-fn about(app: &App, owner: Owner, state: OwnerState) -> Value {
+/// The owners of which the user with that address is a member, with the user's role at each.
+fn owners_of_user(app: &App, email: &str, owners_max: usize) -> Result<Vec<Value>, ApiError> {
+    let accounts = app.storage.accounts();
+    let Some(user) = accounts.user(&email.trim().to_lowercase())? else { return Ok(Vec::new()) };
+    let mut memberships = accounts.owners_of(user.id)?;
+    memberships.truncate(owners_max);
+    let shown = memberships.into_iter().map(|one| {
+        let state = app.storage.read(one.owner, |txn| Ok::<_, ApiError>(txn.state()))?;
+        let mut shown = about(app, one.owner, state, one.name);
+        shown["role"] = json!(one.role);
+        Ok(shown)
+    });
+    shown.collect()
+}
+
+fn about(app: &App, owner: Owner, state: OwnerState, name: String) -> Value {
     let mut shown = json!({
         "owner": owner.0,
+        "name": name,
         "version": state.version,
         "horizon": state.horizon,
         "rows": state.rows,
@@ -164,13 +193,23 @@ pub async fn owner(id: String, app: Arc<App>, operator: Admitted) -> HandlerResu
     operator?;
     let owner = owner_of(&id)?;
     off_reactor(move || {
-        let (state, digests) =
-            app.storage.read(owner, |txn| Ok::<_, ApiError>((txn.state(), txn.digests()?)))?;
+        let (state, digests, name, members) = app.storage.read(owner, |txn| {
+            Ok::<_, ApiError>((txn.state(), txn.digests()?, txn.owner_name()?, txn.members(None, MEMBERS_MAX)?))
+        })?;
         let devices = devices(&app, owner)?;
         if state.seed.is_none() && devices.is_empty() {
             return Err(ApiError::no_such_owner());
         }
-        let mut shown = about(&app, owner, state);
+        let mut shown = about(&app, owner, state, name);
+        let accounts = app.storage.accounts();
+        let members = members.into_iter().map(|member| {
+            let email = accounts.user_of(member.user)?.map(|user| user.email);
+            let joined_at = time_text(member.joined_at);
+            Ok(json!({
+                "user": member.user, "email": email, "name": member.name, "role": member.role, "joined_at": joined_at,
+            }))
+        });
+        shown["members"] = members.collect::<Result<Vec<_>, ApiError>>()?.into();
         let tables = app.schema.tables().iter();
         let tables =
             tables.map(|table| json!({ "table": table.name, "rows": digests[table.id.index()].count }));

@@ -40,6 +40,7 @@ export const api = {
   overview: () => call('GET', 'overview'),
   series: () => call('GET', 'series'),
   owners: (after, limit) => call('GET', withQuery('owners', { after, limit })),
+  ownersOf: (email, limit) => call('GET', withQuery('owners', { email, limit })),
   owner: (owner) => call('GET', `owners/${part(owner)}`),
   conflicts: (owner, page) => call('GET', withQuery(`owners/${part(owner)}/conflicts`, { page, limit: 20 })),
   restore: (owner, conflict) => call('POST', `owners/${part(owner)}/conflicts/${part(conflict)}/restore`),

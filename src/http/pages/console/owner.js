@@ -29,10 +29,21 @@ function paintDevice(row, { device, acknowledged, behind, seen_at: seen, signed_
   text(last, seen ? ago(instant(seen)) : '–');
 }
 
+const memberLine = ({ user, email }) => h('tr', {}, h('th', { scope: 'row', class: email ? '' : 'mono' }, email ?? user), h('td'), h('td'), h('td'));
+
+function paintMember(row, { name, role, joined_at: joined }) {
+  const [, called, may, since] = row.children;
+  text(called, name || '–');
+  text(may, role);
+  text(since, ago(instant(joined)));
+}
+
 /** Draws an owner's page. `refresh()` requests its data and paints it. */
 export function ownerView(owner, { refreshSoon }) {
   const about = h('p', { class: 'about muted' });
+  const name = h('span');
   const devices = h('tbody');
+  const members = h('tbody');
   const tables = h('tbody');
   const lock = h('ul', { class: 'lines' });
   const free = h('p', { class: 'muted empty' }, 'The lock is free.');
@@ -43,7 +54,7 @@ export function ownerView(owner, { refreshSoon }) {
     'div',
     { class: 'owner' },
     h('p', {}, h('a', { class: 'back', href: '#/' }, icon('left'), 'All owners')),
-    h('h2', { class: 'owner-name mono' }, owner),
+    h('h2', { class: 'owner-name' }, name, h('span', { class: 'mono' }, owner)),
     about,
     h(
       'div',
@@ -56,6 +67,12 @@ export function ownerView(owner, { refreshSoon }) {
           { class: 'card' },
           h('div', { class: 'card-head' }, h('h3', { class: 'card-title' }, 'Devices')),
           h('table', { class: 'figures' }, head('device', 'behind by', 'version seen', 'last seen'), devices),
+        ),
+        h(
+          'section',
+          { class: 'card' },
+          h('div', { class: 'card-head' }, h('h3', { class: 'card-title' }, 'Members')),
+          h('table', { class: 'figures' }, head('user', 'name', 'role', 'since'), members),
         ),
         conflicts.element,
       ),
@@ -71,6 +88,8 @@ export function ownerView(owner, { refreshSoon }) {
 
   function paint(now) {
     text(about, `Version ${number(now.version)}, ${counted(now.rows, 'row')}, ${bytes(now.bytes)}; deletions are remembered from version ${number(now.horizon)} on. ${pastOf(now.past)}`);
+    text(name, now.name ? `${now.name} ` : '');
+    keyed(members, now.members ?? [], ({ user }) => user, memberLine, paintMember);
     for (const { device_id: id, device } of now.devices) if (device) names.set(id, device);
     keyed(devices, now.devices, ({ device_id: id }) => id, deviceLine, paintDevice);
     keyed(

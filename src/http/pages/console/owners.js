@@ -1,4 +1,4 @@
-// The list of owners, page by page, with a search by the beginning of the id.
+// The list of owners, page by page, with a search by the beginning of the id or by a user's email address.
 
 import { h, keyed, text } from '../shared/dom.js';
 import { bytes, number } from '../shared/format.js';
@@ -17,7 +17,7 @@ function justBefore(digits) {
 /** A list of owners with paging and search. */
 export function ownersList() {
   const rows = h('tbody');
-  const field = h('input', { class: 'field', type: 'search', placeholder: 'Begins with …', 'aria-label': 'Find an owner by the beginning of its id', maxlength: 36, spellcheck: 'false' });
+  const field = h('input', { class: 'field', type: 'search', placeholder: 'Id or email …', 'aria-label': 'Find owners by the beginning of the id, or by the email address of a member', maxlength: 254, spellcheck: 'false' });
   const back = h('button', { type: 'button', class: 'button', on: { click: () => turn(-1) } }, 'Previous');
   const forward = h('button', { type: 'button', class: 'button', on: { click: () => turn(1) } }, 'Next');
   const empty = h('p', { class: 'muted empty', hidden: true }, 'No owner here.');
@@ -28,19 +28,21 @@ export function ownersList() {
     h(
       'table',
       { class: 'figures' },
-      h('thead', {}, h('tr', {}, ['owner', 'version', 'rows', 'size'].map((name) => h('th', { scope: 'col' }, name)))),
+      h('thead', {}, h('tr', {}, ['owner', 'name', 'version', 'rows', 'size'].map((name) => h('th', { scope: 'col' }, name)))),
       rows,
     ),
     empty,
     h('div', { class: 'turns' }, back, forward),
   );
   let digits = '';
+  let email = null;
   let pages = [null];
   let next = null;
 
   function find(event) {
     event.preventDefault();
-    digits = field.value.toLowerCase().replace(/[^0-9a-f]/g, '').slice(0, 32);
+    email = field.value.includes('@') ? field.value.trim() : null;
+    digits = email ? '' : field.value.toLowerCase().replace(/[^0-9a-f]/g, '').slice(0, 32);
     pages = [digits ? justBefore(digits) : null];
     refresh();
   }
@@ -52,18 +54,19 @@ export function ownersList() {
   }
 
   const line = ({ owner }) =>
-    h('tr', {}, h('th', { scope: 'row' }, h('a', { class: 'mono', href: `#/owners/${owner}` }, owner)), h('td'), h('td'), h('td'));
+    h('tr', {}, h('th', { scope: 'row' }, h('a', { class: 'mono', href: `#/owners/${owner}` }, owner)), h('td'), h('td'), h('td'), h('td'));
 
-  function paint(row, { version, rows: count, bytes: size, lock }) {
+  function paint(row, { name, role, version, rows: count, bytes: size, lock }) {
     const cells = [...row.children];
-    text(cells[1], number(version));
-    text(cells[2], number(count));
-    text(cells[3], bytes(size));
+    text(cells[1], role ? `${name || 'unnamed'} (${role})` : name);
+    text(cells[2], number(version));
+    text(cells[3], number(count));
+    text(cells[4], bytes(size));
     row.classList.toggle('is-locked', Boolean(lock));
   }
 
   async function refresh() {
-    const page = await api.owners(pages.at(-1), PAGE);
+    const page = email ? await api.ownersOf(email, 100) : await api.owners(pages.at(-1), PAGE);
     const fits = page.owners.filter(({ owner }) => owner.replaceAll('-', '').startsWith(digits));
     next = fits.length === page.owners.length ? (page.next ?? null) : null;
     keyed(rows, fits, ({ owner }) => owner, line, paint);
