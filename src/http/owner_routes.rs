@@ -9,7 +9,7 @@ use warp::reply::Response;
 use super::app::App;
 use super::console_routes::boxed;
 use super::handlers::caller::{Scope, handle_caller};
-use super::handlers::owners;
+use super::handlers::{invitations, owners};
 use super::methods::{delete, get, patch, post, put};
 use super::problem::ApiError;
 use super::routes::caller_filter;
@@ -102,7 +102,7 @@ fn invitations(app: &Arc<App>) -> BoxedFilter<(Response,)> {
         .and(get())
         .and(with(app))
         .and(caller.clone())
-        .then(|id, app, who: Who| handle_caller(who, |who| owners::list_invitations(id, app, who)));
+        .then(|id, app, who: Who| handle_caller(who, |who| invitations::list(id, app, who)));
     let made = warp::path!("owners" / String / "invitations")
         .and(post())
         .and(with(app))
@@ -110,7 +110,7 @@ fn invitations(app: &Arc<App>) -> BoxedFilter<(Response,)> {
         .and(caller.clone())
         .and(body.clone())
         .then(|id, app, peer: Peer, who: Who, body| {
-            handle_caller(who, move |who| owners::invite(id, app, peer, who, body))
+            handle_caller(who, move |who| invitations::invite(id, app, peer, who, body))
         });
     let revoked = warp::path!("owners" / String / "invitations" / String)
         .and(delete())
@@ -118,7 +118,7 @@ fn invitations(app: &Arc<App>) -> BoxedFilter<(Response,)> {
         .and(peer())
         .and(caller.clone())
         .then(|id, invitation, app, peer: Peer, who: Who| {
-            handle_caller(who, move |who| owners::revoke(id, invitation, app, peer, who))
+            handle_caller(who, move |who| invitations::revoke(id, invitation, app, peer, who))
         });
     let accepted = warp::path!("invitations" / "accept")
         .and(post())
@@ -127,7 +127,7 @@ fn invitations(app: &Arc<App>) -> BoxedFilter<(Response,)> {
         .and(caller)
         .and(body)
         .then(|app, peer: Peer, who: Who, body| {
-            handle_caller(who, move |who| owners::accept(app, peer, who, body))
+            handle_caller(who, move |who| invitations::accept(app, peer, who, body))
         });
     boxed(listed).or(boxed(made)).unify().or(boxed(revoked)).unify().or(boxed(accepted)).unify().boxed()
 }

@@ -7,6 +7,7 @@ pub(super) mod conflicts;
 pub(super) mod console;
 pub(crate) mod events;
 pub(super) mod fetch;
+pub(super) mod invitations;
 pub(super) mod lock;
 pub(super) mod owners;
 mod owners_events;

@@ -25,22 +25,16 @@ use crate::members::{self, Actor, Changed, MemberRefusal};
 use crate::model::{DeviceId, Owner, Role, Version};
 use crate::storage::accounts::MemberChange;
 use crate::storage::members::CodeHash;
-use crate::storage::{Invitation, Member, Membership, StorageResult, WriteTxn};
+use crate::storage::{Member, Membership, StorageResult, WriteTxn};
 
-type Who = Result<Caller, ApiError>;
-type Sent = Result<Received, ApiError>;
+pub(super) type Who = Result<Caller, ApiError>;
+pub(super) type Sent = Result<Received, ApiError>;
 
 /// Longest name of an owner or of a member, characters.
 const NAME_CHARS_MAX: usize = 100;
 
 /// Most members of a page.
 const MEMBERS_MAX: usize = 1_000;
-
-/// How long an invitation is open if the request does not say, s: a week.
-const OPEN_S: u64 = 604_800;
-
-/// Most uses of one invitation.
-const USES_MAX: u64 = 10_000;
 
 /// `GET /owners`: the owners of which the user is a member.
 pub async fn list(app: Arc<App>, caller: Who, headers: HeaderMap) -> HandlerResult {
@@ -141,7 +135,7 @@ pub(super) fn memberships(app: &App, caller: &Caller) -> Result<Vec<Membership>,
 }
 
 /// Refuses to make or join an owner with a token that says which owners there are: the token would not have it.
-fn check_owners_are_kept_here(caller: &Caller) -> Result<(), ApiError> {
+pub(super) fn check_owners_are_kept_here(caller: &Caller) -> Result<(), ApiError> {
     match caller.token_owners {
         None => Ok(()),
         Some(_) => Err(ApiError::NotAllowed { reason: "The token says which owners the user has." }),
@@ -198,7 +192,7 @@ fn found(app: &App, caller: &Caller, owner: Owner, name: &str) -> Result<Members
 }
 
 /// Refuses a new owner of a user who has as many as there may be.
-fn check_room(app: &App, caller: &Caller, owner: Owner) -> Result<(), ApiError> {
+pub(super) fn check_room(app: &App, caller: &Caller, owner: Owner) -> Result<(), ApiError> {
     let (accounts, max) = (app.storage.accounts(), app.settings.limits.owners_per_user_max);
     // In this order: the same request, sent at the same time, may have made the user a member in between.
     let is_full = accounts.owners_of(caller.user)?.len() >= max;
@@ -353,157 +347,10 @@ fn forget_devices(txn: &mut dyn WriteTxn, user: Uuid, of_user: &[DeviceId]) -> S
     Ok(devices)
 }
 
-/// `GET /owners/{owner}/invitations`: the open invitations, without their codes.
-pub async fn list_invitations(id: String, app: Arc<App>, caller: Who) -> HandlerResult {
-    let caller = caller?.about(owner_of(&id)?);
-    off_reactor(move || {
-        let now = app.clock.now();
-        let found = app.read_as(&caller, |txn, _| {
-            if app.rights(&caller, txn)?.role < Role::Manage {
-                return Err(MemberRefusal::NotAllowed.into());
-            }
-            Ok(txn.invitations()?)
-        })?;
-        let open = found.iter().filter(|one| one.is_open(now)).map(invitation_body);
-        no_store(json(json!({ "invitations": open.collect::<Vec<_>>() })))
-    })
-    .await
-}
-
-fn invitation_body(one: &Invitation) -> serde_json::Value {
-    json!({
-        "id": one.id,
-        "role": one.role,
-        "made_by": one.made_by,
-        "made_at": time_text(one.made_at),
-        "expires_at": time_text(one.expires_at),
-        "uses_left": one.uses_left,
-    })
-}
-
-/// `POST /owners/{owner}/invitations`: makes an invitation. Its code is in this response alone.
-pub async fn invite(id: String, app: Arc<App>, Peer(from): Peer, caller: Who, body: Sent) -> HandlerResult {
-    let caller = caller?.about(owner_of(&id)?);
-    let mut fields = Fields::read(&body?.bytes)?;
-    let role = role_of(&fields.text("role")?)?;
-    let (open_s, uses) = (fields.optional_number("expires_s")?, fields.optional_number("uses")?);
-    fields.end()?;
-    let limits = &app.settings.limits;
-    let open_s =
-        within("expires_s", open_s.unwrap_or(OPEN_S), u64::from(limits.invitation_hours_max) * 3_600)?;
-    let uses = within("uses", uses.unwrap_or(1), USES_MAX)?;
-    off_reactor(move || {
-        let (code, now) = (Invitations::code()?, app.clock.now());
-        let expires_at = now.shifted(i64::try_from(open_s).unwrap_or(i64::MAX / 1_000) * 1_000);
-        let invitation = Invitation {
-            id: Invitations::id()?,
-            code: Invitations::hash_of(&code),
-            role,
-            made_by: caller.user,
-            made_at: now,
-            expires_at,
-            uses_left: u32::try_from(uses).unwrap_or(u32::MAX),
-        };
-        let open_max = app.settings.limits.invitations_per_owner_max;
-        app.with_rights(caller.clone())?;
-        app.invitations.make(caller.user)?;
-        // What finds the invitation comes first: it leads nowhere if this breaks off.
-        app.storage.accounts().list_invitation(&invitation.code, caller.owner, expires_at)?;
-        let made =
-            change(&app, &caller, |txn, actor| members::invite(txn, actor, &invitation, open_max, now));
-        match made {
-            Ok(removed) => unlist(&app, &removed),
-            Err(refusal) => {
-                app.invitations.not_made(caller.user);
-                unlist(&app, &[invitation.code]);
-                return Err(refusal_of(refusal, "Open invitations of the owner", open_max as u64));
-            }
-        }
-        audit::done("invitation_made", subject(from, &caller, caller.owner));
-        let mut body = invitation_body(&invitation);
-        body["code"] = code.into();
-        let mut response = no_store(json(body))?;
-        *response.status_mut() = StatusCode::CREATED;
-        Ok(response)
-    })
-    .await
-}
-
-/// `DELETE /owners/{owner}/invitations/{id}`
-pub async fn revoke(
-    id: String,
-    invitation: String,
-    app: Arc<App>,
-    Peer(from): Peer,
-    caller: Who,
-) -> HandlerResult {
-    let caller = caller?.about(owner_of(&id)?);
-    off_reactor(move || {
-        let invitation = member_of(&invitation);
-        let code = change(&app, &caller, |txn, actor| members::revoke(txn, actor, invitation))?;
-        unlist(&app, &[code]);
-        audit::done("invitation_revoked", subject(from, &caller, caller.owner));
-        Ok(no_content())
-    })
-    .await
-}
-
-/// `POST /invitations/accept`: makes the user a member of the owner that the code is an invitation of.
-pub async fn accept(app: Arc<App>, Peer(from): Peer, caller: Who, body: Sent) -> HandlerResult {
-    let caller = caller?;
-    check_owners_are_kept_here(&caller)?;
-    let mut fields = Fields::read(&body?.bytes)?;
-    let (code, name) = (fields.text("code")?, fields.optional_text("name")?);
-    let name = name.map_or_else(|| Ok(String::new()), |name| name_of(&name))?;
-    fields.end()?;
-    off_reactor(move || {
-        app.invitations.attempt(caller.user, from)?;
-        let code = Invitations::hash_of(&code);
-        let accepted = join(&app, &caller, &code, &name);
-        let subject = Subject::at(from).of_user(caller.user);
-        match &accepted {
-            Ok(joined) => audit::done("member_joined", subject.of_owner(joined.owner)),
-            Err(_) => audit::refused("member_joined", subject, "the invitation cannot be accepted"),
-        }
-        json(owner_body(&accepted?))
-    })
-    .await
-}
-
-/// A user who is a member already gets the same response again.
-fn join(app: &App, caller: &Caller, code: &CodeHash, name: &str) -> Result<Membership, ApiError> {
-    let accounts = app.storage.accounts();
-    let owner = accounts.invited_to(code)?.ok_or(ApiError::InvalidInvitation)?;
-    let (user, max, now) = (caller.user, app.settings.limits.members_per_owner_max, app.clock.now());
-    check_room(app, caller, owner)?;
-    accounts.list_owner(user, owner, true)?;
-    let joined = app.storage.write(owner, |txn| {
-        let role = match members::accept(txn, code, user, name, max as u64, now)? {
-            Ok(role) => role,
-            Err(MemberRefusal::TooManyMembers) => {
-                return Err(ApiError::TooMany { what: "Members of the owner", max: max as u64 });
-            }
-            Err(_) => return Err(ApiError::InvalidInvitation),
-        };
-        let (name, state) = (txn.owner_name()?, txn.state());
-        let is_home = owner == caller.default_owner;
-        Ok(Membership { owner, name, role, version: state.version, is_public: state.is_public, is_home })
-    });
-    match &joined {
-        // Once more: what ended an earlier membership may have taken it off the list since.
-        Ok(_) => {
-            accounts.list_owner(user, owner, true)?;
-            app.members_changed(MemberChange { owner, user: Some(user), left: false });
-        }
-        Err(_) => unlist_owner(app, user, owner),
-    }
-    joined
-}
-
 /// Changes an owner's members in one transaction. A refusal has changed nothing.
 ///
 /// Errors: 403 `not_a_member`, before a transaction that writes begins: nobody makes an owner by naming it.
-fn change<T: Send>(
+pub(super) fn change<T: Send>(
     app: &App,
     caller: &Caller,
     mut work: impl FnMut(&mut dyn WriteTxn, Actor) -> Changed<T> + Send,
@@ -532,7 +379,7 @@ impl From<MemberRefusal> for ApiError {
 }
 
 /// A refusal, with the limit that it is about.
-fn refusal_of(refusal: ApiError, what: &'static str, max: u64) -> ApiError {
+pub(super) fn refusal_of(refusal: ApiError, what: &'static str, max: u64) -> ApiError {
     match refusal {
         ApiError::TooMany { .. } => ApiError::TooMany { what, max },
         other => other,
@@ -540,28 +387,28 @@ fn refusal_of(refusal: ApiError, what: &'static str, max: u64) -> ApiError {
 }
 
 /// An id that is none names no owner.
-fn owner_of(id: &str) -> Result<Owner, ApiError> {
+pub(super) fn owner_of(id: &str) -> Result<Owner, ApiError> {
     let id = if id.len() == 36 { Uuid::try_parse(id).ok() } else { None };
     id.map(Owner).ok_or(ApiError::NotAMember)
 }
 
 /// An id that is none names no member and no invitation.
-fn member_of(id: &str) -> Uuid {
+pub(super) fn member_of(id: &str) -> Uuid {
     Uuid::try_parse(id).unwrap_or(Uuid::nil())
 }
 
-fn role_of(text: &str) -> Result<Role, ApiError> {
+pub(super) fn role_of(text: &str) -> Result<Role, ApiError> {
     Role::named(text).ok_or_else(|| invalid("role", "expected read, write or manage"))
 }
 
-fn name_of(text: &str) -> Result<String, ApiError> {
+pub(super) fn name_of(text: &str) -> Result<String, ApiError> {
     let name = text.trim();
     let is_good = (1..=NAME_CHARS_MAX).contains(&name.chars().count()) && !name.contains(char::is_control);
     let wrong = || invalid("name", "a name has 1 to 100 characters, on one line");
     is_good.then(|| name.to_owned()).ok_or_else(wrong)
 }
 
-fn within(member: &str, number: u64, max: u64) -> Result<u64, ApiError> {
+pub(super) fn within(member: &str, number: u64, max: u64) -> Result<u64, ApiError> {
     let wrong = || invalid(member, &format!("expected a number from 1 to {max}"));
     (1..=max).contains(&number).then_some(number).ok_or_else(wrong)
 }
@@ -571,13 +418,13 @@ fn invalid(member: &str, reason: &str) -> ApiError {
     ApiError::InvalidBody { code, at, reason: reason.to_owned() }
 }
 
-fn subject(from: std::net::IpAddr, caller: &Caller, owner: Owner) -> Subject {
+pub(super) fn subject(from: std::net::IpAddr, caller: &Caller, owner: Owner) -> Subject {
     Subject::at(from).of_user(caller.user).of_device(caller.token_device).of_owner(owner)
 }
 
 /// Takes an owner off the list of a user who is no member. One who has become a member meanwhile is put on it again; if
 /// that happens later, the request that makes the user a member does so.
-fn unlist_owner(app: &App, user: Uuid, owner: Owner) {
+pub(super) fn unlist_owner(app: &App, user: Uuid, owner: Owner) {
     let accounts = app.storage.accounts();
     let is_member = || Ok(accounts.standing(user, owner)?.role.is_some());
     logged(accounts.list_owner(user, owner, false));
@@ -585,7 +432,7 @@ fn unlist_owner(app: &App, user: Uuid, owner: Owner) {
 }
 
 /// Removes what found invitations that have ended. What is left leads nowhere.
-fn unlist(app: &App, codes: &[CodeHash]) {
+pub(super) fn unlist(app: &App, codes: &[CodeHash]) {
     let accounts = app.storage.accounts();
     codes.iter().for_each(|code| logged(accounts.unlist_invitation(code)));
 }
@@ -596,7 +443,7 @@ fn logged(tidied: StorageResult<()>) {
     }
 }
 
-fn no_store(response: HandlerResult) -> HandlerResult {
+pub(super) fn no_store(response: HandlerResult) -> HandlerResult {
     let mut response = response?;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
