@@ -5,23 +5,27 @@ use std::sync::Arc;
 
 use super::{ApiError, App, off_reactor};
 use crate::config::Settings;
-use crate::http::page_token::write_feed;
+use crate::http::page_token::{for_owner, write_feed};
 use crate::http::wire::ReportBody;
 use crate::http::{BodyFault, Permit, Unavailable};
+use crate::model::Owner;
 use crate::schema::Schema;
 use crate::synchronise::Report;
 
 /// Writes the response after the batch is committed: a large one on a thread of its own.
 ///
+/// `owner`: whose rows the request is about, if it names an owner.
+///
 /// Errors: 503 `outcome_unknown` if there is no memory for it.
 pub(super) async fn write_later(
     app: &Arc<App>,
+    owner: Option<Owner>,
     report: Box<Report>,
     permit: &Permit,
 ) -> Result<Vec<u8>, ApiError> {
     let is_short = report.weight() <= SHORT_BYTES;
     let (app, permit) = (Arc::clone(app), permit.clone());
-    let write = move || write(&app.schema, &report, &permit);
+    let write = move || write(&app.schema, owner, &report, &permit);
     let body = if is_short { write() } else { off_reactor(write).await };
     body.map_err(after_write)
 }
@@ -44,15 +48,25 @@ fn after_write(refusal: ApiError) -> ApiError {
 }
 
 /// Writes the response, whose weight was reserved in `permit`.
-pub(super) fn write(schema: &Schema, report: &Report, permit: &Permit) -> Result<Vec<u8>, ApiError> {
+pub(super) fn write(
+    schema: &Schema,
+    owner: Option<Owner>,
+    report: &Report,
+    permit: &Permit,
+) -> Result<Vec<u8>, ApiError> {
     permit.shrink(report.weight()); // the weight was reserved for this text
-    with_body(schema, report, |body| permit.json(body))
+    with_body(schema, owner, report, |body| permit.json(body))
 }
 
-fn with_body<T>(schema: &Schema, report: &Report, with: impl FnOnce(&ReportBody<'_>) -> T) -> T {
+fn with_body<T>(
+    schema: &Schema,
+    owner: Option<Owner>,
+    report: &Report,
+    with: impl FnOnce(&ReportBody<'_>) -> T,
+) -> T {
     let every: Vec<_> = schema.tables().iter().map(|table| table.id).collect();
     let next = report.changes.as_ref().and_then(|changes| changes.next);
-    let next = next.map(|feed| write_feed(feed, &every, schema));
+    let next = next.map(|feed| for_owner(write_feed(feed, &every, schema), owner));
     with(&ReportBody { schema, report, next: next.as_deref() })
 }
 
@@ -64,7 +78,12 @@ const ESCAPED_BYTES: usize = 6;
 /// - Bounds: `batch_bytes_max`; with a page of the feed, plus the most that such a page takes, since a device
 ///   cannot request a smaller one.
 /// - Errors: 422 `too_many_rows`.
-pub(super) fn bound_length(schema: &Schema, report: &Report, settings: &Settings) -> Result<(), ApiError> {
+pub(super) fn bound_length(
+    schema: &Schema,
+    owner: Option<Owner>,
+    report: &Report,
+    settings: &Settings,
+) -> Result<(), ApiError> {
     let page = settings.sync.changes_bytes_max.saturating_add(settings.limits.row_bytes_max);
     let page = if report.changes.is_some() { page.saturating_mul(ESCAPED_BYTES) } else { 0 };
     let bytes_max = settings.limits.batch_bytes_max.saturating_add(page);
@@ -74,7 +93,7 @@ pub(super) fn bound_length(schema: &Schema, report: &Report, settings: &Settings
         return Ok(());
     }
     let mut length = Length { left: bytes_max };
-    match with_body(schema, report, |body| serde_json::to_writer(&mut length, body)) {
+    match with_body(schema, owner, report, |body| serde_json::to_writer(&mut length, body)) {
         Ok(()) => Ok(()),
         Err(error) if error.is_io() => {
             let reason = format!(

@@ -132,6 +132,31 @@ async fn pages_and_tags_are_of_one_owner() {
     assert_eq!(strange.problem(), (400, "invalid_request".into()));
 }
 
+/// Goal: the page token in the response to a sync is of the owner that the request names. Method: a feed of two pages, begun
+/// by a sync without and with an `Idempotency-Key`.
+#[tokio::test]
+async fn a_sync_with_a_shared_owner_goes_on_at_the_next_page() {
+    let server = Server::with(|settings| settings.sync.changes_rows_max = 1);
+    let (anna, ben) = (server.device("anna", "phone"), server.device("ben", "phone"));
+    server.admit("anna", "ben", Role::Write);
+    let rows =
+        json!({ "add": { "lists": [{ "lid": key(1), "title": "a" }, { "lid": key(2), "title": "b" }] } });
+    server.sync(&anna, rows).await.ok();
+    let path = about("/synchronise", &server.owner("anna").0.to_string());
+    let body = json!({ "pull": true, "add": { "lists": [{ "lid": key(3), "title": "c" }] } });
+    for attempt in 0..3 {
+        let sync = server.ask("POST", &path).of(&ben).json(&body);
+        // The last one is a repetition, which gets the kept response.
+        let sync = if attempt == 0 { sync } else { sync.header("idempotency-key", "k") };
+        let synced = sync.send().await.ok();
+        let next = synced["changes"]["next"].as_str().unwrap();
+        let page = about(&format!("/changes?next={next}"), &server.owner("anna").0.to_string());
+        server.get(&page).of(&ben).send().await.ok();
+        let strange = server.get(&format!("/changes?next={next}")).of(&ben).send().await;
+        assert_eq!(strange.problem(), (400, "invalid_request".into()));
+    }
+}
+
 /// Goal: nothing that a reader sends is stored, none of it is a refused request, and a reader keeps no writer out.
 #[tokio::test]
 async fn a_reader_changes_nothing() {

@@ -116,7 +116,7 @@ impl SyncJob {
         let response = match idempotent {
             None => SyncResponse::Report(Box::new(report)),
             Some(idempotent) => {
-                let body = report::write(&app.schema, &report, self.permit())?;
+                let body = report::write(&app.schema, caller.other_owner(), &report, self.permit())?;
                 let kept = kept_form(&app.schema, &report, &body, self.request.body.bytes.len())?;
                 idempotent.store_response(txn, app, caller, kept, report.current)?;
                 SyncResponse::Whole(super::reply::report_response(body, report.current))
@@ -143,7 +143,7 @@ impl SyncJob {
         let kept = Kept::read(&stored.body)?;
         let batch = self.batch.reading_again(kept.keys(&app.schema));
         let report = self.synchronise(txn, wanted, terms, &batch)?;
-        let fresh = report::write(&app.schema, &report, self.permit())?;
+        let fresh = report::write(&app.schema, caller.other_owner(), &report, self.permit())?;
         let body = kept.completed(&fresh, self.permit())?;
         self.lock.confirm(txn.lease()).map_err(|error| refused(error, &app.clock))?;
         app.acks.note(&caller.noted(), self.batch.base, terms.now);
@@ -166,11 +166,11 @@ impl SyncJob {
         terms: &Terms,
         batch: &Batch,
     ) -> Result<Report, ApiError> {
-        let app = &self.request.app;
+        let SyncRequest { app, caller, .. } = &self.request;
         self.permit().settle(self.drawn)?; // the job may run again
         let report = synchronise::run_while(wanted, txn, &app.schema, batch, terms)
             .map_err(|refusal| explain(refusal, &app.schema))?;
-        report::bound_length(&app.schema, &report, &app.settings)?;
+        report::bound_length(&app.schema, caller.other_owner(), &report, &app.settings)?;
         // The memory of loaded rows is freed. The report is needed as rows and as JSON: without room for both
         // nothing is written.
         self.permit().settle(self.drawn + 2 * report.weight())?;

@@ -147,7 +147,7 @@ impl SyncRequest {
                 }
             });
         }
-        let ended = receiver.ended(&self.app, &self.body.permit).await;
+        let ended = receiver.ended(&self.app, &self.caller, &self.body.permit).await;
         timing::worked(begun);
         ended
     }

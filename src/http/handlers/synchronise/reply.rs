@@ -10,7 +10,7 @@ use crate::accounts::Caller;
 use crate::http::Permit;
 use crate::http::app::App;
 use crate::http::problem::ApiError;
-use crate::model::Version;
+use crate::model::{Owner, Version};
 use crate::storage::not_run;
 use crate::synchronise::Report;
 
@@ -66,12 +66,20 @@ pub(super) enum Ended {
 }
 
 impl ReplyReceiver {
-    /// Waits for the result of the batch, and builds the response within the memory of `permit`.
-    pub async fn ended(mut self, app: &Arc<App>, permit: &Permit) -> Result<Ended, ApiError> {
+    /// Waits for the result of the caller's batch, and builds the response within the memory of `permit`.
+    pub async fn ended(
+        mut self,
+        app: &Arc<App>,
+        caller: &Caller,
+        permit: &Permit,
+    ) -> Result<Ended, ApiError> {
+        let owner = caller.other_owner();
         let mut previewed = None;
         let result = loop {
             match self.0.recv().await {
-                Some(Message::Preview(report)) => previewed = Some(write_report(app, report, permit).await),
+                Some(Message::Preview(report)) => {
+                    previewed = Some(write_report(app, owner, report, permit).await)
+                }
                 Some(Message::End(result)) => break *result,
                 None => return Err(ApiError::Internal("the batch was dropped without a reply".into())),
             }
@@ -79,16 +87,21 @@ impl ReplyReceiver {
         let response = match result? {
             SyncResponse::AsAnother(caller) => return Ok(Ended::AsAnother(caller)),
             SyncResponse::Whole(response) => response,
-            SyncResponse::Report(report) => write_report(app, report, permit).await?,
+            SyncResponse::Report(report) => write_report(app, owner, report, permit).await?,
             SyncResponse::Previewed => previewed.unwrap_or_else(|| Err(not_run().into()))?,
         };
         Ok(Ended::Response(response))
     }
 }
 
-async fn write_report(app: &Arc<App>, report: Box<Report>, permit: &Permit) -> HandlerResult {
+async fn write_report(
+    app: &Arc<App>,
+    owner: Option<Owner>,
+    report: Box<Report>,
+    permit: &Permit,
+) -> HandlerResult {
     let version = report.current;
-    Ok(report_response(report::write_later(app, report, permit).await?, version))
+    Ok(report_response(report::write_later(app, owner, report, permit).await?, version))
 }
 
 pub(super) fn report_response(body: Vec<u8>, version: Version) -> warp::reply::Response {
