@@ -4,7 +4,7 @@ import { RollcallError } from "./error.js";
 import { adopt, bind, headersOf, otherUser } from "./identity.js";
 import { declare, Held, shown } from "./held.js";
 import { newKey, readKey } from "./key.js";
-import { Live } from "./live.js";
+import { ALL_EVENTS, EVENTS, Live } from "./live.js";
 import * as requests from "./owners.js";
 import { partOf } from "./part.js";
 import { SyncRun } from "./sync.js";
@@ -268,20 +268,42 @@ class StoreClient {
         return this.read(async (held) => (await held.recall("cursor")) !== version || (await held.waiting()).length > 0);
     }
     live(options = {}) {
-        const own = this.liveHere(options);
-        const others = [...this.opened.values()].map((client) => client.live(options));
-        this.follow = (client) => others.push(client.live(options));
+        const lives = [this.liveHere(options, EVENTS)];
+        this.follow = (client) => {
+            if (lives.length === 1)
+                lives.push(this.liveOthers(options));
+            lives.push(client.liveHere(options, null));
+        };
+        for (const client of this.opened.values())
+            this.follow(client);
         return {
             stop: () => {
                 this.follow = null;
-                for (const live of [own, ...others])
+                for (const live of lives)
                     live.stop();
             },
         };
     }
-    liveHere(options) {
+    liveOthers(options) {
+        const live = new Live({
+            ...{ store: this.store, wire: this.wire, events: ALL_EVENTS },
+            sync: () => this.syncOwners({ signal: this.closing.signal }),
+            isBehind: async () => true,
+            retryInMs: async () => null,
+            setState: (state) => this.opened.forEach((client) => client.updateStatus({ live: state })),
+            setLock: () => { },
+            onEvent: (type, { owner, version }) => {
+                if (type !== "version")
+                    return live.moved(null);
+                const client = this.opened.get(String(owner));
+                client?.lives.forEach((one) => one.moved(Number(version)));
+            },
+        }, options);
+        return live;
+    }
+    liveHere(options, events) {
         const context = {
-            ...{ store: this.store, wire: this.wire },
+            ...{ store: this.store, wire: this.wire, events },
             sync: () => this.sync(),
             isBehind: (version) => this.isBehind(version),
             retryInMs: () => this.read(async (held) => {

@@ -1,10 +1,19 @@
 /** Syncs promptly: after edits, and when the server reports writes of other devices (`GET /events`). */
 import { type Wire } from "./calls.js";
-import type { LiveOptions, Status, Store } from "./types.js";
+import type { Json, LiveOptions, Status, Store } from "./types.js";
+/** The events of one owner, and those of all owners of the user. */
+export declare const EVENTS = "/events";
+export declare const ALL_EVENTS = "/events?owner=all";
 /** What `live` needs from its client. */
 export interface LiveContext {
     readonly store: Store;
     readonly wire: Wire;
+    /** The path of the events to follow; null if another `Live` follows them and calls `moved`. */
+    readonly events: string | null;
+    /** Handles an event. Without it, an event is about the rows and the lock of this client. */
+    onEvent?(type: string, data: {
+        readonly [member: string]: Json;
+    }): void;
     sync(): Promise<unknown>;
     /** Whether a sync has anything to do, if the server is at this version. */
     isBehind(version: number | null): Promise<boolean>;
@@ -25,6 +34,8 @@ export declare class Live {
     private due;
     private readonly wake;
     constructor(client: LiveContext, options: LiveOptions);
+    /** Notes that the server is at this version; null: sync in any case. */
+    moved(version: number | null): void;
     /** Notes an edit of the user. */
     edited(): void;
     stop(): void;

@@ -7,6 +7,8 @@ const BACKOFF_MAX_MS = 60000;
 const RETRY_MIN_MS = 100;
 const RETRY_MAX_MS = 2 ** 31 - 1;
 const FINAL = ["unauthorized", "forbidden", "not_logged_in", "not_a_member", "other_user", "mass_delete", "aborted"];
+export const EVENTS = "/events";
+export const ALL_EVENTS = "/events?owner=all";
 export class Live {
     constructor(client, options) {
         this.client = client;
@@ -16,8 +18,12 @@ export class Live {
         this.running = false;
         this.wake = () => this.schedule(0);
         globalThis.addEventListener?.("online", this.wake);
-        void this.listen();
+        if (client.events !== null)
+            void this.listen(client.events);
         this.schedule(0);
+    }
+    moved(version) {
+        this.schedule(0, version);
     }
     edited() {
         this.schedule(this.options.debounceMs ?? 100);
@@ -68,26 +74,26 @@ export class Live {
         const most = Math.min(BACKOFF_FIRST_MS * 2 ** failed, BACKOFF_MAX_MS);
         return most / 2 + (this.client.wire.patience.random() * most) / 2;
     }
-    async listen() {
+    async listen(events) {
         const { signal } = this.control;
         const locks = webLocks(this.client.store);
         try {
             if (!locks)
-                return await this.follow();
+                return await this.follow(events);
             this.client.setState("waiting");
-            await locks.request(`rollcall ${this.client.store.name} live`, { signal }, () => this.follow());
+            await locks.request(`rollcall ${this.client.store.name} live${events === EVENTS ? "" : ` ${events}`}`, { signal }, () => this.follow(events));
         }
         catch {
         }
     }
-    async follow() {
+    async follow(events) {
         const { signal } = this.control;
         let failed = 0;
         while (!this.stopped) {
             this.client.setState("connecting");
             let received = false;
             try {
-                if (!(await this.stream(() => (received = true)))) {
+                if (!(await this.stream(events, () => (received = true)))) {
                     this.client.setState("polling");
                     await pause(this.options.pollMs ?? 15000, signal);
                     this.schedule(0);
@@ -103,7 +109,7 @@ export class Live {
             await pause(this.backoff(failed), signal).catch(() => { });
         }
     }
-    async stream(onEvent) {
+    async stream(path, onEvent) {
         const { wire } = this.client;
         const token = await wire.token(null);
         const control = new AbortController();
@@ -117,8 +123,8 @@ export class Live {
         try {
             const identity = await new Calls(wire, control.signal, () => { }).identity();
             const headers = { Accept: "text/event-stream", ...identity };
-            const response = await send(wire, "GET", about(wire, "/events"), token, { headers }, control.signal, true);
-            if (response.status === 404 || (response.ok && !response.body))
+            const response = await send(wire, "GET", about(wire, path), token, { headers }, control.signal, true);
+            if (response.status === 404 || (response.status === 400 && path !== EVENTS) || (response.ok && !response.body))
                 return false;
             if (!response.ok) {
                 if (response.status === 401)
@@ -166,6 +172,10 @@ export class Live {
             return false;
         }
         const type = field("event");
+        if (this.client.onEvent) {
+            this.client.onEvent(type, data);
+            return type !== "";
+        }
         if (type === "version" && typeof data["version"] === "number")
             this.schedule(0, data["version"]);
         if (type === "lock")

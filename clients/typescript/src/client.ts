@@ -5,7 +5,7 @@ import { RollcallError } from "./error.js";
 import { adopt, bind, headersOf, otherUser, type Me } from "./identity.js";
 import { declare, Held, shown, type Declared } from "./held.js";
 import { newKey, readKey } from "./key.js";
-import { Live } from "./live.js";
+import { ALL_EVENTS, EVENTS, Live } from "./live.js";
 import * as requests from "./owners.js";
 import { partOf } from "./part.js";
 import { SyncRun } from "./sync.js";
@@ -299,21 +299,45 @@ class StoreClient implements Client, OwnerClient {
   }
 
   live(options: LiveOptions = {}) {
-    const own = this.liveHere(options);
-    const others = [...this.opened.values()].map((client) => client.live(options));
-    this.follow = (client) => others.push(client.live(options));
+    const lives = [this.liveHere(options, EVENTS)];
+    this.follow = (client) => {
+      if (lives.length === 1) lives.push(this.liveOthers(options));
+      lives.push(client.liveHere(options, null));
+    };
+    for (const client of this.opened.values()) this.follow(client);
     return {
       stop: () => {
         this.follow = null;
-        for (const live of [own, ...others]) live.stop();
+        for (const live of lives) live.stop();
       },
     };
   }
 
+  /** Follows the events of all other owners in one stream: the server bounds the streams of a user. */
+  private liveOthers(options: LiveOptions) {
+    const live = new Live(
+      {
+        ...{ store: this.store, wire: this.wire, events: ALL_EVENTS },
+        sync: () => this.syncOwners({ signal: this.closing.signal }),
+        isBehind: async () => true,
+        retryInMs: async () => null,
+        setState: (state) => this.opened.forEach((client) => client.updateStatus({ live: state })),
+        setLock: () => {},
+        onEvent: (type, { owner, version }) => {
+          if (type !== "version") return live.moved(null);
+          const client = this.opened.get(String(owner));
+          client?.lives.forEach((one) => one.moved(Number(version)));
+        },
+      },
+      options,
+    );
+    return live;
+  }
+
   /** Syncs the rows of this owner promptly. */
-  private liveHere(options: LiveOptions) {
+  private liveHere(options: LiveOptions, events: string | null) {
     const context = {
-      ...{ store: this.store, wire: this.wire },
+      ...{ store: this.store, wire: this.wire, events },
       sync: () => this.sync(),
       isBehind: (version: number | null) => this.isBehind(version),
       retryInMs: () =>

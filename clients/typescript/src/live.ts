@@ -14,10 +14,18 @@ const RETRY_MAX_MS = 2 ** 31 - 1;
 /** Errors that a retry does not solve. */
 const FINAL = ["unauthorized", "forbidden", "not_logged_in", "not_a_member", "other_user", "mass_delete", "aborted"];
 
+/** The events of one owner, and those of all owners of the user. */
+export const EVENTS = "/events";
+export const ALL_EVENTS = "/events?owner=all";
+
 /** What `live` needs from its client. */
 export interface LiveContext {
   readonly store: Store;
   readonly wire: Wire;
+  /** The path of the events to follow; null if another `Live` follows them and calls `moved`. */
+  readonly events: string | null;
+  /** Handles an event. Without it, an event is about the rows and the lock of this client. */
+  onEvent?(type: string, data: { readonly [member: string]: Json }): void;
   sync(): Promise<unknown>;
   /** Whether a sync has anything to do, if the server is at this version. */
   isBehind(version: number | null): Promise<boolean>;
@@ -42,8 +50,13 @@ export class Live {
     private readonly options: LiveOptions,
   ) {
     globalThis.addEventListener?.("online", this.wake);
-    void this.listen();
+    if (client.events !== null) void this.listen(client.events);
     this.schedule(0);
+  }
+
+  /** Notes that the server is at this version; null: sync in any case. */
+  moved(version: number | null): void {
+    this.schedule(0, version);
   }
 
   /** Notes an edit of the user. */
@@ -98,26 +111,26 @@ export class Live {
   }
 
   /** Follows the events in one tab for all; the other tabs wait until it closes. */
-  private async listen(): Promise<void> {
+  private async listen(events: string): Promise<void> {
     const { signal } = this.control;
     const locks = webLocks(this.client.store);
     try {
-      if (!locks) return await this.follow();
+      if (!locks) return await this.follow(events);
       this.client.setState("waiting");
-      await locks.request(`rollcall ${this.client.store.name} live`, { signal }, () => this.follow());
+      await locks.request(`rollcall ${this.client.store.name} live${events === EVENTS ? "" : ` ${events}`}`, { signal }, () => this.follow(events));
     } catch {
       // stopped while it waited
     }
   }
 
-  private async follow(): Promise<void> {
+  private async follow(events: string): Promise<void> {
     const { signal } = this.control;
     let failed = 0;
     while (!this.stopped) {
       this.client.setState("connecting");
       let received = false;
       try {
-        if (!(await this.stream(() => (received = true)))) {
+        if (!(await this.stream(events, () => (received = true)))) {
           this.client.setState("polling");
           await pause(this.options.pollMs ?? 15_000, signal);
           this.schedule(0);
@@ -134,7 +147,7 @@ export class Live {
   }
 
   /** Follows the events until the stream ends. Returns false if this server or platform cannot stream them. */
-  private async stream(onEvent: () => void): Promise<boolean> {
+  private async stream(path: string, onEvent: () => void): Promise<boolean> {
     const { wire } = this.client;
     const token = await wire.token(null);
     const control = new AbortController();
@@ -148,8 +161,9 @@ export class Live {
     try {
       const identity = await new Calls(wire, control.signal, () => {}).identity();
       const headers = { Accept: "text/event-stream", ...identity };
-      const response = await send(wire, "GET", about(wire, "/events"), token, { headers }, control.signal, true);
-      if (response.status === 404 || (response.ok && !response.body)) return false; // an older server, or React Native
+      const response = await send(wire, "GET", about(wire, path), token, { headers }, control.signal, true);
+      // An older server, or React Native.
+      if (response.status === 404 || (response.status === 400 && path !== EVENTS) || (response.ok && !response.body)) return false;
       if (!response.ok) {
         if (response.status === 401) await wire.token(token);
         const problem = problemOf(response.status, (name) => response.headers.get(name), readJson(await response.text()));
@@ -192,6 +206,10 @@ export class Live {
       return false;
     }
     const type = field("event");
+    if (this.client.onEvent) {
+      this.client.onEvent(type, data);
+      return type !== "";
+    }
     if (type === "version" && typeof data["version"] === "number") this.schedule(0, data["version"]);
     if (type === "lock") this.client.setLock(data as unknown as Status["lock"]);
     return type !== "";

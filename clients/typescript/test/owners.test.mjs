@@ -135,6 +135,8 @@ test("a backup that lacks a membership takes no rows off the device", { skip }, 
 
 test("`live` includes the other owners, also those that are opened later", { skip }, async () => {
   const { anna, ben, ours } = await couple(started, "write", { fetch: globalThis.fetch, patience: {} });
+  const streams = new Set();
+  ben.onTraffic(({ phase, path }) => phase === "sent" && path.startsWith("/events") && streams.add(path));
   const [a, b] = [anna.live({ debounceMs: 5 }), ben.live({ debounceMs: 5 })];
   await ours.table("items").put({ title: "Cake" });
   await until(async () => (await titles(ben.owner(ours.id))).includes("Cake"), "Ben has the cake");
@@ -143,6 +145,7 @@ test("`live` includes the other owners, also those that are opened later", { ski
   await anna.owners.accept(code);
   await anna.owner(owner).table("items").put({ title: "Trip" });
   await until(async () => (await titles(ben.owner(owner))).includes("Trip"), "Ben has the trip");
+  assert.deepEqual([...streams].sort(), ["/events", "/events?owner=all"], "one stream for all other owners");
   a.stop();
   b.stop();
 });
