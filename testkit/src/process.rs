@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -108,6 +108,24 @@ impl Process {
     pub fn signal(&self, name: &str) {
         let result = Command::new("kill").args([name, &self.child.id().to_string()]).status();
         assert!(result.unwrap().success(), "the server is gone already");
+    }
+
+    /// Stops it by SIGSTOP, and waits until none of its threads runs any more. On a busy machine they run on for a while
+    /// after the signal was sent.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+        let threads = format!("/proc/{}/task", self.child.id());
+        let runs = |thread: std::io::Result<std::fs::DirEntry>| {
+            let stat = thread.and_then(|thread| std::fs::read_to_string(thread.path().join("stat")));
+            // The state comes after the name, which is in brackets.
+            stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('T')))
+        };
+        let until = Instant::now() + TOO_LONG;
+        // Other systems have no such folder.
+        while std::fs::read_dir(&threads).is_ok_and(|mut threads| threads.any(runs)) {
+            assert!(Instant::now() < until, "the server does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Sends SIGKILL; returns what it logged.

@@ -140,7 +140,7 @@ fn what_a_frozen_server_writes_late_is_not_kept() {
         let late = Uuid::now_v7().to_string();
         let headers = [bearer(&pair.phone), format!("sync-lock: {}", fetched.number("sync-lock"))];
         let mut phone = Client::connect(pair.addresses[0]).unwrap();
-        pair.servers[0].signal("-STOP");
+        pair.servers[0].freeze();
         phone.send("POST /synchronise", &headers, Some(&add(&late).to_string())).unwrap();
         let key = Uuid::now_v7().to_string();
         let wait = ["prefer: wait=25".into()];
