@@ -526,6 +526,7 @@ async fn the_service_tells_about_itself() {
     expected.as_object_mut().unwrap().extend(of_sync.as_object().unwrap().clone());
     expected["time_precision"] = json!("milliseconds");
     expected["auth"] = json!("local");
+    expected["event_streams_per_owner_max"] = expected["event_streams_per_user_max"].clone(); // the former name
     assert_eq!(server.get("/limits").send().await.ok(), expected);
     let contract = server.get("/openapi.yaml").send().await;
     assert_eq!(contract.bytes, std::fs::read("openapi.yaml").unwrap());
