@@ -243,7 +243,7 @@ const OF_OWNERS: [&str; 13] = [
 ];
 
 /// The operator's queries across owners, a page of owners, where an owner is, and the creation of tables.
-const ACROSS: [&str; 14] = [
+const ACROSS: [&str; 15] = [
     "pg_dist_placement",
     "from rollcall_owner where erased_at is not null and owner > $1 order",
     "create_",
@@ -257,6 +257,8 @@ const ACROSS: [&str; 14] = [
     "update {} set",
     // The owners of one user, in one statement that reads.
     "where m.owner = any($1) and m.user_id = $2",
+    // The owners that a token names, in one statement that reads.
+    "from rollcall_owner where owner = any($1)",
     // A copy that ends; no server runs.
     "insert into rollcall_membership (user_id, owner) select user_id, owner from rollcall_member",
     "insert into rollcall_lookup (name, kind, id, expires_at) select",
