@@ -9,7 +9,7 @@ import * as requests from "./owners.js";
 import { partOf } from "./part.js";
 import { SyncRun } from "./sync.js";
 import { inTurn, openChannel, pause } from "./turn.js";
-const COPY = ["cursor", "epoch", "known", "seed", "digests", "outstanding", "etag", "feed", "feeds", "edits"];
+const COPY = ["cursor", "epoch", "known", "seed", "digests", "outstanding", "etag", "feed", "feeds", "edits", "conflicts", "synced"];
 class Listeners {
     constructor() {
         this.all = new Set();
@@ -226,7 +226,8 @@ class StoreClient {
         this.updateStatus({});
         try {
             const report = await work;
-            await this.syncOwners({ ...options, signal: control.signal });
+            const { confirmDeletes: _, ...others } = options;
+            await this.syncOwners({ ...others, signal: control.signal });
             this.updateStatus({ lastSync: { at: this.now(), report }, lastError: null });
             return report;
         }
@@ -296,7 +297,10 @@ class StoreClient {
                 if (type !== "version")
                     return live.moved(null);
                 const client = this.opened.get(String(owner));
-                client?.lives.forEach((one) => one.moved(Number(version)));
+                if (client)
+                    client.lives.forEach((one) => one.moved(Number(version)));
+                else
+                    live.moved(null);
             },
         }, options);
         return live;
@@ -360,15 +364,29 @@ class StoreClient {
         const known = owner === this.home ? this : this.opened.get(owner);
         if (known)
             return known;
-        const client = new StoreClient(this.options, this, owner);
-        this.opened.set(owner, client);
-        this.noted = this.noteOpened();
+        const client = this.open(owner);
+        this.noted = this.changeOpened((stored) => stored.add(owner));
         this.noted.catch(() => { });
-        this.follow?.(client);
         return client;
     }
-    noteOpened() {
-        return this.write((held) => held.remember("opened", [...this.opened.keys()]));
+    changeOpened(change) {
+        return this.write(async (held) => {
+            const stored = new Set(await held.recall("opened"));
+            change(stored);
+            await held.remember("opened", [...stored]);
+        });
+    }
+    async openOthers() {
+        const stored = (await this.read((held) => held.recall("opened"))) ?? [];
+        for (const id of stored)
+            if (!this.opened.has(id))
+                this.open(id);
+    }
+    open(owner) {
+        const client = new StoreClient(this.options, this, owner);
+        this.opened.set(owner, client);
+        this.follow?.(client);
+        return client;
     }
     get id() {
         return this.owned ?? this.home ?? "";
@@ -383,7 +401,10 @@ class StoreClient {
         return found;
     }
     async syncOwners(options) {
+        if (this.account)
+            return;
         await this.noted;
+        await this.openOthers();
         if (!this.opened.size)
             return;
         const { owners } = await this.listOwners(await this.read((held) => held.recall("owners")));
@@ -392,7 +413,7 @@ class StoreClient {
             const version = versions.get(id);
             const isDue = version === undefined ? !(await client.isAway()) : await client.isBehind(version);
             if (isDue)
-                await client.sync({ ...options, signal: options.signal }).catch(() => { });
+                await client.sync(options).catch(() => { });
         }
     }
     isAway() {
@@ -434,11 +455,11 @@ class StoreClient {
             for (const name of this.declared.keys())
                 for (const stored of await held.all(name))
                     await held.replace(stored, null);
-            for (const name of [...COPY, "left", "away", "conflicts", "synced"])
+            for (const name of [...COPY, "left", "away"])
                 await held.remember(name, undefined);
         }));
         account.opened.delete(owned);
-        await account.noteOpened();
+        await account.changeOpened((stored) => stored.delete(owned));
     }
     async ownerId() {
         if (!this.id)

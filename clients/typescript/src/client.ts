@@ -16,7 +16,7 @@ import type {
 } from "./types.js";
 
 /** What is stored of an owner's copy beside the rows. */
-const COPY = ["cursor", "epoch", "known", "seed", "digests", "outstanding", "etag", "feed", "feeds", "edits"] as const;
+const COPY = ["cursor", "epoch", "known", "seed", "digests", "outstanding", "etag", "feed", "feeds", "edits", "conflicts", "synced"] as const;
 
 class Listeners<T> {
   private readonly all = new Set<(event: T) => void>();
@@ -257,7 +257,9 @@ class StoreClient implements Client, OwnerClient {
     this.updateStatus({});
     try {
       const report = await work;
-      await this.syncOwners({ ...options, signal: control.signal });
+      // What the user has confirmed is about the rows of this owner.
+      const { confirmDeletes: _, ...others } = options;
+      await this.syncOwners({ ...others, signal: control.signal });
       this.updateStatus({ lastSync: { at: this.now(), report }, lastError: null });
       return report;
     } catch (error) {
@@ -326,7 +328,8 @@ class StoreClient implements Client, OwnerClient {
         onEvent: (type, { owner, version }) => {
           if (type !== "version") return live.moved(null);
           const client = this.opened.get(String(owner));
-          client?.lives.forEach((one) => one.moved(Number(version)));
+          if (client) client.lives.forEach((one) => one.moved(Number(version)));
+          else live.moved(null); // another client of the store may have opened it
         },
       },
       options,
@@ -398,16 +401,32 @@ class StoreClient implements Client, OwnerClient {
     if (owner === null) throw new RollcallError("bad_owner", `${JSON.stringify(id)} is not the id of an owner`);
     const known = owner === this.home ? this : this.opened.get(owner);
     if (known) return known;
-    const client = new StoreClient(this.options, this, owner);
-    this.opened.set(owner, client);
-    this.noted = this.noteOpened();
+    const client = this.open(owner);
+    this.noted = this.changeOpened((stored) => stored.add(owner));
     this.noted.catch(() => {}); // the next sync reports it
-    this.follow?.(client);
     return client;
   }
 
-  private noteOpened(): Promise<unknown> {
-    return this.write((held) => held.remember("opened", [...this.opened.keys()]));
+  /** Changes the stored list of opened owners, which all clients of the store share. */
+  private changeOpened(change: (stored: Set<string>) => void): Promise<unknown> {
+    return this.write(async (held) => {
+      const stored = new Set(await held.recall("opened"));
+      change(stored);
+      await held.remember("opened", [...stored]);
+    });
+  }
+
+  /** Opens the owners that another client of this store has opened. */
+  private async openOthers(): Promise<void> {
+    const stored = (await this.read((held) => held.recall("opened"))) ?? [];
+    for (const id of stored) if (!this.opened.has(id)) this.open(id);
+  }
+
+  private open(owner: string): StoreClient {
+    const client = new StoreClient(this.options, this, owner);
+    this.opened.set(owner, client);
+    this.follow?.(client);
+    return client;
   }
 
   get id(): string {
@@ -427,14 +446,16 @@ class StoreClient implements Client, OwnerClient {
 
   /** Syncs the owners that have moved, or whose rows wait. A failure is in the status of the owner's client. */
   private async syncOwners(options: SyncOptions): Promise<void> {
+    if (this.account) return;
     await this.noted;
+    await this.openOthers();
     if (!this.opened.size) return;
     const { owners } = await this.listOwners(await this.read((held) => held.recall("owners")));
     const versions = new Map(owners.map(({ owner, version }) => [owner, version]));
     for (const [id, client] of this.opened) {
       const version = versions.get(id);
       const isDue = version === undefined ? !(await client.isAway()) : await client.isBehind(version);
-      if (isDue) await client.sync({ ...options, signal: options.signal! }).catch(() => {});
+      if (isDue) await client.sync(options).catch(() => {});
     }
   }
 
@@ -477,11 +498,11 @@ class StoreClient implements Client, OwnerClient {
     await inTurn(this.store, undefined, () =>
       this.write(async (held) => {
         for (const name of this.declared.keys()) for (const stored of await held.all(name)) await held.replace(stored, null);
-        for (const name of [...COPY, "left", "away", "conflicts", "synced"] as const) await held.remember(name, undefined);
+        for (const name of [...COPY, "left", "away"] as const) await held.remember(name, undefined);
       }),
     );
     account.opened.delete(owned);
-    await account.noteOpened();
+    await account.changeOpened((stored) => stored.delete(owned));
   }
 
   /** The owner's id; that of the account's own owner is known once the store is bound. */

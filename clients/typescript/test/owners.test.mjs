@@ -179,3 +179,57 @@ test("a store of one owner is read by a client of several, and the other way rou
   await second.wipe();
   assert.deepEqual([await names(second), await names(second.owner(owner))], [[], []]);
 });
+
+test("a confirmed deletion of many rows confirms nothing at other owners", { skip }, async () => {
+  const anna = await user(started).device("phone");
+  const { owner } = await anna.owners.make("Ours");
+  const both = [anna, anna.owner(owner)];
+  for (const client of both) for (let n = 0; n < 300; n++) await client.table("items").put({ title: `${n}` });
+  await anna.sync();
+  for (const client of both) for (const { iid } of await client.table("items").list()) await client.table("items").remove(iid);
+  const refused = await anna.sync().then(() => null, (error) => error);
+  assert.equal(refused.code, "mass_delete");
+  await anna.sync({ confirmDeletes: refused.problem.confirm_deletes });
+  assert.deepEqual([(await anna.pending()).deleted, (await anna.owner(owner).pending()).deleted], [0, 300]);
+});
+
+test("a lost membership leaves no row in conflicts", { skip }, async () => {
+  const { anna, ben, ours, bens } = await couple(started);
+  const cake = await ours.table("items").put({ title: "Cake" });
+  await anna.sync();
+  await ben.sync();
+  await bens.table("items").patch(cake.iid, { title: "Ben's" });
+  await new Promise((resolve) => setTimeout(resolve, 20)); // a later time
+  await ours.table("items").patch(cake.iid, { title: "Anna's" });
+  await anna.sync();
+  await ben.sync();
+  assert.equal((await bens.conflicts.list()).length, 1);
+  await ours.removeMember((await ours.members()).find(({ name }) => name === "Ben").user);
+  assert.equal(await failed(bens.sync()), "not_a_member");
+  assert.deepEqual([await titles(bens), await bens.conflicts.list()], [[], []]);
+});
+
+test("two clients of one store open different owners", { skip }, async () => {
+  const [store, anna] = [memoryStore(), user(started)];
+  const [one, two] = [await anna.device("phone", { store }), await anna.device("phone", { store })];
+  const [first, second] = [(await one.owners.make("first")).owner, (await one.owners.make("second")).owner];
+  await one.owner(first).table("items").put({ title: "Cake" });
+  two.owner(second);
+  await two.sync();
+  assert.equal((await one.owner(first).pending()).rows, 0, "the other client sent it");
+  const reopened = await anna.device("phone", { store });
+  assert.deepEqual(await titles(reopened.owner(first)), ["Cake"]);
+});
+
+test("the client that listens follows owners that another client of the store opened", { skip }, async () => {
+  const [store, anna] = [memoryStore(), user(started, { fetch: globalThis.fetch, patience: {} })];
+  const [one, two, tablet] = [await anna.device("phone", { store }), await anna.device("phone", { store }), await anna.device("tablet")];
+  const [first, second] = [(await one.owners.make("first")).owner, (await one.owners.make("second")).owner];
+  one.owner(first);
+  const live = one.live({ debounceMs: 5 });
+  two.owner(second);
+  await tablet.owner(second).table("items").put({ title: "Cake" });
+  await tablet.sync();
+  await until(async () => (await titles(two.owner(second))).includes("Cake"), "the listening client fetched it");
+  live.stop();
+});
