@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
 use crate::accounts::installations::{Counters, Lookup, resolve};
 use crate::accounts::invitations::Invitations;
@@ -175,25 +174,6 @@ impl App {
         change.user.inspect(|user| self.owner_lists.joined(*user));
         self.events.members_changed(change);
         self.storage.accounts().notify_members_changed(change);
-    }
-
-    /// Forgets the cursors of a user's device that was signed out, and of the installations of its token. Returns
-    /// all of them.
-    pub fn forget_device(&self, user: Uuid, owner: Owner, device: DeviceId) -> Vec<DeviceId> {
-        self.events.signed_out(user, device);
-        let forgotten = self.storage.write(owner, |txn| {
-            let of_token = txn.installations()?.into_iter().filter(|one| one.token_device == device);
-            let devices: Vec<_> = of_token.map(|one| one.device).chain([device]).collect();
-            devices.iter().try_for_each(|device| txn.forget_device(*device))?;
-            StorageResult::Ok(devices)
-        });
-        let devices = forgotten.unwrap_or_else(|error| {
-            // The device is signed out nevertheless; its cursor is forgotten after `device_days`.
-            tracing::warn!(%error, %device, "could not remove the cursor of a device");
-            vec![device]
-        });
-        devices.iter().for_each(|device| self.acks.forget(owner, *device));
-        devices
     }
 
     /// Removes the rows of erased owners on a thread of its own. What it does not come to, housekeeping does.

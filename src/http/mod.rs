@@ -21,6 +21,7 @@ pub mod peer;
 pub mod problem;
 pub(crate) mod query;
 pub(crate) mod readers;
+mod release;
 pub(crate) mod response_cache;
 pub(crate) mod routes;
 pub mod server;

@@ -5,7 +5,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::caller::bearer;
-use super::{ApiError, App, HandlerResult, ended, json, no_content, off_reactor, time_text};
+use super::{ApiError, App, HandlerResult, json, no_content, off_reactor, time_text};
 use crate::accounts::audit::{self, Subject};
 use crate::accounts::{Caller, LocalAccounts, LogIn, PasswordChange, Rights};
 use crate::http::wire::Fields;
@@ -73,18 +73,11 @@ pub async fn log_out(app: Arc<App>, Peer(from): Peer, caller: Result<Caller, Api
     off_reactor(move || {
         local(&app)?.log_out(&caller)?;
         audit::done("log_out", Subject::at(from).of_user(caller.user).of_device(caller.token_device));
-        give_back(&app, &caller, &app.forget_device(caller.user, caller.owner, caller.token_device));
+        app.release(&caller, &[caller.token_device, caller.device]);
         Ok(())
     })
     .await?;
     Ok(no_content())
-}
-
-/// Releases the lock if one of these devices holds it.
-fn give_back(app: &App, caller: &Caller, devices: &[DeviceId]) {
-    for device in devices {
-        ended(app.locks.give_back(&Caller { device: *device, ..caller.clone() }));
-    }
 }
 
 /// `GET /devices`
@@ -137,7 +130,7 @@ pub async fn change_password(
     off_reactor(move || {
         let change = PasswordChange { old: &old, new: &new, signs_out_others };
         let removed = local(&app)?.change_password(&caller, change, from)?;
-        signed_out(&app, &caller, &removed);
+        app.release(&caller, &removed);
         Ok(())
     })
     .await?;
@@ -170,7 +163,7 @@ pub async fn reset_password(
     fields.end()?;
     off_reactor(move || {
         let (user, devices) = local(&app)?.reset_password(&token, &new, from)?;
-        signed_out(&app, &absent(&user), &devices);
+        app.release(&absent(&user), &devices);
         Ok(())
     })
     .await?;
@@ -189,14 +182,14 @@ pub async fn verify_email(
     fields.end()?;
     off_reactor(move || {
         let (user, devices) = local(&app)?.verify_email(&token, &password, from)?;
-        signed_out(&app, &absent(&user), &devices);
+        app.release(&absent(&user), &devices);
         Ok(())
     })
     .await?;
     Ok(no_content())
 }
 
-/// A user who is not signed in, as the owner's lock knows the user's devices.
+/// A user who is not signed in, as the locks know the user's devices.
 fn absent(user: &User) -> Caller {
     let device = DeviceId(Uuid::nil());
     Caller {
@@ -233,11 +226,7 @@ pub async fn erase(
         // Another member may manage the owner now.
         let changes = owners.iter().map(|one| MemberChange { owner: one.owner, user: None, left: false });
         changes.for_each(|change| at_work.members_changed(change));
-        for device in devices {
-            at_work.events.signed_out(caller.user, device);
-            at_work.acks.forget(caller.owner, device);
-            ended(at_work.locks.give_back(&Caller { device, ..caller.clone() }));
-        }
+        at_work.release_at(&caller, owners.iter().map(|one| one.owner), &devices);
         Ok(())
     })
     .await?;
@@ -255,18 +244,11 @@ pub async fn revoke_others(
     let caller = caller?;
     off_reactor(move || {
         let removed = local(&app)?.sign_out_others(&caller, from)?;
-        signed_out(&app, &caller, &removed);
+        app.release(&caller, &removed);
         Ok(())
     })
     .await?;
     Ok(no_content())
-}
-
-/// Ends the streams and locks of devices that were signed out.
-fn signed_out(app: &App, caller: &Caller, devices: &[DeviceId]) {
-    for device in devices {
-        give_back(app, caller, &app.forget_device(caller.user, caller.owner, *device));
-    }
 }
 
 /// `DELETE /devices/{device_id}`
@@ -283,7 +265,7 @@ pub async fn revoke(
     off_reactor(move || {
         local(&app)?.revoke(&caller, device)?;
         audit::done("revocation", Subject::at(from).of_user(caller.user).of_device(device));
-        signed_out(&app, &caller, &[device]);
+        app.release(&caller, &[device]);
         Ok(())
     })
     .await?;

@@ -345,3 +345,56 @@ async fn who_has_no_owner_any_more_reads_nothing() {
     server.fetch(&anna, "").await.ok();
     assert_eq!(server.ask("POST", "/logout").of(&guest).send().await.status, 204);
 }
+
+/// Goal: a device that was signed out keeps nobody waiting and no tombstone, at no owner of its user. Method: a device with
+/// an installation holds the lock and a cursor at two owners, and is signed out in each way; an owner that it never used is
+/// not written to.
+#[tokio::test]
+async fn a_signed_out_device_holds_nothing_at_any_owner() {
+    const PASSWORDS: [&str; 2] = [PASSWORD, "battery staple"];
+    for way in ["POST /logout", "DELETE /devices", "DELETE /devices/{id}", "POST /password"] {
+        let (server, anna, ben) = furnished().await;
+        let carl = server.device("carl", "phone");
+        for owner in ["anna", "carl"] {
+            server.admit(owner, "ben", Role::Write);
+        }
+        let lost = server.device("ben", "lost");
+        let (shared, own) = (server.owner("anna"), server.owner("ben"));
+        for (owner, user) in [(shared, "anna"), (own, "ben")] {
+            let (path, cursor) = (owner.0.to_string(), server.version_of(user));
+            for named in [true, false] {
+                let ask = server.get(&about(&format!("/changes?since={cursor}"), &path)).of(&lost);
+                let ask = if named { ask.header("sync-device", format!("{}.1", key(900))) } else { ask };
+                ask.send().await.ok();
+                // One of the two cursors is in memory only.
+                if named {
+                    let flushed = |app: &rollcall::http::App| app.acks.flush(&*app.storage, &mut || true);
+                    app::engine::pg::apart(|| flushed(&server.app).unwrap());
+                }
+            }
+            server.ask("POST", &about("/lock", &path)).of(&lost).send().await.ok();
+        }
+        assert_eq!(server.number("SELECT count(*) FROM rollcall_ack"), 2, "{way}");
+        let unused = server.dump()["rollcall_owner"].len();
+
+        let (method, path) = way.split_once(' ').unwrap();
+        let by = if way == "POST /logout" { &lost } else { &ben };
+        let ask = server.ask(method, &path.replace("{id}", &lost.id)).of(by);
+        let change = json!({ "old": PASSWORDS[0], "new": PASSWORDS[1], "sign_out_others": true });
+        let ask = if path == "/password" { ask.json(&change) } else { ask };
+        assert_eq!(ask.send().await.status, 204, "{way}");
+
+        assert_eq!(server.number("SELECT count(*) FROM rollcall_ack"), 0, "{way}");
+        assert_eq!(server.dump()["rollcall_owner"].len(), unused, "{way}");
+        for owner in [shared, own] {
+            assert!(server.app.acks.noted(owner).is_empty(), "{way}");
+        }
+        for (device, owner) in [(&anna, shared), (&carl, server.owner("carl"))] {
+            let fetch = server.get(&about("/fetch", &owner.0.to_string())).of(device).send().await;
+            assert_eq!(fetch.status, 200, "{way}");
+        }
+        if way != "POST /logout" {
+            server.fetch(&ben, "").await.ok();
+        }
+    }
+}
