@@ -23,6 +23,7 @@ pub mod explain;
 pub mod accounts;
 pub mod copy;
 pub mod erasure;
+pub mod export;
 pub mod locks;
 pub mod mail;
 pub mod purge;

@@ -11,7 +11,9 @@ use super::app::App;
 use super::body::{Deadline, slow_body};
 use super::console_routes::{boxed, console_routes};
 use super::handlers::caller::{Scope, handle_caller};
-use super::handlers::{accounts, caller, changes, conflicts, events, fetch, lock, service, synchronise};
+use super::handlers::{
+    accounts, caller, changes, conflicts, events, export, fetch, lock, service, synchronise,
+};
 use super::methods::{delete, get, post, shape};
 use super::owner_routes::owner_routes;
 use super::problem::ApiError;
@@ -206,11 +208,11 @@ pub fn routes(
         .and(peer())
         .and(body.clone())
         .then(accounts::verify_email);
-    let export = warp::path!("account" / "export")
+    let exported = warp::path!("account" / "export")
         .and(get())
         .and(with_app.clone())
-        .and(default)
-        .then(|app, who: Who| handle_caller(who, |who| changes::export(app, who)));
+        .and(account.clone())
+        .then(|app, who: Who| handle_caller(who, |who| export::export(app, who)));
     let erased = warp::path!("account" / "erase")
         .and(post())
         .and(with_app.clone())
@@ -263,7 +265,7 @@ pub fn routes(
     let people = people.or(boxed(password)).unify();
     let people =
         people.or(boxed(reset)).unify().or(boxed(reset_confirmed)).unify().or(boxed(verified)).unify();
-    let people = people.or(boxed(erased)).unify().or(boxed(export)).unify().or(owners).unify();
+    let people = people.or(boxed(erased)).unify().or(boxed(exported)).unify().or(owners).unify();
     let devices = boxed(devices).or(boxed(devices_ended)).unify().or(boxed(device)).unify();
     let about = boxed(healthz).or(boxed(readyz)).unify().or(boxed(limits)).unify().or(boxed(metrics)).unify();
     let about = about.or(boxed(general)).unify().or(boxed(typed)).unify();

@@ -4,6 +4,7 @@ use rollcall_testkit::app;
 
 mod accounts;
 mod anything;
+mod export;
 mod faults;
 mod fetch;
 mod installations;

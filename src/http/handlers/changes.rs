@@ -3,13 +3,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
-use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use serde_json::json;
 use warp::reply::Reply;
 
-use super::{ApiError, App, HandlerResult, hold, json, off_reactor, set_version_headers, time_text};
+use super::{ApiError, App, HandlerResult, hold, json, off_reactor, set_version_headers};
 use crate::accounts::Caller;
 use crate::changes::{self, Expired, Feed};
 use crate::digest::Digest;
@@ -21,7 +21,7 @@ use crate::http::response_cache::CacheKey;
 use crate::http::stream::{self, Body, ChunkWriter, Progress, Source};
 use crate::http::wire::{ChangeLine, ChangesBody, DigestsBody, EndLine};
 use crate::model::{Owner, Version};
-use crate::schema::{Column, Schema, TableId};
+use crate::schema::TableId;
 use crate::storage::{FeedPosition, OwnerState};
 use crate::synchronise::Changes;
 
@@ -61,7 +61,8 @@ pub async fn changes(
     let caller = caller?;
     let request = ChangesRequest::read(&query, &caller, &app)?;
     if accept::preferred(&headers, &[JSON, NDJSON]) == NDJSON {
-        return stream(app, caller, request, Vec::new()).await;
+        let lines = Lines { app: Arc::clone(&app), caller, request, first: Vec::new(), rest: None };
+        return stream(app, lines).await;
     }
     match unchanged(&app, &caller, &request) {
         Some(response) => Ok(response),
@@ -148,12 +149,10 @@ fn read(
     Ok(read)
 }
 
-/// The whole feed, one row per line, in constant memory.
-async fn stream(app: Arc<App>, caller: Caller, request: ChangesRequest, first: Vec<u8>) -> HandlerResult {
-    let readers = Arc::clone(&app.readers);
-    let permit = app.memory.permit(Some(caller.owner));
-    let (version, lines) =
-        stream::respond(&readers, &permit, Lines { app, caller, request, first, rest: None }).await?;
+/// Lines in constant memory: what a source reads, while it reads.
+pub(super) async fn stream<S: Source<Head = Version>>(app: Arc<App>, source: S) -> HandlerResult {
+    let permit = app.memory.permit(Some(source.owner()));
+    let (version, lines) = stream::respond(&app.readers, &permit, source).await?;
     let response = match lines {
         Body::Buffered(lines) => hold(Response::new(lines.into()), permit)?,
         Body::Streaming(coming) => {
@@ -165,69 +164,8 @@ async fn stream(app: Arc<App>, caller: Caller, request: ChangesRequest, first: V
     Ok(with_headers(response, NDJSON, version))
 }
 
-/// `GET /account/export`: who the user is, the declared tables, and every row, as lines.
-pub async fn export(app: Arc<App>, caller: Result<Caller, ApiError>) -> HandlerResult {
-    let caller = caller?;
-    let (at_work, who) = (Arc::clone(&app), caller.clone());
-    let first = off_reactor(move || account_line(&at_work, &who)).await?;
-    let request = ChangesRequest {
-        since: None,
-        tables: app.schema.tables().iter().map(|table| table.id).collect(),
-        rows_max: usize::MAX,
-        next: None,
-    };
-    let mut response = stream(app, caller, request, first).await?;
-    let name = HeaderValue::from_static("attachment; filename=\"export.ndjson\"");
-    response.headers_mut().insert(CONTENT_DISPOSITION, name);
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
-}
-
-/// The first line of an export.
-fn account_line(app: &App, caller: &Caller) -> Result<Vec<u8>, ApiError> {
-    let (mut email, mut created_at, mut devices) = (None, None, Vec::new());
-    if let Some(local) = app.accounts.local() {
-        let user = local.user(caller)?;
-        (email, created_at) = (Some(user.email), Some(time_text(user.created_at)));
-        for device in local.devices(caller)? {
-            devices.push(json!({ "device_id": device.id, "device": device.name, "created_at": time_text(device.created_at) }));
-        }
-    }
-    let account = json!({
-        "op": "account",
-        "user": caller.user,
-        "owner": caller.owner,
-        "email": email,
-        "created_at": created_at,
-        "devices": devices,
-        "tables": tables_of(&app.schema),
-    });
-    let mut bytes = Vec::new();
-    line(&mut bytes, &account)?;
-    Ok(bytes)
-}
-
-/// The declared tables, parents before the tables that refer to them.
-fn tables_of(schema: &Schema) -> Vec<serde_json::Value> {
-    let column = |column: &Column| {
-        json!({
-            "name": column.name,
-            "type": column.kind.name(),
-            "required": column.required,
-            "references": column.references.map(|table| &schema.at(table).name),
-        })
-    };
-    let tables = schema.parents_first().iter().map(|table| schema.at(*table));
-    tables
-        .map(|table| {
-            let columns: Vec<_> = table.columns.iter().map(column).collect();
-            json!({ "name": table.name, "key": table.key, "columns": columns })
-        })
-        .collect()
-}
-
 /// A feed as lines.
-struct Lines {
+pub(super) struct Lines {
     app: Arc<App>,
     caller: Caller,
     request: ChangesRequest,
@@ -235,6 +173,20 @@ struct Lines {
     first: Vec<u8>,
     /// The part that is not written yet, once writing has begun.
     rest: Option<Feed>,
+}
+
+impl Lines {
+    /// Every row of the caller's owner, after `first`.
+    pub fn whole(app: Arc<App>, caller: Caller, first: Vec<u8>) -> Self {
+        let tables = app.schema.tables().iter().map(|table| table.id).collect();
+        let request = ChangesRequest { since: None, tables, rows_max: usize::MAX, next: None };
+        Self { app, caller, request, first, rest: None }
+    }
+
+    /// What comes before the feed, unless it is written already.
+    pub fn unwritten(&self) -> Option<&[u8]> {
+        self.rest.is_none().then_some(self.first.as_slice())
+    }
 }
 
 impl Source for Lines {
@@ -291,7 +243,7 @@ impl Source for Lines {
     }
 }
 
-fn line(buf: &mut Vec<u8>, line: &impl serde::Serialize) -> Result<(), ApiError> {
+pub(super) fn line(buf: &mut Vec<u8>, line: &impl serde::Serialize) -> Result<(), ApiError> {
     serde_json::to_writer(&mut *buf, line).map_err(|error| ApiError::Internal(Box::new(error)))?;
     buf.push(b'\n');
     Ok(())
@@ -305,7 +257,9 @@ fn with_headers(
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    set_version_headers(headers, version);
+    if version > Version(0) {
+        set_version_headers(headers, version);
+    }
     response
 }
 

@@ -6,6 +6,7 @@ pub(super) mod changes;
 pub(super) mod conflicts;
 pub(super) mod console;
 pub(crate) mod events;
+pub(super) mod export;
 pub(super) mod fetch;
 pub(super) mod invitations;
 pub(super) mod lock;

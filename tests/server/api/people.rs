@@ -335,12 +335,16 @@ async fn who_has_no_owner_any_more_reads_nothing() {
         let ask = if request.1 == "/synchronise" { ask.json(&json!({})) } else { ask };
         assert_eq!(ask.send().await.problem(), (403, "not_a_member".into()), "{request:?}");
     }
-    for path in ["/lists/sync", "/sync", "/v1/shape?table=lists&offset=-1", "/account/export"] {
+    for path in ["/lists/sync", "/sync", "/v1/shape?table=lists&offset=-1"] {
         let answer = server.get(path).of(&guest).send().await;
         assert_eq!(answer.problem(), (403, "not_a_member".into()), "{path}");
     }
     // The account is there, all the same.
     server.get("/me").of(&guest).send().await.ok();
+    let export = server.get("/account/export").of(&guest).send().await;
+    let text = String::from_utf8(export.bytes).unwrap();
+    let ops: Vec<_> = text.lines().map(|line| line.split(',').next().unwrap()).collect();
+    assert_eq!((export.status, ops), (200, vec![r#"{"op":"account""#, r#"{"op":"left""#]));
     server.get("/devices").of(&guest).send().await.ok();
     server.fetch(&anna, "").await.ok();
     assert_eq!(server.ask("POST", "/logout").of(&guest).send().await.status, 204);
