@@ -1,11 +1,12 @@
 use std::io::{BufRead, IsTerminal, Write as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::Done;
 use super::database::{Database, no_database, patient_terms};
+use super::{Done, account_export};
 use crate::accounts::{LocalAccounts, LocalSettings, SetupError};
 use crate::clock::Clock;
 use crate::config::{AuthSettings, Limits, MailSettings};
@@ -53,6 +54,18 @@ pub(super) enum Account {
         /// Begin the link with this URL, such as `https://app.example`; without it print the token alone
         #[arg(long, env = "ROLLCALL_PUBLIC_URL", value_name = "URL")]
         public_url: Option<String>,
+
+        #[command(flatten)]
+        database: DatabaseArg,
+    },
+    /// Write everything that a user has to standard output, as lines: every row of each of the user's owners
+    Export {
+        /// Write what the user with this email address has
+        email: String,
+
+        /// Read your tables from this file, the server's own
+        #[arg(long, env = "ROLLCALL_SCHEMA", value_name = "FILE")]
+        schema: PathBuf,
 
         #[command(flatten)]
         database: DatabaseArg,
@@ -112,6 +125,9 @@ impl Account {
             Self::List { database } => list(&database),
             Self::Password { email, database } => set_password(&email, &database),
             Self::ResetLink { email, public_url, database } => reset_link(&email, public_url, &database),
+            Self::Export { email, schema, database } => {
+                account_export::run(&kept(&email), &schema, &database.database)
+            }
             Self::Erase { email, database } => erase(&email, &database),
             Self::Remove { email, database } => remove(&email, &database),
         }

@@ -1,10 +1,16 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::config::{Limits, PostgresSettings};
-use crate::storage::postgres::{Address, Terms};
+use crate::metrics::Metrics;
+use crate::schema::Schema;
+use crate::storage::postgres::{Address, Postgres, Terms};
+use crate::storage::sqlite::Sqlite;
+use crate::storage::{Storage, postgres};
 
 /// The address of the data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +40,33 @@ impl Database {
 
 pub(super) fn no_database(path: &Path) -> String {
     format!("there is no database {}", path.display())
+}
+
+/// Opens a database for a command, whether or not a server runs on it. The schema must fit as it is: a command does not
+/// change tables.
+pub(super) fn open_beside_server(
+    database: &Database,
+    schema: &Arc<Schema>,
+    wait: Duration,
+) -> Result<Arc<dyn Storage>, Box<dyn std::error::Error>> {
+    Ok(match database {
+        Database::Sqlite(path) if !path.is_file() => return Err(no_database(path).into()),
+        Database::Sqlite(path) => Arc::new(Sqlite::beside_server(path, Arc::clone(schema), wait)?),
+        Database::Postgres(address) => {
+            let terms = patient_terms(wait);
+            let lines = Postgres::compare(address, schema, &terms)?.describe();
+            if !lines.is_empty() {
+                let lines = lines.join("\n");
+                return Err(
+                    format!("{database} does not fit the schema as it is; serve it once:\n{lines}").into()
+                );
+            }
+            let connections = postgres::Connections::open(address, &terms)?;
+            let (schema, now) = (Arc::clone(schema), Clock::system().now());
+            let observer = Arc::new(Metrics::new());
+            Arc::new(Postgres::serve(address, connections, &terms, schema, now, observer)?)
+        }
+    })
 }
 
 /// How a server uses PostgreSQL.

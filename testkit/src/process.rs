@@ -234,11 +234,33 @@ impl Client {
         }
         let mut answer = Answer { status, headers, body: Vec::new() };
         if status != 204 && status != 304 {
-            let length = answer.header("content-length").and_then(|length| length.parse().ok());
-            answer.body = vec![0; length.expect("an answer without content-length")];
-            self.stream.read_exact(&mut answer.body)?;
+            match answer.header("content-length") {
+                Some(length) => answer.body = self.bytes(length.parse().unwrap())?,
+                None => answer.body = self.chunks()?,
+            }
         }
         Ok(answer)
+    }
+
+    fn bytes(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads a body that comes in chunks.
+    fn chunks(&mut self) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line)?;
+            let length = usize::from_str_radix(line.trim_end(), 16).expect("neither a length nor chunks");
+            body.append(&mut self.bytes(length)?);
+            self.bytes(2)?;
+            if length == 0 {
+                return Ok(body);
+            }
+        }
     }
 
     pub fn call(&mut self, request: &str, headers: &[String], body: Option<&str>) -> io::Result<Answer> {

@@ -9,6 +9,7 @@ mod documents;
 mod guards;
 mod kill;
 mod life;
+mod moving;
 mod pg_admin;
 mod pg_start;
 mod replicas;

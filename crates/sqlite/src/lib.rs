@@ -64,12 +64,12 @@ pub struct Sqlite {
     first_fence: Fence,
     /// The write-ahead log, which does not exist before the first write.
     log: PathBuf,
-    /// Runs the small writes of all owners.
+    /// Runs the small writes of all owners; `None` beside a server.
     writer: Option<JoinHandle<()>>,
     /// Locks the file while the server runs. A second server on the same file would give out the same fences,
     /// and under another name of the file it would overwrite what this one acknowledged. This field comes
-    /// last, since it must outlive the connections.
-    _served: Served,
+    /// last, since it must outlive the connections. Beside a server it is `None`.
+    _served: Option<Served>,
 }
 
 /// Why an SQLite file cannot be used.
@@ -239,7 +239,35 @@ impl Sqlite {
             schema,
             first_fence: Fence(start * Self::FENCES_PER_S),
             log: beside(path, "-wal"),
-            _served: served,
+            _served: Some(served),
+        })
+    }
+
+    /// Uses a file that a server of this release has served with this schema, whether or not one runs. The file is not
+    /// prepared in any way. Its leases are the server's: nothing here may give out a lock.
+    ///
+    /// Errors: [`OpenError::Unfit`], [`OpenError::FromOlderRelease`].
+    pub fn beside_server(path: &Path, schema: Arc<Schema>, busy_wait: Duration) -> Result<Self, OpenError> {
+        let path = &resolved(path);
+        let in_file = |error| OpenError::of(path, &error);
+        let conn = Connections::look(path, busy_wait)?;
+        if migrate::done(&conn, path)? < migrate::migrations_known() {
+            return Err(OpenError::FromOlderRelease(path.to_owned()));
+        }
+        let lines = tables::plan(&conn, &schema).map_err(in_file)?.describe();
+        if !lines.is_empty() {
+            return Err(OpenError::Unfit { path: path.to_owned(), lines });
+        }
+        let ids = schema.tables().iter().map(|table| known_table_id(&conn, &table.name));
+        let ids = ids.collect::<rusqlite::Result<Vec<_>>>().map_err(in_file)?;
+        Ok(Self {
+            connections: Arc::new(Connections::open(path, busy_wait, 1)?),
+            writer: None,
+            statements: Arc::new(Statements::new(&schema, &ids)),
+            schema,
+            first_fence: Fence(0),
+            log: beside(path, "-wal"),
+            _served: None,
         })
     }
 }
@@ -338,11 +366,12 @@ fn prepare(
     Ok((ids, start, past))
 }
 
+fn known_table_id(conn: &Connection, name: &str) -> rusqlite::Result<i64> {
+    conn.query_row("SELECT id FROM rollcall_table WHERE name = ?1", [name], |row| row.get(0))
+}
+
 fn table_id(conn: &Connection, name: &str) -> rusqlite::Result<i64> {
-    let known = conn
-        .query_row("SELECT id FROM rollcall_table WHERE name = ?1", [name], |row| row.get(0))
-        .optional()?;
-    match known {
+    match known_table_id(conn, name).optional()? {
         Some(id) => Ok(id),
         None => conn.query_row("INSERT INTO rollcall_table (name) VALUES (?1) RETURNING id", [name], |row| {
             row.get(0)
@@ -368,7 +397,11 @@ impl Storage for Sqlite {
             .writing_for(owner, &mut |conn| run(conn, &self.schema, &self.statements, owner, work))
     }
 
-    fn enqueue_write(&self, owner: Owner, job: Box<dyn WriteJob>) {
+    fn enqueue_write(&self, owner: Owner, mut job: Box<dyn WriteJob>) {
+        if self.writer.is_none() {
+            let result = self.run_write(owner, &mut |txn| job.run(txn));
+            return job.finish(result);
+        }
         let (schema, statements) = (Arc::clone(&self.schema), Arc::clone(&self.statements));
         self.connections.writer().enqueue(OwnerJob { schema, statements, owner, job });
     }
