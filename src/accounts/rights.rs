@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::Caller;
 use crate::broken;
 use crate::model::{Owner, Role, Version};
+use crate::schema::Schema;
 use crate::storage::accounts::Standing;
 use crate::storage::{AccountStore, OwnerState, ReadTxn, StorageError};
 
@@ -97,6 +98,13 @@ impl Rights {
     /// Cursors from before that version have expired for the caller.
     pub fn seen_since(&self) -> Version {
         if broken::is("member_keeps_old_cursor") { Version(0) } else { self.since }
+    }
+
+    /// Whether a kept response of that version may be sent again: the caller reads the same tables as then. Roles of
+    /// tokens leave no trace, so nobody knows that of theirs if some table is not for every role.
+    pub fn may_see_again(&self, version: Version, schema: &Schema) -> bool {
+        let is_known = !self.is_of_token() || schema.hidden_from(Role::Read) == 0;
+        is_known && version >= self.seen_since()
     }
 
     /// The owner's state as the caller may see it: cursors from before [`Self::since`] are behind the horizon.

@@ -7,6 +7,7 @@ use super::Done;
 use super::database::{Database, patient_terms};
 use super::serve::read_schema;
 use crate::model::Role;
+use crate::schema::Table;
 use crate::storage::postgres::Postgres;
 use crate::storage::sqlite::Sqlite;
 
@@ -28,19 +29,31 @@ pub(super) enum SchemaCommand {
     },
 }
 
+/// Who reads and writes a table, if not all members that usually do.
+fn members(table: &Table) -> &'static str {
+    match (table.read, table.write) {
+        (Role::Manage, _) => ", for members who manage the owner",
+        (Role::Write, Role::Manage) => {
+            ", read by members who may write, written by those who manage the owner"
+        }
+        (Role::Write, _) => ", for members who may write",
+        (Role::Read, Role::Manage) => ", written by members who manage the owner",
+        (Role::Read, _) => "",
+    }
+}
+
 impl SchemaCommand {
     pub fn run(self) -> Done {
         let Self::Check { schema, database } = self;
         let declared = read_schema(&schema)?;
         for table in declared.tables() {
             let columns = table.columns.len();
-            let by =
-                if table.write == Role::Manage { ", written by members who manage the owner" } else { "" };
             println!(
-                "{}: key {}, {columns} columns, policy {}{by}",
+                "{}: key {}, {columns} columns, policy {}{}",
                 table.name,
                 table.key,
-                table.policy.name()
+                table.policy.name(),
+                members(table)
             );
         }
         let Some(database) = database else {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::column::{By, schema_of};
 use super::{extend, schema_ref};
+use crate::model::Role;
 use crate::schema::{Column, Schema, Table};
 
 /// The tables, and the first half of the names of their types.
@@ -103,16 +104,34 @@ impl Tables<'_> {
             vec![],
             By::Server,
         );
-        add("Row", "Row", said("A whole row of"), &every, columns(By::Server), By::Server);
-        let new = said("A new row of") + " Columns left out get their default, or null.";
+        let row = said("A whole row of") + readers(table);
+        add("Row", "Row", row, &every, columns(By::Server), By::Server);
+        let new = said("A new row of") + " Columns left out get their default, or null." + writers(table);
         add("New", "GivenRow", new, &needed, columns(By::App), By::App);
-        let patch = said("An edit of a row of") + " Columns left out stay as they are.";
+        let patch = said("An edit of a row of") + " Columns left out stay as they are." + writers(table);
         add("Patch", "GivenRow", patch, &only_key, columns(By::App), By::App);
         let deletion = said("A row to delete of") + " The key, and when the row was deleted.";
         add("Deletion", "DatedDeletion", deletion, &only_key, vec![], By::App);
         let verdict = said("What became of one row that the device sent for");
         add("Verdict", "Decision", verdict, &only_key, vec![], By::Server);
         types
+    }
+}
+
+/// Which members read a table, if not all do.
+fn readers(table: &Table) -> &'static str {
+    match table.read {
+        Role::Read => "",
+        Role::Write => " For members who may only read, the table is empty.",
+        Role::Manage => " For members who do not manage the owner, the table is empty.",
+    }
+}
+
+/// Which members change a table's rows, if not all who may write do.
+fn writers(table: &Table) -> &'static str {
+    match table.write {
+        Role::Manage => " Only members who manage the owner may send it.",
+        _ => "",
     }
 }
 

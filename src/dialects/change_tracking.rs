@@ -21,7 +21,7 @@ use crate::http::handlers::{HandlerResult, hold};
 use crate::http::methods::get;
 use crate::http::query::{self, invalid};
 use crate::http::stream::{self, Body, ChunkWriter, Progress, Source};
-use crate::http::{ApiError, App};
+use crate::http::{ApiError, App, Sight};
 use crate::model::{Owner, RowKey, Stored, Version};
 use crate::reconcile::NetChange;
 use crate::schema::{Schema, Table, TableId, WireValue};
@@ -177,7 +177,7 @@ impl Source for Rows {
     fn read(&mut self, out: &mut ChunkWriter<()>) -> Result<Progress, ApiError> {
         let app = Arc::clone(&self.app);
         let caller = self.caller.clone();
-        app.read_as(&caller, |txn, state| {
+        app.read_as(&caller, |txn, Sight { state, .. }| {
             let mut feed = match self.rest {
                 Some(feed) if feed.until != state.version => return Err(ApiError::VersionMoved),
                 Some(feed) => feed,

@@ -24,6 +24,7 @@ use crate::model::{DeviceId, InstallationName, Owner, Timestamp};
 use crate::purge::Acks;
 use crate::schema::Schema;
 use crate::storage::accounts::MemberChange;
+use crate::storage::readable::Readable;
 use crate::storage::{Installation, LeaseTerms, Leases, OwnerState, ReadTxn, Storage, StorageResult};
 use crate::synchronise::Terms;
 
@@ -136,18 +137,22 @@ impl App {
         Ok(Caller { rights, ..caller })
     }
 
-    /// Reads for a caller over one snapshot. `work` gets the owner's state as the caller may see it.
+    /// Reads for a caller over one snapshot, in which tables that it may not read look empty.
     ///
     /// Errors: 403 `not_a_member`.
     pub fn read_as<T>(
         &self,
         caller: &Caller,
-        mut work: impl FnMut(&mut dyn ReadTxn, OwnerState) -> Result<T, ApiError>,
+        mut work: impl FnMut(&mut dyn ReadTxn, Sight) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
         self.storage.read(caller.owner, |txn| {
             let rights = self.rights(caller, txn)?;
-            let state = rights.seen(txn.state());
-            work(txn, state)
+            let hidden = self.schema.hidden_from(rights.role);
+            let sight = Sight { state: rights.seen(txn.state()), rights, hidden };
+            match hidden {
+                0 => work(txn, sight),
+                _ => work(&mut Readable::new(txn, &self.schema, rights.role), sight),
+            }
         })
     }
 
@@ -269,6 +274,17 @@ impl App {
             contract,
         }))
     }
+}
+
+/// How a caller sees an owner in one snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight {
+    /// The owner's state as the caller may see it.
+    pub state: OwnerState,
+    /// What the caller may do.
+    pub rights: Rights,
+    /// How many tables look empty to it. Responses to callers that read different tables differ.
+    pub hidden: usize,
 }
 
 /// Looks up installations, in the cache if possible.

@@ -31,7 +31,7 @@ pub mod threads;
 mod timing;
 pub mod wire;
 
-pub use app::App;
+pub use app::{App, Sight};
 pub use body::{Received, body, no_body, slow_body};
 pub use bounds::{BadSetting, Bounds, Origins, RequestHeaders};
 pub use console::{Console, Counted};

@@ -18,13 +18,13 @@ use crate::schema::TableId;
 const ENTRY_BYTES: usize = 256;
 const OWNER_BYTES: usize = 256;
 
-/// The request of a cached body.
+/// The request of a cached body, and how many tables look empty to the caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum CacheKey {
     /// A page of the manifest of these tables.
-    Manifest(Vec<TableId>, Option<PageToken>),
+    Manifest(Vec<TableId>, Option<PageToken>, usize),
     /// Changes since the newest version: an empty page.
-    Unchanged,
+    Unchanged(usize),
 }
 
 /// The bytes of one body. They are counted until its last sender is done.
@@ -250,11 +250,11 @@ mod tests {
         let mut recorder = cache.begin();
         recorder.add(&Bytes::from(vec![b'x'; bytes / 2]));
         recorder.add(&Bytes::from(vec![b'y'; bytes - bytes / 2]));
-        recorder.keep(owner(number), Version(version), CacheKey::Unchanged, None);
+        recorder.keep(owner(number), Version(version), CacheKey::Unchanged(0), None);
     }
 
     fn found(cache: &ResponseCache, number: u128, version: u64) -> bool {
-        cache.find(owner(number), Version(version), &CacheKey::Unchanged).is_some()
+        cache.find(owner(number), Version(version), &CacheKey::Unchanged(0)).is_some()
     }
 
     #[test]
@@ -262,7 +262,7 @@ mod tests {
         let cache = Arc::new(ResponseCache::new(10_000));
         make(&cache, 1, 5, 100);
         assert!(found(&cache, 1, 5) && !found(&cache, 1, 4) && !found(&cache, 1, 6) && !found(&cache, 2, 5));
-        let other = CacheKey::Manifest(Vec::new(), None);
+        let other = CacheKey::Manifest(Vec::new(), None, 0);
         assert!(cache.find(owner(1), Version(5), &other).is_none());
         make(&cache, 1, 4, 100);
         assert!(found(&cache, 1, 5), "one that took long does not push out a newer one");
@@ -292,7 +292,7 @@ mod tests {
     fn what_is_being_sent_still_counts() {
         let cache = Arc::new(ResponseCache::new(10_000));
         make(&cache, 1, 1, 4_000);
-        let sent = cache.find(owner(1), Version(1), &CacheKey::Unchanged).unwrap();
+        let sent = cache.find(owner(1), Version(1), &CacheKey::Unchanged(0)).unwrap();
         make(&cache, 2, 1, 4_000);
         make(&cache, 3, 1, 4_000); // evicts both, and still finds no room beside what is being sent
         assert!(cache.bytes() <= 10_000, "{}", cache.bytes());

@@ -16,6 +16,7 @@ mod past;
 mod people;
 mod roles;
 mod synchronise;
+mod table_readers;
 mod token_owners;
 mod unwanted;
 mod values;

@@ -104,6 +104,7 @@ pub fn run(
     let (mut more, mut looked) = (false, 0);
     let entries_max = if broken::is("pull_unbounded") { usize::MAX } else { filter.entries_max.max(1) };
     let seen_until = if broken::is("cursor_by_time") { newest_at(txn, feed.since)? } else { None };
+    let tables: Vec<TableId> = filter.tables.iter().copied().filter(|table| !txn.hides(*table)).collect();
     // The excluded version is nearly always the newest one. Then its rows are not even read.
     let until =
         if feed.exclude == Some(feed.until) { Version(feed.until.0.saturating_sub(1)) } else { feed.until };
@@ -113,7 +114,7 @@ pub fn run(
             return false;
         }
         looked += 1;
-        let wanted = filter.tables.contains(&table)
+        let wanted = tables.contains(&table)
             && feed.exclude != Some(row.version)
             && seen_until.is_none_or(|at| row.last_update > at);
         let change = if wanted { net_change(row, feed.since, filter.device, shown_ahead) } else { None };
@@ -121,7 +122,9 @@ pub fn run(
             more = true;
             return false;
         }
-        position = FeedPosition { version: row.version, within: Some((table, key)) };
+        // The next page skips what is left of a table that is not wanted, and its token names no row of it.
+        let last = if tables.contains(&table) { key } else { RowKey::LAST };
+        position = FeedPosition { version: row.version, within: Some((table, last)) };
         if let Some(change) = change {
             left -= 1;
             bytes_left = bytes_left.saturating_sub(row.weight());

@@ -141,7 +141,8 @@ pub fn restore(
     id: Uuid,
     terms: &Terms,
 ) -> Result<Option<Restored>, RestoreError> {
-    let Some(mut conflict) = txn.conflict(id)? else { return Ok(None) };
+    let found = txn.conflict(id)?.filter(|conflict| !schema.hides(conflict.table, terms.role));
+    let Some(mut conflict) = found else { return Ok(None) };
     let held = txn.load(conflict.table, &[conflict.key])?.into_iter().flatten().next();
     let base = held.as_ref().map(|row| row.last_update);
     let merged = conflict.merged(schema.at(conflict.table), terms.row_bytes_max);

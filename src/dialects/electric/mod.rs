@@ -28,7 +28,7 @@ use crate::http::handlers::caller::handle_caller;
 use crate::http::handlers::{HandlerResult, hold, json_bytes, off_reactor};
 use crate::http::methods::get;
 use crate::http::page_token::write_feed;
-use crate::http::{ApiError, App, Permit};
+use crate::http::{ApiError, App, Permit, Sight};
 use crate::model::{RowKey, Stored};
 use crate::reconcile::NetChange;
 use crate::storage::OwnerState;
@@ -114,7 +114,7 @@ async fn read(app: &Arc<App>, caller: &Caller, request: &ShapeRequest) -> Result
     let (app, caller, request) = (Arc::clone(app), caller.clone(), request.clone());
     off_reactor(move || {
         let permit = app.memory.permit(Some(caller.owner));
-        let outcome = app.read_as(&caller, |txn, state| {
+        let outcome = app.read_as(&caller, |txn, Sight { state, .. }| {
             let handle = Handle::new(&request.shape, caller.owner, state.version, &app.schema);
             let Some((handle, feed)) = begin(&request, state, &handle) else {
                 return Ok(Outcome::Refetch { handle: request.another(handle.new_one()) });

@@ -13,7 +13,7 @@ use super::lines::{self, Head};
 use crate::accounts::Caller;
 use crate::changes::{self, Feed, FeedFilter};
 use crate::http::stream::{ChunkWriter, Progress, Source};
-use crate::http::{ApiError, App};
+use crate::http::{ApiError, App, Sight};
 use crate::model::{Owner, RowKey, Stored, Version};
 use crate::reconcile::NetChange;
 use crate::schema::{Schema, TableId};
@@ -172,7 +172,7 @@ impl Source for Checkpoint {
     fn read(&mut self, out: &mut ChunkWriter<()>) -> Result<Progress, ApiError> {
         let app = Arc::clone(&self.app);
         let caller = self.caller.clone();
-        app.read_as(&caller, |txn, state| {
+        app.read_as(&caller, |txn, Sight { state, .. }| {
             if self.rest.is_none() {
                 out.begin(());
                 out.buf.clear();

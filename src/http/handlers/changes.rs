@@ -13,6 +13,7 @@ use super::{ApiError, App, HandlerResult, hold, json, off_reactor, set_version_h
 use crate::accounts::Caller;
 use crate::changes::{self, Expired, Feed};
 use crate::digest::Digest;
+use crate::http::Sight;
 use crate::http::accept;
 use crate::http::memory::Permit;
 use crate::http::page_token::{self, write_feed};
@@ -77,7 +78,8 @@ fn unchanged(app: &App, caller: &Caller, request: &ChangesRequest) -> Option<war
     if caller.rights.hold_at(&state) != Some(true) {
         return None; // the transaction that reads finds out
     }
-    let ready = app.responses.find(caller.owner, state.version, &CacheKey::Unchanged);
+    let key = CacheKey::Unchanged(app.schema.hidden_from(caller.rights.role));
+    let ready = app.responses.find(caller.owner, state.version, &key);
     app.metrics.looked_up("unchanged feed", ready.is_some());
     let body = ready?.chunks.first()?.clone();
     app.acks.note(caller, request.since, app.clock.now());
@@ -88,7 +90,8 @@ async fn page(app: Arc<App>, caller: Caller, request: ChangesRequest) -> Handler
     let slot = app.readers.enter(caller.owner).await?;
     off_reactor(move || {
         let permit = app.memory.permit(Some(caller.owner));
-        let (changes, current, digests) = read(&app, &caller, &request, &permit)?;
+        let (changes, sight, digests) = read(&app, &caller, &request, &permit)?;
+        let current = sight.state.version;
         drop(slot);
         let next = changes.next.map(|feed| write_feed(feed, &request.tables, &app.schema));
         let next = next.map(|token| page_token::for_owner(token, caller.other_owner()));
@@ -99,7 +102,7 @@ async fn page(app: Arc<App>, caller: Caller, request: ChangesRequest) -> Handler
         if request.next.is_none() && request.since == Some(current) {
             let mut recorder = app.responses.begin();
             recorder.add(&body);
-            recorder.keep(caller.owner, current, CacheKey::Unchanged, None);
+            recorder.keep(caller.owner, current, CacheKey::Unchanged(sight.hidden), None);
         }
         hold(feed_response(body, JSON, changes.feed.until), permit)
     })
@@ -110,7 +113,7 @@ fn feed_response(body: Bytes, kind: &'static str, version: Version) -> warp::rep
     with_headers(Response::new(body.into()), kind, version)
 }
 
-/// Reads one page, the owner's version and its digests in one snapshot.
+/// Reads one page, the owner's state and its digests in one snapshot.
 ///
 /// Errors: also 503 `busy` if there is no memory for the rows.
 fn read(
@@ -118,9 +121,9 @@ fn read(
     caller: &Caller,
     request: &ChangesRequest,
     permit: &Permit,
-) -> Result<(Changes, Version, Vec<Digest>), ApiError> {
-    let read = app.read_as(caller, |txn, state| {
-        let feed = request.feed(state)?;
+) -> Result<(Changes, Sight, Vec<Digest>), ApiError> {
+    let read = app.read_as(caller, |txn, sight| {
+        let feed = request.feed(sight.state)?;
         let wanted = changes::FeedFilter {
             device: caller.device,
             tables: &request.tables,
@@ -142,7 +145,7 @@ fn read(
         }
         let digests = txn.digests()?;
         let changes = Changes { feed, next: page.next, rows, looked: page.looked };
-        Ok::<_, ApiError>((changes, state.version, digests))
+        Ok((changes, sight, digests))
     })?;
     app.metrics.fed(read.0.rows.len() as u64, read.0.looked as u64);
     app.acks.note(caller, request.since, app.clock.now());
@@ -203,7 +206,7 @@ impl Source for Lines {
     fn read(&mut self, out: &mut ChunkWriter<Version>) -> Result<Progress, ApiError> {
         let Self { app, caller, request, first, rest } = self;
         let schema = &app.schema;
-        app.read_as(caller, |txn, state| {
+        app.read_as(caller, |txn, Sight { state, .. }| {
             let feed = match rest {
                 Some(feed) => feed.resume(state)?,
                 None => {
@@ -267,7 +270,7 @@ fn with_headers(
 pub async fn digests(app: Arc<App>, caller: Result<Caller, ApiError>) -> HandlerResult {
     let caller = caller?;
     off_reactor(move || {
-        let held = app.read_as(&caller, |txn, state| Ok((state, txn.digests()?)))?;
+        let held = app.read_as(&caller, |txn, sight| Ok((sight.state, txn.digests()?)))?;
         let (state, digests) = match held {
             // A write transaction even if only the owner is created: the seed must be stored.
             (state, _) if state.seed.is_none() => {

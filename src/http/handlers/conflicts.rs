@@ -17,6 +17,7 @@ use crate::http::page_token;
 use crate::http::query::{self, Limit};
 use crate::http::wire::{ConflictBody, RestoredBody};
 use crate::model::RowKey;
+use crate::schema::Table;
 use crate::storage::WantedConflicts;
 
 /// `GET /conflicts`: lost changes, newest first.
@@ -85,7 +86,8 @@ pub async fn restore(
             }
             let terms = app.terms(caller.device, rights, app.clock.now());
             let table = txn.conflict(id)?.map(|conflict| app.schema.at(conflict.table));
-            if table.is_some_and(|table| rights.role < table.write) {
+            let is_read_only = |table: &Table| rights.role < table.write && rights.role >= table.read;
+            if table.is_some_and(is_read_only) {
                 return Err(ApiError::may_not_write_table());
             }
             let patience = Patience::begin(due);

@@ -96,7 +96,7 @@ pub(crate) async fn version(app: &Arc<App>, caller: &Caller) -> Result<Version, 
         return Ok(state.version);
     }
     let (app, caller) = (Arc::clone(app), caller.clone());
-    off_reactor(move || app.read_as(&caller, |_, state| Ok(state.version))).await
+    off_reactor(move || app.read_as(&caller, |_, sight| Ok(sight.state.version))).await
 }
 
 async fn holder(app: &Arc<App>, owner: Owner) -> Result<Option<Lease>, ApiError> {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::accounts::Caller;
 use crate::fetch::{self, FetchError, Page, PageMax, PageToken, Progress};
+use crate::http::Sight;
 use crate::http::memory::Permit;
 use crate::http::response_cache::{self, BodyRecorder, CacheKey, CachedStream};
 use crate::http::stream::{self, ChunkWriter, Source};
@@ -124,7 +125,7 @@ async fn read(
     let given_tags = headers.get_all(IF_NONE_MATCH).iter().cloned().collect();
     let (app, caller, manifest) = (Arc::clone(app), caller.clone(), Manifest::default());
     let (readers, permit) = (Arc::clone(&app.readers), app.memory.permit(Some(caller.owner)));
-    let source = ManifestSource { app, caller, request, given_tags, at: None, manifest };
+    let source = ManifestSource { app, caller, request, given_tags, hidden: 0, at: None, manifest };
     let (head, read) = stream::respond(&readers, &permit, source).await?;
     Ok((head, Body::Read(read, permit)))
 }
@@ -185,12 +186,13 @@ fn from_memory(
     if request.page.is_some_and(|page| page.version != version) {
         return Err(ApiError::VersionMoved);
     }
-    let tag = etag_of(caller.owner, version, request, &app.schema);
+    let hidden = app.schema.hidden_from(caller.rights.role);
+    let tag = etag_of(caller.owner, version, request, &app.schema, hidden);
     if etag::matches(headers.get_all(IF_NONE_MATCH), &tag) {
         let head = Head { version, may_write: true, etag: tag, unchanged: true, next: None };
         return Ok(Some((head, Body::Unchanged)));
     }
-    let ready = app.responses.find(caller.owner, version, &request.cache_key());
+    let ready = app.responses.find(caller.owner, version, &request.cache_key(hidden));
     app.metrics.looked_up("roll call", ready.is_some());
     Ok(ready.map(|ready| {
         let head = Head { version, may_write: true, etag: tag, unchanged: false, next: ready.next };
@@ -205,6 +207,8 @@ struct ManifestSource {
     request: FetchRequest,
     /// The entity tags that the caller has.
     given_tags: Vec<HeaderValue>,
+    /// How many tables look empty to the caller.
+    hidden: usize,
     /// The planned page, and its progress.
     at: Option<(Page, Progress)>,
     manifest: Manifest,
@@ -218,16 +222,17 @@ impl Source for ManifestSource {
     }
 
     fn read(&mut self, out: &mut ChunkWriter<Head>) -> Result<stream::Progress, ApiError> {
-        let Self { app, caller, request, given_tags, at, manifest } = self;
-        app.read_as(caller, |txn, state| {
+        let Self { app, caller, request, given_tags, hidden, at, manifest } = self;
+        app.read_as(caller, |txn, Sight { state, rights, hidden: not_read }| {
             // The work may be run again from its start, but the page is planned once.
             let (page, progress) = match at {
                 Some(at) => at,
                 None => {
                     let version = state.version;
-                    let may_write = !request.lock || app.rights(caller, txn)?.may_write();
+                    let may_write = !request.lock || rights.may_write();
+                    *hidden = not_read;
                     let moved = request.page.is_some_and(|page| page.version != version);
-                    let tag = etag_of(caller.owner, version, request, &app.schema);
+                    let tag = etag_of(caller.owner, version, request, &app.schema, not_read);
                     if !moved && etag::matches(given_tags.iter(), &tag) {
                         out.begin(Head { version, may_write, etag: tag, unchanged: true, next: None });
                         return Ok(stream::Progress::Finished);
@@ -258,7 +263,7 @@ impl Source for ManifestSource {
 
     fn finish(&mut self, made: Option<BodyRecorder>) {
         if let (Some(made), Some((page, _))) = (made, &self.at) {
-            made.keep(self.caller.owner, page.from.version, self.request.cache_key(), page.next);
+            made.keep(self.caller.owner, page.from.version, self.request.cache_key(self.hidden), page.next);
         }
     }
 }
@@ -296,8 +301,8 @@ impl FetchRequest {
         Ok(Self { tables, tables_given, lock: lock.unwrap_or(true), page })
     }
 
-    fn cache_key(&self) -> CacheKey {
-        CacheKey::Manifest(self.tables.clone(), self.page)
+    fn cache_key(&self, hidden: usize) -> CacheKey {
+        CacheKey::Manifest(self.tables.clone(), self.page, hidden)
     }
 
     /// The link to the next page. It has no path, since a proxy may serve this one under another path.
@@ -322,14 +327,17 @@ fn bad_page() -> ApiError {
     ApiError::InvalidRequest { reason: "page must come from the Link of the page before.".into() }
 }
 
-/// The entity tag of a response: the owner's version, and the request.
+/// The entity tag of a response: the owner's version, the request, and how many tables look empty to the caller.
 ///
 /// It is weak, since a proxy may compress the response. It contains the owner, because a browser that changed
 /// accounts could otherwise keep the other's response.
-fn etag_of(owner: Owner, version: Version, request: &FetchRequest, schema: &Schema) -> String {
+fn etag_of(owner: Owner, version: Version, request: &FetchRequest, schema: &Schema, hidden: usize) -> String {
     let mut hasher = DefaultHasher::new();
     let names: Vec<_> = request.tables.iter().map(|table| &schema.at(*table).name).collect();
     (owner, names, request.page.map(page_token::write_manifest)).hash(&mut hasher);
+    if hidden > 0 {
+        hidden.hash(&mut hasher);
+    }
     format!("W/\"{version}-{:016x}\"", hasher.finish())
 }
 

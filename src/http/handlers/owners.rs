@@ -292,8 +292,8 @@ pub async fn set_role(
     fields.end()?;
     off_reactor(move || {
         let (user, now) = (member_of(&user), app.clock.now());
-        // Every role reads the same tables.
-        let alike = |_, _| true;
+        let schema = &app.schema;
+        let alike = |before, after| schema.hidden_from(before) == schema.hidden_from(after);
         let ended =
             change(&app, &caller, |txn, actor| members::set_role(txn, actor, user, role, alike, now))?;
         app.members_changed(MemberChange { owner: caller.owner, user: Some(user), left: false });

@@ -9,10 +9,14 @@ use super::*;
 const SECRET: &[u8] = b"a secret of more than thirty-two bytes";
 
 fn served() -> (Server, TempDir) {
+    served_with(app::SCHEMA)
+}
+
+fn served_with(schema: &str) -> (Server, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");
     std::fs::write(&secret, SECRET).unwrap();
-    let server = Server::with(|settings| {
+    let server = Server::of(schema, |settings| {
         settings.auth.auth = AuthMode::Jwt;
         settings.auth.jwt_secret_file = Some(secret);
         settings.auth.jwt_owners_claim = Some("owners".into());
@@ -131,4 +135,31 @@ async fn tokens_with_and_without_owners_stand_beside_each_other() {
     let home = Owner(Uuid::try_parse(&listed(&server, &boss).await[0].0).unwrap());
     let kept = server.ask("DELETE", &format!("/owners/{}", home.0)).of(&boss).send().await;
     assert_eq!(kept.problem(), (403, "not_allowed".into()), "the home stays");
+}
+
+/// Goal: a token with a lesser role sees no table that this role may not read, nor a response that was kept for the other
+/// token.
+#[tokio::test]
+async fn a_token_reads_what_its_role_may_read() {
+    let schema = app::SCHEMA.replace("[table.nodes]\n", "[table.nodes]\nread = \"manage\"\n");
+    let (server, _dir) = served_with(&schema);
+    let shared = key(0xa1);
+    let [manager, writer] = ["manage", "write"].map(|role| device("anna", &json!({ shared.clone(): role })));
+    let row = json!({ "add": { "nodes": [{ "id": key(1), "name": "hidden" }] } });
+    let sync = |device: &Device, body: &Value| {
+        server.ask("POST", &format!("/synchronise?owner={shared}")).of(device).json(body)
+    };
+    sync(&manager, &row).send().await.ok();
+    let get = json!({ "get": { "nodes": [key(1)] } });
+    for (device, found) in [(&manager, 1), (&manager, 1), (&writer, 0), (&manager, 1)] {
+        let report = sync(device, &get).header("idempotency-key", "k").send().await.ok();
+        assert_eq!(report["get"]["nodes"].as_array().unwrap().len(), found);
+    }
+    for (device, found) in [(&manager, 1), (&writer, 0), (&manager, 1), (&writer, 0)] {
+        for path in ["/fetch?lock=false", "/changes?since=0"] {
+            let answer = server.get(&format!("{path}&owner={shared}")).of(device).send().await.ok();
+            let rows = answer.get("add").unwrap_or(&answer)["nodes"].as_array().map_or(0, Vec::len);
+            assert_eq!(rows, found, "{path}");
+        }
+    }
 }

@@ -11,6 +11,9 @@ use super::{DeviceId, Timestamp, Value, Version};
 pub struct RowKey(pub Uuid);
 
 impl RowKey {
+    /// The key that sorts after all others.
+    pub const LAST: Self = Self(Uuid::max());
+
     /// Reads the one text form that the wire allows: 36 characters with hyphens, in either case.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != 36 {

@@ -114,6 +114,7 @@ struct Draft<'t> {
 #[derive(Default)]
 struct TableParts<'t> {
     has_key: bool,
+    write: Option<(Role, Range<usize>)>,
     columns: Option<&'t DeTable<'t>>,
     retired: Option<&'t DeArray<'t>>,
 }
@@ -214,16 +215,18 @@ impl<'t> Reader<'t> {
             name: name.to_owned(),
             key: String::new(),
             policy: Policy::default(),
+            read: Role::Read,
             write: Role::Write,
             history: HISTORY_DEFAULT,
             owner_column: owner_column.to_owned(),
             columns: Vec::new(),
             retired: Vec::new(),
         };
-        let parts = self.members(&mut table, name, body);
+        let mut parts = self.members(&mut table, name, body);
         if !parts.has_key {
             self.fault(span.clone(), name, "no key; name the key column with key = \"…\"");
         }
+        self.writers(&mut table, name, parts.write.take());
         let mut taken = Taken::default();
         let _ = taken.take(&table.key, "the key");
         if let Err(first) = taken.take(&table.owner_column, "the owner column") {
@@ -269,7 +272,11 @@ impl<'t> Reader<'t> {
                     }
                 }
                 "policy" => table.policy = self.policy(name, value),
-                "write" => table.write = self.role(name, "write", &[Role::Write, Role::Manage], value),
+                "read" => table.read = self.role(name, "read", &Role::ALL, value).unwrap_or(table.read),
+                "write" => {
+                    let role = self.role(name, "write", &[Role::Write, Role::Manage], value);
+                    parts.write = role.map(|role| (role, value.span()));
+                }
                 "history" => match whole_number(value) {
                     Some(states) if states <= HISTORY_MAX => table.history = states,
                     _ => {
@@ -296,13 +303,26 @@ impl<'t> Reader<'t> {
                     member.span(),
                     name,
                     format!(
-                        "unknown member {other:?}; a table has key, policy, write, history, owner_column, \
-                         retired and columns"
+                        "unknown member {other:?}; a table has key, policy, read, write, history, \
+                         owner_column, retired and columns"
                     ),
                 ),
             }
         }
         parts
+    }
+
+    /// Who may change rows: only those who may read them.
+    fn writers(&mut self, table: &mut Table, name: &str, declared: Option<(Role, Range<usize>)>) {
+        match declared {
+            Some((write, span)) if write < table.read => {
+                let read = table.read.name();
+                let what = format!("write: a table with read = {read:?} needs write = {read:?}");
+                self.fault(span, name, what);
+            }
+            Some((write, _)) => table.write = write,
+            None => table.write = table.write.max(table.read),
+        }
     }
 
     fn policy(&mut self, name: &str, value: &Spanned<DeValue<'t>>) -> Policy {
@@ -321,13 +341,19 @@ impl<'t> Reader<'t> {
     }
 
     /// Reads the least role that may do something with a table: one of `roles`.
-    fn role(&mut self, name: &str, member: &str, roles: &[Role], value: &Spanned<DeValue<'t>>) -> Role {
+    fn role(
+        &mut self,
+        name: &str,
+        member: &str,
+        roles: &[Role],
+        value: &Spanned<DeValue<'t>>,
+    ) -> Option<Role> {
         let named = value.get_ref().as_str().and_then(Role::named).filter(|role| roles.contains(role));
-        named.unwrap_or_else(|| {
+        if named.is_none() {
             let names: Vec<_> = roles.iter().map(|role| format!("\"{}\"", role.name())).collect();
             self.fault(value.span(), name, format!("{member}: write {}", names.join(" or ")));
-            Role::Manage
-        })
+        }
+        named
     }
 
     /// Reads one column, whose name no other column of the table may have.
@@ -373,18 +399,29 @@ impl<'t> Reader<'t> {
 
     /// Resolves the names of references to table ids.
     fn resolve(&mut self, drafts: &mut [Draft<'t>]) {
-        let ids: HashMap<String, TableId> =
-            drafts.iter().map(|draft| (draft.table.name.clone(), draft.table.id)).collect();
+        let ids: HashMap<String, (TableId, Role)> = drafts
+            .iter()
+            .map(|draft| (draft.table.name.clone(), (draft.table.id, draft.table.read)))
+            .collect();
         for draft in drafts {
             for (column, to) in draft.table.columns.iter_mut().zip(&draft.references) {
                 let Some((to, span)) = to else { continue };
-                column.references = ids.get(*to).copied();
-                if column.references.is_none() {
-                    let at = format!("{}.{}", draft.table.name, column.name);
-                    let what =
-                        format!("references: there is no table {to:?}; declare it or correct the name");
-                    self.fault(span.clone(), &at, what);
-                }
+                let what = match ids.get(*to) {
+                    Some((parent, read)) => {
+                        column.references = Some(*parent);
+                        if *read <= draft.table.read {
+                            continue;
+                        }
+                        let read = read.name();
+                        format!(
+                            "references: {to:?} has read = {read:?}, so this table needs it too: who reads a row \
+                             must be able to read the row that it names"
+                        )
+                    }
+                    None => format!("references: there is no table {to:?}; declare it or correct the name"),
+                };
+                let at = format!("{}.{}", draft.table.name, column.name);
+                self.fault(span.clone(), &at, what);
             }
         }
     }
@@ -452,6 +489,21 @@ mod tests {
     use super::*;
     use crate::model::Value;
     use crate::schema::DefaultValue;
+
+    #[test]
+    fn who_reads_and_writes_a_table() {
+        let roles = |members: &str| {
+            let other = "[table.b]\nkey = \"id\"\nread = \"write\"\n";
+            let schema = Schema::parse(&format!("[table.a]\nkey = \"id\"\n{members}\n{other}")).unwrap();
+            let table = schema.table("a").unwrap();
+            (table.read, table.write, Role::ALL.map(|role| schema.hidden_from(role)))
+        };
+        assert_eq!(roles(""), (Role::Read, Role::Write, [1, 0, 0]));
+        assert_eq!(roles("read = \"write\""), (Role::Write, Role::Write, [2, 0, 0]));
+        assert_eq!(roles("read = \"manage\""), (Role::Manage, Role::Manage, [2, 1, 0]));
+        assert_eq!(roles("write = \"manage\""), (Role::Read, Role::Manage, [1, 0, 0]));
+        assert_eq!(roles("read = \"write\"\nwrite = \"manage\""), (Role::Write, Role::Manage, [2, 0, 0]));
+    }
 
     /// `fixtures/schema` has the faults; this test shows the tables of a valid file.
     #[test]

@@ -9,6 +9,7 @@ mod write;
 
 use std::collections::HashMap;
 
+use crate::broken;
 use crate::model::{Precision, Role, Timestamp, Value};
 
 pub use declare::{Fault, SchemaError};
@@ -48,7 +49,9 @@ pub struct Table {
     pub key: String,
     /// Which side wins a true conflict.
     pub policy: Policy,
-    /// The least role whose members may change rows.
+    /// The least role whose members may read rows. For all others the table looks empty.
+    pub read: Role,
+    /// The least role whose members may change rows: at least [`Self::read`].
     pub write: Role,
     /// How many earlier states of a row are stored, to find the common ancestor of a conflict.
     pub history: usize,
@@ -263,6 +266,17 @@ impl Schema {
     /// The table with that id.
     pub fn at(&self, id: TableId) -> &Table {
         &self.tables[id.0]
+    }
+
+    /// Whether a table looks empty to members of that role.
+    pub fn hides(&self, table: TableId, role: Role) -> bool {
+        self.at(table).read > role && !broken::is("table_readers_unchecked")
+    }
+
+    /// How many tables look empty to members of that role. Roles include each other, so two roles that read the same
+    /// number of tables read the same tables.
+    pub fn hidden_from(&self, role: Role) -> usize {
+        self.tables.iter().filter(|table| self.hides(table.id, role)).count()
     }
 
     /// Every table, parents before the tables that refer to them.

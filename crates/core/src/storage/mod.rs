@@ -21,6 +21,7 @@ pub mod members;
 pub mod plan;
 pub mod purging;
 pub mod quota;
+pub mod readable;
 pub mod records;
 pub mod states;
 pub mod whole;
@@ -122,6 +123,12 @@ impl OwnerState {
 pub trait ReadTxn: MemberReads {
     /// The owner's state in this snapshot.
     fn state(&self) -> OwnerState;
+
+    /// Whether the reader may not see a table's rows. Only [`Self::changes`] returns them nevertheless.
+    fn hides(&self, table: TableId) -> bool {
+        let _ = table;
+        false
+    }
 
     /// Calls `each` with the live rows of a table: phase 1, the manifest.
     ///

@@ -26,6 +26,7 @@ use crate::digest::Digest;
 use crate::model::{DeviceId, Role, RowKey, Stored, Timestamp, Value, Version};
 use crate::reconcile::{Context, NetChange, Operation, Rejection, Skew, Verdict};
 use crate::schema::{Schema, TableId};
+use crate::storage::readable::hide_digests;
 use crate::storage::{OwnerState, StorageError, WriteTxn};
 
 pub use batch::{Batch, Part, SentKey, Set, UnreadableItem, ValueFault};
@@ -76,6 +77,11 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// Whether a table looks empty to the sender.
+    fn hides(&self, schema: &Schema, table: TableId) -> bool {
+        schema.hides(table, self.role)
+    }
+
     /// The owner's state as the sender may see it.
     fn seen(&self, state: OwnerState) -> OwnerState {
         OwnerState { horizon: state.horizon.max(self.since), ..state }
@@ -264,7 +270,7 @@ pub fn run_while(
     };
 
     let mut budget = Budget::new(terms.batch_bytes_max, wanted);
-    let mut rows = WorkingSet::load(txn, schema, batch, &mut budget)?;
+    let mut rows = WorkingSet::load(txn, schema, batch, terms, &mut budget)?;
     let mut digests = txn.digests()?;
     let mut deletions = Deletions::count(txn, schema, &digests, batch, &rows, terms)?;
     deletions.guard(batch.confirm_deletes, terms.mass_delete_rows)?;
@@ -273,7 +279,8 @@ pub fn run_while(
     let (Settled { mut add, mut update, mut delete, rejected }, losses) = settle(settler, batch)?;
     // The rows of the response are weighed before anything is written.
     response_rows::put_rows(batch, [&mut add, &mut update, &mut delete], &rows, &mut budget)?;
-    let requested = requested::load(txn, &rows, &batch.get, &mut budget)?;
+    let may_read = |table: &TableId| !terms.hides(schema, *table);
+    let requested = requested::load(txn, &rows, &batch.get, may_read, &mut budget)?;
     let recorded = losses.recorded_sides(schema, &rows, &context);
     let remembers =
         quota::make_room(txn, schema, &rows, (&losses, &recorded), (&context, terms, &mut budget))?;
@@ -294,6 +301,7 @@ pub fn run_while(
         txn.show_ahead(current)?;
     }
 
+    hide_digests(&mut digests, schema, terms.role);
     let version = cursor(batch.base, state.version, current, changes.as_ref());
     Ok(Report {
         add,
@@ -441,7 +449,8 @@ fn pull(
 ) -> Result<Changes, Refusal> {
     let feed = Feed::begin(terms.seen(txn.state()), batch.base).map_err(Refusal::BaseExpired)?;
     let feed = Feed { exclude, ..feed };
-    let tables: Vec<TableId> = schema.tables().iter().map(|table| table.id).collect();
+    let tables = schema.tables().iter().map(|table| table.id);
+    let tables: Vec<TableId> = tables.filter(|table| !terms.hides(schema, *table)).collect();
     let (rows_max, bytes_max) = (terms.pull_rows_max, terms.pull_bytes_max);
     let entries_max = terms.pull_entries_max;
     let requested =

@@ -1,7 +1,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::WorkingSet;
-use crate::model::{RowKey, Stored, Value};
+use crate::model::{Role, RowKey, Stored, Value};
 use crate::reconcile::{Rejection, RejectionCode};
 use crate::schema::{Schema, TableId};
 use crate::storage::{StorageResult, WriteTxn};
@@ -185,14 +185,19 @@ impl Referrers {
     }
 }
 
-/// The rejection of a row that other rows refer to.
-pub(super) fn is_referenced(schema: &Schema, child: TableId, column: usize, by: RowKey) -> Rejection {
-    let child = schema.at(child);
-    Rejection {
-        code: RejectionCode::StillReferenced,
-        column: None,
-        detail: format!("{} {by} refers to it by {}", child.name, child.columns[column].name),
-    }
+/// The rejection of a row that other rows refer to. It names the row that refers to it if the sender may read that one.
+pub(super) fn is_referenced(
+    schema: &Schema,
+    role: Role,
+    child: TableId,
+    column: usize,
+    by: RowKey,
+) -> Rejection {
+    let detail = match schema.at(child) {
+        _ if schema.hides(child, role) => "a row that you may not read refers to it".into(),
+        child => format!("{} {by} refers to it by {}", child.name, child.columns[column].name),
+    };
+    Rejection { code: RejectionCode::StillReferenced, column: None, detail }
 }
 
 fn reference(row: &Stored, column: usize) -> Option<RowKey> {

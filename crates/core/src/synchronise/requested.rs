@@ -14,17 +14,23 @@ pub(super) type Requested = (TableId, Vec<(RowKey, Option<Stored>)>);
 type Rows = (TableId, Vec<LiveRow>);
 type Keys = (TableId, Vec<RowKey>);
 
-/// Loads the rows that a device requests. A large row is returned once, however often the device requests it.
+/// Loads the rows that a device requests. A large row is returned once, however often the device requests it. A table
+/// that the device may not read has no rows for it.
 ///
 /// Errors: [`Refusal::TooHeavy`] if they exceed the budget, in memory or in the response.
 pub(super) fn load(
     txn: &mut dyn WriteTxn,
     rows: &WorkingSet,
     wanted: &[Keys],
+    may_read: impl Fn(&TableId) -> bool,
     budget: &mut Budget<'_>,
 ) -> Result<Vec<Requested>, Refusal> {
     let mut all = Vec::new();
     for (table, keys) in wanted {
+        if !may_read(table) {
+            all.push((*table, keys.iter().map(|key| (*key, None)).collect()));
+            continue;
+        }
         let mut seen = HashSet::with_capacity(keys.len());
         let unloaded = keys.iter().copied().filter(|key| seen.insert(*key) && !rows.knows(*table, *key));
         let unloaded: Vec<RowKey> = unloaded.collect();

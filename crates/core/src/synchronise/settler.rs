@@ -255,7 +255,7 @@ impl<'a, 'b> Settler<'a, 'b> {
             let stays = referrers.staying(self.txn, self.schema, self.rows, row, &self.together)?;
             match stays {
                 Some((child, column, by)) => {
-                    settled = Err(references::is_referenced(self.schema, child, column, by));
+                    settled = Err(references::is_referenced(self.schema, self.role, child, column, by));
                 }
                 None => referrers.delete(self.schema, table, incoming.key, stored),
             }

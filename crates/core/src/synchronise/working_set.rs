@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::budget::{Budget, Cost};
 use super::losses::RecordedSides;
-use super::{Batch, Refusal};
+use super::{Batch, Refusal, Terms};
 use crate::digest::{Digest, Seed};
 use crate::model::{RowKey, Stored, Value};
 use crate::schema::{Schema, TableId};
@@ -31,13 +31,15 @@ pub(super) struct Growth {
 }
 
 impl WorkingSet {
-    /// Loads every row that the batch changes, and every row that its rows refer to.
+    /// Loads every row that the batch changes, and every row that its rows refer to. Of tables that the sender may
+    /// not read nothing is loaded: what it sends there is rejected, and learns of no row.
     ///
     /// Errors: [`Refusal::TooHeavy`] if those rows exceed the budget, even if the batch itself is small.
     pub fn load(
         txn: &mut dyn WriteTxn,
         schema: &Schema,
         batch: &Batch,
+        terms: &Terms,
         budget: &mut Budget<'_>,
     ) -> Result<Self, Refusal> {
         let mut wanted: BTreeMap<TableId, Vec<RowKey>> = BTreeMap::new();
@@ -54,6 +56,7 @@ impl WorkingSet {
         for (table, key) in batch.keys_of_unreadable() {
             wanted.entry(table).or_default().push(key);
         }
+        wanted.retain(|table, _| !terms.hides(schema, *table));
         let (mut tables, mut named_again) = (BTreeMap::new(), HashSet::new());
         for (table, mut keys) in wanted {
             keys.sort_unstable(); // neighbours on a page are read together

@@ -11,6 +11,7 @@ use super::reply::{ReplySender, SyncResponse};
 use super::{SyncRequest, explain};
 use crate::accounts::Caller;
 use crate::accounts::installations::{self, CounterOutcome};
+use crate::accounts::rights::Rights;
 use crate::broken;
 use crate::http::Permit;
 use crate::http::problem::ApiError;
@@ -107,7 +108,7 @@ impl SyncJob {
             }
         };
         let terms = app.terms(caller.device, rights, *received);
-        if let Some(stored) = self.response_of_twin(txn)? {
+        if let Some(stored) = self.response_of_twin(txn, &rights)? {
             let stored = self.complete(txn, wanted, &terms, stored)?;
             return Ok((SyncResponse::Whole(replay(stored)), Counts::of_replay(forgotten)));
         }
@@ -151,11 +152,17 @@ impl SyncJob {
     }
 
     /// The response to the same request, if it was sent before.
-    fn response_of_twin(&self, txn: &mut dyn WriteTxn) -> Result<Option<StoredResponse>, ApiError> {
+    fn response_of_twin(
+        &self,
+        txn: &mut dyn WriteTxn,
+        rights: &Rights,
+    ) -> Result<Option<StoredResponse>, ApiError> {
         let SyncRequest { app, caller, idempotent, .. } = &self.request;
         let Some(idempotent) = idempotent else { return Ok(None) };
         let senders = caller.may_have_sent().chain(caller.may_be_copied_from(txn)?);
-        idempotent.stored_response(|device, key| txn.stored_response(device, key), app, senders)
+        let stored =
+            idempotent.stored_response(|device, key| txn.stored_response(device, key), app, senders)?;
+        Ok(stored.filter(|stored| rights.may_see_again(stored.version, &app.schema)))
     }
 
     /// Runs phase 2 within the request's memory. Nothing is written if the response would be too long.

@@ -192,6 +192,10 @@ impl SyncRequest {
             let look = |device, key: &str| app.storage.stored_response(caller.owner, device, key);
             let stored = idempotent.stored_response(look, &app, caller.may_have_sent())?;
             let Some(stored) = stored else { return Ok(Replay::None) };
+            let rights = app.with_rights(caller.clone())?.rights; // no transaction follows which would check them
+            if !rights.may_see_again(stored.version, &app.schema) {
+                return Ok(Replay::None);
+            }
             if is_without_rows(&stored.body) {
                 return Ok(Replay::Rows);
             }
