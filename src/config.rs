@@ -227,6 +227,10 @@ numeric_settings! {
         ///
         /// People notice late.
         conflict_days: u32 = 90, env "ROLLCALL_CONFLICT_DAYS";
+        /// Let caches answer for N s for owners that are public
+        ///
+        /// Readers then hear of a change up to so much later. 0 makes every cache ask whether its copy is current.
+        public_max_age_s: u32 = 10, env "ROLLCALL_PUBLIC_MAX_AGE_S";
         /// Purge what is old every N s
         ///
         /// The first purge runs a minute after the start. 0 leaves it to `rollcall purge`. Where many servers
@@ -392,6 +396,10 @@ numeric_settings! {
         ///
         /// A stranger must not fill somebody's mailbox. 0 sets no limit.
         mails_per_account_per_hour: u32 = 5, env "ROLLCALL_MAILS_PER_ACCOUNT_PER_HOUR";
+        /// Allow N requests a minute of one address that reads public owners without a token (429)
+        ///
+        /// A cache in front of the server sends far fewer. 0 sets no limit.
+        public_requests_per_min: u32 = 600, env "ROLLCALL_PUBLIC_REQUESTS_PER_MIN";
         /// Allow N mails an hour to all addresses together (429)
         ///
         /// Mail services refuse senders of more than their plan. 0 sets no limit.
@@ -695,6 +703,18 @@ pub struct AuthSettings {
     #[arg(long, env = "ROLLCALL_JWT_OWNERS_CLAIM", value_name = "CLAIM")]
     pub jwt_owners_claim: Option<String>,
 
+    /// Let those who manage an owner make it public: then anyone may read it, without a token
+    ///
+    /// Without it no owner is public, whatever it was before.
+    #[arg(
+        long,
+        env = "ROLLCALL_PUBLIC_OWNERS",
+        value_name = "BOOL",
+        default_value_t = false,
+        action = clap::ArgAction::Set
+    )]
+    pub public_owners: bool,
+
     /// Take the device's id from this claim
     #[arg(long, env = "ROLLCALL_JWT_DEVICE_CLAIM", value_name = "CLAIM", default_value = "device_id")]
     pub jwt_device_claim: String,
@@ -797,6 +817,7 @@ impl Default for AuthSettings {
             jwt_user_claim: "sub".into(),
             jwt_owner_claim: None,
             jwt_owners_claim: None,
+            public_owners: false,
             jwt_device_claim: "device_id".into(),
             mail: MailSettings::default(),
         }

@@ -138,9 +138,9 @@ fn of_owner<T: Forgetful + ?Sized>(
 pub struct Acks(Mutex<HashMap<(Owner, DeviceId), (Version, Timestamp)>>);
 
 impl Acks {
-    /// Records a device's cursor: it has read everything up to this version.
+    /// Records a device's cursor: it has read everything up to this version. Those who are no members leave none.
     pub fn note(&self, caller: &Caller, cursor: Option<Version>, now: Timestamp) {
-        if let Some(version) = cursor {
+        if let Some(version) = cursor.filter(|_| !caller.rights.is_public()) {
             self.0.lock().insert((caller.owner, caller.seen_as()), (version, now));
         }
     }

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use super::AccountError;
 use crate::clock::{Clock, Tick};
+use crate::config::Limits;
 
 /// Keys that one counter stores; some 32 bytes each. If there are more, the half that would expire first is
 /// dropped.
@@ -56,6 +57,23 @@ impl Attempts {
     #[cfg(test)]
     fn held(&self) -> usize {
         self.moments.inner.lock().by_key.len()
+    }
+}
+
+/// How often each address reads without a token.
+pub struct PublicReaders(Attempts);
+
+impl PublicReaders {
+    /// Nobody has read yet.
+    pub fn new(limits: &Limits, clock: &Clock) -> Self {
+        Self(Attempts::new(limits.public_requests_per_min, 60_000, clock.clone()))
+    }
+
+    /// Counts a request.
+    ///
+    /// Errors: `TooManyAttempts`.
+    pub fn take(&self, from: IpAddr) -> Result<(), AccountError> {
+        self.0.take(&network_of(from))
     }
 }
 

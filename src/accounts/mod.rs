@@ -44,7 +44,7 @@ use crate::mail::Hook;
 use crate::model::{DeviceId, Owner};
 use crate::storage::{AccountStore, StorageError};
 
-pub use attempts::network_of;
+pub use attempts::{PublicReaders, network_of};
 pub use change::PasswordChange;
 pub use jwt::JwtAccounts;
 pub use local::{LocalAccounts, LogIn, NewToken};
@@ -84,6 +84,34 @@ impl Caller {
             None => Rights::UNKNOWN,
         };
         Self { owner, rights, ..self.clone() }
+    }
+
+    /// Somebody without a token, who reads a public owner.
+    pub fn nobody(owner: Owner) -> Self {
+        let nobody = uuid::Uuid::nil();
+        Self {
+            owner,
+            default_owner: Owner(nobody),
+            token_owners: None,
+            rights: Rights::PUBLIC,
+            device: DeviceId(nobody),
+            device_name: String::new(),
+            token_device: DeviceId(nobody),
+            installation: None,
+            user: nobody,
+        }
+    }
+
+    /// Whether the caller sent no token.
+    pub fn is_nobody(&self) -> bool {
+        self.user.is_nil()
+    }
+
+    /// The same caller, who is no member of the owner and reads it because anyone may. Its device leaves no trace there, so
+    /// it is like any other.
+    pub fn as_public_reader(&self) -> Self {
+        let device = DeviceId(uuid::Uuid::nil());
+        Self { rights: Rights::PUBLIC, device, installation: None, ..self.clone() }
     }
 
     /// The owner, if it is not the one of requests that name none.

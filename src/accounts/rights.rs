@@ -35,6 +35,8 @@ pub enum Holds {
     WithMembers(Version),
     /// Always: the operator's.
     Always,
+    /// As long as anyone may read the owner.
+    WhilePublic,
     /// Not at all: the member was not read.
     Unknown,
     /// Not at all: the token says which owners there are, and this is none of them.
@@ -62,6 +64,9 @@ impl Rights {
         Self { role, since: Version(0), holds: Holds::WithToken }
     }
 
+    /// The rights of those who are no members of a public owner.
+    pub const PUBLIC: Self = Self { role: Role::Read, since: Version(0), holds: Holds::WhilePublic };
+
     /// No rights, as long as nobody has read the member.
     pub const UNKNOWN: Self = Self { role: Role::Read, since: Version(0), holds: Holds::Unknown };
 
@@ -76,6 +81,11 @@ impl Rights {
         matches!(self.holds, Holds::WithToken | Holds::Always)
     }
 
+    /// Whether the caller is no member, and reads because anyone may.
+    pub fn is_public(&self) -> bool {
+        self.holds == Holds::WhilePublic
+    }
+
     /// Whether the caller may change rows.
     pub fn may_write(&self) -> bool {
         self.role >= Role::Write
@@ -88,6 +98,7 @@ impl Rights {
             Holds::Never => Some(false),
             _ if state.erased_at.is_some() => Some(false),
             Holds::WithToken => Some(true),
+            Holds::WhilePublic => Some(state.is_public || broken::is("public_not_checked")),
             Holds::WithMembers(at) if at == state.members_at || broken::is("role_not_read_again") => {
                 Some(true)
             }
@@ -146,7 +157,7 @@ pub fn look_up(roles: &Roles, caller: &Caller, accounts: &dyn AccountStore) -> R
     if caller.rights.is_of_token() {
         return Ok(caller.rights);
     }
-    if caller.rights.holds == Holds::Never {
+    if matches!(caller.rights.holds, Holds::Never | Holds::WhilePublic) {
         return Err(RightsError::NotAMember);
     }
     let Standing { members_at, is_erased, role } = accounts.standing(caller.user, caller.owner)?;

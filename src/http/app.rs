@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 
 use crate::accounts::installations::{Counters, Lookup, resolve};
 use crate::accounts::invitations::Invitations;
-use crate::accounts::rights::{self, Rights, Roles};
-use crate::accounts::{Accounts, Caller};
+use crate::accounts::rights::{self, Rights, RightsError, Roles};
+use crate::accounts::{Accounts, Caller, PublicReaders};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::contract;
@@ -46,6 +46,8 @@ pub struct App {
     pub(super) owner_lists: OwnerLists,
     /// Invitations and their limits.
     pub invitations: Invitations,
+    /// How often an address reads public owners without a token.
+    pub public_readers: PublicReaders,
     /// The counters of installations, if no other server can raise them.
     pub counters: Option<Counters>,
     /// The server's clock.
@@ -126,7 +128,11 @@ impl App {
     ///
     /// Errors: 403 `not_a_member`.
     pub fn rights(&self, caller: &Caller, txn: &mut dyn ReadTxn) -> Result<Rights, ApiError> {
-        Ok(rights::rights(&self.roles, caller, txn)?)
+        let rights = rights::rights(&self.roles, caller, txn);
+        rights.map_err(|error| match error {
+            RightsError::NotAMember if caller.is_nobody() => ApiError::no_token(),
+            error => error.into(),
+        })
     }
 
     /// The caller with the rights that it has now.
@@ -229,6 +235,7 @@ impl App {
         let draining = Draining::default();
         let acks = Acks::default();
         let invitations = Invitations::new(&settings.limits, &clock);
+        let public_readers = PublicReaders::new(&settings.limits, &clock);
         let counters = matches!(storage.leases(), Leases::InMemory(_)).then(Counters::default);
         let console = Console::new(clock.now());
         let events = Events::new(&settings.limits, Arc::clone(&metrics));
@@ -258,6 +265,7 @@ impl App {
             roles: Roles::default(),
             owner_lists: OwnerLists::default(),
             invitations,
+            public_readers,
             counters,
             clock,
             settings,

@@ -57,7 +57,7 @@ fn owners_themselves(app: &Arc<App>) -> BoxedFilter<(Response,)> {
         .and(caller.clone())
         .and(body)
         .then(|id, app, peer: Peer, who: Who, body| {
-            handle_caller(who, move |who| owners::rename(id, app, peer, who, body))
+            handle_caller(who, move |who| owners::describe(id, app, peer, who, body))
         });
     let deleted = warp::path!("owners" / String).and(delete()).and(with(app)).and(peer()).and(caller).then(
         |id, app, peer: Peer, who: Who| handle_caller(who, move |who| owners::delete(id, app, peer, who)),

@@ -262,6 +262,11 @@ impl ApiError {
         Self::Unavailable { code: Unavailable::Busy, reason: NO_MEMORY, retry_after_s: 2 }
     }
 
+    /// The request has no token.
+    pub const fn no_token() -> Self {
+        Self::Unauthorized { reason: "Send a token: Authorization: Bearer …" }
+    }
+
     /// The caller may only read the owner's rows.
     pub const fn may_not_write() -> Self {
         Self::NotAllowed { reason: "Your role at this owner lets you read its rows, and no more." }

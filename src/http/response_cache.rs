@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use parking_lot::Mutex;
 
+use crate::changes::Feed;
 use crate::fetch::PageToken;
 use crate::model::{Owner, Version};
 use crate::schema::TableId;
@@ -25,6 +26,17 @@ pub(crate) enum CacheKey {
     Manifest(Vec<TableId>, Option<PageToken>, usize),
     /// Changes since the newest version: an empty page.
     Unchanged(usize),
+    /// A page of the change feed for those who are no members, by its request.
+    PublicChanges(PublicChanges),
+}
+
+/// Which page of the change feed of a public owner.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PublicChanges {
+    pub since: Option<Version>,
+    pub tables: Vec<TableId>,
+    pub rows_max: usize,
+    pub next: Option<Feed>,
 }
 
 /// The bytes of one body. They are counted until its last sender is done.

@@ -67,6 +67,7 @@ pub fn routes(
     };
     let of = |scope| caller_filter(&app, scope, |headers| headers);
     let (caller, account) = (of(Scope::Owner), of(Scope::Account));
+    let public = of(Scope::PublicOwner);
     let (entering, now) = (of(Scope::OwnerEntering), of(Scope::OwnerNow));
     let (default, of_all) = (of(Scope::DefaultOwner), of(Scope::OwnersNow));
     // When the request arrived, before its body, which may take long.
@@ -93,7 +94,7 @@ pub fn routes(
     let fetch = fetch_path
         .and(get())
         .and(with_app.clone())
-        .and(caller.clone())
+        .and(public.clone())
         .and(headers)
         .and(warp::method())
         .and(query)
@@ -112,7 +113,7 @@ pub fn routes(
     let changes = warp::path!("changes")
         .and(get())
         .and(with_app.clone())
-        .and(caller.clone())
+        .and(public.clone())
         .and(headers)
         .and(query)
         .then(|app, who: Who, headers, query| {
@@ -121,7 +122,7 @@ pub fn routes(
     let digests = warp::path!("digests")
         .and(get())
         .and(with_app.clone())
-        .and(caller.clone())
+        .and(public)
         .then(|app, who: Who| handle_caller(who, |who| changes::digests(app, who)));
     let events = warp::path!("events")
         .and(get())

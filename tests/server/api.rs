@@ -14,6 +14,7 @@ mod memory;
 mod owners;
 mod past;
 mod people;
+mod public;
 mod roles;
 mod synchronise;
 mod table_readers;

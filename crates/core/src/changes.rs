@@ -12,7 +12,7 @@ use crate::storage::{FeedPosition, OwnerState, ReadTxn, StorageResult};
 ///
 /// All pages of one feed cover the versions from the first page's `since` up to the version that was current
 /// then. A row that changes between two pages gets a higher version and is part of the device's next feed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Feed {
     /// The device's cursor; without one the feed contains every row.
     pub since: Option<Version>,

@@ -7,7 +7,7 @@ use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, HeaderMap, Head
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{ApiError, App, HandlerResult, json, off_reactor, report, with_locks};
+use super::{ApiError, App, HandlerResult, json, off_reactor, public, report, with_locks};
 use crate::accounts::rights::Holds;
 use crate::accounts::{AccountError, Caller};
 use crate::broken;
@@ -27,7 +27,9 @@ pub(crate) enum Scope {
     DefaultOwner,
     /// The rows of an owner, which the query may name. Every transaction checks the rights again.
     Owner,
-    /// The same, and the request looks at the lock at once and renews the lease by that.
+    /// The same, and nobody need be a member of an owner that is public.
+    PublicOwner,
+    /// The same as [`Self::Owner`], and the request looks at the lock at once and renews the lease by that.
     OwnerEntering,
     /// The same as [`Self::Owner`], except that no transaction follows which would check the rights.
     OwnerNow,
@@ -38,7 +40,7 @@ pub(crate) enum Scope {
 impl Scope {
     /// Whether the query may name an owner.
     pub fn names_owner(self) -> bool {
-        matches!(self, Self::Owner | Self::OwnerEntering | Self::OwnerNow)
+        matches!(self, Self::Owner | Self::PublicOwner | Self::OwnerEntering | Self::OwnerNow)
     }
 
     /// What a request of that query is about.
@@ -62,9 +64,24 @@ pub async fn caller(
     scope: Scope,
     owner: Option<Owner>,
 ) -> Result<Caller, ApiError> {
+    if scope == Scope::PublicOwner
+        && let Some(nobody) = public::without_token(&app, &headers, owner, from).await?
+    {
+        Meant::read(&headers)?.check(&nobody)?;
+        return Ok(nobody);
+    }
     let token = bearer(&headers)?.to_owned();
+    let meant = Meant::read(&headers)?;
     let caller = match known_caller(&app, headers, scope, owner).await {
-        Err(ApiError::NotAMember) => return Err(not_a_member(app, token).await),
+        Err(ApiError::NotAMember) => {
+            let caller = about(&authenticated(&app, token).await?, owner);
+            meant.check(&caller)?;
+            let reader = match scope {
+                Scope::PublicOwner => public::without_membership(&app, &caller).await?,
+                _ => None,
+            };
+            return reader.ok_or(ApiError::NotAMember);
+        }
         known => known?,
     };
     if let Some(local) = app.accounts.local() {
@@ -73,11 +90,11 @@ pub async fn caller(
     Ok(caller)
 }
 
-/// Why a caller may not work with an owner. The token of an account that was removed may still be in memory: its
-/// user is to log in again, and not to take the rows for lost.
-async fn not_a_member(app: Arc<App>, token: String) -> ApiError {
-    let authenticated = off_reactor(move || Ok(app.accounts.authenticate(&token)?)).await;
-    authenticated.err().unwrap_or(ApiError::NotAMember)
+/// The caller of a token that is no member of an owner. The token of an account that was removed may still be in memory:
+/// its user is to log in again, and not to take the rows for lost.
+async fn authenticated(app: &Arc<App>, token: String) -> Result<Caller, ApiError> {
+    let app = Arc::clone(app);
+    off_reactor(move || Ok(app.accounts.authenticate(&token)?)).await
 }
 
 async fn known_caller(
@@ -244,16 +261,15 @@ pub async fn is_token_good_for(app: &Arc<App>, token: &str, caller: &Caller, sco
 /// The bearer token of a request.
 pub fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
-    let reason = "Send a token: Authorization: Bearer …";
     let (Some(value), None) = (given.next(), given.next()) else {
-        return Err(ApiError::Unauthorized { reason });
+        return Err(ApiError::no_token());
     };
     let token = value
         .to_str()
         .ok()
         .and_then(|text| text.split_once(' '))
         .and_then(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()));
-    token.ok_or(ApiError::Unauthorized { reason })
+    token.ok_or(ApiError::no_token())
 }
 
 /// The user and the owner of the client's store, from the header `Sync-For`.

@@ -1,24 +1,28 @@
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Response;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
+use http::{Response, StatusCode};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use serde_json::json;
 use warp::reply::Reply;
 
+use super::fetch::header;
+use super::public::set_cache_control;
 use super::{ApiError, App, HandlerResult, hold, json, off_reactor, set_version_headers};
 use crate::accounts::Caller;
 use crate::changes::{self, Expired, Feed};
 use crate::digest::Digest;
 use crate::http::Sight;
 use crate::http::accept;
+use crate::http::etag;
 use crate::http::memory::Permit;
 use crate::http::page_token::{self, write_feed};
 use crate::http::query::{self, Limit};
-use crate::http::response_cache::CacheKey;
+use crate::http::response_cache::{CacheKey, PublicChanges};
 use crate::http::stream::{self, Body, ChunkWriter, Progress, Source};
 use crate::http::wire::{ChangeLine, ChangesBody, DigestsBody, EndLine};
 use crate::model::{Owner, Version};
@@ -62,31 +66,43 @@ pub async fn changes(
     let caller = caller?;
     let request = ChangesRequest::read(&query, &caller, &app)?;
     if accept::preferred(&headers, &[JSON, NDJSON]) == NDJSON {
-        let lines = Lines { app: Arc::clone(&app), caller, request, first: Vec::new(), rest: None };
-        return stream(app, lines).await;
+        let (at_work, who) = (Arc::clone(&app), caller.clone());
+        let lines = Lines { app: at_work, caller: who, request, first: Vec::new(), rest: None };
+        return stream(app, &caller, lines).await;
     }
-    match unchanged(&app, &caller, &request) {
-        Some(response) => Ok(response),
-        None => page(app, caller, request).await,
+    if let Some(response) = from_memory(&app, &caller, &request, &headers)? {
+        return Ok(response);
     }
+    page(app, caller, request, headers).await
 }
 
-/// The cached response that nothing changed, if the owner's version is known without a database access.
-fn unchanged(app: &App, caller: &Caller, request: &ChangesRequest) -> Option<warp::reply::Response> {
-    let since = request.since.filter(|_| request.next.is_none())?;
-    let state = app.storage.known_state(caller.owner).filter(|state| state.version == since)?;
+/// The cached response, if the owner's version is known without a database access.
+fn from_memory(
+    app: &App,
+    caller: &Caller,
+    request: &ChangesRequest,
+    headers: &HeaderMap,
+) -> Result<Option<warp::reply::Response>, ApiError> {
+    let Some(state) = app.storage.known_state(caller.owner) else { return Ok(None) };
     if caller.rights.hold_at(&state) != Some(true) {
-        return None; // the transaction that reads finds out
+        return Ok(None); // the transaction that reads finds out
     }
-    let key = CacheKey::Unchanged(app.schema.hidden_from(caller.rights.role));
-    let ready = app.responses.find(caller.owner, state.version, &key);
+    let version = state.version;
+    if request.is_known(headers, caller, version) {
+        return not_modified(app, caller, request, version).map(Some);
+    }
+    let Some(key) = request.cache_key(caller, version, app.schema.hidden_from(caller.rights.role)) else {
+        return Ok(None);
+    };
+    let ready = app.responses.find(caller.owner, version, &key);
     app.metrics.looked_up("unchanged feed", ready.is_some());
-    let body = ready?.chunks.first()?.clone();
+    let Some(body) = ready.and_then(|ready| ready.chunks.first().cloned()) else { return Ok(None) };
     app.acks.note(caller, request.since, app.clock.now());
-    Some(feed_response(body, JSON, since))
+    let until = request.next.map_or(version, |feed| feed.until);
+    page_response(app, caller, request, body, (until, version)).map(Some)
 }
 
-async fn page(app: Arc<App>, caller: Caller, request: ChangesRequest) -> HandlerResult {
+async fn page(app: Arc<App>, caller: Caller, request: ChangesRequest, headers: HeaderMap) -> HandlerResult {
     let slot = app.readers.enter(caller.owner).await?;
     off_reactor(move || {
         let permit = app.memory.permit(Some(caller.owner));
@@ -99,18 +115,38 @@ async fn page(app: Arc<App>, caller: Caller, request: ChangesRequest) -> Handler
         let schema = &app.schema;
         let body = ChangesBody { schema, changes: &changes, next: next.as_deref(), digests };
         let body = Bytes::from(permit.json(&body)?);
-        if request.next.is_none() && request.since == Some(current) {
+        if let Some(key) = request.cache_key(&caller, current, sight.hidden) {
             let mut recorder = app.responses.begin();
             recorder.add(&body);
-            recorder.keep(caller.owner, current, CacheKey::Unchanged(sight.hidden), None);
+            recorder.keep(caller.owner, current, key, None);
         }
-        hold(feed_response(body, JSON, changes.feed.until), permit)
+        if request.is_known(&headers, &caller, current) {
+            return not_modified(&app, &caller, &request, current);
+        }
+        hold(page_response(&app, &caller, &request, body, (changes.feed.until, current))?, permit)
     })
     .await
 }
 
-fn feed_response(body: Bytes, kind: &'static str, version: Version) -> warp::reply::Response {
-    with_headers(Response::new(body.into()), kind, version)
+/// A page as JSON, which ends at a version and is read at the current one.
+fn page_response(
+    app: &App,
+    caller: &Caller,
+    request: &ChangesRequest,
+    body: Bytes,
+    (until, current): (Version, Version),
+) -> HandlerResult {
+    let mut response = with_headers(Response::new(body.into()), JSON, until, app, caller)?;
+    request.set_etag(response.headers_mut(), caller, current)?;
+    Ok(response)
+}
+
+/// The page is the one that a cache has.
+fn not_modified(app: &App, caller: &Caller, request: &ChangesRequest, current: Version) -> HandlerResult {
+    let mut response = page_response(app, caller, request, Bytes::new(), (current, current))?;
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response.headers_mut().remove(CONTENT_TYPE);
+    Ok(response)
 }
 
 /// Reads one page, the owner's state and its digests in one snapshot.
@@ -152,8 +188,12 @@ fn read(
     Ok(read)
 }
 
-/// Lines in constant memory: what a source reads, while it reads.
-pub(super) async fn stream<S: Source<Head = Version>>(app: Arc<App>, source: S) -> HandlerResult {
+/// Lines in constant memory: what a source reads for a caller, while it reads.
+pub(super) async fn stream<S: Source<Head = Version>>(
+    app: Arc<App>,
+    caller: &Caller,
+    source: S,
+) -> HandlerResult {
     let permit = app.memory.permit(Some(source.owner()));
     let (version, lines) = stream::respond(&app.readers, &permit, source).await?;
     let response = match lines {
@@ -164,7 +204,7 @@ pub(super) async fn stream<S: Source<Head = Version>>(app: Arc<App>, source: S) 
             response
         }
     };
-    Ok(with_headers(response, NDJSON, version))
+    with_headers(response, NDJSON, version, &app, caller)
 }
 
 /// A feed as lines.
@@ -256,14 +296,16 @@ fn with_headers(
     mut response: warp::reply::Response,
     kind: &'static str,
     version: Version,
-) -> warp::reply::Response {
+    app: &App,
+    caller: &Caller,
+) -> HandlerResult {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    set_cache_control(headers, app, caller)?;
     if version > Version(0) {
         set_version_headers(headers, version);
     }
-    response
+    Ok(response)
 }
 
 /// `GET /digests`: the digest of each table, and the secret to compute it with.
@@ -301,6 +343,40 @@ impl ChangesRequest {
             Some(feed) => feed.resume(state),
             None => Feed::begin(state, self.since),
         }
+    }
+
+    /// What a response is cached under; `None` if it is not. Members sync at different versions, so of theirs only the
+    /// response that nothing changed is cached. Those who are no members begin alike.
+    fn cache_key(&self, caller: &Caller, version: Version, hidden: usize) -> Option<CacheKey> {
+        if !caller.rights.is_public() {
+            let is_unchanged = self.next.is_none() && self.since == Some(version);
+            return is_unchanged.then_some(CacheKey::Unchanged(hidden));
+        }
+        let Self { since, rows_max, next, .. } = *self;
+        let request = PublicChanges { since, tables: self.tables.clone(), rows_max, next };
+        Some(CacheKey::PublicChanges(request))
+    }
+
+    /// The entity tag of a page of a public owner, which is the same for all who are no members. It is weak, since a proxy
+    /// may compress the response.
+    fn etag(&self, caller: &Caller, version: Version) -> Option<String> {
+        let key = self.cache_key(caller, version, 0).filter(|_| caller.rights.is_public())?;
+        let mut hasher = DefaultHasher::new();
+        (caller.owner, key).hash(&mut hasher);
+        Some(format!("W/\"{version}-{:016x}\"", hasher.finish()))
+    }
+
+    fn set_etag(&self, headers: &mut HeaderMap, caller: &Caller, version: Version) -> Result<(), ApiError> {
+        if let Some(tag) = self.etag(caller, version) {
+            headers.insert(ETAG, header(&tag)?);
+        }
+        Ok(())
+    }
+
+    /// Whether the client has that very page.
+    fn is_known(&self, headers: &HeaderMap, caller: &Caller, version: Version) -> bool {
+        let tag = self.etag(caller, version);
+        tag.is_some_and(|tag| etag::matches(headers.get_all(IF_NONE_MATCH), &tag))
     }
 
     fn read(query: &str, caller: &Caller, app: &App) -> Result<Self, ApiError> {

@@ -14,9 +14,9 @@ use crate::storage::Membership;
 /// `GET /account/export`: who the user is, the declared tables, and every row of each owner, as lines.
 pub async fn export(app: Arc<App>, caller: Result<Caller, ApiError>) -> HandlerResult {
     let caller = caller?;
-    let at_work = Arc::clone(&app);
-    let source = off_reactor(move || Export::begin(at_work, caller)).await?;
-    let mut response = stream(app, source).await?;
+    let (at_work, who) = (Arc::clone(&app), caller.clone());
+    let source = off_reactor(move || Export::begin(at_work, who)).await?;
+    let mut response = stream(app, &caller, source).await?;
     let name = HeaderValue::from_static("attachment; filename=\"export.ndjson\"");
     response.headers_mut().insert(CONTENT_DISPOSITION, name);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -2,13 +2,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LINK,
-};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LINK};
 use http::{Method, Response, StatusCode};
 use serde::Deserialize;
 use warp::reply::Reply;
 
+use super::public::set_cache_control;
 use super::{
     ApiError, App, HandlerResult, Hold, ended, hold, json_bytes, lock_for_work, off_reactor,
     set_lease_headers, set_version_headers,
@@ -107,7 +106,7 @@ pub async fn fetch(
         headers.insert(LINK, header(&request.link(next, caller.other_owner()))?);
     }
     headers.insert(ETAG, header(&head.etag)?);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    set_cache_control(headers, &app, &caller)?;
     set_version_headers(headers, head.version);
     if let Some(lease) = lease {
         set_lease_headers(headers, &lease);

@@ -13,6 +13,7 @@ pub(super) mod lock;
 pub(super) mod owners;
 mod owners_events;
 mod patience;
+mod public;
 mod report;
 pub(super) mod service;
 pub(super) mod synchronise;

@@ -108,11 +108,12 @@ pub(super) struct OwnerBody<'a> {
     role: Role,
     version: Version,
     home: bool,
+    public: bool,
 }
 
 pub(super) fn owner_body(one: &Membership) -> OwnerBody<'_> {
-    let Membership { owner, name, role, version, is_home, is_public: _ } = one;
-    OwnerBody { owner: *owner, name, role: *role, version: *version, home: *is_home }
+    let Membership { owner, name, role, version, is_home, is_public } = one;
+    OwnerBody { owner: *owner, name, role: *role, version: *version, home: *is_home, public: *is_public }
 }
 
 /// The user's owners by id: those of which the user is a member, or those that the token names. The home of a provider's
@@ -202,16 +203,30 @@ pub(super) fn check_room(app: &App, caller: &Caller, owner: Owner) -> Result<(),
     Ok(())
 }
 
-/// `PATCH /owners/{owner}`: renames an owner.
-pub async fn rename(id: String, app: Arc<App>, Peer(from): Peer, caller: Who, body: Sent) -> HandlerResult {
+/// `PATCH /owners/{owner}`: names an owner, or says whether anyone may read it.
+pub async fn describe(id: String, app: Arc<App>, Peer(from): Peer, caller: Who, body: Sent) -> HandlerResult {
     let caller = caller?.about(owner_of(&id)?);
     let mut fields = Fields::read(&body?.bytes)?;
-    let name = name_of(&fields.text("name")?)?;
+    let name = fields.optional_text("name")?.map(|name| name_of(&name)).transpose()?;
+    let is_public = fields.flag("public")?;
     fields.end()?;
+    if name.is_none() && is_public.is_none() {
+        return Err(invalid("name", "send a name, or public, or both"));
+    }
     off_reactor(move || {
+        if is_public == Some(true) && !app.settings.auth.public_owners {
+            app.with_rights(caller)?; // first, so that nobody else learns anything by it
+            return Err(ApiError::NotAllowed { reason: "This server has no public owners." });
+        }
         let now = app.clock.now();
-        change(&app, &caller, |txn, actor| members::describe(txn, actor, Some(&name), None, now))?;
-        audit::done("owner_renamed", subject(from, &caller, caller.owner));
+        change(&app, &caller, |txn, actor| members::describe(txn, actor, name.as_deref(), is_public, now))?;
+        let subject = subject(from, &caller, caller.owner);
+        if name.is_some() {
+            audit::done("owner_renamed", subject);
+        }
+        if let Some(is_public) = is_public {
+            audit::done(if is_public { "owner_made_public" } else { "owner_made_private" }, subject);
+        }
         Ok(no_content())
     })
     .await

@@ -60,9 +60,14 @@ impl Fields {
 
     /// A truth value; `false` if it is absent or `null`.
     pub fn optional_flag(&mut self, name: &str) -> Result<bool, ApiError> {
+        Ok(self.flag(name)?.unwrap_or(false))
+    }
+
+    /// A truth value, if there is one.
+    pub fn flag(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.0.remove(name) {
-            None | Some(Json::Null) => Ok(false),
-            Some(Json::Bool(flag)) => Ok(flag),
+            None | Some(Json::Null) => Ok(None),
+            Some(Json::Bool(flag)) => Ok(Some(flag)),
             Some(_) => Err(invalid(BodyFault::WrongType, name, "expected true or false")),
         }
     }

@@ -336,7 +336,7 @@ pub struct Walked {
 }
 
 /// A position in the sequence of changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FeedPosition {
     /// All changes of earlier versions were returned.
     pub version: Version,
