@@ -265,6 +265,7 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
         ],
         "GET /changes" => vec![
             probe_of("since", format!("{path}?since={version}")),
+            probe_of("an ETag", format!("{path}?since={version}")).with("if-none-match", &of.etag),
             probe_of("next", format!("{path}?next={next}")),
             probe_of("next, as lines", format!("{path}?next={next}")).with("accept", "application/x-ndjson"),
         ],
@@ -347,7 +348,11 @@ fn probes(operation: &str, of: &Names) -> Option<Vec<Probe>> {
         ],
         "GET /owners" => vec![probe_of("the list", path).with("if-none-match", &of.etag).alike("names nothing")],
         "PATCH /owners/{owner}" => {
-            vec![probe_of("owner", format!("/owners/{owner}")).body(json!({ "name": "mine" }))]
+            let path = format!("/owners/{owner}");
+            vec![
+                probe_of("name", &path).body(json!({ "name": "mine" })),
+                probe_of("public", &path).body(json!({ "public": true })),
+            ]
         }
         "DELETE /owners/{owner}" => vec![probe_of("owner", format!("/owners/{owner}"))],
         "GET /owners/{owner}/members" => {
