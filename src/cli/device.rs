@@ -9,7 +9,8 @@ use crate::clock::Clock;
 use crate::device::calls::CallError;
 use crate::device::decide::State;
 use crate::device::{
-    self, Columns, Http, LogIn, Options, Progress, Proof, RetryPolicy, Store, SyncError, SyncMode, SyncReport,
+    self, Columns, Http, LeftEdit, LogIn, Options, Progress, Proof, RetryPolicy, Store, SyncError, SyncMode,
+    SyncReport,
 };
 use crate::model::RowKey;
 
@@ -60,6 +61,10 @@ pub(super) enum Device {
         /// Sync with the server at this address
         #[arg(long, env = "ROLLCALL_SERVER", value_name = "URL", default_value = "http://127.0.0.1:7878")]
         server: String,
+
+        /// Keep the rows of this owner, of which the user is a member; by default, of the user's own
+        #[arg(long, value_name = "ID")]
+        owner: Option<Uuid>,
     },
     /// Log in; ask for the password, or read it from standard input
     Login {
@@ -130,6 +135,15 @@ pub(super) enum Device {
         #[arg(long, value_name = "N")]
         confirm_deletes: Option<u64>,
     },
+    /// Print the edits that were not sent when the user's membership ended, one JSON object a line
+    Left {
+        #[command(flatten)]
+        file: FileArg,
+
+        /// Forget them afterwards
+        #[arg(long)]
+        forget: bool,
+    },
     /// Print which edits wait, and how far the last sync came
     Status {
         #[command(flatten)]
@@ -154,7 +168,7 @@ impl FileArg {
 impl Device {
     pub fn run(self) -> Done {
         match self {
-            Self::Init { file, schema, server } => init(&file, &schema, &server),
+            Self::Init { file, schema, server, owner } => init(&file, &schema, &server, owner),
             Self::Login { file, email: Some(email), device, register, .. } => {
                 log_in(&file.open()?, &email, &device, register)
             }
@@ -175,18 +189,20 @@ impl Device {
             Self::Sync { file, by, confirm_deletes } => {
                 sync(&mut file.open()?, Options { mode: by.map(SyncMode::from), confirm_deletes })
             }
+            Self::Left { file, forget } => left(&file.open()?, forget),
             Self::Status { file } => status(&file.open()?),
         }
     }
 }
 
-fn init(file: &FileArg, schema: &std::path::Path, server: &str) -> Done {
+fn init(file: &FileArg, schema: &std::path::Path, server: &str, owner: Option<Uuid>) -> Done {
     let text = std::fs::read_to_string(schema)
         .map_err(|error| format!("cannot read {}: {error}", schema.display()))?;
     let path = file.file.display();
     let store =
         Store::create(&file.file, &text, Clock::system()).map_err(|error| format!("{path}: {error}"))?;
     store.set_server(server)?;
+    owner.map_or(Ok(()), |owner| store.set_owner(owner))?;
     println!("made {path}: {} tables, server {server}", store.schema().tables().len());
     Ok(())
 }
@@ -315,11 +331,28 @@ fn print_report(store: &Store, report: &SyncReport) -> Done {
     Ok(())
 }
 
+fn left(store: &Store, forget: bool) -> Done {
+    let mut out = std::io::stdout().lock();
+    for edit in store.left()? {
+        let LeftEdit { table, key, operation, columns } = edit;
+        let line = serde_json::json!({ "table": table, "key": key, "edit": operation, "columns": columns });
+        writeln!(out, "{line}")?;
+    }
+    out.flush()?;
+    if forget {
+        store.forget_left()?;
+    }
+    Ok(())
+}
+
 fn status(store: &Store) -> Done {
     println!("server\t{}", store.server()?.unwrap_or_else(|| "none".into()));
     match store.who()? {
         Some((email, device)) => println!("user\t{email}, device {device:?}"),
         None => println!("user\tnot logged in"),
+    }
+    if let Some(owner) = store.owner()? {
+        println!("owner\t{owner}");
     }
     println!("last sync\t{}", store.last_sync()?.unwrap_or_else(|| "never".into()));
     println!("cursor\t{}", store.cursor()?.map_or_else(|| "none".into(), |cursor| cursor.to_string()));
@@ -328,6 +361,10 @@ fn status(store: &Store) -> Done {
     if let Some(sending) = store.outstanding()? {
         let rows = sending.sent.len();
         println!("unanswered\t{rows} rows, which the server may have; the next sync will show");
+    }
+    let left = store.left()?.len();
+    if left > 0 {
+        println!("left\t{left} edits that were not sent before the membership ended: rollcall device left");
     }
     for (table, key, reason) in store.rejected()? {
         println!("rejected\t{table} {key}: {reason}");

@@ -5,6 +5,7 @@ mod bad_values;
 mod copies;
 mod cursor;
 mod manifest;
+mod members;
 mod real;
 mod requests;
 mod restore;

@@ -92,8 +92,25 @@ impl Phone {
         inner: Box<dyn Remote>,
         schema: &str,
     ) -> Self {
-        let path = server.dir.path().join(format!("{name}.db"));
+        Self::of(server, (EMAIL, name), way, inner, schema, None)
+    }
+
+    /// A device of a user who registers if need be, for the rows of another owner than the user's own.
+    pub fn of_owner(server: &Server, who: (&str, &str), way: SyncMode, owner: Option<Uuid>) -> Self {
+        Self::of(server, who, way, Box::new(Http::new(&server.url)), SCHEMA, owner)
+    }
+
+    fn of(
+        server: &Server,
+        (email, name): (&str, &str),
+        way: SyncMode,
+        inner: Box<dyn Remote>,
+        schema: &str,
+        owner: Option<Uuid>,
+    ) -> Self {
+        let path = server.dir.path().join(format!("{email} {name}.db"));
         let store = Store::create(&path, schema, Clock::system()).unwrap();
+        owner.map_or(Ok(()), |owner| store.set_owner(owner)).unwrap();
         let disturb: Disturb = Box::new(|_| Fate::Arrives);
         let mut remote = Disturbed {
             inner,
@@ -103,8 +120,9 @@ impl Phone {
             verdicts: Vec::new(),
             faults: BTreeMap::new(),
         };
-        let asked = LogIn { email: EMAIL, password: PASSWORD, device: name, register: false };
-        log_in(&store, &mut remote, &mut retries(1), asked).unwrap();
+        let asked = |register| LogIn { email, password: PASSWORD, device: name, register };
+        let known = log_in(&store, &mut remote, &mut retries(1), asked(false));
+        known.or_else(|_| log_in(&store, &mut remote, &mut retries(1), asked(true))).unwrap();
         Self { store, path, remote, way }
     }
 

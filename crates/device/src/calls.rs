@@ -103,6 +103,8 @@ pub struct Calls<'a> {
     remote: &'a mut dyn Remote,
     retries: &'a mut RetryPolicy,
     token: Option<String>,
+    /// The owner of the rows, if it is not the user's own one.
+    pub owner: Option<Uuid>,
     /// The user and the owner of the rows in the file.
     pub bound: Option<String>,
     /// The name of the installation, as the last response set it.
@@ -116,7 +118,7 @@ pub struct Calls<'a> {
 impl<'a> Calls<'a> {
     /// Calls over `remote` with `token`.
     pub fn new(remote: &'a mut dyn Remote, retries: &'a mut RetryPolicy, token: Option<String>) -> Self {
-        Self { remote, retries, token, bound: None, installation: None, repeats: 0, epoch: None }
+        Self { remote, retries, token, owner: None, bound: None, installation: None, repeats: 0, epoch: None }
     }
 
     /// `POST /register`
@@ -140,7 +142,7 @@ impl<'a> Calls<'a> {
         read("POST /login", &self.send(|_| post("login", &body))?)
     }
 
-    /// `GET /me`: the user and the owner of the token, in the form of `Sync-For`; `None` from an older
+    /// `GET /me`: the user of the token and the owner of the rows, in the form of `Sync-For`; `None` from an older
     /// server.
     pub fn me(&mut self) -> Result<Option<String>, CallError> {
         #[derive(Deserialize)]
@@ -152,8 +154,33 @@ impl<'a> Calls<'a> {
             Err(CallError::Refused(problem)) if problem.status == 404 => Ok(None),
             response => {
                 let Body { user, owner } = read("GET /me", &response?)?;
-                Ok(Some(format!("{user}.{owner}")))
+                Ok(Some(format!("{user}.{}", self.owner.unwrap_or(owner))))
             }
+        }
+    }
+
+    /// `GET /owners`: the highest epoch of the user's owners.
+    pub fn epoch_of_owners(&mut self) -> Result<Option<u64>, CallError> {
+        #[derive(Deserialize)]
+        struct Body {
+            owners: Vec<Entry>,
+        }
+        #[derive(Deserialize)]
+        struct Entry {
+            version: Version,
+        }
+        let bound = self.bound.take(); // the list is about no owner
+        let response = self.send(|_| get("owners"));
+        self.bound = bound;
+        let Body { owners } = read("GET /owners", &response?)?;
+        Ok(owners.iter().map(|one| u64::from(one.version.epoch())).max())
+    }
+
+    /// The path of a call about the owner's rows.
+    fn of_owner(&self, path: &str) -> String {
+        match self.owner {
+            None => path.to_owned(),
+            Some(owner) => format!("{path}{}owner={owner}", if path.contains('?') { '&' } else { '?' }),
         }
     }
 
@@ -186,7 +213,8 @@ impl<'a> Calls<'a> {
         struct Body {
             seed: String,
         }
-        match self.send(|_| get("digests")) {
+        let path = self.of_owner("digests");
+        match self.send(|_| get(&path)) {
             Err(CallError::Refused(problem)) if problem.status == 404 => Ok(None),
             response => Ok(Some(read::<Body>("GET /digests", &response?)?.seed)),
         }
@@ -197,7 +225,7 @@ impl<'a> Calls<'a> {
     /// Errors: `version_moved` if another device wrote between two pages; the caller must start again.
     pub fn fetch(&mut self, schema: &Schema, known: Option<&str>) -> Result<Manifest, CallError> {
         let names: Vec<&str> = schema.tables().iter().map(|table| table.name.as_str()).collect();
-        let mut path = format!("fetch?tables={}", names.join(","));
+        let mut path = self.of_owner(&format!("fetch?tables={}", names.join(",")));
         let mut tables: BTreeMap<TableId, BTreeMap<RowKey, Timestamp>> = BTreeMap::new();
         let mut first: Option<Manifest> = None;
         loop {
@@ -249,8 +277,9 @@ impl<'a> Calls<'a> {
         fence: Option<&str>,
         mut body: impl FnMut() -> Body,
     ) -> Result<Report, CallError> {
+        let path = self.of_owner("synchronise");
         let response = self.send(|attempt| {
-            let mut request = prefer_wait(post("synchronise", &body()));
+            let mut request = prefer_wait(post(&path, &body()));
             request.headers.push(("idempotency-key", key.to_string()));
             if let (Some(fence), 0) = (fence, attempt) {
                 request.headers.push(("sync-lock", fence.to_owned()));
@@ -268,12 +297,14 @@ impl<'a> Calls<'a> {
             (None, None) => String::new(),
         };
         let path = if query.is_empty() { "changes".into() } else { format!("changes?{query}") };
+        let path = self.of_owner(&path);
         read("GET /changes", &self.send(|_| get(&path))?)
     }
 
     /// `DELETE /lock`. Errors are ignored: leases expire.
     pub fn give_lock_back(&mut self) {
-        let request = Request { method: "DELETE", path: "lock".into(), headers: self.who(), body: None };
+        let request =
+            Request { method: "DELETE", path: self.of_owner("lock"), headers: self.who(), body: None };
         let _ = self.remote.send(&request);
     }
 

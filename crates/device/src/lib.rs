@@ -3,6 +3,8 @@
 //! - [`decide`] contains the protocol's decisions: pure rules, small enough to port to any language.
 //!   `fixtures/device` has them as data.
 //! - [`Store`] is the app's side: `put`, `delete`, `get`, `list` work offline and record what waits.
+//! - A file has the rows of one owner: the user's own, or another one that is named when the file is made. When the
+//!   user's membership there ends, the copy goes and unsent edits stay.
 //! - [`sync()`] does everything else: both modes of syncing, lost responses, the lock, the check at the end.
 //!   It uses a [`Remote`], which need not be a socket.
 //!
@@ -24,6 +26,7 @@ pub mod calls;
 pub mod decide;
 mod digest;
 mod edits;
+mod leave;
 mod login;
 mod proof;
 mod push;
@@ -38,6 +41,7 @@ mod text;
 
 pub use digest::Seed;
 pub use edits::Pending;
+pub use leave::LeftEdit;
 pub use login::{LogIn, LoginError, log_in, take_token};
 pub use proof::Proof;
 pub use remote::{Http, NoResponse, Remote, Request, Response};

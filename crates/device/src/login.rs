@@ -57,6 +57,7 @@ pub fn log_in(
     let device_id = store.recall(names::DEVICE_ID)?;
     let session = calls.log_in(&email, asked.password, asked.device, device_id.as_deref())?;
     let mut calls = Calls::new(remote, retries, Some(session.token.clone()));
+    calls.owner = store.owner()?;
     bind(store, calls.me()?)?;
     store.remember(names::EMAIL, &email)?;
     store.remember(names::DEVICE, asked.device)?;
@@ -74,7 +75,12 @@ pub fn take_token(
     retries: &mut RetryPolicy,
     token: &str,
 ) -> Result<(), LoginError> {
-    let mut me = |token: &str| Calls::new(remote, retries, Some(token.to_owned())).me();
+    let owner = store.owner()?;
+    let mut me = |token: &str| {
+        let mut calls = Calls::new(remote, retries, Some(token.to_owned()));
+        calls.owner = owner;
+        calls.me()
+    };
     let older = store.recall(names::TOKEN)?.filter(|older| older != token);
     // In a file that was never bound, only its older token can identify the owner of the rows. If it has
     // expired, it cannot.

@@ -28,6 +28,8 @@ pub enum RowFilter {
     Shown,
     /// Rows whose deletion by the user waits.
     Deleted,
+    /// Rows that were changed here and wait for the server.
+    Waiting,
     /// Rows that the server rejected.
     Rejected,
     /// Rows that a full feed did not mention.
@@ -136,6 +138,7 @@ impl Row {
         let mut statement = conn.prepare_cached(match which {
             RowFilter::Shown => concat!(columns!(), " AND state <> 'deleted' ORDER BY key"),
             RowFilter::Deleted => concat!(columns!(), " AND state = 'deleted' ORDER BY key"),
+            RowFilter::Waiting => concat!(columns!(), " AND state <> 'clean' ORDER BY key"),
             RowFilter::Rejected => concat!(columns!(), " AND error IS NOT NULL ORDER BY key"),
             RowFilter::Unmentioned => concat!(columns!(), " AND mentioned = 0 ORDER BY key"),
         })?;
@@ -200,7 +203,7 @@ pub fn locals(conn: &Connection, table: &Table) -> StoreResult<BTreeMap<RowKey, 
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-const fn state_text(state: State) -> &'static str {
+pub const fn state_text(state: State) -> &'static str {
     match state {
         State::Clean => "clean",
         State::Added => "added",

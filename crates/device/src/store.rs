@@ -103,6 +103,7 @@ pub(super) mod names {
     pub const EDITS: &str = "edits";
     pub const OUTSTANDING: &str = "outstanding";
     pub const BOUND: &str = "bound";
+    pub const OWNER: &str = "owner";
     pub const INSTALLATION: &str = "installation";
 }
 
@@ -150,6 +151,16 @@ impl Store {
     /// Sets the server.
     pub fn set_server(&self, url: &str) -> StoreResult<()> {
         self.remember(names::SERVER, url)
+    }
+
+    /// The owner of the file's rows, if it is not the user's own one.
+    pub fn owner(&self) -> StoreResult<Option<Uuid>> {
+        Ok(self.recall(names::OWNER)?.and_then(|text| Uuid::try_parse(&text).ok()))
+    }
+
+    /// Makes it the file of another owner of which the user is a member. It is set before the first log-in.
+    pub fn set_owner(&self, owner: Uuid) -> StoreResult<()> {
+        self.remember(names::OWNER, &owner.to_string())
     }
 
     /// Stores a token in the file. The next sync finds out its user; `take_token` checks it at once.

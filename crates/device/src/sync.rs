@@ -80,6 +80,21 @@ pub enum SyncError {
          `rollcall device init`; nothing was sent, and nothing here was changed"
     )]
     OtherUser,
+    /// The user is no member of the owner any more, or the owner was deleted.
+    #[error(
+        "the user is no member of this owner any more: its rows were dropped here; {kept} unsent edits are kept, see \
+         `rollcall device left`"
+    )]
+    NotAMember {
+        /// Unsent edits that are kept.
+        kept: u64,
+    },
+    /// The same, after the server was restored from a backup, which may only lack the membership.
+    #[error(
+        "the server was restored from a backup that does not know the user as a member of this owner: the copy stays; a \
+         manager of the owner can invite the user again"
+    )]
+    NotAMemberAfterRestore,
     /// The server is older than the change feed.
     #[error("the server has no change feed; sync with --by manifest")]
     NoCursorWay,
@@ -116,6 +131,7 @@ pub fn sync(
     let token = store.recall(names::TOKEN)?.ok_or(SyncError::NotLoggedIn)?;
     let mut calls = Calls::new(remote, retries, Some(token));
     (calls.bound, calls.installation) = (store.bound()?, Some(store.installation()?));
+    calls.owner = store.owner()?;
     let (limits, report) = (Limits::default(), SyncReport::default());
     let (refused, agreed) = (HashMap::new(), options.confirm_deletes.unwrap_or(0));
     let mut syncing = Syncing {
@@ -130,7 +146,10 @@ pub fn sync(
         doubt: false,
         progress,
     };
-    let done = syncing.run();
+    let mut done = syncing.run();
+    if done.as_ref().is_err_and(is_no_member) {
+        done = syncing.leave();
+    }
     let Syncing { calls, mut report, .. } = syncing;
     report.repeats = calls.repeats;
     match done {
@@ -384,6 +403,11 @@ impl Syncing<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a sync ended because the user is no member of the owner.
+fn is_no_member(error: &SyncError) -> bool {
+    matches!(error, SyncError::Call(error) if error.code() == "not_a_member")
 }
 
 /// Whether a refusal means that the server is older than the change feed.
