@@ -2,7 +2,7 @@
 
 use rollcall::device::{NoResponse, Remote, Request, Response};
 
-use crate::ops::Rng;
+use crate::ops::{DEVICES, GUESTS, Rng};
 use crate::world::World;
 
 pub struct Link<'a> {
@@ -60,9 +60,10 @@ impl Remote for Link<'_> {
                 if rng.often(500) {
                     self.world.advance(16_000);
                 }
-                let other = rng.below(crate::ops::DEVICES as u64) as usize;
+                let other = rng.below((DEVICES + GUESTS) as u64) as usize;
                 self.world.sync(other, rng.often(300), None, 1);
             }
+            34..38 if self.device >= DEVICES => self.world.member(self.device - DEVICES, rng.next()),
             31..34 => self.world.step_clock(self.device, rng.below(400_000) as i64 - 200_000),
             _ => {}
         }

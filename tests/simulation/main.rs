@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use rollcall_testkit::engine;
+mod guests;
 mod link;
 mod ops;
 mod oracle;

@@ -39,6 +39,8 @@ pub enum Op {
     Stranger { device: usize, other: usize, manifest: bool },
     /// A user looks at the conflicts and brings a loser back.
     Undo { device: usize, draw: u64 },
+    /// A guest becomes a member of the owner that it visits, gets another role, leaves, or is taken out.
+    Member { guest: usize, draw: u64 },
     /// Nothing, for so long.
     Wait { ms: i64 },
     /// A device's clock is off by so much from now on.
@@ -62,7 +64,10 @@ pub enum Op {
 }
 
 pub const OWNERS: usize = 3;
+/// Devices of the owners' own users.
 pub const DEVICES: usize = 7;
+/// Devices of users who visit another user's owner. Their numbers follow.
+pub const GUESTS: usize = 2;
 pub const TABLES: usize = 6;
 pub const SLOTS: usize = 5;
 
@@ -76,15 +81,17 @@ pub fn history(seed: u64, length: usize) -> Vec<Op> {
 
 fn draw(rng: &mut Rng) -> Op {
     let device = rng.below(DEVICES as u64) as usize;
+    let any = rng.below((DEVICES + GUESTS) as u64) as usize;
     let table = rng.below(TABLES as u64) as usize;
     let slot = rng.below(SLOTS as u64) as usize;
     let draw = rng.next();
     match rng.below(2_000) {
-        0..900 => Op::Put { device, table, slot, draw },
-        900..1_060 => Op::Delete { device, table, slot },
+        0..900 => Op::Put { device: any, table, slot, draw },
+        900..1_050 => Op::Delete { device: any, table, slot },
+        1_050..1_060 => Op::Member { guest: rng.below(GUESTS as u64) as usize, draw },
         1_060..1_660 => {
             let net = if rng.often(600) { 0 } else { draw | 1 };
-            Op::Sync { device, manifest: rng.often(350), net }
+            Op::Sync { device: any, manifest: rng.often(350), net }
         }
         1_660..1_720 => Op::Again { device, draw },
         1_720..1_745 => Op::Plain { device, table, slot, draw },
@@ -108,9 +115,9 @@ fn draw(rng: &mut Rng) -> Op {
         }
         1_930..1_965 => {
             let most = *rng.among(&[3_i64, 1_500, 120_000, 86_400_000]);
-            Op::Clock { device, ms: rng.below(2 * most as u64 + 1) as i64 - most }
+            Op::Clock { device: any, ms: rng.below(2 * most as u64 + 1) as i64 - most }
         }
-        1_965..1_980 => Op::DeviceCrash { device },
+        1_965..1_980 => Op::DeviceCrash { device: any },
         1_980..1_987 => Op::ServerCrash,
         1_987..1_992 => Op::Purge { days: rng.below(4) as i64 },
         1_992..1_995 => Op::Backup,

@@ -191,6 +191,16 @@ impl Shadow {
         Ok(())
     }
 
+    /// Looks at everything after a change of members: it moves the version, and no row.
+    pub fn after_members(&mut self, storage: &dyn Storage, schema: &Schema) -> Check {
+        let (state, ..) = self.load(storage, &BTreeSet::new())?;
+        must(state.version >= self.version, || {
+            format!("versions rise: {} to {}", self.version, state.version)
+        })?;
+        self.version = state.version;
+        self.nothing_changed(storage, schema)
+    }
+
     /// Looks at everything after a purge: tombstones may be gone, below the horizon.
     pub fn after_purge(&mut self, storage: &dyn Storage, schema: &Schema) -> Check {
         let (state, rows) = self.compared(storage, schema)?;

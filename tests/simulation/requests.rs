@@ -9,7 +9,7 @@ use rollcall::reconcile::Operation;
 use rollcall::schema::{Policy, Schema, Table};
 use serde_json::{Map, Value as Json, json};
 
-use crate::ops::{OWNERS, Rng, SLOTS};
+use crate::ops::{DEVICES, OWNERS, Rng, SLOTS};
 use crate::oracle::{Check, Id, Named, must, slot_key};
 use crate::shown::{shown, shows, texts};
 use crate::world::{TABLES, World, columns};
@@ -52,7 +52,17 @@ impl World {
 
     fn check_answer(&mut self, device: usize, request: &Request, answer: &Response) -> Check {
         let owner = self.devices[device].owner;
-        must(STATUSES.contains(&answer.status), || "every answer is one that a device can be given".into())?;
+        let path = path_of(request);
+        // A device gives a lock back without asking whether it may have one.
+        let has_no_lock = path == "lock" && !self.may_write(device);
+        let is_refused = answer.status == 403 && (!self.is_member(device) || has_no_lock);
+        must(STATUSES.contains(&answer.status) || is_refused, || {
+            "every answer is one that a device can be given".into()
+        })?;
+        let is_about_rows = request.path.contains("owner=") || device < DEVICES;
+        must(self.is_member(device) || is_refused || !is_about_rows, || {
+            "who is no member gets no row, and no answer but one".into()
+        })?;
         for other in (0..OWNERS).filter(|other| *other != owner) {
             let mark = format!("\"o{other}:");
             let leaks = answer.body.windows(mark.len()).any(|bytes| bytes == mark.as_bytes());
@@ -60,11 +70,14 @@ impl World {
         }
         let app = std::sync::Arc::clone(&self.server().app);
         let (storage, schema) = (&*app.storage, &*app.schema);
-        let id = named_by(request, self.shadows[owner].owner, storage).unwrap_or(self.devices[device].id);
+        let home = self.shadows[self.devices[device].home].owner;
+        let id = named_by(request, (home, self.shadows[owner].owner), storage);
+        let id = id.unwrap_or(self.devices[device].id);
+        let may_write = self.may_write(device);
         let body: Json =
             request.body.as_deref().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
         let result: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let named = match request.path.as_str() {
+        let named = match path {
             "synchronise" => named(schema, &body),
             path if path.ends_with("/restore") => every(schema),
             _ => Vec::new(),
@@ -75,7 +88,8 @@ impl World {
             shadow.fence = fence;
         }
         let changed = shadow.after_request(storage, schema, id, &named)?;
-        if request.path == "synchronise" && answer.status == 200 {
+        must(may_write || changed.is_empty(), || "nothing that a reader sends is stored".into())?;
+        if path == "synchronise" && answer.status == 200 {
             let replayed = answer.header("idempotency-replayed").is_some();
             must(!replayed || changed.is_empty(), || "a replay changes nothing".into())?;
             if !replayed {
@@ -84,10 +98,10 @@ impl World {
                 shadow.seen.extend(noted);
                 check_digests(shadow, schema, &result)?;
             }
-        } else if !request.path.ends_with("/restore") {
+        } else if !path.ends_with("/restore") {
             must(changed.is_empty(), || "whoever is not told of a change has made none".into())?;
         }
-        if answer.status == 200 && request.path.starts_with("changes") {
+        if answer.status == 200 && path.starts_with("changes") {
             check_feed(shadow, schema, &result)?;
         }
         if let Some(changes) =
@@ -330,7 +344,7 @@ impl World {
     /// Whether both are of one owner, and the server can tell them apart by their tokens alone.
     fn is_another(&self, device: usize, other: usize) -> bool {
         let (device, other) = (&self.devices[device], &self.devices[other]);
-        device.owner == other.owner && device.token != other.token
+        other.owner == other.home && device.owner == other.owner && device.token != other.token
     }
 
     /// Takes the lock and is not heard of again; until the lease ends nobody else may write.
@@ -447,13 +461,24 @@ fn every(schema: &Schema) -> Vec<Named> {
         .collect()
 }
 
+/// The path of a request, without the owner that its query may name.
+fn path_of(request: &Request) -> &str {
+    let path = request.path.as_str();
+    let (path, _) = path.split_once("?owner=").unwrap_or((path, ""));
+    path.split_once("&owner=").unwrap_or((path, "")).0
+}
+
 /// The device as which the server knows the installation that a request names; users here are their own owners. A late
 /// copy of a request is behind by then.
-fn named_by(request: &Request, owner: Owner, storage: &dyn rollcall::storage::Storage) -> Option<DeviceId> {
+fn named_by(
+    request: &Request,
+    (home, owner): (Owner, Owner),
+    storage: &dyn rollcall::storage::Storage,
+) -> Option<DeviceId> {
     let (_, value) = request.headers.iter().find(|(name, _)| *name == "sync-device")?;
     let InstallationName { mut id, counter } = InstallationName::read(value)?;
     loop {
-        let device = device_of(owner.0, id);
+        let device = device_of(home.0, id);
         match storage.counter(owner, device) {
             Ok(Some(highest)) if highest > counter => id = copy_of(id),
             _ => return Some(device),

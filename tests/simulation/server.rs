@@ -249,6 +249,8 @@ pub fn settings() -> Settings {
     settings.limits.logins_per_account_per_min = 0;
     settings.limits.logins_per_account_per_hour = 0;
     settings.limits.logins_per_address_per_min = 0;
+    settings.limits.invitations_per_hour = 0;
+    settings.limits.invitation_attempts_per_hour = 0;
     settings
 }
 

@@ -9,14 +9,15 @@ use rollcall::accounts::LogIn;
 use rollcall::device::{
     Options, Request, Response, RetryPolicy, Store, SyncError, SyncMode, SyncReport, sync,
 };
-use rollcall::model::{DeviceId, Precision, RowKey, Timestamp, Version};
+use rollcall::model::{DeviceId, Precision, Role, RowKey, Timestamp, Version};
 use rollcall::purge;
 use serde_json::{Map, Value as Json, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::guests::Guest;
 use crate::link::Link;
-use crate::ops::{DEVICES, OWNERS, Op, Rng, SLOTS};
+use crate::ops::{DEVICES, GUESTS, OWNERS, Op, Rng, SLOTS};
 use crate::oracle::{Check, Shadow, must, slot_key};
 use crate::server::{Disk, Server, clock, disk, folder};
 use crate::shown::{shown, shows};
@@ -83,28 +84,36 @@ const START_MS: i64 = 1_750_000_000_000;
 const DAY_MS: i64 = Timestamp::DAY_MS;
 
 pub struct Device {
+    /// The owner of its rows.
     pub owner: usize,
+    /// The owner that was made with the account of its user.
+    pub home: usize,
     pub id: DeviceId,
     pub token: String,
     pub skew_ms: Arc<AtomicI64>,
     path: PathBuf,
-    store: Option<Store>,
+    pub store: Option<Store>,
     /// The last title that its user gave to a row, and that no sync has settled.
-    tokens: BTreeMap<(usize, usize), String>,
+    pub tokens: BTreeMap<(usize, usize), String>,
     /// Requests that were answered well: what was sent, what came back, when.
     pub answered: VecDeque<(Request, Response, i64)>,
 }
+
+/// What is in a copy of the database.
+type Copied = (Vec<Shadow>, String, Vec<Option<Role>>);
 
 pub struct World {
     pub server: Option<Server>,
     schema_text: String,
     now_ms: Arc<AtomicI64>,
     pub shadows: Vec<Shadow>,
+    /// What each guest may do with the rows of the owner that it visits.
+    pub guests: Vec<Guest>,
     /// As they were when the copy was made.
-    copied: Option<(Vec<Shadow>, String)>,
+    copied: Option<Copied>,
     pub devices: Vec<Device>,
     next_token: u64,
-    restores: u64,
+    pub restores: u64,
     copies: u64,
     /// Rows that a device held as the server had them when that was put back: they are not to be lost.
     owed: BTreeSet<(usize, usize, usize)>,
@@ -128,21 +137,26 @@ impl World {
         let server = Server::start(disk.as_mut(), SCHEMA, &now_ms);
         let accounts = server.app.accounts.local().unwrap();
         let emails: Vec<String> = (0..OWNERS).map(|owner| format!("owner{owner}@example.org")).collect();
-        let shadows = emails
+        let shadows: Vec<Shadow> = emails
             .iter()
             .map(|email| Shadow::new(accounts.enrol(email, "correct horse", None).unwrap().owner))
             .collect();
         let device = |number: usize| {
-            let owner = number % OWNERS;
-            let (email, name) = (&emails[owner], format!("device {number}"));
+            let home = number % OWNERS;
+            let owner = if number < DEVICES { home } else { (home + 1) % OWNERS };
+            let (email, name) = (&emails[home], format!("device {number}"));
             let asked = LogIn { email, password: "correct horse", device: &name, device_id: None };
             let session = accounts.log_in(asked, [127, 0, 0, 1].into()).unwrap();
             let skew_ms = Arc::new(AtomicI64::new(0));
             let path = dir.path().join(format!("{number}.db"));
             let store = Store::create(&path, SCHEMA, device_clock(&now_ms, &skew_ms)).unwrap();
             store.set_token(&session.token).unwrap();
+            if owner != home {
+                store.set_owner(shadows[owner].owner.0).unwrap();
+            }
             Device {
                 owner,
+                home,
                 id: DeviceId(Uuid::parse_str(&session.device_id.to_string()).unwrap()),
                 token: session.token,
                 skew_ms,
@@ -152,13 +166,14 @@ impl World {
                 answered: VecDeque::new(),
             }
         };
-        let devices = (0..DEVICES).map(device).collect();
+        let devices = (0..DEVICES + GUESTS).map(device).collect();
         Self {
             disk,
             server: Some(server),
             schema_text: SCHEMA.into(),
             now_ms,
             shadows,
+            guests: (0..GUESTS).map(|_| Guest::default()).collect(),
             copied: None,
             devices,
             next_token: 0,
@@ -242,6 +257,7 @@ impl World {
             Op::Copy { device, other } => self.copy(device, other),
             Op::Stranger { device, other, manifest } => self.stranger(device, other, manifest),
             Op::Undo { device, draw } => self.undo(device, draw),
+            Op::Member { guest, draw } => self.member(guest, draw),
             Op::Wait { ms } => self.advance(ms),
             Op::Clock { device, ms } => self.devices[device].skew_ms.store(ms, Ordering::SeqCst),
             Op::DeviceCrash { device } => self.reopen(device),
@@ -249,7 +265,8 @@ impl World {
             Op::Purge { days } => self.purge(days),
             Op::Backup => {
                 self.disk.back_up();
-                self.copied = Some((self.shadows.clone(), self.schema_text.clone()));
+                let roles = self.guests.iter().map(|guest| guest.role).collect();
+                self.copied = Some((self.shadows.clone(), self.schema_text.clone(), roles));
             }
             Op::Restore => self.restore(false),
             Op::Swap => self.restore(true),
@@ -294,6 +311,9 @@ impl World {
         rng: Option<Rng>,
         depth: u32,
     ) -> Option<SyncReport> {
+        if number >= DEVICES {
+            return self.sync_guest(number, manifest, rng, depth);
+        }
         match self.try_sync(number, manifest, rng, depth)? {
             Ok(report) => {
                 use rollcall::device::Proof;
@@ -311,7 +331,7 @@ impl World {
         }
     }
 
-    fn try_sync(
+    pub fn try_sync(
         &mut self,
         number: usize,
         manifest: bool,
@@ -369,6 +389,7 @@ impl World {
             let (name, key) = (TABLES[*table], slot_key(*table, *slot));
             let is_there = |row: &rollcall::model::Stored| !row.is_tombstone();
             let holds = |device: &Device| device.store.as_ref().unwrap().get(name, key).unwrap().is_some();
+            let devices = &devices[..DEVICES];
             *of != owner
                 || shadow.get(&(schema.table(name).unwrap().id, key)).is_some_and(is_there)
                 || devices.iter().any(|device| device.owner == owner && holds(device))
@@ -447,7 +468,7 @@ impl World {
 
     /// `unsaid`: nobody says that the copy is one.
     fn restore(&mut self, unsaid: bool) {
-        let Some((copied, schema)) = self.copied.clone() else { return };
+        let Some((copied, schema, roles)) = self.copied.clone() else { return };
         self.owe();
         // A copy of what is there is no surprise to anybody.
         let is_same = copied.iter().zip(&self.shadows).all(|(copied, now)| copied.version == now.version);
@@ -457,6 +478,7 @@ impl World {
         self.schema_text = schema;
         self.server = Some(Server::start(self.disk.as_mut(), &self.schema_text, &self.now_ms));
         self.restores += 1;
+        self.guests.iter_mut().zip(roles).for_each(|(guest, role)| guest.set(role));
         for device in &mut self.devices {
             device.tokens.clear();
             device.answered.clear();
@@ -474,7 +496,7 @@ impl World {
 
     /// Notes what devices hold clean and the server has, before it loses that.
     fn owe(&mut self) {
-        for device in &self.devices {
+        for device in &self.devices[..DEVICES] {
             let (rows, Some(store)) = (&self.shadows[device.owner].rows, &device.store) else { continue };
             for (place, name) in TABLES.iter().enumerate() {
                 let id = self.server.as_ref().unwrap().app.schema.table(name).unwrap().id;
@@ -557,10 +579,13 @@ impl World {
         for round in 0.. {
             let before: Vec<Version> = self.shadows.iter().map(|shadow| shadow.version).collect();
             let mut moved = false;
-            for number in 0..DEVICES {
+            for number in 0..DEVICES + GUESTS {
                 let report = self.sync(number, round % 2 == 1 && number % 2 == 1, None, 1);
                 if let Some(broken) = self.broken.take() {
                     return Err(broken);
+                }
+                if !self.is_member(number) {
+                    continue;
                 }
                 let report = report.ok_or_else(|| format!("device {number} can sync once all is quiet"))?;
                 let tally = report.tally;
@@ -572,7 +597,8 @@ impl World {
             }
             must(round < 8, || "devices come to rest".into())?;
         }
-        (0..DEVICES).try_for_each(|number| self.check_equal(number))?;
+        let members = (0..DEVICES + GUESTS).filter(|number| self.is_member(*number));
+        members.into_iter().try_for_each(|number| self.check_equal(number))?;
         self.check_owed()
     }
 
