@@ -36,7 +36,7 @@ impl Person {
 }
 
 /// An owner that Anna makes, and of which Ben becomes a member; and Ben's id.
-fn shared(server: &Server, anna: &mut Person, ben: &mut Person, role: &str) -> (Uuid, String) {
+fn shared(anna: &mut Person, ben: &mut Person, role: &str) -> (Uuid, String) {
     let made = anna.call("POST", "owners", Some(json!({ "name": "Wedding" })));
     let owner = made["owner"].as_str().unwrap().to_owned();
     join(anna, ben, &owner, role);
@@ -57,7 +57,7 @@ fn a_former_member_keeps_unsent_edits_alone() {
     for way in WAYS {
         let server = Server::start();
         let (mut anna, mut ben) = (Person::new(&server, ANNA), Person::new(&server, BEN));
-        let (owner, user) = shared(&server, &mut anna, &mut ben, "write");
+        let (owner, user) = shared(&mut anna, &mut ben, "write");
         let mut hers = Phone::of_owner(&server, (ANNA, "phone"), way, Some(owner));
         let mut his = Phone::of_owner(&server, (BEN, "phone"), way, Some(owner));
         let mut his_own = Phone::of_owner(&server, (BEN, "tablet"), way, None);
@@ -102,7 +102,7 @@ fn what_a_reader_changes_waits_with_its_reason() {
     for way in WAYS {
         let server = Server::start();
         let (mut anna, mut ben) = (Person::new(&server, ANNA), Person::new(&server, BEN));
-        let (owner, user) = shared(&server, &mut anna, &mut ben, "read");
+        let (owner, user) = shared(&mut anna, &mut ben, "read");
         let mut hers = Phone::of_owner(&server, (ANNA, "phone"), way, Some(owner));
         let mut his = Phone::of_owner(&server, (BEN, "phone"), way, Some(owner));
         let list = hers.add("lists", json!({ "title": "Guests" }));
