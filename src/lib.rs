@@ -24,6 +24,7 @@ pub mod accounts;
 pub mod copy;
 pub mod erasure;
 pub mod export;
+pub mod import;
 pub mod locks;
 pub mod mail;
 pub mod purge;

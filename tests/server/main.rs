@@ -12,6 +12,7 @@ mod dialects;
 mod events;
 mod feed;
 mod housekeeping;
+mod import;
 mod jwt;
 mod late;
 mod locks;
