@@ -11,6 +11,7 @@ mod distribute;
 mod epoch;
 mod files;
 mod housekeeping;
+mod import;
 mod interrupt;
 mod log;
 mod openapi;
@@ -46,7 +47,7 @@ const HELP: &str = "{about-with-newline}\n{usage-heading} {usage}{after-help}\n\
 const SUBJECTS: [(&str, &[&str]); 3] = [
     ("Begin", &["demo", "serve"]),
     ("Build an app", &["schema", "openapi", "device"]),
-    ("Operate a server", &["account", "backup", "restore", "purge", "copy", "epoch", "distribute"]),
+    ("Operate a server", &["account", "import", "backup", "restore", "purge", "copy", "epoch", "distribute"]),
 ];
 
 /// How to begin, at the end of the program's help.
@@ -63,6 +64,7 @@ enum Command {
     Demo(demo::Demo),
     #[command(subcommand)]
     Account(account::Account),
+    Import(Box<import::Import>),
     Purge(purge::Purge),
     Backup(backup::Backup),
     Restore(backup::Restore),
@@ -107,6 +109,7 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitC
         Command::Serve(serve) => serve.run(),
         Command::Demo(demo) => demo.run(),
         Command::Account(account) => account.run(),
+        Command::Import(import) => import.run(),
         Command::Purge(purge) => purge.run(),
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),

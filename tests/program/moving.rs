@@ -129,3 +129,164 @@ fn an_export_with_another_schema_changes_nothing() {
         }
     });
 }
+
+/// The rows of an export by the name of their owner, without what differs from server to server.
+fn rows(export: &str) -> std::collections::BTreeMap<String, Vec<String>> {
+    let mut owners = std::collections::BTreeMap::<String, Vec<String>>::new();
+    let mut name = String::new();
+    for line in export.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        match line["op"].as_str().unwrap() {
+            "account" | "owner" => {
+                name = line["name"].as_str().unwrap().to_owned();
+                owners.entry(name.clone()).or_default();
+            }
+            "add" => owners.get_mut(&name).unwrap().push(format!("{} {}", line["table"], line["row"])),
+            _ => {}
+        }
+    }
+    owners.values_mut().for_each(|rows| rows.sort());
+    owners
+}
+
+/// Writes the export of Anna to a file; returns it.
+fn exported(database: &str, file: &Path) -> String {
+    let text =
+        printed(&["account", "export", "anna@example.com", "--schema", SCHEMA, "--database", database]);
+    std::fs::write(file, &text).unwrap();
+    text
+}
+
+/// Rows with each type of value and with references, in two owners.
+fn furnish(address: SocketAddr, anna: &str) -> String {
+    let rows = json!({ "add": {
+        "invitations": [{ "iid": key(1), "icid": key(2), "guest": "Aunt Ada", "party_size": 2 }],
+        "invitation_categories": [{ "icid": key(2), "title": "Family" }],
+        "todo": [{ "id": key(3), "title": "Cake", "due": "2026-09-05", "done": true, "reminder": "2026-09-01T08:00:00.250Z" }],
+    } });
+    let sent = call(address, "POST /synchronise", Some(anna), Some(&rows));
+    assert!(sent.status == 200 && !sent.text().contains("rejected"), "{}", sent.text());
+    let wedding = make_owner(address, anna, "Our wedding");
+    add(address, anna, Some(&wedding), &["Guests", "Music"]);
+    wedding
+}
+
+/// Goal: what comes in is what went out. Method: export, another server of each engine, import while it runs, and export; a dry
+/// run before and a second import after, which change nothing; a device that reads in between.
+#[test]
+fn an_export_goes_in_again_and_is_the_same() {
+    on_both_engines(|database, folder| {
+        let source = format!("sqlite:{}", folder.join("source.db").display());
+        let (file, again) = (folder.join("anna.ndjson"), folder.join("again.ndjson"));
+        let mut server = served(&source);
+        let from = server.address();
+        let (anna, ben) = (register(from, "anna@example.com"), register(from, "ben@example.com"));
+        furnish(from, &anna);
+        let team = make_owner(from, &ben, "Our team");
+        add(from, &ben, Some(&team), &["Ben's"]);
+        admit(from, &ben, &team, "read", &anna);
+        let before = exported(&source, &file);
+
+        let mut server = served(database);
+        let address = server.address();
+        let anna = register(address, "anna@example.com");
+        assert!(call(address, "GET /fetch?lock=false", Some(&anna), None).text().contains(r#""todo":[]"#));
+        let import = |more: &[&str]| {
+            let mut command = rollcall();
+            command.args([
+                "import",
+                file.to_str().unwrap(),
+                "--user",
+                "anna@example.com",
+                "--schema",
+                SCHEMA,
+            ]);
+            let output = command.args(["--database", database]).args(more).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let dry = import(&["--dry-run"]);
+        assert!(dry.contains("dry run, 3 added") && dry.contains("dry run, 2 added"), "{dry}");
+        assert_eq!(rows(&exported(database, &again)), [(String::new(), Vec::new())].into());
+
+        let first = import(&[]);
+        assert!(first.contains("(Our wedding) into ") && first.contains(": 3 added"), "{first}");
+        assert!(first.contains("(Our team): left out, since the user did not manage it"), "{first}");
+        let manifest = call(address, "GET /fetch?lock=false", Some(&anna), None);
+        assert!(manifest.text().contains(&key(1)), "the server does not see the import");
+        let owners = call(address, "GET /owners", Some(&anna), None).json();
+        assert_eq!(owners["owners"].as_array().unwrap().len(), 2, "{owners}");
+
+        let all = import(&["--others", "all"]);
+        assert!(all.contains("(Our team) into ") && all.contains(": 3 same"), "{all}");
+        let after = exported(database, &again);
+        assert_eq!(rows(&after), rows(&before));
+        assert_eq!(import(&["--others", "all"]), all.replace("1 added", "1 same"));
+        assert_eq!(exported(database, &again), after);
+        assert!(!folder.join("anna.ndjson.rejected").exists());
+    });
+}
+
+/// Goal: what cannot come in is named, and scripts notice. Method: a server whose tables have other bounds, and one with other
+/// types.
+#[test]
+fn rows_that_do_not_fit_are_named() {
+    on_both_engines(|database, folder| {
+        let source = format!("sqlite:{}", folder.join("source.db").display());
+        let file = folder.join("anna.ndjson");
+        let mut server = served(&source);
+        let from = server.address();
+        furnish(from, &register(from, "anna@example.com"));
+        exported(&source, &file);
+
+        let fixture = std::fs::read_to_string(SCHEMA).unwrap();
+        let strict = folder.join("strict.toml");
+        std::fs::write(
+            &strict,
+            fixture.replace(
+                r#"title = { type = "text", max_length = 200 }"#,
+                r#"title = { type = "text", max_length = 3 }"#,
+            ),
+        )
+        .unwrap();
+        let strict = strict.to_str().unwrap();
+        let serve = |schema: &str| {
+            let mut command = rollcall();
+            command.args(["serve", "--schema", schema, "--listen", "127.0.0.1:0", "--log", "warn"]);
+            Process::start(command.args(["--database", database]))
+        };
+        let mut server = serve(strict);
+        register(server.address(), "anna@example.com");
+        let import = |schema: &str| {
+            ran(&[
+                "import",
+                file.to_str().unwrap(),
+                "--user",
+                "anna@example.com",
+                "--schema",
+                schema,
+                "--database",
+                database,
+            ])
+        };
+        let output = import(strict);
+        let (said, error) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(!output.status.success() && said.contains("2 added, 1 rejected"), "{output:?}");
+        assert!(error.contains("1 rows were rejected") && error.contains("anna.ndjson.rejected"), "{error}");
+        let rejected = std::fs::read_to_string(folder.join("anna.ndjson.rejected")).unwrap();
+        let rejected: Value = serde_json::from_str(&rejected).unwrap();
+        assert_eq!((&rejected["code"], &rejected["column"]), (&json!("too_long"), &json!("title")));
+        assert_eq!(rejected["row"]["title"], "Cake");
+
+        let mut export = std::fs::read_to_string(&file).unwrap();
+        export = export.replacen(r#""name":"due","type":"date""#, r#""name":"until","type":"date""#, 1);
+        std::fs::write(&file, export).unwrap();
+        let output = import(strict);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && error.contains("todo.until: this server has no such column"),
+            "{error}"
+        );
+    });
+}
