@@ -16,6 +16,7 @@ use crate::export::{self, Account};
 use crate::http::wire::{ChangeLine, EndLine};
 use crate::model::{DeviceId, Owner};
 use crate::schema::{Schema, TableId};
+use crate::storage::readable::Readable;
 use crate::storage::{ReadTxn, Storage};
 
 /// How long the command waits for its turn while a server is busy.
@@ -78,12 +79,17 @@ struct Page<'a> {
 impl Page<'_> {
     /// Reads the next page, with the last line if it is the last one; returns whether it is.
     fn read(&mut self, txn: &mut dyn ReadTxn) -> Result<bool, Box<dyn std::error::Error>> {
-        let (schema, state) = (self.schema, txn.state());
         self.text.clear();
-        if state.erased_at.is_some() || txn.member(self.user)?.is_none() {
+        let member = txn.member(self.user)?.filter(|_| txn.state().erased_at.is_none());
+        let Some(member) = member else {
             line(&mut self.text, &export::left_line(self.owner))?;
             return Ok(true);
-        }
+        };
+        self.read_as_member(&mut Readable::new(txn, self.schema, member.role))
+    }
+
+    fn read_as_member(&mut self, txn: &mut dyn ReadTxn) -> Result<bool, Box<dyn std::error::Error>> {
+        let (schema, state) = (self.schema, txn.state());
         let feed = match self.rest {
             Some(feed) => feed.resume(state),
             None => Feed::begin(state, None),

@@ -101,6 +101,34 @@ fn the_operators_export_is_the_users() {
     });
 }
 
+/// Goal: an export has nothing of a table that the user may not read. Method: a table for managers, in an owner that the user
+/// may write; the command's lines and those of the user's own request.
+#[test]
+fn an_export_has_no_table_that_is_hidden_from_the_user() {
+    on_both_engines(|database, folder| {
+        let schema = folder.join("schema.toml");
+        let fixture = std::fs::read_to_string(SCHEMA).unwrap();
+        std::fs::write(&schema, fixture.replace("[table.todo]\n", "[table.todo]\nread = \"manage\"\n"))
+            .unwrap();
+        let schema = schema.to_str().unwrap();
+        let mut command = rollcall();
+        command.args(["serve", "--schema", schema, "--listen", "127.0.0.1:0", "--log", "warn"]);
+        let mut server = Process::start(command.args(["--database", database]));
+        let address = server.address();
+        let (anna, ben) = (register(address, "anna@example.com"), register(address, "ben@example.com"));
+        let team = make_owner(address, &ben, "Our team");
+        add(address, &ben, Some(&team), &["a secret"]);
+        admit(address, &ben, &team, "write", &anna);
+        let asked = call(address, "GET /account/export", Some(&anna), None);
+        let export =
+            |email| printed(&["account", "export", email, "--schema", schema, "--database", database]);
+        for text in [asked.text(), &export("anna@example.com")] {
+            assert!(text.contains("Our team") && !text.contains("a secret"), "{text}");
+        }
+        assert!(export("ben@example.com").contains("a secret"));
+    });
+}
+
 /// Goal: a command changes no table. Method: an export with another schema file.
 #[test]
 fn an_export_with_another_schema_changes_nothing() {
