@@ -26,6 +26,9 @@ const BUSY_WAIT: Duration = Duration::from_secs(30);
 const PAGE_ENTRIES: usize = 10_000;
 const PAGE_BYTES: usize = 1024 * 1024;
 
+/// Why the pages that were read are not enough.
+const OVERTAKEN: &str = "old data was removed meanwhile, or the database was put back: run the command again";
+
 /// Writes what `GET /account/export` returns to standard output.
 pub(super) fn run(email: &str, schema: &Path, database: &Database) -> Done {
     let schema = Arc::new(read_schema(schema)?);
@@ -91,12 +94,12 @@ impl Page<'_> {
     fn read_as_member(&mut self, txn: &mut dyn ReadTxn) -> Result<bool, Box<dyn std::error::Error>> {
         let (schema, state) = (self.schema, txn.state());
         let feed = match self.rest {
+            // What changed meanwhile is read in one snapshot, if it fits a page: then there is nothing more to follow.
+            Some(feed) if feed.is_unread() => Feed::begin(state, feed.since),
             Some(feed) => feed.resume(state),
             None => Feed::begin(state, None),
         };
-        let feed = feed.map_err(
-            |_| "old data was removed meanwhile, or the database was put back: run the command again",
-        )?;
+        let feed = feed.map_err(|_| OVERTAKEN)?;
         let tables: Vec<TableId> = schema.tables().iter().map(|table| table.id).collect();
         let wanted = FeedFilter {
             device: DeviceId(Uuid::nil()),
@@ -112,9 +115,13 @@ impl Page<'_> {
         })?;
         written?;
         self.rest = page.next;
+        if state.version > feed.until && self.rest.is_none() {
+            self.rest = Some(Feed::begin(state, Some(feed.until)).map_err(|_| OVERTAKEN)?);
+        }
         if self.rest.is_some() {
             return Ok(false);
         }
+        let feed = Feed { since: None, ..feed };
         let digests = txn.digests()?;
         line(&mut self.text, &EndLine { schema, feed: &feed, digests: (state.version, &digests) })?;
         Ok(true)

@@ -1,14 +1,14 @@
 //! Reads an export: its first line, its owners, and their rows, line by line.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead as _, BufReader, Read, Seek, SeekFrom};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::ImportError;
-use crate::model::{Owner, Role};
+use crate::model::{Owner, Role, RowKey};
 
 /// A longer line is none of an export: a row has `row_bytes_max`.
 const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -34,6 +34,8 @@ pub struct Section {
     pub role: Option<Role>,
     /// How many rows each table has.
     pub rows: BTreeMap<String, u64>,
+    /// Rows that were deleted while the export was under way, by table and key. They are left out.
+    deleted: HashSet<(String, RowKey)>,
     begins: u64,
     ends: u64,
 }
@@ -86,6 +88,7 @@ struct Line<'a> {
     table: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     row: Option<&'a RawValue>,
+    key: Option<RowKey>,
     owner: Option<Owner>,
     name: Option<String>,
     role: Option<Role>,
@@ -128,7 +131,15 @@ impl<R: Read + Seek> ExportFile<R> {
                 ("add" | "update", Some(section)) => {
                     let table = line.table.filter(|_| line.row.is_some());
                     let table = table.ok_or_else(|| wrong("it has no `table` or no `row`".into()))?;
+                    section.revive(&file.tables, &table, line.row);
                     *section.rows.entry(table.into_owned()).or_insert(0) += 1;
+                    section.ends = next;
+                }
+                ("delete", Some(section)) => {
+                    let (Some(table), Some(key)) = (line.table, line.key) else {
+                        return Err(wrong("it has no `table` or no `key`".into()));
+                    };
+                    section.deleted.insert((table.into_owned(), key));
                     section.ends = next;
                 }
                 ("end" | "left", Some(_)) => ended += 1,
@@ -158,7 +169,7 @@ impl<R: Read + Seek> ExportFile<R> {
         self.from.seek(SeekFrom::Start(at))?;
         while at < ends {
             let length = self.next_line()?;
-            let row = self.row(at, Some(table))?;
+            let row = self.row(at, Some(table))?.filter(|row| !self.is_deleted(owner, table, row));
             at += length;
             if let Some(row) = row {
                 each(self, row)?;
@@ -184,6 +195,15 @@ impl<R: Read + Seek> ExportFile<R> {
         Ok(line.row.filter(|_| is_of_table).map(|row| Row { at, text: row.get().to_owned() }))
     }
 
+    fn is_deleted(&self, owner: usize, table: &str, row: &Row) -> bool {
+        let deleted = self.owners.get(owner).map(|section| &section.deleted);
+        deleted.is_some_and(|deleted| {
+            !deleted.is_empty()
+                && key_of(&self.tables, table, &row.text)
+                    .is_some_and(|key| deleted.contains(&(table.to_owned(), key)))
+        })
+    }
+
     /// Reads a line; returns how many bytes it takes, 0 at the end of the file.
     fn next_line(&mut self) -> Result<u64, ImportError> {
         self.line.clear();
@@ -194,6 +214,30 @@ impl<R: Read + Seek> ExportFile<R> {
 
 impl Section {
     fn new(owner: Owner, name: Option<String>, role: Option<Role>, begins: u64) -> Self {
-        Self { owner, name: name.unwrap_or_default(), role, rows: BTreeMap::new(), begins, ends: begins }
+        Self {
+            owner,
+            name: name.unwrap_or_default(),
+            role,
+            rows: BTreeMap::new(),
+            deleted: HashSet::new(),
+            begins,
+            ends: begins,
+        }
     }
+
+    /// A row that comes after its deletion was added again.
+    fn revive(&mut self, tables: &[TableLine], table: &str, row: Option<&RawValue>) {
+        if !self.deleted.is_empty()
+            && let Some(key) = row.and_then(|row| key_of(tables, table, row.get()))
+        {
+            self.deleted.remove(&(table.to_owned(), key));
+        }
+    }
+}
+
+/// The key of a row of a table.
+fn key_of(tables: &[TableLine], table: &str, row: &str) -> Option<RowKey> {
+    let column = &tables.iter().find(|one| one.name == table)?.key;
+    let members: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_str(row).ok()?;
+    serde_json::from_str(members.get(column.as_str())?.get()).ok()
 }

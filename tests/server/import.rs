@@ -185,6 +185,43 @@ async fn the_rules_of_an_upload_hold() {
     assert_eq!(server.get("/conflicts").of(&anna).send().await.ok(), conflicts);
 }
 
+/// Goal: the later line of a row holds. Method: a row that was changed, one that was deleted, and one that was deleted and added
+/// again, while the export was under way; and a later export over an earlier one.
+#[tokio::test]
+async fn the_later_line_of_a_row_holds() {
+    let server = Server::new();
+    let anna = server.device("anna", "phone");
+    let list = |op: &str, n: u64, title: &str, second: u64| {
+        let at = format!("2013-05-01T08:00:{second:02}.000Z");
+        json!({ "op": op, "table": "lists", "row": { "lid": key(n), "title": title, "colour": null, "last_update": at } })
+    };
+    let delete = |n: u64| json!({ "op": "delete", "table": "lists", "key": key(n) });
+    let lines = [
+        account(&server, 1),
+        list("add", 1, "a", 1),
+        list("add", 2, "b", 1),
+        list("add", 3, "c", 1),
+        list("update", 1, "changed", 2),
+        delete(2),
+        delete(3),
+        list("add", 3, "again", 3),
+        end(),
+    ];
+    assert_eq!(Case::new(&server, &lines).counts(), json!({ "added": 2, "updated": 2 }));
+    let titles = async || {
+        let mut titles = Vec::new();
+        for n in 1..=3 {
+            titles.push(server.row(&anna, "lists", &key(n)).await.map(|row| row["title"].clone()));
+        }
+        json!(titles)
+    };
+    assert_eq!(titles().await, json!(["changed", null, "again"]));
+    let later = [account(&server, 1), list("add", 1, "later", 9), list("add", 3, "again", 3), end()];
+    assert_eq!(Case::new(&server, &later).counts(), json!({ "same": 1, "updated": 1 }));
+    assert_eq!(titles().await, json!(["later", null, "again"]));
+    assert_eq!(server.get("/conflicts").of(&anna).send().await.ok()["conflicts"], json!([]));
+}
+
 /// Goal: each owner has its place, and nobody gets rights by an import. Method: owners that the user managed, read, and has
 /// here; each choice; and a second import.
 #[test]

@@ -67,6 +67,11 @@ impl Feed {
         Ok(Self { since, until: state.version, exclude: None, position })
     }
 
+    /// Whether nothing of a feed that begins at a cursor was read.
+    pub fn is_unread(&self) -> bool {
+        self.position.within.is_none() && self.since == Some(self.position.version)
+    }
+
     /// Continues a feed after its earlier pages.
     pub fn resume(self, state: OwnerState) -> Result<Self, Expired> {
         check(state, self.since)?;

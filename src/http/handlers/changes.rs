@@ -67,7 +67,8 @@ pub async fn changes(
     let request = ChangesRequest::read(&query, &caller, &app)?;
     if accept::preferred(&headers, &[JSON, NDJSON]) == NDJSON {
         let (at_work, who) = (Arc::clone(&app), caller.clone());
-        let lines = Lines { app: at_work, caller: who, request, first: Vec::new(), rest: None };
+        let lines =
+            Lines { app: at_work, caller: who, request, first: Vec::new(), rest: None, follows: false };
         return stream(app, &caller, lines).await;
     }
     if let Some(response) = from_memory(&app, &caller, &request, &headers)? {
@@ -216,6 +217,8 @@ pub(super) struct Lines {
     first: Vec<u8>,
     /// The part that is not written yet, once writing has begun.
     rest: Option<Feed>,
+    /// Whether to go on with what changed meanwhile: an export has no next one.
+    follows: bool,
 }
 
 impl Lines {
@@ -223,7 +226,7 @@ impl Lines {
     pub fn whole(app: Arc<App>, caller: Caller, first: Vec<u8>) -> Self {
         let tables = app.schema.tables().iter().map(|table| table.id).collect();
         let request = ChangesRequest { since: None, tables, rows_max: usize::MAX, next: None };
-        Self { app, caller, request, first, rest: None }
+        Self { app, caller, request, first, rest: None, follows: true }
     }
 
     /// What comes before the feed, unless it is written already.
@@ -244,10 +247,12 @@ impl Source for Lines {
     /// A run reads as many entries as a page does, so that a walk over entries that are not returned occupies
     /// no reader for longer.
     fn read(&mut self, out: &mut ChunkWriter<Version>) -> Result<Progress, ApiError> {
-        let Self { app, caller, request, first, rest } = self;
+        let Self { app, caller, request, first, rest, follows } = self;
         let schema = &app.schema;
         app.read_as(caller, |txn, Sight { state, .. }| {
             let feed = match rest {
+                // What changed meanwhile is read in one snapshot, if it fits a run: then there is nothing more to follow.
+                Some(feed) if *follows && feed.is_unread() => Feed::begin(state, feed.since)?,
                 Some(feed) => feed.resume(state)?,
                 None => {
                     let feed = request.feed(state)?;
@@ -279,7 +284,12 @@ impl Source for Lines {
                 *rest = Some(next);
                 return Ok(Progress::Paused);
             }
+            if *follows && state.version > feed.until {
+                *rest = Some(Feed::begin(state, Some(feed.until))?);
+                return Ok(Progress::Paused);
+            }
             let digests = txn.digests()?;
+            let feed = Feed { since: request.since, ..feed };
             line(&mut out.buf, &EndLine { schema, feed: &feed, digests: (state.version, &digests) })?;
             Ok(Progress::Finished)
         })

@@ -125,3 +125,45 @@ async fn an_owner_that_the_user_leaves_ends_there() {
     assert_eq!(*lines.last().unwrap(), json!({ "op": "left", "owner": server.owner("ben").0 }));
     assert!(lines.iter().all(|line| line["row"]["title"] != "Ben's"));
 }
+
+/// Goal: an export lacks no row because it changed meanwhile. Method: rows are changed, added and deleted after the first part
+/// has come.
+#[tokio::test]
+async fn rows_that_change_meanwhile_come_again() {
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    let server = Server::with(|settings| settings.sync.page_entries_max = 3);
+    let anna = server.device("anna", "phone");
+    let long: Vec<String> = (0..40).map(|n| format!("{n} {}", "x".repeat(50_000))).collect();
+    let long: Vec<&str> = long.iter().map(String::as_str).collect();
+    add(&server, &anna, None, &long).await;
+    let request =
+        http::Request::get("/account/export").header("authorization", format!("Bearer {}", anna.token));
+    let request = request.body(http_body_util::Full::new(bytes::Bytes::new())).unwrap();
+    let service = warp::service(rollcall::http::routes(Arc::clone(&server.app)));
+    let mut body = service.oneshot(request).await.unwrap().into_body();
+    let mut text = body.frame().await.unwrap().unwrap().into_data().unwrap().to_vec();
+    server.turn(10);
+    let changed = json!({
+        "add": { "items": [{ "iid": key(50), "title": "new" }] },
+        "update": { "items": [{ "iid": key(40), "title": "changed" }] },
+        "delete": { "items": [key(39)] },
+    });
+    server.sync(&anna, changed).await.ok();
+    while let Some(frame) = body.frame().await {
+        text.extend_from_slice(&frame.unwrap().into_data().unwrap());
+    }
+    let lines: Vec<Value> =
+        String::from_utf8(text).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = |n: u64| {
+        let of_row = lines.iter().rev().find(|line| line["row"]["iid"] == key(n) || line["key"] == key(n));
+        of_row.unwrap_or_else(|| panic!("no line of row {n}"))
+    };
+    assert_eq!((&last(50)["op"], &last(50)["row"]["title"]), (&json!("add"), &json!("new")));
+    assert_eq!((&last(40)["op"], &last(40)["row"]["title"]), (&json!("update"), &json!("changed")));
+    assert_eq!(last(39)["op"], "delete");
+    let end = lines.last().unwrap();
+    assert_eq!((&end["op"], &end["type"]), (&json!("end"), &json!("full")));
+    assert_eq!(end["version"], json!(server.version_of("anna")));
+}
