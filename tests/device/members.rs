@@ -91,6 +91,12 @@ fn a_former_member_keeps_unsent_edits_alone() {
         join(&mut anna, &mut ben, &owner.to_string(), "write");
         assert_agree(&mut his, &mut hers);
         assert_eq!(his.store.list("items").unwrap().len(), 2);
+        his.put("items", edited, json!({ "title": "Large cake" }));
+        anna.call("DELETE", &format!("owners/{owner}/members/{user}"), None);
+        assert!(matches!(his.try_sync(2), Err(SyncError::NotAMember { kept: 1 })));
+        let again: Vec<_> = his.store.left().unwrap().into_iter().filter(|edit| edit.key == edited).collect();
+        let columns: Vec<_> = again.iter().flat_map(|edit| edit.columns.keys()).collect();
+        assert_eq!(columns, ["done", "title"], "{way:?}: the edit that was left first stays");
         his.store.forget_left().unwrap();
         assert!(his.store.left().unwrap().is_empty());
     }

@@ -17,12 +17,12 @@ const LEFT: &str = "
         table_name TEXT NOT NULL,
         key        TEXT NOT NULL,
         operation  TEXT NOT NULL,
-        contents   TEXT NOT NULL,
-        PRIMARY KEY (table_name, key)
-    ) STRICT, WITHOUT ROWID;
+        contents   TEXT NOT NULL
+    ) STRICT;
 ";
 
-/// An edit that was not sent before the user's membership ended.
+/// An edit that was not sent before the user's membership ended. A membership that ends more than once may leave several
+/// edits of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LeftEdit {
     /// The name of its table.
@@ -80,7 +80,8 @@ impl Store {
         if !has_left(&self.conn)? {
             return Ok(Vec::new());
         }
-        let sql = "SELECT table_name, key, operation, contents FROM left_edits ORDER BY table_name, key";
+        let sql =
+            "SELECT table_name, key, operation, contents FROM left_edits ORDER BY table_name, key, rowid";
         let mut statement = self.conn.prepare(sql)?;
         let mut rows = statement.query([])?;
         let mut left = Vec::new();
@@ -112,8 +113,7 @@ fn keep(conn: &Connection, table: &str, row: &Row) -> StoreResult<()> {
         columns.retain(|name, _| row.changed.contains_key(name));
     }
     let (key, operation) = (row.key.to_string(), state_text(row.local.state));
-    let sql =
-        "INSERT OR REPLACE INTO left_edits (table_name, key, operation, contents) VALUES (?1, ?2, ?3, ?4)";
+    let sql = "INSERT INTO left_edits (table_name, key, operation, contents) VALUES (?1, ?2, ?3, ?4)";
     conn.execute(sql, (table, key, operation, serde_json::to_string(&columns)?))?;
     Ok(())
 }
