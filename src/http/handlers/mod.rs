@@ -111,6 +111,8 @@ enum Hold {
 }
 
 /// Takes the lock for one request, and waits for it as long as the caller wants.
+///
+/// Errors: also 403 `not_a_member`, in place of any other, once the caller's membership has ended.
 async fn lock_for_work(
     app: &Arc<App>,
     caller: &Caller,
@@ -145,7 +147,14 @@ async fn lock_for_work(
             Err(LockError::Storage(_)) => None,
         };
         outcome.inspect(|outcome| app.metrics.lock_waited(outcome, begun.elapsed()));
-        return given.map_err(|error| refused(error, &app.clock));
+        let given = given.map_err(|error| refused(error, &app.clock));
+        if given.is_err() && app.storage.known_state(caller.owner).is_none() {
+            // The rights may be those of a while ago, and no transaction follows: a former member must not learn
+            // which device holds the lock.
+            let (app, caller) = (Arc::clone(app), caller.clone());
+            off_reactor(move || app.with_rights(caller)).await?;
+        }
+        return given;
     }
 }
 

@@ -61,6 +61,23 @@ async fn who_is_no_member_learns_nothing() {
     }
 }
 
+/// Goal: a former member does not learn which device syncs. Method: another device holds the lock, and the server still has
+/// the role in memory.
+#[tokio::test]
+async fn a_former_member_does_not_learn_who_holds_the_lock() {
+    let (server, anna, _) = furnished().await;
+    let owner = server.owner("anna").0.to_string();
+    let former = server.device("former", "phone");
+    server.ask("POST", "/lock").of(&anna).send().await.ok();
+    for request in REQUESTS {
+        server.admit("anna", "former", Role::Write);
+        server.get(&about("/digests", &owner)).of(&former).send().await.ok();
+        server.dismiss("anna", "former");
+        let answer = ask(&server, &former, *request, &owner).send().await;
+        assert_eq!(answer.problem(), (403, "not_a_member".into()), "{request:?}");
+    }
+}
+
 /// Goal: a user has rows of their own and shares others, and neither are mixed up. Method: one device, two owners.
 #[tokio::test]
 async fn one_device_syncs_with_two_owners() {
