@@ -226,6 +226,9 @@ macro_rules! forward {
             self.inner.remove_member(user)
         }
 
+        $crate::forward!(invitation_writes);
+    };
+    (@ invitation_writes) => {
         fn name_owner(&mut self, name: &str) -> StorageResult<()> {
             self.inner.name_owner(name)
         }

@@ -374,7 +374,17 @@ impl MemberReads for Watched<'_> {
 }
 
 impl MemberWrites for Watched<'_> {
-    forward!(member_writes);
+    forward!(invitation_writes);
+
+    fn put_member(&mut self, member: &Member) -> StorageResult<()> {
+        self.done.members.push((member.user, Some(member.role)));
+        self.inner.put_member(member)
+    }
+
+    fn remove_member(&mut self, user: Uuid) -> StorageResult<bool> {
+        self.done.members.push((user, None));
+        self.inner.remove_member(user)
+    }
 }
 
 impl ReadTxn for Watched<'_> {

@@ -14,6 +14,7 @@ use rollcall::device::{
 use serde_json::json;
 use tokio::time::sleep;
 
+use crate::guests::{Before, is_of_members, membership};
 use crate::rng::Rng;
 use crate::truth::{Check, must};
 use crate::wire::Wire;
@@ -71,7 +72,7 @@ impl Drop for Ends {
 }
 
 /// The device's side of the channel. Nothing arrives once the device has died.
-struct Heart {
+pub struct Heart {
     wish: Sender<Wish>,
     granted: Receiver<Granted>,
 }
@@ -83,7 +84,7 @@ impl Heart {
         wished.is_ok() && self.granted.recv().is_ok()
     }
 
-    fn ask(&self, request: &Request) -> Result<Response, NoResponse> {
+    pub fn ask(&self, request: &Request) -> Result<Response, NoResponse> {
         let wished = self.wish.send(Wish::Ask(request.clone()));
         match wished.ok().and_then(|()| self.granted.recv().ok()) {
             Some(Granted::Response(answer)) => answer,
@@ -114,16 +115,18 @@ fn live(world: &World, device: &Device, mut rng: Rng, heart: Rc<Heart>) {
                 edit(world, device, &mut file, &mut rng);
             }
             meddle(device, &mut rng, &heart);
+            membership(world, device, &mut rng, &heart);
         }
         let way = if rng.often(400) { SyncMode::Manifest } else { SyncMode::Cursor };
-        if !is_quiet && rng.often(30) {
+        if !is_quiet && device.guest.is_none() && rng.often(30) {
             stranger(world, device, &mut file, &mut rng, &heart, way);
         }
         let moves = || world.database.truth.lock().moves;
         let before = moves();
         let report = sync_once(world, device, &mut file, &mut rng, &heart, way);
         let tally = report.map(|report| report.tally);
-        let rests = tally.is_some_and(|tally| tally.taken + tally.received + tally.dropped == 0);
+        let moved = tally.map(|tally| tally.taken + tally.received + tally.dropped);
+        let rests = moved.map_or(!world.is_member(device), |moved| moved == 0);
         *device.rests.lock() = (is_quiet && rests && before == moves()).then_some(before);
     }
 }
@@ -154,7 +157,10 @@ fn edit(world: &World, device: &Device, file: &mut Store, rng: &mut Rng) {
 fn meddle(device: &Device, rng: &mut Rng, heart: &Heart) {
     let ask = |method, path: &str| {
         let headers = vec![("authorization", format!("Bearer {}", device.token()))];
-        heart.ask(&Request { method, path: path.into(), headers, body: None })
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let of_guest = device.guest.map(|_| format!("{path}{joint}owner={}", device.owner));
+        let path = of_guest.unwrap_or_else(|| path.to_owned());
+        heart.ask(&Request { method, path, headers, body: None })
     };
     match rng.below(100) {
         0..4 => {
@@ -202,14 +208,19 @@ fn sync_once(
 ) -> Option<SyncReport> {
     world.syncs.fetch_add(1, Ordering::SeqCst);
     let restores = world.database.restores();
+    let before = Before::of(world, device);
     let done = sync_with(file, rng, heart, way);
+    if let Some(before) = before {
+        world.note(before.check(world, device, file, &done));
+    }
     world.note(check_edits(world, device, file, done.as_ref().ok()));
     let result = done.as_ref().map_or_else(ToString::to_string, |report| format!("{:?}", report.proof));
     world.tell(format!("device {} has synced: {result}", device.number));
     match done {
         Ok(report) => {
             // Digests from before a restore prove nothing about the time after it.
-            let proved = !matches!(report.proof, Proof::Repaired | Proof::Unequal(_))
+            let proved = device.guest.is_some()
+                || !matches!(report.proof, Proof::Repaired | Proof::Unequal(_))
                 || restores != world.database.restores();
             world.note(must(proved, || {
                 format!("a sync leaves both sides equal: device {}, {:?}", device.number, report.proof)
@@ -217,7 +228,7 @@ fn sync_once(
             Some(report)
         }
         Err(error) => {
-            let expected = matches!(error, SyncError::Call(_) | SyncError::Restless);
+            let expected = matches!(error, SyncError::Call(_) | SyncError::Restless) || is_of_members(&error);
             world
                 .note(must(expected, || format!("a sync ends as it may: device {}: {error}", device.number)));
             None

@@ -9,7 +9,7 @@ use rollcall::reconcile::Operation;
 use serde_json::Value as Json;
 
 use crate::truth::{Check, Id, must};
-use crate::world::{Device, SLOTS, TABLES, World, slot_key, store};
+use crate::world::{DEVICES, Device, SLOTS, TABLES, World, slot_key, store};
 
 impl World {
     /// Records what devices hold clean and the server has, before the server loses it: it must not be lost.
@@ -22,7 +22,8 @@ impl World {
             comes_late || files.iter().any(|(of, file)| *of == owner && deletes(file, name, id))
         };
         let mut truth = self.database.truth.lock();
-        for (owner, file) in &files {
+        // A copy of a guest counts for nothing: its user may be no member when the row is missed.
+        for (owner, file) in &files[..DEVICES] {
             let Some(data) = truth.owners.get(owner) else { continue };
             let mut owed = Vec::new();
             for (name, id) in self.slots() {
@@ -72,7 +73,7 @@ impl World {
 
     /// Rows that only a dead phone had are lost with it.
     fn forgive(&self, owner: Owner) {
-        let ours = self.devices.iter().filter(|device| device.owner == owner);
+        let ours = self.devices[..DEVICES].iter().filter(|device| device.owner == owner);
         let files: Vec<Store> = ours.map(|device| store(device)).collect();
         let mut truth = self.database.truth.lock();
         let owed = std::mem::take(&mut truth.owed);

@@ -1,5 +1,5 @@
-//! Whole systems on a simulated network: two servers over one database, four devices of two owners, and a
-//! network that loses, delays, cuts and duplicates.
+//! Whole systems on a simulated network: two servers over one database, four devices of two owners, two devices of
+//! users who visit the other's owner, and a network that loses, delays, cuts and duplicates.
 //!
 //! Goal: the guarantees of `docs/project/testing.md` hold for several servers, for every order of events of a
 //! seed. Method: the real accept loop, routes, phases, rules and locks over sockets of `turmoil`, in one
@@ -14,6 +14,7 @@
 mod database;
 mod device;
 mod edges;
+mod guests;
 mod leases;
 use rollcall_testkit::rng;
 mod script;
@@ -44,6 +45,10 @@ struct Spent {
     requests: u64,
     syncs: u64,
     commits: u64,
+    /// Changes of members and roles.
+    role_changes: u64,
+    /// Copies that devices dropped because their users were no members any more.
+    left: u64,
     fingerprint: u64,
 }
 
@@ -57,10 +62,13 @@ fn run(seed: u64) -> Spent {
         panic!("ROLLCALL_SEED={seed} breaks a promise: {what}\nwhat came before:\n{story}");
     }
     let world = &run.world;
+    let truth = world.database.truth.lock();
     Spent {
         requests: world.requests.load(Ordering::SeqCst),
         syncs: world.syncs.load(Ordering::SeqCst),
-        commits: world.database.truth.lock().commits,
+        commits: truth.commits,
+        role_changes: truth.role_changes(),
+        left: world.left.load(Ordering::SeqCst),
         fingerprint: world.fingerprint(),
     }
 }
@@ -83,8 +91,10 @@ fn whole_systems_keep_the_promises() {
     let runs = seeds::each(seeds::number("ROLLCALL_NETWORK_SEEDS").unwrap_or(SEEDS), run);
     let sum = |of: fn(&Spent) -> u64| runs.iter().map(of).sum::<u64>();
     let [requests, syncs, commits] = [sum(|run| run.requests), sum(|run| run.syncs), sum(|run| run.commits)];
+    let [role_changes, left] = [sum(|run| run.role_changes), sum(|run| run.left)];
     let (runs, seconds) = (runs.len(), begun.elapsed().as_secs_f64());
     println!("{runs} seeds: {syncs} syncs, {requests} requests, {commits} commits, in {seconds:.0} s");
+    println!("{role_changes} changes of members, {left} copies dropped");
     assert!(commits > 0);
 }
 

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rollcall::digest::{Digest, Seed};
-use rollcall::model::{DeviceId, Fence, Owner, RowKey, Stored, Value, Version};
+use rollcall::model::{DeviceId, Fence, Owner, Role, RowKey, Stored, Value, Version};
 use rollcall::schema::TableId;
 use rollcall::storage::{LeaseState, OwnerState};
+use uuid::Uuid;
 
 pub type Check<T = ()> = Result<T, String>;
 pub type Id = (TableId, RowKey);
@@ -29,6 +30,8 @@ pub struct Done {
     pub surprise: Option<String>,
     /// Whether it forgot old data.
     pub purged: bool,
+    /// Members that it wrote or, with `None`, took out.
+    pub members: Vec<(Uuid, Option<Role>)>,
 }
 
 /// One owner's data, as its commits made it.
@@ -39,6 +42,10 @@ pub struct Data {
     pub seed: Option<Seed>,
     /// Every title that was ever in a row, or is recorded as lost.
     pub seen: BTreeSet<String>,
+    /// What each member may do, except the user for whom the owner was made.
+    pub roles: BTreeMap<Uuid, Role>,
+    /// How often members or their roles changed; a restore counts too.
+    pub role_changes: u64,
 }
 
 #[derive(Default)]
@@ -56,6 +63,8 @@ pub struct Truth {
     pub numbers: BTreeMap<Owner, usize>,
     /// Under which fences each request went out; `None` is under none.
     pub sent: BTreeMap<String, BTreeSet<Option<Fence>>>,
+    /// The user who sent a request, if it is one who visits the owner.
+    pub guests: BTreeMap<String, Uuid>,
     pub commits: u64,
     /// Commits that moved a version.
     pub moves: u64,
@@ -71,7 +80,9 @@ impl Truth {
             return Err(format!("no write is lost: {surprise}"));
         }
         let mark = format!("o{}:", self.numbers[&owner]);
+        let sender = done.answer.as_ref().and_then(|(_, key, _)| self.guests.get(key)).copied();
         let data = self.owners.entry(owner).or_default();
+        let may_write = sender.is_none_or(|user| data.roles.get(&user) >= Some(&Role::Write));
         if let Some(state) = done.state {
             let rises = data.version.is_none_or(|before| state.version == before.next());
             must(rises, || format!("versions rise one by one: {:?}, then {}", data.version, state.version))?;
@@ -90,6 +101,9 @@ impl Truth {
             let kept_out = lease.holder.is_some_and(|holder| holder != row.changed_by)
                 && lease.until.is_some_and(|until| lease.now < until);
             must(!kept_out, || format!("nobody writes while another holds the lock: {}", result()))?;
+            must(may_write, || {
+                format!("nothing that a reader or a former member sends is stored: {}", result())
+            })?;
             must(!row.is_tombstone() || !self.owed.contains(&(owner, id)), || {
                 format!("no sync deletes what nobody deleted: {}", result())
             })?;
@@ -100,6 +114,13 @@ impl Truth {
             data.rows.insert(id, row);
         }
         data.seen.extend(done.noted);
+        data.role_changes += done.members.len() as u64;
+        for (user, role) in done.members {
+            match role {
+                Some(role) => data.roles.insert(user, role),
+                None => data.roles.remove(&user),
+            };
+        }
         if let Some(state) = done.state {
             (data.version, data.seed) = (Some(state.version), state.seed);
             self.moves += 1;
@@ -121,6 +142,11 @@ impl Truth {
         Ok(())
     }
 
+    /// How often members or their roles changed.
+    pub fn role_changes(&self) -> u64 {
+        self.owners.values().map(|data| data.role_changes).sum()
+    }
+
     /// Whether a server has sent this response to the request with that key.
     pub fn has_given(&self, key: &str, body: &[u8]) -> bool {
         let kept = self.answers.get(key).is_some_and(|kept| kept.values().any(|kept| kept == body));
@@ -130,6 +156,7 @@ impl Truth {
     /// The database is an earlier one again, in a new epoch.
     pub fn restored(&mut self, owner: Owner, copied: Option<&Data>, state: OwnerState, rows: Rows) -> Check {
         let none = Rows::new();
+        let roles = copied.map(|data| data.roles.clone()).unwrap_or_default();
         let (before, copied_version) =
             (copied.map_or(&none, |data| &data.rows), copied.and_then(|data| data.version));
         let (copied, now): (Vec<_>, Vec<_>) =
@@ -144,6 +171,8 @@ impl Truth {
             format!("versions rise over a restore: {:?} to {}", data.version, state.version)
         })?;
         data.rows = rows;
+        data.roles = roles;
+        data.role_changes += 1;
         (data.version, data.seed) = (is_known.then_some(state.version), state.seed);
         let answers = std::mem::take(&mut self.answers);
         self.given.extend(answers.into_values().flat_map(BTreeMap::into_values));

@@ -13,6 +13,7 @@ use rollcall::model::Fence;
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
+use crate::guests::Standing;
 use crate::rng::Rng;
 use crate::truth::{Check, must};
 use crate::world::{Device, PORT, SERVERS, World};
@@ -22,6 +23,9 @@ const LATE_MS: i64 = 20_000;
 
 /// The statuses that a server may send a device over such a network.
 const STATUSES: [u16; 10] = [200, 204, 304, 404, 408, 409, 410, 422, 423, 503];
+
+/// What it may send besides, for a request about members.
+const MEMBERS: [u16; 3] = [201, 403, 429];
 
 type Connection = SendRequest<Full<Bytes>>;
 
@@ -46,6 +50,7 @@ impl Wire {
         if let Some(key) = header(request, "idempotency-key") {
             let fence = header(request, "sync-lock").and_then(|fence| fence.parse().ok()).map(Fence);
             let mut truth = self.world.database.truth.lock();
+            truth.guests.extend(self.device.guest.map(|user| (key.to_owned(), user)));
             truth.sent.entry(key.to_owned()).or_default().insert(fence);
         }
         let is_quiet = self.world.is_quiet();
@@ -56,14 +61,14 @@ impl Wire {
             (self.open, self.server) = (None, self.rng.below(SERVERS as u64) as usize);
         }
         let patience = if is_quiet { 10_000 } else { 500 + self.rng.below(8_000) };
-        let server = self.server;
+        let (server, standing) = (self.server, self.world.standing(&self.device));
         let asked = timeout(Duration::from_millis(patience), send(&mut self.open, server, request)).await;
         let answer = asked.unwrap_or_else(|_| Err("no answer in time".into()));
         match answer {
             Ok(answer) => {
                 tell(&self.world, &self.device, server, request, &answer.status.to_string());
                 self.world.explain(exchange(request, &answer));
-                self.world.note(check(&self.world, &self.device, request, &answer));
+                self.world.note(check(&self.world, &self.device, standing, request, &answer));
                 Ok(answer)
             }
             Err(error) => {
@@ -82,10 +87,11 @@ impl Wire {
         tokio::spawn(async move {
             sleep(Duration::from_millis(after)).await;
             let mut open = None;
+            let standing = world.standing(&device);
             let asked = timeout(Duration::from_secs(10), send(&mut open, server, &request)).await;
             if let Ok(Ok(answer)) = asked {
                 tell(&world, &device, server, &request, &format!("{} (a copy)", answer.status));
-                world.note(check(&world, &device, &request, &answer));
+                world.note(check(&world, &device, standing, &request, &answer));
             }
         });
     }
@@ -93,6 +99,8 @@ impl Wire {
 
 fn tell(world: &World, device: &Device, server: usize, request: &Request, outcome: &str) {
     let path = request.path.split('?').next().unwrap_or_default();
+    // Two runs of a seed do not share the ids.
+    let path = path.split('/').filter(|part| part.len() < 36).collect::<Vec<_>>().join("/");
     world.tell(format!(
         "device {} asks server {server}: {} /{path}: {outcome}",
         device.number, request.method
@@ -144,11 +152,16 @@ fn exchange(request: &Request, answer: &Response) -> String {
 }
 
 /// What holds for every response.
-fn check(world: &World, device: &Device, request: &Request, answer: &Response) -> Check {
+fn check(world: &World, device: &Device, standing: Standing, request: &Request, answer: &Response) -> Check {
     let result = || format!("device {}:\n{}", device.number, exchange(request, answer));
-    must(STATUSES.contains(&answer.status), || {
-        format!("every answer is one that a device can be given: {}", result())
-    })?;
+    let is_about_members = ["owners/", "invitations/"].iter().any(|path| request.path.starts_with(path));
+    let is_given = STATUSES.contains(&answer.status)
+        || (is_about_members && MEMBERS.contains(&answer.status))
+        || (device.guest.is_some() && answer.status == 403);
+    world
+        .check_standing(device, standing, request, answer)
+        .map_err(|what| format!("{what}: {}", result()))?;
+    must(is_given, || format!("every answer is one that a device can be given: {}", result()))?;
     if let Some(key) = header(request, "idempotency-key").filter(|_| answer.status == 200) {
         let truth = world.database.truth.lock();
         must(truth.has_given(key, &answer.body), || {

@@ -1,6 +1,6 @@
 //! What devices, servers and the script of a run share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -24,7 +24,11 @@ use crate::rng::Rng;
 use crate::truth::{Check, Id, must};
 
 pub const OWNERS: usize = 2;
+/// Devices of the owners' own users.
 pub const DEVICES: usize = 4;
+/// Devices of users who visit another user's owner. Their numbers follow.
+pub const GUESTS: usize = 2;
+pub const ALL: usize = DEVICES + GUESTS;
 pub const SERVERS: usize = 2;
 pub const SLOTS: usize = 4;
 pub const TABLES: [&str; 3] = ["lists", "items", "tallies"];
@@ -65,7 +69,12 @@ pub fn slot_key(table: usize, slot: usize) -> RowKey {
 /// One device, over all its lives.
 pub struct Device {
     pub number: usize,
+    /// The owner of its rows.
     pub owner: Owner,
+    /// The number of that owner.
+    pub place: usize,
+    /// The user who visits the owner; `None` on a device of the owner's own user.
+    pub guest: Option<Uuid>,
     pub clock: Clock,
     phone: Mutex<Phone>,
     /// The last title that its user gave to a row, and that no sync has settled.
@@ -73,6 +82,10 @@ pub struct Device {
     pub lives: AtomicU64,
     /// What had moved at all before its last sync, if that moved nothing more.
     pub rests: Mutex<Option<u64>>,
+    /// Restores of the server before its last sync that reached the end began.
+    pub restores: AtomicU64,
+    /// The titles that it had not sent when its user's membership ended.
+    pub kept: Mutex<BTreeSet<String>>,
 }
 
 /// The parts of a device: a backup of another may replace them.
@@ -120,8 +133,12 @@ pub struct World {
     pub quiet: AtomicBool,
     pub requests: AtomicU64,
     pub syncs: AtomicU64,
+    /// Copies that devices dropped because their users were no members any more.
+    pub left: AtomicU64,
     next_token: AtomicU64,
     pub copies: AtomicU64,
+    /// Invitations to each owner that nobody has accepted yet.
+    pub codes: Mutex<BTreeMap<usize, Vec<String>>>,
     /// Deletions that copies of requests bring again, with the time until when, ms.
     pub late: Mutex<BTreeMap<(Owner, Id), i64>>,
     /// What happened, in order, for people; and the hash of it.
@@ -146,6 +163,8 @@ fn settings() -> Settings {
     settings.limits.header_read_s = 5;
     settings.limits.request_s = 10;
     settings.limits.drain_s = 2;
+    settings.limits.invitations_per_hour = 0;
+    settings.limits.invitation_attempts_per_hour = 0;
     settings
 }
 
@@ -168,22 +187,32 @@ impl World {
         let emails: Vec<String> = (0..OWNERS).map(|owner| format!("owner{owner}@example.org")).collect();
         let owners: Vec<Owner> =
             emails.iter().map(|email| accounts.enrol(email, "correct horse", None).unwrap().owner).collect();
-        let devices = (0..DEVICES).map(|number| {
-            let (email, name) = (&emails[number % OWNERS], format!("device-{number}"));
+        let devices = (0..ALL).map(|number| {
+            let home = number % OWNERS;
+            let place = if number < DEVICES { home } else { (home + 1) % OWNERS };
+            let (email, name) = (&emails[home], format!("device-{number}"));
             let asked = LogIn { email, password: "correct horse", device: &name, device_id: None };
             let session = accounts.log_in(asked, [127, 0, 0, 1].into()).unwrap();
             let path = dir.path().join(&name);
             let skew = rng.below(4_000) as i64 - 2_000;
             let clock = self::clock(&now_ms, skew);
-            Store::create(&path, SCHEMA, clock.clone()).unwrap().set_token(&session.token).unwrap();
+            let file = Store::create(&path, SCHEMA, clock.clone()).unwrap();
+            file.set_token(&session.token).unwrap();
+            if place != home {
+                file.set_owner(owners[place].0).unwrap();
+            }
             Arc::new(Device {
                 number,
-                owner: owners[number % OWNERS],
+                owner: owners[place],
+                place,
+                guest: (place != home).then_some(owners[home].0),
                 clock,
                 phone: Mutex::new(Phone { path, token: session.token }),
                 tokens: Mutex::default(),
                 lives: AtomicU64::new(0),
                 rests: Mutex::default(),
+                restores: AtomicU64::new(0),
+                kept: Mutex::default(),
             })
         });
         let devices = devices.collect();
@@ -198,9 +227,11 @@ impl World {
             quiet: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
+            left: AtomicU64::new(0),
             next_token: AtomicU64::new(0),
             result: Mutex::new((Vec::new(), 0)),
             copies: AtomicU64::new(0),
+            codes: Mutex::default(),
             late: Mutex::default(),
             dir,
         })
@@ -246,7 +277,7 @@ impl World {
 
     pub fn token(&self, device: &Device) -> String {
         let number = self.next_token.fetch_add(1, Ordering::SeqCst);
-        format!("o{}:{number}", device.number % OWNERS)
+        format!("o{}:{number}", device.place)
     }
 
     /// One lifetime of a server: the real one, except the network below it.
@@ -351,7 +382,7 @@ pub fn check_equal(world: &World, device: &Device) -> Check {
         let there: BTreeMap<RowKey, _> = live.map(|((_, key), row)| (*key, row)).collect();
         for (key, mine) in &here {
             let title = mine.contents["title"].string().unwrap_or_default();
-            must(title.starts_with(&format!("o{}:", device.number % OWNERS)), || {
+            must(title.starts_with(&format!("o{}:", device.place)), || {
                 format!("no row is another user's: device {}, {mine:?}", device.number)
             })?;
             let waits = mine.local.is_dirty();
