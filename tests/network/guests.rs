@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use rollcall::device::{Proof, Request, Response, Store, SyncError, SyncReport};
-use rollcall::model::Role;
+use rollcall::model::{Role, Stored};
 use serde_json::{Value as Json, json};
 
 use crate::device::Heart;
 use crate::rng::Rng;
 use crate::truth::{Check, must};
-use crate::world::{DEVICES, Device, TABLES, World};
+use crate::world::{DEVICES, Device, TABLES, World, slot_key};
 
 /// What a guest may do at a moment. Two equal ones mean that nothing changed in between.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -154,9 +154,16 @@ impl Before {
         let titles: Vec<String> =
             left.iter().filter_map(|edit| edit.columns.get("title")?.string()).collect();
         let truth = world.database.truth.lock();
-        let seen = truth.owners.get(&device.owner).map(|data| &data.seen);
+        let data = truth.owners.get(&device.owner);
+        // The server may have answered earlier in this sync that the row is deleted: then the edit is settled.
+        let is_deleted = |(table, slot): (usize, usize)| {
+            let id = (world.schema.table(TABLES[table]).unwrap().id, slot_key(table, slot));
+            data.and_then(|data| data.rows.get(&id)).is_some_and(Stored::is_tombstone)
+        };
+        let is_seen = |edit: &String| data.is_some_and(|data| data.seen.contains(edit));
         let mut kept = device.kept.lock();
-        kept.extend(self.edits.into_values().filter(|edit| !seen.is_some_and(|seen| seen.contains(edit))));
+        let unsent = self.edits.into_iter().filter(|(place, edit)| !is_seen(edit) && !is_deleted(*place));
+        kept.extend(unsent.map(|(_, edit)| edit));
         kept.iter().try_for_each(|edit| {
             let is_kept = titles.contains(edit);
             must(is_kept, || {

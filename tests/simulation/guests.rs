@@ -1,13 +1,13 @@
 //! Users who visit another user's owner: they join, get other roles, leave and come back while their edits wait.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rollcall::device::{Proof, Request, Response, SyncError, SyncReport};
-use rollcall::model::Role;
+use rollcall::model::{Role, Stored};
 use serde_json::{Value as Json, json};
 
 use crate::ops::{DEVICES, Rng};
-use crate::oracle::{Check, must};
+use crate::oracle::{Check, must, slot_key};
 use crate::world::{TABLES, World};
 
 /// A guest's part in the owner that it visits.
@@ -119,7 +119,7 @@ impl World {
             }
             Err(SyncError::NotAMember { .. }) => {
                 let check = must(was_out, || "no member is told that it is none".into());
-                (None, check.and_then(|()| self.check_left(number, edits.into_values())))
+                (None, check.and_then(|()| self.check_left(number, edits)))
             }
             Err(SyncError::NotAMemberAfterRestore) => {
                 let is_restored = guest.restores < self.restores;
@@ -139,7 +139,7 @@ impl World {
     }
 
     /// A former member has no row any more, and keeps every edit that the server has not seen.
-    fn check_left(&mut self, number: usize, edits: impl Iterator<Item = String>) -> Check {
+    fn check_left(&mut self, number: usize, edits: BTreeMap<(usize, usize), String>) -> Check {
         let device = &mut self.devices[number];
         device.tokens.clear();
         let store = device.store.as_ref().unwrap();
@@ -148,9 +148,17 @@ impl World {
         let left = store.left().unwrap();
         let titles: Vec<String> =
             left.iter().filter_map(|edit| edit.columns.get("title")?.string()).collect();
-        let seen = &self.shadows[device.owner].seen;
+        let shadow = &self.shadows[device.owner];
+        let schema = &self.server.as_ref().unwrap().app.schema;
+        // The server may have answered earlier in this sync that the row is deleted: then the edit is settled.
+        let is_deleted = |(table, slot): (usize, usize)| {
+            let id = (schema.table(TABLES[table]).unwrap().id, slot_key(table, slot));
+            shadow.rows.get(&id).is_some_and(Stored::is_tombstone)
+        };
         let kept = &mut self.guests[number - DEVICES].kept;
-        kept.extend(edits.filter(|edit| !seen.contains(edit)));
+        let unsent =
+            edits.into_iter().filter(|(place, edit)| !shadow.seen.contains(edit) && !is_deleted(*place));
+        kept.extend(unsent.map(|(_, edit)| edit));
         kept.iter().try_for_each(|edit| {
             must(titles.contains(edit), || {
                 format!("no edit of a former member vanishes: {edit} of device {number}")
