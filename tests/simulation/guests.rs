@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rollcall::device::{Proof, Request, Response, SyncError, SyncReport};
-use rollcall::model::{Role, Stored};
+use rollcall::model::Role;
 use serde_json::{Value as Json, json};
 
 use crate::ops::{DEVICES, Rng};
-use crate::oracle::{Check, must, slot_key};
+use crate::oracle::{Check, Id, must, slot_key};
 use crate::world::{TABLES, World};
 
 /// A guest's part in the owner that it visits.
@@ -23,6 +23,9 @@ pub struct Guest {
     was_out: bool,
     /// The titles that its device had not sent when its membership ended.
     kept: BTreeSet<String>,
+    /// Rows on which the server decided in its sync: what it decided ends their edits, and a sync that ends early reports
+    /// none of it.
+    pub settled: BTreeSet<Id>,
 }
 
 impl Guest {
@@ -97,6 +100,7 @@ impl World {
         let at = number - DEVICES;
         let (edits, changes) = (self.devices[number].tokens.clone(), self.guests[at].changes);
         self.guests[at].was_out |= self.guests[at].role.is_none();
+        self.guests[at].settled.clear();
         let done = self.try_sync(number, manifest, rng, depth)?;
         let guest = &mut self.guests[at];
         let (was_out, is_same) = (guest.was_out, guest.changes == changes);
@@ -150,15 +154,16 @@ impl World {
             left.iter().filter_map(|edit| edit.columns.get("title")?.string()).collect();
         let shadow = &self.shadows[device.owner];
         let schema = &self.server.as_ref().unwrap().app.schema;
-        // The server may have answered earlier in this sync that the row is deleted: then the edit is settled.
-        let is_deleted = |(table, slot): (usize, usize)| {
+        let settled = &self.guests[number - DEVICES].settled;
+        let is_settled = |(table, slot): (usize, usize)| {
             let id = (schema.table(TABLES[table]).unwrap().id, slot_key(table, slot));
-            shadow.rows.get(&id).is_some_and(Stored::is_tombstone)
+            settled.contains(&id)
         };
-        let kept = &mut self.guests[number - DEVICES].kept;
         let unsent =
-            edits.into_iter().filter(|(place, edit)| !shadow.seen.contains(edit) && !is_deleted(*place));
-        kept.extend(unsent.map(|(_, edit)| edit));
+            edits.into_iter().filter(|(place, edit)| !shadow.seen.contains(edit) && !is_settled(*place));
+        let unsent: Vec<_> = unsent.map(|(_, edit)| edit).collect();
+        let kept = &mut self.guests[number - DEVICES].kept;
+        kept.extend(unsent);
         kept.iter().try_for_each(|edit| {
             must(titles.contains(edit), || {
                 format!("no edit of a former member vanishes: {edit} of device {number}")

@@ -87,6 +87,17 @@ impl World {
             must(fence >= shadow.fence, || format!("fences rise: {} to {fence}", shadow.fence))?;
             shadow.fence = fence;
         }
+        if let Some(guest) = device.checked_sub(DEVICES).filter(|_| answer.status == 200) {
+            let decided = |named: &&Named| {
+                let table = schema.at(named.id.0);
+                let items = ["add", "update", "delete"].map(|set| result[set][&table.name].as_array());
+                let mut items = items.into_iter().flatten().flatten();
+                items.any(|item| {
+                    responses::key(&item[&table.key]) == Some(named.id.1) && item["verdict"] != "rejected"
+                })
+            };
+            self.guests[guest].settled.extend(named.iter().filter(decided).map(|named| named.id));
+        }
         let changed = shadow.after_request(storage, schema, id, &named)?;
         must(may_write || changed.is_empty(), || "nothing that a reader sends is stored".into())?;
         if path == "synchronise" && answer.status == 200 {
