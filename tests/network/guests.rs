@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use rollcall::device::{Proof, Request, Response, Store, SyncError, SyncReport};
-use rollcall::model::{Role, Stored};
+use rollcall::device::{Proof, Request, Response, Store, SyncError, SyncReport, responses};
+use rollcall::model::Role;
 use serde_json::{Value as Json, json};
 
 use crate::device::Heart;
@@ -32,6 +32,17 @@ impl World {
         device.guest.is_none() || self.standing(device).role.is_some()
     }
 
+    /// Notes rows on which the server decided: that ends their edits, and a sync that ends early reports none of it.
+    fn note_settled(&self, device: &Device, answer: &Response) {
+        let result: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+        for table in self.schema.tables() {
+            let items = ["add", "update", "delete"].map(|set| result[set][&table.name].as_array());
+            let decided = items.into_iter().flatten().flatten().filter(|item| item["verdict"] != "rejected");
+            let keys = decided.filter_map(|item| responses::key(&item[&table.key]));
+            device.settled.lock().extend(keys.map(|key| (table.name.clone(), key)));
+        }
+    }
+
     /// A response to a guest is as its membership says, if that did not change since the request was sent.
     pub fn check_standing(
         &self,
@@ -41,6 +52,9 @@ impl World {
         answer: &Response,
     ) -> Check {
         let is_about_rows = request.path.contains("owner=");
+        if device.guest.is_some() && answer.status == 200 && request.path.starts_with("synchronise") {
+            self.note_settled(device, answer);
+        }
         if device.guest.is_none() || !is_about_rows || self.standing(device) != before {
             return Ok(());
         }
@@ -104,6 +118,7 @@ impl Before {
     /// `None` on a device of the owner's own user.
     pub fn of(world: &World, device: &Device) -> Option<Self> {
         device.guest?;
+        device.settled.lock().clear();
         let (standing, edits) = (world.standing(device), device.tokens.lock().clone());
         Some(Self { standing, restores: world.database.restores(), edits })
     }
@@ -155,14 +170,13 @@ impl Before {
             left.iter().filter_map(|edit| edit.columns.get("title")?.string()).collect();
         let truth = world.database.truth.lock();
         let data = truth.owners.get(&device.owner);
-        // The server may have answered earlier in this sync that the row is deleted: then the edit is settled.
-        let is_deleted = |(table, slot): (usize, usize)| {
-            let id = (world.schema.table(TABLES[table]).unwrap().id, slot_key(table, slot));
-            data.and_then(|data| data.rows.get(&id)).is_some_and(Stored::is_tombstone)
+        let settled = device.settled.lock();
+        let is_settled = |(table, slot): (usize, usize)| {
+            settled.contains(&(TABLES[table].to_owned(), slot_key(table, slot)))
         };
         let is_seen = |edit: &String| data.is_some_and(|data| data.seen.contains(edit));
         let mut kept = device.kept.lock();
-        let unsent = self.edits.into_iter().filter(|(place, edit)| !is_seen(edit) && !is_deleted(*place));
+        let unsent = self.edits.into_iter().filter(|(place, edit)| !is_seen(edit) && !is_settled(*place));
         kept.extend(unsent.map(|(_, edit)| edit));
         kept.iter().try_for_each(|edit| {
             let is_kept = titles.contains(edit);

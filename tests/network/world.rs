@@ -86,6 +86,8 @@ pub struct Device {
     pub restores: AtomicU64,
     /// The titles that it had not sent when its user's membership ended.
     pub kept: Mutex<BTreeSet<String>>,
+    /// Rows on which the server decided in the sync of a guest.
+    pub settled: Mutex<BTreeSet<(String, RowKey)>>,
 }
 
 /// The parts of a device: a backup of another may replace them.
@@ -213,6 +215,7 @@ impl World {
                 rests: Mutex::default(),
                 restores: AtomicU64::new(0),
                 kept: Mutex::default(),
+                settled: Mutex::default(),
             })
         });
         let devices = devices.collect();
