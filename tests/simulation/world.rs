@@ -526,8 +526,16 @@ impl World {
 
     /// A row that somebody deletes since is owed no more. No sync may delete one by itself.
     fn forgive(&mut self, op: &Op) {
-        if let Op::Delete { device, table, slot } = *op {
-            self.owed.remove(&(self.devices[device].owner, table, slot));
+        match *op {
+            Op::Delete { device, table, slot } => {
+                self.owed.remove(&(self.devices[device].owner, table, slot));
+            }
+            // An edit of a lost state meets what the server has now. Where that wins, a deletion stays, and the edit is in
+            // a conflict, which `check_edits` looks after.
+            Op::Put { device, table, slot, .. } if ["ours", "manuals"].contains(&TABLES[table]) => {
+                self.owed.remove(&(self.devices[device].owner, table, slot));
+            }
+            _ => {}
         }
         let Some(server) = &self.server else { return };
         let (app, shadows) = (&server.app, &self.shadows);
