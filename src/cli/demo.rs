@@ -33,6 +33,8 @@ const BODY: &str = "rollcall-demo-synchronise.json";
 const EMAIL: &str = "anna@example.com";
 /// Shares Anna's rows and uses the page's second phone.
 const PARTNER: &str = "ben@example.com";
+/// Plans another wedding. Anna can share a list with her.
+const GUEST: &str = "eva@example.com";
 const PASSWORD: &str = "something borrowed";
 /// The user of the printed calls. She has rows of her own, so that the page, which may be open at the same
 /// time, neither holds her lock nor changes the results of the calls.
@@ -142,6 +144,9 @@ fn prepare(app: &App) -> Result<[String; 2], Box<dyn std::error::Error>> {
         load_rows(app, user.owner)?;
         accounts.enrol(PARTNER, PASSWORD, Some(user.owner))?;
     }
+    if app.storage.accounts().user(GUEST)?.is_none() {
+        accounts.enrol(GUEST, PASSWORD, None)?;
+    }
     if app.storage.accounts().user(CALLER)?.is_none() {
         load_rows(app, accounts.enrol(CALLER, PASSWORD, None)?.owner)?;
     }
@@ -155,12 +160,13 @@ fn prepare(app: &App) -> Result<[String; 2], Box<dyn std::error::Error>> {
 /// The accounts of the page's phones.
 fn page_accounts(app: &App) -> Result<DemoAccounts, Box<dyn std::error::Error>> {
     let user = app.storage.accounts().user(EMAIL)?.ok_or("the demo's data has no Anna: begin anew")?;
-    let phones = PHONES.map(|(device, email)| DemoPhone {
+    let phone = |(device, email): (&str, &str)| DemoPhone {
         email: email.into(),
         password: PASSWORD.into(),
         device: device.into(),
-    });
-    Ok(DemoAccounts { owner: user.owner.to_string(), phones: phones.into() })
+    };
+    let guest = phone(("Eva’s phone", GUEST));
+    Ok(DemoAccounts { owner: user.owner.to_string(), phones: PHONES.map(phone).into(), guest })
 }
 
 /// Adds the rows in one request, as a third device of the user.

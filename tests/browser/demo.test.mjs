@@ -303,3 +303,36 @@ test('the demo is accessible', async (context) => {
   assert.equal(await page.locator('.packet').count(), 0, 'no packets with reduced motion');
   page.expectClean();
 });
+
+test('two couples share a list, by an invitation that one takes back', async (context) => {
+  const page = await demo(context);
+  await page.getByRole('button', { name: 'Share a list' }).click();
+  const dialog = page.getByRole('dialog', { name: /another couple/ });
+  const side = (name) => dialog.getByRole('region', { name, exact: true });
+  await side('Anna').getByRole('button', { name: 'Make a list to share' }).click();
+  const code = await side('Anna').locator('.share-code').filter({ hasText: /^ri_/ }).textContent();
+  await side('Eva').getByLabel('Code of the invitation').fill('ri_wrong');
+  await side('Eva').getByRole('button', { name: 'Join' }).click();
+  await shows(side('Eva').locator('.share-line'), /invitation/);
+  await side('Eva').getByLabel('Code of the invitation').fill(code);
+  await side('Eva').getByRole('button', { name: 'Join' }).click();
+  for (const [name, title] of [['Anna', 'Bring the <b>cake</b>'], ['Eva', 'Book the band']]) {
+    await side(name).getByLabel(`New entry of ${name}`).fill(title);
+    await side(name).getByRole('button', { name: `Add the entry of ${name}` }).click();
+    for (const other of ['Anna', 'Eva']) await side(other).getByRole('button', { name: title, exact: true }).waitFor();
+  }
+  await side('Eva').getByRole('button', { name: 'Bring the <b>cake</b>' }).click();
+  await side('Anna').locator('.share-entry[aria-pressed="true"]', { hasText: 'cake' }).waitFor();
+  for (const width of [320, 768, 1440]) {
+    await page.setViewportSize({ width, height: 800 });
+    await expectNoSideways(page);
+    await expectAccessible(page);
+  }
+  await side('Anna').getByRole('button', { name: 'Take Eva out' }).click();
+  await shows(side('Eva').locator('.share-line'), 'Eva is no member any more');
+  assert.equal(await side('Eva').locator('.share-entry').count(), 0);
+  assert.equal(await side('Anna').locator('.share-entry').count(), 2);
+  await page.keyboard.press('Escape');
+  await dialog.waitFor({ state: 'detached' });
+  assert.equal(await phone(page, 2).locator('.row', { hasText: 'Book the band' }).count(), 0, 'Ben is no member');
+});

@@ -48,6 +48,8 @@ pub(super) const FILES: &[File] = &[
     file!(SCRIPT, "demo/phone.js"),
     file!(SCRIPT, "demo/proof.js"),
     file!(SCRIPT, "demo/rows.js"),
+    file!(STYLE, "demo/share.css"),
+    file!(SCRIPT, "demo/share.js"),
     file!(STYLE, "demo/stage.css"),
     file!(SCRIPT, "demo/steps.js"),
     file!(SCRIPT, "demo/tables.js"),

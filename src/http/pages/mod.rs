@@ -55,6 +55,8 @@ pub struct DemoAccounts {
     pub owner: String,
     /// One account for each phone.
     pub phones: Vec<DemoPhone>,
+    /// The account of another user, who has rows of their own.
+    pub guest: DemoPhone,
 }
 
 /// One phone of the demo.

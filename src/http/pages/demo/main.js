@@ -7,6 +7,7 @@ import { linkView } from './link.js';
 import { observer } from './observer.js';
 import { phoneView } from './phone.js';
 import { proofView } from './proof.js';
+import { shareView } from './share.js';
 import { tabsOfStage } from './tabs.js';
 import { tourView } from './tour.js';
 import { wireView } from './wire.js';
@@ -31,7 +32,7 @@ function names(owner) {
 async function start() {
   const response = await fetch('/demo/account.json');
   if (!response.ok) throw new Error('The demo can only be opened on the machine on which it runs, at 127.0.0.1 or localhost.');
-  const { owner, phones: accounts } = await response.json();
+  const { owner, phones: accounts, guest } = await response.json();
   const known = names(owner);
   const phones = await Promise.all(
     accounts.map((account, i) =>
@@ -85,11 +86,12 @@ async function start() {
     });
     phone.onState(checkTour);
   }
-  switches(phones);
+  const share = shareView($('share'), $('share-open'), { anna: phones[0], account: guest, owner });
+  switches(phones, share);
   for (const phone of phones) await phone.open();
 }
 
-function switches(phones) {
+function switches(phones, share) {
   $('slow').addEventListener('click', ({ currentTarget }) => {
     const on = currentTarget.getAttribute('aria-checked') !== 'true';
     currentTarget.setAttribute('aria-checked', String(on));
@@ -98,7 +100,7 @@ function switches(phones) {
   });
   $('reset').addEventListener('click', async () => {
     announce('Both phones are being reset');
-    await Promise.all(phones.map((phone) => phone.wipe()));
+    await Promise.all([share, ...phones].map((one) => one.wipe()));
     location.reload();
   });
 }

@@ -49,6 +49,9 @@ function requestWords({ method, path, requestBody: body }) {
   if (call === '/login') return 'logs in';
   if (call === '/events') return 'follows the events';
   if (call.endsWith('/restore')) return 'restores a losing row';
+  if (call === '/owners') return method === 'POST' ? 'makes an owner' : 'lists the user’s owners';
+  if (call.endsWith('/invitations')) return 'makes an invitation';
+  if (call.includes('/members')) return method === 'DELETE' ? 'takes a member out' : 'lists the members';
   return '';
 }
 
