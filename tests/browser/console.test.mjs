@@ -160,6 +160,31 @@ test('an owner’s page breaks a lock, restores a losing row, and explains a mis
   page.expectClean();
 });
 
+test('owners have names and members, and are found by the email of one', async (context) => {
+  const { server, call, people } = await busy(context);
+  const [anna, ben] = people;
+  const { owner } = await call('POST', '/owners', anna.phone, { name: 'Party of both' });
+  const { code } = await call('POST', `/owners/${owner}/invitations`, anna.phone, { role: 'read' });
+  await call('POST', '/invitations/accept', ben.phone, { code, name: 'Ben' });
+  const page = await enter(server);
+  const owners = page.locator('section', { hasText: 'Owners' }).locator('tbody');
+  await page.getByRole('searchbox').fill('BEN@example.com');
+  await page.getByRole('button', { name: 'Find' }).click();
+  await page.waitForFunction(() => document.querySelectorAll('tbody a').length === 2);
+  await shows(owners.locator('tr'), 'Party of both');
+  await page.getByRole('searchbox').fill('nobody@example.com');
+  await page.getByRole('button', { name: 'Find' }).click();
+  await page.waitForFunction(() => document.querySelectorAll('tbody a').length === 0);
+  await page.getByRole('searchbox').fill('anna@example.com');
+  await page.getByRole('button', { name: 'Find' }).click();
+  await owners.locator('tr', { hasText: 'Party of both' }).getByRole('link').click();
+  for (const [email, role] of [['anna@example.com', 'manage'], ['ben@example.com', 'read']]) {
+    await shows(page.locator('.owner tr', { hasText: email }), role);
+  }
+  await expectAccessible(page, 'an owner with members');
+  page.expectClean();
+});
+
 test('the console is accessible, works with the keyboard, and fits 360 pixels', async (context) => {
   const { server } = await busy(context);
   const page = await enter(server, { reducedMotion: 'reduce' });
