@@ -18,7 +18,11 @@ fn shown(demo: bool, console: bool) -> Pages {
         password: "something borrowed".into(),
         device: device.into(),
     };
-    let accounts = || DemoAccounts { owner: "someone".into(), phones: vec![phone("one"), phone("two")], guest: phone("guest") };
+    let accounts = || DemoAccounts {
+        owner: "someone".into(),
+        phones: vec![phone("one"), phone("two")],
+        guest: phone("guest"),
+    };
     Pages { demo: demo.then(accounts), console }
 }
 
