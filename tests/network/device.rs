@@ -11,6 +11,7 @@ use rollcall::device::{
     NoResponse, Options, Proof, Remote, Request, Response, RetryPolicy, Store, SyncError, SyncMode,
     SyncReport, sync,
 };
+use rollcall::model::Version;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -218,10 +219,17 @@ fn sync_once(
     world.tell(format!("device {} has synced: {result}", device.number));
     match done {
         Ok(report) => {
+            // A server that was put back to a copy without the owner draws another seed for it. If nothing had been
+            // written, nothing else is there to notice that by.
+            let is_new = |version: Version| version.counter() <= 1;
+            let version = world.database.truth.lock().owners.get(&device.owner).and_then(|data| data.version);
+            let was_new = device.saw_nothing.swap(version.is_none_or(is_new), Ordering::SeqCst);
+            let is_restored = device.restores.swap(restores, Ordering::SeqCst) < world.database.restores();
             // Digests from before a restore prove nothing about the time after it.
             let proved = device.guest.is_some()
                 || !matches!(report.proof, Proof::Repaired | Proof::Unequal(_))
-                || restores != world.database.restores();
+                || restores != world.database.restores()
+                || (was_new && is_restored);
             world.note(must(proved, || {
                 format!("a sync leaves both sides equal: device {}, {:?}", device.number, report.proof)
             }));

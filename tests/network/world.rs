@@ -84,6 +84,8 @@ pub struct Device {
     pub rests: Mutex<Option<u64>>,
     /// Restores of the server before its last sync that reached the end began.
     pub restores: AtomicU64,
+    /// Whether nothing had been written for its owner when it last synced.
+    pub saw_nothing: AtomicBool,
     /// The titles that it had not sent when its user's membership ended.
     pub kept: Mutex<BTreeSet<String>>,
     /// Rows on which the server decided in the sync of a guest.
@@ -214,6 +216,7 @@ impl World {
                 lives: AtomicU64::new(0),
                 rests: Mutex::default(),
                 restores: AtomicU64::new(0),
+                saw_nothing: AtomicBool::new(true),
                 kept: Mutex::default(),
                 settled: Mutex::default(),
             })
