@@ -120,6 +120,13 @@ impl Truth {
                 Some(role) => data.roles.insert(user, role),
                 None => data.roles.remove(&user),
             };
+            if role.is_none() {
+                // The server forgets the responses of a former member's devices. A copy of a request that arrives after
+                // the user has come back is a new one to it.
+                let is_theirs = |key: &String| self.guests.get(key) == Some(&user);
+                let forgotten = self.answers.extract_if(.., |key, _| is_theirs(key));
+                self.given.extend(forgotten.flat_map(|(_, bodies)| bodies.into_values()));
+            }
         }
         if let Some(state) = done.state {
             (data.version, data.seed) = (Some(state.version), state.seed);
